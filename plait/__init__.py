@@ -1,0 +1,1 @@
+"""Plait: generative recommendation where the item/action layout is one line of data."""
