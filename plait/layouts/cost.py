@@ -1,0 +1,43 @@
+"""What a layout costs, in trunk FLOPs: the formulas of the LAC paper, section 5.4.
+
+A matrix multiplication of (m, k) by (k, n) counts 2 m k n. A pre-norm block of width d spends 24 d^2 per
+token on its projections and MLP, and 4 d per pair of tokens that attend (the scores and the values).
+"""
+
+from plait.layouts.arrange import candidate_tokens
+from plait.layouts.notation import Layout
+
+BACKWARD = 2  # a training step costs the forward, and twice it for the two gradients
+
+
+def trunk_flops(num_tokens: float, num_edges: float, dim: int, num_layers: int) -> float:
+    """Forward FLOPs of `num_layers` blocks over `num_tokens` tokens that attend along `num_edges` pairs."""
+    return num_layers * (24 * dim**2 * num_tokens + 4 * dim * num_edges)
+
+
+def train_flops(layout: Layout, num_events: int, dim: int, num_layers: int) -> float:
+    """Forward FLOPs of the trunk over one user of `num_events` events (n causal tokens: n^2 / 2 edges)."""
+    tokens = layout.tokens_per_event * num_events
+    return trunk_flops(tokens, tokens**2 / 2, dim, num_layers)
+
+
+def scoring_flops(layout: Layout, num_events: int, num_candidates: int, dim: int, num_layers: int) -> float:
+    """Forward FLOPs of the trunk to score packed candidates against one history, without a cache.
+
+    `L_h + C` tokens and `L_h^2 / 2 + C L_h` edges (equations 2 and 3; the paper's `L_h + 2C` in its text
+    contradicts them). A layout that scores at the head adds no candidate tokens.
+    """
+    history = layout.tokens_per_event * num_events
+    candidates = len(candidate_tokens(layout)) * num_candidates
+    return trunk_flops(history + candidates, history**2 / 2 + candidates * history, dim, num_layers)
+
+
+def relative_to_items(layout: Layout, num_events: int, dim: int) -> float:
+    """Training FLOPs of the trunk against those of one token per event (equation 1: 2 to 4 for two).
+
+    >>> from plait.layouts.catalogue import resolve
+    >>> round(relative_to_items(resolve("interleaved"), num_events=1024, dim=256), 2)
+    2.5
+    """
+    one = trunk_flops(num_events, num_events**2 / 2, dim, num_layers=1)
+    return train_flops(layout, num_events, dim, num_layers=1) / one

@@ -1,0 +1,223 @@
+"""Layouts: what an event becomes, as data. The notation, its parser and its printer.
+
+    lac          (i[t], a[t-1]) -> (i[t+1], a[t])
+    interleaved  i[t] -> a[t]; a[t] -> i[t+1]
+    pc           (i[t], a[t]) -> (i[t+1], a[t+1] | i[t+1])
+
+    layout    = tokens [ "/" tokens ] ;
+    tokens    = token { ";" token } ;
+    token     = shown "->" predicted [ "{" ride { "," ride } "}" ] ;
+    shown     = fact | "(" fact { "," fact } ")" ;
+    predicted = "()" | target | "(" target { "," target } ")" ;
+    target    = fact { "|" fact } ;
+    fact      = ("i" | "a" | "c") "[" ( "t" [ ("+" | "-") number ] | "?" ) "]" ;
+    ride      = "values" | "pool" | "helix" ;
+
+`Layout.parse` and `str` are inverses of each other. A layout never sees a tensor.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import NoReturn, get_args
+
+from plait.layouts.facts import Fact, Field, Ride, Target, Token
+from plait.layouts.leaks import find_leaks
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tokens that each event becomes, in order, under causal attention.
+
+    Args:
+        tokens: the tokens of one event of the history.
+        candidate: the tokens of a candidate, where they differ from the history's.
+        allow_leaks: build a layout that can read its own answer (to study it; every table marks it).
+
+    Raises:
+        ValueError: a target could be read from what its token sees (P3 of the LAC paper, section 4.1),
+            or the tokens make no sense (nothing predicted, the same fact twice, an event yet to come).
+
+    >>> str(Layout.parse("(i[t],a[t-1])->(i[t+1],a[t])"))
+    '(i[t], a[t-1]) -> (i[t+1], a[t])'
+    """
+
+    tokens: tuple[Token, ...]
+    candidate: tuple[Token, ...] = ()
+    allow_leaks: bool = False
+
+    def __post_init__(self) -> None:
+        _check_sense(self)
+        leaks = find_leaks(self.tokens, self.candidate)
+        if leaks and not self.allow_leaks:
+            raise ValueError(
+                f"layout '{self}' leaks (P3, LAC paper section 4.1): " + "; ".join(leaks) + ". "
+                "Show a fact only where it is known, or pass allow_leaks=True to study the leak."
+            )
+
+    def __str__(self) -> str:
+        history = "; ".join(map(str, self.tokens))
+        return f"{history} / {'; '.join(map(str, self.candidate))}" if self.candidate else history
+
+    @classmethod
+    def parse(cls, text: str, *, allow_leaks: bool = False) -> "Layout":
+        """The layout that `text` spells.
+
+        Raises:
+            ValueError: the text is not in the notation (the message points at the character and says what
+                was expected), or the layout is refused (see the class).
+        """
+        return _Parser(text).layout(allow_leaks)
+
+    @property
+    def all_tokens(self) -> tuple[Token, ...]:
+        return self.tokens + self.candidate
+
+    @property
+    def fields(self) -> frozenset[Field]:
+        """Every field that some token shows, predicts or is given."""
+        facts = (fact for token in self.all_tokens for fact in token.shown)
+        targets = (target for token in self.all_tokens for target in token.predicted)
+        used = {fact.field for fact in facts} | {f.field for t in targets for f in (t.fact, *t.given)}
+        return frozenset(used | ({"a"} if self.rides else set()))
+
+    @property
+    def rides(self) -> frozenset[Ride]:
+        return frozenset(ride for token in self.all_tokens for ride in token.rides)
+
+    @property
+    def lag(self) -> int:
+        """How many events back, at most, a shown or given fact lies."""
+        facts = [fact for token in self.all_tokens for fact in token.shown]
+        facts += [fact for token in self.all_tokens for target in token.predicted for fact in target.given]
+        return max((-fact.offset for fact in facts if fact.offset is not None), default=0)
+
+    @property
+    def tokens_per_event(self) -> int:
+        return len(self.tokens)
+
+
+def _check_sense(layout: Layout) -> None:
+    def refuse(problem: str) -> NoReturn:
+        raise ValueError(f"layout '{layout}': {problem}")
+
+    if not layout.tokens:
+        raise ValueError("a layout needs at least one token")
+    targets = [target.fact for token in layout.all_tokens for target in token.predicted]
+    if not targets:
+        refuse("no token predicts anything, so there is nothing to train")
+    if len(set(targets)) < len(targets):
+        refuse(f"{max(targets, key=targets.count)} is predicted twice; let one token predict it")
+    for token in layout.all_tokens:
+        if not token.shown:
+            refuse("a token shows nothing; let it show a fact, such as i[t]")
+        if len(set(token.shown)) < len(token.shown):
+            refuse(f"a token shows {max(token.shown, key=token.shown.count)} twice")
+        for fact in token.shown:
+            if fact.offset is None and (fact.field != "a" or token not in layout.candidate):
+                refuse(f"{fact} is the mask action of a candidate: only a[?], and only after '/'")
+            if fact.offset is not None and fact.offset > 0:
+                refuse(f"a token shows {fact}, an event that is yet to come; show [t] or earlier")
+    for fact in [*targets, *(fact for t in layout.all_tokens for p in t.predicted for fact in p.given)]:
+        if fact.offset is None:
+            refuse(f"{fact} is no fact of the log: it can be shown, not predicted or given")
+
+
+class _Parser:
+    """Recursive descent over the grammar of the module docstring."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+
+    def layout(self, allow_leaks: bool) -> Layout:
+        tokens = self.separated(self.token, ";")
+        candidate = self.separated(self.token, ";") if self.take("/") else ()
+        self.skip_spaces()
+        if self.at < len(self.text):
+            self.fail("expected ';', '/' or the end")
+        return Layout(tokens, candidate, allow_leaks)
+
+    def token(self) -> Token:
+        shown = self.group(self.fact)
+        self.need("->")
+        predicted = self.group(self.target, may_be_empty=True)
+        rides: tuple[Ride, ...] = ()
+        if self.take("{"):
+            rides = self.separated(self.ride, ",")
+            self.need("}")
+        return Token(shown, predicted, rides)
+
+    def group(self, part, may_be_empty: bool = False):  # type: ignore[no-untyped-def]
+        if not self.take("("):
+            return (part(),)
+        if may_be_empty and self.take(")"):
+            return ()
+        parts = self.separated(part, ",")
+        self.need(")", "',' or ')'")
+        return parts
+
+    def separated(self, part, separator: str):  # type: ignore[no-untyped-def]
+        parts = [part()]
+        while self.take(separator):
+            parts.append(part())
+        return tuple(parts)
+
+    def target(self) -> Target:
+        fact, *given = self.separated(self.fact, "|")
+        return Target(fact, tuple(given))
+
+    def fact(self) -> Fact:
+        field = self.word(get_args(Field), "a fact: i[t], a[t-1], c[t], ...")
+        self.need("[")
+        if self.take("?"):
+            self.need("]")
+            return Fact(field, None)
+        self.need("t", "'t' or '?'")
+        offset = 0
+        for sign, symbol in ((1, "+"), (-1, "-")):
+            if self.take(symbol):
+                offset = sign * self.number()
+                break
+        self.need("]", "'+', '-' or ']'")
+        return Fact(field, offset)
+
+    def ride(self) -> Ride:
+        return self.word(get_args(Ride), "a ride: values, pool or helix")
+
+    def word(self, words: tuple[str, ...], expected: str):  # type: ignore[no-untyped-def]
+        self.skip_spaces()
+        found = re.compile(r"[A-Za-z_]*").match(self.text, self.at)
+        assert found is not None
+        if found.group() not in words:
+            self.fail(f"expected {expected}")
+        self.at = found.end()
+        return found.group()
+
+    def number(self) -> int:
+        self.skip_spaces()
+        found = re.compile(r"\d+").match(self.text, self.at)
+        if found is None:
+            self.fail("expected a number")
+        self.at = found.end()
+        return int(found.group())
+
+    def take(self, symbol: str) -> bool:
+        self.skip_spaces()
+        found = self.text.startswith(symbol, self.at)
+        self.at += len(symbol) * found
+        return found
+
+    def need(self, symbol: str, expected: str = "") -> None:
+        if not self.take(symbol):
+            self.fail(f"expected {expected or repr(symbol)}")
+
+    def skip_spaces(self) -> None:
+        while self.text[self.at : self.at + 1].isspace():
+            self.at += 1
+
+    def fail(self, expected: str) -> NoReturn:
+        found = repr(self.text[self.at]) if self.at < len(self.text) else "the end"
+        raise ValueError(
+            f"layout does not parse at character {self.at + 1}: {expected}, found {found}\n"
+            f"  {self.text}\n  {' ' * self.at}^"
+        )

@@ -1,0 +1,73 @@
+"""Many users in one row of tokens.
+
+Rows near the longest user win: longer ones do quadratic work on masked pairs, shorter ones do not exist.
+Shape letters: U users, N tokens, R rows, L slots of a row.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+PADDING = -1
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where each token stands, and who owns each slot."""
+
+    cell_N: Int64[np.ndarray, "N"]  # slot of each token in the flattened rows: row * L + column
+    segment_RL: Int64[np.ndarray, "R L"]  # number of the user within the batch, PADDING where none
+
+    @property
+    def fill(self) -> float:
+        """Share of the slots that hold a token."""
+        return len(self.cell_N) / self.segment_RL.size
+
+
+def pack(length_U: Int64[np.ndarray, "U"], row_length: int | None = None) -> Rows:
+    """First-fit decreasing into rows of `row_length` slots (default: the longest user).
+
+    Raises:
+        ValueError: a user is longer than a row.
+
+    >>> pack(np.array([3, 5, 2])).segment_RL.tolist()
+    [[1, 1, 1, 1, 1], [0, 0, 0, 2, 2]]
+    """
+    longest = int(length_U.max(initial=1))
+    row_length = longest if row_length is None else row_length
+    if longest > row_length:
+        raise ValueError(f"a user of {longest} tokens does not fit into rows of {row_length}")
+    row_U = np.empty(len(length_U), dtype=np.int64)
+    column_U = np.empty(len(length_U), dtype=np.int64)
+    used: list[int] = []
+    for user in np.argsort(-length_U, kind="stable"):
+        length = int(length_U[user])
+        row = next((r for r, u in enumerate(used) if u + length <= row_length), len(used))
+        if row == len(used):
+            used.append(0)
+        row_U[user], column_U[user] = row, used[row]
+        used[row] += length
+    return _rows(length_U, row_U, column_U, max(used, default=1))
+
+
+def pad(length_U: Int64[np.ndarray, "U"]) -> Rows:
+    """The reference: one user per row, padded on the right to the longest."""
+    num_users = len(length_U)
+    return _rows(
+        length_U, np.arange(num_users), np.zeros(num_users, dtype=np.int64), int(length_U.max(initial=1))
+    )
+
+
+def _rows(
+    length_U: Int64[np.ndarray, "U"],
+    row_U: Int64[np.ndarray, "U"],
+    column_U: Int64[np.ndarray, "U"],
+    row_length: int,
+) -> Rows:
+    first_U = np.cumsum(length_U) - length_U
+    offset_U = row_U * row_length + column_U - first_U
+    cell_N = np.arange(length_U.sum()) + np.repeat(offset_U, length_U)
+    segment_RL = np.full((int(row_U.max(initial=0)) + 1, row_length), PADDING)
+    segment_RL.reshape(-1)[cell_N] = np.repeat(np.arange(len(length_U)), length_U)
+    return Rows(cell_N, segment_RL)
