@@ -1,0 +1,8 @@
+"""Logs in, prepared memory-mapped datasets out, batches of events read from them. Knows no tokens."""
+
+from plait.data import sources
+from plait.data.dataset import Dataset, Targets
+from plait.data.manifest import LeaveOneOut, Manifest, Temporal
+from plait.data.preparing import prepare
+
+__all__ = ["Dataset", "LeaveOneOut", "Manifest", "Targets", "Temporal", "prepare", "sources"]

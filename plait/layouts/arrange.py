@@ -3,8 +3,8 @@
 The same function serves training, evaluation and serving, so their tokens cannot differ. Everything is an
 index: no value of the log passes through here, and no tensor.
 
-Shape letters: U users, E events of all users end to end, N tokens of all users end to end (each user's in
-order), M tokens with one kind of target.
+Shape letters: U users, E events of the windows of all users end to end (without the leads), N tokens of all
+users end to end (each user's in order), M tokens with one kind of target.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from plait.layouts.facts import Fact, Field, Target, Token
+from plait.layouts.audit import reader
+from plait.layouts.facts import FIELD_NAMES, Fact, Field, Target, Token
 from plait.layouts.notation import Layout
 
 # A source points into a table of special facts followed by the events: SPECIALS + e is event e.
@@ -48,7 +49,7 @@ class Tokens:
 
 
 def candidate_tokens(layout: Layout) -> tuple[Token, ...]:
-    """The tokens of a candidate: as spelled, else those of an event up to the one that predicts it.
+    """The tokens of a candidate: as spelled, else those of an event up to the last that predicts it.
 
     >>> from plait.layouts.catalogue import resolve
     >>> [len(candidate_tokens(resolve(name))) for name in ("lac", "interleaved", "pc")]
@@ -56,12 +57,8 @@ def candidate_tokens(layout: Layout) -> tuple[Token, ...]:
     """
     if layout.candidate:
         return layout.candidate
-    for field in ("a", "i"):
-        own = Fact(field, 0)
-        for index, token in enumerate(layout.tokens):
-            if any(target.fact == own for target in token.predicted):
-                return layout.tokens[: index + 1]
-    return ()
+    own = [any(target.offset == 0 for target in token.predicted) for token in layout.tokens]
+    return layout.tokens[: max((index + 1 for index, is_own in enumerate(own) if is_own), default=0)]
 
 
 def arrange(
@@ -80,18 +77,17 @@ def arrange(
             history and their own facts.
     """
     count = _Counts.of(layout, start_U1, lead_U, hypothetical)
-    token_of_user_N = np.repeat(np.arange(len(lead_U)), count.length_U)
-    position_N = np.arange(len(token_of_user_N)) - np.repeat(count.row_U, count.length_U)
-    history_N = count.history_U[token_of_user_N]
+    user_N = np.repeat(np.arange(len(lead_U)), count.length_U)
+    position_N = np.arange(len(user_N)) - count.row_U[user_N]
+    history_N = count.history_U[user_N]
     stride = layout.tokens_per_event
     is_candidate_N = position_N >= history_N * stride
     slot_N = np.where(is_candidate_N, stride + position_N - history_N * stride, position_N % stride)
-    first_N = (start_U1[:-1] + lead_U)[token_of_user_N]
+    first_N = (start_U1[:-1] + lead_U)[user_N]
     event_N = first_N + np.where(is_candidate_N, history_N, position_N // stride)
     slots = (*layout.tokens, *candidate_tokens(layout))
     shown = tuple(
-        Shown(field, _sources(column, slot_N, event_N, start_U1[token_of_user_N]))
-        for field, column in _columns(slots)
+        Shown(field, _sources(column, slot_N, event_N, start_U1[user_N])) for field, column in _columns(slots)
     )
     return Tokens(count.length_U, position_N, shown)
 
@@ -101,18 +97,16 @@ def supervise(
 ) -> tuple[Supervised, ...]:
     """Every target whose event lies in the window, for training: the tokens are those of `arrange`."""
     count = _Counts.of(layout, start_U1, lead_U, hypothetical=False)
-    user_of_E = np.repeat(np.arange(len(lead_U)), count.history_U)
-    nth_E = np.arange(len(user_of_E)) - np.repeat(
-        np.cumsum(count.history_U) - count.history_U, count.history_U
-    )
-    event_E = (start_U1[:-1] + lead_U)[user_of_E] + nth_E
+    user_E = np.repeat(np.arange(len(lead_U)), count.history_U)
+    nth_E = np.arange(len(user_E)) - (np.cumsum(count.history_U) - count.history_U)[user_E]
+    event_E = (start_U1[:-1] + lead_U)[user_E] + nth_E
     found = []
     for slot, token in enumerate(layout.tokens):
-        row_E = count.row_U[user_of_E] + nth_E * layout.tokens_per_event + slot
+        row_E = count.row_U[user_E] + nth_E * layout.tokens_per_event + slot
         for target in token.predicted:
-            inside_E = event_E + target.offset < start_U1[1:][user_of_E]
+            inside_E = event_E + target.offset < start_U1[1:][user_E]
             event_M = event_E[inside_E]
-            given_M = _given(target, event_M, start_U1[user_of_E[inside_E]])
+            given_M = _given(target, event_M, start_U1[user_E[inside_E]])
             found.append(Supervised(target, row_E[inside_E], event_M + target.offset, given_M))
     return tuple(found)
 
@@ -127,33 +121,28 @@ def read(
 ) -> Supervised | None:
     """Where `field` of the event after each user's history is predicted; None if no token predicts it.
 
-    Without a hypothetical event the one read about is not in the batch: `label_M` then points one past the
-    user's events. One row per user.
+    One row per user. Without a hypothetical event the one read about is not in the batch: `label_M`, and the
+    sources of what heads are given of that event, then point one past the user's events.
 
     Raises:
         ValueError: some user's history is too short to hold the token that predicts.
     """
-    choice = _reader(layout, field)
-    if choice is None:
+    found = reader(layout, field)
+    if found is None:
         return None
-    slot, target = choice
+    target = found.target
+    assert hypothetical or target.offset, f"{target.fact} is read at a candidate's own token; give candidates"
     count = _Counts.of(layout, start_U1, lead_U, hypothetical)
     label_U = start_U1[1:] - hypothetical
-    if target.offset == 0:
-        assert hypothetical, (
-            f"{target.fact} is predicted at a candidate's own token, so a candidate is needed"
+    short = np.flatnonzero(count.history_U < target.offset)
+    if len(short):
+        raise ValueError(
+            f"user {short[0]} of the batch has {count.history_U[short[0]]} events of history; predicting "
+            f"{target.fact} needs {target.offset}. Recommend popular items to users without history."
         )
-        row_U = count.row_U + count.history_U * layout.tokens_per_event + slot
-    else:
-        short = np.flatnonzero(count.history_U < target.offset)
-        if len(short):
-            raise ValueError(
-                f"user {short[0]} of the batch has {count.history_U[short[0]]} events of history; predicting "
-                f"{target.fact} needs {target.offset}. Recommend popular items to users without history."
-            )
-        row_U = count.row_U + (count.history_U - target.offset) * layout.tokens_per_event + slot
-    event_U = label_U - target.offset
-    return Supervised(target, row_U, label_U, _given(target, event_U, start_U1[:-1]))
+    row_U = count.row_U + (count.history_U - target.offset) * layout.tokens_per_event + found.token
+    given_U = _given(target, label_U - target.offset, start_U1[:-1])
+    return Supervised(target, row_U, label_U, given_U)
 
 
 @dataclass(frozen=True)
@@ -177,21 +166,9 @@ class _Counts:
         return cls(history_U, length_U, np.cumsum(length_U) - length_U)
 
 
-def _reader(layout: Layout, field: Field) -> tuple[int, Target] | None:
-    """The slot and target that predict `field` of a new event; a candidate's own token goes first."""
-    places = [
-        (slot, target)
-        for tokens in (candidate_tokens(layout), layout.tokens)
-        for slot, token in enumerate(tokens)
-        for target in token.predicted
-        if target.fact.field == field
-    ]
-    return min(places, key=lambda place: place[1].offset, default=None)
-
-
 def _columns(slots: tuple[Token, ...]) -> Iterator[tuple[Field, list[Fact | None]]]:
     """For every field, its facts by slot; several columns where a token shows several facts of one field."""
-    for field in sorted({fact.field for token in slots for fact in token.shown}):
+    for field in FIELD_NAMES:
         by_slot = [[fact for fact in token.shown if fact.field == field] for token in slots]
         for n in range(max(map(len, by_slot))):
             yield field, [facts[n] if n < len(facts) else None for facts in by_slot]

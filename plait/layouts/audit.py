@@ -12,6 +12,13 @@ from plait.layouts.leaks import Newest, head_of, leaks_into, trunk_of
 from plait.layouts.notation import Layout
 
 Conditioning = Literal["early", "late", "violated"]
+Informed = Literal["full", "partial", "weak"]
+
+P2_WORDS: dict[Conditioning, str] = {
+    "early": "early: the trunk attends with the item in sight",
+    "late": "late: the item enters only at the head (patched conditioning)",
+    "violated": "violated: the action is predicted without access to its item",
+}
 
 
 @dataclass(frozen=True)
@@ -24,14 +31,15 @@ class TargetAudit:
     trunk: Newest
     head: Newest
     leaks: tuple[str, ...]
-    conditioning: Conditioning | None  # P2; None for an item
+    conditioning: Conditioning | None  # P2; None where no action is predicted
 
     @property
     def information(self) -> str:
-        """P1 in words: the newest item and action in the trunk, and what the head is given on top."""
-        seen = [_newest(self.trunk, field) for field in ("i", "a")]
-        given = [f"{fact} at the head" for fact in self.target.given]
-        return f"{self.target.fact} from {', '.join([*seen, *given])}"
+        """P1 in words: the newest facts in the trunk, and what the head is given on top."""
+        fields: tuple[Field, ...] = ("c", "i", "a") if "c" in self.trunk else ("i", "a")
+        seen = ", ".join(_newest(self.trunk, field) for field in fields)
+        given = "".join(f", {fact} at the head" for fact in self.target.given)
+        return f"{self.target.fact} from {seen}{given}"
 
 
 @dataclass(frozen=True)
@@ -40,12 +48,28 @@ class Audit:
 
     targets: tuple[TargetAudit, ...]
     tokens_per_event: int
+    informed: Informed  # P1, in one word
     information: str  # P1
     conditioning: str  # P2
     leaks: tuple[str, ...]  # P3; empty unless the layout was built with allow_leaks
     can_retrieve: bool
     can_score: Literal["early", "late", "no"]
     why_not_score: str  # empty where it can
+
+    def __str__(self) -> str:
+        retrieves = "yes" if self.can_retrieve else "no: no item of an event to come is predicted"
+        scores = self.can_score if self.can_score != "no" else f"no: {self.why_not_score}"
+        return "\n".join(
+            [
+                f"P1 information        {self.information}",
+                *(f"                        {target.information}" for target in self.targets),
+                f"P2 action given item  {self.conditioning}",
+                f"P3 no leak            {'; '.join(self.leaks) or 'kept'}",
+                f"retrieves             {retrieves}",
+                f"scores a candidate    {scores}",
+                f"tokens per event      {self.tokens_per_event}",
+            ]
+        )
 
 
 def audit(layout: Layout) -> Audit:
@@ -55,18 +79,41 @@ def audit(layout: Layout) -> Audit:
     'no'
     """
     targets = _audit_targets(layout)
-    actions = [target for target in targets if target.conditioning]
-    verdicts = {target.conditioning for target in actions}
+    informed, why = _p1(targets)
+    scorer = reader(layout, "a")
+    sees_item = scorer.conditioning if scorer and scorer.conditioning != "violated" else None
     return Audit(
         targets=targets,
         tokens_per_event=layout.tokens_per_event,
-        information=_p1(targets),
-        conditioning=_p2(actions),
+        informed=informed,
+        information=f"{informed}: {why}",
+        conditioning=_p2(targets),
         leaks=tuple(leak for target in targets for leak in target.leaks),
-        can_retrieve=any(t.target.fact.field == "i" for t in targets),
-        can_score="early" if "early" in verdicts else "late" if "late" in verdicts else "no",
-        why_not_score=_why_not_score(verdicts),
+        can_retrieve=reader(layout, "i") is not None,
+        can_score=sees_item or "no",
+        why_not_score="" if sees_item else _why_not_score(targets, scorer),
     )
+
+
+def reader(layout: Layout, field: Field) -> TargetAudit | None:
+    """The target that answers for `field` of an event yet to come; None if none does.
+
+    It stands at the candidate's own tokens, or at an earlier event's. One that sees its item goes before one
+    that does not, then the nearest.
+    """
+    answers = [
+        audited
+        for audited in _audit_targets(layout)
+        if audited.target.fact.field == field and _answers(audited, layout)
+    ]
+    return min(answers, key=lambda a: (a.conditioning == "violated", a.target.offset), default=None)
+
+
+def _answers(audited: TargetAudit, layout: Layout) -> bool:
+    """A candidate's tokens answer for its own event; they are the history's where none are spelled."""
+    if audited.target.offset == 0:
+        return audited.in_candidate or not layout.candidate
+    return not audited.in_candidate
 
 
 def _audit_targets(layout: Layout) -> tuple[TargetAudit, ...]:
@@ -91,44 +138,35 @@ def _audit_target(layout: Layout, target: Target, index: int, in_candidate: bool
 
 
 def _newest(seen: Newest, field: Field) -> str:
-    return (
-        f"{FIELD_NAMES[field]}s up to {Fact(field, seen[field])}"
-        if field in seen
-        else f"no {FIELD_NAMES[field]}"
-    )
+    name = FIELD_NAMES[field]
+    return f"{name}s up to {Fact(field, seen[field])}" if field in seen else f"no {name}"
 
 
-def _p1(targets: tuple[TargetAudit, ...]) -> str:
+def _p1(targets: tuple[TargetAudit, ...]) -> tuple[Informed, str]:
     """P1, with the paper's words for what is missing."""
-    seen = "; ".join(target.information for target in targets)
     predicts = {target.target.fact.field for target in targets}
     sees_action = any("a" in target.trunk or "a" in target.head for target in targets)
     match sees_action, "a" in predicts, "i" in predicts:
         case False, False, _:
-            verdict = "weak: legal and cheap, but the actions are discarded"
+            return "weak", "legal and cheap, but the actions are discarded"
         case True, False, _:
-            verdict = "partial: actions inform the next item but do not supervise"
+            return "partial", "actions inform the next item but do not supervise"
         case False, True, _:
-            verdict = "partial: actions supervise, but the model never sees engagement"
+            return "partial", "actions supervise, but the model never sees engagement"
         case True, True, False:
-            verdict = "partial: items do not supervise"
+            return "partial", "items do not supervise"
         case _:
-            verdict = "full: items and actions both inform and supervise"
-    return f"{verdict} ({seen})"
+            return "full", "items and actions both inform and supervise"
 
 
-def _p2(actions: list[TargetAudit]) -> str:
-    if not actions:
-        return "no action is predicted"
-    words = {
-        "early": "early: the trunk attends with the item in sight",
-        "late": "late: the item enters only at the head (patched conditioning)",
-        "violated": "violated: the action is predicted without access to its item",
-    }
-    return "; ".join(f"{target.target.fact} {words[target.conditioning or 'violated']}" for target in actions)
+def _p2(targets: tuple[TargetAudit, ...]) -> str:
+    verdicts = [f"{t.target.fact} {P2_WORDS[t.conditioning]}" for t in targets if t.conditioning]
+    return "; ".join(verdicts) or "no action is predicted"
 
 
-def _why_not_score(verdicts: set[Conditioning | None]) -> str:
-    if not verdicts:
-        return "predicts no action"
-    return "its action score cannot depend on the candidate (P2)" if verdicts == {"violated"} else ""
+def _why_not_score(targets: tuple[TargetAudit, ...], scorer: TargetAudit | None) -> str:
+    if not any(target.conditioning for target in targets):
+        return "it predicts no action"
+    if scorer is None:
+        return "the tokens of a candidate predict no action"
+    return "its action score cannot depend on the candidate (P2)"

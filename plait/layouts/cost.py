@@ -10,7 +10,7 @@ from plait.layouts.notation import Layout
 BACKWARD = 2  # a training step costs the forward, and twice it for the two gradients
 
 
-def trunk_flops(num_tokens: float, num_edges: float, dim: int, num_layers: int) -> float:
+def trunk_flops(num_tokens: int, num_edges: float, dim: int, num_layers: int) -> float:
     """Forward FLOPs of `num_layers` blocks over `num_tokens` tokens that attend along `num_edges` pairs."""
     return num_layers * (24 * dim**2 * num_tokens + 4 * dim * num_edges)
 
@@ -41,3 +41,15 @@ def relative_to_items(layout: Layout, num_events: int, dim: int) -> float:
     """
     one = trunk_flops(num_events, num_events**2 / 2, dim, num_layers=1)
     return train_flops(layout, num_events, dim, num_layers=1) / one
+
+
+def scoring_relative_to_items(layout: Layout, num_events: int, num_candidates: int, dim: int) -> float:
+    """Scoring FLOPs of the trunk against those of one token per event and per candidate (equations 4 and 5).
+
+    >>> from plait.layouts.catalogue import resolve
+    >>> scoring_relative_to_items(resolve("lac"), num_events=100, num_candidates=1000, dim=256)
+    1.0
+    """
+    edges = num_events**2 / 2 + num_candidates * num_events
+    one = trunk_flops(num_events + num_candidates, edges, dim, num_layers=1)
+    return scoring_flops(layout, num_events, num_candidates, dim, num_layers=1) / one

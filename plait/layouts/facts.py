@@ -1,4 +1,4 @@
-"""The parts of a layout: facts, targets and tokens, which print in the notation of `plait.layouts.notation`."""
+"""The parts of a layout: facts, targets and tokens, printing in the notation of `plait.layouts.notation`."""
 
 from dataclasses import dataclass
 from typing import Literal

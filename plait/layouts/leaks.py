@@ -5,6 +5,8 @@ from plait.layouts.facts import FIELD_NAMES, Fact, Field, Target, Token
 Tokens = tuple[Token, ...]
 Newest = dict[Field, int]  # per field the offset of the newest fact seen; absent where none is
 
+BECOME_KNOWN: tuple[Field, ...] = ("c", "i", "a")  # the order within one event: asked, shown, acted upon
+
 
 def find_leaks(tokens: Tokens, candidate: Tokens) -> tuple[str, ...]:
     """Every fact within reach of a target that it must not see, in words."""
@@ -40,7 +42,6 @@ def newest_seen(
     A token of an earlier event shows `f[t+o]` as `f[t+o-1]` or older; a token of the same event counts
     where it stands no later. A riding action of event s is seen strictly after s.
     """
-
     own = candidate if in_candidate else tokens
     seen = [offset - 1 for offset in _shown_offsets(tokens, field)] + _shown_offsets(own[: index + 1], field)
     if field == "a" and any(token.rides for token in tokens):
@@ -49,24 +50,23 @@ def newest_seen(
 
 
 def leaks_into(target: Target, trunk: Newest, head: Newest) -> tuple[str, ...]:
-    """Facts that `target` must not see: it may see earlier events, its own condition, an action its item."""
-    may_see_own = {"c"} | ({"i"} if target.fact.field == "a" else set())
+    """Facts that `target` must not see: later ones, and those of its own event not known before it."""
     found = []
     for place, seen in (("is already visible", trunk), ("is given to the head", head)):
         for field, newest in seen.items():
-            limit = target.offset if field in may_see_own else target.offset - 1
+            known_before = BECOME_KNOWN.index(field) < BECOME_KNOWN.index(target.fact.field)
+            limit = target.offset if known_before else target.offset - 1
             if newest > limit:
                 found.append(f"{target.fact} is predicted, but {_leak_reason(field, newest, target, place)}")
     return tuple(found)
 
 
 def _leak_reason(field: Field, newest: int, target: Target, place: str) -> str:
-    fact = Fact(field, newest)
-    if field == target.fact.field and newest >= target.offset:
+    assert newest == target.offset, "Layout refuses later facts, shown or given, whatever is allowed"
+    if field == target.fact.field:
         return f"{target.fact} itself {place} (self-label leakage)"
-    if newest == target.offset:
-        return f"{fact} {place}: the {FIELD_NAMES[field]} of an event comes after its item"
-    return f"{fact} {place}: it belongs to a later event"
+    own, other = FIELD_NAMES[target.fact.field], FIELD_NAMES[field]
+    return f"{Fact(field, newest)} {place}: the {other} of an event becomes known after its {own}"
 
 
 def _shown_offsets(tokens: Tokens, field: Field) -> list[int]:

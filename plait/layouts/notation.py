@@ -17,11 +17,17 @@
 """
 
 import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args
 
 from plait.layouts.facts import Fact, Field, Ride, Target, Token
 from plait.layouts.leaks import find_leaks
+
+if TYPE_CHECKING:
+    from plait.layouts.audit import Audit
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,8 @@ class Layout:
 
     Raises:
         ValueError: a target could be read from what its token sees (P3 of the LAC paper, section 4.1),
-            or the tokens make no sense (nothing predicted, the same fact twice, an event yet to come).
+            or the tokens make no sense (nothing predicted, the same fact twice, an event yet to come shown,
+            a past one predicted).
 
     >>> str(Layout.parse("(i[t],a[t-1])->(i[t+1],a[t])"))
     '(i[t], a[t-1]) -> (i[t+1], a[t])'
@@ -46,7 +53,8 @@ class Layout:
     allow_leaks: bool = False
 
     def __post_init__(self) -> None:
-        _check_sense(self)
+        for problem in _problems(self):
+            raise ValueError(f"layout '{self}': {problem}")
         leaks = find_leaks(self.tokens, self.candidate)
         if leaks and not self.allow_leaks:
             raise ValueError(
@@ -95,31 +103,59 @@ class Layout:
     def tokens_per_event(self) -> int:
         return len(self.tokens)
 
+    def audit(self) -> "Audit":
+        """What each target can see, and what the layout can do: `plait.layouts.audit`."""
+        from plait.layouts.audit import audit  # the audit reads layouts, so it cannot be imported first
 
-def _check_sense(layout: Layout) -> None:
-    def refuse(problem: str) -> NoReturn:
-        raise ValueError(f"layout '{layout}': {problem}")
+        return audit(self)
 
+
+def _problems(layout: Layout) -> Iterator[str]:
+    """What keeps the tokens from making sense, whether or not leaks are allowed; the first one counts."""
     if not layout.tokens:
-        raise ValueError("a layout needs at least one token")
-    targets = [target.fact for token in layout.all_tokens for target in token.predicted]
-    if not targets:
-        refuse("no token predicts anything, so there is nothing to train")
-    if len(set(targets)) < len(targets):
-        refuse(f"{max(targets, key=targets.count)} is predicted twice; let one token predict it")
-    for token in layout.all_tokens:
-        if not token.shown:
-            refuse("a token shows nothing; let it show a fact, such as i[t]")
-        if len(set(token.shown)) < len(token.shown):
-            refuse(f"a token shows {max(token.shown, key=token.shown.count)} twice")
-        for fact in token.shown:
-            if fact.offset is None and (fact.field != "a" or token not in layout.candidate):
-                refuse(f"{fact} is the mask action of a candidate: only a[?], and only after '/'")
-            if fact.offset is not None and fact.offset > 0:
-                refuse(f"a token shows {fact}, an event that is yet to come; show [t] or earlier")
-    for fact in [*targets, *(fact for t in layout.all_tokens for p in t.predicted for fact in p.given)]:
+        yield "a layout needs at least one token"
+    if not any(token.predicted for token in layout.all_tokens):
+        yield "no token predicts anything, so there is nothing to train"
+    for tokens, may_mask in ((layout.tokens, False), (layout.candidate, True)):
+        targets = [target.fact for token in tokens for target in token.predicted]
+        for fact in _repeated(targets):
+            yield f"{fact} is predicted twice; let one token predict it"
+        for token in tokens:
+            yield from _problems_of_shown(token, may_mask)
+            for target in token.predicted:
+                yield from _problems_of_target(target)
+
+
+def _problems_of_shown(token: Token, may_mask: bool) -> Iterator[str]:
+    if not token.shown:
+        yield "a token shows nothing; let it show a fact, such as i[t]"
+    for fact in _repeated(token.shown):
+        yield f"a token shows {fact} twice"
+    for ride in _repeated(token.rides):
+        yield f"{ride} is named twice in {{{', '.join(token.rides)}}}"
+    for fact in token.shown:
         if fact.offset is None:
-            refuse(f"{fact} is no fact of the log: it can be shown, not predicted or given")
+            if fact.field != "a" or not may_mask:
+                yield f"{fact} is shown; the learned mask is a candidate's action: only a[?], only after '/'"
+        elif fact.offset > 0:
+            yield f"a token shows {fact}, an event that is yet to come; show [t] or earlier"
+
+
+def _problems_of_target(target: Target) -> Iterator[str]:
+    for fact in (target.fact, *target.given):
+        if fact.offset is None:
+            yield f"{fact} is no fact of the log: it can be shown, not predicted or given"
+    if target.offset < 0:
+        yield f"{target.fact} is predicted, an event that is past; predict [t] or later"
+    for fact in _repeated(target.given):
+        yield f"{fact} is given twice to the head of {target.fact}"
+    for fact in target.given:
+        if fact.offset is not None and fact.offset > target.offset:
+            yield f"{fact} is given to the head of {target.fact}, which belongs to an earlier event"
+
+
+def _repeated(parts: Sequence[Part]) -> list[Part]:
+    return sorted({part for part in parts if parts.count(part) > 1}, key=parts.index)
 
 
 class _Parser:
@@ -134,7 +170,7 @@ class _Parser:
         candidate = self.separated(self.token, ";") if self.take("/") else ()
         self.skip_spaces()
         if self.at < len(self.text):
-            self.fail("expected ';', '/' or the end")
+            self.fail("expected ';', '/' or the end (several facts stand in parentheses)")
         return Layout(tokens, candidate, allow_leaks)
 
     def token(self) -> Token:
@@ -147,7 +183,7 @@ class _Parser:
             self.need("}")
         return Token(shown, predicted, rides)
 
-    def group(self, part, may_be_empty: bool = False):  # type: ignore[no-untyped-def]
+    def group(self, part: Callable[[], Part], may_be_empty: bool = False) -> tuple[Part, ...]:
         if not self.take("("):
             return (part(),)
         if may_be_empty and self.take(")"):
@@ -156,7 +192,7 @@ class _Parser:
         self.need(")", "',' or ')'")
         return parts
 
-    def separated(self, part, separator: str):  # type: ignore[no-untyped-def]
+    def separated(self, part: Callable[[], Part], separator: str) -> tuple[Part, ...]:
         parts = [part()]
         while self.take(separator):
             parts.append(part())
@@ -184,22 +220,25 @@ class _Parser:
     def ride(self) -> Ride:
         return self.word(get_args(Ride), "a ride: values, pool or helix")
 
-    def word(self, words: tuple[str, ...], expected: str):  # type: ignore[no-untyped-def]
+    def word(self, words: tuple[Any, ...], expected: str) -> Any:
         self.skip_spaces()
-        found = re.compile(r"[A-Za-z_]*").match(self.text, self.at)
-        assert found is not None
-        if found.group() not in words:
+        found = self.match(r"[A-Za-z_]+")
+        if found not in words:
             self.fail(f"expected {expected}")
-        self.at = found.end()
-        return found.group()
+        self.at += len(found)
+        return found
 
     def number(self) -> int:
         self.skip_spaces()
-        found = re.compile(r"\d+").match(self.text, self.at)
-        if found is None:
+        found = self.match(r"[0-9]+")
+        if not found:
             self.fail("expected a number")
-        self.at = found.end()
-        return int(found.group())
+        self.at += len(found)
+        return int(found)
+
+    def match(self, pattern: str) -> str:
+        found = re.compile(pattern).match(self.text, self.at)
+        return found.group() if found else ""
 
     def take(self, symbol: str) -> bool:
         self.skip_spaces()
@@ -216,8 +255,9 @@ class _Parser:
             self.at += 1
 
     def fail(self, expected: str) -> NoReturn:
-        found = repr(self.text[self.at]) if self.at < len(self.text) else "the end"
+        found = repr(self.match(r"\w+|.")) if self.at < len(self.text) else "the end"
+        one_line = re.sub(r"\s", " ", self.text)
         raise ValueError(
             f"layout does not parse at character {self.at + 1}: {expected}, found {found}\n"
-            f"  {self.text}\n  {' ' * self.at}^"
+            f"  {one_line}\n  {' ' * self.at}^"
         )

@@ -48,7 +48,7 @@ def pack(length_U: Int64[np.ndarray, "U"], row_length: int | None = None) -> Row
             used.append(0)
         row_U[user], column_U[user] = row, used[row]
         used[row] += length
-    return _rows(length_U, row_U, column_U, max(used, default=1))
+    return _rows(length_U, row_U, column_U, max(used, default=longest))
 
 
 def pad(length_U: Int64[np.ndarray, "U"]) -> Rows:

@@ -1,0 +1,1 @@
+"""Attention, positions, trunks, encoders, heads, losses: tensors in, tensors out."""

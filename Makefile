@@ -1,0 +1,27 @@
+# Two commands: `make compare` trains and compares five layouts on MovieLens-100K, `make test` checks everything.
+# Both make the virtual environment first when it is missing or out of date.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: compare test check clean
+
+compare: $(READY)
+	$(BIN)/plait compare ml-100k --layouts item,interleaved,pc,lac,lac_patched --seeds 2 --out runs/ml-100k
+
+test: $(READY) check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,test]'
+	touch $(READY)
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

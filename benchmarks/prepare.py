@@ -1,0 +1,159 @@
+"""How fast, and in how much memory, a CSV log becomes per-user sequences: plait.prepare against pandas.
+
+    python benchmarks/prepare.py 10_000_000 --out benchmarks/results/prepare.json
+
+Both read the same CSV file and sort it by (user, time), ties in the order of the file. pandas then gathers
+lists per user, in memory; plait checks every row, encodes ids, counts ties and duplicates, runs the (idle) k-core,
+hashes and writes its memory-mapped folder through to the disk. The results must be equal. Each measurement
+is a process of its own; its peak memory is the kernel's, above what the imports took.
+"""
+
+import datetime
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SEED = 7
+CHUNK_ROWS = 1_000_000
+EVENTS_PER_USER = 50
+TWO_YEARS_S = 2 * 365 * 86_400
+
+
+def write_log(path: Path, rows: int) -> None:
+    """A log in time order with a power-law popularity of items, every user at least twice."""
+    rng = np.random.default_rng(SEED)
+    users, items = max(rows // EVENTS_PER_USER, 1), max(rows // 100, 10)
+    with path.open("wb") as file:
+        for begin in range(0, rows, CHUNK_ROWS):
+            size = min(CHUNK_ROWS, rows - begin)
+            row = np.arange(begin, begin + size)
+            user = np.where(row < 2 * users, row % users, rng.integers(0, users, size))
+            chunk = {
+                "user": user * 3 + 1,
+                "item": (items * rng.random(size) ** 3).astype(np.int64) * 7 + 5,
+                "time": 1_500_000_000 + row * TWO_YEARS_S // rows + rng.integers(0, 3, size),
+                "rating": rng.integers(1, 11, size) / 2,
+            }
+            pl.DataFrame(chunk).write_csv(file, include_header=begin == 0)
+
+
+def run_plait(log: Path, out: Path) -> object:
+    from plait.data import prepare
+    from plait.schema import Regression
+
+    return prepare(
+        log,
+        user="user",
+        item="item",
+        time="time",
+        actions={"rating": Regression(0.5, 5)},
+        out=out,
+        min_user_events=1,
+        min_item_events=1,
+    )
+
+
+def run_pandas(log: Path, out: Path) -> object:
+    """Per-user lists of the sorted events, in memory only."""
+    frame = run_pandas_sorted(log, out)
+    return frame.groupby("user")[["item", "time", "rating"]].agg(list)
+
+
+def run_pandas_sorted(log: Path, out: Path) -> "pd.DataFrame":
+    """Without the lists: pandas at its best, though no user's events are at hand yet."""
+    import pandas as pd
+
+    return pd.read_csv(log).sort_values(["user", "time"], kind="stable")
+
+
+RUNS = {"plait": run_plait, "pandas": run_pandas, "pandas_sorted": run_pandas_sorted}
+
+
+def child(name: str, log: Path, out: Path) -> None:
+    """One measurement; its imports are warm before the clock starts."""
+    if name == "plait":
+        import plait.data  # noqa: F401
+    else:
+        import pandas  # noqa: F401
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin = time.perf_counter()
+    result = RUNS[name](log, out)
+    seconds = time.perf_counter() - begin
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if name == "pandas":
+        result.to_pickle(out)  # outside the clock, for `check_equal`
+    print(json.dumps({"seconds": round(seconds, 2), "base_mb": base >> 10, "peak_mb": peak >> 10}))
+
+
+def check_equal(plait_out: Path, pandas_out: Path) -> None:
+    import pandas as pd
+
+    from plait.data import Dataset
+
+    data = Dataset.open(plait_out)
+    lists = pd.read_pickle(pandas_out)
+    assert data.user_ids().to_list() == lists.index.to_list(), "users differ"
+    arrays = {name: np.load(plait_out / f"{name}.npy") for name in ("start", "item", "time_s", "action")}
+    assert (np.diff(arrays["start"]) == lists["item"].map(len).to_numpy()).all(), "lengths differ"
+    item_id = data.item_ids().to_numpy()
+    for column, ours in (
+        ("item", item_id[arrays["item"] - 1]),
+        ("time", arrays["time_s"]),
+        ("rating", arrays["action"][:, 0]),
+    ):
+        theirs = np.concatenate([np.asarray(values) for values in lists[column]])
+        assert (ours == theirs).all(), f"{column} differs"
+
+
+def main(rows: int, out: Path) -> None:
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.csv"
+        write_log(log, rows)
+        for name in RUNS:
+            command = [sys.executable, __file__, "--child", name, str(log), str(Path(folder) / name)]
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            results[name] = json.loads(printed.splitlines()[-1])
+        check_equal(Path(folder) / "plait", Path(folder) / "pandas")
+        csv_mb = log.stat().st_size >> 20
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    record = {
+        "rows": rows,
+        "csv_mb": csv_mb,
+        "results": results,
+        "times_faster": round(results["pandas"]["seconds"] / results["plait"]["seconds"], 2),
+        "bytes_per_row": round((results["plait"]["peak_mb"] - results["plait"]["base_mb"]) * 2**20 / rows, 1),
+        "command": " ".join(sys.argv),
+        "commit": commit.stdout.strip(),
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "date": datetime.date.today().isoformat(),
+    }
+    print(f"{'':16}{'seconds':>10}{'peak MB':>10}{'base MB':>10}")
+    for name, result in results.items():
+        print(f"{name:16}{result['seconds']:>10}{result['peak_mb']:>10}{result['base_mb']:>10}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["--child", name, log, out]:
+            child(name, Path(log), Path(out))
+        case [rows, "--out", out]:
+            main(int(rows), Path(out))
+        case _:
+            sys.exit(__doc__)

@@ -1,0 +1,159 @@
+"""The rules that a row must keep, and what its columns become. Both are polars expressions, so that a log
+is read, checked and narrowed in one streaming pass.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import polars as pl
+
+from plait.schema import Action, Amount, Binary, Categorical, Regression
+
+MICROSECONDS = {"s": 1_000_000, "ms": 1_000}
+RULE = "reject_rule"  # the column that holds the number of the first rule that a row breaks, 0 for none
+
+
+@dataclass(frozen=True)
+class Rule:
+    text: str
+    broken: pl.Expr  # null counts as kept
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the log on its way in."""
+
+    name: str  # in the log
+    value: pl.Expr
+    rules: tuple[Rule, ...]  # a row is held to the first that it breaks
+
+
+def id_column(name: str, dtype: pl.DataType, categories: pl.Categories | None) -> Column:
+    """Users, items, requests: whole numbers from 0, or text where `categories` are given."""
+    raw = pl.col(name)
+    if categories is not None:
+        text = raw.cast(pl.String)
+        missing = Rule(f"{name} is missing", text.is_null() | (text == ""))
+        return Column(name, text.cast(pl.Categorical(categories)), (missing,))
+    missing = Rule(f"{name} is missing", raw.is_nan() | raw.is_null() if dtype.is_float() else raw.is_null())
+    if not (dtype.is_integer() or dtype.is_float()):
+        raise _wrong_type(name, dtype, "whole numbers or text")
+    whole = raw.cast(pl.Int64, strict=False)
+    broken = whole.is_null() | (whole.cast(dtype) != raw) if dtype.is_float() else whole.is_null()
+    return Column(
+        name,
+        whole,
+        (missing, Rule(f"{name} is not a whole number", broken), Rule(f"{name} is negative", raw < 0)),
+    )
+
+
+def order_column(name: str, dtype: pl.DataType, categories: pl.Categories | None) -> Column:
+    """Anything with an order: it only breaks ties of time."""
+    raw = pl.col(name)
+    if categories is not None:
+        return id_column(name, dtype, categories)
+    if dtype.is_temporal():
+        raw = raw.to_physical()
+    elif not dtype.is_numeric():
+        raise _wrong_type(name, dtype, "numbers, times or text")
+    missing = raw.is_nan() | raw.is_null() if dtype.is_float() else raw.is_null()
+    kind = pl.Float64 if dtype.is_float() else pl.Int64
+    return Column(name, raw.cast(kind), (Rule(f"{name} is missing", missing),))
+
+
+def time_column(name: str, dtype: pl.DataType, unit: Literal["s", "ms"], now_s: float) -> Column:
+    """Microseconds since 1970, from numbers in `unit`, datetimes, or ISO 8601 text in UTC."""
+    raw = pl.col(name)
+    to_microseconds = partial(_number_to_microseconds, unit=unit)
+    if dtype.is_integer():
+        value = raw.cast(pl.Int64, strict=False) * MICROSECONDS[unit]
+    elif dtype.is_float():
+        value = to_microseconds(raw)
+    elif dtype in (pl.Datetime, pl.Date):
+        value = raw.cast(pl.Datetime("us")).to_physical() if dtype == pl.Date else raw.dt.epoch("us")
+    elif dtype == pl.String:
+        clean = raw.str.strip_chars().str.replace("T", " ").str.strip_suffix("Z")
+        value = pl.coalesce(
+            to_microseconds(clean.cast(pl.Float64, strict=False)),
+            clean.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", strict=False, time_unit="us").to_physical(),
+            clean.str.to_datetime("%Y-%m-%d", strict=False, time_unit="us", exact=True).to_physical(),
+        )
+    else:
+        raise _wrong_type(name, dtype, "numbers of seconds or milliseconds, datetimes, or ISO 8601 text")
+    latest = now_s * 1e6
+    if dtype.is_numeric():  # before the multiplication, which an absurd number would overflow
+        future = raw.cast(pl.Float64) > latest / MICROSECONDS[unit]
+    else:
+        future = value > latest
+    missing = raw.is_nan() | raw.is_null() if dtype.is_float() else raw.is_null()
+    return Column(
+        name,
+        value,
+        (
+            Rule(f"{name} is missing", missing),
+            Rule(f"{name} is in the future, read as {unit}", future),
+            Rule(f"{name} is not a time", value.is_null()),
+            Rule(f"{name} is before 1970", value < 0),
+        ),
+    )
+
+
+def action_column(action: Action, dtype: pl.DataType) -> Column:
+    """float32, missing = NaN; a category becomes its index."""
+    name, kind, raw = action.name, action.kind, pl.col(action.name)
+    if isinstance(kind, Categorical):
+        return _category_column(name, kind, dtype)
+    if not (dtype.is_numeric() or dtype == pl.Boolean or dtype == pl.String or dtype == pl.Null):
+        raise _wrong_type(name, dtype, "numbers")
+    number = raw.cast(pl.Float32, strict=False)
+    lost = raw.is_not_null() & number.is_null()
+    if dtype == pl.String:
+        lost = lost & (raw != "")
+    rules = [Rule(f"{name} is not a number", lost), Rule(f"{name} is not finite", number.is_infinite())]
+    given = number.is_not_nan()
+    match kind:
+        case Binary():
+            rules.append(Rule(f"{name} is neither 0 nor 1", given & (number != 0) & (number != 1)))
+        case Regression(low=low, high=high):
+            rules.append(
+                Rule(f"{name} is outside {low:g} to {high:g}", given & ((number < low) | (number > high)))
+            )
+        case Amount():
+            rules.append(Rule(f"{name} is negative", given & (number < 0)))
+    return Column(name, number.fill_null(float("nan")), tuple(rules))
+
+
+def rule_number(columns: Sequence[Column]) -> pl.Expr:
+    """The number of the first rule that a row breaks, counted over all columns from 1; 0 where it keeps all."""
+    number: pl.Expr = pl.lit(0, dtype=pl.UInt8)
+    rules = [rule for column in columns for rule in column.rules]
+    for index in range(len(rules), 0, -1):
+        number = pl.when(rules[index - 1].broken).then(pl.lit(index, dtype=pl.UInt8)).otherwise(number)
+    return number.alias(RULE)
+
+
+def rule_texts(columns: Sequence[Column]) -> list[str]:
+    return [rule.text for column in columns for rule in column.rules]
+
+
+def _number_to_microseconds(number: pl.Expr, unit: Literal["s", "ms"]) -> pl.Expr:
+    return (number.cast(pl.Float64) * MICROSECONDS[unit]).round().cast(pl.Int64, strict=False)
+
+
+def _category_column(name: str, kind: Categorical, dtype: pl.DataType) -> Column:
+    if not (dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null) or dtype.is_integer()):
+        raise _wrong_type(name, dtype, "text or whole numbers")
+    text = pl.col(name).cast(pl.String)
+    index = text.replace_strict(list(kind.values), list(range(len(kind.values))), default=None).cast(pl.Float32)
+    unknown = text.is_not_null() & (text != "") & index.is_null()
+    return Column(
+        name,
+        index.fill_null(float("nan")),
+        (Rule(f"{name} is none of {', '.join(kind.values)}", unknown),),
+    )
+
+
+def _wrong_type(name: str, dtype: pl.DataType, expected: str) -> ValueError:
+    return ValueError(f"column {name!r} holds {dtype}; expected {expected}")

@@ -1,0 +1,237 @@
+"""A prepared folder, memory-mapped.
+
+Shape letters: U users of the dataset or of a batch, E events, A actions, Q queries, V items,
+S history items, I ids asked for. A row is an event's place in the folder's arrays.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, final
+
+import msgspec
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Int64
+
+from plait.data.gathering import Windows, concatenated_ranges, windows
+from plait.data.manifest import FORMAT_VERSION, Manifest
+from plait.data.writing import MANIFEST
+from plait.schema import UNKNOWN_ITEM, Action, EventBatch
+
+Rows = Int64[np.ndarray, "R"] | Bool[np.ndarray, "Q"]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Events to be predicted, each from the events of its user before `history_end_Q`."""
+
+    user_Q: Int64[np.ndarray, "Q"]
+    event_Q: Int64[np.ndarray, "Q"]  # row of the event
+    history_end_Q: Int64[np.ndarray, "Q"]  # row after the last event that may be seen
+
+    def __len__(self) -> int:
+        return len(self.user_Q)
+
+    def __getitem__(self, rows: Rows | slice) -> "Targets":
+        return Targets(self.user_Q[rows], self.event_Q[rows], self.history_end_Q[rows])
+
+
+@final
+class Dataset:
+    """Events of users in time order, with a training, a validation and a test segment per user.
+
+    Dense users run from 0 to `num_users - 1`, dense items from 1 to `num_items`. Nothing is loaded whole:
+    batches gather the rows that they need.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        """Maps the files of a folder that `open` has checked."""
+        self.folder = folder
+        self.manifest = manifest
+        self._start_U1 = self._map("start")
+        self._validation_U = self._map("validation")  # rows at which a user's validation segment begins
+        self._test_U = self._map("test")
+        self._item_E = self._map("item")
+        self._time_s_E = self._map("time_s")
+        self._request_E = self._map("request")
+        self._action_EA = self._map("action")
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "Dataset":
+        """Opens a prepared folder after checking its version and the sizes of its files.
+
+        Raises:
+            ValueError: the folder is not prepared, was prepared by another format, or is not whole.
+        """
+        folder = Path(folder)
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise ValueError(f"{folder} is not a prepared dataset: it has no {MANIFEST}; make one with plait.prepare")
+        version = _format_version(path)
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"{folder} has format version {version}, this plait reads {FORMAT_VERSION}; prepare the log again"
+            )
+        try:
+            manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"{path} is damaged ({error}); prepare the log again") from error
+        for name, size in manifest.files.items():
+            found = (folder / name).stat().st_size if (folder / name).is_file() else None
+            if found != size:
+                what = "is missing" if found is None else f"has {found} bytes instead of {size}"
+                raise ValueError(f"{folder / name} {what}; the folder is not whole: prepare the log again")
+        return cls(folder, manifest)
+
+    def __repr__(self) -> str:
+        counts = self.manifest.counts
+        return f"Dataset({self.manifest.name!r}: {counts.events} events, {counts.users} users, {counts.items} items)"
+
+    @property
+    def num_users(self) -> int:
+        return self.manifest.counts.users
+
+    @property
+    def num_items(self) -> int:
+        return self.manifest.counts.items
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        return self.manifest.actions
+
+    def item_ids(self) -> pl.Series:
+        """The log's item ids; dense item i is at index i - 1."""
+        return self._items["item_id"]
+
+    def user_ids(self) -> pl.Series:
+        """The log's user ids; dense user u is at index u."""
+        return self._users["user_id"]
+
+    def item_index(self, ids: Iterable[Any]) -> Int64[np.ndarray, "I"]:
+        """Dense indices of the log's item ids, `UNKNOWN_ITEM` for ids that the item table lacks."""
+        known = self.item_ids()
+        asked = pl.Series("item_id", ids if isinstance(ids, pl.Series | np.ndarray) else list(ids), strict=False)
+        frame = pl.DataFrame({"item_id": asked.cast(known.dtype, strict=False)})
+        joined = frame.join(self._items.select("item", "item_id"), on="item_id", how="left", maintain_order="left")
+        return joined["item"].fill_null(UNKNOWN_ITEM).to_numpy().astype(np.int64)
+
+    def user_index(self, id: int | str) -> int:
+        """Dense index of one of the log's user ids.
+
+        Raises:
+            ValueError: the dataset has no such user; names the nearest ids.
+        """
+        known = self.user_ids()
+        if isinstance(id, str) == (known.dtype == pl.String):
+            at = int(known.search_sorted(id))
+            if at < len(known) and known[at] == id:
+                return at
+            near = known[max(at - 1, 0) : at + 1].to_list()
+        else:
+            near = known.head(2).to_list()
+        raise ValueError(f"no user {id!r} in {self.manifest.name}; ids near it: {', '.join(map(repr, near))}")
+
+    def train_users(self) -> Int64[np.ndarray, "U"]:
+        """Users with at least two training events: one to see, one to predict."""
+        return np.flatnonzero(self._validation_U - self._start_U1[:-1] >= 2)
+
+    def train_lengths(self, max_events: int) -> Int64[np.ndarray, "U"]:
+        """Number of events in each training window of `train_users()`, the lead not counted."""
+        user_U = self.train_users()
+        return np.minimum(self._validation_U[user_U] - self._start_U1[user_U], max_events)
+
+    def train_batch(
+        self, user_U: Int64[np.ndarray, "U"], max_events: int, lead: int, rng: np.random.Generator | None = None
+    ) -> EventBatch:
+        """The last `max_events` training events of each user, and up to `lead` true events before them.
+
+        Args:
+            rng: takes a window at a random place of the training events instead.
+        """
+        window = windows(self._start_U1[user_U], self._validation_U[user_U], max_events, lead, rng)
+        row_E, start_U1 = concatenated_ranges(window.begin_B, window.end_B)
+        return self._batch(user_U, row_E, start_U1, window.lead_B)
+
+    def targets(self, part: Literal["validation", "test"]) -> Targets:
+        """The events of a segment whose user has any history before the segment, users in order.
+
+        An event's history ends where the segment begins, so the events of one segment never see each other.
+        """
+        if part not in ("validation", "test"):
+            raise ValueError(f"part={part!r}; expected 'validation' or 'test'")
+        begin_U, end_U = (
+            (self._validation_U, self._test_U) if part == "validation" else (self._test_U, self._start_U1[1:])
+        )
+        user_U = np.flatnonzero((begin_U > self._start_U1[:-1]) & (end_U > begin_U))
+        event_Q, _ = concatenated_ranges(begin_U[user_U], end_U[user_U])
+        events_U = end_U[user_U] - begin_U[user_U]
+        return Targets(np.repeat(user_U, events_U), event_Q, np.repeat(begin_U[user_U], events_U))
+
+    def target_batch(self, targets: Targets, max_events: int, lead: int) -> EventBatch:
+        """For each target up to `lead + max_events` events of its history, then the target itself, last."""
+        window = self._history(targets, max_events, lead)
+        row_E, start_U1 = concatenated_ranges(window.begin_B, window.end_B + 1)
+        row_E[start_U1[1:] - 1] = targets.event_Q
+        return self._batch(targets.user_Q, row_E, start_U1, window.lead_B)
+
+    def seen_items(self, targets: Targets) -> tuple[Int64[np.ndarray, "Q1"], Int64[np.ndarray, "S"]]:
+        """Dense items of each target's whole history, end to end, and where each target's begin."""
+        row_S, start_Q1 = concatenated_ranges(self._start_U1[targets.user_Q], targets.history_end_Q)
+        return start_Q1, self._item_E[row_S].astype(np.int64)
+
+    def history(self, user_index: int) -> EventBatch:
+        """All events of one user, of every segment."""
+        user_U = np.array([user_index], dtype=np.int64)
+        row_E, start_U1 = concatenated_ranges(self._start_U1[user_U], self._start_U1[user_U + 1])
+        return self._batch(user_U, row_E, start_U1, np.zeros(1, dtype=np.int64))
+
+    def train_item_counts(self) -> Int64[np.ndarray, "V1"]:
+        """Training events of each dense item; index `UNKNOWN_ITEM` counts 0."""
+        return np.concatenate([[0], self._items["train_events"].to_numpy()]).astype(np.int64)
+
+    def _history(self, targets: Targets, max_events: int, lead: int) -> Windows:
+        return windows(self._start_U1[targets.user_Q], targets.history_end_Q, max_events, lead)
+
+    def _batch(
+        self,
+        user_U: Int64[np.ndarray, "U"],
+        row_E: Int64[np.ndarray, "E"],
+        start_U1: Int64[np.ndarray, "U1"],
+        lead_U: Int64[np.ndarray, "U"],
+    ) -> EventBatch:
+        return EventBatch(
+            user_U=user_U,
+            start_U1=start_U1,
+            lead_U=lead_U,
+            item_E=self._item_E[row_E].astype(np.int64),
+            action_EA=self._action_EA[row_E],
+            time_s_E=self._time_s_E[row_E],
+            request_E=self._request_E[row_E].astype(np.int64),
+        )
+
+    def _map(self, name: str) -> np.ndarray:
+        path = self.folder / f"{name}.npy"
+        if name == "action" and not self.actions:  # a file without content cannot be mapped
+            return np.load(path)
+        return np.asarray(np.load(path, mmap_mode="r"))
+
+    @cached_property
+    def _items(self) -> pl.DataFrame:
+        return pl.read_parquet(self.folder / "items.parquet")
+
+    @cached_property
+    def _users(self) -> pl.DataFrame:
+        return pl.read_parquet(self.folder / "users.parquet")
+
+
+class _Version(msgspec.Struct):
+    format_version: int
+
+
+def _format_version(path: Path) -> int:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Version).format_version
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{path} is damaged ({error}); prepare the log again") from error

@@ -1,0 +1,54 @@
+"""Which rows of a prepared dataset make up a batch. Pure functions over offsets, no loop over users.
+
+Shape letters: B sequences of the batch, E rows gathered.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Rows `begin_B : end_B` of each sequence, of which the first `lead_B` lie before the window."""
+
+    begin_B: Int64[np.ndarray, "B"]
+    end_B: Int64[np.ndarray, "B"]
+    lead_B: Int64[np.ndarray, "B"]
+
+
+def windows(
+    start_B: Int64[np.ndarray, "B"],
+    end_B: Int64[np.ndarray, "B"],
+    max_events: int,
+    lead: int,
+    rng: np.random.Generator | None = None,
+) -> Windows:
+    """The last `max_events` rows of `start : end`, or a random run of as many, and up to `lead` rows before.
+
+    Raises:
+        ValueError: `max_events` is below 1 or `lead` below 0.
+    """
+    if max_events < 1 or lead < 0:
+        raise ValueError(f"max_events={max_events}, lead={lead}: expected max_events >= 1 and lead >= 0")
+    spare_B = np.maximum(end_B - start_B - max_events, 0)
+    skip_B = spare_B if rng is None else rng.integers(0, spare_B, endpoint=True)
+    first_B = start_B + skip_B
+    last_B = np.minimum(first_B + max_events, end_B)
+    lead_B = np.minimum(skip_B, lead)
+    return Windows(first_B - lead_B, last_B, lead_B)
+
+
+def concatenated_ranges(
+    begin_B: Int64[np.ndarray, "B"], end_B: Int64[np.ndarray, "B"]
+) -> tuple[Int64[np.ndarray, "E"], Int64[np.ndarray, "B1"]]:
+    """`begin : end` of each sequence, end to end, and where each begins in the result.
+
+    >>> row_E, start_B1 = concatenated_ranges(np.array([5, 2]), np.array([8, 3]))
+    >>> row_E.tolist(), start_B1.tolist()
+    ([5, 6, 7, 2], [0, 3, 4])
+    """
+    length_B = end_B - begin_B
+    start_B1 = np.concatenate([[0], np.cumsum(length_B)]).astype(np.int64)
+    return np.repeat(begin_B - start_B1[:-1], length_B) + np.arange(start_B1[-1]), start_B1

@@ -1,0 +1,92 @@
+"""Histories that come from outside a prepared folder, read by the very rules that prepare one.
+
+Shape letters: E events, I ids asked for.
+"""
+
+import time as clock
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import polars as pl
+from jaxtyping import Int64
+
+from plait.data import checking
+from plait.data.checking import RULE, Column
+from plait.schema import UNKNOWN_ITEM, Action, EventBatch
+
+MICROSECONDS_PER_S = 1_000_000
+
+
+class Columns(msgspec.Struct, frozen=True, kw_only=True):
+    """What the log calls its columns, and how it counts time."""
+
+    user: str
+    item: str
+    time: str
+    time_unit: Literal["s", "ms"]
+
+
+def read_history(
+    history: Any, columns: Columns, actions: tuple[Action, ...], item_ids: pl.Series
+) -> EventBatch:
+    """Events of one user or, where the user column is there, of many, in the order of time.
+
+    Args:
+        history: a frame of polars, pandas or Arrow, or a mapping of columns (of single values for one event).
+        actions: as fitted in preparation.
+        item_ids: dense item i is at index i - 1; other items become UNKNOWN_ITEM.
+
+    Raises:
+        ValueError: a column is missing, of the wrong type, or holds a value that breaks a rule.
+    """
+    frame = _as_frame(history)
+    for name in (columns.item, columns.time, *(action.name for action in actions)):
+        if name not in frame.columns:
+            raise ValueError(f"the history has no column {name!r}; it has {', '.join(frame.columns)}")
+    if columns.user not in frame.columns:
+        frame = frame.with_columns(pl.lit(0).alias(columns.user))
+    frame = frame.sort(columns.user, columns.time, maintain_order=True)
+    time = checking.time_column(columns.time, frame.schema[columns.time], columns.time_unit, clock.time())
+    values = _checked(frame, [time, *(checking.action_column(a, frame.schema[a.name]) for a in actions)])
+    user_E = frame[columns.user].rank("dense").to_numpy().astype(np.int64) - 1
+    tick_E = values[columns.time].to_numpy()
+    new_E = np.diff(tick_E, prepend=tick_E[:1]) != 0
+    start_U1 = np.concatenate([[0], np.cumsum(np.bincount(user_E))]).astype(np.int64)
+    return EventBatch(
+        user_U=np.arange(len(start_U1) - 1),
+        start_U1=start_U1,
+        lead_U=np.zeros(len(start_U1) - 1, dtype=np.int64),
+        item_E=item_index(frame[columns.item], item_ids),
+        action_EA=values.select(action.name for action in actions).to_numpy().reshape(len(frame), len(actions)),
+        time_s_E=tick_E // MICROSECONDS_PER_S,
+        request_E=np.cumsum(new_E),
+    )
+
+
+def item_index(asked: pl.Series, item_ids: pl.Series) -> Int64[np.ndarray, "I"]:
+    """Dense indices of item ids, UNKNOWN_ITEM where `item_ids` lacks one.
+
+    >>> item_index(pl.Series(["b", "z"]), pl.Series(["a", "b"])).tolist()
+    [2, 0]
+    """
+    known = pl.DataFrame({"id": item_ids}).with_row_index("index", offset=UNKNOWN_ITEM + 1)
+    ids = pl.DataFrame({"id": asked.cast(item_ids.dtype, strict=False)})
+    found = ids.join(known, on="id", how="left", maintain_order="left")["index"]
+    return found.fill_null(UNKNOWN_ITEM).to_numpy().astype(np.int64)
+
+
+def _as_frame(history: Any) -> pl.DataFrame:
+    if isinstance(history, dict):
+        history = {name: v if isinstance(v, list | np.ndarray) else [v] for name, v in history.items()}
+    return history if isinstance(history, pl.DataFrame) else pl.DataFrame(history)
+
+
+def _checked(frame: pl.DataFrame, columns: list[Column]) -> pl.DataFrame:
+    values = frame.select(checking.rule_number(columns), *(c.value.alias(c.name) for c in columns))
+    broken = values[RULE].to_numpy().nonzero()[0]
+    if len(broken):
+        row = int(broken[0])
+        rule = checking.rule_texts(columns)[values[RULE][row] - 1]
+        raise ValueError(f"the history breaks a rule: {rule}, in the event {frame.row(row, named=True)}")
+    return values

@@ -1,0 +1,108 @@
+"""What a prepared folder says about itself: how it was made, what was counted, which files it holds."""
+
+from typing import Literal
+
+import msgspec
+
+from plait.schema import Action
+
+FORMAT_VERSION = 1  # of the folder's files; raise it whenever an older reader would misread a newer folder
+
+
+class LeaveOneOut(msgspec.Struct, frozen=True, tag="leave_one_out"):
+    """A user's last event is the test target, the one before it the validation target."""
+
+
+class Temporal(msgspec.Struct, frozen=True, tag="temporal"):
+    """Global cuts in time: events from `cut_validation_s` on are for validation, from `cut_test_s` on for test.
+
+    Give both cuts (unix seconds), or both shares of all events (`validation`, `test`); preparation turns
+    shares into cuts, so that a manifest always holds cuts.
+
+    >>> Temporal(validation=0.1, test=0.1).cut_test_s is None
+    True
+    """
+
+    cut_validation_s: int | None = None
+    cut_test_s: int | None = None
+    validation: float | None = None
+    test: float | None = None
+
+    def __post_init__(self) -> None:
+        match (self.cut_validation_s, self.cut_test_s, self.validation, self.test):
+            case (int(), int(), None, None) if self.cut_validation_s < self.cut_test_s:  # type: ignore[operator]
+                return
+            case (None, None, float(validation), float(test)) if (
+                validation > 0 and test > 0 and validation + test < 1
+            ):
+                return
+        raise ValueError(
+            f"{self}: give either cut_validation_s before cut_test_s, both in unix seconds, "
+            "or validation and test, both shares above 0 that leave something to train on"
+        )
+
+
+Split = LeaveOneOut | Temporal
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All that decides what a prepared folder holds, beside the log itself."""
+
+    user: str
+    item: str
+    time: str
+    actions: tuple[Action, ...]  # as declared: amounts not fitted yet
+    request: str | None
+    order: str | None
+    time_unit: Literal["s", "ms"]
+    min_user_events: int
+    min_item_events: int
+    deduplicate: bool
+    split: Split  # as asked for
+    on_bad_row: Literal["stop", "reject"]
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """Where every row of the log went.
+
+    rows_read = events + sum(rejected) + duplicates_removed + single_event_rows + core_rows
+    """
+
+    rows_read: int
+    rejected: dict[str, int]  # broken rule -> rows
+    duplicates: int  # rows whose (user, item, time) stood before
+    duplicates_removed: int
+    single_event_rows: int  # rows of users with one event: nothing to learn from, nothing to ask
+    core_rows: int  # rows of users and items below the least number of events
+    core_users: int
+    core_items: int
+    users: int
+    items: int
+    events: int
+    train_events: int
+    validation_queries: int
+    validation_without_history: int  # events of the validation segment that are no query
+    test_queries: int
+    test_without_history: int
+    split_requests: int  # runs of a request id, beyond its first, within a user: they count as new requests
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """`manifest.json` of a prepared folder."""
+
+    format_version: int
+    name: str
+    note: str
+    plait_version: str
+    inputs: tuple[str, ...]  # names of the files that were read
+    settings: Settings
+    settings_hash: str
+    split: Split  # with its cuts resolved
+    actions: tuple[Action, ...]  # fitted on training rows
+    counts: Counts
+    tied_share: float  # of events whose (user, time) another event of the user repeats
+    content_hash: str  # over arrays and ids: two folders with one hash hold the same events
+    files: dict[str, int]  # file name -> bytes
+
+    def to_json(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self), indent=2)

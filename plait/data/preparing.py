@@ -1,0 +1,288 @@
+"""`plait.prepare`: a log in, a prepared folder out.
+
+Shape letters: N rows sorted by (user, time), E events kept, U users, V items, A actions.
+"""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from plait.data import shaping
+from plait.data.coding import coarsest_unit, order_events
+from plait.data.dataset import Dataset
+from plait.data.ingest import Rows, ingest
+from plait.data.manifest import FORMAT_VERSION, Counts, LeaveOneOut, Manifest, Settings, Split
+from plait.data.reading import open_tables
+from plait.data.writing import MANIFEST, check_free, parquet_bytes, whole_folder, write_array, write_bytes, write_table
+from plait.schema import Action, ActionKind, Amount, check_unique
+
+MICROSECONDS_PER_S = 1_000_000
+
+
+def prepare(
+    source: Any,
+    *,
+    user: str,
+    item: str,
+    time: str,
+    actions: Mapping[str, ActionKind] | Sequence[Action],
+    out: Path | str,
+    request: str | None = None,
+    order: str | None = None,
+    time_unit: Literal["s", "ms"] = "s",
+    name: str | None = None,
+    note: str = "",
+    min_user_events: int = 5,
+    min_item_events: int = 5,
+    deduplicate: bool = False,
+    split: Split = LeaveOneOut(),  # noqa: B008 (frozen)
+    on_bad_row: Literal["stop", "reject"] = "stop",
+    overwrite: bool = False,
+) -> Dataset:
+    """Prepares a log for training and evaluation.
+
+    Args:
+        source: a Parquet, CSV, TSV or Arrow file, a folder of them, or a polars, pandas or pyarrow frame.
+        user, item, time: names of columns. Ids are whole numbers from 0 or text; times are numbers in
+            `time_unit`, datetimes or ISO 8601 text, in UTC where they name no zone.
+        actions: the action columns and their kinds. Null, NaN and empty are missing values and stay so.
+        out: the prepared folder, made whole or not at all.
+        request: the column of the exposure's id; without it, a user's events with one time are one request.
+            A request's events are neighbours: an id that comes back after another one opens a new request.
+        order: the column that breaks ties of time within a user; without it, the order of the rows.
+        min_user_events, min_item_events: k-core, repeated until nothing changes. Users with one event
+            always go.
+        deduplicate: drops all but the first of a user's events with the same item and time.
+        on_bad_row: what happens to rows with missing or impossible values: "stop" raises; "reject" writes
+            them to `rejects.parquet` in `out` and goes on.
+        overwrite: replaces a prepared folder at `out`.
+
+    Returns:
+        The dataset, opened. `manifest.counts` says where every row went.
+
+    Raises:
+        ValueError: columns are missing or of the wrong type, rows break a rule, nothing is left, or `out`
+            is taken.
+        OSError: `out` cannot be written.
+    """
+    if isinstance(actions, Mapping):
+        actions = [Action(key, kind) for key, kind in actions.items()]
+    named = [user, item, time, request, order, *(action.name for action in actions)]
+    check_unique([column for column in named if column], "prepare: column")
+    settings = Settings(
+        user=user,
+        item=item,
+        time=time,
+        actions=tuple(actions),
+        request=request,
+        order=order,
+        time_unit=time_unit,
+        min_user_events=min_user_events,
+        min_item_events=min_item_events,
+        deduplicate=deduplicate,
+        split=split,
+        on_bad_row=on_bad_row,
+    )
+    out = Path(out)
+    check_free(out, overwrite)
+    tables = open_tables(source)
+    events = _arrange(ingest(tables, settings), settings)
+    if name is None:
+        name = Path(source).name.split(".")[0] if isinstance(source, str | Path) else out.name
+    inputs = tuple(Path(table.name).name for table in tables)
+    with whole_folder(out) as folder:
+        _write(folder, events, settings, name, note, inputs)
+    return Dataset.open(out)
+
+
+def settings_hash(settings: Settings) -> str:
+    return hashlib.sha256(msgspec.json.encode(settings, order="deterministic")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Events:
+    """All that a prepared folder holds."""
+
+    arrays: dict[str, np.ndarray]  # by file name without its suffix
+    tables: dict[str, pl.DataFrame]
+    rejects: pl.DataFrame | None
+    actions: tuple[Action, ...]  # fitted
+    split: Split  # resolved
+    counts: Counts
+    tied_share: float
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """Rows by (user, time, order); `row_N` is where the log had them."""
+
+    user_N: np.ndarray
+    item_N: np.ndarray
+    tick_N: np.ndarray  # in `ticks_per_s`
+    row_N: np.ndarray
+    ticks_per_s: int
+
+    def where(self, keep_N: np.ndarray) -> "Sorted":
+        if keep_N.all():
+            return self
+        columns = (column[keep_N] for column in (self.user_N, self.item_N, self.tick_N, self.row_N))
+        return Sorted(*columns, self.ticks_per_s)
+
+
+def _arrange(rows: Rows, settings: Settings) -> Events:
+    """Sorts, filters, numbers and splits the rows."""
+    kept, core, removed = _filter(_sort(rows), settings)
+    if len(kept.row_N) == 0:
+        raise ValueError(
+            f"no events left of {rows.num_read} rows with min_user_events={settings.min_user_events} and "
+            f"min_item_events={settings.min_item_events}; removed: {removed}, rejected: {rows.rejected}. "
+            "Lower the least numbers of events"
+        )
+    user_E, user_id = _compact(kept.user_N, core.user_rows_U > 0, rows.user_id)
+    item_E, item_id = _compact(kept.item_N, core.item_rows_V > 0, rows.item_id)
+    item_E += 1  # 0 stands for items that the table lacks
+    start_U1 = shaping.user_starts(user_E)
+    request_E, tied_share, split_requests = _requests(user_E, start_U1, kept, rows)
+    time_s_E = kept.tick_N if kept.ticks_per_s == 1 else kept.tick_N // kept.ticks_per_s
+    row_E = kept.row_N
+    del kept, user_E
+    split = shaping.resolve_split(settings.split, time_s_E)
+    validation_U, test_U = shaping.segments(split, start_U1, time_s_E)
+    train_E = shaping.training_rows(start_U1, validation_U)
+    if not train_E.any():
+        raise ValueError(f"{split} leaves no event to train on; every user has fewer than three")
+    action_EA = np.empty((len(row_E), len(settings.actions)), dtype=np.float32)
+    for index in range(len(settings.actions)):
+        action_EA[:, index] = rows.columns.pop(f"action{index}")[row_E]
+    counts = Counts(
+        rows_read=rows.num_read,
+        rejected=rows.rejected,
+        users=len(user_id),
+        items=len(item_id),
+        events=len(row_E),
+        train_events=int(train_E.sum()),
+        split_requests=split_requests,
+        **removed,
+        **shaping.count_queries(start_U1, validation_U, test_U),
+    )
+    return Events(
+        arrays={
+            "start": start_U1,
+            "validation": validation_U,
+            "test": test_U,
+            "item": item_E,
+            "time_s": time_s_E,
+            "request": request_E,
+            "action": action_EA,
+        },
+        tables=_tables(user_id, item_id, core.item_rows_V, item_E[~train_E]),
+        rejects=rows.rejects,
+        actions=_fit(settings.actions, action_EA, train_E),
+        split=split,
+        counts=counts,
+        tied_share=tied_share,
+    )
+
+
+def _sort(rows: Rows) -> Sorted:
+    tick_N = rows.columns.pop("time")
+    unit = coarsest_unit(tick_N, (MICROSECONDS_PER_S, 1_000))  # short keys sort faster
+    tick_N = tick_N // unit
+    user_N = rows.columns.pop("user")
+    row_N = order_events(user_N, tick_N, rows.columns.pop("order", None))
+    return Sorted(user_N[row_N], rows.columns.pop("item")[row_N], tick_N[row_N], row_N, MICROSECONDS_PER_S // unit)
+
+
+def _filter(rows: Sorted, settings: Settings) -> tuple[Sorted, shaping.Core, dict[str, int]]:
+    """Removes duplicates if asked, users with one event, and what the k-core does not hold."""
+    counted = {"duplicates_removed": 0}
+    duplicate_N = shaping.duplicate_rows(rows.user_N, rows.tick_N, rows.item_N)
+    counted["duplicates"] = int(duplicate_N.sum())
+    if settings.deduplicate:
+        counted["duplicates_removed"] = counted["duplicates"]
+        rows = rows.where(~duplicate_N)
+    several_N = shaping.tied_rows(shaping.repeats_previous(rows.user_N))
+    counted["single_event_rows"] = int((~several_N).sum())
+    rows = rows.where(several_N)
+    least = max(settings.min_user_events, 2)
+    core = shaping.k_core(rows.user_N, rows.item_N, least, settings.min_item_events)
+    counted |= {"core_rows": int((~core.keep_N).sum()), "core_users": core.lost_users, "core_items": core.lost_items}
+    return rows.where(core.keep_N), core, counted
+
+
+def _requests(
+    user_E: np.ndarray, start_U1: np.ndarray, kept: Sorted, rows: Rows
+) -> tuple[np.ndarray, float, int]:
+    """Request numbers, the share of tied events, and how often a request is torn apart by another."""
+    again_E = shaping.repeats_previous(user_E, kept.tick_N)
+    tied_share = float(shaping.tied_rows(again_E).mean())
+    if "request" not in rows.columns:
+        return shaping.request_numbers(~again_E, start_U1), tied_share, 0
+    request_E = rows.columns.pop("request")[kept.row_N]
+    new_E = ~shaping.repeats_previous(user_E, request_E)
+    pair_R = user_E[new_E].astype(np.int64) << 32 | request_E[new_E]
+    return shaping.request_numbers(new_E, start_U1), tied_share, len(pair_R) - len(np.unique(pair_R))
+
+
+def _compact(code_E: np.ndarray, present: np.ndarray, ids: pl.Series) -> tuple[np.ndarray, pl.Series]:
+    """Codes without gaps, where filtering left some ids without an event."""
+    if len(present) == len(ids) and present.all():
+        return code_E, ids
+    return (np.cumsum(present, dtype=np.int32) - 1)[code_E], ids.head(len(present)).filter(pl.Series(present))
+
+
+def _fit(actions: Sequence[Action], action_EA: np.ndarray, train_E: np.ndarray) -> tuple[Action, ...]:
+    """The actions with the scales of their amounts taken from training rows."""
+    fitted = []
+    for index, action in enumerate(actions):
+        if isinstance(action.kind, Amount):
+            value_E = action_EA[train_E, index]
+            largest = float(np.log1p(value_E[~np.isnan(value_E)].max(initial=0.0), dtype=np.float64))
+            kind = msgspec.structs.replace(action.kind, log1p_scale=largest or 1.0)
+            action = msgspec.structs.replace(action, kind=kind)
+        fitted.append(action)
+    return tuple(fitted)
+
+
+def _tables(
+    user_id: pl.Series, item_id: pl.Series, item_rows_V: np.ndarray, held_out: np.ndarray
+) -> dict[str, pl.DataFrame]:
+    """The id maps; an item's training events are its rows less those held out (`held_out`: dense items)."""
+    rows = item_rows_V[item_rows_V > 0]
+    train_events = rows - np.bincount(held_out, minlength=len(rows) + 1)[1:]
+    items = {"item": np.arange(1, len(rows) + 1), "item_id": item_id, "train_events": train_events}
+    users = {"user": np.arange(len(user_id)), "user_id": user_id}
+    return {"items": pl.DataFrame(items), "users": pl.DataFrame(users)}
+
+
+def _write(
+    folder: Path, events: Events, settings: Settings, name: str, note: str, inputs: tuple[str, ...]
+) -> None:
+    digests = {key: write_array(folder / f"{key}.npy", array) for key, array in events.arrays.items()}
+    digests |= {key: write_table(folder / f"{key}.parquet", table) for key, table in events.tables.items()}
+    if events.rejects is not None:
+        write_bytes(folder / "rejects.parquet", parquet_bytes(events.rejects))
+    content = b"".join(digests[key] for key in sorted(digests))
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        name=name,
+        note=note,
+        plait_version=importlib.metadata.version("plait"),
+        inputs=inputs,
+        settings=settings,
+        settings_hash=settings_hash(settings),
+        split=events.split,
+        actions=events.actions,
+        counts=events.counts,
+        tied_share=events.tied_share,
+        content_hash=hashlib.sha256(content).hexdigest(),
+        files={file.name: file.stat().st_size for file in sorted(folder.iterdir())},
+    )
+    write_bytes(folder / MANIFEST, manifest.to_json())

@@ -1,0 +1,104 @@
+"""Folders that are there whole or not at all."""
+
+import errno
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+MANIFEST = "manifest.json"
+
+
+def check_free(out: Path, overwrite: bool) -> None:
+    """Refuses to write over anything but an empty folder or, if told to, a prepared one.
+
+    Raises:
+        ValueError: something is at `out` already.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / MANIFEST).is_file():
+        raise ValueError(f"{out} exists and is not a prepared dataset; choose another folder")
+    if not overwrite:
+        raise ValueError(f"{out} holds a prepared dataset already; pass overwrite=True, or choose another folder")
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out`, which takes its place when the block ends well and vanishes if not.
+
+    Raises:
+        OSError: the folder cannot be written (disk full, no permission).
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        draft.chmod(0o755)  # mkdtemp's folders are for their owner alone
+        yield draft
+        _fsync(draft)
+        if out.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+            out.replace(old / out.name)
+            draft.replace(out)
+            shutil.rmtree(old)
+        else:
+            draft.replace(out)
+        _fsync(out.parent)
+    except OSError as error:
+        code = error.errno or errno.EIO
+        reason = error.strerror or str(error)
+        raise OSError(code, f"{reason}: writing {out} failed and nothing of it was kept; free space there") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_array(path: Path, array: np.ndarray) -> bytes:
+    """Writes a .npy file to the disk itself; returns a digest of type, shape and content."""
+    with path.open("wb") as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    digest = hashlib.sha256(f"{path.name} {array.dtype.str} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+    return digest.digest()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def parquet_bytes(table: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def write_table(path: Path, table: pl.DataFrame) -> bytes:
+    """Writes a Parquet file of numbers and text without nulls; returns a digest of names, types and values."""
+    write_bytes(path, parquet_bytes(table))
+    digest = hashlib.sha256(path.name.encode())
+    for column in table:
+        digest.update(f"{column.name} {column.dtype}".encode())
+        if column.dtype == pl.String:
+            digest.update(column.str.len_bytes().to_numpy().tobytes() + "".join(column).encode())
+        else:
+            digest.update(column.to_numpy().tobytes())
+    return digest.digest()
+
+
+def _fsync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,118 @@
+"""A user's encoded history, ready for candidates.
+
+Shape letters: U users, E events, A action columns, C candidates of a user.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Int64
+
+from plait.schema import EventBatch
+
+
+@dataclass(frozen=True)
+class State:
+    """The events that a model looks at. Beyond the window only those that older offsets still need are kept."""
+
+    events: EventBatch
+    seen_U: tuple[Int64[np.ndarray, "S"], ...]  # every item of each user's whole history, once
+
+
+def encode(history: EventBatch, max_events: int, lag: int) -> State:
+    """The last `max_events` events of every user, and `lag` more where there are.
+
+    Raises:
+        ValueError: a user has no events.
+    """
+    empty_U = np.flatnonzero(history.num_events_U == 0)
+    if len(empty_U):
+        raise ValueError(
+            f"user {empty_U[0]} of the histories has no events; recommend popular items to users without history"
+        )
+    seen_U = tuple(
+        np.unique(history.item_E[a:b])
+        for a, b in zip(history.start_U1[:-1], history.start_U1[1:], strict=True)
+    )
+    return State(_window(history, max_events, lag), seen_U)
+
+
+def append(state: State, event: EventBatch, max_events: int, lag: int) -> State:
+    """The state after one more event per user: encoding the longer history again, by construction.
+
+    Raises:
+        ValueError: not exactly one event for every user of the state, or one before the last.
+    """
+    users = state.events.num_users
+    if event.num_users != users or (event.num_events_U != 1).any():
+        raise ValueError(
+            f"append takes one event for each of the state's {users} users, got {event.num_events_U.tolist()}"
+        )
+    last_U = state.events.start_U1[1:] - 1
+    early_U = np.flatnonzero(event.time_s_E < state.events.time_s_E[last_U])
+    if len(early_U):
+        raise ValueError(
+            f"append: the event of user {early_U[0]} lies before the last of its history "
+            f"({event.time_s_E[early_U[0]]} < {state.events.time_s_E[last_U[early_U[0]]]}); encode the history again"
+        )
+    seen_U = tuple(
+        np.union1d(seen, item) for seen, item in zip(state.seen_U, event.item_E[:, None], strict=True)
+    )
+    return State(_window(joined(state.events, event), max_events, lag), seen_U)
+
+
+def joined(history: EventBatch, more: EventBatch) -> EventBatch:
+    """Each user's events of `more` after those of `history`."""
+    order = _alternate(history.start_U1, more.start_U1)
+
+    def both(name: str) -> np.ndarray:
+        return np.concatenate([getattr(history, name), getattr(more, name)])[order]
+
+    return replace(
+        history,
+        start_U1=history.start_U1 + more.start_U1,
+        item_E=both("item_E"),
+        action_EA=both("action_EA"),
+        time_s_E=both("time_s_E"),
+        request_E=both("request_E"),
+    )
+
+
+def repeated(events: EventBatch, times: int) -> EventBatch:
+    """Every user `times` times in a row."""
+    user_W = np.repeat(np.arange(events.num_users), times)
+    return _taken(events, user_W, events.start_U1[:-1][user_W], events.lead_U[user_W])
+
+
+def _window(events: EventBatch, max_events: int, lag: int) -> EventBatch:
+    end_U = events.start_U1[1:]
+    first_U = np.maximum(events.start_U1[:-1], end_U - max_events - lag)
+    lead_U = np.maximum(0, end_U - first_U - max_events)
+    return _taken(events, np.arange(events.num_users), first_U, lead_U)
+
+
+def _taken(
+    events: EventBatch,
+    user_W: Int64[np.ndarray, "W"],
+    first_W: Int64[np.ndarray, "W"],
+    lead_W: Int64[np.ndarray, "W"],
+) -> EventBatch:
+    """The events from `first_W` to each chosen user's end."""
+    length_W = events.start_U1[1:][user_W] - first_W
+    start_W1 = np.concatenate([[0], np.cumsum(length_W)])
+    index_E = np.arange(start_W1[-1]) + np.repeat(first_W - start_W1[:-1], length_W)
+    return EventBatch(
+        user_U=events.user_U[user_W],
+        start_U1=start_W1,
+        lead_U=lead_W,
+        item_E=events.item_E[index_E],
+        action_EA=events.action_EA[index_E],
+        time_s_E=events.time_s_E[index_E],
+        request_E=events.request_E[index_E],
+    )
+
+
+def _alternate(start_U1: Int64[np.ndarray, "U1"], other_U1: Int64[np.ndarray, "U1"]) -> Int64[np.ndarray, "E"]:
+    """The order that puts each user's `other` events behind its own, in two arrays laid end to end."""
+    user_E = np.concatenate([np.repeat(np.arange(len(s) - 1), np.diff(s)) for s in (start_U1, other_U1)])
+    return np.argsort(user_E, kind="stable")

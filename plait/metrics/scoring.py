@@ -1,0 +1,310 @@
+"""Scoring: how well predicted actions meet the actions that happened.
+
+`labelled` pairs them once; every metric below reads the pairs and returns a `Statistic`, which is pooled:
+computed over the events of all users laid together, and resampled by user.
+
+Shape letters: E events (after `labelled`: those with a label), U users, C categories, D draws, K sums; P and
+N the events labelled 1 and 0; T groups of equal predictions within a user.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int, Int64
+
+from plait.metrics.statistic import Statistic, from_sums, mean_over_events, ratio, sums_per_user
+
+PROBABILITY_FLOOR = 1e-7  # float32 resolves no finer next to 1; a saturated sigmoid must not cost infinity
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Predictions beside their labels, of the events that have one."""
+
+    user_U: Int64[np.ndarray, "U"]  # ascending
+    place_E: Int64[np.ndarray, "E"]  # which of user_U
+    prediction_E: Float64[np.ndarray, "E"]
+    label_E: Float64[np.ndarray, "E"]
+
+
+def labelled(
+    user_E: Int[np.ndarray, "E"], prediction_E: Float[np.ndarray, "E"], label_E: Float[np.ndarray, "E"]
+) -> Labelled:
+    """Pairs predictions with labels and leaves out the events whose label is missing (NaN).
+
+    Raises:
+        ValueError: no event has a label, or a prediction for one is not finite.
+
+    >>> labelled(np.array([3, 3, 5]), np.array([0.1, 0.2, 0.3]), np.array([1.0, np.nan, 0.0])).prediction_E
+    array([0.1, 0.3])
+    """
+    kept_E = _kept(prediction_E[:, None], label_E)
+    user_U, place_E = np.unique(user_E[kept_E].astype(np.int64), return_inverse=True)
+    return Labelled(
+        user_U, place_E, prediction_E[kept_E].astype(np.float64), label_E[kept_E].astype(np.float64)
+    )
+
+
+def rmse(pairs: Labelled) -> Statistic:
+    """Root of the mean squared error, in the labels' unit, from 0.
+
+    >>> rmse(labelled(np.array([0, 1]), np.array([1.0, 2.0]), np.array([2.0, 1.0]))).value
+    1.0
+    """
+    error_E = pairs.prediction_E - pairs.label_E
+    sum_UK = sums_per_user(pairs.place_E, error_E**2, np.ones_like(error_E))
+    return from_sums(pairs.user_U, sum_UK, lambda sum_D2: np.sqrt(ratio(sum_D2)), "lower")
+
+
+def mae(pairs: Labelled) -> Statistic:
+    """Mean absolute error, in the labels' unit, from 0.
+
+    >>> mae(labelled(np.array([0, 1]), np.array([1.0, 2.0]), np.array([4.0, 6.0]))).value
+    3.5
+    """
+    error_E = np.abs(pairs.prediction_E - pairs.label_E)
+    return from_sums(
+        pairs.user_U, sums_per_user(pairs.place_E, error_E, np.ones_like(error_E)), ratio, "lower"
+    )
+
+
+def log_loss(pairs: Labelled) -> Statistic:
+    """Mean of -log p(label), in nats, from 0; labels 0 or 1, predictions clipped by PROBABILITY_FLOOR.
+
+    Raises:
+        ValueError: a label is neither 0 nor 1, or a prediction lies outside [0, 1].
+
+    >>> round(log_loss(labelled(np.array([0, 1]), np.array([0.5, 0.5]), np.array([0.0, 1.0]))).value, 4)
+    0.6931
+    """
+    nats_E = _nats("log_loss", pairs)
+    return from_sums(pairs.user_U, sums_per_user(pairs.place_E, nats_E, np.ones_like(nats_E)), ratio, "lower")
+
+
+def normalised_entropy(pairs: Labelled) -> Statistic:
+    """Log-loss over the entropy of the base rate: below 1 beats the constant that predicts the base rate.
+
+    The base rate is the share of 1 among the evaluated labels (of each draw, when resampled), so the constant
+    it is compared with knows more than any model. Not defined where only one class occurs.
+
+    Raises:
+        ValueError: as for `log_loss`.
+
+    Source: He et al., ADKDD 2014, equation 3.
+
+    >>> normalised_entropy(labelled(np.array([0, 1]), np.array([0.5, 0.5]), np.array([0.0, 1.0]))).value
+    1.0
+    """
+    nats_E = _nats("normalised_entropy", pairs)
+
+    def finish(sum_DK: Float64[np.ndarray, "D 3"]) -> Float64[np.ndarray, "D"]:
+        loss_D, positives_D, events_D = sum_DK.T
+        negatives_D = events_D - positives_D
+        both_D = np.stack([positives_D, negatives_D])
+        share_2D = np.divide(both_D, events_D)
+        entropy_D = -(both_D * np.log(share_2D, out=np.zeros_like(share_2D), where=share_2D > 0)).sum(axis=0)
+        return ratio(np.stack([loss_D, entropy_D], axis=1))
+
+    sum_UK = sums_per_user(pairs.place_E, nats_E, pairs.label_E, np.ones_like(nats_E))
+    return from_sums(pairs.user_U, sum_UK, finish, "lower")
+
+
+def auc(pairs: Labelled) -> Statistic:
+    """The chance that an event labelled 1 is predicted above one labelled 0, a tie counting one half; 0 to 1.
+
+    Over the events of all users laid together. Not defined where only one class occurs.
+
+    Raises:
+        ValueError: a label is neither 0 nor 1.
+
+    >>> auc(labelled(np.zeros(4, int), np.array([0.1, 0.4, 0.4, 0.8]), np.array([0.0, 0.0, 1.0, 1.0]))).value
+    0.875
+    """
+    positive_E = _is_positive("auc", pairs)
+    by_prediction_E = np.argsort(pairs.prediction_E, kind="stable")
+    positive_P = by_prediction_E[positive_E[by_prediction_E]]
+    negative_N = by_prediction_E[~positive_E[by_prediction_E]]
+    place_P, place_N = pairs.place_E[positive_P], pairs.place_E[negative_N]
+    # Of the negatives, ascending, the first below_P lie below each positive, the first upto_P not above it.
+    prediction_N, prediction_P = pairs.prediction_E[negative_N], pairs.prediction_E[positive_P]
+    below_P = np.searchsorted(prediction_N, prediction_P, side="left")
+    upto_P = np.searchsorted(prediction_N, prediction_P, side="right")
+
+    def of_draw(weight_U: Float64[np.ndarray, "U"]) -> float:
+        sofar_N1 = np.zeros(len(place_N) + 1)
+        np.cumsum(weight_U[place_N], out=sofar_N1[1:])
+        weight_P = weight_U[place_P]
+        wins = weight_P @ (sofar_N1[below_P] + sofar_N1[upto_P]) / 2
+        ways = weight_P.sum() * sofar_N1[-1]
+        return float(wins / ways) if ways else np.nan
+
+    def under(weight_DU: Float64[np.ndarray, "D U"]) -> Float64[np.ndarray, "D"]:
+        return np.array([of_draw(weight_U) for weight_U in weight_DU])
+
+    return Statistic(pairs.user_U, under, "higher", len(pairs.user_U))
+
+
+def gauc(pairs: Labelled) -> Statistic:
+    """Each user's own AUC, weighted by the user's number of events; 0 to 1.
+
+    Only users with both classes have one: `num_users` of the result counts them. Not defined where there is
+    none. It is blind to what `auc` also sees, that some users act more than others.
+
+    Raises:
+        ValueError: a label is neither 0 nor 1.
+
+    Source: Zhou et al., KDD 2018, equation 5 (weights: impressions).
+
+    >>> pairs = labelled(np.array([0, 0, 1]), np.array([0.2, 0.1, 0.9]), np.array([1.0, 0.0, 1.0]))
+    >>> gauc(pairs).value, gauc(pairs).num_users
+    (1.0, 1)
+    """
+    positive_E = _is_positive("gauc", pairs)
+    rank_E = _midranks(pairs.place_E, pairs.prediction_E)
+    ranks_U, positives_U, events_U = sums_per_user(
+        pairs.place_E, rank_E * positive_E, positive_E.astype(float), np.ones_like(rank_E)
+    ).T
+    ways_U = positives_U * (events_U - positives_U)
+    auc_U = ratio(np.stack([ranks_U - positives_U * (positives_U + 1) / 2, ways_U], axis=1))
+    has_both_U = ways_U > 0
+    sum_UK = np.where(has_both_U[:, None], np.stack([auc_U * events_U, events_U], axis=1), 0.0)
+    pooled = from_sums(pairs.user_U, sum_UK, ratio, "higher")
+    return Statistic(pooled.user_U, pooled.under, pooled.better, int(has_both_U.sum()))
+
+
+def calibration_error(pairs: Labelled, num_bins: int = 10) -> Statistic:
+    """Expected calibration error: |mean prediction - mean label| of a bin, weighted by its share of events.
+
+    The bins hold equally many events (deciles of the prediction by default), not equal widths: rare actions
+    have all their predictions near 0, where one wide bin would let errors cancel. Equal predictions share a
+    bin. The edges stay those of the whole sample when users are resampled. In the labels' unit, from 0;
+    biased upwards where bins are small.
+
+    Raises:
+        ValueError: num_bins is below 1.
+
+    >>> calibration_error(labelled(np.array([0, 0]), np.array([0.5, 0.5]), np.array([0.0, 1.0]))).value
+    0.0
+    """
+    if num_bins < 1:
+        raise ValueError(f"calibration_error: num_bins={num_bins}, expected at least 1")
+    edges = np.quantile(pairs.prediction_E, np.arange(1, num_bins) / num_bins)
+    bin_E = np.searchsorted(edges, pairs.prediction_E)
+    gap_E = pairs.prediction_E - pairs.label_E
+    gap_UK = np.bincount(
+        pairs.place_E * num_bins + bin_E, weights=gap_E, minlength=len(pairs.user_U) * num_bins
+    ).reshape(-1, num_bins)
+    events_U1 = np.bincount(pairs.place_E)[:, None]
+
+    def finish(sum_DK: Float64[np.ndarray, "D K"]) -> Float64[np.ndarray, "D"]:
+        return ratio(np.stack([np.abs(sum_DK[:, :-1]).sum(axis=1), sum_DK[:, -1]], axis=1))
+
+    return from_sums(pairs.user_U, np.hstack([gap_UK, events_U1]), finish, "lower")
+
+
+def accuracy(
+    user_E: Int[np.ndarray, "E"], probability_EC: Float[np.ndarray, "E C"], label_E: Float[np.ndarray, "E"]
+) -> Statistic:
+    """Share of events whose category was given the highest probability, alone at the top; 0 to 1.
+
+    A label is a category's index, NaN where missing (left out).
+
+    Raises:
+        ValueError: no event has a label, a label is no category, or a probability for one is not finite.
+
+    >>> accuracy(np.array([0, 1]), np.array([[0.2, 0.8], [0.5, 0.5]]), np.array([1.0, 0.0])).value
+    0.5
+    """
+    kept_E, given_E = _given("accuracy", probability_EC, label_E)
+    is_top_E = (probability_EC[kept_E] >= given_E[:, None]).sum(axis=1) == 1
+    return mean_over_events(user_E[kept_E], is_top_E.astype(np.float64), "higher")
+
+
+def categorical_log_loss(
+    user_E: Int[np.ndarray, "E"], probability_EC: Float[np.ndarray, "E C"], label_E: Float[np.ndarray, "E"]
+) -> Statistic:
+    """Mean of -log p(category that happened), in nats, from 0; clipped by PROBABILITY_FLOOR.
+
+    Raises:
+        ValueError: as for `accuracy`, or a probability lies outside [0, 1].
+
+    >>> loss = categorical_log_loss(np.array([0]), np.array([[0.5, 0.25, 0.25]]), np.array([0.0]))
+    >>> round(loss.value, 4)
+    0.6931
+    """
+    kept_E, given_E = _given("categorical_log_loss", probability_EC, label_E)
+    _check_probabilities("categorical_log_loss", given_E)
+    return mean_over_events(user_E[kept_E], -np.log(np.maximum(given_E, PROBABILITY_FLOOR)), "lower")
+
+
+def _kept(prediction_EC: Float[np.ndarray, "E C"], label_E: Float[np.ndarray, "E"]) -> Bool[np.ndarray, "E"]:
+    """The events that have a label, once it is sure that each has a prediction too."""
+    kept_E = ~np.isnan(label_E)
+    if not kept_E.any():
+        raise ValueError(f"no labelled events: {len(label_E)} events, every label missing")
+    broken_E = kept_E & ~np.isfinite(prediction_EC).all(axis=1)
+    if broken_E.any():
+        event = broken_E.argmax()
+        raise ValueError(
+            f"event {event} has a label but its prediction is {prediction_EC[event]}, "
+            f"expected finite numbers ({broken_E.sum()} such events of {len(label_E)})"
+        )
+    return kept_E
+
+
+def _given(
+    name: str, probability_EC: Float[np.ndarray, "E C"], label_E: Float[np.ndarray, "E"]
+) -> tuple[Bool[np.ndarray, "E"], Float64[np.ndarray, "kept"]]:
+    """The labelled events, and the probability that each gave to the category that happened."""
+    kept_E = _kept(probability_EC, label_E)
+    num_categories = probability_EC.shape[1]
+    category_E = np.where(kept_E, label_E, 0)
+    wrong_E = ~np.isin(category_E, np.arange(num_categories))
+    if wrong_E.any():
+        raise ValueError(
+            f"{name}: label {label_E[wrong_E][0]} at event {wrong_E.argmax()}, "
+            f"expected a category's index below {num_categories}"
+        )
+    given_E = np.take_along_axis(probability_EC, category_E.astype(np.int64)[:, None], axis=1)[:, 0]
+    return kept_E, given_E[kept_E].astype(np.float64)
+
+
+def _is_positive(name: str, pairs: Labelled) -> Bool[np.ndarray, "E"]:
+    wrong_E = (pairs.label_E != 0) & (pairs.label_E != 1)
+    if wrong_E.any():
+        raise ValueError(
+            f"{name}: label {pairs.label_E[wrong_E][0]}, expected 0 or 1; "
+            "for a number use rmse or mae, or say from which value on it counts as 1"
+        )
+    return pairs.label_E == 1
+
+
+def _check_probabilities(name: str, probability_E: Float64[np.ndarray, "E"]) -> None:
+    outside_E = (probability_E < 0) | (probability_E > 1)
+    if outside_E.any():
+        raise ValueError(
+            f"{name}: prediction {probability_E[outside_E][0]} is no probability; are these logits?"
+        )
+
+
+def _nats(name: str, pairs: Labelled) -> Float64[np.ndarray, "E"]:
+    positive_E = _is_positive(name, pairs)
+    _check_probabilities(name, pairs.prediction_E)
+    given_E = np.where(positive_E, pairs.prediction_E, 1 - pairs.prediction_E)
+    return -np.log(np.maximum(given_E, PROBABILITY_FLOOR))
+
+
+def _midranks(place_E: Int64[np.ndarray, "E"], value_E: Float64[np.ndarray, "E"]) -> Float64[np.ndarray, "E"]:
+    """Each value's rank within its user, from 1 upwards, equal values sharing the mean of their ranks."""
+    order_E = np.lexsort((value_E, place_E))
+    place_sorted_E, value_sorted_E = place_E[order_E], value_E[order_E]
+    starts_E = np.ones(len(order_E), dtype=bool)
+    starts_E[1:] = (np.diff(place_sorted_E) != 0) | (np.diff(value_sorted_E) != 0)
+    tie_E = np.cumsum(starts_E) - 1
+    count_T = np.bincount(tie_E)
+    last_T = np.cumsum(count_T)
+    midrank_T = last_T - (count_T - 1) / 2
+    first_U = np.concatenate([[0], np.cumsum(np.bincount(place_E))[:-1]])
+    rank_E = np.empty(len(order_E))
+    rank_E[order_E] = midrank_T[tie_E] - first_U[place_sorted_E]
+    return rank_E

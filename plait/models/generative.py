@@ -1,0 +1,167 @@
+"""The generative recommender: any layout over any trunk, one set of weights for retrieval and scoring.
+
+Shape letters: E events, A action columns, N tokens, M questions, R rows, L slots of a row, D width,
+V items of the catalogue (with row 0 for unknown items).
+"""
+
+from dataclasses import dataclass, field
+
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from plait.layouts import Layout
+from plait.layouts.arrange import MASK, NOTHING, START, candidate_tokens
+from plait.layouts.facts import Field, Target
+from plait.models.inputs import Asked, Inputs
+from plait.nn.encoders import ActionEncoder, ItemEncoder
+from plait.nn.gpt import TINY, GptTrunk, TrunkConfig
+from plait.nn.heads import ActionHeads, Coupler, Tower
+from plait.nn.losses import RetrievalLoss, retrieval_loss
+from plait.nn.sampling import Sampler
+from plait.schema import Action
+
+LEARNED = (START, MASK)  # the special facts that have an embedding; NOTHING adds zero
+assert (NOTHING, *LEARNED) == (0, 1, 2), "sources point into [zero, start, mask, events...]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """What a user chooses of a recommender, beside its layout."""
+
+    trunk: TrunkConfig = TINY
+    retrieval: RetrievalLoss = RetrievalLoss()
+    tower: Tower = "mlp"
+    retrieval_weight: float = 1.0
+    action_weights: dict[str, float] = field(default_factory=dict)  # by action name; 1 where not named
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Layout and settings, and what follows from the data and the protocol: all that shapes the weights."""
+
+    layout: str  # in notation
+    settings: ModelSettings
+    num_items: int
+    actions: tuple[Action, ...]
+    max_events: int  # the window, in events; the trunk's positions follow from the layout
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.settings.action_weights) - {action.name for action in self.actions})
+        if unknown:
+            raise ValueError(
+                f"model.action_weights names {unknown[0]!r}; the data's actions are "
+                f"{', '.join(action.name for action in self.actions) or 'none'}"
+            )
+
+
+class GenerativeRecommender(nn.Module):
+    """Event encoders, a trunk, and a head for every target of the layout.
+
+    Raises:
+        ValueError: the layout asks for something this model does not carry, and what to use instead.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        settings = config.settings
+        layout = Layout.parse(config.layout)
+        _check_supported(layout, config)
+        self.config = config
+        self.layout = layout
+        num_positions = layout.tokens_per_event * config.max_events + len(candidate_tokens(layout))
+        dim = settings.trunk.dim
+        self.items = ItemEncoder(config.num_items, dim)
+        self.actions = ActionEncoder(config.actions, dim)
+        self.specials = nn.ParameterDict({f: nn.Parameter(torch.randn(len(LEARNED), dim) * 0.02) for f in "ia"})
+        self.trunk = GptTrunk(settings.trunk, num_positions)
+        self.heads = ActionHeads(config.actions, dim, settings.tower)
+        self.sampler: Sampler | None = None  # of negatives; training sets it where the loss needs one
+        self.couplers = nn.ModuleDict(
+            {_key(t): nn.ModuleList(Coupler(dim) for _ in t.given) for t in _targets(layout) if t.given}
+        )
+
+    def forward(self, inputs: Inputs) -> list[Float[Tensor, "M D"]]:
+        """For every question of the inputs, the state its head reads: after the trunk and the couplers."""
+        facts = self._facts(inputs)
+        hidden_CD = self._hidden(inputs, facts)
+        return [self._state(asked, hidden_CD, facts) for asked in inputs.asked]
+
+    def losses(self, inputs: Inputs) -> dict[str, Float[Tensor, ""]]:
+        """Mean loss per task, unweighted: "retrieval" and one for every action. A task without a label is 0."""
+        losses: dict[str, Tensor] = {}
+        for asked, state_MD in zip(inputs.asked, self(inputs), strict=True):
+            if asked.target.fact.field == "i":
+                losses["retrieval"] = retrieval_loss(
+                    self.config.settings.retrieval,
+                    state_MD,
+                    self.items.table(),
+                    inputs.item_E[asked.label_M],
+                    self.sampler,
+                )
+            else:
+                losses.update(self.heads.losses(state_MD, inputs.action_EA[asked.label_M]))
+        return losses
+
+    def total(self, losses: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
+        """The weighted sum that training minimises (LAC paper, table 4 varies these weights)."""
+        settings = self.config.settings
+        weights = {"retrieval": settings.retrieval_weight} | settings.action_weights
+        return torch.stack([weights.get(task, 1.0) * loss for task, loss in losses.items()]).sum()
+
+    def item_scores(self, state_MD: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
+        """Logits of the next item over the catalogue; column 0, the unknown item, is -inf."""
+        return self.config.settings.retrieval.logits(state_MD, self.items.table())
+
+    def _hidden(self, inputs: Inputs, facts: dict[Field, Tensor]) -> Float[Tensor, "C D"]:
+        """Hidden states of every slot of the rows, flattened: C = R * L cells."""
+        shown = [facts[field].index_select(0, source_N) for field, source_N in inputs.shown]
+        x_ND = torch.stack(shown).sum(0) if len(shown) > 1 else shown[0]
+        num_rows, row_length = inputs.segments.segment_RL.shape
+        x_CD = x_ND.new_zeros(num_rows * row_length, x_ND.shape[-1]).index_copy(0, inputs.cell_N, x_ND)
+        return self.trunk(x_CD.unflatten(0, (num_rows, row_length)), inputs.segments).flatten(0, 1)
+
+    def _state(self, asked: Asked, hidden_CD: Tensor, facts: dict[Field, Tensor]) -> Float[Tensor, "M D"]:
+        state_MD = hidden_CD.index_select(0, asked.cell_M)
+        if asked.given_M:
+            couplers = self.couplers[_key(asked.target)]
+            for coupler, (field, source_M) in zip(couplers, asked.given_M, strict=True):
+                state_MD = coupler(state_MD, facts[field].index_select(0, source_M))
+        return state_MD
+
+    def _facts(self, inputs: Inputs) -> dict[Field, Float[Tensor, "S D"]]:
+        """Per field its special facts, then its embedding of every event: what sources point into."""
+        used = {field for field, _ in inputs.shown} | {f for asked in inputs.asked for f, _ in asked.given_M}
+        events: dict[Field, Tensor] = {}
+        if "i" in used:
+            events["i"] = self.items(inputs.item_E)
+        if "a" in used:
+            events["a"] = self.actions(inputs.action_EA)
+        return {
+            field: torch.cat([event_ED.new_zeros(1, event_ED.shape[1]), self.specials[field], event_ED])
+            for field, event_ED in events.items()
+        }
+
+
+def _targets(layout: Layout) -> list[Target]:
+    return [target for token in layout.all_tokens for target in token.predicted]
+
+
+def _key(target: Target) -> str:
+    """A module's name for a target: `nn.ModuleDict` allows no dots, and the notation has none."""
+    return str(target)
+
+
+def _check_supported(layout: Layout, config: ModelConfig) -> None:
+    if layout.rides:
+        raise ValueError(f"layout '{layout}': the gpt trunk carries no rides ({', '.join(sorted(layout.rides))})")
+    if layout.candidate:
+        raise ValueError(f"layout '{layout}': training with candidate tokens of their own is not built yet")
+    if "c" in layout.fields:
+        raise ValueError(f"layout '{layout}': this model has no conditions; show items and actions only")
+    if "a" in layout.fields and not config.actions:
+        raise ValueError(
+            f"layout '{layout}' uses actions, and the data has none: name an action column when preparing, "
+            "or use a layout without actions, such as 'item'"
+        )

@@ -1,0 +1,49 @@
+"""A model's folder: `model.safetensors` and `config.json`, no pickle."""
+
+from pathlib import Path
+
+import msgspec
+from safetensors.torch import load_file, save_file
+
+from plait.models.generative import GenerativeRecommender, ModelConfig
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+class Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """`config.json`."""
+
+    format_version: int
+    model: ModelConfig
+
+
+def save_model(model: GenerativeRecommender, folder: Path) -> None:
+    """Writes both files; the folder must exist."""
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS)
+    saved = Saved(format_version=FORMAT_VERSION, model=model.config)
+    (folder / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(saved)))
+
+
+def load_model(folder: Path) -> GenerativeRecommender:
+    """The model of a folder, in evaluation mode.
+
+    Raises:
+        ValueError: a file is missing, cannot be read, or is of another format version.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} is no saved model: it has no {name}. Expected a folder of save_pretrained.")
+    raw = (folder / CONFIG).read_bytes()
+    try:
+        version = msgspec.json.decode(raw).get("format_version")
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"format_version is {version}, this Plait reads {FORMAT_VERSION}; save it again with this version"
+            )
+        model = GenerativeRecommender(msgspec.json.decode(raw, type=Saved).model)
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except Exception as error:
+        raise ValueError(f"{folder} cannot be loaded: {error}") from error
+    return model.eval()

@@ -1,0 +1,182 @@
+"""Retrieval losses: how a hidden state learns to name the next item.
+
+Shape letters: M hidden states (queries), D width, V rows of the item table (row 0 the unknown item),
+S sampled negatives, U different targets of a batch.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from plait.nn.cross_entropy import chunked_cross_entropy
+from plait.nn.sampling import Sampler, by_popularity, uniform
+from plait.schema import UNKNOWN_ITEM
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalLoss:
+    """Which loss trains retrieval, and how a hidden state is compared with an item."""
+
+    kind: Literal["full", "sampled", "info_nce"] = "full"
+    num_negatives: int = 256  # of "sampled": shared by all positions of a batch
+    sampler: Literal["uniform", "popularity"] = "popularity"  # of "sampled"
+    # Correction for how often an item serves as a negative, of "sampled" and "info_nce":
+    # none       every negative counts as itself (SASRec, HSTU, LUM)
+    # negatives  each negative stands for 1 / its expected count: consistent with the full softmax
+    # both       the target's score is corrected like a negative's (Yi et al., RecSys 2019)
+    log_q: Literal["none", "negatives", "both"] = "negatives"
+    temperature: float = 1.0
+    l2_norm: bool = False  # cosine instead of the inner product
+
+    def __post_init__(self) -> None:
+        if self.num_negatives < 1:
+            raise ValueError(f"RetrievalLoss(num_negatives={self.num_negatives}): expected at least 1")
+        if not self.temperature > 0:
+            raise ValueError(f"RetrievalLoss(temperature={self.temperature}): expected a number above 0")
+
+    def queries(self, hidden_MD: Float[Tensor, "M D"]) -> Float[Tensor, "M D"]:
+        """Hidden states, ready for an inner product with `keys`."""
+        return (F.normalize(hidden_MD, dim=-1) if self.l2_norm else hidden_MD) / self.temperature
+
+    def keys(self, item_VD: Float[Tensor, "V D"]) -> Float[Tensor, "V D"]:
+        """Item vectors, ready for an inner product with `queries`."""
+        return F.normalize(item_VD, dim=-1) if self.l2_norm else item_VD
+
+    def logits(self, hidden_MD: Float[Tensor, "M D"], table_VD: Float[Tensor, "V D"]) -> Float[Tensor, "M V"]:
+        """Scores of the whole catalogue; column 0, the unknown item, is -inf."""
+        logit_MV = (self.queries(hidden_MD) @ self.keys(table_VD).T).float()
+        logit_MV[:, UNKNOWN_ITEM] = -torch.inf
+        return logit_MV
+
+    def num_scored(self, num_items: int, num_queries: int) -> int:
+        """Items that each query is compared with, at most: for counting FLOPs."""
+        match self.kind:
+            case "full":
+                return num_items
+            case "sampled":
+                return 1 + self.num_negatives
+            case "info_nce":
+                return min(num_items, num_queries)
+
+    def make_sampler(self, count_V: Int64[Tensor, "V"]) -> Sampler | None:
+        """What `retrieval_loss` needs for this choice, from the training events of each item."""
+        if self.kind == "full" or (self.kind == "info_nce" and self.log_q == "none"):
+            return None
+        if self.kind == "sampled" and self.sampler == "uniform":
+            return uniform(len(count_V) - 1)
+        return by_popularity(count_V)
+
+
+def retrieval_loss(
+    choice: RetrievalLoss,
+    hidden_MD: Float[Tensor, "M D"],
+    table_VD: Float[Tensor, "V D"],
+    target_M: Int64[Tensor, "M"],
+    sampler: Sampler | None = None,
+) -> Float[Tensor, ""]:
+    """The mean loss over the positions whose target is known; 0 where there are none.
+
+    Args:
+        target_M: the next item; positions where it is the unknown item do not count.
+        sampler: what `choice.make_sampler` made.
+    """
+    if (target_M == UNKNOWN_ITEM).any():
+        hidden_MD, target_M = hidden_MD[target_M != UNKNOWN_ITEM], target_M[target_M != UNKNOWN_ITEM]
+    query_MD = choice.queries(hidden_MD)
+    if choice.kind == "full":
+        return full_softmax(query_MD, choice.keys(table_VD), target_M)
+    positive_MD = choice.keys(F.embedding(target_M, table_VD))
+    if choice.kind == "info_nce" and choice.log_q == "none":
+        return in_batch_info_nce(query_MD, positive_MD, target_M)
+    assert sampler is not None, f"{choice} takes a sampler: choice.make_sampler(count_V)"
+    log_q_M = sampler.log_q_V[target_M]
+    if choice.kind == "info_nce":
+        return in_batch_info_nce(
+            query_MD, positive_MD, target_M, log_q_M=log_q_M, correct_target=choice.log_q == "both"
+        )
+    negative_S = sampler.draw(choice.num_negatives)
+    return sampled_softmax(
+        query_MD,
+        positive_MD,
+        choice.keys(F.embedding(negative_S, table_VD)),
+        target_M,
+        negative_S,
+        log_q_S=None if choice.log_q == "none" else sampler.log_q_V[negative_S],
+        log_q_of_target_M=log_q_M if choice.log_q == "both" else None,
+    )
+
+
+def full_softmax(
+    query_MD: Float[Tensor, "M D"], key_VD: Float[Tensor, "V D"], target_M: Int64[Tensor, "M"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy over the whole catalogue, which begins at row 1, in chunks (`chunked_cross_entropy`)."""
+    first = UNKNOWN_ITEM + 1
+    return chunked_cross_entropy(query_MD, key_VD[first:], target_M - first)
+
+
+def sampled_softmax(
+    query_MD: Float[Tensor, "M D"],
+    positive_MD: Float[Tensor, "M D"],
+    negative_SD: Float[Tensor, "S D"],
+    target_M: Int64[Tensor, "M"],
+    negative_S: Int64[Tensor, "S"],
+    *,
+    log_q_S: Float[Tensor, "S"] | None = None,
+    log_q_of_target_M: Float[Tensor, "M"] | None = None,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of each target among itself and the negatives, which all queries share.
+
+    A negative that is the query's own target (an accidental hit) does not compete.
+
+    Args:
+        log_q_S: log of the probability that one draw gives this negative. Its score is lowered by the log of
+            its expected count, S * q, so that it stands for all the items that were not drawn: the softmax's
+            denominator is then right in expectation. None: every negative counts as itself.
+        log_q_of_target_M: the same of the target, to correct it like a negative (Yi et al., RecSys 2019,
+            section 4.1; S cancels). None: the target is in the sum for certain, and keeps its score.
+    """
+    score_M = (query_MD * positive_MD).sum(-1).float()
+    score_MS = (query_MD @ negative_SD.T).float()
+    if log_q_of_target_M is not None:
+        score_M = score_M - log_q_of_target_M
+    if log_q_S is not None:
+        log_draws = math.log(len(negative_S)) if log_q_of_target_M is None else 0.0
+        score_MS = score_MS - log_q_S - log_draws
+    score_MS = score_MS.masked_fill(target_M[:, None] == negative_S, -torch.inf)
+    normaliser_M = torch.cat([score_M[:, None], score_MS], dim=1).logsumexp(dim=1)
+    return (normaliser_M - score_M).sum() / max(1, len(target_M))
+
+
+def in_batch_info_nce(
+    query_MD: Float[Tensor, "M D"],
+    positive_MD: Float[Tensor, "M D"],
+    target_M: Int64[Tensor, "M"],
+    *,
+    log_q_M: Float[Tensor, "M"] | None = None,
+    correct_target: bool = False,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of each target among the targets of the whole batch.
+
+    Another position's target that is the same item (an accidental hit) does not compete. Computed over the
+    different items, each weighted by how often it is there.
+
+    Args:
+        positive_MD: each target's vector; positions with the same target have the same vector.
+        log_q_M: log of each target's share of the training events, because popular items are negatives more
+            often. As `log_q_S` of `sampled_softmax`; `correct_target` makes it serve as `log_q_of_target_M`.
+    """
+    num_queries = len(target_M)
+    place_M = torch.arange(num_queries, device=target_M.device)
+    item_U, column_M, count_U = torch.unique(target_M, return_inverse=True, return_counts=True)
+    first_U = torch.full_like(item_U, num_queries).scatter_reduce(0, column_M, place_M, "amin")
+    bias_U, target_bias_M = count_U.float().log(), torch.zeros_like(target_M, dtype=torch.float32)
+    if log_q_M is not None:
+        log_draws = 0.0 if correct_target else math.log(max(1, num_queries - 1))
+        bias_U = bias_U - log_q_M[first_U] - log_draws
+        target_bias_M = -log_q_M if correct_target else target_bias_M
+    return chunked_cross_entropy(query_MD, positive_MD[first_U], column_M, bias_U, target_bias_M)

@@ -1,0 +1,83 @@
+"""Numbers and names as a report writes them."""
+
+NOTHING = "–"
+PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
+NAMES = {  # metrics whose name is not simply put in capitals
+    "log_loss": "log-loss",
+    "accuracy": "accuracy",
+    "loss": "loss",
+    "rmse_scaled": "scaled RMSE",
+    "mae_scaled": "scaled MAE",
+}
+
+
+def metric_label(name: str) -> str:
+    """How a metric is called in tables.
+
+    >>> metric_label("ndcg@10"), metric_label("rmse:rating"), metric_label("log_loss:like")
+    ('NDCG@10', 'RMSE rating', 'log-loss like')
+    """
+    metric, _, action = name.partition(":")
+    return f"{NAMES.get(metric, metric.upper())} {action}".rstrip()
+
+
+def number(value: float | None, decimals: int = 4) -> str:
+    """Fixed decimals, fewer from ten on, none from a thousand on; a dash for None.
+
+    >>> number(0.18296), number(12.345), number(6040.0), number(None)
+    ('0.1830', '12.35', '6,040', '–')
+    """
+    if value is None:
+        return NOTHING
+    size = abs(value)
+    return f"{value:,.{decimals if size < 10 else min(decimals, 2) if size < 1000 else 0}f}"
+
+
+def signed(value: float) -> str:
+    """With its sign, and a minus that is one.
+
+    >>> signed(0.0123), signed(-0.0123)
+    ('+0.0123', '−0.0123')
+    """
+    return f"{'−' if value < 0 else '+'}{number(abs(value))}"
+
+
+def p_value(p: float) -> str:
+    """>>> p_value(0.0004), p_value(0.031), p_value(0.6)
+    ('p < 0.001', 'p = 0.031', 'p = 0.60')
+    """
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def with_prefix(value: float, unit: str = "") -> str:
+    """Three digits and an SI prefix.
+
+    >>> with_prefix(4.2e15, "FLOP"), with_prefix(812), with_prefix(999_999)
+    ('4.20 PFLOP', '812', '1.00 M')
+    """
+    power = 0
+    while power + 1 < len(PREFIXES) and abs(value) >= 999.5 * 1000**power:
+        power += 1
+    scaled = value / 1000**power
+    decimals = 0 if scaled >= 99.95 or (power == 0 and scaled == int(scaled)) else 1 if scaled >= 9.995 else 2
+    return f"{scaled:.{decimals}f} {PREFIXES[power]}{unit}".rstrip()
+
+
+def duration(seconds: float) -> str:
+    """>>> duration(7.3), duration(200), duration(3900)
+    ('7.3 s', '3 min 20 s', '1 h 05 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def times(ratio: float) -> str:
+    """>>> times(0.4512), times(2)
+    ('0.45×', '2.00×')
+    """
+    return f"{ratio:.2f}×"

@@ -1,0 +1,69 @@
+"""The order of the data, and batches made ahead of the step that needs them."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Int64
+
+from plait.data import Dataset
+from plait.layouts import Layout
+from plait.models.inputs import Inputs, training_inputs
+from plait.schema import EventBatch
+from plait.training.settings import Protocol
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+def users_of_step(
+    dataset: Dataset, users_per_step: int, seed: int, epoch: int
+) -> list[Int64[np.ndarray, "U"]]:
+    """The users of every step of an epoch: a function of seed and epoch alone, so the same for every layout."""
+    order_U = np.random.default_rng((seed, epoch)).permutation(dataset.train_users())
+    return [order_U[at : at + users_per_step] for at in range(0, len(order_U), users_per_step)]
+
+
+def training_batch(
+    dataset: Dataset, layout: Layout, users_U: Int64[np.ndarray, "U"], protocol: Protocol, epoch: int, step: int
+) -> EventBatch:
+    """The windows of a step's users; random windows depend on seed, epoch and step alone."""
+    rng = np.random.default_rng((protocol.seed, epoch, step)) if protocol.window == "random" else None
+    return dataset.train_batch(users_U, protocol.max_events, layout.lag, rng)
+
+
+def training_stream(
+    dataset: Dataset,
+    layout: Layout,
+    users_per_step: int,
+    protocol: Protocol,
+    epoch: int,
+    first_step: int,
+    device: str,
+) -> Iterator[tuple[Int64[np.ndarray, "U"], Inputs]]:
+    """The users and inputs of every step from `first_step` on, prepared while the step before is computed."""
+    steps = users_of_step(dataset, users_per_step, protocol.seed, epoch)
+
+    def make(step: int) -> tuple[Int64[np.ndarray, "U"], Inputs]:
+        batch = training_batch(dataset, layout, steps[step], protocol, epoch, step)
+        return steps[step], training_inputs(layout, batch, device=device)
+
+    return ahead(make, range(first_step, len(steps)))
+
+
+def ahead(make: Callable[[Key], Value], keys: Iterable[Key], depth: int = 2) -> Iterator[Value]:
+    """`make(key)` for every key, in order, `depth` of them ahead in a thread. An error there is raised here.
+
+    >>> list(ahead(lambda n: n * n, range(4)))
+    [0, 1, 4, 9]
+    """
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        pending: deque[Future[Value]] = deque()
+        for key in keys:
+            pending.append(thread.submit(make, key))
+            if len(pending) > depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

@@ -1,0 +1,36 @@
+"""Files of a run: written aside, flushed to the disk, then renamed, so that a half-written one is never read."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Calls `write` with a path beside `path`, then renames. On any error nothing is left behind."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(aside)
+        with open(aside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """A training state: tensors and plain values."""
+    write_whole(path, lambda aside: torch.save(state, aside))
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Raises ValueError where the file cannot be read back."""
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise ValueError(
+            f"{path} is not a checkpoint that can be read ({type(error).__name__}: {error}). "
+            "Delete it to train this run from the start."
+        ) from error

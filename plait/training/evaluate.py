@@ -1,0 +1,213 @@
+"""A model's answers on held-out events, and the metrics of them.
+
+One forward pass answers both questions: the next item is read at the history, the action at the candidate
+token of the event that came. Shape letters: Q queries (held-out events), A actions, V catalogue items.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from plait.data import Dataset, Targets
+from plait.metrics import retrieval, scoring
+from plait.metrics.statistic import Statistic, mean_over_users
+from plait.models.generative import GenerativeRecommender
+from plait.models.inputs import Inputs, query_inputs
+from plait.nn.actions import scaled
+from plait.schema import UNKNOWN_ITEM, Action, Binary, Categorical
+from plait.training.batches import ahead
+from plait.training.settings import Protocol
+
+Part = Literal["validation", "test"]
+LISTS = (1, 5, 10, 50)  # lengths k of HR@k and NDCG@k
+QUERIES_PER_STEP = 128
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model said about every held-out event, and what came. Arrays of the queries, in their order."""
+
+    user_Q: Int64[np.ndarray, "Q"]
+    item_Q: Int64[np.ndarray, "Q"]
+    rank_Q: Int64[np.ndarray, "Q"] | None  # of the item that came; None: the layout cannot retrieve
+    predicted: dict[str, Float32[np.ndarray, "Q ..."]]  # by action, in the log's units; empty: none predicted
+    label_QA: Float32[np.ndarray, "Q A"]  # in the log's units, NaN where missing
+    loss: dict[str, float]  # by action
+    actions: tuple[Action, ...]
+
+
+@torch.no_grad()
+def answers_of(
+    model: GenerativeRecommender, dataset: Dataset, part: Part, protocol: Protocol, device: str = "cpu"
+) -> Answers:
+    """Runs the model over every held-out event of a part. Leaves the model in evaluation mode."""
+    model.eval()
+    targets = dataset.targets(part)
+    if not len(targets):
+        raise ValueError(f"{dataset.folder} has no {part} events to evaluate; see the counts of its manifest")
+    starts = range(0, len(targets), QUERIES_PER_STEP)
+    chunks = [targets[np.arange(at, min(at + QUERIES_PER_STEP, len(targets)))] for at in starts]
+
+    def prepare(chunk: Targets) -> tuple[Targets, Inputs]:
+        batch = dataset.target_batch(chunk, protocol.max_events, model.layout.lag)
+        return chunk, query_inputs(model.layout, batch, ("i", "a"), hypothetical=True, device=device)
+
+    rng = np.random.default_rng((protocol.seed, len(targets)))
+    parts = [
+        _answer(model, dataset, chunk, inputs, protocol, rng) for chunk, inputs in ahead(prepare, chunks)
+    ]
+    return _joined(parts, targets, dataset)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Answers of one chunk of queries."""
+
+    item_Q: Int64[np.ndarray, "Q"]
+    rank_Q: Int64[np.ndarray, "Q"] | None
+    predicted: dict[str, Float32[np.ndarray, "Q ..."]]
+    loss_sum: dict[str, float]
+    label_QA: Float32[np.ndarray, "Q A"]
+
+
+def _answer(
+    model: GenerativeRecommender,
+    dataset: Dataset,
+    chunk: Targets,
+    inputs: Inputs,
+    protocol: Protocol,
+    rng: np.random.Generator,
+) -> _Part:
+    rank_Q, predicted, loss_sum = None, {}, {}
+    label_M = inputs.asked[0].label_M
+    item_Q, label_QA = inputs.item_E[label_M].cpu().numpy(), inputs.action_EA[label_M]
+    for asked, state_MD in zip(inputs.asked, model(inputs), strict=True):
+        state_MD = state_MD.float()
+        if asked.target.fact.field == "i":
+            score_QV = _without_autocast(model.item_scores, state_MD).cpu().numpy()
+            rank_Q = _ranks(score_QV, item_Q, dataset, chunk, protocol, rng)
+        else:
+            found = _without_autocast(model.heads.predict, state_MD)
+            predicted = {name: value.cpu().numpy() for name, value in found.items()}
+            losses = _without_autocast(lambda state: model.heads.losses(state, label_QA), state_MD)
+            count_A = (~label_QA.isnan()).sum(0).tolist()
+            loss_sum = {n: float(loss) * count for (n, loss), count in zip(losses.items(), count_A, strict=True)}
+    return _Part(item_Q, rank_Q, predicted, loss_sum, label_QA.cpu().numpy())
+
+
+def _without_autocast(function: Callable[[Tensor], Value], state_MD: Tensor) -> Value:
+    """Scores that decide a rank are computed in fp32: bf16 holds 8 bits, and items would tie."""
+    with torch.autocast(state_MD.device.type, enabled=False):
+        return function(state_MD)
+
+
+def _ranks(
+    score_QV: Float32[np.ndarray, "Q V"],
+    item_Q: Int64[np.ndarray, "Q"],
+    dataset: Dataset,
+    chunk: Targets,
+    protocol: Protocol,
+    rng: np.random.Generator,
+) -> Int64[np.ndarray, "Q"]:
+    """Ranks in the full catalogue, or among sampled negatives; seen items do not compete where filtered."""
+    start_Q1, seen_S = dataset.seen_items(chunk)
+    query_Q = np.arange(len(item_Q))
+    if protocol.negatives is not None:
+        item_QN = retrieval.sample_negatives(
+            dataset.num_items, item_Q, start_Q1, seen_S, protocol.negatives, rng
+        )
+        item_QC = np.concatenate([item_Q[:, None], item_QN], axis=1)
+        return retrieval.ranks_of(np.zeros_like(item_Q), np.take_along_axis(score_QV, item_QC, axis=1))
+    allowed_QV = np.ones(score_QV.shape, dtype=bool)
+    allowed_QV[:, UNKNOWN_ITEM] = False
+    if protocol.filter_seen:
+        allowed_QV[np.repeat(query_Q, np.diff(start_Q1)), seen_S] = False
+    return retrieval.ranks_of(item_Q, score_QV, allowed_QV)
+
+
+def _joined(parts: list[_Part], targets: Targets, dataset: Dataset) -> Answers:
+    label_QA = np.concatenate([part.label_QA for part in parts])
+    count_A = (~np.isnan(label_QA)).sum(0)
+    first = parts[0]
+    return Answers(
+        user_Q=targets.user_Q,
+        item_Q=np.concatenate([part.item_Q for part in parts]),
+        rank_Q=np.concatenate([part.rank_Q for part in parts]) if first.rank_Q is not None else None,
+        predicted={
+            name: np.concatenate([part.predicted[name] for part in parts]) for name in first.predicted
+        },
+        label_QA=label_QA,
+        loss={
+            action.name: sum(part.loss_sum[action.name] for part in parts) / max(1, int(count))
+            for action, count in zip(dataset.actions, count_A, strict=True)
+            if action.name in first.loss_sum
+        },
+        actions=dataset.actions,
+    )
+
+
+def measure(answers: Answers) -> dict[str, Statistic]:
+    """Every metric that the answers allow, by name: "ndcg@10", "rmse:rating", ...
+
+    Retrieval metrics are means over users of each user's mean; scoring metrics are pooled over events.
+    """
+    found: dict[str, Statistic] = {}
+    if answers.rank_Q is not None:
+        for k in LISTS:
+            found[f"hr@{k}"] = mean_over_users(answers.user_Q, retrieval.hr_at(k, answers.rank_Q))
+            found[f"ndcg@{k}"] = mean_over_users(answers.user_Q, retrieval.ndcg_at(k, answers.rank_Q))
+        found["mrr"] = mean_over_users(answers.user_Q, retrieval.reciprocal_rank(answers.rank_Q))
+    for column, action in enumerate(answers.actions):
+        label_Q = answers.label_QA[:, column]
+        if action.name in answers.predicted and not np.isnan(label_Q).all():
+            scores = _measure_action(answers.user_Q, answers.predicted[action.name], label_Q, action)
+            found |= {f"{name}:{action.name}": statistic for name, statistic in scores.items()}
+    return found
+
+
+def values_of(answers: Answers) -> dict[str, float]:
+    """The metrics that are defined, and the losses: "loss:rating", and "loss:actions" for their sum."""
+    values = {name: statistic.value for name, statistic in measure(answers).items()}
+    losses = {f"loss:{name}": loss for name, loss in answers.loss.items()}
+    if losses:
+        losses["loss:actions"] = sum(losses.values())
+    return {name: value for name, value in values.items() if value is not None} | losses
+
+
+def _measure_action(
+    user_Q: Int64[np.ndarray, "Q"],
+    predicted_Q: Float32[np.ndarray, "Q ..."],
+    label_Q: Float32[np.ndarray, "Q"],
+    action: Action,
+) -> dict[str, Statistic]:
+    """The metrics that the action's kind allows; errors in the log's units, and scaled as the model sees them."""
+    if isinstance(action.kind, Categorical):
+        return {
+            "accuracy": scoring.accuracy(user_Q, predicted_Q, label_Q),
+            "log_loss": scoring.categorical_log_loss(user_Q, predicted_Q, label_Q),
+        }
+    pairs = scoring.labelled(user_Q, predicted_Q, label_Q)
+    if isinstance(action.kind, Binary):
+        return {
+            "auc": scoring.auc(pairs),
+            "gauc": scoring.gauc(pairs),
+            "ne": scoring.normalised_entropy(pairs),
+            "log_loss": scoring.log_loss(pairs),
+            "ece": scoring.calibration_error(pairs),
+        }
+    both_Q2 = np.stack([predicted_Q, label_Q], axis=1)
+    unit_Q2 = scaled((action, action), torch.from_numpy(both_Q2)).numpy()
+    unit_pairs = scoring.labelled(user_Q, unit_Q2[:, 0], unit_Q2[:, 1])
+    return {
+        "rmse": scoring.rmse(pairs),
+        "mae": scoring.mae(pairs),
+        "rmse_scaled": scoring.rmse(unit_pairs),
+        "mae_scaled": scoring.mae(unit_pairs),
+    }

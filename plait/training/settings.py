@@ -1,0 +1,62 @@
+"""What decides a training run, apart from the data and the model's shape."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from plait.training.selection import Selection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """AdamW with warm-up; see `plait.training.optimiser`."""
+
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.0  # on the matrices of trunk and heads only
+    warmup_steps: int = 100
+    schedule: Literal["constant", "cosine"] = "constant"  # cosine ends with protocol.max_epochs
+    clip_norm: float = 1.0
+    users_per_step: int = 64
+    precision: Literal["bf16", "fp32"] = "bf16"  # autocast; weights and optimiser stay fp32
+
+    def __post_init__(self) -> None:
+        _check_positive("optim", self, "learning_rate", "clip_norm", "users_per_step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a model is trained and judged: everything two results must share to be compared."""
+
+    max_events: int = 100  # T: the window, in events
+    window: Literal["last", "random"] = "last"
+    patience: int = 10  # validations without a rise before training stops
+    validate_every: int = 1  # epochs
+    select: str = Selection.AUTO  # validation metrics to rise: "ndcg@10", or "ndcg@10=1,auc:liked=0.5"
+    max_epochs: int = 200  # the caps: a run stops at the first that it reaches
+    max_tokens: float | None = None
+    max_flops: float | None = None
+    filter_seen: bool = True
+    negatives: int | None = None  # rank against this many sampled items instead of the full catalogue
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_positive("protocol", self, "max_events", "patience", "validate_every", "max_epochs")
+        _check_positive("protocol", self, "max_tokens", "max_flops", "negatives")
+        Selection.parse(self.select)
+
+    @property
+    def cap(self) -> str:
+        """The caps in words.
+
+        >>> Protocol(max_epochs=20, max_flops=1e15).cap
+        '20 epochs, 1e+15 FLOPs'
+        """
+        caps = ((self.max_epochs, "epochs"), (self.max_tokens, "tokens"), (self.max_flops, "FLOPs"))
+        return ", ".join(f"{amount:g} {unit}" for amount, unit in caps if amount is not None)
+
+
+def _check_positive(section: str, settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{section}.{name} = {value}: expected a number above 0")

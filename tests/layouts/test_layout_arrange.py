@@ -1,0 +1,301 @@
+"""Tokens, targets and reads, against a slow reference in plain Python; and that training equals serving.
+
+A source is written down as START, MASK, or the number of an event of the batch.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from random_layouts import LAYOUTS, QUICK, PlainLayout, assert_caught, batches, build, layouts
+
+from plait.layouts import Layout, arrange, audit, resolve
+from plait.layouts.arrange import MASK, NOTHING, SPECIALS, START, Tokens, candidate_tokens, read, supervise
+from plait.layouts.facts import Fact, Token
+
+Batch = tuple[np.ndarray, np.ndarray]
+RAGGED: Batch = (np.array([0, 5, 6, 13]), np.array([2, 0, 0]))  # windows of 3, 1 and 7 events; leads of 2, 0, 0
+
+
+def reference(layout: Layout, batch: Batch, hypothetical: bool) -> Iterator[tuple[int, int, Token, int, int]]:
+    """For every token: its user, its position, what it is, its event, and its user's first event."""
+    start_U1, lead_U = batch
+    for user, lead in enumerate(lead_U):
+        first, end = start_U1[user], start_U1[user + 1]
+        history = [(event, token) for event in range(first + lead, end - hypothetical) for token in layout.tokens]
+        own = [(end - 1, token) for token in candidate_tokens(layout)] if hypothetical else []
+        for position, (event, token) in enumerate(history + own):
+            yield user, position, token, event, first
+
+
+def source_of(fact: Fact, event: int, first: int) -> int:
+    if fact.offset is None:
+        return MASK
+    return START if event + fact.offset < first else SPECIALS + event + fact.offset
+
+
+def shown_by(tokens: Tokens, row: int) -> list[tuple[str, int]]:
+    shown = [(column.field, int(column.source_N[row])) for column in tokens.shown]
+    return sorted((field, source) for field, source in shown if source != NOTHING)
+
+
+def check_tokens(layout: Layout, batch: Batch, hypothetical: bool) -> None:
+    tokens = arrange.arrange(layout, *batch, hypothetical=hypothetical)
+    expected = list(reference(layout, batch, hypothetical))
+    users = [user for user, *_ in expected]
+    assert tokens.length_U.tolist() == [users.count(user) for user in range(len(batch[1]))]
+    assert tokens.position_N.tolist() == [position for _, position, *_ in expected]
+    for row, (_, _, token, event, first) in enumerate(expected):
+        facts = sorted((fact.field, source_of(fact, event, first)) for fact in token.shown)
+        assert shown_by(tokens, row) == facts, (row, str(token))
+
+
+def check_targets(layout: Layout, batch: Batch) -> None:
+    start_U1, _ = batch
+    found = {
+        (asked.target, int(row), int(label), tuple((field, int(source_M[m])) for field, source_M in asked.given_M))
+        for asked in supervise(layout, *batch)
+        for m, (row, label) in enumerate(zip(asked.row_M, asked.label_M, strict=True))
+    }
+    expected = {
+        (
+            target,
+            row,
+            event + target.offset,
+            tuple((fact.field, source_of(fact, event, first)) for fact in target.given),
+        )
+        for row, (user, _, token, event, first) in enumerate(reference(layout, batch, False))
+        for target in token.predicted
+        if event + target.offset < start_U1[user + 1]
+    }
+    assert found == expected
+    assert sum(len(asked.row_M) for asked in supervise(layout, *batch)) == len(expected), "each target once"
+
+
+def check_everything() -> None:
+    sources, rows = set(), 0
+
+    @QUICK
+    @given(layouts(), batches())
+    def agrees(plain: PlainLayout, batch: Batch) -> None:
+        nonlocal rows
+        layout = build(plain)
+        for hypothetical in (False, True):
+            check_tokens(layout, batch, hypothetical)
+        check_targets(layout, batch)
+        shown = arrange.arrange(layout, *batch, hypothetical=True).shown
+        sources.update(int(s) for column in shown for s in column.source_N)
+        rows += sum(len(asked.row_M) for asked in supervise(layout, *batch))
+
+    agrees()
+    assert {NOTHING, START, MASK, SPECIALS} <= sources and rows > 500, "every kind of source, and many targets"
+
+
+def test_tokens_and_targets_agree_with_a_slow_reference():
+    check_everything()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_tokens_and_targets_of_the_known_layouts(layout):
+    check_tokens(layout, RAGGED, hypothetical=False)
+    check_tokens(layout, RAGGED, hypothetical=True)
+    check_targets(layout, RAGGED)
+
+
+def test_a_flipped_offset_is_noticed(monkeypatch):
+    right = arrange._sources
+
+    def flipped(column, slot_N, event_N, first_N):
+        mirrored = [fact and Fact(fact.field, fact.offset and -fact.offset) for fact in column]
+        return right(mirrored, slot_N, event_N, first_N)
+
+    monkeypatch.setattr(arrange, "_sources", flipped)
+    assert_caught(check_everything)
+
+
+def test_a_start_one_event_too_late_is_noticed(monkeypatch):
+    monkeypatch.setattr(arrange, "_event_or_start", lambda event, first: np.where(event > first, event + SPECIALS, START))
+    assert_caught(check_everything)
+
+
+def test_candidates_that_show_what_history_shows_are_noticed(monkeypatch):
+    monkeypatch.setattr(arrange, "candidate_tokens", lambda layout: layout.tokens)
+    assert_caught(check_everything)
+
+
+def relative(tokens: Tokens, row: int, first: int) -> list[tuple[str, int]]:
+    """Shown facts with events counted from `first`, so that users of different batches compare."""
+    return [(field, s if s < SPECIALS else s - first + SPECIALS) for field, s in shown_by(tokens, row)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_tokens_of_a_prefix_are_the_first_tokens_of_the_whole(layout):
+    whole = arrange.arrange(layout, np.array([0, 9]), np.array([2]))
+    for end in range(3, 9):
+        prefix = arrange.arrange(layout, np.array([0, end]), np.array([2]))
+        assert prefix.length_U[0] == (end - 2) * layout.tokens_per_event
+        for row in range(prefix.length_U[0]):
+            assert shown_by(prefix, row) == shown_by(whole, row)
+            assert prefix.position_N[row] == whole.position_N[row]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_hypothetical_event_leaves_the_history_as_it_is(layout):
+    with_candidate = arrange.arrange(layout, *RAGGED, hypothetical=True)
+    start_U1, lead_U = RAGGED
+    first_row = np.cumsum(with_candidate.length_U) - with_candidate.length_U
+    for user, lead in enumerate(lead_U):
+        first, end = int(start_U1[user]), int(start_U1[user + 1])
+        history = arrange.arrange(layout, np.array([0, end - 1 - first]), np.array([lead]))
+        assert with_candidate.length_U[user] == history.length_U[0] + len(candidate_tokens(layout))
+        for row in range(history.length_U[0]):
+            there = int(first_row[user]) + row
+            assert relative(with_candidate, there, first) == relative(history, row, 0)
+            assert with_candidate.position_N[there] == history.position_N[row] == row
+
+
+@pytest.mark.parametrize("layout", [case for case in LAYOUTS if "/" not in str(case.id)])
+def test_an_implied_candidate_shows_what_the_event_shows_once_it_has_happened(layout):
+    """Train tokens = serve tokens: a candidate's tokens are a prefix of those that its event then emits."""
+    hypothetical = arrange.arrange(layout, np.array([0, 6]), np.array([1]), hypothetical=True)
+    happened = arrange.arrange(layout, np.array([0, 6]), np.array([1]))
+    for row in range(hypothetical.length_U[0]):
+        assert shown_by(hypothetical, row) == shown_by(happened, row)
+
+
+EVENT = SPECIALS  # sources of one user's events: EVENT + n
+
+
+@pytest.mark.parametrize(
+    ("text", "candidate"),
+    [
+        ("lac", [[("a", EVENT + 2), ("i", EVENT + 3)]]),  # a[T], the last observed action
+        ("lac_patched", [[("a", EVENT + 2), ("i", EVENT + 3)]]),
+        ("interleaved", [[("i", EVENT + 3)]]),  # the item only
+        ("pc", []),  # none: last hidden state and coupler
+        ("item", []),
+        ("next_both", []),
+        ("(i[t], a[t]) -> () / (i[t], a[?]) -> a[t]", [[("a", MASK), ("i", EVENT + 3)]]),
+        ("c[t] -> i[t]; i[t] -> ()", [[("c", EVENT + 3)]]),  # a condition query
+        ("c[t] -> i[t]; i[t] -> a[t]; a[t] -> ()", [[("c", EVENT + 3)], [("i", EVENT + 3)]]),
+        ("c[t] -> a[t]; c[t-1] -> i[t]", [[("c", EVENT + 3)], [("c", EVENT + 2)]]),
+        ("(i[t], a[t-2], a[t-1]) -> a[t]", [[("a", EVENT + 1), ("a", EVENT + 2), ("i", EVENT + 3)]]),
+    ],
+)  # fmt: skip
+def test_what_a_candidate_after_three_events_shows(text, candidate):
+    layout = resolve(text)
+    tokens = arrange.arrange(layout, np.array([0, 4]), np.array([0]), hypothetical=True)
+    rows = range(3 * layout.tokens_per_event, tokens.length_U[0])
+    assert [shown_by(tokens, row) for row in rows] == candidate
+
+
+def test_a_lag_before_the_window_is_true_where_the_log_has_it():
+    lac = resolve("lac")
+    with_lead = arrange.arrange(lac, np.array([0, 4]), np.array([1]))
+    without = arrange.arrange(lac, np.array([0, 3]), np.array([0]))
+    assert with_lead.length_U.tolist() == without.length_U.tolist() == [3], "a lead emits no tokens"
+    assert shown_by(with_lead, 0) == [("a", EVENT), ("i", EVENT + 1)]
+    assert shown_by(without, 0) == [("a", START), ("i", EVENT)]
+
+
+def test_lags_of_two_start_twice():
+    tokens = arrange.arrange(Layout.parse("(i[t], a[t-2]) -> i[t+1]"), np.array([0, 3, 6]), np.array([0, 0]))
+    lags = [dict(shown_by(tokens, row))["a"] for row in range(6)]
+    assert lags == [START, START, EVENT, START, START, EVENT + 3], "the second user's lags never reach the first's"
+
+
+def test_a_batch_may_have_no_users_and_a_user_no_history():
+    nobody = arrange.arrange(resolve("interleaved"), np.array([0]), np.array([], dtype=np.int64))
+    assert nobody.length_U.tolist() == [] and nobody.position_N.tolist() == []
+    cold = arrange.arrange(resolve("lac"), np.array([0, 1]), np.array([0]), hypothetical=True)
+    assert shown_by(cold, 0) == [("a", START), ("i", EVENT)]
+
+
+READABLE = [
+    pytest.param(case.values[0], field, id=f"{field} of {case.id}")
+    for case in LAYOUTS
+    for field in ("i", "a")
+    if read(case.values[0], field, np.array([0, 9]), np.array([0]), hypothetical=True) is not None
+]
+
+
+@pytest.mark.parametrize(("layout", "field"), READABLE)
+def test_reading_agrees_with_the_training_of_the_longer_window(layout, field):
+    start_U1, lead_U = np.array([0, 5, 13]), np.array([1, 0])
+    asked = read(layout, field, start_U1, lead_U, hypothetical=True)
+    assert asked is not None
+    assert asked.label_M.tolist() == [4, 12], "the last event of each user is read about"
+    if layout.candidate and asked.target.offset == 0:
+        return  # tokens that training arranges elsewhere: their own place is checked below
+    trained = {t.target: t for t in supervise(layout, start_U1, lead_U)}[asked.target]
+    arranged = arrange.arrange(layout, start_U1, lead_U, hypothetical=True)
+    training_first_row = np.array([0, 4]) * layout.tokens_per_event
+    serving_first_row = np.cumsum(arranged.length_U) - arranged.length_U
+    for user, label in enumerate(asked.label_M):
+        m = trained.label_M.tolist().index(label)
+        assert asked.row_M[user] - serving_first_row[user] == trained.row_M[m] - training_first_row[user]
+        assert [(f, s[user]) for f, s in asked.given_M] == [(f, s[m]) for f, s in trained.given_M]
+
+
+@pytest.mark.parametrize(("layout", "field"), READABLE)
+def test_reading_without_a_candidate_in_the_batch_reads_the_same_token(layout, field):
+    start_U1, lead_U = np.array([0, 6]), np.array([1])
+    inside = read(layout, field, start_U1, lead_U, hypothetical=True)
+    assert inside is not None
+    if inside.target.offset == 0:
+        with pytest.raises(AssertionError, match="read at a candidate's own token"):
+            read(layout, field, start_U1, lead_U, hypothetical=False)
+        return
+    outside = read(layout, field, np.array([0, 5]), lead_U, hypothetical=False)
+    assert outside is not None
+    assert outside.row_M.tolist() == inside.row_M.tolist()
+    assert outside.label_M.tolist() == inside.label_M.tolist() == [5]
+    assert [(f, s.tolist()) for f, s in outside.given_M] == [(f, s.tolist()) for f, s in inside.given_M]
+
+
+def test_a_spelled_candidate_is_read_at_its_own_tokens():
+    layout = Layout.parse("i[t] -> () / (i[t], a[t-1]) -> (); (a[?], i[t]) -> (a[t], i[t+1])")
+    asked = read(layout, "a", np.array([0, 4]), np.array([0]), hypothetical=True)
+    assert asked is not None and asked.row_M.tolist() == [4], "three of history, then the candidate's second"
+    assert read(layout, "i", np.array([0, 4]), np.array([0]), hypothetical=True) is None
+
+
+def test_a_patched_head_is_given_the_last_observed_action():
+    asked = read(resolve("lac_patched"), "i", np.array([0, 3, 5]), np.array([0, 0]), hypothetical=False)
+    assert asked is not None
+    assert [(field, source.tolist()) for field, source in asked.given_M] == [("a", [EVENT + 2, EVENT + 4])]
+
+
+def test_reads_are_possible_exactly_where_the_audit_says_so():
+    seen = {"retrieves": 0, "scores": 0, "neither": 0}
+
+    @QUICK
+    @given(layouts())
+    def agrees(plain: PlainLayout) -> None:
+        layout = build(plain)
+        found = audit(layout)
+        item, action = (read(layout, f, np.array([0, 9]), np.array([0]), hypothetical=True) for f in ("i", "a"))
+        assert found.can_retrieve == (item is not None)
+        verdicts = {t.conditioning for t in found.targets if action is not None and t.target == action.target}
+        assert (found.can_score == "no") == (verdicts <= {"violated"})
+        seen["retrieves"] += found.can_retrieve
+        seen["scores"] += found.can_score != "no"
+        seen["neither"] += not found.can_retrieve and found.can_score == "no"
+
+    agrees()
+    assert min(seen.values()) > 10, seen
+
+
+def test_a_history_too_short_to_predict_from_is_refused():
+    start_U1, lead_U = np.array([0, 4, 5]), np.array([0, 0])
+    with pytest.raises(ValueError, match=r"user 1 of the batch has 0 events of history; predicting i\[t\+1\] needs 1"):
+        read(resolve("item"), "i", start_U1, lead_U, hypothetical=True)
+    assert read(resolve("lac"), "a", start_U1, lead_U, hypothetical=True) is not None, "a first item can be scored"
+    with pytest.raises(ValueError, match=r"user 1 of the batch has 1 events of history; .* needs 2"):
+        read(Layout.parse("i[t] -> i[t+2]"), "i", start_U1, lead_U, hypothetical=False)
+
+
+def test_a_window_without_room_for_its_candidate_is_our_mistake():
+    with pytest.raises(AssertionError, match="holds its candidate"):
+        arrange.arrange(resolve("lac"), np.array([0, 2]), np.array([2]), hypothetical=True)

@@ -1,0 +1,198 @@
+import itertools
+import warnings
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from plait.metrics import scoring
+from plait.metrics.scoring import (
+    accuracy,
+    auc,
+    calibration_error,
+    categorical_log_loss,
+    gauc,
+    labelled,
+    log_loss,
+    mae,
+    normalised_entropy,
+    rmse,
+)
+from plait.metrics.statistic import mean_over_events, mean_over_users
+
+OF_PAIRS = [rmse, mae, log_loss, normalised_entropy, auc, gauc, partial(calibration_error, num_bins=1)]
+
+
+def log(seed, num_users=7, num_events=61, levels=5, missing=0.2):
+    """A log with few different predictions (ties) and missing labels; both classes occur."""
+    rng = np.random.default_rng(seed)
+    user_E = rng.integers(100, 100 + num_users, num_events)
+    prediction_E = (rng.integers(1, levels + 1, num_events) / (levels + 1)).astype(np.float32)
+    label_E = (rng.random(num_events) < prediction_E).astype(np.float32)
+    label_E[:2] = 0, 1
+    label_E[2:][rng.random(num_events - 2) < missing] = np.nan
+    return user_E, prediction_E, label_E
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32), st.integers(1, 9), st.integers(2, 80), st.integers(1, 20))
+def test_agrees_with_scikit_learn(seed, num_users, num_events, levels):
+    user_E, prediction_E, label_E = log(seed, num_users, num_events, levels)
+    pairs = labelled(user_E, prediction_E, label_E)
+    kept_E = ~np.isnan(label_E)
+    label_E, prediction_E = label_E[kept_E].astype(np.float64), prediction_E[kept_E].astype(np.float64)
+    base_rate_E = np.full(len(label_E), label_E.mean())
+    theirs = {
+        rmse: sk.root_mean_squared_error(label_E, prediction_E),
+        mae: sk.mean_absolute_error(label_E, prediction_E),
+        log_loss: sk.log_loss(label_E, prediction_E),
+        normalised_entropy: sk.log_loss(label_E, prediction_E) / sk.log_loss(label_E, base_rate_E),
+        auc: sk.roc_auc_score(label_E, prediction_E),
+    }
+    for metric, value in theirs.items():
+        assert metric(pairs).value == pytest.approx(value, rel=1e-9), metric.__name__
+
+
+@given(st.integers(0, 2**32), st.integers(1, 6))
+def test_gauc_is_the_weighted_mean_of_each_users_auc(seed, num_users):
+    user_E, prediction_E, label_E = log(seed, num_users, 23, missing=0.0)
+    values, weights = [], []
+    for user in np.unique(user_E):
+        its = user_E == user
+        if len(np.unique(label_E[its])) == 2:
+            values.append(sk.roc_auc_score(label_E[its], prediction_E[its]))
+            weights.append(its.sum())
+    ours = gauc(labelled(user_E, prediction_E, label_E))
+    assert ours.num_users == len(values)
+    assert ours.value == (pytest.approx(np.average(values, weights=weights)) if values else None)
+
+
+def test_gauc_and_auc_differ_where_users_differ():
+    """Two users with opposite tastes in how often they act; within each, the order is backwards."""
+    user_E = np.array([0, 0, 0, 1, 1, 1])
+    pairs = labelled(
+        user_E, np.array([0.9, 0.8, 0.7, 0.3, 0.2, 0.1]), np.array([1.0, 1.0, 1.0, 0.0, 0.0, 1.0])
+    )
+    assert auc(pairs).value == pytest.approx(6 / 8)
+    assert (gauc(pairs).value, gauc(pairs).num_users) == (0.0, 1)
+
+
+@pytest.mark.parametrize("num_bins", [1, 3, 10])
+def test_calibration_error_by_hand(num_bins):
+    user_E, prediction_E, label_E = log(3, num_events=200, levels=40, missing=0.0)
+    prediction_E = prediction_E.astype(np.float64)
+    edges = np.quantile(prediction_E, np.linspace(0, 1, num_bins + 1))
+    edges[0] = -np.inf
+    total = 0.0
+    for low, high in itertools.pairwise(edges):
+        its = (prediction_E > low) & (prediction_E <= high)
+        total += its.sum() * abs(prediction_E[its].mean() - label_E[its].mean())
+    ours = calibration_error(labelled(user_E, prediction_E, label_E), num_bins)
+    assert ours.value == pytest.approx(total / len(user_E)) and total > 0
+
+
+def test_calibration_error_does_not_let_bins_cancel():
+    pairs = labelled(np.zeros(4, int), np.array([0.4, 0.4, 0.6, 0.6]), np.array([1.0, 1.0, 0.0, 0.0]))
+    assert calibration_error(pairs, 1).value == 0
+    assert calibration_error(pairs, 2).value == pytest.approx(0.6)
+
+
+def duplicated(weight_U, user_U, *columns_E):
+    """The log with user u's events standing weight_U[u] times."""
+    index_E = np.concatenate(
+        [np.flatnonzero(columns_E[0] == u) for u, w in zip(user_U, weight_U, strict=True) for _ in range(w)]
+    )
+    return [column_E[index_E] for column_E in columns_E]
+
+
+@given(st.integers(0, 2**32), st.sampled_from(OF_PAIRS))
+def test_a_weight_counts_as_that_many_copies_of_the_user(seed, metric):
+    """What the bootstrap stands on: the sums of a draw are the sums of the log that the draw describes."""
+    user_E, prediction_E, label_E = log(seed)
+    statistic = metric(labelled(user_E, prediction_E, label_E))
+    weight_U = np.random.default_rng(seed).integers(0, 3, len(statistic.user_U))
+    weight_U[0] = 2
+    copies = duplicated(weight_U, statistic.user_U, user_E, prediction_E, label_E)
+    afresh = metric(labelled(*copies)).value
+    resampled = statistic.under(np.stack([weight_U, np.ones_like(weight_U)]).astype(float))
+    assert resampled[0] == pytest.approx(np.nan if afresh is None else afresh, nan_ok=True)
+    assert resampled[1] == pytest.approx(np.nan if statistic.value is None else statistic.value, nan_ok=True)
+
+
+def test_weights_move_the_metric():
+    """Guard and mutant of the property above: a statistic that ignores its weights would be noticed."""
+    for metric in OF_PAIRS:
+        statistic = metric(labelled(*log(5)))
+        weight_DU = np.random.default_rng(0).integers(0, 3, (20, len(statistic.user_U))).astype(float)
+        assert len(set(statistic.under(weight_DU).round(6))) > 10, metric
+
+
+def test_what_is_undefined_is_none_and_not_a_number():
+    one_class = labelled(np.array([0, 1]), np.array([0.2, 0.4]), np.array([1.0, 1.0]))
+    assert auc(one_class).value is None
+    assert normalised_entropy(one_class).value is None
+    assert (gauc(one_class).value, gauc(one_class).num_users) == (None, 0)
+    assert log_loss(one_class).value == pytest.approx(-np.log([0.2, 0.4]).mean())
+
+
+def test_a_constant_prediction_earns_nothing():
+    user_E, _, label_E = log(2, missing=0.0)
+    constant = labelled(user_E, np.full(len(user_E), label_E.mean()), label_E)
+    assert auc(constant).value == 0.5
+    assert gauc(constant).value == 0.5
+    assert normalised_entropy(constant).value == pytest.approx(1.0)
+    assert calibration_error(constant).value == pytest.approx(0.0, abs=1e-7)
+
+
+def test_a_saturated_sigmoid_costs_much_but_not_infinity():
+    worst = labelled(np.array([0]), np.array([1.0], dtype=np.float32), np.array([0.0]))
+    assert log_loss(worst).value == pytest.approx(-np.log(scoring.PROBABILITY_FLOOR))
+
+
+def test_categories_agree_with_scikit_learn():
+    rng = np.random.default_rng(0)
+    probability_EC = rng.dirichlet(np.ones(3), 97)
+    label_E = rng.integers(0, 3, 97).astype(float)
+    label_E[::7] = np.nan
+    kept_E = ~np.isnan(label_E)
+    user_E = rng.integers(0, 5, 97)
+    theirs = sk.log_loss(label_E[kept_E], probability_EC[kept_E], labels=[0, 1, 2])
+    assert categorical_log_loss(user_E, probability_EC, label_E).value == pytest.approx(theirs)
+    theirs = sk.accuracy_score(label_E[kept_E], probability_EC[kept_E].argmax(1))
+    assert accuracy(user_E, probability_EC, label_E).value == pytest.approx(theirs)
+
+
+def test_errors_say_what_was_found():
+    user_E, half_E = np.array([0, 1]), np.array([0.5, 0.5])
+    with pytest.raises(ValueError, match="no labelled events: 2 events, every label missing"):
+        labelled(user_E, half_E, np.full(2, np.nan))
+    with pytest.raises(ValueError, match=r"event 1 has a label but its prediction is \[nan\]"):
+        labelled(user_E, np.array([0.5, np.nan]), np.array([0.0, 1.0]))
+    rating = labelled(user_E, half_E, np.array([4.0, 1.0]))
+    for metric in (auc, gauc, log_loss, normalised_entropy):
+        with pytest.raises(ValueError, match=r"label 4.0, expected 0 or 1"):
+            metric(rating)
+    with pytest.raises(ValueError, match=r"prediction 1.5 is no probability; are these logits\?"):
+        log_loss(labelled(user_E, np.array([0.5, 1.5]), np.array([0.0, 1.0])))
+    with pytest.raises(ValueError, match="num_bins=0"):
+        calibration_error(rating, 0)
+    with pytest.raises(ValueError, match=r"label 2.0 at event 1, expected a category's index below 2"):
+        accuracy(user_E, np.full((2, 2), 0.5), np.array([0.0, 2.0]))
+    with pytest.raises(ValueError, match="are these logits"):
+        categorical_log_loss(user_E, np.full((2, 2), 1.5), np.array([0.0, 1.0]))
+    for mean in (mean_over_users, partial(mean_over_events, better="lower")):
+        with pytest.raises(ValueError, match="no events"):
+            mean(np.array([], dtype=int), np.array([]))
+        with pytest.raises(ValueError, match="position 1 is inf"):
+            mean(user_E, np.array([0.5, np.inf]))
+
+
+def test_a_missing_label_needs_no_prediction():
+    kept = labelled(np.array([0, 1]), np.array([0.5, np.nan]), np.array([1.0, np.nan]))
+    assert kept.user_U.tolist() == [0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert rmse(kept).value == 0.5

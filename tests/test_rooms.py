@@ -1,0 +1,54 @@
+"""The rooms of the package, and which way imports may point."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "plait"
+
+MAY_IMPORT = {
+    "schema": set(),
+    "layouts": set(),
+    "data": set(),
+    "metrics": set(),
+    "nn": {"layouts"},
+    "models": {"layouts", "nn"},
+    "engine": {"layouts", "nn", "models"},
+    "training": {"data", "layouts", "nn", "models", "engine", "metrics"},
+    "recommender": {"data", "models", "engine", "training", "layouts"},
+    "studies": {"data", "layouts", "models", "engine", "training", "metrics"},
+    "store": set(),
+    "service": {"layouts", "models", "engine", "store", "recommender", "data"},
+}
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported_rooms(source: str) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "plait":
+            parts = node.module.split(".")
+            rooms |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        if isinstance(node, ast.Import):
+            rooms |= {name.name.split(".")[1] for name in node.names if name.name.startswith("plait.")}
+    return rooms
+
+
+def test_imports_point_one_way() -> None:
+    checked = 0
+    for path in sorted(PACKAGE.rglob("*.py")):
+        room = room_of(path)
+        if room in ("__init__", "__main__", "cli"):
+            continue
+        extra = imported_rooms(path.read_text()) - MAY_IMPORT[room] - {room, "schema"}
+        assert not extra, f"{path} imports {sorted(extra)}; {room} may import {sorted(MAY_IMPORT[room]) or 'nothing'}"
+        checked += 1
+    assert checked > 20
+
+
+def test_a_wrong_import_is_seen() -> None:
+    assert imported_rooms("from plait.training.loop import fit\nimport plait.data.dataset") == {"training", "data"}
+    assert imported_rooms("def f():\n    from plait import engine") == {"engine"}
