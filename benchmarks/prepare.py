@@ -3,8 +3,8 @@
     python benchmarks/prepare.py 10_000_000 --out benchmarks/results/prepare.json
 
 Both read the same CSV file and sort it by (user, time), ties in the order of the file. pandas then gathers
-lists per user, in memory; plait checks every row, encodes ids, counts ties and duplicates, runs the (idle) k-core,
-hashes and writes its memory-mapped folder through to the disk. The results must be equal. Each measurement
+lists per user, in memory; plait checks every row, encodes ids, counts ties and duplicates, runs the (idle)
+k-core, hashes and writes its memory-mapped folder through to the disk. The results must be equal. Each measurement
 is a process of its own; its peak memory is the kernel's, above what the imports took.
 """
 
@@ -129,7 +129,9 @@ def main(rows: int, out: Path) -> None:
             results[name] = json.loads(printed.splitlines()[-1])
         check_equal(Path(folder) / "plait", Path(folder) / "pandas")
         csv_mb = log.stat().st_size >> 20
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
     record = {
         "rows": rows,
         "csv_mb": csv_mb,

@@ -7,6 +7,8 @@ dropped without a word).
 
 import shlex
 import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +17,7 @@ import polars as pl
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from plait.data import Dataset, sources
 from plait.engine.state import State
@@ -23,7 +26,7 @@ from plait.models.generative import ModelSettings
 from plait.recommender import Recommender, fit
 from plait.schema import Action
 from plait.training.loop import Diverged
-from plait.training.run import MODEL, RunSettings
+from plait.training.run import MODEL
 from plait.training.settings import Optim, Protocol
 
 app = App(
@@ -33,7 +36,9 @@ app = App(
 )
 data_app = App(name="data", help="Datasets: those Plait knows, and your own logs.")
 app.command(data_app)
-console = Console()
+# Off a terminal lines are as long as a wide one's, so that tables in logs stay whole.
+console = Console(width=None if sys.stdout.isatty() else 140)
+CATALOGUE_COLUMNS = ("name", "notation", "tokens", "FLOPs", "retrieves", "scores", "P1", "P2", "source")
 
 
 def main(tokens: list[str] | None = None) -> int:
@@ -84,19 +89,15 @@ def layouts(action: Literal["list", "show"] = "list", layout: str | None = None,
             raise ValueError("plait layouts show: name a layout, such as lac or 'i[t] -> i[t+1]'")
         console.print(draw.explain(resolve(layout)), markup=False, highlight=False, soft_wrap=True)
         return
-    table = Table(*draw.CATALOGUE_HEADINGS, box=None, pad_edge=False)
-    for row in draw.catalogue_rows():
-        table.add_row(*row.cells())
-    console.print(table)
+    rows = [astuple(row) for row in draw.catalogue_rows()]
+    _print_table(CATALOGUE_COLUMNS, rows, caption="; ".join(draw.CATALOGUE_HEADINGS[2:4]))
 
 
 @data_app.command(name="list")
 def list_data() -> None:
     """The datasets that Plait knows by name."""
-    table = Table("name", "what", "actions", "from", box=None, pad_edge=False)
-    for recipe in sources.catalogue():
-        table.add_row(recipe.name, recipe.what, ", ".join(recipe.actions), recipe.origin)
-    console.print(table)
+    rows = [(r.name, r.what, ", ".join(a.name for a in r.actions), r.origin) for r in sources.catalogue()]
+    _print_table(("name", "what", "actions", "from"), rows)
 
 
 @data_app.command
@@ -216,8 +217,7 @@ def train(
     out
         The run's folder.
     """
-    settings = RunSettings(layout=str(resolve(layout)), model=model, optim=optim, protocol=protocol)
-    fit(_open(dataset), settings=settings, out=out, report=console.print)
+    fit(_open(dataset), layout, model=model, optim=optim, protocol=protocol, out=out, report=_say)
     evaluate(out)
 
 
@@ -232,7 +232,9 @@ def evaluate(run: Path) -> None:
     from plait.training.run import load_answers, load_result
 
     result = load_result(run)
-    table = Table("metric", "value", "95 % interval", "users", title=f"{result.settings.layout} on {result.dataset}")
+    table = Table(
+        "metric", "value", "95 % interval", "users", title=f"{result.settings.layout} on {result.dataset}"
+    )
     for name, statistic in measure(load_answers(run, result.actions)).items():
         estimate = bootstrap(statistic).estimate
         interval = f"{estimate.low:.4f} to {estimate.high:.4f}" if estimate.low is not None else "not defined"
@@ -283,7 +285,7 @@ def compare(
         optim,
         protocol,
         command="plait " + shlex.join(sys.argv[1:]),
-        report=console.print,
+        report=_say,
     )
     console.print(terminal_table(comparison))
     console.print(f"page: {out / 'report.html'}")
@@ -296,7 +298,8 @@ def recommend(run: Path, *, dataset: str, user: str, k: Annotated[int, Parameter
     Example: plait recommend runs/lac --dataset ml-100k --user 196 -k 10
     """
     model, state = _state_of(run, dataset, user)
-    _print_frame(model.retrieve(state, k))
+    frame = model.retrieve(state, k)
+    _print_table(frame.columns, frame.rows())
 
 
 @app.command
@@ -311,7 +314,8 @@ def score(run: Path, *, dataset: str, user: str, items: str) -> None:
         Item ids as the log spells them, separated by commas.
     """
     model, state = _state_of(run, dataset, user)
-    _print_frame(model.score(state, items.split(",")))
+    frame = model.score(state, items.split(","))
+    _print_table(frame.columns, frame.rows())
 
 
 def _state_of(run: Path, dataset: str, user: str) -> tuple[Recommender, State]:
@@ -345,8 +349,18 @@ def _show(dataset: Dataset) -> None:
     )
 
 
-def _print_frame(frame: pl.DataFrame) -> None:
-    table = Table(*frame.columns, box=None, pad_edge=False)
-    for row in frame.iter_rows():
-        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, highlight=False)
+
+
+def _print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> None:
+    table = Table(*headings, box=None, pad_edge=False, caption=caption or None, caption_justify="left")
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row))
     console.print(table)

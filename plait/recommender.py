@@ -1,8 +1,8 @@
 """The face of Plait: a trained model with its items, in the log's own ids and units.
 
-    model = plait.fit(data, layout="lac")
-    state = model.encode(history)
-    model.score(state, items); model.retrieve(state, k=10)
+model = plait.fit(data, layout="lac")
+state = model.encode(history)
+model.score(state, items); model.retrieve(state, k=10)
 """
 
 import tempfile
@@ -137,9 +137,9 @@ def fit(
     data: Dataset,
     layout: str = "lac",
     *,
-    model: ModelSettings = ModelSettings(),  # noqa: B008 (frozen)
-    optim: Optim = Optim(),  # noqa: B008
-    protocol: Protocol = Protocol(),  # noqa: B008
+    model: ModelSettings = ModelSettings(),
+    optim: Optim = Optim(),
+    protocol: Protocol = Protocol(),
     out: Path | str | None = None,
     report: Callable[[str], None] = print,
 ) -> Recommender:

@@ -91,7 +91,8 @@ class Action(msgspec.Struct, frozen=True):
         near = difflib.get_close_matches(kind, ("binary", "regression", "amount", "categorical"), n=1)
         raise ValueError(
             f"action {text!r}: expected NAME:binary, NAME:regression:LOW:HIGH[:mse|huber], NAME:amount[:zero] "
-            "or NAME:categorical:A,B,..." + (f"; did you mean {near[0]!r}?" if near and near[0] != kind else "")
+            "or NAME:categorical:A,B,..."
+            + (f"; did you mean {near[0]!r}?" if near and near[0] != kind else "")
         )
 
 

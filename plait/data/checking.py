@@ -126,7 +126,7 @@ def action_column(action: Action, dtype: pl.DataType) -> Column:
 
 
 def rule_number(columns: Sequence[Column]) -> pl.Expr:
-    """The number of the first rule that a row breaks, counted over all columns from 1; 0 where it keeps all."""
+    """The number of the first rule that a row breaks, counted over all columns from 1; 0 for none."""
     number: pl.Expr = pl.lit(0, dtype=pl.UInt8)
     rules = [rule for column in columns for rule in column.rules]
     for index in range(len(rules), 0, -1):
@@ -146,7 +146,9 @@ def _category_column(name: str, kind: Categorical, dtype: pl.DataType) -> Column
     if not (dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null) or dtype.is_integer()):
         raise _wrong_type(name, dtype, "text or whole numbers")
     text = pl.col(name).cast(pl.String)
-    index = text.replace_strict(list(kind.values), list(range(len(kind.values))), default=None).cast(pl.Float32)
+    index = text.replace_strict(list(kind.values), list(range(len(kind.values))), default=None).cast(
+        pl.Float32
+    )
     unknown = text.is_not_null() & (text != "") & index.is_null()
     return Column(
         name,

@@ -82,7 +82,9 @@ def stable_argsort(key_N: Integer[np.ndarray, "N"]) -> Int64[np.ndarray, "N"]:
 
 
 def order_events(
-    user_N: Integer[np.ndarray, "N"], tick_N: Int64[np.ndarray, "N"], tiebreak_N: Integer[np.ndarray, "N"] | None
+    user_N: Integer[np.ndarray, "N"],
+    tick_N: Int64[np.ndarray, "N"],
+    tiebreak_N: Integer[np.ndarray, "N"] | None,
 ) -> Int64[np.ndarray, "N"]:
     """The order of rows by (user, time, tiebreak, row)."""
     if tiebreak_N is None:
@@ -104,6 +106,8 @@ def coarsest_unit(tick_N: Int64[np.ndarray, "N"], units: Sequence[int]) -> int:
     """
     for unit in units:
         blocks = (tick_N[begin : begin + BLOCK] for begin in range(0, len(tick_N), BLOCK))
-        if all((block // unit * unit == block).all() for block in blocks):  # numpy divides faster than it takes %
+        if all(
+            (block // unit * unit == block).all() for block in blocks
+        ):  # numpy divides faster than it takes %
             return unit
     return 1

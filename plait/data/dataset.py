@@ -68,11 +68,13 @@ class Dataset:
         folder = Path(folder)
         path = folder / MANIFEST
         if not path.is_file():
-            raise ValueError(f"{folder} is not a prepared dataset: it has no {MANIFEST}; make one with plait.prepare")
+            raise ValueError(
+                f"{folder} is not a prepared dataset: it has no {MANIFEST}; make one with plait.prepare"
+            )
         version = _format_version(path)
         if version != FORMAT_VERSION:
             raise ValueError(
-                f"{folder} has format version {version}, this plait reads {FORMAT_VERSION}; prepare the log again"
+                f"{folder} has format version {version}, this plait reads {FORMAT_VERSION}; prepare again"
             )
         try:
             manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
@@ -86,8 +88,8 @@ class Dataset:
         return cls(folder, manifest)
 
     def __repr__(self) -> str:
-        counts = self.manifest.counts
-        return f"Dataset({self.manifest.name!r}: {counts.events} events, {counts.users} users, {counts.items} items)"
+        of = self.manifest.counts
+        return f"Dataset({self.manifest.name!r}: {of.events} events, {of.users} users, {of.items} items)"
 
     @property
     def num_users(self) -> int:
@@ -112,9 +114,13 @@ class Dataset:
     def item_index(self, ids: Iterable[Any]) -> Int64[np.ndarray, "I"]:
         """Dense indices of the log's item ids, `UNKNOWN_ITEM` for ids that the item table lacks."""
         known = self.item_ids()
-        asked = pl.Series("item_id", ids if isinstance(ids, pl.Series | np.ndarray) else list(ids), strict=False)
+        asked = pl.Series(
+            "item_id", ids if isinstance(ids, pl.Series | np.ndarray) else list(ids), strict=False
+        )
         frame = pl.DataFrame({"item_id": asked.cast(known.dtype, strict=False)})
-        joined = frame.join(self._items.select("item", "item_id"), on="item_id", how="left", maintain_order="left")
+        joined = frame.join(
+            self._items.select("item", "item_id"), on="item_id", how="left", maintain_order="left"
+        )
         return joined["item"].fill_null(UNKNOWN_ITEM).to_numpy().astype(np.int64)
 
     def user_index(self, id: int | str) -> int:
@@ -143,7 +149,11 @@ class Dataset:
         return np.minimum(self._validation_U[user_U] - self._start_U1[user_U], max_events)
 
     def train_batch(
-        self, user_U: Int64[np.ndarray, "U"], max_events: int, lead: int, rng: np.random.Generator | None = None
+        self,
+        user_U: Int64[np.ndarray, "U"],
+        max_events: int,
+        lead: int,
+        rng: np.random.Generator | None = None,
     ) -> EventBatch:
         """The last `max_events` training events of each user, and up to `lead` true events before them.
 

@@ -58,7 +58,9 @@ def read_history(
         start_U1=start_U1,
         lead_U=np.zeros(len(start_U1) - 1, dtype=np.int64),
         item_E=item_index(frame[columns.item], item_ids),
-        action_EA=values.select(action.name for action in actions).to_numpy().reshape(len(frame), len(actions)),
+        action_EA=values.select(action.name for action in actions)
+        .to_numpy()
+        .reshape(len(frame), len(actions)),
         time_s_E=tick_E // MICROSECONDS_PER_S,
         request_E=np.cumsum(new_E),
     )

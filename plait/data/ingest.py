@@ -164,9 +164,15 @@ def _count_broken(parts: Sequence[Part], frames: Sequence[pl.DataFrame]) -> dict
 
 
 def _describe_broken(
-    parts: Sequence[Part], frames: Sequence[pl.DataFrame], rejected: dict[str, int], num_read: int, settings: Settings
+    parts: Sequence[Part],
+    frames: Sequence[pl.DataFrame],
+    rejected: dict[str, int],
+    num_read: int,
+    settings: Settings,
 ) -> str:
-    lines = [f"{sum(rejected.values())} of {num_read} rows break a rule (rows are counted from 1, after the header):"]
+    lines = [
+        f"{sum(rejected.values())} of {num_read} rows break a rule (row 1 is the first after the header):"
+    ]
     for text, rows in rejected.items():
         examples: list[str] = []
         for part, frame in zip(parts, frames, strict=True):
@@ -174,7 +180,9 @@ def _describe_broken(
                 if rule == text and len(examples) < EXAMPLES:
                     row_R = (frame[RULE] == number).arg_true().head(EXAMPLES - len(examples))
                     examples += _examples(part, column, row_R)
-        hint = "; if these are milliseconds, pass time_unit='ms'" if text.endswith("future, read as s") else ""
+        hint = (
+            "; if these are milliseconds, pass time_unit='ms'" if text.endswith("future, read as s") else ""
+        )
         lines.append(f"  {text}: {rows} rows, e.g. {', '.join(examples)}{hint}")
     lines.append("Correct them, or pass on_bad_row='reject' to set them aside in rejects.parquet and go on.")
     return "\n".join(lines)
@@ -182,7 +190,9 @@ def _describe_broken(
 
 def _examples(part: Part, column: Column, row_R: pl.Series) -> list[str]:
     values = [collect(part.lazy.select(column.name).slice(row, 1)).item() for row in row_R]
-    return [f"row {row + 1} of {part.table.name} ({value!r})" for row, value in zip(row_R, values, strict=True)]
+    return [
+        f"row {row + 1} of {part.table.name} ({value!r})" for row, value in zip(row_R, values, strict=True)
+    ]
 
 
 def _rejected_rows(part: Part) -> pl.DataFrame:

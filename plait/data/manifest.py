@@ -14,7 +14,7 @@ class LeaveOneOut(msgspec.Struct, frozen=True, tag="leave_one_out"):
 
 
 class Temporal(msgspec.Struct, frozen=True, tag="temporal"):
-    """Global cuts in time: events from `cut_validation_s` on are for validation, from `cut_test_s` on for test.
+    """Global cuts in time: events from `cut_validation_s` on are for validation, `cut_test_s` on for test.
 
     Give both cuts (unix seconds), or both shares of all events (`validation`, `test`); preparation turns
     shares into cuts, so that a manifest always holds cuts.
@@ -30,7 +30,7 @@ class Temporal(msgspec.Struct, frozen=True, tag="temporal"):
 
     def __post_init__(self) -> None:
         match (self.cut_validation_s, self.cut_test_s, self.validation, self.test):
-            case (int(), int(), None, None) if self.cut_validation_s < self.cut_test_s:  # type: ignore[operator]
+            case (int(), int(), None, None) if self.cut_validation_s < self.cut_test_s:
                 return
             case (None, None, float(validation), float(test)) if (
                 validation > 0 and test > 0 and validation + test < 1

@@ -20,7 +20,15 @@ from plait.data.dataset import Dataset
 from plait.data.ingest import Rows, ingest
 from plait.data.manifest import FORMAT_VERSION, Counts, LeaveOneOut, Manifest, Settings, Split
 from plait.data.reading import open_tables
-from plait.data.writing import MANIFEST, check_free, parquet_bytes, whole_folder, write_array, write_bytes, write_table
+from plait.data.writing import (
+    MANIFEST,
+    check_free,
+    parquet_bytes,
+    whole_folder,
+    write_array,
+    write_bytes,
+    write_table,
+)
 from plait.schema import Action, ActionKind, Amount, check_unique
 
 MICROSECONDS_PER_S = 1_000_000
@@ -42,7 +50,7 @@ def prepare(
     min_user_events: int = 5,
     min_item_events: int = 5,
     deduplicate: bool = False,
-    split: Split = LeaveOneOut(),  # noqa: B008 (frozen)
+    split: Split = LeaveOneOut(),
     on_bad_row: Literal["stop", "reject"] = "stop",
     overwrite: bool = False,
 ) -> Dataset:
@@ -132,8 +140,13 @@ class Sorted:
     def where(self, keep_N: np.ndarray) -> "Sorted":
         if keep_N.all():
             return self
-        columns = (column[keep_N] for column in (self.user_N, self.item_N, self.tick_N, self.row_N))
-        return Sorted(*columns, self.ticks_per_s)
+        return Sorted(
+            self.user_N[keep_N],
+            self.item_N[keep_N],
+            self.tick_N[keep_N],
+            self.row_N[keep_N],
+            self.ticks_per_s,
+        )
 
 
 def _arrange(rows: Rows, settings: Settings) -> Events:
@@ -197,7 +210,9 @@ def _sort(rows: Rows) -> Sorted:
     tick_N = tick_N // unit
     user_N = rows.columns.pop("user")
     row_N = order_events(user_N, tick_N, rows.columns.pop("order", None))
-    return Sorted(user_N[row_N], rows.columns.pop("item")[row_N], tick_N[row_N], row_N, MICROSECONDS_PER_S // unit)
+    return Sorted(
+        user_N[row_N], rows.columns.pop("item")[row_N], tick_N[row_N], row_N, MICROSECONDS_PER_S // unit
+    )
 
 
 def _filter(rows: Sorted, settings: Settings) -> tuple[Sorted, shaping.Core, dict[str, int]]:
@@ -213,7 +228,11 @@ def _filter(rows: Sorted, settings: Settings) -> tuple[Sorted, shaping.Core, dic
     rows = rows.where(several_N)
     least = max(settings.min_user_events, 2)
     core = shaping.k_core(rows.user_N, rows.item_N, least, settings.min_item_events)
-    counted |= {"core_rows": int((~core.keep_N).sum()), "core_users": core.lost_users, "core_items": core.lost_items}
+    counted |= {
+        "core_rows": int((~core.keep_N).sum()),
+        "core_users": core.lost_users,
+        "core_items": core.lost_items,
+    }
     return rows.where(core.keep_N), core, counted
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import polars as pl
 
@@ -17,7 +17,9 @@ class Table:
     """One file or data frame of a log."""
 
     name: str
-    scan: Callable[[Sequence[str]], pl.LazyFrame]  # the columns named are read as text, where the file has no types
+    scan: Callable[
+        [Sequence[str]], pl.LazyFrame
+    ]  # the columns named are read as text, where the file has no types
     schema: pl.Schema
 
     def lazy(self, as_text: Sequence[str] = ()) -> pl.LazyFrame:
@@ -44,7 +46,8 @@ def open_tables(source: Any) -> list[Table]:
         frame = pl.DataFrame(source).lazy()
     else:
         raise ValueError(
-            f"source is a {type(source).__name__}; expected a file, a folder, or a polars, pandas or pyarrow frame"
+            f"source is a {type(source).__name__}; expected a file, a folder, "
+            "or a polars, pandas or pyarrow frame"
         )
     with reading("the data frame"):
         return [Table("the data frame", lambda as_text: frame, frame.collect_schema())]
@@ -60,7 +63,7 @@ def reading(name: str) -> Iterator[None]:
     except (pl.exceptions.ComputeError, pl.exceptions.SchemaError) as error:
         first_line = str(error).splitlines()[0]
         raise ValueError(
-            f"{name} cannot be read: {first_line}. It may be cut off or of another format; fetch or write it again"
+            f"{name} cannot be read: {first_line}. It may be cut off or of another format; fetch it again"
         ) from error
 
 
@@ -106,4 +109,4 @@ def file_name(table: Table) -> str:
 
 
 def collect(frame: pl.LazyFrame) -> pl.DataFrame:
-    return cast(pl.DataFrame, frame.collect(engine="streaming"))
+    return frame.collect(engine="streaming")

@@ -83,7 +83,9 @@ def user_starts(user_E: Int32[np.ndarray, "E"]) -> Int64[np.ndarray, "U1"]:
     return np.concatenate([[0], np.cumsum(np.bincount(user_E))]).astype(np.int64)
 
 
-def request_numbers(new_E: Bool[np.ndarray, "E"], start_U1: Int64[np.ndarray, "U1"]) -> Int32[np.ndarray, "E"]:
+def request_numbers(
+    new_E: Bool[np.ndarray, "E"], start_U1: Int64[np.ndarray, "U1"]
+) -> Int32[np.ndarray, "E"]:
     """Running number of each event's request within its user, from 0.
 
     Args:

@@ -27,7 +27,9 @@ def check_free(out: Path, overwrite: bool) -> None:
     if not (out / MANIFEST).is_file():
         raise ValueError(f"{out} exists and is not a prepared dataset; choose another folder")
     if not overwrite:
-        raise ValueError(f"{out} holds a prepared dataset already; pass overwrite=True, or choose another folder")
+        raise ValueError(
+            f"{out} holds a prepared dataset already; pass overwrite=True, or choose another folder"
+        )
 
 
 @contextmanager
@@ -54,7 +56,9 @@ def whole_folder(out: Path) -> Iterator[Path]:
     except OSError as error:
         code = error.errno or errno.EIO
         reason = error.strerror or str(error)
-        raise OSError(code, f"{reason}: writing {out} failed and nothing of it was kept; free space there") from error
+        raise OSError(
+            code, f"{reason}: writing {out} failed and nothing of it was kept; free space there"
+        ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -84,7 +88,7 @@ def parquet_bytes(table: pl.DataFrame) -> bytes:
 
 
 def write_table(path: Path, table: pl.DataFrame) -> bytes:
-    """Writes a Parquet file of numbers and text without nulls; returns a digest of names, types and values."""
+    """Writes a Parquet file of numbers and text without nulls; returns a digest of its content."""
     write_bytes(path, parquet_bytes(table))
     digest = hashlib.sha256(path.name.encode())
     for column in table:

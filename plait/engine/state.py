@@ -112,7 +112,9 @@ def _taken(
     )
 
 
-def _alternate(start_U1: Int64[np.ndarray, "U1"], other_U1: Int64[np.ndarray, "U1"]) -> Int64[np.ndarray, "E"]:
+def _alternate(
+    start_U1: Int64[np.ndarray, "U1"], other_U1: Int64[np.ndarray, "U1"]
+) -> Int64[np.ndarray, "E"]:
     """The order that puts each user's `other` events behind its own, in two arrays laid end to end."""
     user_E = np.concatenate([np.repeat(np.arange(len(s) - 1), np.diff(s)) for s in (start_U1, other_U1)])
     return np.argsort(user_E, kind="stable")

@@ -9,6 +9,7 @@ Shape letters: N tokens, the history's first, then those of each candidate.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from textwrap import wrap
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -33,6 +34,7 @@ CATALOGUE_HEADINGS = (
     "P2 action given item",
     "source",
 )
+WIDTH = 100  # columns of a terminal
 HISTORY = -1  # owner of the tokens that every candidate sees
 
 
@@ -164,7 +166,10 @@ def _catalogue_row(name: str, entry: Entry) -> CatalogueRow:
 
 
 def _section(heading: str, lines: list[str]) -> str:
-    return "\n".join([heading, *(f"  {line}".rstrip() for line in lines)])
+    wrapped = (
+        wrap(line, WIDTH - 2, subsequent_indent=" " * 24, break_on_hyphens=False) or [""] for line in lines
+    )
+    return "\n".join([heading, *(f"  {part}".rstrip() for parts in wrapped for part in parts)])
 
 
 def _title(layout: Layout) -> str:

@@ -26,7 +26,7 @@ class Rows:
 
 
 def pack(length_U: Int64[np.ndarray, "U"], row_length: int | None = None) -> Rows:
-    """First-fit decreasing into rows of `row_length` slots (default: the longest user).
+    """First-fit decreasing into rows of at most `row_length` slots (default: the longest user).
 
     Raises:
         ValueError: a user is longer than a row.
@@ -48,7 +48,7 @@ def pack(length_U: Int64[np.ndarray, "U"], row_length: int | None = None) -> Row
             used.append(0)
         row_U[user], column_U[user] = row, used[row]
         used[row] += length
-    return _rows(length_U, row_U, column_U, max(used, default=longest))
+    return _rows(length_U, row_U, column_U, max([1, *used]))
 
 
 def pad(length_U: Int64[np.ndarray, "U"]) -> Rows:

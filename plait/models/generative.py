@@ -6,7 +6,6 @@ V items of the catalogue (with row 0 for unknown items).
 
 from dataclasses import dataclass, field
 
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -74,7 +73,9 @@ class GenerativeRecommender(nn.Module):
         dim = settings.trunk.dim
         self.items = ItemEncoder(config.num_items, dim)
         self.actions = ActionEncoder(config.actions, dim)
-        self.specials = nn.ParameterDict({f: nn.Parameter(torch.randn(len(LEARNED), dim) * 0.02) for f in "ia"})
+        self.specials = nn.ParameterDict(
+            {f: nn.Parameter(torch.randn(len(LEARNED), dim) * 0.02) for f in "ia"}
+        )
         self.trunk = GptTrunk(settings.trunk, num_positions)
         self.heads = ActionHeads(config.actions, dim, settings.tower)
         self.sampler: Sampler | None = None  # of negatives; training sets it where the loss needs one
@@ -126,6 +127,7 @@ class GenerativeRecommender(nn.Module):
         state_MD = hidden_CD.index_select(0, asked.cell_M)
         if asked.given_M:
             couplers = self.couplers[_key(asked.target)]
+            assert isinstance(couplers, nn.ModuleList)
             for coupler, (field, source_M) in zip(couplers, asked.given_M, strict=True):
                 state_MD = coupler(state_MD, facts[field].index_select(0, source_M))
         return state_MD
@@ -155,7 +157,9 @@ def _key(target: Target) -> str:
 
 def _check_supported(layout: Layout, config: ModelConfig) -> None:
     if layout.rides:
-        raise ValueError(f"layout '{layout}': the gpt trunk carries no rides ({', '.join(sorted(layout.rides))})")
+        raise ValueError(
+            f"layout '{layout}': the gpt trunk carries no rides ({', '.join(sorted(layout.rides))})"
+        )
     if layout.candidate:
         raise ValueError(f"layout '{layout}': training with candidate tokens of their own is not built yet")
     if "c" in layout.fields:

@@ -70,9 +70,7 @@ def query_inputs(
         hypothetical: the last event of every user is the candidate, not history.
         fields: what to ask for; a field that the layout does not predict is left out.
     """
-    reads = (
-        read(layout, field, batch.start_U1, batch.lead_U, hypothetical=hypothetical) for field in fields
-    )
+    reads = (read(layout, field, batch.start_U1, batch.lead_U, hypothetical=hypothetical) for field in fields)
     return _inputs(layout, batch, tuple(r for r in reads if r is not None), hypothetical, packer, device)
 
 

@@ -34,7 +34,9 @@ def load_model(folder: Path) -> GenerativeRecommender:
     """
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} is no saved model: it has no {name}. Expected a folder of save_pretrained.")
+            raise ValueError(
+                f"{folder} is no saved model: it has no {name}. Expected a folder of save_pretrained."
+            )
     raw = (folder / CONFIG).read_bytes()
     try:
         version = msgspec.json.decode(raw).get("format_version")

@@ -93,7 +93,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     name: str
     look: Look
     path: str
@@ -110,7 +110,7 @@ class Chart:
     y_ticks: tuple[Tick, ...]
     right: float  # x of the plot's right edge
     marks: tuple[Mark, ...] = ()
-    lines: tuple[Line, ...] = ()
+    curves: tuple[Curve, ...] = ()
     labels: tuple[Label, ...] = ()
     frontier: str = ""  # through the marks that no other mark beats in both cost and quality
 
@@ -179,10 +179,10 @@ def learning_curves(
     right = WIDTH - 14 - CHAR * longest
     to_x = _axis([0.0, *across], LEFT, right, from_zero=True)
     to_y = _axis([point[1] for trace in traces for point in trace.points], HEIGHT - BOTTOM, TOP)
-    lines, marks, ends = [], [], {}
+    curves, marks, ends = [], [], {}
     for trace in traces:
         path = [(to_x(across), to_y(value)) for across, value in trace.points]
-        lines.append(Line(trace.name, trace.look, _polyline(path)))
+        curves.append(Curve(trace.name, trace.look, _polyline(path)))
         best_x, best_y = path[trace.best]
         marks.append(Mark(trace.name, trace.look, best_x, best_y, best_y, best_y, trace.name))
         ends[trace.name] = path[-1]
@@ -195,7 +195,7 @@ def learning_curves(
         to_y.ticks(5),
         right,
         marks=tuple(marks),
-        lines=tuple(lines),
+        curves=tuple(curves),
         labels=_in_margin(ends, right),
     )
 

@@ -15,7 +15,7 @@ COST_COLUMNS = (
     "tokens per event",
     "parameters",
     "training FLOPs",
-    "× reference",
+    "against reference",
     "training time",
     "s per epoch",
     "epochs (best)",
@@ -91,9 +91,8 @@ def findings(comparison: Comparison, metric: str) -> list[str]:
         if contrast is not None and not contrast.is_significant:
             ratio = times(summary.cost.train_flops / leader.cost.train_flops)
             words = f"{signed(contrast.difference.value)}, {p_value(contrast.p_holm)}"
-            return [
-                f"{lead} {summary.layout} cannot be told apart from it ({words}) at {ratio} its training FLOPs."
-            ]
+            close = f"{summary.layout}, at {ratio} its training FLOPs, is not told apart from it ({words})."
+            return [f"{lead} {close}"]
     return [f"{lead} All that trained for less differ from it."]
 
 
@@ -125,10 +124,19 @@ def notes(comparison: Comparison) -> list[str]:
                 found.append(f"{card.name} cannot {task}: {ability.why}{but}")
         if card.leaks:
             found.append(f"‼ {card.name} reads its own answers: {'; '.join(card.leaks)}")
-    return found + [
-        f"{'† ' if row.status == 'capped' else ''}{row.layout}, seed {row.seed}, {row.status}: {row.note}"
-        for row in comparison.rows
-        if row.status != "finished"
+    return found + _stops(comparison)
+
+
+def _stops(comparison: Comparison) -> list[str]:
+    """The runs that did not finish by themselves, those of one reason together."""
+    seeds: dict[tuple[str, str], dict[str, list[int]]] = {}
+    for row in comparison.rows:
+        if row.status != "finished":
+            seeds.setdefault((row.status, row.note), {}).setdefault(row.layout, []).append(row.seed)
+    return [
+        f"{'† ' if status == 'capped' else ''}{status}, {note}: "
+        + ", ".join(f"{layout} (seed {', '.join(map(str, its))})" for layout, its in layouts.items())
+        for (status, note), layouts in seeds.items()
     ]
 
 

@@ -16,7 +16,7 @@ TERMINAL_STYLE = {"best": "bold", "second": "underline", "other": ""}
 
 
 def terminal_table(comparison: Comparison) -> Table:
-    """A layout a line, within 100 columns: the first two retrieval metrics, the first scoring metric, cost."""
+    """A layout a line, within 100 columns: the first two retrieval metrics, the first scoring one, cost."""
     shown = [*comparison.retrieval[:2], *comparison.scoring[:1]]
     table = Table(
         title=f"{comparison.dataset.name}: layouts compared",
@@ -54,7 +54,7 @@ def _terminal_cell(cell: Cell) -> Text:
 
 
 def html_page(comparison: Comparison) -> str:
-    """The whole report as one page: readable without a network, without scripts, on a phone, by day and night.
+    """The whole report as one page: readable without a network or scripts, on a phone, by day and night.
 
     Raises:
         ModuleNotFoundError: the extra `report` is not installed.

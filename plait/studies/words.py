@@ -1,6 +1,6 @@
 """Numbers and names as a report writes them."""
 
-NOTHING = "–"
+NOTHING, MINUS, TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 NAMES = {  # metrics whose name is not simply put in capitals
     "log_loss": "log-loss",
@@ -39,7 +39,7 @@ def signed(value: float) -> str:
     >>> signed(0.0123), signed(-0.0123)
     ('+0.0123', '−0.0123')
     """
-    return f"{'−' if value < 0 else '+'}{number(abs(value))}"
+    return f"{MINUS if value < 0 else '+'}{number(abs(value))}"
 
 
 def p_value(p: float) -> str:
@@ -80,4 +80,4 @@ def times(ratio: float) -> str:
     """>>> times(0.4512), times(2)
     ('0.45×', '2.00×')
     """
-    return f"{ratio:.2f}×"
+    return f"{ratio:.2f}{TIMES}"

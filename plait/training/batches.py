@@ -27,7 +27,12 @@ def users_of_step(
 
 
 def training_batch(
-    dataset: Dataset, layout: Layout, users_U: Int64[np.ndarray, "U"], protocol: Protocol, epoch: int, step: int
+    dataset: Dataset,
+    layout: Layout,
+    users_U: Int64[np.ndarray, "U"],
+    protocol: Protocol,
+    epoch: int,
+    step: int,
 ) -> EventBatch:
     """The windows of a step's users; random windows depend on seed, epoch and step alone."""
     rng = np.random.default_rng((protocol.seed, epoch, step)) if protocol.window == "random" else None

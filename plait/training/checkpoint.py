@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write` with a path beside `path`, then renames. On any error nothing is left behind."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -98,7 +98,9 @@ def _answer(
             predicted = {name: value.cpu().numpy() for name, value in found.items()}
             losses = _without_autocast(lambda state: model.heads.losses(state, label_QA), state_MD)
             count_A = (~label_QA.isnan()).sum(0).tolist()
-            loss_sum = {n: float(loss) * count for (n, loss), count in zip(losses.items(), count_A, strict=True)}
+            loss_sum = {
+                n: float(loss) * count for (n, loss), count in zip(losses.items(), count_A, strict=True)
+            }
     return _Part(item_Q, rank_Q, predicted, loss_sum, label_QA.cpu().numpy())
 
 

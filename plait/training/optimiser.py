@@ -11,7 +11,8 @@ from plait.training.settings import Optim
 def make_optimiser(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices only, never on embedding tables, biases or norms."""
     tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for parameter in model.parameters():
         is_matrix = parameter.ndim >= 2 and id(parameter) not in tables
         (decayed if is_matrix else free).append(parameter)

@@ -1,11 +1,11 @@
 """One run from data to test metrics, in a folder that outlives a kill.
 
-    RUN/settings.json   what was asked for
-    RUN/metrics.jsonl   one row per validation
-    RUN/checkpoint.pt   training state, while it is not finished
-    RUN/model/          the best weights
-    RUN/answers.npz     the model's answers on the test events
-    RUN/result.json     written last: a run that has it is finished
+RUN/settings.json   what was asked for
+RUN/metrics.jsonl   one row per validation
+RUN/checkpoint.pt   training state, while it is not finished
+RUN/model/          the best weights
+RUN/answers.npz     the model's answers on the test events
+RUN/result.json     written last: a run that has it is finished
 """
 
 import resource
@@ -125,7 +125,7 @@ def save_answers(path: Path, answers: Answers) -> None:
 
     def write(aside: Path) -> None:
         with open(aside, "wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
 
     write_whole(path, write)
 
@@ -146,7 +146,9 @@ def load_answers(folder: Path, actions: tuple[Action, ...]) -> Answers:
             item_Q=arrays["item_Q"],
             rank_Q=arrays.get("rank_Q"),
             predicted={
-                name.removeprefix("predicted:"): arrays[name] for name in arrays if name.startswith("predicted:")
+                name.removeprefix("predicted:"): arrays[name]
+                for name in arrays
+                if name.startswith("predicted:")
             },
             label_QA=arrays["label_QA"],
             loss={},

@@ -27,14 +27,14 @@ class Selection:
             found = re.fullmatch(r"\s*([a-z_]+(?:@\d+)?(?::[^=,]+)?)\s*(?:=\s*([0-9.eE+-]+))?\s*", part)
             if not found:
                 raise ValueError(
-                    f"protocol.select = {text!r}: {part!r} is not METRIC or METRIC=WEIGHT, such as 'ndcg@10' or "
-                    "'ndcg@10=1,auc:liked=0.5'"
+                    f"protocol.select = {text!r}: {part!r} is not METRIC or METRIC=WEIGHT, such as 'ndcg@10' "
+                    "or 'ndcg@10=1,auc:liked=0.5'"
                 )
             parts.append((found[1], float(found[2] or 1)))
         return cls(tuple(parts))
 
     def resolve(self, can_retrieve: bool) -> "Selection":
-        """AUTO made definite, by what the layout can do (DESIGN of the defaults: see the README's protocol)."""
+        """AUTO made definite by what the layout can do."""
         if self.weights != ((self.AUTO, 1.0),):
             return self
         return Selection((("ndcg@10" if can_retrieve else "loss:actions", 1.0),))

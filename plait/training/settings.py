@@ -12,12 +12,15 @@ class Optim:
 
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 0.0  # on the matrices of trunk and heads only
+    weight_decay: float = 0.0
+    """On the matrices of trunk and heads only."""
     warmup_steps: int = 100
-    schedule: Literal["constant", "cosine"] = "constant"  # cosine ends with protocol.max_epochs
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Cosine ends with protocol.max_epochs."""
     clip_norm: float = 1.0
     users_per_step: int = 64
-    precision: Literal["bf16", "fp32"] = "bf16"  # autocast; weights and optimiser stay fp32
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Autocast; weights and optimiser stay fp32."""
 
     def __post_init__(self) -> None:
         _check_positive("optim", self, "learning_rate", "clip_norm", "users_per_step")
@@ -27,16 +30,22 @@ class Optim:
 class Protocol:
     """How a model is trained and judged: everything two results must share to be compared."""
 
-    max_events: int = 100  # T: the window, in events
+    max_events: int = 100
+    """T: the window, in events."""
     window: Literal["last", "random"] = "last"
-    patience: int = 10  # validations without a rise before training stops
-    validate_every: int = 1  # epochs
-    select: str = Selection.AUTO  # validation metrics to rise: "ndcg@10", or "ndcg@10=1,auc:liked=0.5"
-    max_epochs: int = 200  # the caps: a run stops at the first that it reaches
+    patience: int = 10
+    """Validations without a rise before training stops."""
+    validate_every: int = 1
+    """Epochs."""
+    select: str = Selection.AUTO
+    """Validation metrics to rise: "ndcg@10", or "ndcg@10=1,auc:liked=0.5"."""
+    max_epochs: int = 200
+    """The caps: a run stops at the first that it reaches."""
     max_tokens: float | None = None
     max_flops: float | None = None
     filter_seen: bool = True
-    negatives: int | None = None  # rank against this many sampled items instead of the full catalogue
+    negatives: int | None = None
+    """Rank against this many sampled items instead of the full catalogue."""
     seed: int = 0
 
     def __post_init__(self) -> None:

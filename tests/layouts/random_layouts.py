@@ -1,6 +1,6 @@
 """Layouts and batches for property tests, and the bookkeeping that keeps such tests honest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ NOTATIONS = (*(str(entry.layout) for entry in CATALOGUE.values()), *EXTRA)
 LAYOUTS = [pytest.param(Layout.parse(text), id=text) for text in NOTATIONS]
 
 
-# Plain data, because building a layout inside a strategy would run beartype there, which draws random numbers.
+# Plain data: building a layout inside a strategy would run beartype there, which draws random numbers.
 PlainFact = tuple[str, int | None]
 PlainTarget = tuple[PlainFact, list[PlainFact]]
 PlainToken = tuple[list[PlainFact], list[PlainTarget], list[str]]
@@ -85,9 +85,18 @@ def _tokens(draw: st.DrawFn, may_mask: bool) -> list[PlainToken]:
 @st.composite
 def batches(draw: st.DrawFn, fewest: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Starts and leads of a few ragged users with at least `fewest` events in their windows."""
-    users = draw(st.lists(st.tuples(st.integers(0, 3), st.integers(fewest, fewest + 4)), min_size=1, max_size=3))
+    users = draw(
+        st.lists(st.tuples(st.integers(0, 3), st.integers(fewest, fewest + 4)), min_size=1, max_size=3)
+    )
     start_U1 = np.cumsum([0, *(lead + window for lead, window in users)])
     return start_U1, np.array([lead for lead, _ in users])
+
+
+def assert_not_vacuous(counts: Mapping[str, int], above: int) -> None:
+    """A property must have met every case it is about. Fails otherwise than by an assertion, so that
+    `assert_caught` cannot mistake it for the property."""
+    if min(counts.values()) <= above:
+        pytest.fail(f"proves too little: {counts}")
 
 
 def assert_caught(check: Callable[[], None]) -> None:

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 from hypothesis import given
-from random_layouts import QUICK, PlainLayout, assert_caught, build, layouts
+from random_layouts import QUICK, PlainLayout, assert_caught, assert_not_vacuous, build, layouts
 
 from plait.layouts import Layout, audit, leaks
 from plait.layouts.facts import Fact, Target
@@ -36,7 +36,14 @@ def newest(facts: set[tuple[str, int]]) -> dict[str, int]:
 
 
 def check_against_brute_force() -> None:
-    found = {"leak": 0, "clean": 0, "at the head": 0, "in a candidate": 0, "leaking layout": 0, "clean layout": 0}
+    found = {
+        "leak": 0,
+        "clean": 0,
+        "at the head": 0,
+        "in a candidate": 0,
+        "leaking layout": 0,
+        "clean layout": 0,
+    }
 
     @QUICK
     @given(layouts())
@@ -57,7 +64,7 @@ def check_against_brute_force() -> None:
         found["leaking layout" if audit(layout).leaks else "clean layout"] += 1
 
     agrees()
-    assert min(found.values()) > 10, found
+    assert_not_vacuous(found, above=10)
 
 
 def test_the_leak_rule_agrees_with_a_walk_over_the_tokens():
@@ -107,7 +114,7 @@ ANTI_PATTERNS = {
     "i[t] -> (); a[t] -> a[t]": "a[t] itself is already visible",
     "i[t] -> i[t]": "i[t] itself is already visible",
     "a[t] -> i[t]": "a[t] is already visible: the action of an event becomes known after its item",
-    "i[t] -> i[t+1] | a[t+1]": "a[t+1] is given to the head: the action of an event becomes known after its item",
+    "i[t] -> i[t+1] | a[t+1]": "a[t+1] is given to the head: the action of an event becomes known after",
     "i[t] -> i[t+1] | i[t+1]": "i[t+1] itself is given to the head (self-label leakage)",
     "i[t] -> (i[t+1] | a[t+1], a[t+1] | i[t+1])": "a[t+1] is given to the head",
     "c[t] -> (c[t], i[t])": "c[t] itself is already visible (self-label leakage)",

@@ -3,9 +3,18 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_layouts import LAYOUTS, NOTATIONS, QUICK, PlainLayout, assert_caught, build, layouts
+from random_layouts import (
+    LAYOUTS,
+    NOTATIONS,
+    QUICK,
+    PlainLayout,
+    assert_caught,
+    assert_not_vacuous,
+    build,
+    layouts,
+)
 
 from plait.layouts import CATALOGUE, Layout, name_of, resolve
 from plait.layouts.facts import Fact, Target, Token
@@ -25,7 +34,7 @@ def check_inverse() -> None:
         seen["nothing"] += any(not token.predicted for token in layout.tokens)
 
     inverse()
-    assert min(seen.values()) > 10, seen
+    assert_not_vacuous(seen, above=10)
 
 
 def test_parsing_is_the_inverse_of_printing():
@@ -44,21 +53,20 @@ def test_the_papers_spelling_is_what_is_printed(text):
 
 
 def test_spaces_do_not_matter():
-    spaced = 0
+    spaced = {"changed": 0}
 
-    @QUICK
+    @settings(QUICK, max_examples=40)
     @given(layouts(), st.data())
     def any_spaces(plain: PlainLayout, data: st.DataObject) -> None:
-        nonlocal spaced
         layout = build(plain)
         parts = re.findall(r"->|[A-Za-z]+|\d+|[^\s\w]", str(layout))
         gap = st.sampled_from(["", " ", "\t", "\n  "])
         text = "".join(data.draw(gap) + part for part in parts) + data.draw(gap)
         assert Layout.parse(text, allow_leaks=True) == layout
-        spaced += text != str(layout)
+        spaced["changed"] += text != str(layout)
 
     any_spaces()
-    assert spaced > 100
+    assert_not_vacuous(spaced, above=30)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +83,7 @@ def test_spaces_do_not_matter():
         ("i[?+1] -> a[t]", 4, "expected ']', found '+'"),
         ("i[t] = a[t]", 6, "expected '->', found '='"),
         ("(i[t] a[t]) -> i[t+1]", 7, "expected ',' or ')', found 'a'"),
-        ("i[t] -> i[t+1], a[t]", 15, "expected ';', '/' or the end (several facts stand in parentheses), found ','"),
+        ("i[t] -> i[t+1], a[t]", 15, "expected ';', '/' or the end (several facts stand in"),
         ("i[t] -> a[t] {values", 21, "expected '}', found the end"),
         ("i[t] -> a[t] {keys}", 15, "expected a ride: values, pool or helix, found 'keys'"),
         ("i[t] -> a[t] {}", 15, "expected a ride: values, pool or helix, found '}'"),
@@ -131,7 +139,9 @@ def test_properties_read_the_candidate_and_the_heads_too():
     assert layout.rides == {"pool"}
     assert layout.lag == 3
     assert layout.tokens_per_event == 1
-    assert Layout.parse("i[t] -> i[t+1] {values}").fields == {"i", "a"}, "a riding action is used, though not shown"
+    assert Layout.parse("i[t] -> i[t+1] {values}").fields == {"i", "a"}, (
+        "a riding action is used, though not shown"
+    )
     assert Layout.parse("i[t] -> i[t+1]").fields == {"i"}
 
 
@@ -151,7 +161,7 @@ def test_every_catalogue_name_resolves_and_no_two_are_the_same_layout():
 
 
 def test_an_unknown_name_suggests_the_nearest():
-    with pytest.raises(ValueError, match="no layout is named 'interleave'; did you mean 'interleaved'?"):
+    with pytest.raises(ValueError, match=r"no layout is named 'interleave'; did you mean 'interleaved'\?"):
         resolve("interleave")
-    with pytest.raises(ValueError, match="there are item, action_in, .*or write one out"):
+    with pytest.raises(ValueError, match=r"there are item, action_in, .*or write one out"):
         resolve("zzz")

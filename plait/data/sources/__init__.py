@@ -1,0 +1,167 @@
+"""Recipes for public logs: downloaded from their owners, or read from files already on disk."""
+
+import difflib
+import hashlib
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+import msgspec
+import polars as pl
+
+from plait.data.dataset import Dataset
+from plait.data.manifest import FORMAT_VERSION, LeaveOneOut, Split
+from plait.data.preparing import prepare
+from plait.data.reading import collect
+from plait.data.sources import amazon, completejourney, kuaishou, movielens
+from plait.data.sources.recipe import ITEM, REQUEST, TIME, USER, Published, Recipe, agrees
+
+__all__ = ["Published", "Recipe", "catalogue", "find_recipe", "get"]
+
+
+def catalogue() -> tuple[Recipe, ...]:
+    """All recipes, by name."""
+    recipes = movielens.RECIPES + amazon.RECIPES + kuaishou.RECIPES + completejourney.RECIPES
+    return tuple(sorted(recipes, key=lambda recipe: recipe.name))
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of a dataset's name.
+
+    Raises:
+        ValueError: there is none; names the nearest.
+    """
+    recipes = {recipe.name: recipe for recipe in catalogue()}
+    if name in recipes:
+        return recipes[name]
+    near = difflib.get_close_matches(name, recipes, n=1)
+    raise ValueError(
+        f"no dataset is named {name!r}"
+        + (f", did you mean {near[0]!r}?" if near else f"; there are {', '.join(recipes)}")
+    )
+
+
+def get(
+    name: str,
+    *,
+    cache: Path | None = None,
+    from_files: Path | None = None,
+    split: Split = LeaveOneOut(),
+    min_user_events: int = 5,
+    min_item_events: int = 5,
+) -> Dataset:
+    """A public dataset, prepared once and kept.
+
+    Args:
+        name: of a recipe in `catalogue()`.
+        cache: where prepared datasets are kept; XDG_CACHE_HOME/plait or ~/.cache/plait by default.
+        from_files: the owner's file, or a folder with it; downloaded where not given.
+
+    Raises:
+        ValueError: no such recipe, no such file, or a download that is not what its owner publishes.
+        OSError: no source could be reached, or the cache cannot be written.
+    """
+    recipe = find_recipe(name)
+    options = Options(split=split, min_user_events=min_user_events, min_item_events=min_item_events)
+    folder = (cache or _cache_home()) / f"{name}-{_key(recipe, options, from_files)}"
+    if folder.exists():
+        try:
+            return Dataset.open(folder)
+        except ValueError as error:
+            _say(str(error))
+            shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if from_files is not None:
+        note = _verify(recipe, Path(from_files))
+        return _prepare(recipe, Path(from_files), folder, options, note)
+    with tempfile.TemporaryDirectory(prefix=".download.", dir=folder.parent) as scratch:
+        files = _download(recipe, Path(scratch))
+        note = _verify(recipe, files)
+        if note:
+            raise ValueError(f"{note}; the download is not whole, or its owner has changed it")
+        return _prepare(recipe, files, folder, options, note)
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    split: Split
+    min_user_events: int
+    min_item_events: int
+
+
+def _prepare(recipe: Recipe, files: Path, folder: Path, options: Options, note: str) -> Dataset:
+    return prepare(
+        recipe.read(files),
+        user=USER,
+        item=ITEM,
+        time=TIME,
+        actions=recipe.actions,
+        request=REQUEST if recipe.has_request else None,
+        time_unit="ms" if recipe.milliseconds else "s",
+        out=folder,
+        name=recipe.name,
+        note="; ".join(filter(None, (recipe.origin, f"terms: {recipe.terms}", note))),
+        min_user_events=options.min_user_events,
+        min_item_events=options.min_item_events,
+        split=options.split,
+    )
+
+
+def _download(recipe: Recipe, scratch: Path) -> Path:
+    """Tries the recipe's sources in turn, and says in one line each what came of it.
+
+    Raises:
+        OSError: none answered with the right file.
+    """
+    for number, fetch in enumerate(recipe.fetch, start=1):
+        folder = scratch / str(number)
+        folder.mkdir()
+        try:
+            files = fetch(folder)
+        except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
+            _say(f"{recipe.name}: source {number} of {len(recipe.fetch)} failed: {error}")
+        else:
+            _say(f"{recipe.name}: fetched {files.name} from source {number} of {len(recipe.fetch)}")
+            return files
+    raise OSError(
+        f"{recipe.name}: no source could be reached; fetch its files from {recipe.origin} "
+        "and give their folder as from_files"
+    )
+
+
+def _verify(recipe: Recipe, files: Path) -> str:
+    """In words, how the files' counts differ from those that the owner publishes; empty where they agree."""
+    if recipe.published is None:
+        return ""
+    counted = recipe.read(files).select(
+        pl.len().alias("rows"), pl.col(USER).n_unique().alias("users"), pl.col(ITEM).n_unique().alias("items")
+    )
+    differences = [
+        f"{count} {what} instead of {getattr(recipe.published, what)}"
+        for what, count in collect(counted).row(0, named=True).items()
+        if not agrees(getattr(recipe.published, what), count)
+    ]
+    note = f"{recipe.name} differs from its owner's counts: {', '.join(differences)}" if differences else ""
+    if note:
+        _say(note)
+    return note
+
+
+def _key(recipe: Recipe, options: Options, from_files: Path | None) -> str:
+    """A hash of all that decides what is prepared, the files' sizes and times of change among it."""
+    path = None if from_files is None else Path(from_files).resolve()
+    files = [] if path is None else sorted([path, *path.rglob("*")])
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    content = msgspec.json.encode((FORMAT_VERSION, recipe.name, recipe.actions, options, stats))
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def _cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plait"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -1,0 +1,96 @@
+"""KuaiRand and KuaiSAR (Kuaishou): impressions of short videos, with what the user did with each.
+
+A request is the videos that were sent out together: those of one user with one timestamp.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import polars as pl
+
+from plait.data.sources.downloading import download, unpack
+from plait.data.sources.recipe import ITEM, TIME, Published, Recipe, find
+from plait.schema import Action, Amount, Binary
+
+KUAIRAND_ACTIONS = (
+    *(
+        Action(name, Binary())
+        for name in ("is_click", "is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view")
+    ),
+    Action("play_time_ms", Amount(zero_inflated=True)),
+)
+KUAISAR_ACTIONS = (
+    *(Action(name, Binary()) for name in ("click", "like", "follow", "forward", "search")),
+    Action("playing_time", Amount(zero_inflated=True)),
+)
+
+
+def read_kuairand(path: Path) -> pl.LazyFrame:
+    """`log_standard_*.csv`, in the order of their names: the feed as it was; random exposures are left out.
+
+    Relied on: user_id, video_id, time_ms (milliseconds), the actions.
+    """
+    first = find(path, "log_standard_*.csv")
+    logs = [first] if path.is_file() else sorted(first.parent.glob("log_standard_*.csv"))
+    return pl.scan_csv(logs).rename({"video_id": ITEM, "time_ms": TIME})
+
+
+def read_kuaisar(path: Path) -> pl.LazyFrame:
+    """`rec_inter.csv`: the recommendation half of the log.
+
+    Relied on: user_id, item_id, timestamp (milliseconds), the actions.
+    """
+    return pl.scan_csv(find(path, "rec_inter.csv"))
+
+
+def _fetch(folder: Path, url: str, files: str) -> Path:
+    return unpack(download(url, folder), files)
+
+
+def _kuairand(version: str, what: str, published: Published) -> Recipe:
+    url = f"https://zenodo.org/records/10439422/files/KuaiRand-{version}.tar.gz"
+    return Recipe(
+        name=f"kuairand-{version.lower()}",
+        what=what,
+        origin="https://kuairand.com",
+        terms="CC BY-SA 4.0",
+        actions=KUAIRAND_ACTIONS,
+        read=read_kuairand,
+        fetch=(partial(_fetch, url=url, files="log_standard_*.csv"),),
+        published=published,
+        milliseconds=True,
+    )
+
+
+RECIPES = (
+    _kuairand(
+        "Pure",
+        "impressions of 7,551 videos by 27,285 users",
+        Published(rows="1436609", users="27285", items="7551"),
+    ),
+    _kuairand(
+        "1K",
+        "11.7 million impressions of 1,000 users",
+        Published(rows="11713045", users="1000", items="4369953"),
+    ),
+    _kuairand(
+        "27K",
+        "322 million impressions of 27,285 users",
+        Published(rows="322278385", users="27285", items="32038725"),
+    ),
+    Recipe(
+        name="kuaisar",
+        what="recommended videos of users who search as well",
+        origin="https://kuaisar.github.io",
+        terms="CC BY-NC-SA 4.0",
+        actions=KUAISAR_ACTIONS,
+        read=read_kuaisar,
+        fetch=(
+            partial(
+                _fetch, url="https://zenodo.org/records/8181109/files/KuaiSAR_v2.zip", files="rec_inter.csv"
+            ),
+        ),
+        published=None,
+        milliseconds=True,
+    ),
+)

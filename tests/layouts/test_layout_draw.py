@@ -1,0 +1,184 @@
+"""The drawing: what is drawn is what is trained."""
+
+import numpy as np
+import pytest
+from random_layouts import LAYOUTS, assert_caught
+
+from plait.layouts import CATALOGUE, Layout, arrange, draw, resolve
+from plait.layouts.arrange import candidate_tokens
+from plait.layouts.draw import CATALOGUE_HEADINGS, CatalogueRow, catalogue_rows, explain, mask_of, tokens_of
+
+GENRANK = Layout.parse("(i[t], a[t]) -> () / (i[t], a[?]) -> a[t]")
+TWO_TOKENS = Layout.parse("c[t] -> i[t]; i[t] -> a[t]; a[t] -> ()")
+
+
+def picture(mask: np.ndarray) -> list[str]:
+    return ["".join("x" if seen else "." for seen in row) for row in mask]
+
+
+@pytest.mark.parametrize(
+    ("layout", "tokens"),
+    [
+        (resolve("lac"), ["i0 a(start)", "i1 a0", "i2 a1", "ix0 a2", "ix1 a2"]),
+        (resolve("interleaved"), ["i0", "a0", "i1", "a1", "i2", "a2", "ix0", "ix1"]),
+        (resolve("pc"), ["i0 a0", "i1 a1", "i2 a2"]),
+        (GENRANK, ["i0 a0", "i1 a1", "i2 a2", "ix0 a?", "ix1 a?"]),
+        (TWO_TOKENS, ["c0", "i0", "a0", "c1", "i1", "a1", "c2", "i2", "a2", "cx0", "ix0", "cx1", "ix1"]),
+    ],
+)
+def test_labels_of_the_tokens(layout, tokens):
+    assert tokens_of(layout) == tokens
+
+
+def test_the_mask_of_one_token_candidates():
+    assert picture(mask_of(resolve("lac"))) == ["x....", "xx...", "xxx..", "xxxx.", "xxx.x"]
+
+
+def check_two_token_candidates() -> None:
+    assert picture(mask_of(TWO_TOKENS, num_events=1)) == [
+        "x......",
+        "xx.....",
+        "xxx....",
+        "xxxx...",
+        "xxxxx..",
+        "xxx..x.",
+        "xxx..xx",
+    ]
+
+
+def test_the_mask_of_two_token_candidates():
+    check_two_token_candidates()
+
+
+def test_candidates_that_see_each_other_are_noticed(monkeypatch):
+    monkeypatch.setattr(draw, "HISTORY", 0)
+    assert_caught(check_two_token_candidates)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_mask_of_every_layout(layout):
+    events, candidates = 4, 3
+    history, own = events * layout.tokens_per_event, len(candidate_tokens(layout))
+    mask = mask_of(layout, events, candidates)
+    assert mask.shape == (history + candidates * own,) * 2
+    assert len(tokens_of(layout, events, candidates)) == len(mask)
+    assert mask.diagonal().all() and not np.triu(mask, 1).any(), "itself, and nothing that comes later"
+    assert mask[:, :history][history:].all(), "a candidate sees all of the history"
+    blocks = [mask[history + c * own :, history : history + c * own] for c in range(candidates)]
+    assert not any(block.any() for block in blocks), "and no other candidate"
+
+
+def test_a_drawing_follows_what_is_trained(monkeypatch):
+    """With `arrange` broken, the labels must break: they are not drawn from the notation."""
+    right = arrange._event_or_start
+    monkeypatch.setattr(arrange, "_event_or_start", lambda event_M, first_M: right(event_M - 1, first_M))
+    assert tokens_of(resolve("lac"))[:2] == ["i(start) a(start)", "i0 a(start)"]
+
+
+@pytest.mark.parametrize(("events", "candidates"), [(0, 1), (1, 0)])
+def test_nothing_to_draw_is_refused(events, candidates):
+    with pytest.raises(ValueError, match=f"needs an event and a candidate, got {events} and {candidates}"):
+        tokens_of(resolve("lac"), events, candidates)
+
+
+def test_rows_are_the_catalogue_in_order_under_their_headings():
+    rows = catalogue_rows()
+    assert [row.name for row in rows] == list(CATALOGUE)
+    assert len(CATALOGUE_HEADINGS) == len(CatalogueRow.__dataclass_fields__)
+    assert "T = 100" in CATALOGUE_HEADINGS[3] and "d = 256" in CATALOGUE_HEADINGS[3]
+    by_name = {row.name: row for row in rows}
+    assert by_name["pc"] == CatalogueRow(
+        name="pc",
+        notation="(i[t], a[t]) -> (i[t+1], a[t+1] | i[t+1])",
+        tokens_per_event=1,
+        relative_flops=1.0,
+        retrieves=True,
+        scores="late",
+        information="full",
+        conditioning="late",
+        source="LAC table 2 row 10",
+    )
+    T, d = 100, 256
+    assert by_name["interleaved"].relative_flops == pytest.approx((48 * d + 8 * T) / (24 * d + 2 * T))
+    assert (by_name["item"].conditioning, by_name["next_both"].conditioning) == ("-", "violated")
+
+
+def test_lac_explained():
+    assert explain(resolve("lac")).splitlines() == [
+        "lac: (i[t], a[t-1]) -> (i[t+1], a[t])",
+        "source: LAC table 2 row 8",
+        "",
+        "Tokens of 3 events and candidate x0",
+        "  token 0: shows i0, a(start); predicts i1, a0",
+        "  token 1: shows i1, a0; predicts i2, a1",
+        "  token 2: shows i2, a1; predicts i3, a2",
+        "  token 3 (x0): shows ix0, a2",
+        "  the next item: read at token 2",
+        "  the action on x0: read at token 3 (x0)",
+        "",
+        "Audit",
+        "  P1 information        full: items and actions both inform and supervise",
+        "                          i[t+1] from items up to i[t], actions up to a[t-1]",
+        "                          a[t] from items up to i[t], actions up to a[t-1]",
+        "  P2 action given item  a[t] early: the trunk attends with the item in sight",
+        "  P3 no leak            kept",
+        "  retrieves             yes",
+        "  scores a candidate    early",
+        "  tokens per event      1",
+        "",
+        "Trunk FLOPs against item-only, one token per event and per candidate",
+        "  training (d = 256)                  T = 100: 1.00, T = 1000: 1.00",
+        "  scoring 1000 candidates (d = 256)   T = 100: 1.00, T = 1000: 1.00",
+        "",
+        "Mask: a row's token sees the columns marked ■",
+        "  i0 a(start)  ■ · · | · ·",
+        "  i1 a0        ■ ■ · | · ·",
+        "  i2 a1        ■ ■ ■ | · ·",
+        "",
+        "  ix0 a2       ■ ■ ■ | ■ ·",
+        "  ix1 a2       ■ ■ ■ | · ■",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (
+            "pc",
+            [
+                "token 2: shows i2, a2; predicts i3, a3 given i3",
+                "the action on x0: read at token 2 given ix0",
+            ],
+        ),
+        ("lac_patched", ["the next item: read at token 2 given a2"]),
+        ("item", ["the action on x0: not predicted", "scores a candidate    no: it predicts no action"]),
+        ("next_action", ["scores a candidate    no: its action score cannot depend on the candidate (P2)"]),
+        ("interleaved", ["token 4: shows i2; predicts a2", "token 5: shows a2; predicts i3"]),
+        (
+            "i[t] -> a[t] {values, pool}",
+            [
+                "actions ride in pool, values: seen from the event after theirs on",
+                "token 2: shows i2; predicts a2",
+            ],
+        ),
+        (str(GENRANK), ["token 2: shows i2, a2; predicts nothing", "token 3 (x0): shows ix0, a?"]),
+        ("c[t] -> i[t]; i[t] -> ()", ["the next item: read at token 6 (x0)"]),
+        ("i[t] -> i[t+5]", ["Tokens of 5 events and candidate x0", "the next item: read at token 0"]),
+    ],
+)
+def test_what_an_explanation_says(text, lines):
+    explained = [line.strip() for line in explain(resolve(text)).splitlines()]
+    assert [line for line in lines if line not in explained] == []
+
+
+def test_an_allowed_leak_is_explained():
+    assert "P3 no leak            a[t] is predicted, but a[t] itself is already visible" in explain(
+        Layout.parse("(i[t], a[t]) -> a[t]", allow_leaks=True)
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_explanation_fits_a_terminal(layout):
+    lines = explain(layout).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert not any(line != line.rstrip() for line in lines)
