@@ -4,8 +4,8 @@
 
 Both read the same CSV file and sort it by (user, time), ties in the order of the file. pandas then gathers
 lists per user, in memory; plait checks every row, encodes ids, counts ties and duplicates, runs the (idle)
-k-core, hashes and writes its memory-mapped folder through to the disk. The results must be equal. Each measurement
-is a process of its own; its peak memory is the kernel's, above what the imports took.
+k-core, hashes and writes its memory-mapped folder through to the disk. The results must be equal. Each
+measurement is a process of its own; its peak memory is the kernel's, above what the imports took.
 """
 
 import datetime

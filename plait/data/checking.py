@@ -5,12 +5,13 @@ is read, checked and narrowed in one streaming pass.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
 from plait.schema import Action, Amount, Binary, Categorical, Regression
 
+DType = Any  # a pl.DataType: its metaclass has a repr that beartype refuses in annotations
 MICROSECONDS = {"s": 1_000_000, "ms": 1_000}
 RULE = "reject_rule"  # the column that holds the number of the first rule that a row breaks, 0 for none
 
@@ -30,7 +31,7 @@ class Column:
     rules: tuple[Rule, ...]  # a row is held to the first that it breaks
 
 
-def id_column(name: str, dtype: pl.DataType, categories: pl.Categories | None) -> Column:
+def id_column(name: str, dtype: DType, categories: pl.Categories | None) -> Column:
     """Users, items, requests: whole numbers from 0, or text where `categories` are given."""
     raw = pl.col(name)
     if categories is not None:
@@ -49,7 +50,7 @@ def id_column(name: str, dtype: pl.DataType, categories: pl.Categories | None) -
     )
 
 
-def order_column(name: str, dtype: pl.DataType, categories: pl.Categories | None) -> Column:
+def order_column(name: str, dtype: DType, categories: pl.Categories | None) -> Column:
     """Anything with an order: it only breaks ties of time."""
     raw = pl.col(name)
     if categories is not None:
@@ -63,7 +64,7 @@ def order_column(name: str, dtype: pl.DataType, categories: pl.Categories | None
     return Column(name, raw.cast(kind), (Rule(f"{name} is missing", missing),))
 
 
-def time_column(name: str, dtype: pl.DataType, unit: Literal["s", "ms"], now_s: float) -> Column:
+def time_column(name: str, dtype: DType, unit: Literal["s", "ms"], now_s: float) -> Column:
     """Microseconds since 1970, from numbers in `unit`, datetimes, or ISO 8601 text in UTC."""
     raw = pl.col(name)
     to_microseconds = partial(_number_to_microseconds, unit=unit)
@@ -100,18 +101,22 @@ def time_column(name: str, dtype: pl.DataType, unit: Literal["s", "ms"], now_s: 
     )
 
 
-def action_column(action: Action, dtype: pl.DataType) -> Column:
+def action_column(action: Action, dtype: DType) -> Column:
     """float32, missing = NaN; a category becomes its index."""
     name, kind, raw = action.name, action.kind, pl.col(action.name)
     if isinstance(kind, Categorical):
         return _category_column(name, kind, dtype)
     if not (dtype.is_numeric() or dtype == pl.Boolean or dtype == pl.String or dtype == pl.Null):
         raise _wrong_type(name, dtype, "numbers")
-    number = raw.cast(pl.Float32, strict=False)
-    lost = raw.is_not_null() & number.is_null()
     if dtype == pl.String:
-        lost = lost & (raw != "")
-    rules = [Rule(f"{name} is not a number", lost), Rule(f"{name} is not finite", number.is_infinite())]
+        words = {"": None, "true": "1", "false": "0"} if isinstance(kind, Binary) else {"": None}
+        raw = raw.str.to_lowercase().replace(words)
+    number = raw.cast(pl.Float64, strict=False)  # ranges are checked before rounding to 32 bits
+    value = number.cast(pl.Float32, strict=False)
+    rules = [
+        Rule(f"{name} is not a number", raw.is_not_null() & number.is_null()),
+        Rule(f"{name} is not finite", value.is_infinite()),
+    ]
     given = number.is_not_nan()
     match kind:
         case Binary():
@@ -122,7 +127,7 @@ def action_column(action: Action, dtype: pl.DataType) -> Column:
             )
         case Amount():
             rules.append(Rule(f"{name} is negative", given & (number < 0)))
-    return Column(name, number.fill_null(float("nan")), tuple(rules))
+    return Column(name, value.fill_null(float("nan")), tuple(rules))
 
 
 def rule_number(columns: Sequence[Column]) -> pl.Expr:
@@ -142,7 +147,7 @@ def _number_to_microseconds(number: pl.Expr, unit: Literal["s", "ms"]) -> pl.Exp
     return (number.cast(pl.Float64) * MICROSECONDS[unit]).round().cast(pl.Int64, strict=False)
 
 
-def _category_column(name: str, kind: Categorical, dtype: pl.DataType) -> Column:
+def _category_column(name: str, kind: Categorical, dtype: DType) -> Column:
     if not (dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null) or dtype.is_integer()):
         raise _wrong_type(name, dtype, "text or whole numbers")
     text = pl.col(name).cast(pl.String)
@@ -157,5 +162,5 @@ def _category_column(name: str, kind: Categorical, dtype: pl.DataType) -> Column
     )
 
 
-def _wrong_type(name: str, dtype: pl.DataType, expected: str) -> ValueError:
+def _wrong_type(name: str, dtype: DType, expected: str) -> ValueError:
     return ValueError(f"column {name!r} holds {dtype}; expected {expected}")

@@ -4,7 +4,7 @@ Shape letters: U users of the dataset or of a batch, E events, A actions, Q quer
 S history items, I ids asked for. A row is an event's place in the folder's arrays.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,6 +86,9 @@ class Dataset:
                 what = "is missing" if found is None else f"has {found} bytes instead of {size}"
                 raise ValueError(f"{folder / name} {what}; the folder is not whole: prepare the log again")
         return cls(folder, manifest)
+
+    def __reduce__(self) -> tuple[Callable[[Path], "Dataset"], tuple[Path]]:
+        return Dataset.open, (self.folder,)  # a copy in another process maps the same files
 
     def __repr__(self) -> str:
         of = self.manifest.counts

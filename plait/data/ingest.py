@@ -5,8 +5,10 @@ Shape letters: N rows accepted.
 
 import difflib
 import time as clock
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -85,11 +87,11 @@ def _check_columns(table: Table, settings: Settings) -> None:
     wanted = [settings.user, settings.item, settings.time, settings.request, settings.order]
     for name in [*filter(None, wanted), *(action.name for action in settings.actions)]:
         if name not in table.schema:
-            near = difflib.get_close_matches(name, table.schema.names(), n=1)
+            near = difflib.get_close_matches(name, list(table.schema), n=1)
             raise ValueError(
                 f"{table.name} has no column {name!r}"
                 + (f", did you mean {near[0]!r}?" if near else "")
-                + f" It has: {', '.join(table.schema.names())}"
+                + f" It has: {', '.join(list(table.schema))}"
             )
 
 
@@ -137,7 +139,7 @@ def _read_as(
 
 
 def _columns_of(
-    schema: pl.Schema, settings: Settings, categories: dict[str, pl.Categories], now_s: float
+    schema: Mapping[str, Any], settings: Settings, categories: dict[str, pl.Categories], now_s: float
 ) -> dict[str, Column]:
     columns = {
         role: checking.id_column(name, schema[name], categories.get(name))
@@ -202,7 +204,7 @@ def _rejected_rows(part: Part) -> pl.DataFrame:
         checking.rule_number(list(part.columns.values()))
     )
     named = collect(bad.filter(pl.col(RULE) > 0)).with_columns(
-        pl.lit(part.table.name).alias(REJECT_FILE),
+        pl.lit(Path(part.table.name).name).alias(REJECT_FILE),
         pl.col(RULE).replace_strict(list(range(1, len(texts) + 1)), texts, return_dtype=pl.String),
     )
     first = [REJECT_ROW, REJECT_FILE, RULE]

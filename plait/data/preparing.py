@@ -162,7 +162,7 @@ def _arrange(rows: Rows, settings: Settings) -> Events:
     item_E, item_id = _compact(kept.item_N, core.item_rows_V > 0, rows.item_id)
     item_E += 1  # 0 stands for items that the table lacks
     start_U1 = shaping.user_starts(user_E)
-    request_E, tied_share, split_requests = _requests(user_E, start_U1, kept, rows)
+    request_E, tied_share, removed["split_requests"] = _requests(user_E, start_U1, kept, rows)
     time_s_E = kept.tick_N if kept.ticks_per_s == 1 else kept.tick_N // kept.ticks_per_s
     row_E = kept.row_N
     del kept, user_E
@@ -170,36 +170,25 @@ def _arrange(rows: Rows, settings: Settings) -> Events:
     validation_U, test_U = shaping.segments(split, start_U1, time_s_E)
     train_E = shaping.training_rows(start_U1, validation_U)
     if not train_E.any():
-        raise ValueError(f"{split} leaves no event to train on; every user has fewer than three")
-    action_EA = np.empty((len(row_E), len(settings.actions)), dtype=np.float32)
-    for index in range(len(settings.actions)):
-        action_EA[:, index] = rows.columns.pop(f"action{index}")[row_E]
-    counts = Counts(
-        rows_read=rows.num_read,
-        rejected=rows.rejected,
-        users=len(user_id),
-        items=len(item_id),
-        events=len(row_E),
-        train_events=int(train_E.sum()),
-        split_requests=split_requests,
-        **removed,
-        **shaping.count_queries(start_U1, validation_U, test_U),
-    )
+        raise ValueError(f"{split} leaves no event to train on: every user has fewer than three")
+    arrays = {"start": start_U1, "validation": validation_U, "test": test_U, "item": item_E}
+    arrays |= {"time_s": time_s_E, "request": request_E, "action": _gather_actions(rows, row_E, settings)}
     return Events(
-        arrays={
-            "start": start_U1,
-            "validation": validation_U,
-            "test": test_U,
-            "item": item_E,
-            "time_s": time_s_E,
-            "request": request_E,
-            "action": action_EA,
-        },
+        arrays=arrays,
         tables=_tables(user_id, item_id, core.item_rows_V, item_E[~train_E]),
         rejects=rows.rejects,
-        actions=_fit(settings.actions, action_EA, train_E),
+        actions=_fit(settings.actions, arrays["action"], train_E),
         split=split,
-        counts=counts,
+        counts=Counts(
+            rows_read=rows.num_read,
+            rejected=rows.rejected,
+            users=len(user_id),
+            items=len(item_id),
+            events=len(item_E),
+            train_events=int(train_E.sum()),
+            **removed,
+            **shaping.count_queries(start_U1, validation_U, test_U),
+        ),
         tied_share=tied_share,
     )
 
@@ -248,6 +237,13 @@ def _requests(
     new_E = ~shaping.repeats_previous(user_E, request_E)
     pair_R = user_E[new_E].astype(np.int64) << 32 | request_E[new_E]
     return shaping.request_numbers(new_E, start_U1), tied_share, len(pair_R) - len(np.unique(pair_R))
+
+
+def _gather_actions(rows: Rows, row_E: np.ndarray, settings: Settings) -> np.ndarray:
+    action_EA = np.empty((len(row_E), len(settings.actions)), dtype=np.float32)
+    for index in range(len(settings.actions)):
+        action_EA[:, index] = rows.columns.pop(f"action{index}")[row_E]
+    return action_EA
 
 
 def _compact(code_E: np.ndarray, present: np.ndarray, ids: pl.Series) -> tuple[np.ndarray, pl.Series]:

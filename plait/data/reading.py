@@ -1,6 +1,6 @@
 """A log in any of the accepted forms, as lazy polars tables that nothing has read yet."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ class Table:
     scan: Callable[
         [Sequence[str]], pl.LazyFrame
     ]  # the columns named are read as text, where the file has no types
-    schema: pl.Schema
+    schema: Mapping[str, Any]  # column -> polars data type
 
     def lazy(self, as_text: Sequence[str] = ()) -> pl.LazyFrame:
         return self.scan([column for column in as_text if column in self.schema])
@@ -98,14 +98,6 @@ def _open_file(path: Path) -> Table:
 
     with reading(str(path)):
         return Table(str(path), scan, scan(()).collect_schema())
-
-
-def is_csv(table: Table) -> bool:
-    return table.name.endswith(CSV_SUFFIXES)
-
-
-def file_name(table: Table) -> str:
-    return Path(table.name).name
 
 
 def collect(frame: pl.LazyFrame) -> pl.DataFrame:

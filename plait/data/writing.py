@@ -64,19 +64,21 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 
 def write_array(path: Path, array: np.ndarray) -> bytes:
-    """Writes a .npy file to the disk itself; returns a digest of type, shape and content."""
-    with path.open("wb") as file:
-        np.lib.format.write_array(file, array, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
+    """Writes a .npy file through to the disk; returns a digest of name, type, shape and content."""
+    content = np.ascontiguousarray(array).data.cast("B") if array.size else b""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    write_bytes(path, header.getvalue(), content)  # not numpy's writer: its errors do not say "disk full"
     digest = hashlib.sha256(f"{path.name} {array.dtype.str} {array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+    digest.update(content)
     return digest.digest()
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, *contents: bytes | memoryview) -> None:
+    """Writes a file through to the disk."""
     with path.open("wb") as file:
-        file.write(content)
+        for content in contents:
+            file.write(content)
         file.flush()
         os.fsync(file.fileno())
 

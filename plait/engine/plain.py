@@ -25,11 +25,13 @@ def score(
     """The expected actions of every user on its candidates, in the log's units; a category's probabilities.
 
     Raises:
-        ValueError: the layout cannot score a given candidate.
+        ValueError: the layout cannot score a given candidate, or there are no candidates.
     """
     verdict = audit(model.layout)
     if verdict.can_score == "no":
         raise ValueError(f"layout '{model.layout}' cannot score a given item: {verdict.why_not_score}")
+    if not item_UC.size:
+        raise ValueError(f"no candidates to score: {item_UC.shape[1]} items for {len(item_UC)} users")
     found = [
         _score_step(model, state, step_UC)
         for step_UC in _steps(item_UC, max(1, CANDIDATES_PER_STEP // len(item_UC)))

@@ -16,7 +16,7 @@ class State:
     """The events that a model looks at. Beyond the window only those that older offsets still need are kept."""
 
     events: EventBatch
-    seen_U: tuple[Int64[np.ndarray, "S"], ...]  # every item of each user's whole history, once
+    seen_U: tuple[Int64[np.ndarray, "_"], ...]  # every item of each user's whole history, once
 
 
 def encode(history: EventBatch, max_events: int, lag: int) -> State:
@@ -40,6 +40,8 @@ def encode(history: EventBatch, max_events: int, lag: int) -> State:
 def append(state: State, event: EventBatch, max_events: int, lag: int) -> State:
     """The state after one more event per user: encoding the longer history again, by construction.
 
+    The event's own request number means nothing here: it is of the last event's request if its time is the same.
+
     Raises:
         ValueError: not exactly one event for every user of the state, or one before the last.
     """
@@ -55,6 +57,8 @@ def append(state: State, event: EventBatch, max_events: int, lag: int) -> State:
             f"append: the event of user {early_U[0]} lies before the last of its history "
             f"({event.time_s_E[early_U[0]]} < {state.events.time_s_E[last_U[early_U[0]]]}); encode the history again"
         )
+    is_later_U = event.time_s_E > state.events.time_s_E[last_U]
+    event = replace(event, request_E=state.events.request_E[last_U] + is_later_U)
     seen_U = tuple(
         np.union1d(seen, item) for seen, item in zip(state.seen_U, event.item_E[:, None], strict=True)
     )

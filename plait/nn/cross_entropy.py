@@ -63,7 +63,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         dquery_MD = torch.empty_like(queries) if wants_gradients else None
         dkey_CD = torch.zeros_like(key_CD, dtype=torch.float32) if wants_gradients else None
         total = torch.zeros((), device=queries.device)
-        chunk = max(MIN_CHUNK_QUERIES, CHUNK_LOGITS // len(keys))
+        chunk = max(MIN_CHUNK_QUERIES, CHUNK_LOGITS // max(1, len(keys)))
         with torch.autocast(queries.device.type, enabled=False):
             for at in range(0, len(queries), chunk):
                 part = slice(at, at + chunk)

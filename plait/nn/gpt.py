@@ -35,6 +35,8 @@ class TrunkConfig:
             raise ValueError(
                 f"TrunkConfig(dim={self.dim}, num_heads={self.num_heads}): dim must divide into equal heads"
             )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"TrunkConfig(dropout={self.dropout}): expected a share from 0 to below 1")
         if self.positions == "rope" and self.head_width % 2:
             raise ValueError(
                 f"TrunkConfig(dim={self.dim}, num_heads={self.num_heads}, positions='rope'): "

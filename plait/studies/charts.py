@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-WIDTH, HEIGHT = 400.0, 300.0
+WIDTH, HEIGHT = 440.0, 300.0
 LEFT, TOP, BOTTOM = 50.0, 12.0, 42.0  # margins
 CHAR, LINE = 6.4, 13.0  # of a label, in 12 px type
 LABEL_CHARS = 16  # longer names are cut; the full name is the mark's title
@@ -148,22 +148,22 @@ def quality_against_cost(
     """Marks with their intervals, and the frontier: no mark on it is beaten in both cost and quality."""
     assert points, "a chart of nothing"
     divisor, unit = _unit([point.cost for point in points], cost)
-    right = WIDTH - 12
+    right = _right_edge([point.name for point in points])
     x = _axis([0.0, *(point.cost for point in points)], LEFT, right, from_zero=True)
     y = _axis([bound for point in points for bound in (point.low, point.high)], HEIGHT - BOTTOM, TOP)
     marks = tuple(
-        Mark(p.name, p.look, x(p.cost), y(p.value), y(p.low), y(p.high), _title_of(p, divisor, unit))
-        for p in points
+        Mark(p.name, p.look, at, y(p.value), y(p.low), y(p.high), _title_of(p, divisor, unit))
+        for p, at in zip(points, _spread_out([x(p.cost) for p in points]), strict=True)
     )
     return Chart(
         title,
         f"training cost, {unit}",
         f"{y_label}, {better} is better",
-        x.ticks(4, divisor),
+        x.ticks(5, divisor),
         y.ticks(5),
         right,
         marks=marks,
-        labels=_beside(marks, right),
+        labels=_beside(marks),
         frontier=_polyline(_frontier(marks, better)),
     )
 
@@ -175,8 +175,7 @@ def learning_curves(
     assert traces and all(trace.points for trace in traces), "a chart of nothing"
     across = [point[0] for trace in traces for point in trace.points]
     divisor, unit = (1.0, "epochs") if x == "epochs" else _unit(across, "seconds")
-    longest = max(len(_short(trace.name)) for trace in traces)
-    right = WIDTH - 14 - CHAR * longest
+    right = _right_edge([trace.name for trace in traces])
     to_x = _axis([0.0, *across], LEFT, right, from_zero=True)
     to_y = _axis([point[1] for trace in traces for point in trace.points], HEIGHT - BOTTOM, TOP)
     curves, marks, ends = [], [], {}
@@ -191,7 +190,7 @@ def learning_curves(
         title,
         x_label,
         y_label,
-        to_x.ticks(4, divisor),
+        to_x.ticks(5, divisor),
         to_y.ticks(5),
         right,
         marks=tuple(marks),
@@ -203,7 +202,7 @@ def learning_curves(
 def _round_step(step: float) -> float:
     """The next 1, 2 or 5 times a power of ten.
 
-    >>> _round_step(0.034), _round_step(7)
+    >>> _round_step(0.034), _round_step(7.0)
     (0.05, 10.0)
     """
     power = 10.0 ** math.floor(math.log10(step))
@@ -218,10 +217,31 @@ def _axis(values: Iterable[float], start: float, end: float, from_zero: bool = F
     return Axis(low if from_zero else low - room, high + room, start, end)
 
 
+def _spread_out(x: Sequence[float]) -> list[float]:
+    """Moves apart, by a few units, what stands closer than 6: intervals would cover each other.
+
+    >>> _spread_out([100.0, 50.0, 101.0])
+    [97.5, 50.0, 103.5]
+    """
+    order = sorted(range(len(x)), key=x.__getitem__)
+    groups: list[list[int]] = []
+    for n in order:
+        if groups and x[n] - x[groups[-1][-1]] < 6:
+            groups[-1].append(n)
+        else:
+            groups.append([n])
+    moved = list(x)
+    for group in groups:
+        middle, gap = sum(x[n] for n in group) / len(group), min(6.0, 32 / len(group))
+        for place, n in enumerate(group):
+            moved[n] = middle + (place - (len(group) - 1) / 2) * gap
+    return moved
+
+
 def _unit(values: Sequence[float], kind: Literal["flops", "seconds"]) -> tuple[float, str]:
     """A divisor that leaves the largest value at a readable size, and its name.
 
-    >>> _unit([3.2e12], "flops"), _unit([5400], "seconds")
+    >>> _unit([3.2e12], "flops"), _unit([5400.0], "seconds")
     ((1000000000000.0, 'TFLOP'), (60.0, 'minutes'))
     """
     largest = max(values)
@@ -235,6 +255,11 @@ def _unit(values: Sequence[float], kind: Literal["flops", "seconds"]) -> tuple[f
 def _title_of(point: Measured, divisor: float, unit: str) -> str:
     interval = f"{point.low:.4f} to {point.high:.4f}"
     return f"{point.name}: {point.value:.4f} ({interval}), {point.cost / divisor:.3g} {unit}"
+
+
+def _right_edge(names: Sequence[str]) -> float:
+    """Where the plot ends, so that the longest name fits beside it."""
+    return WIDTH - 14 - CHAR * max(len(_short(name)) for name in names)
 
 
 def _short(name: str) -> str:
@@ -258,13 +283,18 @@ def _frontier(marks: Sequence[Mark], better: Literal["higher", "lower"]) -> list
 def _in_margin(ends: dict[str, tuple[float, float]], right: float) -> tuple[Label, ...]:
     """Names in the right margin, level with where their line ends, pushed apart where they would collide."""
     names = sorted(ends, key=lambda name: ends[name][1])
-    heights: list[float] = []
+    groups: list[list[str]] = []  # each stands as a block around the middle of its lines' ends
+
+    def top(group: list[str]) -> float:
+        middle = sum(ends[name][1] for name in group) / len(group)
+        extent = (len(group) - 1) * LINE
+        return max(TOP, min(middle - extent / 2, HEIGHT - BOTTOM - extent))
+
     for name in names:
-        heights.append(max(ends[name][1], heights[-1] + LINE) if heights else ends[name][1])
-    lowest = HEIGHT - BOTTOM
-    for n in reversed(range(len(heights))):  # back up, what was pushed below the plot
-        heights[n] = lowest = min(heights[n], lowest)
-        lowest -= LINE
+        groups.append([name])
+        while len(groups) > 1 and top(groups[-2]) + len(groups[-2]) * LINE > top(groups[-1]):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    heights = [top(group) + n * LINE for group in groups for n in range(len(group))]
     return tuple(
         Label(_short(name), right + 10, y + 4, (*ends[name], right + 8, y))
         for name, y in zip(names, heights, strict=True)
@@ -295,16 +325,20 @@ class _Box:
         )
 
 
-def _beside(marks: Sequence[Mark], right: float) -> tuple[Label, ...]:
-    """Names next to their marks, in the nearest free place; a thin line ties those that had to move away."""
-    plot = _Box(LEFT + 2, TOP, right + 8, HEIGHT - BOTTOM)
+def _beside(marks: Sequence[Mark]) -> tuple[Label, ...]:
+    """Names next to their marks, in the nearest free place; a thin line ties those that had to move away.
+
+    Where no place is free of everything, a name may cross an interval, but no mark and no other name.
+    """
+    plot = _Box(LEFT + 2, TOP, WIDTH - 2, HEIGHT - BOTTOM)
     taken = [_Box(mark.x - 5, mark.y - 5, mark.x + 5, mark.y + 5) for mark in marks]
-    taken += [_Box(mark.x - 1, mark.high_y, mark.x + 1, mark.low_y) for mark in marks]
+    bars = [_Box(mark.x - 1, mark.high_y, mark.x + 1, mark.low_y) for mark in marks]
     labels = []
     for mark in sorted(marks, key=lambda mark: mark.y):
-        places = list(_places(mark))
-        is_free = (p.within(plot) and not any(p.meets(other) for other in taken) for p in places)
-        place = next((p for p, free in zip(places, is_free, strict=True) if free), places[0])
+        inside = [place for place in _places(mark) if place.within(plot)]
+        clear = [place for place in inside if not any(place.meets(other) for other in taken)]
+        free = (place for place in clear if not any(place.meets(bar) for bar in bars))
+        place = next(free, None) or next(iter(clear or inside))
         taken.append(place)
         middle = (place.top + place.bottom) / 2
         near = place.left - 2 if place.left > mark.x else place.right + 2
@@ -316,7 +350,7 @@ def _beside(marks: Sequence[Mark], right: float) -> tuple[Label, ...]:
 def _places(mark: Mark) -> Iterator[_Box]:
     """Where a mark's name could stand: right or left of it, nearest first."""
     width = CHAR * len(_short(mark.name))
-    for step in sorted(range(-40, 41), key=abs):
-        middle = mark.y + step * LINE / 2
+    for step in sorted(range(-80, 81), key=abs):
+        middle = mark.y + step * LINE / 4
         for left in (mark.x + 9, mark.x - 9 - width):
             yield _Box(left, middle - LINE / 2, left + width, middle + LINE / 2)

@@ -12,14 +12,12 @@ from plait.studies.rows import LEVEL, Comparison, Contrast, LayoutCard, MetricSu
 from plait.studies.words import NOTHING, duration, metric_label, number, p_value, signed, times, with_prefix
 
 COST_COLUMNS = (
-    "tokens per event",
-    "parameters",
     "training FLOPs",
-    "against reference",
     "training time",
-    "s per epoch",
     "epochs (best)",
-    "tokens per s",
+    "tokens/s",
+    "tokens/event",
+    "parameters",
     "peak memory",
 )
 
@@ -43,7 +41,7 @@ class Line:
     look: Look
     marks: str  # † a run was stopped by the cap, ‼ it reads its own answers
     cells: dict[str, Cell]
-    cost: tuple[str, ...]  # in the order of COST_COLUMNS; empty where no run finished
+    cost: tuple[tuple[str, str], ...]  # by COST_COLUMNS, with a remark; empty where no run finished
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def findings(comparison: Comparison, metric: str) -> list[str]:
             words = f"{signed(contrast.difference.value)}, {p_value(contrast.p_holm)}"
             close = f"{summary.layout}, at {ratio} its training FLOPs, is not told apart from it ({words})."
             return [f"{lead} {close}"]
-    return [f"{lead} All that trained for less differ from it."]
+    return [f"{lead} Every layout that trained for less is worse by more than chance."]
 
 
 def rules(comparison: Comparison) -> list[str]:
@@ -152,8 +150,8 @@ def details(comparison: Comparison, metric: str) -> list[Detail]:
                     number(measured.estimate.value),
                     _bounds(measured.estimate).strip(" ()"),
                     number(measured.spread),
-                    _words(measured.vs_reference, "the reference"),
-                    _words(measured.vs_best, "the best"),
+                    _words(measured.vs_reference, summary.layout == comparison.reference, "the reference"),
+                    _words(measured.vs_best, measured.vs_best is None, "the best"),
                 )
             )
     return found
@@ -215,7 +213,7 @@ def _column(comparison: Comparison, metric: str) -> dict[str, Cell]:
             number(m.estimate.value),
             number(m.estimate.half_width) if m.estimate.half_width is not None else "",
             place.get(name, "other"),
-            _words(m.vs_best, "the best") if m.estimate.value is not None else "not defined on this data",
+            _words(m.vs_best, place.get(name) == "best", "the best"),
             "*" * bool(m.vs_best and m.vs_best.is_significant) + "‡" * (not able[name]),
         )
         for name, m in measured.items()
@@ -227,21 +225,19 @@ def _run_marks(comparison: Comparison, card: LayoutCard) -> str:
     return "†" * capped + "‼" * bool(card.leaks)
 
 
-def _cost_cells(comparison: Comparison, layout: str) -> tuple[str, ...]:
+def _cost_cells(comparison: Comparison, layout: str) -> tuple[tuple[str, str], ...]:
     summary = comparison.summary_of(layout)
     if summary is None:
         return ()
     cost = summary.cost
     return (
-        f"{cost.tokens_per_event:.3g}",
-        with_prefix(cost.num_parameters),
-        with_prefix(cost.train_flops, "FLOP"),
-        relative_cost(comparison, summary),
-        duration(cost.train_wall_s),
-        number(cost.epoch_s, 1),
-        f"{cost.epochs:.3g} ({cost.best_epoch:.3g})",
-        with_prefix(cost.tokens_per_s),
-        with_prefix(cost.peak_memory_mb * 1e6, "B"),
+        (with_prefix(cost.train_flops), relative_cost(comparison, summary)),
+        (duration(cost.train_wall_s), f"{number(cost.epoch_s, 1)} s per epoch"),
+        (f"{cost.epochs:.3g} ({cost.best_epoch:.3g})", ""),
+        (with_prefix(cost.tokens_per_s), ""),
+        (f"{cost.tokens_per_event:.3g}", ""),
+        (with_prefix(cost.num_parameters), ""),
+        (with_prefix(cost.peak_memory_mb * 1e6, "B"), ""),
     )
 
 
@@ -255,9 +251,10 @@ def _bounds(estimate: Estimate) -> str:
     return "" if estimate.low is None else f" ({number(estimate.low)} to {number(estimate.high)})"
 
 
-def _words(contrast: Contrast | None, itself: str) -> str:
+def _words(contrast: Contrast | None, is_it: bool, name: str) -> str:
+    """How a layout stands to another; a dash where one of the two lacks the metric."""
     if contrast is None:
-        return f"is {itself}"
+        return f"is {name}" if is_it else NOTHING
     difference = contrast.difference
     if contrast.p_holm >= LEVEL:
         verdict = "not told apart"
@@ -286,4 +283,4 @@ def _point(summary: Summary, metric: str, look: Look, cost: float) -> Measured:
 def _trace(row: Row, metric: str, look: Look, x: Literal["epoch", "train_wall_s"]) -> Trace:
     kept = [point for point in row.curve if metric in point.validation]
     best = next((n for n, p in enumerate(kept) if row.cost and p.epoch == row.cost.best_epoch), len(kept) - 1)
-    return Trace(row.layout, look, tuple((getattr(p, x), p.validation[metric]) for p in kept), best)
+    return Trace(row.layout, look, tuple((float(getattr(p, x)), p.validation[metric]) for p in kept), best)

@@ -18,10 +18,11 @@ TERMINAL_STYLE = {"best": "bold", "second": "underline", "other": ""}
 def terminal_table(comparison: Comparison) -> Table:
     """A layout a line, within 100 columns: the first two retrieval metrics, the first scoring one, cost."""
     shown = [*comparison.retrieval[:2], *comparison.scoring[:1]]
+    # Text, not str: a str is read as markup, in which the [t] of a notation would be a tag.
     table = Table(
-        title=f"{comparison.dataset.name}: layouts compared",
+        title=Text(f"{comparison.dataset.name}: layouts compared"),
         title_justify="left",
-        caption="\n".join([*reading.rules(comparison), *reading.notes(comparison)]),
+        caption=Text("\n".join([*reading.rules(comparison), *reading.notes(comparison)])),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -34,7 +35,7 @@ def terminal_table(comparison: Comparison) -> Table:
     for line in reading.lines(comparison):
         summary = comparison.summary_of(line.card.name)
         table.add_row(
-            line.card.name + line.marks,
+            Text(line.card.name + line.marks),
             *(_terminal_cell(line.cells[metric]) for metric in shown),
             reading.relative_cost(comparison, summary) if summary else NOTHING,
             number(summary.cost.epoch_s, 1) if summary else NOTHING,
@@ -44,7 +45,9 @@ def terminal_table(comparison: Comparison) -> Table:
 
 
 def _terminal_cell(cell: Cell) -> Text:
-    """>>> _terminal_cell(Cell("0.1830", "0.0051", "best", marks="*")).plain
+    """Value, half-interval and marks; only the value carries the place.
+
+    >>> _terminal_cell(Cell("0.1830", "0.0051", "best", marks="*")).plain
     '0.1830 ±.0051*'
     """
     text = Text(cell.value, style=TERMINAL_STYLE[cell.place])
@@ -79,7 +82,7 @@ def html_page(comparison: Comparison) -> str:
         ],
         rules=reading.rules(comparison),
         notes=reading.notes(comparison),
-        charts=[chart for metric in comparison.charted for chart in reading.charts(comparison, metric)],
+        charts={metric: reading.charts(comparison, metric) for metric in comparison.charted},
         details={metric: reading.details(comparison, metric) for metric in comparison.charted},
         label=metric_label,
         number=number,

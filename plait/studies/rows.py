@@ -184,7 +184,7 @@ def summarise(
     rows: Sequence[Row],
     statistics: Mapping[tuple[str, int], Mapping[str, Statistic]],
     reference: str,
-    num_draws: int = 1000,
+    min_draws: int = 1000,
     seed: int = 0,
 ) -> tuple[Summary, ...]:
     """One summary per layout that has a finished run, in the rows' order.
@@ -195,6 +195,7 @@ def summarise(
     Args:
         statistics: by (layout, seed), the metrics of that run on the test users.
         reference: the layout that the others are compared with, besides the best.
+        min_draws: of the bootstrap; many layouts take more, or no difference could outlast the correction.
 
     Raises:
         ValueError: two layouts were evaluated on different users, or a finished row has no statistics.
@@ -206,6 +207,7 @@ def summarise(
     if missing:
         raise ValueError(f"summarise: no statistics of {', '.join(missing)}")
     by_layout = {row.layout: [other for other in finished if other.layout == row.layout] for row in finished}
+    num_draws = max(min_draws, round(4 * len(by_layout) / LEVEL))  # the least corrected p is half of LEVEL
     names = dict.fromkeys(name for row in finished for name in statistics[row.layout, row.seed])
     columns = {
         name: _column(

@@ -43,7 +43,9 @@ def signed(value: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """>>> p_value(0.0004), p_value(0.031), p_value(0.6)
+    """Enough digits to compare with a level.
+
+    >>> p_value(0.0004), p_value(0.031), p_value(0.6)
     ('p < 0.001', 'p = 0.031', 'p = 0.60')
     """
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
@@ -52,7 +54,7 @@ def p_value(p: float) -> str:
 def with_prefix(value: float, unit: str = "") -> str:
     """Three digits and an SI prefix.
 
-    >>> with_prefix(4.2e15, "FLOP"), with_prefix(812), with_prefix(999_999)
+    >>> with_prefix(4.2e15, "FLOP"), with_prefix(812.0), with_prefix(999_999.0)
     ('4.20 PFLOP', '812', '1.00 M')
     """
     power = 0
@@ -64,7 +66,9 @@ def with_prefix(value: float, unit: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """>>> duration(7.3), duration(200), duration(3900)
+    """Seconds in the unit that a person would choose.
+
+    >>> duration(7.3), duration(200.0), duration(3900.0)
     ('7.3 s', '3 min 20 s', '1 h 05 min')
     """
     if seconds < 60:
@@ -77,7 +81,9 @@ def duration(seconds: float) -> str:
 
 
 def times(ratio: float) -> str:
-    """>>> times(0.4512), times(2)
+    """A ratio as a multiple.
+
+    >>> times(0.4512), times(2.0)
     ('0.45×', '2.00×')
     """
     return f"{ratio:.2f}{TIMES}"

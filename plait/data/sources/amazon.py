@@ -64,17 +64,17 @@ def read_2018(path: Path, category: str) -> pl.LazyFrame:
     """`CATEGORY.csv`: item,user,rating,timestamp, no header."""
     columns = [ITEM, USER, "rating", TIME]
     file = find(path, f"{category}.csv*")
-    return pl.scan_csv(file, has_header=False, new_columns=columns, schema_overrides=_text(USER, ITEM))
+    return pl.scan_csv(
+        file, has_header=False, new_columns=columns, schema_overrides=dict.fromkeys((USER, ITEM), pl.String)
+    )
 
 
 def read_2023(path: Path, category: str) -> pl.LazyFrame:
     """`CATEGORY.csv.gz`: user_id,parent_asin,rating,timestamp, in milliseconds."""
     file = find(path, f"{category}.csv*")
-    return pl.scan_csv(file, schema_overrides=_text("user_id", "parent_asin")).rename({"parent_asin": ITEM})
-
-
-def _text(*columns: str) -> dict[str, type[pl.String]]:
-    return dict.fromkeys(columns, pl.String)
+    return pl.scan_csv(file, schema_overrides=dict.fromkeys(("user_id", "parent_asin"), pl.String)).rename(
+        {"parent_asin": ITEM}
+    )
 
 
 def _fetch(folder: Path, url: str) -> Path:

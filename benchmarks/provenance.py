@@ -1,0 +1,45 @@
+"""Where a figure comes from: every result file carries commit, command, machine and date."""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+
+def provenance() -> dict[str, str]:
+    here = Path(__file__).parent
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True
+    )
+    return {
+        "commit": commit.stdout.strip(),
+        "command": "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "machine": f"{processor()}, {os.cpu_count()} cores, {memory_gib():.0f} GiB, {platform.system()}",
+        "python": platform.python_version(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def processor() -> str:
+    """The processor's name as the kernel tells it, and whether it multiplies bf16 matrices (AMX)."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.machine()
+    lines = dict(line.split("\t", 1) for line in info.read_text().splitlines() if "\t" in line)
+    name = lines.get("model name", platform.machine()).lstrip(": \t")
+    return name + (" with AMX" if "amx_bf16" in info.read_text() else "")
+
+
+def memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def write_result(out: Path, result: dict[str, object]) -> None:
+    """Writes the result with its provenance, and prints it as the last line."""
+    whole = provenance() | result
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(whole, indent=2) + "\n")
+    print(json.dumps(whole))

@@ -1,0 +1,90 @@
+import json
+import pickle
+
+import numpy as np
+import polars as pl
+import pytest
+
+from plait.data import Dataset, prepare, preparing
+from plait.schema import Regression
+
+OPTIONS = {"user": "user", "item": "item", "time": "time", "actions": {"rating": Regression(1, 5)}}
+
+
+def log(rows=40):
+    row = np.arange(rows)
+    return pl.DataFrame({"user": row % 4, "item": row % 5, "time": 10**9 + row, "rating": 1.0 + row % 5})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return prepare(log(), out=tmp_path / "out", **OPTIONS).folder
+
+
+@pytest.mark.parametrize("name", ["item.npy", "action.npy", "items.parquet", "start.npy"])
+def test_a_folder_that_is_not_whole_names_the_file(folder, name):
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=f"{name} has .* bytes instead of .*prepare the log again"):
+        Dataset.open(folder)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{name} is missing"):
+        Dataset.open(folder)
+
+
+def test_a_folder_of_another_format_says_which(folder):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({"format_version": 99, "unknown": 1}))
+    with pytest.raises(ValueError, match="format version 99, this plait reads 1; prepare again"):
+        Dataset.open(folder)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        Dataset.open(folder)
+    path.write_text('{"format_version": 1}')
+    with pytest.raises(ValueError, match="is damaged"):
+        Dataset.open(folder)
+    path.unlink()
+    with pytest.raises(ValueError, match="not a prepared dataset"):
+        Dataset.open(folder)
+
+
+def test_events_are_mapped_not_loaded(folder):
+    data = Dataset.open(folder)
+    for array in (data._item_E, data._time_s_E, data._request_E, data._action_EA):
+        assert isinstance(array.base, np.memmap) and not array.flags.writeable
+
+
+def test_a_pickled_dataset_maps_the_folder_again(folder):
+    data = Dataset.open(folder)
+    pickled = pickle.dumps(data)
+    copy = pickle.loads(pickled)
+    assert len(pickled) < 1_000 and isinstance(copy._item_E.base, np.memmap)
+    assert (copy.history(1).item_E == data.history(1).item_E).all()
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    before = prepare(log(), out=tmp_path / "out", **OPTIONS).manifest.content_hash
+
+    def fail(path, *contents):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(preparing, "write_bytes", fail)
+    with pytest.raises(
+        OSError, match=r"No space left on device: writing .*out failed and nothing of it was kept"
+    ):
+        prepare(log(80), out=tmp_path / "out", overwrite=True, **OPTIONS)
+    assert Dataset.open(tmp_path / "out").manifest.content_hash == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    """The real thing: the kernel refuses files beyond 1000 bytes."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: writing .*out failed and nothing of it was kept"):
+            prepare(log(4_000), out=tmp_path / "out", **OPTIONS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,276 @@
+import dataclasses
+import gzip
+import json
+import tarfile
+import zipfile
+
+import numpy as np
+import polars as pl
+import pytest
+
+from plait.data import sources
+from plait.data.sources import downloading
+from plait.data.sources.recipe import ITEM, TIME, USER
+
+ROWS = 60
+USERS, ITEMS = np.arange(ROWS) % 5, np.arange(ROWS) % 4
+ASINS = [f"000{item}39Z" if item else "0001048791" for item in ITEMS]  # product numbers keep their zeros
+SECONDS = 1_400_000_000 + 3_600 * np.arange(ROWS)
+STARS = 1 + np.arange(ROWS) // 3 % 5
+
+
+def lines(*columns, separator, header=()):
+    rows = [separator.join(map(str, row)) for row in zip(*columns, strict=True)]
+    return "\n".join([*header, *rows]) + "\n"
+
+
+def write_100k(folder):
+    (folder / "u.data").write_text(lines(USERS, ITEMS, STARS, SECONDS, separator="\t"))
+
+
+def write_recbole_100k(folder):
+    header = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
+    (folder / "ml-100k.inter").write_text(lines(USERS, ITEMS, STARS, SECONDS, separator="\t", header=header))
+
+
+def write_1m(folder):
+    (folder / "ml-1m").mkdir()
+    (folder / "ml-1m" / "ratings.dat").write_text(lines(USERS, ITEMS, STARS, SECONDS, separator="::"))
+
+
+def write_20m(folder):
+    header = ["userId,movieId,rating,timestamp"]
+    (folder / "ratings.csv").write_text(
+        lines(USERS, ITEMS, STARS - 0.5, SECONDS, separator=",", header=header)
+    )
+
+
+def write_amazon_2014(folder):
+    with gzip.open(folder / "reviews_Beauty_5.json.gz", "wt") as file:
+        for user, asin, star, second in zip(USERS, ASINS, STARS, SECONDS, strict=True):
+            review = {"reviewerID": f"A{user}", "asin": asin, "reviewerName": 'a, "b"', "helpful": [0, 1]}
+            review |= {"reviewText": "x", "overall": float(star), "unixReviewTime": int(second)}
+            file.write(json.dumps(review) + "\n")
+
+
+def write_amazon_2018(folder):
+    users = [f"A{user}" for user in USERS]
+    (folder / "Video_Games.csv").write_text(lines(ASINS, users, STARS * 1.0, SECONDS, separator=","))
+
+
+def write_amazon_2023(folder):
+    users, header = [f"AE{user}" for user in USERS], ["user_id,parent_asin,rating,timestamp"]
+    text = lines(users, ASINS, STARS * 1.0, SECONDS * 1000, separator=",", header=header)
+    with gzip.open(folder / "Video_Games.csv.gz", "wt") as file:
+        file.write(text)
+
+
+def write_kuairand(folder):
+    flags = ["is_click", "is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view"]
+    names = [
+        "user_id",
+        "video_id",
+        "date",
+        "hourmin",
+        "time_ms",
+        *flags,
+        "play_time_ms",
+        "duration_ms",
+        "tab",
+    ]
+    zero = np.zeros(ROWS, dtype=int)
+    columns = [USERS, ITEMS, zero, zero, SECONDS * 1000, *[STARS % 2] * 7, STARS * 100, zero, zero]
+    data = folder / "KuaiRand-Pure" / "data"
+    data.mkdir(parents=True)
+    halves = [[column[:30] for column in columns], [column[30:] for column in columns]]
+    names_of_files = ("log_standard_4_08_to_4_21_pure.csv", "log_standard_4_22_to_5_08_pure.csv")
+    for name, half in zip(names_of_files, halves, strict=True):
+        (data / name).write_text(lines(*half, separator=",", header=[",".join(names)]))
+    (data / "log_random_4_22_to_5_08_pure.csv").write_text("not,read\n1,2\n")
+
+
+def write_kuaisar(folder):
+    names = [
+        "user_id",
+        "item_id",
+        "playing_time",
+        "duration_ms",
+        "time",
+        "timestamp",
+        "click",
+        "forward",
+        "like",
+    ]
+    names += ["follow", "search", "search_item_related"]
+    text = np.full(ROWS, "2023-05-22 15:53:20")
+    flag = STARS % 2
+    milliseconds = [f"{second * 1000.0:.1f}" for second in SECONDS]
+    columns = [USERS, ITEMS, STARS * 100.0, STARS * 1.0, text, milliseconds, *[flag] * 6]
+    (folder / "rec_inter.csv").write_text(lines(*columns, separator=",", header=[",".join(names)]))
+
+
+def write_complete_journey(folder):
+    frame = pl.DataFrame(
+        {
+            "household_id": USERS,
+            "store_id": USERS,
+            "basket_id": SECONDS // 7200,
+            "product_id": ITEMS,
+            "quantity": STARS,
+            "sales_value": STARS * 0.5,
+            "transaction_timestamp": pl.from_epoch(pl.Series(SECONDS)).cast(pl.Datetime("ns")),
+        }
+    )
+    frame.write_parquet(folder / "transactions.parquet")
+
+
+FORMATS = {
+    "ml-100k": write_100k,
+    "ml-100k by RecBole": write_recbole_100k,
+    "ml-1m": write_1m,
+    "ml-20m": write_20m,
+    "ml-32m": write_20m,
+    "amazon-2014-beauty": write_amazon_2014,
+    "amazon-2018-video-games": write_amazon_2018,
+    "amazon-2023-video-games": write_amazon_2023,
+    "kuairand-pure": write_kuairand,
+    "kuaisar": write_kuaisar,
+    "complete-journey": write_complete_journey,
+}
+
+
+@pytest.mark.parametrize("case", FORMATS)
+def test_owners_formats_are_read(tmp_path, case, capsys):
+    name = case.split(" ")[0]
+    files = tmp_path / "files"
+    files.mkdir()
+    FORMATS[case](files)
+    data = sources.get(name, cache=tmp_path / "cache", from_files=files)
+    recipe = sources.find_recipe(name)
+    assert data.manifest.name == name and recipe.origin in data.manifest.note
+    assert (data.manifest.counts.events, data.num_users, data.num_items) == (ROWS, 5, 4)
+    assert [action.name for action in data.actions] == [action.name for action in recipe.actions]
+    first = data.history(0)
+    assert first.time_s_E.tolist() == SECONDS[USERS == 0].tolist()
+    assert not np.isnan(first.action_EA).any() and len(np.unique(first.action_EA)) > 1
+    ids = {str(item) for item in data.item_ids()}
+    assert ids == (set(ASINS) if name.startswith("amazon") else {"0", "1", "2", "3"})
+    said = capsys.readouterr().err
+    if recipe.published:  # sixty rows are not the owner's log, and both the user and the manifest are told so
+        assert "differs from its owner's counts: 60 rows instead of" in said
+        assert "differs from its owner's counts" in data.manifest.note
+
+
+def test_baskets_are_requests(tmp_path):
+    write_complete_journey(tmp_path)
+    data = sources.get(
+        "complete-journey", cache=tmp_path / "cache", from_files=tmp_path / "transactions.parquet"
+    )
+    assert data.manifest.settings.request == "request_id"
+
+
+def test_a_prepared_dataset_is_used_again_if_it_is_whole(tmp_path, capsys):
+    write_100k(tmp_path)
+    arguments = {"cache": tmp_path / "cache", "from_files": tmp_path / "u.data"}
+    first = sources.get("ml-100k", **arguments)
+    made = (first.folder / "manifest.json").stat().st_mtime_ns
+    assert (sources.get("ml-100k", **arguments).folder / "manifest.json").stat().st_mtime_ns == made
+    (first.folder / "item.npy").write_bytes(b"")
+    again = sources.get("ml-100k", **arguments)
+    assert again.folder == first.folder and again.manifest.content_hash == first.manifest.content_hash
+    assert "item.npy has 0 bytes" in capsys.readouterr().err
+    other = sources.get("ml-100k", min_user_events=3, **arguments)
+    assert other.folder != first.folder
+
+
+ML_100K = sources.find_recipe("ml-100k")
+
+
+def no_network(folder):
+    raise OSError("Name or service not known")
+
+
+def short_download(folder):
+    write_100k(folder)
+    return folder / "u.data"
+
+
+def test_sources_are_tried_in_turn_and_each_says_what_came_of_it(tmp_path, monkeypatch, capsys):
+    published = sources.Published(rows="60", users="5", items="4")
+    whole = dataclasses.replace(ML_100K, fetch=(no_network, short_download), published=published)
+    monkeypatch.setattr(sources, "find_recipe", lambda name: whole)
+    assert sources.get("ml-100k", cache=tmp_path).manifest.counts.events == ROWS
+    assert capsys.readouterr().err.splitlines() == [
+        "ml-100k: source 1 of 2 failed: Name or service not known",
+        "ml-100k: fetched u.data from source 2 of 2",
+    ]
+    assert len(list(tmp_path.iterdir())) == 1, "a download is not kept"
+
+
+def test_a_download_that_is_not_whole_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        sources, "find_recipe", lambda name: dataclasses.replace(ML_100K, fetch=(short_download,))
+    )
+    with pytest.raises(ValueError, match=r"60 rows instead of 100000, 5 users instead of 943.*not whole"):
+        sources.get("ml-100k", cache=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_network_says_where_to_get_the_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        sources, "find_recipe", lambda name: dataclasses.replace(ML_100K, fetch=(no_network,))
+    )
+    with pytest.raises(OSError, match=r"fetch its files from https://grouplens.org.* as from_files"):
+        sources.get("ml-100k", cache=tmp_path)
+
+
+def test_missing_files_and_names_are_explained(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no u\.data or ml-100k.inter"):
+        sources.get("ml-100k", cache=tmp_path / "cache", from_files=tmp_path)
+    with pytest.raises(ValueError, match="no dataset is named 'ml-100', did you mean 'ml-100k'"):
+        sources.find_recipe("ml-100")
+
+
+def test_the_catalogue_is_complete_and_names_are_unique():
+    recipes = sources.catalogue()
+    names = [recipe.name for recipe in recipes]
+    assert len(names) == len(set(names)) and names == sorted(names)
+    assert {case.split(" ")[0] for case in FORMATS} <= set(names)
+    for recipe in recipes:
+        assert recipe.fetch and recipe.actions and recipe.what and recipe.origin.startswith("https://")
+        assert {USER, ITEM, TIME}.isdisjoint(action.name for action in recipe.actions)
+
+
+def test_archives_give_only_what_matches(tmp_path):
+    (tmp_path / "wanted.csv").write_text("a\n")
+    (tmp_path / "other.csv").write_text("b\n")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
+        zipped.write(tmp_path / "wanted.csv", "deep/wanted.csv")
+        zipped.write(tmp_path / "other.csv", "deep/other.csv")
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "wanted.csv", "deeper/wanted.csv")
+        tar.add(tmp_path / "other.csv", "deeper/other.csv")
+    for archive, folder in (("a.zip", "deep"), ("a.tar.gz", "deeper")):
+        unpacked = downloading.unpack(tmp_path / archive, "want*.csv")
+        assert [path.name for path in (unpacked / folder).iterdir()] == ["wanted.csv"]
+    with pytest.raises(OSError, match=r"a.zip holds no \*.dat"):
+        downloading.unpack(tmp_path / "a.zip", "*.dat")
+
+
+def test_checksums(tmp_path):
+    (tmp_path / "file").write_text("abc")
+    md5 = "900150983cd24fb0d6963f7d28e17f72"
+    assert downloading.check(tmp_path / "file", "md5", md5) == tmp_path / "file"
+    (tmp_path / "file").write_text("abd")
+    with pytest.raises(OSError, match=f"expected {md5}"):
+        downloading.check(tmp_path / "file", "md5", md5)
+
+
+def test_a_server_that_is_not_there_fails_fast(tmp_path, monkeypatch):
+    def urlopen(url, timeout):
+        assert timeout <= 5
+        raise OSError("timed out")
+
+    monkeypatch.setattr(downloading.urllib.request, "urlopen", urlopen)
+    with pytest.raises(OSError, match="timed out"):
+        downloading.download("https://example.org/file.zip", tmp_path)

@@ -1,0 +1,165 @@
+"""Scoring and retrieval: the answer for a user and an item depends on that user and that item alone."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from tiny import (
+    EVERY_LAYOUT,
+    EVERY_POSITION,
+    NO_SCORERS,
+    NUM_ITEMS,
+    RETRIEVERS,
+    SCORERS,
+    assert_caught,
+    assert_not_vacuous,
+    batch_of,
+    model_of,
+    part_of,
+    together,
+)
+
+from plait.engine import plain
+from plait.engine.state import State, encode
+from plait.layouts import Layout, audit, resolve
+from plait.models.generative import GenerativeRecommender
+from plait.models.inputs import query_inputs
+from plait.schema import UNKNOWN_ITEM
+
+WINDOW = 4  # shorter than some histories
+LENGTHS = (7, 1, 4)
+ITEMS = np.array([[3, 5, 16, 1, 8], [2, 9, 4, 11, 17], [6, 6, 1, 13, 2]])
+close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+
+NOT_RETRIEVERS = [p for p in EVERY_LAYOUT if p not in RETRIEVERS]
+
+
+def state_of(layout: Layout, *users: int) -> State:
+    batch = batch_of(LENGTHS)
+    if users:
+        (user,) = users
+        batch = part_of(batch, user)
+    return encode(batch, WINDOW, layout.lag)
+
+
+def short_model(layout: Layout, positions: str = "learned") -> GenerativeRecommender:
+    return model_of(layout, positions, max_events=WINDOW)
+
+
+def check_scores(layout: Layout, positions: str = "learned") -> None:
+    """Many candidates of many users at once, against one candidate of one user at a time."""
+    model = short_model(layout, positions)
+    at_once = plain.score(model, state_of(layout), ITEMS)
+    assert set(at_once) == {"rating", "liked"}
+    for name, score_UC in at_once.items():
+        assert score_UC.shape == ITEMS.shape
+        assert len(np.unique(score_UC)) >= ITEMS.size - 1, "equal scores prove nothing"
+        for user, candidate in np.ndindex(*ITEMS.shape):
+            alone = plain.score(model, state_of(layout, user), ITEMS[user : user + 1, candidate : candidate + 1])
+            close(score_UC[user, candidate], alone[name][0, 0])
+
+
+@pytest.mark.parametrize("positions", EVERY_POSITION)
+@pytest.mark.parametrize("layout", SCORERS)
+def test_many_candidates_are_scored_as_one_at_a_time(layout, positions):
+    check_scores(layout, positions)
+
+
+def test_histories_given_to_other_candidates_are_caught(monkeypatch):
+    """All users once, then all again, where each user's candidates stand together."""
+
+    def in_turns(events, times):
+        one_by_one = [part_of(events, user, lead=int(lead)) for user, lead in enumerate(events.lead_U)]
+        return together(*(one_by_one * times))
+
+    monkeypatch.setattr(plain, "repeated", in_turns)
+    assert_caught(check_scores, resolve("lac"))
+
+
+@pytest.mark.parametrize("layout", SCORERS)
+def test_neither_the_order_nor_the_company_of_candidates_matters(layout, monkeypatch):
+    model, state = short_model(layout), state_of(layout)
+    whole = plain.score(model, state, ITEMS)
+    order = np.random.default_rng(0).permutation(np.tile(np.arange(ITEMS.shape[1]), 2))
+    shuffled = plain.score(model, state, ITEMS[:, order])
+    monkeypatch.setattr(plain, "CANDIDATES_PER_STEP", len(LENGTHS) * 2)
+    in_steps = plain.score(model, state, ITEMS)
+    for name, score_UC in whole.items():
+        close(shuffled[name], score_UC[:, order])
+        close(in_steps[name], score_UC)
+
+
+def test_a_twin_gets_the_same_score():
+    score = plain.score(short_model(resolve("lac")), state_of(resolve("lac")), ITEMS)["rating"]
+    assert ITEMS[2, 0] == ITEMS[2, 1]
+    close(score[2, 0], score[2, 1])
+
+
+def test_no_candidates_are_refused():
+    with pytest.raises(ValueError, match="no candidates"):
+        plain.score(short_model(resolve("lac")), state_of(resolve("lac")), ITEMS[:, :0])
+
+
+@torch.no_grad()
+def check_retrieval(layout: Layout, filter_seen: bool) -> None:
+    """The best of each user alone, by sorting the whole catalogue; items before the window are seen, too."""
+    model, batch = short_model(layout), batch_of(LENGTHS)
+    batch.item_E[2] = UNKNOWN_ITEM
+    k = NUM_ITEMS - max(LENGTHS)
+    item_UK, score_UK = plain.retrieve(model, encode(batch, WINDOW, layout.lag), k, filter_seen)
+    met = {"seen and well scored": 0}
+    for user in range(len(LENGTHS)):
+        history = part_of(batch, user)
+        alone = encode(history, WINDOW, layout.lag)
+        (state_1D,) = model(query_inputs(layout, alone.events, ("i",), hypothetical=False))
+        score_V = model.item_scores(state_1D)[0].numpy()
+        order = [item for item in np.argsort(-score_V, kind="stable") if item != UNKNOWN_ITEM]
+        best = [item for item in order if not (filter_seen and item in history.item_E)][:k]
+        assert item_UK[user].tolist() == best
+        close(score_UK[user], score_V[best])
+        met["seen and well scored"] += len(set(order[:k]) & set(history.item_E.tolist()))
+    assert_not_vacuous(met)
+
+
+@pytest.mark.parametrize("filter_seen", [True, False])
+@pytest.mark.parametrize("layout", RETRIEVERS)
+def test_retrieval_is_the_sorted_catalogue(layout, filter_seen):
+    check_retrieval(layout, filter_seen)
+
+
+def test_forgetting_what_was_seen_before_the_window_is_caught(monkeypatch):
+    right = plain.retrieve
+
+    def forgetful(model, state, k, filter_seen):
+        start_U1 = state.events.start_U1
+        in_window = (state.events.item_E[a:b] for a, b in zip(start_U1[:-1], start_U1[1:], strict=True))
+        return right(model, replace(state, seen_U=tuple(in_window)), k, filter_seen)
+
+    monkeypatch.setattr(plain, "retrieve", forgetful)
+    assert_caught(check_retrieval, resolve("item"), True)
+
+
+@pytest.mark.parametrize("layout", NO_SCORERS)
+def test_a_layout_that_cannot_score_says_why(layout):
+    with pytest.raises(ValueError, match="cannot score a given item: ") as refused:
+        plain.score(short_model(layout), state_of(layout), ITEMS)
+    assert str(layout) in str(refused.value)
+    reason = "it predicts no action" if audit(layout).conditioning == "no action is predicted" else "P2"
+    assert reason in str(refused.value)
+
+
+@pytest.mark.parametrize("layout", NOT_RETRIEVERS)
+def test_a_layout_that_predicts_no_item_cannot_retrieve(layout):
+    with pytest.raises(ValueError, match="cannot retrieve: it predicts no item"):
+        plain.retrieve(short_model(layout), state_of(layout), 1, filter_seen=False)
+
+
+@pytest.mark.parametrize(("k", "filter_seen", "left"), [(18, False, 17), (0, False, 17), (14, True, 13)])
+def test_more_items_than_are_left_are_refused(k, filter_seen, left):
+    layout = resolve("lac")
+    state = state_of(layout)
+    assert NUM_ITEMS - max(map(len, state.seen_U)) == 13
+    with pytest.raises(ValueError, match=f"k = {k}: expected 1 to {left}"):
+        plain.retrieve(short_model(layout), state, k, filter_seen)

@@ -1,0 +1,105 @@
+"""A state that grew event by event is the state of the longer history."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from tiny import EVERY_LAYOUT, RETRIEVERS, SCORERS, assert_caught, batch_of, model_of, part_of, together
+
+from plait.engine import plain, state
+from plait.engine.state import State, append, encode, joined, repeated
+from plait.layouts import Layout, resolve
+from plait.schema import EventBatch
+
+WINDOW = 3
+LENGTHS = (9, 9, 9)  # in batch_of; users start with 1, 4 and 5 events of them
+FIRST = (1, 4, 5)
+
+
+def some_of(batch: EventBatch, begin_U: tuple[int, ...], end_U: tuple[int, ...]) -> EventBatch:
+    return together(*(part_of(batch, u, a, b) for u, (a, b) in enumerate(zip(begin_U, end_U, strict=True))))
+
+
+def grown(layout: Layout, batch: EventBatch, steps: int) -> State:
+    """The first events encoded, then `steps` events appended one by one to every user."""
+    found = encode(some_of(batch, (0, 0, 0), FIRST), WINDOW, layout.lag)
+    for step in range(steps):
+        begin_U = tuple(first + step for first in FIRST)
+        found = append(found, some_of(batch, begin_U, tuple(b + 1 for b in begin_U)), WINDOW, layout.lag)
+    return found
+
+
+def check_append(layout: Layout) -> None:
+    batch = batch_of(LENGTHS)
+    model = model_of(layout, max_events=WINDOW)
+    for steps in range(5):
+        found = grown(layout, batch, steps)
+        whole = encode(some_of(batch, (0, 0, 0), tuple(f + steps for f in FIRST)), WINDOW, layout.lag)
+        for one in fields(EventBatch):
+            np.testing.assert_array_equal(getattr(found.events, one.name), getattr(whole.events, one.name), one.name)
+        assert [seen.tolist() for seen in found.seen_U] == [seen.tolist() for seen in whole.seen_U]
+        if layout in [p.values[0] for p in RETRIEVERS]:
+            answers = (plain.retrieve(model, one, 5, filter_seen=True) for one in (found, whole))
+            for from_grown, from_whole in zip(*answers, strict=True):
+                np.testing.assert_array_equal(from_grown, from_whole)
+        if layout in [p.values[0] for p in SCORERS]:
+            items = np.array([[1, 2]] * 3)
+            assert str(plain.score(model, found, items)) == str(plain.score(model, whole, items))
+    assert whole.events.num_events_U.max() == WINDOW + layout.lag, "the histories must outgrow the window"
+
+
+@pytest.mark.parametrize("layout", EVERY_LAYOUT)
+def test_appending_equals_encoding_the_longer_history(layout):
+    check_append(layout)
+
+
+def test_a_state_that_loses_the_event_before_its_window_is_caught(monkeypatch):
+    right = state.append
+    monkeypatch.setitem(globals(), "append", lambda found, event, window, lag: right(found, event, window, 0))
+    assert_caught(check_append, resolve("lac"))
+
+
+@pytest.mark.parametrize("length", [2, 3, 4, 7])
+def test_a_state_keeps_the_window_and_what_lags_need(length):
+    batch = batch_of([length])
+    found = encode(batch, WINDOW, lag=1).events
+    kept = min(length, WINDOW + 1)
+    np.testing.assert_array_equal(found.item_E, batch.item_E[length - kept :])
+    assert found.lead_U.tolist() == [max(0, kept - WINDOW)]
+
+
+def test_requests_stay_apart_when_events_are_appended():
+    """An event that comes later is another exposure, whatever number its own batch gave it."""
+    history, event = batch_of([4]), part_of(batch_of([5]), 0, 4)
+    found = append(encode(history, WINDOW, 0), replace(event, request_E=np.array([0])), WINDOW, 0)
+    assert len(np.unique(found.events.request_E)) == WINDOW
+    assert (np.diff(found.events.request_E) > 0).all()
+    at_once = replace(event, request_E=np.array([0]), time_s_E=history.time_s_E[-1:])
+    tied = append(encode(history, WINDOW, 0), at_once, WINDOW, 0)
+    assert tied.events.request_E[-1] == tied.events.request_E[-2], "events of one time are one exposure"
+
+
+def test_joined_and_repeated_keep_each_users_events_together():
+    batch = batch_of((2, 1))
+    both = joined(batch, batch)
+    assert both.item_E.tolist() == [*batch.item_E[[0, 1, 0, 1]], *batch.item_E[[2, 2]]]
+    twice = repeated(batch, 2)
+    assert twice.item_E.tolist() == [*batch.item_E[[0, 1, 0, 1]], *batch.item_E[[2, 2]]]
+    assert twice.user_U.tolist() == np.repeat(batch.user_U, 2).tolist()
+    assert twice.start_U1.tolist() == [0, 2, 4, 5, 6]
+
+
+def test_a_user_without_events_is_refused():
+    with pytest.raises(ValueError, match="user 1 of the histories has no events; recommend popular items"):
+        encode(batch_of((2, 0)), WINDOW, 0)
+
+
+@pytest.mark.parametrize("lengths", [(1,), (1, 2), (1, 0), (1, 1, 1)])
+def test_append_takes_one_event_for_every_user(lengths):
+    with pytest.raises(ValueError, match=r"append takes one event for each of the state's 2 users, got \["):
+        append(encode(batch_of((3, 3)), WINDOW, 0), batch_of(lengths), WINDOW, 0)
+
+
+def test_append_refuses_an_event_from_before_the_last():
+    with pytest.raises(ValueError, match=r"event of user 0 lies before the last .*\(1000000 < 1000120\)"):
+        append(encode(batch_of([3]), WINDOW, 0), batch_of([1]), WINDOW, 0)

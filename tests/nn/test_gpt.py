@@ -1,0 +1,211 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from plait.nn import gpt
+from plait.nn.attention import Segments, attend
+from plait.nn.gpt import GptTrunk, TrunkConfig
+
+SMALL = TrunkConfig(dim=12, num_layers=2, num_heads=3, dropout=0.0)
+POSITIONS = ("learned", "rope", "alibi")
+USERS = {
+    0: (0, slice(0, 5)),
+    1: (0, slice(5, 8)),
+    2: (1, slice(0, 7)),
+}  # user: row and slots; the rest is padding
+
+
+def trunk_of(positions: str, **changes) -> GptTrunk:
+    torch.manual_seed(0)
+    trunk = GptTrunk(replace(SMALL, positions=positions, **changes), max_positions=7)
+    for name, parameter in trunk.named_parameters():
+        if "norm" not in name:
+            torch.nn.init.normal_(parameter, std=0.5)  # attention far from uniform, so that every path shows
+    return trunk.eval()
+
+
+def packed() -> tuple[torch.Tensor, Segments]:
+    segment, position = torch.full((2, 8), -1), torch.zeros(2, 8, dtype=torch.int64)
+    for user, (row, slots) in USERS.items():
+        segment[row, slots] = user
+        position[row, slots] = torch.arange(slots.stop - slots.start)
+    torch.manual_seed(1)
+    return torch.randn(2, 8, SMALL.dim), Segments(segment, position)
+
+
+def alone(num_tokens: int) -> Segments:
+    return Segments(torch.zeros(1, num_tokens, dtype=torch.int64), torch.arange(num_tokens)[None])
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_packed_padded_and_alone_agree(positions):
+    trunk = trunk_of(positions)
+    x, segments = packed()
+    padded_x, segment, position = (
+        torch.zeros(3, 7, SMALL.dim),
+        torch.full((3, 7), -1),
+        torch.zeros(3, 7).long(),
+    )
+    for user, (row, slots) in USERS.items():
+        length = slots.stop - slots.start
+        padded_x[user, :length] = x[row, slots]
+        segment[user, :length], position[user, :length] = user, torch.arange(length)
+    in_packed, in_padded = trunk(x, segments), trunk(padded_x, Segments(segment, position))
+    for user, (row, slots) in USERS.items():
+        length = slots.stop - slots.start
+        by_itself = trunk(x[row : row + 1, slots], alone(length))[0]
+        torch.testing.assert_close(in_packed[row, slots], by_itself, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(in_padded[user, :length], by_itself, rtol=1e-5, atol=1e-5)
+        assert by_itself.std() > 0.5
+
+
+def influence(trunk: GptTrunk, row: int, slot: int) -> torch.Tensor:
+    """How much each slot's input moves the hidden state of one slot, by gradient."""
+    x, segments = packed()
+    x.requires_grad_()
+    weight = torch.randn(SMALL.dim)  # a plain sum over a layer norm's output would be constant
+    (gradient,) = torch.autograd.grad((trunk(x, segments)[row, slot] * weight).sum(), x)
+    return gradient.abs().sum(-1)
+
+
+def leaks(trunk: GptTrunk) -> bool:
+    """Whether some token is moved by a later one or by another user's; all of its own past must move it."""
+    for row, slots in USERS.values():
+        for slot in range(slots.start, slots.stop):
+            moved = influence(trunk, row, slot)
+            own_past = torch.zeros(2, 8, dtype=torch.bool)
+            own_past[row, slots.start : slot + 1] = True
+            assert (moved[own_past] > 0).all(), "a state that does not read its past proves nothing"
+            if moved[~own_past].any():
+                return True
+    return False
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_no_gradient_from_the_future_or_from_other_users(positions):
+    assert not leaks(trunk_of(positions))
+
+
+@pytest.mark.parametrize("positions", ("learned", "rope"))
+def test_the_gradient_test_notices_a_mask_without_users(positions, monkeypatch):
+    monkeypatch.setattr(Segments, "one_user_per_row", True)
+    assert leaks(trunk_of(positions))
+
+
+def test_the_gradient_test_notices_a_look_ahead(monkeypatch):
+    def whole_user(segments):
+        return segments.segment_RL[:, :, None] == segments.segment_RL[:, None, :]
+
+    monkeypatch.setattr(Segments, "visible_RQK", property(whole_user))
+    assert leaks(trunk_of("learned"))
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_the_future_and_other_users_change_no_value(positions):
+    trunk = trunk_of(positions)
+    x, segments = packed()
+    changed = x.clone()
+    changed[0, 3:] = torch.randn(5, SMALL.dim)  # the end of user 0 and all of user 1
+    before, after = trunk(x, segments), trunk(changed, segments)
+    assert torch.equal(before[0, :3], after[0, :3])
+    assert torch.equal(before[1], after[1])
+    assert not torch.isclose(before[0, 3:], after[0, 3:]).all(-1).any()
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_order_matters(positions):
+    """Without positions the last token could not tell its past's order."""
+    trunk = trunk_of(positions)
+    x = torch.randn(1, 5, SMALL.dim)
+    swapped = x[:, [1, 0, 2, 3, 4]]
+    difference = trunk(x, alone(5))[0, -1] - trunk(swapped, alone(5))[0, -1]
+    assert difference.abs().max() > 0.01
+
+
+def test_the_parts_make_the_whole():
+    """What a caller with its own attention relies on."""
+    trunk = trunk_of("rope")
+    x, segments = packed()
+    expected = trunk(x, segments)
+    x = trunk.enter(x, segments.position_RL)
+    for block in trunk.blocks:
+        x = block.merge(x, attend(*block.project(x, trunk.angles(segments.position_RL)), segments))
+    assert torch.equal(trunk.norm(x), expected)
+
+
+def test_bf16_autocast_is_near_fp32():
+    trunk = trunk_of("learned")
+    x, segments = packed()
+    exact = trunk(x, segments)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = trunk(x, segments)
+    real = segments.segment_RL >= 0
+    assert 0 < (rounded - exact)[real].norm() < 0.05 * exact[real].norm()
+
+
+def test_dropout_only_in_training():
+    trunk = trunk_of("learned", dropout=0.5)
+    x, segments = packed()
+    assert torch.equal(trunk(x, segments), trunk(x, segments))
+    trunk.train()
+    assert not torch.equal(trunk(x, segments), trunk(x, segments))
+
+
+def test_trains_with_padding_to_finite_gradients():
+    trunk = trunk_of("alibi", dropout=0.1).train()
+    x, segments = packed()
+    trunk(x, segments).square().sum().backward()
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in trunk.parameters())
+
+
+def test_a_sequence_beyond_the_learned_positions_is_refused():
+    x, segments = torch.zeros(1, 8, SMALL.dim), alone(8)
+    with pytest.raises(ValueError, match="a sequence of 8 tokens, but there are learned positions for 7"):
+        trunk_of("learned")(x, segments)
+    for positions in ("rope", "alibi"):
+        assert trunk_of(positions)(x, segments).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "config", (SMALL, TrunkConfig(mlp_multiple=3), TrunkConfig(dim=20, num_layers=5, num_heads=1))
+)
+def test_parameters_are_counted(config):
+    trunk = GptTrunk(replace(config, positions="rope"), max_positions=1)
+    assert config.num_parameters == sum(p.numel() for p in trunk.parameters())
+
+
+@pytest.mark.parametrize("millions", (50, 85, 355, 774))
+def test_sizes_are_what_they_are_called(millions):
+    config = getattr(gpt, f"SIZE_{millions}M")
+    assert config.num_parameters == pytest.approx(millions * 1e6, rel=0.015)
+    assert config.head_width == 64
+
+
+def test_starts_as_gpt2_does():
+    torch.manual_seed(0)
+    trunk = GptTrunk(TrunkConfig(dim=64, num_layers=8, num_heads=2), max_positions=50)
+    block = trunk.blocks[3]
+    for layer, std in (
+        (block.qkv, 0.02),
+        (block.mlp_in, 0.02),
+        (block.attention_out, 0.005),
+        (block.mlp_out, 0.005),
+    ):
+        assert layer.weight.std().item() == pytest.approx(std, rel=0.05)
+        assert not layer.bias.any()
+    assert trunk.positions.table.weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    (
+        ({"dim": 64, "num_heads": 5}, r"TrunkConfig\(dim=64, num_heads=5\): dim must divide"),
+        ({"num_layers": 0}, r"TrunkConfig\(num_layers=0\): expected at least 1"),
+        ({"dim": 6, "num_heads": 2, "positions": "rope"}, "a head width of 3 is odd"),
+        ({"dropout": 1.0}, r"TrunkConfig\(dropout=1.0\): expected a share"),
+    ),
+)
+def test_a_shape_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TrunkConfig(**changes)

@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from plait.nn.positions import LearnedPositions, alibi_slopes, rope, rope_angles
+
+H = 10
+
+
+def turned(x_H: torch.Tensor, position: int) -> torch.Tensor:
+    return rope(x_H.view(1, 1, 1, H), rope_angles(torch.tensor([[position]]), H)).flatten()
+
+
+def test_a_product_of_turned_vectors_depends_on_the_distance_alone():
+    torch.manual_seed(0)
+    query, key = torch.randn(2, H)
+    products = [turned(query, 3 + shift) @ turned(key, shift) for shift in (0, 1, 7, 101)]
+    torch.testing.assert_close(torch.stack(products), products[0].expand(4), rtol=1e-4, atol=1e-4)
+    assert abs(turned(query, 4) @ turned(key, 0) - products[0]) > 0.1, "another distance, another product"
+
+
+def test_rope_turns_and_does_not_stretch():
+    torch.manual_seed(0)
+    vector = torch.randn(H)
+    assert torch.equal(turned(vector, 0), vector)
+    assert turned(vector, 13).norm().item() == pytest.approx(vector.norm().item(), rel=1e-5)
+    first, last = (torch.eye(H)[0], torch.eye(H)[4])
+    assert turned(first, 1)[0].item() == pytest.approx(
+        torch.tensor(1.0).cos().item()
+    )  # 1 radian per position
+    assert turned(last, 1)[4].item() == pytest.approx(torch.tensor(10_000 ** (-8 / H)).cos().item())
+
+
+def test_rope_keeps_the_type():
+    angles = rope_angles(torch.tensor([[0, 1, 2]]), H)
+    assert rope(torch.randn(1, 2, 3, H, dtype=torch.bfloat16), angles).dtype == torch.bfloat16
+
+
+def test_rope_needs_pairs():
+    with pytest.raises(ValueError, match="a head width of 7 is odd"):
+        rope_angles(torch.tensor([[0]]), 7)
+
+
+def test_alibi_slopes_as_published():
+    assert alibi_slopes(8).tolist() == [2.0**-i for i in range(1, 9)]
+    twelve = alibi_slopes(12)
+    assert twelve[:8].tolist() == alibi_slopes(8).tolist()
+    assert twelve[8:].tolist() == pytest.approx([2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5])
+    assert alibi_slopes(1).tolist() == [2.0**-8]
+
+
+def test_learned_positions_end():
+    learned = LearnedPositions(5, 3)
+    assert learned(torch.tensor([[0, 4, 0]])).shape == (1, 3, 3)
+    with pytest.raises(
+        ValueError, match=r"a sequence of 6 tokens, but there are learned positions for 5 .*'rope'"
+    ):
+        learned(torch.tensor([[0, 5, 0]]))

@@ -1,0 +1,15 @@
+import torch
+
+from plait.nn.runtime import tune_process
+
+
+def test_tuning_can_be_repeated_and_flushes_denormals():
+    tiny = torch.full((64,), 1e-30)
+    try:
+        torch.set_flush_denormal(False)
+        assert (tiny * 1e-10 > 0).all(), "a denormal to begin with"
+        first = tune_process()
+        assert tune_process() == first
+        assert (tiny * 1e-10 > 0).any() != ("flush_denormal" in first)
+    finally:
+        torch.set_flush_denormal(False)

@@ -1,0 +1,148 @@
+"""Tiny models, batches and logs for tests, and the bookkeeping that keeps such tests honest.
+
+Shape letters: U users, E events, A action columns.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from plait.data import Dataset, prepare
+from plait.layouts import CATALOGUE, Layout, audit
+from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
+from plait.nn.gpt import TrunkConfig
+from plait.schema import Action, Binary, EventBatch, Regression
+
+ACTIONS = (Action("rating", Regression(1, 5)), Action("liked", Binary()))
+NUM_ITEMS = 17
+MAX_EVENTS = 11
+
+EVERY_LAYOUT = [pytest.param(entry.layout, id=name) for name, entry in CATALOGUE.items()]
+EVERY_POSITION = ("learned", "rope", "alibi")
+RETRIEVERS = [p for p in EVERY_LAYOUT if audit(p.values[0]).can_retrieve]
+SCORERS = [p for p in EVERY_LAYOUT if audit(p.values[0]).can_score != "no"]
+NO_SCORERS = [p for p in EVERY_LAYOUT if audit(p.values[0]).can_score == "no"]
+
+
+def trunk_of(positions: str = "learned", dropout: float = 0.0) -> TrunkConfig:
+    return TrunkConfig(dim=12, num_layers=2, num_heads=2, dropout=dropout, positions=positions)
+
+
+def model_of(
+    layout: Layout | str,
+    positions: str = "learned",
+    *,
+    actions: tuple[Action, ...] = ACTIONS,
+    max_events: int = MAX_EVENTS,
+    settings: ModelSettings | None = None,
+) -> GenerativeRecommender:
+    """A model in evaluation mode whose weights are large, so that no path through it is near to zero, and whose
+    predicted actions lie well inside their ranges."""
+    torch.manual_seed(3)
+    config = ModelConfig(
+        layout=str(layout),
+        settings=settings or ModelSettings(trunk=trunk_of(positions)),
+        num_items=NUM_ITEMS,
+        actions=actions,
+        max_events=max_events,
+    )
+    model = GenerativeRecommender(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    torch.nn.init.normal_(model.heads.weight_KD, std=0.02)
+    torch.nn.init.constant_(model.heads.bias_K, 0.5)
+    return model
+
+
+def batch_of(length_U: Sequence[int], lead_U: Sequence[int] | None = None, seed: int = 5) -> EventBatch:
+    """Random histories: half-star ratings and likes, a fifth of each missing; one event a minute.
+
+    User numbers are large and different in every batch, so that a test which confuses them fails.
+    """
+    rng = np.random.default_rng(seed)
+    start_U1 = np.cumsum([0, *length_U])
+    num_events = int(start_U1[-1])
+    action_EA = np.stack(
+        [rng.integers(2, 11, num_events) / 2, rng.integers(0, 2, num_events)], axis=1, dtype=np.float32
+    )
+    action_EA[rng.random(action_EA.shape) < 0.2] = np.nan
+    nth_E = np.arange(num_events) - np.repeat(start_U1[:-1], np.diff(start_U1))
+    return EventBatch(
+        user_U=100 * seed + np.arange(len(length_U)),
+        start_U1=start_U1,
+        lead_U=np.array(lead_U if lead_U is not None else [0] * len(length_U)),
+        item_E=rng.integers(1, NUM_ITEMS + 1, num_events),
+        action_EA=action_EA,
+        time_s_E=1_000_000 + 60 * nth_E,
+        request_E=nth_E,
+    )
+
+
+def part_of(batch: EventBatch, user: int, begin: int = 0, end: int | None = None, lead: int = 0) -> EventBatch:
+    """Events `begin : end` of one user, the first `lead` of them before the window."""
+    first, last = batch.start_U1[user : user + 2]
+    rows = slice(first + begin, last if end is None else first + end)
+    item_E = batch.item_E[rows]
+    return EventBatch(
+        user_U=batch.user_U[user : user + 1],
+        start_U1=np.array([0, len(item_E)]),
+        lead_U=np.array([lead]),
+        item_E=item_E,
+        action_EA=batch.action_EA[rows],
+        time_s_E=batch.time_s_E[rows],
+        request_E=batch.request_E[rows],
+    )
+
+
+def together(*batches: EventBatch) -> EventBatch:
+    """The users of several batches as one."""
+
+    def all_of(name: str) -> np.ndarray:
+        return np.concatenate([getattr(batch, name) for batch in batches])
+
+    length_U = np.concatenate([batch.num_events_U for batch in batches])
+    rest = {n: all_of(n) for n in ("user_U", "lead_U", "item_E", "action_EA", "time_s_E", "request_E")}
+    return EventBatch(start_U1=np.cumsum([0, *length_U]), **rest)
+
+
+def random_log(num_users: int = 23, seed: int = 7) -> pl.DataFrame:
+    """A log of users u00, u01, ... and items i00, i01, ...: ratings from 1 to 5 and likes, a fifth missing."""
+    rng = np.random.default_rng(seed)
+    length_U = rng.integers(5, 13, num_users)
+    num_events = int(length_U.sum())
+    user_E = np.repeat(np.arange(num_users), length_U)
+    rating_E = rng.integers(1, 6, num_events).astype(np.float32)
+    liked_E = (rating_E > 3).astype(np.float32)
+    rating_E[rng.random(num_events) < 0.2] = np.nan
+    liked_E[rng.random(num_events) < 0.2] = np.nan
+    return pl.DataFrame(
+        {
+            "user": [f"u{user:02d}" for user in user_E],
+            "item": [f"i{item:02d}" for item in rng.integers(0, NUM_ITEMS, num_events)],
+            "time": 1_000_000 + 60 * np.arange(num_events),
+            "rating": rating_E,
+            "liked": liked_E,
+        }
+    )
+
+
+def prepared(log: pl.DataFrame, out: object, actions: Sequence[Action] = ACTIONS) -> Dataset:
+    return prepare(
+        log, user="user", item="item", time="time", actions=list(actions), out=out, min_item_events=1
+    )
+
+
+def assert_not_vacuous(counts: Mapping[str, int], above: int = 0) -> None:
+    """A property must have met every case that it is about. Fails otherwise than by an assertion, so that
+    `assert_caught` cannot mistake it for the property."""
+    if min(counts.values()) <= above:
+        pytest.fail(f"proves too little: {dict(counts)}")
+
+
+def assert_caught(check: Callable[..., object], *arguments: object) -> None:
+    """`check` runs over a deliberately broken variant: it must fail, or it proves nothing."""
+    with pytest.raises(AssertionError):
+        check(*arguments)
