@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, final
 
-import msgspec
 import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
 from plait.data import Dataset
-from plait.data.history import Columns, item_index, read_history
+from plait.data.coding import item_index
+from plait.data.history import Columns, load_vocabulary, read_history, save_vocabulary
 from plait.engine import plain
 from plait.engine.state import State
 from plait.engine.state import append as append_event
@@ -25,10 +25,9 @@ from plait.layouts import resolve
 from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.models.saving import load_model, save_model
 from plait.schema import UNKNOWN_ITEM, Action, Categorical, EventBatch
+from plait.training.loop import Watch
 from plait.training.run import MODEL, RunSettings, run
 from plait.training.settings import Optim, Protocol
-
-RECOMMENDER, ITEMS = "recommender.json", "items.parquet"
 
 Frame = Any  # whatever polars reads: a dataframe of polars, pandas or Arrow, or a mapping of columns
 
@@ -101,19 +100,15 @@ class Recommender:
         """Writes weights, configuration and the item table; no pickle."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.items.to_frame("item_id").write_parquet(folder / ITEMS)
-        (folder / RECOMMENDER).write_bytes(msgspec.json.format(msgspec.json.encode(self.columns)))
+        save_vocabulary(folder, self.items, self.columns)
         save_model(self.model, folder)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> "Recommender":
         """Raises ValueError where the folder is not one of `save_pretrained`, or not whole."""
         folder = Path(folder)
-        for name in (RECOMMENDER, ITEMS):
-            if not (folder / name).is_file():
-                raise ValueError(f"{folder} is no saved recommender: it has no {name}")
-        columns = msgspec.json.decode((folder / RECOMMENDER).read_bytes(), type=Columns)
-        return cls(load_model(folder), pl.read_parquet(folder / ITEMS)["item_id"], columns)
+        items, columns = load_vocabulary(folder)
+        return cls(load_model(folder), items, columns)
 
     def _rows(self, state: State, item_UC: Int64[np.ndarray, "U C"]) -> pl.DataFrame:
         ids = self.items.gather(item_UC.reshape(-1) - 1)
@@ -142,11 +137,14 @@ def fit(
     protocol: Protocol = Protocol(),
     out: Path | str | None = None,
     report: Callable[[str], None] = print,
+    watch: Watch | None = None,
 ) -> Recommender:
     """Trains a recommender and tests it.
 
     Args:
         layout: a name of the catalogue, or a layout in notation.
+        report: takes a line per validation.
+        watch: is called after every step with the share of the cap that is spent, and tokens per second.
         out: the run's folder, from which a killed training goes on; without it nothing is kept.
 
     Raises:
@@ -155,12 +153,5 @@ def fit(
     settings = RunSettings(layout=str(resolve(layout)), model=model, optim=optim, protocol=protocol)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(out) if out is not None else Path(scratch)
-        run(data, settings, folder, report)
-        trained = load_model(folder / MODEL)
-        manifest = data.manifest.settings
-        columns = Columns(
-            user=manifest.user, item=manifest.item, time=manifest.time, time_unit=manifest.time_unit
-        )
-        recommender = Recommender(trained, data.item_ids(), columns)
-        recommender.save_pretrained(folder / MODEL)
-        return recommender
+        run(data, settings, folder, report, watch=watch)
+        return Recommender.from_pretrained(folder / MODEL)

@@ -15,10 +15,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int64
 
+from plait.data.coding import item_index
 from plait.data.gathering import Windows, concatenated_ranges, windows
 from plait.data.manifest import FORMAT_VERSION, Manifest
 from plait.data.writing import MANIFEST
-from plait.schema import UNKNOWN_ITEM, Action, EventBatch
+from plait.schema import Action, EventBatch
 
 Rows = Int64[np.ndarray, "R"] | Bool[np.ndarray, "Q"]
 
@@ -116,15 +117,8 @@ class Dataset:
 
     def item_index(self, ids: Iterable[Any]) -> Int64[np.ndarray, "I"]:
         """Dense indices of the log's item ids, `UNKNOWN_ITEM` for ids that the item table lacks."""
-        known = self.item_ids()
-        asked = pl.Series(
-            "item_id", ids if isinstance(ids, pl.Series | np.ndarray) else list(ids), strict=False
-        )
-        frame = pl.DataFrame({"item_id": asked.cast(known.dtype, strict=False)})
-        joined = frame.join(
-            self._items.select("item", "item_id"), on="item_id", how="left", maintain_order="left"
-        )
-        return joined["item"].fill_null(UNKNOWN_ITEM).to_numpy().astype(np.int64)
+        asked = ids if isinstance(ids, pl.Series) else pl.Series("item_id", list(ids), strict=False)
+        return item_index(asked, self.item_ids())
 
     def user_index(self, id: int | str) -> int:
         """Dense index of one of the log's user ids.

@@ -1,21 +1,24 @@
 """Histories that come from outside a prepared folder, read by the very rules that prepare one.
 
-Shape letters: E events, I ids asked for.
+Shape letters: E events.
 """
 
 import time as clock
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import polars as pl
-from jaxtyping import Int64
 
 from plait.data import checking
 from plait.data.checking import RULE, Column
-from plait.schema import UNKNOWN_ITEM, Action, EventBatch
+from plait.data.coding import item_index
+from plait.data.writing import parquet_bytes, write_bytes
+from plait.schema import Action, EventBatch
 
 MICROSECONDS_PER_S = 1_000_000
+COLUMNS, ITEMS = "recommender.json", "items.parquet"  # files of a saved model, beside its weights
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +28,21 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
     item: str
     time: str
     time_unit: Literal["s", "ms"]
+
+
+def save_vocabulary(folder: Path, item_ids: pl.Series, columns: Columns) -> None:
+    """Writes what a model needs to read histories: the item ids in dense order, and the columns' names."""
+    write_bytes(folder / ITEMS, parquet_bytes(item_ids.to_frame("item_id")))
+    write_bytes(folder / COLUMNS, msgspec.json.format(msgspec.json.encode(columns)))
+
+
+def load_vocabulary(folder: Path) -> tuple[pl.Series, Columns]:
+    """Raises ValueError where a file is missing."""
+    for name in (COLUMNS, ITEMS):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} is no saved recommender: it has no {name}")
+    columns = msgspec.json.decode((folder / COLUMNS).read_bytes(), type=Columns)
+    return pl.read_parquet(folder / ITEMS)["item_id"], columns
 
 
 def read_history(
@@ -64,18 +82,6 @@ def read_history(
         time_s_E=tick_E // MICROSECONDS_PER_S,
         request_E=np.cumsum(new_E),
     )
-
-
-def item_index(asked: pl.Series, item_ids: pl.Series) -> Int64[np.ndarray, "I"]:
-    """Dense indices of item ids, UNKNOWN_ITEM where `item_ids` lacks one.
-
-    >>> item_index(pl.Series(["b", "z"]), pl.Series(["a", "b"])).tolist()
-    [2, 0]
-    """
-    known = pl.DataFrame({"id": item_ids}).with_row_index("index", offset=UNKNOWN_ITEM + 1)
-    ids = pl.DataFrame({"id": asked.cast(item_ids.dtype, strict=False)})
-    found = ids.join(known, on="id", how="left", maintain_order="left")["index"]
-    return found.fill_null(UNKNOWN_ITEM).to_numpy().astype(np.int64)
 
 
 def _as_frame(history: Any) -> pl.DataFrame:

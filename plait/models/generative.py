@@ -21,6 +21,7 @@ from plait.nn.losses import RetrievalLoss, retrieval_loss
 from plait.nn.sampling import Sampler
 from plait.schema import Action
 
+TASKS = ("retrieval", "actions")  # names of losses beside those of the actions: of the items, and of all actions
 LEARNED = (START, MASK)  # the special facts that have an embedding; NOTHING adds zero
 assert (NOTHING, *LEARNED) == (0, 1, 2), "sources point into [zero, start, mask, events...]"
 
@@ -47,6 +48,11 @@ class ModelConfig:
     max_events: int  # the window, in events; the trunk's positions follow from the layout
 
     def __post_init__(self) -> None:
+        for action in self.actions:
+            if action.name in TASKS:
+                raise ValueError(
+                    f"action {action.name!r} has the name of a loss of Plait's own; rename the column"
+                )
         unknown = sorted(set(self.settings.action_weights) - {action.name for action in self.actions})
         if unknown:
             raise ValueError(
@@ -156,6 +162,16 @@ def _key(target: Target) -> str:
 
 
 def _check_supported(layout: Layout, config: ModelConfig) -> None:
+    for token in layout.tokens:
+        fields = [fact.field for fact in token.shown]
+        if len(set(fields)) < len(fields):
+            raise ValueError(
+                f"layout '{layout}': token '{token}' shows two facts of one field, and the sum of their embeddings "
+                "could not tell them apart; show them in tokens of their own"
+            )
+    targets = [target.fact.field for target in _targets(layout)]
+    if len(set(targets)) < len(targets):
+        raise ValueError(f"layout '{layout}' predicts two facts of one field; this model has one head for each")
     if layout.rides:
         raise ValueError(
             f"layout '{layout}': the gpt trunk carries no rides ({', '.join(sorted(layout.rides))})"

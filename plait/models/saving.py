@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import msgspec
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from plait.models.generative import GenerativeRecommender, ModelConfig
@@ -19,9 +20,16 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def save_model(model: GenerativeRecommender, folder: Path) -> None:
-    """Writes both files; the folder must exist."""
+    """Writes both files; the folder must exist.
+
+    Raises:
+        OSError: the folder cannot be written (disk full, no permission).
+    """
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, folder / WEIGHTS)
+    try:
+        save_file(weights, folder / WEIGHTS)
+    except SafetensorError as error:
+        raise OSError(f"{folder / WEIGHTS} could not be written: {error}") from error
     saved = Saved(format_version=FORMAT_VERSION, model=model.config)
     (folder / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(saved)))
 

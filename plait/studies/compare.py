@@ -37,7 +37,7 @@ from plait.studies.rows import (
 )
 from plait.training.checkpoint import write_whole
 from plait.training.evaluate import measure
-from plait.training.loop import Diverged
+from plait.training.loop import Diverged, Watch
 from plait.training.run import Result, RunSettings, load_answers, run, write_json
 from plait.training.settings import Optim, Protocol
 
@@ -55,18 +55,21 @@ def compare(
     protocol: Protocol,
     command: str,
     report: Callable[[str], None] = print,
+    watch: Watch | None = None,
 ) -> Comparison:
     """Trains every layout with every seed, as far as that is not done yet, and writes the results.
 
-    A run that diverges is a row that says so; the others go on.
+    Seeds count from the protocol's. A run that diverges is a row that says so; the others go on.
 
     Raises:
         ValueError: a layout is unknown or given twice, or the folder holds runs of other settings or data.
     """
+    if num_seeds < 1:
+        raise ValueError(f"seeds = {num_seeds}: expected at least 1")
     named = _named(layouts)
     rows: list[Row] = []
     statistics: dict[tuple[str, int], Mapping[str, Statistic]] = {}
-    for seed in range(num_seeds):  # seeds outside: a stopped comparison holds every layout once first
+    for seed in range(protocol.seed, protocol.seed + num_seeds):  # seeds outside: a stopped comparison holds every layout once first
         for name, layout in named.items():
             settings = RunSettings(
                 layout=str(layout),
@@ -77,7 +80,7 @@ def compare(
             folder = out / "runs" / f"{_folder_name(name)}-seed{seed}"
             report(f"{name}, seed {seed}")
             try:
-                result = run(dataset, settings, folder, lambda line: report(f"  {line}"))
+                result = run(dataset, settings, folder, lambda line: report(f"  {line}"), watch=watch)
             except Diverged as error:
                 rows.append(
                     Row(layout=name, seed=seed, metrics={}, cost=None, status="failed", note=str(error))

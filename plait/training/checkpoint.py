@@ -1,5 +1,6 @@
 """Files of a run: written aside, flushed to the disk, then renamed, so that a half-written one is never read."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,20 +10,37 @@ import torch
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` with a path beside `path`, then renames. On any error nothing is left behind."""
+    """Calls `write` with a path beside `path`, then renames. On any error nothing is left behind.
+
+    Raises:
+        OSError: the file cannot be written (disk full, no permission); says which.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(aside)
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(
+            error.errno or errno.EIO,
+            f"{reason}: {path} could not be written; make room there, then the same command goes on",
+        ) from error
     finally:
         aside.unlink(missing_ok=True)
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """A training state: tensors and plain values."""
-    write_whole(path, lambda aside: torch.save(state, aside))
+
+    def write(aside: Path) -> None:
+        try:
+            torch.save(state, aside)
+        except RuntimeError as error:  # torch's name for a failed write, a full disk among them
+            raise OSError(errno.EIO, f"no room, or a broken disk ({error})") from error
+
+    write_whole(path, write)
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -39,6 +39,9 @@ FIRST_STEPS = 10
 CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"  # files of a run's folder
 
 
+Watch = Callable[[float, float], None]  # called after every step: share of the cap spent, tokens per second
+
+
 class Diverged(ArithmeticError):
     """Training went wrong in a way that more steps will not mend. The message names the batch."""
 
@@ -51,6 +54,10 @@ class Spent:
     tokens: int = 0
     flops: float = 0.0
     train_wall_s: float = 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / self.train_wall_s
 
 
 @dataclass
@@ -86,8 +93,13 @@ def fit(
     folder: Path,
     report: Callable[[str], None] = print,
     device: str = "cpu",
+    watch: Watch | None = None,
 ) -> Fitted:
     """Trains one model. `folder` keeps its checkpoint and metrics.jsonl; it is made when missing.
+
+    Args:
+        report: takes a line per validation.
+        watch: is called after every step.
 
     Raises:
         ValueError: the settings do not fit each other, the data or the checkpoint found in the folder.
@@ -96,7 +108,7 @@ def fit(
     tune_process()
     selection = Selection.parse(protocol.select).resolve(audit(Layout.parse(config.layout)).can_retrieve)
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(dataset, config, optim, protocol, selection, folder, report, device)
+    run = _Run(dataset, config, optim, protocol, selection, folder, report, device, watch)
     run.restore()
     while not run.progress.why_stopped:
         run.epoch()
@@ -118,10 +130,11 @@ class _Run:
         folder: Path,
         report: Callable[[str], None],
         device: str,
+        watch: Watch | None,
     ) -> None:
         torch.manual_seed(protocol.seed)
         self.dataset, self.optim, self.protocol, self.selection = dataset, optim, protocol, selection
-        self.folder, self.report, self.device = folder, report, device
+        self.folder, self.report, self.device, self.watch = folder, report, device, watch
         self.model = GenerativeRecommender(config).to(device)
         counts_V = torch.from_numpy(dataset.train_item_counts()).to(device)
         self.model.sampler = config.settings.retrieval.make_sampler(counts_V)
@@ -151,10 +164,12 @@ class _Run:
             start_s = time.perf_counter()
             self._step(users_U, inputs)
             progress.spent.train_wall_s += time.perf_counter() - start_s
+            if self.watch:
+                self.watch(self._share_spent(), progress.spent.tokens_per_s)
             if time.monotonic() - self.saved_at_s > CHECKPOINT_EVERY_S:
                 self.save()
         progress.epoch, progress.step = progress.epoch + 1, 0
-        capped = self._is_capped()
+        capped = self._share_spent() >= 1
         if capped or progress.epoch % self.protocol.validate_every == 0:
             self._validate()
         progress.epoch_loss = 0.0
@@ -214,13 +229,16 @@ class _Run:
         spent.tokens += inputs.num_tokens
         spent.flops += step_flops(self.model, inputs)
 
-    def _is_capped(self) -> bool:
-        spent, protocol = self.progress.spent, self.protocol
-        return (
-            self.progress.epoch >= protocol.max_epochs
-            or spent.tokens >= (protocol.max_tokens or math.inf)
-            or spent.flops >= (protocol.max_flops or math.inf)
+    def _share_spent(self) -> float:
+        """Of the cap that is nearest: at 1 the run ends."""
+        progress, spent, protocol = self.progress, self.progress.spent, self.protocol
+        epochs = progress.epoch + progress.step / self.steps_per_epoch
+        caps = (
+            (epochs, protocol.max_epochs),
+            (spent.tokens, protocol.max_tokens),
+            (spent.flops, protocol.max_flops),
         )
+        return max(amount / cap for amount, cap in caps if cap is not None)
 
     def _check(self, loss: float, norm: float, users_U: Int64[np.ndarray, "U"]) -> None:
         progress = self.progress
@@ -257,7 +275,7 @@ class _Run:
         write_whole(self.folder / METRICS, lambda aside: aside.write_text(lines))
         self.report(
             f"epoch {progress.epoch:3d}  loss {loss:.4f}  {self.selection} {abs(value):.4f}"
-            f"{' best' if progress.stale == 0 else ''}  {spent.tokens / spent.train_wall_s:,.0f} tokens/s"
+            f"{' best' if progress.stale == 0 else ''}  {spent.tokens_per_s:,.0f} tokens/s"
         )
 
 

@@ -3,7 +3,7 @@
 RUN/settings.json   what was asked for
 RUN/metrics.jsonl   one row per validation
 RUN/checkpoint.pt   training state, while it is not finished
-RUN/model/          the best weights
+RUN/model/          the best weights, and what they need to read histories
 RUN/answers.npz     the model's answers on the test events
 RUN/result.json     written last: a run that has it is finished
 """
@@ -18,12 +18,13 @@ import msgspec
 import numpy as np
 
 from plait.data import Dataset
+from plait.data.history import Columns, save_vocabulary
 from plait.models.generative import ModelConfig, ModelSettings
 from plait.models.saving import save_model
 from plait.schema import Action
 from plait.training.checkpoint import write_whole
 from plait.training.evaluate import Answers, answers_of
-from plait.training.loop import CHECKPOINT, fit
+from plait.training.loop import CHECKPOINT, Watch, fit
 from plait.training.settings import Optim, Protocol
 
 SETTINGS, ANSWERS, RESULT, MODEL = "settings.json", "answers.npz", "result.json", "model"
@@ -43,7 +44,8 @@ class RunSettings:
 class Result:
     """What a finished run cost, and how it trained. Its metrics are those of its answers."""
 
-    dataset: str
+    dataset: str  # its name
+    dataset_folder: str
     content_hash: str
     settings: RunSettings
     selection: str
@@ -66,6 +68,7 @@ def run(
     folder: Path,
     report: Callable[[str], None] = print,
     device: str = "cpu",
+    watch: Watch | None = None,
 ) -> Result:
     """Trains and tests, or goes on where the folder stands; a finished run is only read.
 
@@ -84,13 +87,15 @@ def run(
         actions=dataset.actions,
         max_events=settings.protocol.max_events,
     )
-    fitted = fit(dataset, config, settings.optim, settings.protocol, folder, report, device)
+    fitted = fit(dataset, config, settings.optim, settings.protocol, folder, report, device, watch)
     save_answers(folder / ANSWERS, answers_of(fitted.model, dataset, "test", settings.protocol, device))
     (folder / MODEL).mkdir(exist_ok=True)
     save_model(fitted.model, folder / MODEL)
+    save_vocabulary(folder / MODEL, dataset.item_ids(), columns_of(dataset))
     progress = fitted.progress
     result = Result(
         dataset=dataset.manifest.name,
+        dataset_folder=str(dataset.folder.absolute()),
         content_hash=dataset.manifest.content_hash,
         settings=settings,
         selection=str(fitted.selection),
@@ -109,6 +114,12 @@ def run(
     write_json(folder / RESULT, result)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return result
+
+
+def columns_of(dataset: Dataset) -> Columns:
+    """What the dataset's log called its columns."""
+    log = dataset.manifest.settings
+    return Columns(user=log.user, item=log.item, time=log.time, time_unit=log.time_unit)
 
 
 def write_json(path: Path, value: object) -> None:

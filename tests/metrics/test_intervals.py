@@ -151,6 +151,7 @@ def test_what_cannot_be_compared_is_refused():
 
 def test_holm_by_hand_and_by_its_promise():
     np.testing.assert_allclose(holm(np.array([0.04, 0.01, 0.3, 0.02])), [0.08, 0.04, 0.3, 0.06])
+    np.testing.assert_allclose(holm(np.array([0.03, 0.02])), [0.04, 0.04])  # the order is kept
     rng = np.random.default_rng(8)
     null_TN = rng.random((2000, 5))
     alarms = np.mean([(holm(p_N) < 0.05).any() for p_N in null_TN])

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -82,6 +84,18 @@ def test_bf16_gradients_are_within_one_percent(under_autocast):
         found = loss_and_gradients(chunked_cross_entropy, *rounded)
     for fast, slow in zip(found, exact, strict=True):
         assert 0 < (fast - slow).norm() < 0.01 * slow.norm()
+
+
+def test_bf16_sums_are_made_in_fp32(monkeypatch):
+    """600 equal queries in chunks of one: a sum in bf16 would stop growing at 256, and log(31) has 8 bits there."""
+    monkeypatch.setattr(cross_entropy, "MIN_CHUNK_QUERIES", 1)
+    monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", 1)
+    query, key = torch.ones(600, D, dtype=torch.bfloat16), torch.zeros(C, D, dtype=torch.bfloat16)
+    loss = chunked_cross_entropy(query, key.requires_grad_(), torch.zeros(600, dtype=torch.int64))
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(C), rel=1e-5)
+    expected = torch.full((C,), 1 / C) - torch.eye(C)[0]
+    torch.testing.assert_close(key.grad[:, 0].float(), expected, rtol=0.01, atol=0)
 
 
 def test_gradients_have_their_parameters_types():

@@ -113,14 +113,49 @@ def test_the_future_and_other_users_change_no_value(positions):
     assert not torch.isclose(before[0, 3:], after[0, 3:]).all(-1).any()
 
 
+def plain_trunk(trunk: GptTrunk, x_LD: torch.Tensor) -> torch.Tensor:
+    """One user's hidden states, head by head and query by query, from the papers' formulas."""
+    config, (length, dim) = trunk.config, x_LD.shape
+    width = dim // config.num_heads
+    if config.positions == "learned":
+        x_LD = x_LD + trunk.positions.table.weight[:length]
+    for block in trunk.blocks:
+        q_LD, k_LD, v_LD = block.qkv(block.attention_norm(x_LD)).split(dim, dim=1)
+        heads = torch.zeros(length, dim)
+        for head in range(config.num_heads):
+            part = slice(head * width, (head + 1) * width)
+            q_LH, k_LH = q_LD[:, part], k_LD[:, part]
+            if config.positions == "rope":
+                q_LH, k_LH = plain_rope(q_LH), plain_rope(k_LH)
+            slope = 2.0 ** (-8 * (head + 1) / config.num_heads) if config.positions == "alibi" else 0.0
+            for i in range(length):
+                score = torch.stack([q_LH[i] @ k_LH[j] / width**0.5 - slope * (i - j) for j in range(i + 1)])
+                heads[i, part] = score.softmax(0) @ v_LD[: i + 1, part]
+        x_LD = x_LD + block.attention_out(heads)
+        x_LD = x_LD + block.mlp_out(torch.nn.functional.gelu(block.mlp_in(block.mlp_norm(x_LD))))
+    return trunk.norm(x_LD)
+
+
+def plain_rope(x_LH: torch.Tensor) -> torch.Tensor:
+    """Pairs as complex numbers, each turned by position * 10000 ** (-2f / H)."""
+    length, width = x_LH.shape
+    pairs = torch.complex(x_LH[:, : width // 2], x_LH[:, width // 2 :])
+    frequency = 10_000.0 ** (-torch.arange(0, width, 2) / width)
+    turned = pairs * torch.polar(torch.tensor(1.0), torch.arange(length)[:, None] * frequency)
+    return torch.cat([turned.real, turned.imag], dim=1)
+
+
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_order_matters(positions):
-    """Without positions the last token could not tell its past's order."""
-    trunk = trunk_of(positions)
-    x = torch.randn(1, 5, SMALL.dim)
-    swapped = x[:, [1, 0, 2, 3, 4]]
-    difference = trunk(x, alone(5))[0, -1] - trunk(swapped, alone(5))[0, -1]
-    assert difference.abs().max() > 0.01
+def test_equals_the_formulas_written_plainly(positions):
+    config = replace(SMALL, dim=16, num_heads=2)
+    torch.manual_seed(0)
+    trunk, x = GptTrunk(replace(config, positions=positions), max_positions=7).eval(), torch.randn(6, 16)
+    for parameter in trunk.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    hidden = trunk(x[None], alone(6))[0]
+    torch.testing.assert_close(hidden, plain_trunk(trunk, x), rtol=1e-4, atol=1e-4)
+    trunk.config = replace(config, positions="rope" if positions != "rope" else "alibi")
+    assert (hidden - plain_trunk(trunk, x)).abs().max() > 0.01, "the kind of positions shows"
 
 
 def test_the_parts_make_the_whole():

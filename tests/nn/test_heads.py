@@ -114,11 +114,11 @@ def test_no_actions_no_heads():
     assert heads.losses(torch.randn(3, D), torch.empty(3, 0)) == heads.predict(torch.randn(3, D)) == {}
 
 
-def test_under_autocast_losses_stay_fp32():
+def test_under_autocast_results_stay_fp32():
     heads = ActionHeads(ALL, D)
     with torch.autocast("cpu", torch.bfloat16):
-        losses = heads.losses(torch.randn(3, D), labels())
-    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+        losses, predicted = heads.losses(torch.randn(3, D), labels()), heads.predict(torch.randn(3, D))
+    assert {x.dtype for x in (*losses.values(), *predicted.values())} == {torch.float32}
 
 
 @pytest.mark.parametrize("tower", ("linear", "mlp"))

@@ -54,7 +54,8 @@ def test_l2_norm_compares_directions_only():
     choice = RetrievalLoss(l2_norm=True, temperature=0.5)
     loss = retrieval_loss(choice, hidden, table, target)
     torch.testing.assert_close(retrieval_loss(choice, 7 * hidden, table / 3, target), loss)
-    assert choice.logits(hidden, table)[:, 1:].abs().max() <= 1 / 0.5 + 1e-5
+    cosine = F.cosine_similarity(hidden[:, None], table[None], dim=-1)
+    torch.testing.assert_close(choice.logits(hidden, table)[:, 1:], cosine[:, 1:] / 0.5)
 
 
 KINDS = (
@@ -178,6 +179,11 @@ def test_draws_follow_the_probabilities(sampler):
     assert ((share - probability).abs() <= 5 * (probability / num) ** 0.5).all()
     assert probability.sum().item() == pytest.approx(1)
     assert (probability[1:] > 0).all(), "no item is impossible"
+
+
+def test_the_lowest_point_is_the_first_item_not_the_unknown_one(monkeypatch):
+    monkeypatch.setattr(torch, "rand", torch.zeros)
+    assert uniform(3).draw(2).tolist() == [1, 1]
 
 
 def test_popularity_is_the_count_plus_one():

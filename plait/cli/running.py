@@ -1,0 +1,54 @@
+"""From the words on a command line to an exit code.
+
+0 the work was done; 1 it could not be finished (disk full, training diverged); 2 the command or its input is
+wrong; 130 interrupted. Whatever goes wrong, people see one message, and a traceback only where Plait is at fault.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import CycloptsError, Parameter
+
+from plait.cli.settings import settings_file, whole_numbers
+from plait.cli.verbs import Unfinished, app
+from plait.training.loop import Diverged
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Runs one command; `tokens` are the words after `plait`, those of the process where none are given."""
+    try:
+        app.meta(tokens)
+    except SystemExit as stop:  # --help and --version
+        return int(stop.code or 0)
+    except (ValueError, CycloptsError) as error:
+        return _fail(error, 2)
+    except (OSError, ModuleNotFoundError, Diverged, Unfinished) as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; a training goes on where it stood when the command is given again", 130)
+    return 0
+
+
+def _fail(why: object, code: int) -> int:
+    print(f"plait: {why}", file=sys.stderr)
+    return code
+
+
+@app.meta.default
+def _with_settings_file(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], config: Path | None = None
+) -> Any:
+    """
+    Parameters
+    ----------
+    config
+        TOML file with sections model, optim and protocol; the command line overrides it.
+    """
+    app.config = (whole_numbers,) if config is None else (settings_file(config), whole_numbers)
+    command, bound, injected = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    if "command_line" in injected:
+        words = tokens if config is None else ("--config", str(config), *tokens)
+        bound.arguments["command_line"] = ("plait", *words)
+    return command(*bound.args, **bound.kwargs)

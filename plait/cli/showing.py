@@ -1,0 +1,94 @@
+"""What people see: lines, tables, and on a terminal a bar under the lines of a training."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from plait.data import Dataset
+from plait.training.loop import Watch
+
+LOG_WIDTH = 140  # off a terminal, so that the tables in a log stay whole
+
+
+def console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
+
+
+def say(line: str, out: Console | None = None) -> None:
+    """One line as it is: the [t] of a notation is no markup, and nothing is wrapped."""
+    (out or console()).print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> None:
+    table = Table(*headings, box=None, pad_edge=False, caption=Text(caption), caption_justify="left")
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row))
+    console().print(table)
+
+
+def show_dataset(dataset: Dataset) -> None:
+    """What a prepared folder holds, and where the rows of the log went."""
+    manifest, counts = dataset.manifest, dataset.manifest.counts
+    say(
+        f"{dataset.folder}: {counts.events:,} events, {counts.users:,} users, {counts.items:,} items; "
+        f"{manifest.tied_share:.1%} of the events share a time with another of their user"
+    )
+    settings = manifest.settings
+    left_out = {
+        **counts.rejected,
+        "repeat a user's item and time": counts.duplicates_removed,
+        "of users with a single event": counts.single_event_rows,
+        f"of users below {settings.min_user_events} or items below {settings.min_item_events} events": (
+            counts.core_rows
+        ),
+    }
+    where = "; ".join(f"{rows:,} {why}" for why, rows in left_out.items() if rows)
+    say(f"{counts.rows_read:,} rows read, left out: {where or 'none'}")
+    if counts.duplicates > counts.duplicates_removed:
+        say(f"{counts.duplicates:,} rows repeat a user's item and time and were kept; --deduplicate drops them")
+
+
+@final
+class Bar:
+    """The progress of one training after another, each from the share of its cap that is spent."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.task = progress.add_task("", total=1.0, speed="", visible=False)
+        self.share = 1.0
+
+    def __call__(self, share: float, tokens_per_s: float) -> None:
+        if share < self.share:  # the next training, or one that goes on from a checkpoint
+            self.progress.reset(self.task, completed=share, visible=True)
+        self.share = share
+        self.progress.update(self.task, completed=share, speed=f"{tokens_per_s:,.0f} tokens/s")
+
+
+@contextmanager
+def training_bar(out: Console) -> Iterator[Watch | None]:
+    """On a terminal a bar with tokens per second and the time left, which is the most that it can be: training
+    may stop before its cap. Elsewhere nothing: the lines say enough."""
+    if not out.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        TextColumn("{task.fields[speed]}, at most"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=out, transient=True) as progress:
+        yield Bar(progress)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,104 @@
+"""The recommender's own rules: what it refuses, how tasks add up, how long a history may be."""
+
+import pytest
+import torch
+from tiny import ACTIONS, EVERY_LAYOUT, EVERY_POSITION, MAX_EVENTS, batch_of, model_of, trunk_of
+
+from plait.layouts import resolve
+from plait.models.generative import ModelSettings
+from plait.models.inputs import query_inputs, training_inputs
+from plait.nn.losses import RetrievalLoss
+from plait.nn.sampling import uniform
+from plait.schema import Action, Binary
+
+
+@pytest.mark.parametrize(
+    ("notation", "reason"),
+    [
+        ("i[t] -> a[t] {pool}", r"carries no rides \(pool\)"),
+        ("(i[t], a[t]) -> () / (i[t], a[?]) -> a[t]", "candidate tokens of their own is not built yet"),
+        ("c[t] -> i[t]; i[t] -> ()", "no conditions; show items and actions only"),
+        ("(i[t], i[t-1]) -> i[t+1]", "shows two facts of one field"),
+        ("i[t] -> (i[t+1], i[t+2])", "predicts two facts of one field; this model has one head for each"),
+    ],
+)
+def test_a_layout_that_needs_more_than_the_model_has_is_refused(notation, reason):
+    with pytest.raises(ValueError, match=reason) as refused:
+        model_of(notation)
+    assert f"layout '{notation}'" in str(refused.value)
+
+
+def test_a_layout_with_actions_needs_data_with_actions():
+    with pytest.raises(ValueError, match="uses actions, and the data has none: name an action column"):
+        model_of(resolve("lac"), actions=())
+    model = model_of(resolve("item"), actions=())
+    assert set(model.losses(training_inputs(model.layout, batch_of([3])))) == {"retrieval"}
+
+
+def test_a_weight_for_an_unknown_action_is_refused():
+    settings = ModelSettings(action_weights={"ratings": 2.0})
+    with pytest.raises(ValueError, match=r"names 'ratings'; the data's actions are rating, liked"):
+        model_of(resolve("lac"), settings=settings)
+
+
+@pytest.mark.parametrize("name", ["retrieval", "actions"])
+def test_an_action_with_the_name_of_a_task_is_refused(name):
+    """Its loss would stand where another is reported, and one of the two would vanish without a word."""
+    with pytest.raises(ValueError, match=f"action {name!r}.*rename the column"):
+        model_of(resolve("lac"), actions=(Action(name, Binary()),))
+
+
+def test_the_total_is_the_weighted_sum_of_the_tasks():
+    weights = {"retrieval": 0.25, "rating": 3.0, "liked": 0.0}
+    settings = ModelSettings(
+        trunk=trunk_of(), retrieval_weight=0.25, action_weights={"rating": 3.0, "liked": 0.0}
+    )
+    model, plain = model_of(resolve("lac"), settings=settings), model_of(resolve("lac"))
+    losses = model.losses(training_inputs(model.layout, batch_of((5, 3))))
+    assert set(losses) == set(weights) and all(loss > 0 for loss in losses.values())
+    torch.testing.assert_close(model.total(losses), sum(weights[task] * loss for task, loss in losses.items()))
+    torch.testing.assert_close(plain.total(losses), sum(losses.values()))
+
+
+@pytest.mark.parametrize("retrieval", [RetrievalLoss(kind="sampled"), RetrievalLoss(kind="info_nce"), RetrievalLoss(l2_norm=True, temperature=0.1)])
+def test_every_retrieval_loss_trains_the_items(retrieval):
+    model = model_of(resolve("lac"), settings=ModelSettings(trunk=trunk_of(), retrieval=retrieval))
+    model.sampler = uniform(17)
+    losses = model.losses(training_inputs(model.layout, batch_of((5, 3))))
+    losses["retrieval"].backward()
+    assert losses["retrieval"] > 0
+    assert model.items.embedding.weight.grad.abs().sum() > 0
+
+
+def test_the_unknown_item_is_never_recommended():
+    model = model_of(resolve("lac"))
+    (state_MD,) = model(query_inputs(model.layout, batch_of((4, 2)), ("i",), hypothetical=False))
+    score_MV = model.item_scores(state_MD)
+    assert (score_MV[:, 0] == -torch.inf).all() and score_MV[:, 1:].isfinite().all()
+
+
+@pytest.mark.parametrize("layout", EVERY_LAYOUT)
+def test_learned_positions_reach_a_full_window_and_its_candidate(layout):
+    model = model_of(layout)
+    model(training_inputs(layout, batch_of([MAX_EVENTS])))
+    model(query_inputs(layout, batch_of([MAX_EVENTS + 1]), ("i", "a"), hypothetical=True))
+    with pytest.raises(ValueError, match="learned positions for"):
+        model(training_inputs(layout, batch_of([MAX_EVENTS + 2])))
+
+
+@pytest.mark.parametrize("positions", EVERY_POSITION)
+def test_dropout_is_off_in_evaluation_and_on_in_training(positions):
+    settings = ModelSettings(trunk=trunk_of(positions, dropout=0.5))
+    model = model_of(resolve("lac"), settings=settings)
+    inputs = training_inputs(model.layout, batch_of((5, 3)))
+    assert torch.equal(model(inputs)[0], model(inputs)[0])
+    model.train()
+    assert not torch.equal(model(inputs)[0], model(inputs)[0])
+
+
+def test_actions_stand_in_the_order_of_the_data():
+    model = model_of(resolve("lac"))
+    (state_MD,) = model(query_inputs(model.layout, batch_of((4, 2)), ("a",), hypothetical=True))
+    predicted = model.heads.predict(state_MD)
+    assert list(predicted) == [action.name for action in ACTIONS]
+    assert (predicted["rating"] > 1).all() and (predicted["liked"] < 1).all()

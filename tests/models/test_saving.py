@@ -1,0 +1,92 @@
+"""A model's folder: what comes back is what was written, and nothing half-written comes back."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from tiny import EVERY_LAYOUT, EVERY_POSITION, batch_of, model_of, trunk_of
+
+from plait.layouts import Layout, resolve
+from plait.models.generative import ModelSettings
+from plait.models.inputs import training_inputs
+from plait.models.saving import CONFIG, WEIGHTS, load_model, save_model
+from plait.nn.losses import RetrievalLoss
+from plait.schema import Action, Amount, Categorical, Regression
+
+
+def saved(folder: Path, layout: Layout | str = "lac", positions: str = "learned") -> Path:
+    save_model(model_of(resolve(str(layout)), positions), folder)
+    return folder
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("positions", EVERY_POSITION)
+@pytest.mark.parametrize("layout", EVERY_LAYOUT)
+def test_a_loaded_model_answers_bit_for_bit_as_the_saved_one(layout, positions, tmp_path):
+    model = model_of(layout, positions)
+    save_model(model, tmp_path)
+    loaded = load_model(tmp_path)
+    inputs = training_inputs(layout, batch_of((5, 3)))
+    assert not loaded.training
+    assert loaded.config == model.config
+    assert loaded.layout == layout
+    for found_MD, state_MD in zip(loaded(inputs), model(inputs), strict=True):
+        assert torch.equal(found_MD, state_MD)
+    assert {n: float(v) for n, v in loaded.losses(inputs).items()} == {
+        n: float(v) for n, v in model.losses(inputs).items()
+    }
+    assert {path.name for path in tmp_path.iterdir()} == {CONFIG, WEIGHTS}
+
+
+def test_every_setting_survives(tmp_path):
+    actions = (
+        Action("device", Categorical(("phone", "tablet"))),
+        Action("spent", Amount(zero_inflated=True, log1p_scale=4.5)),
+        Action("rating", Regression(1, 5, "huber")),
+    )
+    settings = ModelSettings(
+        trunk=trunk_of("rope", dropout=0.25),
+        retrieval=RetrievalLoss(kind="sampled", num_negatives=7, l2_norm=True, temperature=0.07),
+        tower="linear",
+        retrieval_weight=0.5,
+        action_weights={"device": 2.0},
+    )
+    model = model_of(resolve("pc"), actions=actions, settings=settings)
+    save_model(model, tmp_path)
+    assert load_model(tmp_path).config == model.config
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_a_missing_file_is_named(name, tmp_path):
+    (saved(tmp_path) / name).unlink()
+    with pytest.raises(ValueError, match=f"{tmp_path} is no saved model: it has no {name}"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
+def test_a_truncated_file_is_refused(name, kept, tmp_path):
+    path = saved(tmp_path) / name
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(ValueError, match=f"{tmp_path} cannot be loaded"):
+        load_model(tmp_path)
+
+
+def test_another_version_is_refused(tmp_path):
+    path = saved(tmp_path) / CONFIG
+    config = msgspec.json.decode(path.read_bytes())
+    path.write_bytes(msgspec.json.encode(config | {"format_version": 99}))
+    with pytest.raises(ValueError, match=r"format_version is 99, this Plait reads 1; save it again"):
+        load_model(tmp_path)
+
+
+def test_weights_of_another_shape_are_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    saved(tmp_path / "a")
+    saved(tmp_path / "b", "interleaved")
+    (tmp_path / "a" / WEIGHTS).write_bytes((tmp_path / "b" / WEIGHTS).read_bytes())
+    with pytest.raises(ValueError, match="cannot be loaded(.|\n)*size mismatch"):
+        load_model(tmp_path / "a")
