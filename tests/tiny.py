@@ -4,13 +4,15 @@ Shape letters: U users, E events, A action columns.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
-from plait.data import Dataset, prepare
+from plait.data import Dataset, LeaveOneOut, prepare
+from plait.data.manifest import Split
 from plait.layouts import CATALOGUE, Layout, audit
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
 from plait.nn.gpt import TrunkConfig
@@ -129,9 +131,19 @@ def random_log(num_users: int = 23, seed: int = 7) -> pl.DataFrame:
     )
 
 
-def prepared(log: pl.DataFrame, out: object, actions: Sequence[Action] = ACTIONS) -> Dataset:
+def prepared(
+    log: pl.DataFrame, out: Path, actions: Sequence[Action] = ACTIONS, split: Split = LeaveOneOut()  # noqa: B008
+) -> Dataset:
+    """The log, prepared; items without a least number of events, so that all of them stay."""
     return prepare(
-        log, user="user", item="item", time="time", actions=list(actions), out=out, min_item_events=1
+        log,
+        user="user",
+        item="item",
+        time="time",
+        actions=list(actions),
+        out=out,
+        min_item_events=1,
+        split=split,
     )
 
 

@@ -19,7 +19,7 @@ from plait.training.loop import Diverged
 def main(tokens: Sequence[str] | None = None) -> int:
     """Runs one command; `tokens` are the words after `plait`, those of the process where none are given."""
     try:
-        app.meta(tokens)
+        app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except SystemExit as stop:  # --help and --version
         return int(stop.code or 0)
     except (ValueError, CycloptsError) as error:
@@ -34,6 +34,9 @@ def main(tokens: Sequence[str] | None = None) -> int:
 def _fail(why: object, code: int) -> int:
     print(f"plait: {why}", file=sys.stderr)
     return code
+
+
+app.meta.suppress_keyboard_interrupt = False  # `main` answers for it
 
 
 @app.meta.default

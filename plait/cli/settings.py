@@ -7,7 +7,11 @@ from pathlib import Path
 import cyclopts
 from cyclopts import App, ArgumentCollection
 
-SECTIONS = ("model", "optim", "protocol")  # never a command's name: cyclopts drops such a section without a word
+SECTIONS = (
+    "model",
+    "optim",
+    "protocol",
+)  # never a command's name: cyclopts drops such a section without a word
 
 
 def settings_file(path: Path) -> cyclopts.config.Dict:

@@ -13,6 +13,7 @@ from rich.text import Text
 from plait.data import Dataset
 from plait.training.loop import Watch
 
+MILLION = 1_000_000  # rich counts in whole numbers
 LOG_WIDTH = 140  # off a terminal, so that the tables in a log stay whole
 
 
@@ -51,7 +52,9 @@ def show_dataset(dataset: Dataset) -> None:
     where = "; ".join(f"{rows:,} {why}" for why, rows in left_out.items() if rows)
     say(f"{counts.rows_read:,} rows read, left out: {where or 'none'}")
     if counts.duplicates > counts.duplicates_removed:
-        say(f"{counts.duplicates:,} rows repeat a user's item and time and were kept; --deduplicate drops them")
+        say(
+            f"{counts.duplicates:,} rows repeat a user's item and time and were kept; --deduplicate drops them"
+        )
 
 
 @final
@@ -60,14 +63,15 @@ class Bar:
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
-        self.task = progress.add_task("", total=1.0, speed="", visible=False)
+        self.task = progress.add_task("", total=MILLION, speed="", visible=False)
         self.share = 1.0
 
     def __call__(self, share: float, tokens_per_s: float) -> None:
+        completed = round(share * MILLION)
         if share < self.share:  # the next training, or one that goes on from a checkpoint
-            self.progress.reset(self.task, completed=share, visible=True)
+            self.progress.reset(self.task, completed=completed, visible=True)
         self.share = share
-        self.progress.update(self.task, completed=share, speed=f"{tokens_per_s:,.0f} tokens/s")
+        self.progress.update(self.task, completed=completed, speed=f"{tokens_per_s:,.0f} tokens/s")
 
 
 @contextmanager

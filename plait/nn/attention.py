@@ -16,7 +16,8 @@ from plait.nn.visibility import Segments
 
 __all__ = ["Segments", "attend", "attend_reference"]
 
-QUERY_BLOCK = 128  # queries scored at a time; keys after the block are skipped: 64 and 256 were slower
+# Queries scored at a time; keys after the block are skipped. 64 was slower, and so was 256 up to 512 slots.
+QUERY_BLOCK = 128
 MAX_BLOCKED_SLOTS = 1024  # longer rows would store too many probabilities: R * N * L * L / 2 in each layer
 
 
@@ -30,9 +31,9 @@ def attend(
 ) -> Float[Tensor, "R N L H"]:
     """Softmax attention of every slot over itself and its user's earlier slots, scores scaled by H ** -0.5.
 
-    Takes the way that was fastest where it was measured (forward and backward on two CPU cores): blocks for
-    bf16 and wherever a mask is needed, SDPA with `is_causal` for fp32 with one user per row, and SDPA for
-    long rows and for every other device (those are not covered by the tests, which run on a CPU).
+    Takes the way that measured best (forward and backward, two CPU cores with AVX-512): blocks for bf16 and
+    wherever a mask or ALiBi is needed; SDPA with `is_causal`, as fast and without stored probabilities, for
+    fp32 with one user per row; SDPA for long rows. Other devices get SDPA, which the tests do not cover there.
 
     Args:
         slopes_N: ALiBi: slope * distance in positions is taken from each score. No gradient flows to it.
@@ -128,7 +129,7 @@ def attend_blocked(
 
 
 class _BlockedAttention(torch.autograd.Function):
-    """Written out because autograd pads the gradient of every slice, and is up to 1.7 times slower for it."""
+    """Written out because autograd pads the gradient of every slice, and is up to 1.6 times slower for it."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, slopes_N: Tensor | None) -> Tensor:

@@ -24,7 +24,7 @@ from plait.metrics.intervals import bootstrap
 from plait.metrics.statistic import Statistic
 from plait.models.generative import ModelSettings
 from plait.schema import Action, Amount, Binary, Categorical, Regression
-from plait.studies.report import html_page
+from plait.studies.report import html_page, page_template
 from plait.studies.rows import (
     Ability,
     Comparison,
@@ -63,13 +63,17 @@ def compare(
 
     Raises:
         ValueError: a layout is unknown or given twice, or the folder holds runs of other settings or data.
+        ModuleNotFoundError: the extra `report` is not installed.
     """
+    page_template()  # what the page lacks should be known before hours of training, not after
     if num_seeds < 1:
         raise ValueError(f"seeds = {num_seeds}: expected at least 1")
     named = _named(layouts)
     rows: list[Row] = []
     statistics: dict[tuple[str, int], Mapping[str, Statistic]] = {}
-    for seed in range(protocol.seed, protocol.seed + num_seeds):  # seeds outside: a stopped comparison holds every layout once first
+    for seed in range(
+        protocol.seed, protocol.seed + num_seeds
+    ):  # seeds outside: a stopped comparison holds every layout once first
         for name, layout in named.items():
             settings = RunSettings(
                 layout=str(layout),

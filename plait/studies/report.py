@@ -3,6 +3,8 @@
 The page holds everything that it needs: no script, no font, no image from elsewhere.
 """
 
+from typing import Any
+
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -56,8 +58,8 @@ def _terminal_cell(cell: Cell) -> Text:
     return text.append(cell.marks, style="not underline")
 
 
-def html_page(comparison: Comparison) -> str:
-    """The whole report as one page: readable without a network or scripts, on a phone, by day and night.
+def page_template() -> Any:
+    """The page's jinja2 template.
 
     Raises:
         ModuleNotFoundError: the extra `report` is not installed.
@@ -73,7 +75,16 @@ def html_page(comparison: Comparison) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template("report.html.j2")
+
+
+def html_page(comparison: Comparison) -> str:
+    """The whole report as one page: readable without a network or scripts, on a phone, by day and night.
+
+    Raises:
+        ModuleNotFoundError: the extra `report` is not installed.
+    """
+    return page_template().render(
         c=comparison,
         lines=reading.lines(comparison),
         cost_columns=COST_COLUMNS,

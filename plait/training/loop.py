@@ -270,6 +270,7 @@ class _Run:
             progress.stale += 1
         loss = progress.epoch_loss / self.steps_per_epoch
         row = {"epoch": progress.epoch, "loss": loss, **vars(spent), **metrics}
+        row = {name: float(number) for name, number in row.items()}  # as a checkpoint gives them back
         progress.curve.append(row)
         lines = "".join(json.dumps(row) + "\n" for row in progress.curve)
         write_whole(self.folder / METRICS, lambda aside: aside.write_text(lines))

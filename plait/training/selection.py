@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 LOWER_IS_BETTER = ("loss", "rmse", "rmse_scaled", "mae", "mae_scaled", "ne", "log_loss", "ece")
 
 
@@ -24,7 +25,7 @@ class Selection:
         """Raises ValueError where a part is not METRIC or METRIC=WEIGHT."""
         parts = []
         for part in text.split(","):
-            found = re.fullmatch(r"\s*([a-z_]+(?:@\d+)?(?::[^=,]+)?)\s*(?:=\s*([0-9.eE+-]+))?\s*", part)
+            found = re.fullmatch(rf"\s*([a-z_]+(?:@\d+)?(?::[^=,]+)?)\s*(?:=\s*({NUMBER}))?\s*", part)
             if not found:
                 raise ValueError(
                     f"protocol.select = {text!r}: {part!r} is not METRIC or METRIC=WEIGHT, such as 'ndcg@10' "
@@ -50,7 +51,7 @@ class Selection:
         return sum(weight * _sign(name) * metrics[name] for name, weight in self.weights)
 
     def __str__(self) -> str:
-        if len(self.weights) == 1:
+        if len(self.weights) == 1 and self.weights[0][1] == 1:
             return self.weights[0][0]
         return ",".join(f"{name}={weight:g}" for name, weight in self.weights)
 

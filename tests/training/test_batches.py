@@ -1,0 +1,82 @@
+"""The order of the data: a function of seed, epoch and step, the same for every layout."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_runs import PROTOCOL
+from tiny import assert_caught
+
+from plait.data import Dataset
+from plait.layouts import resolve
+from plait.schema import EventBatch
+from plait.training import batches
+from plait.training.batches import ahead, training_stream, users_of_step
+
+
+def test_every_epoch_meets_every_user_once_in_another_order(dataset):
+    epochs = [np.concatenate(users_of_step(dataset, 5, seed=0, epoch=epoch)) for epoch in range(3)]
+    for order_U in epochs:
+        assert sorted(order_U.tolist()) == dataset.train_users().tolist()
+    assert len({tuple(order_U) for order_U in epochs}) == 3
+    assert not np.array_equal(epochs[0], np.concatenate(users_of_step(dataset, 5, seed=1, epoch=0)))
+    assert [len(users_U) for users_U in users_of_step(dataset, 5, seed=0, epoch=0)] == [5, 5, 5, 5, 3]
+
+
+def in_window(batch: EventBatch) -> list[int]:
+    """Items of a batch without its leads."""
+    kept = [batch.item_E[a + n : b] for a, n, b in zip(batch.start_U1, batch.lead_U, batch.start_U1[1:], strict=False)]
+    return np.concatenate(kept).tolist()
+
+
+def check_same_events(dataset: Dataset) -> None:
+    """Layouts that need events before the window see the same windows as those that do not."""
+    protocol = replace(PROTOCOL, max_events=4, window="random")
+    users_U = dataset.train_users()
+    windows = {
+        name: [
+            batches.training_batch(dataset, resolve(name), users_U, protocol, epoch, step)
+            for epoch, step in ((0, 0), (0, 1), (1, 0))
+        ]
+        for name in ("item", "lac", "interleaved")
+    }
+    assert windows["lac"][0].lead_U.any() and not windows["item"][0].lead_U.any()
+    items = {name: [in_window(batch) for batch in found] for name, found in windows.items()}
+    assert items["item"] == items["lac"] == items["interleaved"]
+    assert len({tuple(found) for found in items["lac"]}) == 3, "windows are random"
+
+
+def test_every_layout_is_trained_on_the_same_events(dataset):
+    check_same_events(dataset)
+
+
+def test_windows_drawn_by_a_layouts_lag_are_caught(dataset, monkeypatch):
+    right = batches.training_batch
+
+    def broken(dataset, layout, users_U, protocol, epoch, step):
+        return right(dataset, layout, users_U, protocol, epoch + layout.lag, step)
+
+    monkeypatch.setattr(batches, "training_batch", broken)
+    assert_caught(check_same_events, dataset)
+
+
+def test_a_stream_that_starts_late_skips_whole_steps(dataset):
+    arguments = (dataset, resolve("lac"), 5, replace(PROTOCOL, window="random"), 1)
+    whole = list(training_stream(*arguments, 0, "cpu"))
+    late = list(training_stream(*arguments, 3, "cpu"))
+    assert len(whole) == 5 and len(late) == 2
+    for (users_U, inputs), (late_U, late_inputs) in zip(whole[3:], late, strict=True):
+        assert users_U.tolist() == late_U.tolist()
+        assert inputs.item_E.tolist() == late_inputs.item_E.tolist()
+
+
+def test_an_error_of_the_thread_is_raised_where_the_value_is_awaited():
+    def make(number: int) -> int:
+        if number == 3:
+            raise OSError("disk gone")
+        return number
+
+    numbers = ahead(make, range(6))
+    assert [next(numbers) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(OSError, match="disk gone"):
+        next(numbers)

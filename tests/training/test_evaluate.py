@@ -1,0 +1,212 @@
+"""A model's answers on held-out events, against a slow reference that looks at one user at a time."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from small_runs import PROTOCOL
+from tiny import (
+    EVERY_LAYOUT,
+    NO_SCORERS,
+    RETRIEVERS,
+    SCORERS,
+    assert_caught,
+    assert_not_vacuous,
+    model_of,
+    part_of,
+    prepared,
+    random_log,
+    trunk_of,
+)
+
+from plait.data import Dataset, Temporal
+from plait.engine import plain
+from plait.engine.state import encode
+from plait.layouts import Layout, audit, resolve
+from plait.models.generative import ModelSettings
+from plait.models.inputs import query_inputs
+from plait.training import evaluate
+from plait.training.evaluate import Answers, answers_of, measure, values_of
+from plait.training.run import ANSWERS, load_answers, save_answers
+from plait.training.settings import Protocol
+
+WINDOW = PROTOCOL.max_events
+
+
+def held_out(dataset: Dataset, part: str, user: int) -> tuple:
+    """A user's history before the held-out event, and the event: leave-one-out, read from the whole history."""
+    whole = dataset.history(user)
+    place = len(whole.item_E) - {"test": 1, "validation": 2}[part]
+    return part_of(whole, 0, 0, place), int(whole.item_E[place]), whole.action_EA[place]
+
+
+@torch.no_grad()
+def check_answers(dataset: Dataset, layout: Layout, part: str = "test", filter_seen: bool = True) -> None:
+    model = model_of(layout, max_events=WINDOW)
+    answers = answers_of(model, dataset, part, replace(PROTOCOL, filter_seen=filter_seen))
+    assert answers.user_Q.tolist() == list(range(dataset.num_users))
+    met = {"ranks above 1": 0, "answers": 0}
+    for user in range(dataset.num_users):
+        history, item, action_A = held_out(dataset, part, user)
+        state = encode(history, WINDOW, layout.lag)
+        assert answers.item_Q[user] == item
+        np.testing.assert_array_equal(answers.label_QA[user], action_A)
+        if answers.rank_Q is not None:
+            (state_1D,) = model(query_inputs(layout, state.events, ("i",), hypothetical=False))
+            score_V = model.item_scores(state_1D)[0].numpy()
+            seen = set(history.item_E.tolist()) if filter_seen else set()
+            rivals = [i for i in range(1, dataset.num_items + 1) if i != item and i not in seen]
+            assert answers.rank_Q[user] == 1 + sum(score_V[i] >= score_V[item] for i in rivals)
+            met["ranks above 1"] += int(answers.rank_Q[user] > 1)
+        if audit(layout).can_score != "no":
+            score = plain.score(model, state, np.array([[item]]))
+            for name, predicted_Q in answers.predicted.items():
+                np.testing.assert_allclose(predicted_Q[user], score[name][0, 0], rtol=1e-5)
+        met["answers"] += 1
+    assert (answers.rank_Q is not None) == audit(layout).can_retrieve
+    if answers.rank_Q is None:
+        met.pop("ranks above 1")
+    assert_not_vacuous(met, above=9)
+
+
+@pytest.mark.parametrize("layout", EVERY_LAYOUT)
+def test_answers_are_those_of_one_user_at_a_time(dataset, layout):
+    check_answers(dataset, layout)
+
+
+@pytest.mark.parametrize(("part", "filter_seen"), [("test", False), ("validation", True), ("validation", False)])
+def test_answers_of_validation_and_without_filter(dataset, part, filter_seen):
+    check_answers(dataset, resolve("lac_patched"), part, filter_seen)
+
+
+def test_a_filter_that_is_left_out_is_caught(dataset, monkeypatch):
+    monkeypatch.setattr(
+        Dataset, "seen_items", lambda self, targets: (np.zeros(len(targets) + 1, np.int64), np.zeros(0, np.int64))
+    )
+    assert_caught(check_answers, dataset, resolve("lac"))
+
+
+def test_a_rank_that_favours_the_answer_in_ties_is_caught(dataset, monkeypatch):
+    monkeypatch.setattr(
+        evaluate.retrieval, "ranks_of", lambda answer_Q, score_QC, allowed_QC: np.ones(len(answer_Q), np.int64)
+    )
+    assert_caught(check_answers, dataset, resolve("item"))
+
+
+@pytest.mark.parametrize("negatives", [None, 3])
+def test_chunks_of_queries_do_not_matter(dataset, negatives, monkeypatch):
+    model, protocol = model_of(resolve("lac"), max_events=WINDOW), replace(PROTOCOL, negatives=negatives)
+    whole = answers_of(model, dataset, "test", protocol)
+    monkeypatch.setattr(evaluate, "QUERIES_PER_STEP", 5)
+    chunked = answers_of(model, dataset, "test", protocol)
+    np.testing.assert_allclose(whole.predicted["rating"], chunked.predicted["rating"], rtol=1e-5)
+    assert whole.loss == pytest.approx(chunked.loss, rel=1e-5)
+    if negatives is None:
+        assert whole.rank_Q.tolist() == chunked.rank_Q.tolist()
+
+
+def test_sampled_negatives_are_unseen_items(dataset):
+    """With as many negatives as a user has unseen items, the sample is the whole catalogue; with fewer, ranks can
+    only be better."""
+    model = model_of(resolve("lac"), max_events=WINDOW)
+    full = answers_of(model, dataset, "test", PROTOCOL)
+    unseen_Q = np.array(
+        [
+            dataset.num_items - len({*history.item_E.tolist(), item})
+            for history, item, _ in (held_out(dataset, "test", user) for user in range(dataset.num_users))
+        ]
+    )
+    fewest = int(unseen_Q.min())
+    sampled = answers_of(model, dataset, "test", replace(PROTOCOL, negatives=fewest))
+    again = answers_of(model, dataset, "test", replace(PROTOCOL, negatives=fewest))
+    other = answers_of(model, dataset, "test", replace(PROTOCOL, negatives=fewest, seed=1))
+    exact_Q = unseen_Q == fewest
+    assert exact_Q.any() and not exact_Q.all()
+    assert sampled.rank_Q[exact_Q].tolist() == full.rank_Q[exact_Q].tolist()
+    assert (sampled.rank_Q <= full.rank_Q).all() and (sampled.rank_Q < full.rank_Q).any()
+    assert sampled.rank_Q.tolist() == again.rank_Q.tolist() != other.rank_Q.tolist()
+    with pytest.raises(ValueError, match=f"has {fewest} unseen items of 17, asked for {fewest + 1}"):
+        answers_of(model, dataset, "test", replace(PROTOCOL, negatives=fewest + 1))
+
+
+def test_action_losses_are_means_over_the_labels_that_are_there(dataset):
+    found = answers_of(model_of(resolve("lac"), max_events=WINDOW), dataset, "test", PROTOCOL)
+    rating_Q, liked_Q = found.label_QA.T
+    assert 0 < np.isnan(rating_Q).sum() < len(rating_Q)
+    error_Q = (found.predicted["rating"] - rating_Q) / 4
+    p_Q = found.predicted["liked"]
+    assert found.loss["rating"] == pytest.approx(np.nanmean(error_Q**2), rel=1e-4)
+    nll_Q = -(liked_Q * np.log(p_Q) + (1 - liked_Q) * np.log(1 - p_Q))
+    assert found.loss["liked"] == pytest.approx(np.nanmean(nll_Q), rel=1e-4)
+
+
+RANKED = {f"{name}@{k}" for name in ("hr", "ndcg") for k in (1, 5, 10, 50)} | {"mrr"}
+ACTED = {
+    *(f"{name}:rating" for name in ("rmse", "mae", "rmse_scaled", "mae_scaled")),
+    *(f"{name}:liked" for name in ("auc", "gauc", "ne", "log_loss", "ece")),
+}
+
+
+@pytest.mark.parametrize("layout", EVERY_LAYOUT)
+def test_metrics_are_those_that_the_layout_can_have(dataset, layout):
+    answers = answers_of(model_of(layout, max_events=WINDOW), dataset, "test", PROTOCOL)
+    predicts_actions = any(target.target.fact.field == "a" for target in audit(layout).targets)
+    expected = (RANKED if audit(layout).can_retrieve else set()) | (ACTED if predicts_actions else set())
+    assert set(measure(answers)) == expected
+    losses = {"loss:rating", "loss:liked", "loss:actions"} if predicts_actions else set()
+    undefined = {"gauc:liked"}  # no user has two held-out events
+    assert set(values_of(answers)) == (expected - undefined) | losses
+
+
+def test_the_values_of_answers_are_the_metrics_rooms_own(dataset):
+    answers = answers_of(model_of(resolve("lac"), max_events=WINDOW), dataset, "test", PROTOCOL)
+    values = values_of(answers)
+    known_Q = ~np.isnan(answers.label_QA[:, 0])
+    error_Q = (answers.predicted["rating"] - answers.label_QA[:, 0])[known_Q]
+    assert values["hr@5"] == pytest.approx((answers.rank_Q <= 5).mean())
+    assert values["mrr"] == pytest.approx((1 / answers.rank_Q).mean())
+    assert values["rmse:rating"] == pytest.approx(np.sqrt((error_Q**2).mean()), rel=1e-5)
+    assert values["rmse_scaled:rating"] == pytest.approx(values["rmse:rating"] / 4, rel=1e-5)
+    assert values["loss:actions"] == pytest.approx(values["loss:rating"] + values["loss:liked"])
+
+
+@pytest.mark.parametrize("layout", [RETRIEVERS[0], SCORERS[0], NO_SCORERS[-1], SCORERS[-1]])
+def test_answers_come_back_as_they_were_saved(dataset, layout, tmp_path):
+    answers = answers_of(model_of(layout, max_events=WINDOW), dataset, "test", PROTOCOL)
+    save_answers(tmp_path / ANSWERS, answers)
+    found = load_answers(tmp_path, dataset.actions)
+    assert_equal_answers(found, answers)
+    assert {n: s.value for n, s in measure(found).items()} == {n: s.value for n, s in measure(answers).items()}
+    assert [path.name for path in tmp_path.iterdir()] == [ANSWERS]
+
+
+def assert_equal_answers(found: Answers, expected: Answers) -> None:
+    assert (found.rank_Q is None) == (expected.rank_Q is None)
+    assert found.predicted.keys() == expected.predicted.keys()
+    assert found.actions == expected.actions
+    pairs = [(getattr(found, name), getattr(expected, name)) for name in ("user_Q", "item_Q", "label_QA")]
+    pairs += [(found.predicted[name], value) for name, value in expected.predicted.items()]
+    pairs += [(found.rank_Q, expected.rank_Q)] if expected.rank_Q is not None else []
+    for one, other in pairs:
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_segment_without_events_cannot_be_evaluated(tmp_path):
+    log = random_log()  # users come one after the other: the last has no history before the cut
+    first_s = log.group_by("user").agg(pl.col("time").min()).sort("user")["time"]
+    late = Temporal(cut_validation_s=first_s[-2], cut_test_s=first_s[-1])
+    dataset = prepared(log, tmp_path / "late", split=late)
+    assert len(dataset.history(dataset.num_users - 1).item_E)
+    with pytest.raises(ValueError, match="has no test events to evaluate"):
+        answers_of(model_of(resolve("lac")), dataset, "test", Protocol())
+
+
+def test_evaluation_is_without_dropout_and_leaves_the_model_so(dataset):
+    settings = ModelSettings(trunk=trunk_of(dropout=0.5))
+    model = model_of(resolve("lac"), max_events=WINDOW, settings=settings).train()
+    answers = answers_of(model, dataset, "test", PROTOCOL)
+    assert not model.training
+    assert_equal_answers(answers_of(model, dataset, "test", PROTOCOL), answers)

@@ -1,0 +1,103 @@
+"""A run's folder: killed it goes on, finished it is only read, and it is never taken for another."""
+
+import json
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+from small_runs import STEPS_PER_EPOCH, Killed, kill_before_step, settings_of, silent
+from tiny import prepared, random_log
+
+from plait.models.saving import load_model
+from plait.training import loop
+from plait.training import run as run_module
+from plait.training.evaluate import answers_of, measure
+from plait.training.run import ANSWERS, MODEL, RESULT, SETTINGS, RunSettings, load_answers, load_result, run
+
+
+def clockless(result: object) -> object:
+    """What a result says apart from time and memory, which no two runs share."""
+    plain = msgspec.to_builtins(result)
+    plain["curve"] = [{n: v for n, v in row.items() if n != "train_wall_s"} for row in plain["curve"]]
+    return {n: v for n, v in plain.items() if n not in ("train_wall_s", "wall_s", "peak_memory_mb")}
+
+
+def test_a_run_leaves_what_it_promises(dataset, tmp_path):
+    settings = settings_of("lac")
+    lines: list[str] = []
+    result = run(dataset, settings, tmp_path, lines.append)
+    assert {path.name for path in tmp_path.iterdir()} == {SETTINGS, "metrics.jsonl", MODEL, ANSWERS, RESULT}
+    assert msgspec.json.decode((tmp_path / SETTINGS).read_bytes(), type=RunSettings) == settings
+    assert load_result(tmp_path) == result
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == result.curve
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert len(lines) == 3 and all(line.startswith("epoch ") for line in lines)
+    assert result.content_hash == dataset.manifest.content_hash
+    assert result.selection == "ndcg@10"
+
+
+def test_the_saved_model_is_the_one_that_gave_the_answers(dataset, tmp_path):
+    settings = settings_of("lac")
+    run(dataset, settings, tmp_path, silent)
+    answers = load_answers(tmp_path, dataset.actions)
+    again = answers_of(load_model(tmp_path / MODEL), dataset, "test", settings.protocol)
+    assert {n: s.value for n, s in measure(answers).items()} == {n: s.value for n, s in measure(again).items()}
+    np.testing.assert_array_equal(answers.rank_Q, again.rank_Q)
+
+
+def test_a_killed_run_ends_in_the_same_result(dataset, tmp_path, monkeypatch):
+    settings = settings_of("lac")
+    whole = run(dataset, settings, tmp_path / "whole", silent)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_before_step(patch, STEPS_PER_EPOCH + 2)
+        run(dataset, settings, tmp_path / "killed", silent)
+    with pytest.raises(ValueError, match="holds no finished run: it has no result.json"):
+        load_result(tmp_path / "killed")
+    resumed = run(dataset, settings, tmp_path / "killed", silent)
+    assert clockless(resumed) == clockless(whole)
+
+
+def test_a_run_killed_after_training_is_only_tested(dataset, tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(run_module, "save_answers", killed)
+        run(dataset, settings_of(), tmp_path, silent)
+    monkeypatch.setattr(loop._Run, "epoch", killed)
+    assert run(dataset, settings_of(), tmp_path, silent).epochs == 3
+
+
+def test_a_finished_run_is_only_read(dataset, tmp_path, monkeypatch):
+    result = run(dataset, settings_of(), tmp_path, silent)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    def forbidden(*arguments):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(run_module, "fit", forbidden)
+    assert run(dataset, settings_of(), tmp_path, forbidden) == result
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
+
+
+def test_a_finished_run_is_not_taken_for_another(dataset, tmp_path):
+    run(dataset, settings_of(max_epochs=1), tmp_path / "run", silent)
+    with pytest.raises(ValueError, match=r"finished run of other settings:(.|\n)*Use another folder, or delete it"):
+        run(dataset, settings_of(max_epochs=2), tmp_path / "run", silent)
+    other = prepared(random_log(seed=8), tmp_path / "other")
+    with pytest.raises(ValueError, match="finished run of other data"):
+        run(other, settings_of(max_epochs=1), tmp_path / "run", silent)
+
+
+def test_a_refused_run_leaves_the_folder_of_an_unfinished_one_alone(dataset, tmp_path, monkeypatch):
+    settings = settings_of()
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_before_step(patch, 3)
+        run(dataset, settings, tmp_path, silent)
+    with pytest.raises(ValueError, match="of a run with other settings or data"):
+        run(dataset, replace(settings, layout="i[t] -> i[t+1]"), tmp_path, silent)
+    assert msgspec.json.decode((tmp_path / SETTINGS).read_bytes(), type=RunSettings) == settings
