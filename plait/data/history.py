@@ -4,6 +4,7 @@ Shape letters: E events.
 """
 
 import time as clock
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from plait.data import checking
-from plait.data.checking import RULE, Column
+from plait.data.checking import RULE, Column, DType, Rule
 from plait.data.coding import item_index
 from plait.data.writing import parquet_bytes, write_bytes
 from plait.schema import Action, EventBatch
@@ -37,12 +38,15 @@ def save_vocabulary(folder: Path, item_ids: pl.Series, columns: Columns) -> None
 
 
 def load_vocabulary(folder: Path) -> tuple[pl.Series, Columns]:
-    """Raises ValueError where a file is missing."""
+    """Raises ValueError where a file is missing or damaged."""
     for name in (COLUMNS, ITEMS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is no saved recommender: it has no {name}")
-    columns = msgspec.json.decode((folder / COLUMNS).read_bytes(), type=Columns)
-    return pl.read_parquet(folder / ITEMS)["item_id"], columns
+    try:
+        columns = msgspec.json.decode((folder / COLUMNS).read_bytes(), type=Columns)
+        return pl.read_parquet(folder / ITEMS)["item_id"], columns
+    except (msgspec.MsgspecError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"{folder} cannot be loaded: {error}") from error
 
 
 def read_history(
@@ -64,9 +68,11 @@ def read_history(
             raise ValueError(f"the history has no column {name!r}; it has {', '.join(frame.columns)}")
     if columns.user not in frame.columns:
         frame = frame.with_columns(pl.lit(0).alias(columns.user))
-    frame = frame.sort(columns.user, columns.time, maintain_order=True)
     time = checking.time_column(columns.time, frame.schema[columns.time], columns.time_unit, clock.time())
-    values = _checked(frame, [time, *(checking.action_column(a, frame.schema[a.name]) for a in actions)])
+    actions_in = [checking.action_column(action, frame.schema[action.name]) for action in actions]
+    values = _checked(frame, [_user_column(columns.user, frame.schema[columns.user]), time, *actions_in])
+    order = values.select(pl.arg_sort_by(columns.user, columns.time, maintain_order=True)).to_series()
+    frame, values = frame[order], values[order]
     user_E = frame[columns.user].rank("dense").to_numpy().astype(np.int64) - 1
     tick_E = values[columns.time].to_numpy()
     new_E = np.diff(tick_E, prepend=tick_E[:1]) != 0
@@ -78,16 +84,35 @@ def read_history(
         item_E=item_index(frame[columns.item], item_ids),
         action_EA=values.select(action.name for action in actions)
         .to_numpy()
-        .reshape(len(frame), len(actions)),
+        .reshape(len(frame), len(actions))
+        .astype(np.float32, copy=False),  # a frame without columns has a type of its own
         time_s_E=tick_E // MICROSECONDS_PER_S,
         request_E=np.cumsum(new_E),
     )
 
 
 def _as_frame(history: Any) -> pl.DataFrame:
-    if isinstance(history, dict):
-        history = {name: v if isinstance(v, list | np.ndarray) else [v] for name, v in history.items()}
-    return history if isinstance(history, pl.DataFrame) else pl.DataFrame(history)
+    if isinstance(history, pl.DataFrame):
+        return history
+    if isinstance(history, Mapping):
+        history = {name: _as_column(values) for name, values in history.items()}
+    try:
+        return pl.DataFrame(history)
+    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+        raise ValueError(f"the history cannot be read as a table: {error}") from error
+
+
+def _as_column(values: Any) -> Any:
+    if np.ndim(values) == 0:
+        return [values]
+    is_object = isinstance(values, np.ndarray) and values.dtype == object  # text: polars would not look inside
+    return list(values) if is_object or isinstance(values, tuple) else values
+
+
+def _user_column(name: str, dtype: DType) -> Column:
+    raw = pl.col(name)
+    missing = raw.is_null() | raw.is_nan() if dtype.is_float() else raw.is_null()
+    return Column(name, raw, (Rule(f"{name} is missing", missing),))
 
 
 def _checked(frame: pl.DataFrame, columns: list[Column]) -> pl.DataFrame:

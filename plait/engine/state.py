@@ -23,8 +23,10 @@ def encode(history: EventBatch, max_events: int, lag: int) -> State:
     """The last `max_events` events of every user, and `lag` more where there are.
 
     Raises:
-        ValueError: a user has no events.
+        ValueError: a user has no events, or there is no user.
     """
+    if not history.num_users:
+        raise ValueError("the history has no events; recommend popular items to users without history")
     empty_U = np.flatnonzero(history.num_events_U == 0)
     if len(empty_U):
         raise ValueError(

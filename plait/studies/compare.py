@@ -37,7 +37,7 @@ from plait.studies.rows import (
 )
 from plait.training.checkpoint import write_whole
 from plait.training.evaluate import measure
-from plait.training.loop import Diverged, Watch
+from plait.training.loop import Diverged, resolve_precision, Watch
 from plait.training.run import Result, RunSettings, load_answers, run, write_json
 from plait.training.settings import Optim, Protocol
 
@@ -117,7 +117,7 @@ def protocol_line(dataset: Dataset, model: ModelSettings, optim: Optim, protocol
         f"trunk gpt d = {trunk.dim}, {trunk.num_layers} layers, {trunk.num_heads} heads, {trunk.positions} positions, "
         f"dropout {trunk.dropout:g}",
         f"retrieval loss {model.retrieval.kind}",
-        f"AdamW {optim.learning_rate:g}, {optim.users_per_step} users a step, {optim.precision}",
+        f"AdamW {optim.learning_rate:g}, {optim.users_per_step} users a step, {resolve_precision(optim.precision, 'cpu')}",
         f"selected by validation {protocol.select}, patience {protocol.patience}, cap {protocol.cap}",
     ]
     if manifest.note:

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,13 @@ from plait.layouts import Layout, audit
 from plait.layouts.cost import BACKWARD, trunk_flops
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs
-from plait.nn.runtime import tune_process
+from plait.nn.runtime import multiplies_bf16_faster, tune_process
 from plait.training.batches import training_stream, users_of_step
 from plait.training.checkpoint import load_state, save_state, write_whole
 from plait.training.evaluate import answers_of, values_of
 from plait.training.optimiser import learning_rate, make_optimiser
 from plait.training.selection import Selection
-from plait.training.settings import Optim, Protocol
+from plait.training.settings import Optim, Precision, Protocol
 
 CHECKPOINT_EVERY_S = 20.0
 DIVERGED = 3.0  # times the largest loss of the first steps
@@ -106,6 +106,7 @@ def fit(
         Diverged: the loss is no longer a number, or has run away.
     """
     tune_process()
+    optim = replace(optim, precision=resolve_precision(optim.precision, device))
     selection = Selection.parse(protocol.select).resolve(audit(Layout.parse(config.layout)).can_retrieve)
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(dataset, config, optim, protocol, selection, folder, report, device, watch)
@@ -289,6 +290,13 @@ def step_flops(model: GenerativeRecommender, inputs: Inputs) -> float:
     num_scored = model.config.settings.retrieval.num_scored(model.config.num_items, asked)
     forward += 2 * asked * trunk.dim * num_scored
     return (1 + BACKWARD) * forward
+
+
+def resolve_precision(precision: Precision, device: str) -> Precision:
+    """`auto` made definite for this machine."""
+    if precision != "auto":
+        return precision
+    return "bf16" if multiplies_bf16_faster(device) else "fp32"
 
 
 def autocast(precision: str, device: str) -> torch.autocast:

@@ -78,7 +78,9 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / RESULT).exists():
         return _finished(dataset, settings, folder)
-    if not (folder / CHECKPOINT).exists():  # a checkpoint of other settings is refused, and its folder left alone
+    if not (
+        folder / CHECKPOINT
+    ).exists():  # a checkpoint of other settings is refused, and its folder left alone
         write_json(folder / SETTINGS, settings)
     start_s = time.perf_counter()
     config = ModelConfig(

@@ -5,6 +5,8 @@ from typing import Literal
 
 from plait.training.selection import Selection
 
+Precision = Literal["auto", "bf16", "fp32"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
@@ -18,9 +20,9 @@ class Optim:
     schedule: Literal["constant", "cosine"] = "constant"
     """Cosine ends with protocol.max_epochs."""
     clip_norm: float = 1.0
-    users_per_step: int = 64
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Autocast; weights and optimiser stay fp32."""
+    users_per_step: int = 32
+    precision: Precision = "auto"
+    """Of matrix products (weights and optimiser stay fp32); auto is bf16 where the machine multiplies it faster."""
 
     def __post_init__(self) -> None:
         _check_positive("optim", self, "learning_rate", "clip_norm", "users_per_step")

@@ -1,0 +1,89 @@
+"""Recommendations and scores of a finished run."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from tiny import random_log
+from words import COLUMNS, Capture, complaint, numbered, plait, prepared_by, said_by, table_of, train
+
+from plait.cli import answering
+from plait.data import Dataset
+
+
+def test_a_finished_run_recommends_and_scores(run: Path, dataset: Dataset, capsys: Capture) -> None:
+    rows = table_of(said_by(capsys, "recommend", run, "--user", "u03", "-k", 4))
+    items = [item for item, _, _ in rows]
+    history = dataset.history(dataset.user_index("u03"))
+    seen = set(dataset.item_ids().gather(history.item_E - 1))
+    assert len(set(items)) == 4 and not seen & set(items)
+    assert [rank for _, rank, _ in rows] == ["1", "2", "3", "4"]
+    rows = table_of(said_by(capsys, "score", run, "--user", "u03", "--items", "i05, i02"))
+    assert [row[0] for row in rows] == ["i05", "i02"]
+    assert all(1 <= float(rating) <= 5 and 0 <= float(liked) <= 1 for _, rating, liked in rows)
+    assert "hr@10" in said_by(capsys, "evaluate", run)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("recommend", "--user", "u99"), "no user 'u99'"),
+        (("recommend", "--user", "u00", "-k", "99"), "k = 99"),
+        (("score", "--user", "u00", "--items", "i05,i99"), "'i99'"),
+        (("recommend", "--user", "u00", "--dataset", "none"), "'none' is no folder"),
+    ],
+)
+def test_questions_without_an_answer(
+    words: tuple[str, ...], message: str, run: Path, capsys: Capture
+) -> None:
+    verb, *rest = words
+    assert message in complaint(capsys, 2, verb, run, *rest)
+
+
+def renumbered(tmp_path: Path) -> tuple[tuple[object, ...], tuple[object, ...]]:
+    """Recommendations from the trained dataset and from one that holds the same history of u05, but numbers users
+    and items otherwise; both without items that only the second knows."""
+    assert prepared_by(random_log(), tmp_path / "data") == 0
+    more = pl.DataFrame({"user": ["a"] * 6, "item": [f"a{n}" for n in range(6)], "time": range(6)})
+    more = more.with_columns(rating=pl.lit(3.0, pl.Float32), liked=pl.lit(1.0, pl.Float32))
+    assert prepared_by(pl.concat([random_log(), more]), tmp_path / "more") == 0
+    first, second = (Dataset.open(tmp_path / name) for name in ("data", "more"))
+    assert first.item_index(["i00"]) != second.item_index(["i00"]), "the same numbers prove nothing"
+    assert plait(*train(first, tmp_path / "run")) == 0
+    words = ("recommend", tmp_path / "run", "--user", "u05", "-k", 5)
+    return words, (*words, "--dataset", second.folder)
+
+
+def test_another_dataset_is_said_and_read_in_the_models_items(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, elsewhere = renumbered(tmp_path)
+    expected = said_by(capsys, *words)
+    assert plait(*elsewhere) == 0
+    found = capsys.readouterr()
+    assert found.out == expected
+    assert "does not hold the events" in found.err
+    monkeypatch.setattr(answering, "_in_items_of", lambda model, data, events: events)  # the mutant
+    with pytest.raises((AssertionError, IndexError)):
+        assert said_by(capsys, *elsewhere) == expected
+
+
+def test_a_dataset_that_is_gone_or_of_other_actions(tmp_path: Path, capsys: Capture) -> None:
+    assert prepared_by(random_log(), tmp_path / "data") == 0
+    assert plait(*train(tmp_path / "data", tmp_path / "run")) == 0
+    (tmp_path / "data").rename(tmp_path / "moved")
+    words = ("recommend", tmp_path / "run", "--user", "u05", "-k", 3)
+    assert "no longer there" in complaint(capsys, 2, *words)
+    assert said_by(capsys, *words, "--dataset", tmp_path / "moved")
+    log = tmp_path / "data-log.parquet"
+    assert (
+        plait("data", "prepare", log, *COLUMNS, "--out", tmp_path / "other", "--action", "liked:binary") == 0
+    )
+    assert "prepare it likewise" in complaint(capsys, 2, *words, "--dataset", tmp_path / "other")
+
+
+def test_a_user_id_of_another_kind(tmp_path: Path, capsys: Capture) -> None:
+    assert prepared_by(numbered(random_log()), tmp_path / "data") == 0
+    assert plait(*train(tmp_path / "data", tmp_path / "run")) == 0
+    assert "whole numbers" in complaint(capsys, 2, "recommend", tmp_path / "run", "--user", "u05")
+    assert said_by(capsys, "recommend", tmp_path / "run", "--user", 5, "-k", 3)

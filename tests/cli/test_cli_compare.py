@@ -1,0 +1,128 @@
+"""Layouts compared from the command line, stopped and started again."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from words import SMALL, Capture, complaint, plait, said_by, table_of
+
+from plait.data import Dataset
+from plait.training import loop
+
+LAYOUTS = "item,(i[t], a[t-1]) -> (i[t+1], a[t]),i[t] -> (i[t+1], a[t])"
+NAMES = ["item", "lac", "both_out"]
+
+
+def comparing(dataset: Dataset, out: Path) -> tuple[object, ...]:
+    words = ("compare", dataset.folder, "--layouts", LAYOUTS, "--seeds", 2, "--protocol.seed", 3)
+    return (*words, "--out", out, *SMALL)
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [msgspec.json.decode(line) for line in (out / "rows.jsonl").read_bytes().splitlines()]
+
+
+def stopped_in(nth: int) -> Callable[..., Any]:
+    """Validation that fails once: in the nth training's first epoch."""
+    validate = loop._Run._validate
+    trainings = iter(range(1, 1000))
+
+    def stop(self: Any) -> None:
+        if self.progress.epoch == 1 and next(trainings) == nth:
+            raise KeyboardInterrupt
+        validate(self)
+
+    return stop
+
+
+def test_compare_goes_on_where_it_was_stopped(
+    dataset: Dataset, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "_validate", stopped_in(5))
+        assert plait(*comparing(dataset, tmp_path / "out")) == 130
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("result.json")}
+    assert len(finished) == 4 and not (tmp_path / "out" / "report.html").exists()
+    said = said_by(capsys, *comparing(dataset, tmp_path / "out"))
+    assert said.count("epoch   1 ") == 2, "a finished run was trained again"
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    rows = rows_of(tmp_path / "out")
+    assert [(row["layout"], row["seed"]) for row in rows] == [
+        (name, seed) for seed in (3, 4) for name in NAMES
+    ]
+    assert said_by(capsys, *comparing(dataset, tmp_path / "whole"))
+    assert [row["metrics"] for row in rows] == [row["metrics"] for row in rows_of(tmp_path / "whole")]
+    assert_self_contained((tmp_path / "out" / "report.html").read_text())
+    assert "NDCG@10" in said and f"page: {tmp_path / 'out' / 'report.html'}" in said
+
+
+def loads_elsewhere(page: str) -> list[str]:
+    """What a browser would fetch for a page."""
+    place = r"(?:\bsrc|\bsrcset|<link\b[^>]*\bhref|\bxlink:href|\bdata|@import|url\()"
+    urls = place + r"""\s*=?\s*['"(]?\s*(?:url\()?((?:https?:)?//[^'")\s>]+)"""
+    return re.findall(urls, page)
+
+
+def assert_self_contained(page: str) -> None:
+    assert loads_elsewhere(page) == [] and "<script" not in page
+    assert all(name in page for name in NAMES) and "<svg" in page
+    assert "plait compare" in page and "--protocol.seed 3" in page  # the command that repeats it
+
+
+def test_a_page_that_loads_something_is_seen() -> None:
+    for text in (
+        '<img src="https://a.b/c">',
+        "<style>@import url(//a.b/c)</style>",
+        '<link href="http://a.b/c">',
+    ):
+        assert loads_elsewhere(text), text
+    assert not loads_elsewhere('<a href="https://a.b/c">text</a>')
+
+
+def test_compared_runs_can_recommend(dataset: Dataset, tmp_path: Path, capsys: Capture) -> None:
+    words = ("compare", dataset.folder, "--layouts", "lac", "--seeds", 1, "--out", tmp_path / "out", *SMALL)
+    assert plait(*words) == 0
+    assert (
+        len(table_of(said_by(capsys, "recommend", tmp_path / "out/runs/lac-seed0", "--user", "u01", "-k", 3)))
+        == 3
+    )
+
+
+def test_a_comparison_with_a_failed_run_is_shown_but_is_no_success(
+    dataset: Dataset, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = loop._Run._step
+
+    def diverging(self: Any, *arguments: Any) -> None:
+        if self.model.layout.fields == {"i"}:
+            raise loop.Diverged("the loss is gone")
+        step(self, *arguments)
+
+    monkeypatch.setattr(loop._Run, "_step", diverging)
+    words = (
+        "compare",
+        dataset.folder,
+        "--layouts",
+        "item,lac",
+        "--seeds",
+        1,
+        "--out",
+        tmp_path / "out",
+        *SMALL,
+    )
+    assert plait(*words) == 1
+    said = capsys.readouterr()
+    assert "1 of 2 runs failed" in said.err and "item with seed 0: the loss is gone" in said.err
+    assert "NDCG@10" in said.out and (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_page_that_cannot_be_made_is_known_before_training(
+    dataset: Dataset, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert "plait[report]" in complaint(capsys, 1, *comparing(dataset, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,131 @@
+"""The verbs, their help and their mistakes; what a terminal shows and a log does not."""
+
+import importlib.metadata
+import inspect
+import io
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cyclopts import App, CycloptsError
+from rich.console import Console
+from words import Capture, commands, complaint, plait, said_by, train
+
+from plait.cli import verbs
+from plait.data import Dataset
+
+VERBS = {" ".join(path): command for path, command in commands() if command.default_command}
+
+
+def example_of(command: App) -> list[str]:
+    text = inspect.getdoc(command.default_command) or ""
+    found = re.search(r"^Example: plait (.+?)(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE)
+    assert found, f"no example: {text}"
+    return shlex.split(found[1].replace("\n", " "))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example_that_parses(verb: str, capsys: Capture) -> None:
+    shown = " ".join(re.sub("[│╭╮╰╯─]", " ", said_by(capsys, *verb.split(), "--help")).split())
+    assert f"Example: plait {verb}" in shown
+    command, _, _ = verbs.app.parse_args(example_of(VERBS[verb]), exit_on_error=False, print_error=False)
+    assert command is VERBS[verb].default_command
+
+
+def test_an_example_that_does_not_parse_is_seen() -> None:
+    assert len(VERBS) >= 10
+    words = [word.replace("--layout", "--layuot") for word in example_of(VERBS["train"])]
+    with pytest.raises(CycloptsError):
+        verbs.app.parse_args(words, exit_on_error=False, print_error=False)
+
+
+def test_version_and_the_bare_command(capsys: Capture) -> None:
+    assert said_by(capsys, "--version").strip() == importlib.metadata.version("plait")
+    assert "compare" in said_by(capsys)
+
+
+def test_layouts_are_listed_and_explained(capsys: Capture) -> None:
+    table = said_by(capsys, "layouts")
+    assert "(i[t], a[t-1]) -> (i[t+1], a[t])" in table and "lac_patched" in table
+    shown = said_by(capsys, "layouts", "show", "i[t] -> a[t]; a[t] -> i[t+1]")
+    assert "interleaved: i[t] -> a[t]; a[t] -> i[t+1]" in shown and "■" in shown
+
+
+def test_datasets_are_listed(capsys: Capture) -> None:
+    assert {"ml-100k", "complete-journey"} <= {
+        line.split()[0] for line in said_by(capsys, "data", "list").splitlines()
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("trian",), 'Did you mean "train"'),
+        (("train", "{data}", "--layuot", "lac", "--out", "{out}"), "Did you mean --layout"),
+        (("train", "{data}", "--layout", "lca", "--out", "{out}"), "did you mean 'lac'"),
+        (("compare", "{data}", "--layouts", "item,interleavd", "--out", "{out}"), "did you mean 'interleaved'"),
+        (("layouts", "show", "iten"), "did you mean 'item'"),
+        (("layouts", "show", "i[t] => i[t+1]"), "expected"),
+        (("layouts", "show", "i[t] -> i[t]"), "leaks"),
+        (("train", "ml-100", "--layout", "lac", "--out", "{out}"), "did you mean 'ml-100k'"),
+        (("data", "get", "ml-10m"), "did you mean 'ml-1"),
+        (("train", "{data}", "--layout", "lac", "--out", "{out}", "--optim.schedule", "cosin"), '"cosine"'),
+        (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.max-epoch", "3"), "mean --protocol.max-"),
+        (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.max-epochs", "2.5"), "whole number"),
+        (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.max-epochs", "0"), "above 0"),
+        (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.select", "ndgc@"), "METRIC"),
+        (("train", "{data}", "--layout", "lac", "--out", "{out}", "--model.trunk.num-heads", "3"), "equal heads"),
+        (("train", "{data}", "--layout", "lac", "--out", "{out}", "--model.action-weights.ratin", "2"), "'ratin'"),
+        (("train", "{data}", "--layout", "lac"), "--out"),
+        (("compare", "{data}", "--layouts", "item,item", "--out", "{out}"), "twice"),
+        (("compare", "{data}", "--layouts", "item", "--seeds", "0", "--out", "{out}"), "at least 1"),
+        (("evaluate", "{out}"), "no finished run"),
+        (("recommend", "{out}", "--user", "u00"), "no finished run"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_and_leaves_nothing(
+    words: tuple[str, ...], message: str, dataset: Dataset, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out"
+    assert message in complaint(capsys, 2, *(word.format(data=dataset.folder, out=out) for word in words))
+    assert not (out / "result.json").exists() and not (out / "runs").exists()
+
+
+def test_a_terminal_shows_a_bar_with_speed_and_time_left(
+    dataset: Dataset, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(verbs, "console", lambda: terminal)
+    assert plait(*train(dataset, tmp_path / "run", "--optim.users-per-step", 3)) == 0
+    shown = terminal.file.getvalue()  # type: ignore[attr-defined]
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert "\x1b" in shown
+    assert re.search(r"training \S+ [\d,]+ tokens/s, at most \S+ left", plain)
+    assert "epoch   2" in plain
+
+
+def test_the_watch_is_told_the_share_of_the_cap(dataset: Dataset, tmp_path: Path) -> None:
+    import plait as library
+
+    told: list[tuple[float, float]] = []
+    library.fit(
+        dataset,
+        "item",
+        protocol=library.Protocol(max_epochs=2, max_events=11),
+        optim=library.Optim(users_per_step=6),
+        out=tmp_path,
+        report=lambda line: None,
+        watch=lambda share, speed: told.append((share, speed)),
+    )
+    shares = np.array([share for share, _ in told])
+    np.testing.assert_allclose(shares, np.arange(1, len(told) + 1) / len(told))
+    assert len(told) == 8 and all(speed > 0 for _, speed in told)
+
+
+def test_elsewhere_lines_are_plain(run: Path, dataset: Dataset, tmp_path: Path, capsys: Capture) -> None:
+    said = said_by(capsys, *train(dataset, tmp_path / "run"))
+    said += said_by(capsys, "layouts") + said_by(capsys, "evaluate", run)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", said)
+    assert "epoch   2  loss" in said

@@ -1,0 +1,299 @@
+"""The face: histories and items as the log spells them, answers likewise."""
+
+import itertools
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from tiny import ACTIONS, prepared, random_log, trunk_of
+
+import plait
+from plait.data import Dataset
+from plait.engine.state import State
+from plait.models.generative import ModelSettings
+from plait.recommender import Recommender, fit
+from plait.schema import UNKNOWN_ITEM, Action, Categorical, EventBatch
+from plait.training.run import MODEL
+from plait.training.settings import Optim, Protocol
+
+DEVICE = Action("device", Categorical(("phone", "tablet", "watch")))
+ANSWERED = ["rating", "liked", "device=phone", "device=tablet", "device=watch"]
+WINDOW = 6
+
+
+def quick(data: Dataset, layout: str, **more: object) -> Recommender:
+    return fit(
+        data,
+        layout,
+        model=ModelSettings(trunk=trunk_of(dropout=0.1)),
+        optim=Optim(learning_rate=1e-2, users_per_step=8, precision="fp32"),
+        protocol=Protocol(max_events=WINDOW, max_epochs=2),
+        report=lambda line: None,
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def log() -> pl.DataFrame:
+    """The random log with a device per event, some missing."""
+    log = random_log()
+    device = np.random.default_rng(1).choice(["phone", "tablet", "watch", None], len(log))
+    return log.with_columns(pl.Series("device", device.tolist()), pl.col("rating", "liked").fill_nan(None))
+
+
+@pytest.fixture(scope="module")
+def data(log: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return prepared(log, tmp_path_factory.mktemp("log") / "data", (*ACTIONS, DEVICE))
+
+
+@pytest.fixture(scope="module")
+def recommender(data: Dataset) -> Recommender:
+    return quick(data, "lac_patched")
+
+
+def of_users(log: pl.DataFrame, *users: str) -> pl.DataFrame:
+    return log.filter(pl.col("user").is_in(users))
+
+
+def answers(recommender: Recommender, state: State) -> pl.DataFrame:
+    """All that can be asked of a state, the number of the user apart."""
+    asked = (recommender.score(state, ["i03", "i11"]), recommender.retrieve(state, 4))
+    return pl.concat([frame.drop("user") for frame in asked], how="diagonal")
+
+
+def assert_same_events(found: EventBatch, expected: EventBatch, *but: str) -> None:
+    for one in fields(EventBatch):
+        if one.name not in but:
+            np.testing.assert_array_equal(getattr(found, one.name), getattr(expected, one.name), one.name)
+
+
+def test_the_package_says_what_the_face_is():
+    assert plait.fit is fit and plait.Recommender is Recommender
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        pl.DataFrame.to_pandas,
+        pl.DataFrame.to_arrow,
+        lambda frame: frame.to_dict(as_series=False),
+        lambda frame: frame.to_dict(as_series=True),
+        lambda frame: {name: column.to_numpy() for name, column in frame.to_dict().items()},
+        lambda frame: {name: tuple(column) for name, column in frame.to_dict().items()},
+        lambda frame: {name: pd.Series(column.to_list()) for name, column in frame.to_dict().items()},
+    ],
+    ids=["pandas", "arrow", "lists", "series", "arrays", "tuples", "pandas-series"],
+)
+@pytest.mark.parametrize("users", [("u03",), ("u03", "u11", "u20")])
+def test_every_kind_of_frame_gives_the_same_state(recommender, log, convert, users):
+    history = of_users(log, *users)
+    expected = recommender.encode(history)
+    assert expected.events.num_users == len(users)
+    assert_same_events(recommender.encode(convert(history)).events, expected.events)
+
+
+def test_one_event_may_be_a_mapping_of_single_values(recommender):
+    event = {"item": "i03", "time": 5_000, "rating": 4.0, "liked": None, "device": "tablet"}
+    found = recommender.encode(event).events
+    assert found.num_events_U.tolist() == [1]
+    assert found.time_s_E.tolist() == [5_000]
+    np.testing.assert_array_equal(found.action_EA, [[4.0, np.nan, 1.0]])
+
+
+@pytest.mark.parametrize("user", [0, 7, 22])
+def test_a_frame_of_a_user_is_that_user_of_the_dataset(recommender, data, log, user):
+    from_data = recommender.encode(data.history(user))
+    from_frame = recommender.encode(of_users(log, data.user_ids()[user]).drop("user"))
+    assert_same_events(from_frame.events, from_data.events, "user_U", "request_E")
+    assert answers(recommender, from_frame).equals(answers(recommender, from_data))
+    num_events = len(data.history(user).item_E)
+    assert from_data.events.num_events_U[0] == min(num_events, WINDOW + 1), "a window and what the lag needs"
+
+
+def test_users_do_not_share_a_state(recommender, log):
+    users = ("u03", "u11", "u20")
+    together = recommender.encode(of_users(log, *users))
+    scores = recommender.score(together, ["i03", "i11"])
+    for number, user in enumerate(users):
+        alone = recommender.score(recommender.encode(of_users(log, user)), ["i03", "i11"])
+        of_user = scores.filter(pl.col("user") == number)
+        np.testing.assert_allclose(of_user[ANSWERED].to_numpy(), alone[ANSWERED].to_numpy(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda time: time,
+        lambda time: time.cast(pl.Float64),
+        lambda time: pl.from_epoch(time, time_unit="s"),
+        lambda time: pl.from_epoch(time, time_unit="s").dt.to_string("iso"),
+        lambda time: (time - 1_000_000).cast(pl.String),  # as text, "120" stands before "60"
+    ],
+    ids=["whole", "float", "datetime", "iso", "text"],
+)
+def test_events_are_put_in_the_order_of_time(recommender, log, write):
+    history = of_users(log, "u00", "u11").with_columns(write(pl.col("time")))
+    mixed = history.sample(fraction=1.0, shuffle=True, seed=0)
+    assert mixed["item"].to_list() != history["item"].to_list()
+    found, expected = recommender.encode(mixed).events, recommender.encode(history).events
+    assert_same_events(found, expected)
+    assert (np.diff(found.time_s_E[: found.start_U1[1]]) > 0).all()
+
+
+def test_events_of_one_time_keep_their_order(recommender, log):
+    history = of_users(log, "u03").with_columns(time=pl.lit(1_000))
+    items = recommender.encode(history).events.item_E.tolist()
+    assert [recommender.items[item - 1] for item in items] == history["item"].to_list()[-len(items) :]
+
+
+def test_items_the_model_never_saw_are_kept_as_unknown(recommender, log):
+    history = of_users(log, "u03").with_columns(
+        item=pl.when(pl.int_range(pl.len()) == pl.len() - 1).then(pl.lit("new")).otherwise("item")
+    )
+    state = recommender.encode(history)
+    assert state.events.item_E[-1] == UNKNOWN_ITEM
+    assert (state.events.item_E[:-1] != UNKNOWN_ITEM).all()
+    assert recommender.retrieve(state, 4)["item"].is_in(recommender.items.to_list()).all()
+    assert recommender.score(state, ["i03"])["rating"].is_finite().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (pl.exclude("rating"), "the history has no column 'rating'; it has user, item, time, liked, device"),
+        (pl.exclude("time"), "has no column 'time'"),
+        ([pl.exclude("rating"), pl.lit(7.0).alias("rating")], "breaks a rule: rating is outside 1 to 5, in the event .*'rating': 7.0"),
+        ([pl.exclude("liked"), pl.lit(0.5).alias("liked")], "liked is neither 0 nor 1"),
+        ([pl.exclude("device"), pl.lit("radio").alias("device")], "device is none of phone, tablet, watch"),
+        ([pl.exclude("time"), pl.lit("noon").alias("time")], "time is not a time"),
+        ([pl.exclude("time"), pl.lit(None, pl.Int64).alias("time")], "time is missing"),
+        ([pl.exclude("time"), pl.lit(9_000_000_000).alias("time")], "time is in the future, read as s"),
+        ([pl.exclude("rating"), pl.lit([1.0]).alias("rating")], "column 'rating' holds List.*; expected numbers"),
+        ([pl.exclude("user"), pl.lit(None, pl.String).alias("user")], "user is missing"),
+        ([pl.exclude("user"), pl.lit(float("nan")).alias("user")], "user is missing"),
+    ],
+)
+def test_a_history_that_breaks_a_rule_is_refused(recommender, log, change, reason):
+    with pytest.raises(ValueError, match=reason):
+        recommender.encode(of_users(log, "u03").select(change))
+
+
+@pytest.mark.parametrize("as_history", [lambda frame: frame, lambda frame: frame.drop("user")])
+def test_a_history_without_events_is_refused(recommender, log, as_history):
+    with pytest.raises(ValueError, match="history has no events; recommend popular items to users without"):
+        recommender.encode(as_history(log.head(0)))
+
+
+def test_appending_equals_encoding_the_longer_history(recommender, log):
+    users = ("u03", "u11")
+    history = of_users(log, *users).sort("user", "time", maintain_order=True)
+    last = history.group_by("user", maintain_order=True).tail(2)
+    state = recommender.encode(history.join(last, on=["user", "time"], how="anti"))
+    for step in range(2):
+        state = recommender.append(state, last.group_by("user", maintain_order=True).agg(pl.all().gather(step)).explode(pl.exclude("user")))
+    assert_same_events(state.events, recommender.encode(history).events, "request_E")
+    assert answers(recommender, state).equals(answers(recommender, recommender.encode(history)))
+
+
+def test_appending_one_event_changes_the_answers(recommender, log):
+    state = recommender.encode(of_users(log, "u03"))
+    event = {"item": "i05", "time": 2_000_000, "rating": 2, "liked": 0, "device": None}
+    after = recommender.append(state, event)
+    assert after.events.item_E[-1] == recommender.items.to_list().index("i05") + 1
+    assert not answers(recommender, after).equals(answers(recommender, state))
+    assert "i05" not in recommender.retrieve(after, 4)["item"].to_list()
+    with pytest.raises(ValueError, match="lies before the last of its history"):
+        recommender.append(after, event | {"time": 1_000})
+
+
+def test_scores_are_in_the_units_of_the_log(recommender, log):
+    state = recommender.encode(of_users(log, "u03", "u11"))
+    found = recommender.score(state, ["i03", "i11", "i16"])
+    assert found.columns == ["user", "item", *ANSWERED]
+    assert found.select("user", "item").rows() == list(itertools.product((0, 1), ("i03", "i11", "i16")))
+    assert found["rating"].is_between(1, 5).all() and found["liked"].is_between(0, 1).all()
+    np.testing.assert_allclose(found.select(ANSWERED[2:]).sum_horizontal(), 1, rtol=1e-5)
+    assert found[ANSWERED].n_unique() == 6
+    assert found["rating"].dtype == pl.Float32
+
+
+def test_unknown_candidates_are_refused(recommender, log):
+    state = recommender.encode(of_users(log, "u03"))
+    with pytest.raises(ValueError, match="2 of 3 items are not among the model's 17, such as 'i99'"):
+        recommender.score(state, ["i03", "i99", 5])
+    with pytest.raises(ValueError, match="no candidates"):
+        recommender.score(state, [])
+
+
+def test_recommendations_are_ranked_and_new(recommender, log):
+    users = ("u03", "u11")
+    state = recommender.encode(of_users(log, *users))
+    found = recommender.retrieve(state, 5)
+    assert found.columns == ["user", "item", "rank", "score"]
+    assert found.select("user", "rank").rows() == list(itertools.product((0, 1), range(1, 6)))
+    for number, user in enumerate(users):
+        of_user = found.filter(pl.col("user") == number)
+        assert of_user["score"].is_sorted(descending=True)
+        assert not set(of_user["item"]) & set(of_users(log, user)["item"])
+    everything = recommender.retrieve(state, 17, filter_seen=False)
+    assert set(everything["item"]) == set(recommender.items)
+    with pytest.raises(ValueError, match="k = 17: expected 1 to"):
+        recommender.retrieve(state, 17)
+
+
+def test_a_saved_recommender_comes_back(recommender, log, tmp_path):
+    recommender.save_pretrained(tmp_path / "new" / "folder")
+    found = Recommender.from_pretrained(str(tmp_path / "new" / "folder"))
+    state = recommender.encode(of_users(log, "u03", "u11"))
+    assert answers(found, found.encode(of_users(log, "u03", "u11"))).equals(answers(recommender, state))
+    assert found.actions == recommender.actions == (*ACTIONS, DEVICE)
+
+
+FILES = ("recommender.json", "items.parquet", "config.json", "model.safetensors")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_that_is_not_whole_is_refused(recommender, name, tmp_path):
+    recommender.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
+    path: Path = tmp_path / name
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=f"{tmp_path}.* cannot be loaded"):
+        Recommender.from_pretrained(tmp_path)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{tmp_path} is no saved .*: it has no {name}"):
+        Recommender.from_pretrained(tmp_path)
+
+
+def test_a_fitted_run_keeps_its_folder_and_gives_the_same_recommender(data, log, tmp_path):
+    fitted = quick(data, "lac", out=tmp_path / "run")
+    loaded = Recommender.from_pretrained(tmp_path / "run" / MODEL)
+    state = fitted.encode(of_users(log, "u03"))
+    assert answers(loaded, loaded.encode(of_users(log, "u03"))).equals(answers(fitted, state))
+    again = quick(data, "(i[t], a[t-1]) -> (i[t+1], a[t])", out=tmp_path / "run")  # finished: read, not trained
+    assert answers(again, state).equals(answers(fitted, state))
+    with pytest.raises(ValueError, match="finished run of other settings"):
+        quick(data, "pc", out=tmp_path / "run")
+    with pytest.raises(ValueError, match="no layout is named 'lack'; did you mean 'lac'?"):
+        quick(data, "lack")
+
+
+def test_a_log_of_numbers_and_no_actions(tmp_path):
+    """Whole numbers as ids, and text that spells them."""
+    log = random_log().select(
+        user=pl.col("user").str.slice(1).cast(pl.Int64),
+        item=pl.col("item").str.slice(1).cast(pl.Int64) + 100,
+        time="time",
+    )
+    found = quick(prepared(log, tmp_path / "data", ()), "item")
+    frame = pl.DataFrame({"item": [100, 101, 102, 7], "time": [1, 2, 3, 4]})
+    known = {100: 1, 101: 2, 102: 3, 7: UNKNOWN_ITEM}
+    assert found.encode(frame).events.item_E.tolist() == list(known.values())
+    assert found.encode(frame.with_columns(pl.col("item").cast(pl.String))).events.item_E.tolist() == list(known.values())
+    assert found.retrieve(found.encode(frame), 3)["item"].dtype == pl.Int64
+    with pytest.raises(ValueError, match="cannot score a given item: it predicts no action"):
+        found.score(found.encode(frame), [100])
