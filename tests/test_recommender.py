@@ -165,13 +165,19 @@ def test_items_the_model_never_saw_are_kept_as_unknown(recommender, log):
     [
         (pl.exclude("rating"), "the history has no column 'rating'; it has user, item, time, liked, device"),
         (pl.exclude("time"), "has no column 'time'"),
-        ([pl.exclude("rating"), pl.lit(7.0).alias("rating")], "breaks a rule: rating is outside 1 to 5, in the event .*'rating': 7.0"),
+        (
+            [pl.exclude("rating"), pl.lit(7.0).alias("rating")],
+            "breaks a rule: rating is outside 1 to 5, in the event .*'rating': 7.0",
+        ),
         ([pl.exclude("liked"), pl.lit(0.5).alias("liked")], "liked is neither 0 nor 1"),
         ([pl.exclude("device"), pl.lit("radio").alias("device")], "device is none of phone, tablet, watch"),
         ([pl.exclude("time"), pl.lit("noon").alias("time")], "time is not a time"),
         ([pl.exclude("time"), pl.lit(None, pl.Int64).alias("time")], "time is missing"),
         ([pl.exclude("time"), pl.lit(9_000_000_000).alias("time")], "time is in the future, read as s"),
-        ([pl.exclude("rating"), pl.lit([1.0]).alias("rating")], "column 'rating' holds List.*; expected numbers"),
+        (
+            [pl.exclude("rating"), pl.lit([1.0]).alias("rating")],
+            "column 'rating' holds List.*; expected numbers",
+        ),
         ([pl.exclude("user"), pl.lit(None, pl.String).alias("user")], "user is missing"),
         ([pl.exclude("user"), pl.lit(float("nan")).alias("user")], "user is missing"),
     ],
@@ -193,7 +199,10 @@ def test_appending_equals_encoding_the_longer_history(recommender, log):
     last = history.group_by("user", maintain_order=True).tail(2)
     state = recommender.encode(history.join(last, on=["user", "time"], how="anti"))
     for step in range(2):
-        state = recommender.append(state, last.group_by("user", maintain_order=True).agg(pl.all().gather(step)).explode(pl.exclude("user")))
+        state = recommender.append(
+            state,
+            last.group_by("user", maintain_order=True).agg(pl.all().gather(step)).explode(pl.exclude("user")),
+        )
     assert_same_events(state.events, recommender.encode(history).events, "request_E")
     assert answers(recommender, state).equals(answers(recommender, recommender.encode(history)))
 
@@ -274,11 +283,13 @@ def test_a_fitted_run_keeps_its_folder_and_gives_the_same_recommender(data, log,
     loaded = Recommender.from_pretrained(tmp_path / "run" / MODEL)
     state = fitted.encode(of_users(log, "u03"))
     assert answers(loaded, loaded.encode(of_users(log, "u03"))).equals(answers(fitted, state))
-    again = quick(data, "(i[t], a[t-1]) -> (i[t+1], a[t])", out=tmp_path / "run")  # finished: read, not trained
+    again = quick(
+        data, "(i[t], a[t-1]) -> (i[t+1], a[t])", out=tmp_path / "run"
+    )  # finished: read, not trained
     assert answers(again, state).equals(answers(fitted, state))
     with pytest.raises(ValueError, match="finished run of other settings"):
         quick(data, "pc", out=tmp_path / "run")
-    with pytest.raises(ValueError, match="no layout is named 'lack'; did you mean 'lac'?"):
+    with pytest.raises(ValueError, match=r"no layout is named 'lack'; did you mean 'lac'?"):
         quick(data, "lack")
 
 
@@ -293,7 +304,9 @@ def test_a_log_of_numbers_and_no_actions(tmp_path):
     frame = pl.DataFrame({"item": [100, 101, 102, 7], "time": [1, 2, 3, 4]})
     known = {100: 1, 101: 2, 102: 3, 7: UNKNOWN_ITEM}
     assert found.encode(frame).events.item_E.tolist() == list(known.values())
-    assert found.encode(frame.with_columns(pl.col("item").cast(pl.String))).events.item_E.tolist() == list(known.values())
+    assert found.encode(frame.with_columns(pl.col("item").cast(pl.String))).events.item_E.tolist() == list(
+        known.values()
+    )
     assert found.retrieve(found.encode(frame), 3)["item"].dtype == pl.Int64
     with pytest.raises(ValueError, match="cannot score a given item: it predicts no action"):
         found.score(found.encode(frame), [100])

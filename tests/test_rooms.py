@@ -44,11 +44,16 @@ def test_imports_point_one_way() -> None:
         if room in ("__init__", "__main__", "cli"):
             continue
         extra = imported_rooms(path.read_text()) - MAY_IMPORT[room] - {room, "schema"}
-        assert not extra, f"{path} imports {sorted(extra)}; {room} may import {sorted(MAY_IMPORT[room]) or 'nothing'}"
+        assert not extra, (
+            f"{path} imports {sorted(extra)}; {room} may import {sorted(MAY_IMPORT[room]) or 'nothing'}"
+        )
         checked += 1
     assert checked > 20
 
 
 def test_a_wrong_import_is_seen() -> None:
-    assert imported_rooms("from plait.training.loop import fit\nimport plait.data.dataset") == {"training", "data"}
+    assert imported_rooms("from plait.training.loop import fit\nimport plait.data.dataset") == {
+        "training",
+        "data",
+    }
     assert imported_rooms("def f():\n    from plait import engine") == {"engine"}

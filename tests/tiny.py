@@ -83,7 +83,9 @@ def batch_of(length_U: Sequence[int], lead_U: Sequence[int] | None = None, seed:
     )
 
 
-def part_of(batch: EventBatch, user: int, begin: int = 0, end: int | None = None, lead: int = 0) -> EventBatch:
+def part_of(
+    batch: EventBatch, user: int, begin: int = 0, end: int | None = None, lead: int = 0
+) -> EventBatch:
     """Events `begin : end` of one user, the first `lead` of them before the window."""
     first, last = batch.start_U1[user : user + 2]
     rows = slice(first + begin, last if end is None else first + end)
@@ -132,7 +134,10 @@ def random_log(num_users: int = 23, seed: int = 7) -> pl.DataFrame:
 
 
 def prepared(
-    log: pl.DataFrame, out: Path, actions: Sequence[Action] = ACTIONS, split: Split = LeaveOneOut()  # noqa: B008
+    log: pl.DataFrame,
+    out: Path,
+    actions: Sequence[Action] = ACTIONS,
+    split: Split = LeaveOneOut(),
 ) -> Dataset:
     """The log, prepared; items without a least number of events, so that all of them stay."""
     return prepare(

@@ -70,7 +70,8 @@ class Dataset:
         path = folder / MANIFEST
         if not path.is_file():
             raise ValueError(
-                f"{folder} is not a prepared dataset: it has no {MANIFEST}; make one with plait.prepare"
+                f"{folder} is not a prepared dataset: it has no {MANIFEST}; "
+                "make one with plait.prepare (plait data prepare)"
             )
         version = _format_version(path)
         if version != FORMAT_VERSION:

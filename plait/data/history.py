@@ -105,7 +105,7 @@ def _as_frame(history: Any) -> pl.DataFrame:
 def _as_column(values: Any) -> Any:
     if np.ndim(values) == 0:
         return [values]
-    is_object = isinstance(values, np.ndarray) and values.dtype == object  # text: polars would not look inside
+    is_object = isinstance(values, np.ndarray) and values.dtype == object  # polars keeps such text shut
     return list(values) if is_object or isinstance(values, tuple) else values
 
 

@@ -183,10 +183,15 @@ def _describe_broken(
                     row_R = (frame[RULE] == number).arg_true().head(EXAMPLES - len(examples))
                     examples += _examples(part, column, row_R)
         hint = (
-            "; if these are milliseconds, pass time_unit='ms'" if text.endswith("future, read as s") else ""
+            "; if these are milliseconds, pass time_unit='ms' (--time-unit ms)"
+            if text.endswith("future, read as s")
+            else ""
         )
         lines.append(f"  {text}: {rows} rows, e.g. {', '.join(examples)}{hint}")
-    lines.append("Correct them, or pass on_bad_row='reject' to set them aside in rejects.parquet and go on.")
+    lines.append(
+        "Correct them, or pass on_bad_row='reject' (--on-bad-row reject) to set them aside in rejects.parquet "
+        "and go on."
+    )
     return "\n".join(lines)
 
 

@@ -28,7 +28,7 @@ def check_free(out: Path, overwrite: bool) -> None:
         raise ValueError(f"{out} exists and is not a prepared dataset; choose another folder")
     if not overwrite:
         raise ValueError(
-            f"{out} holds a prepared dataset already; pass overwrite=True, or choose another folder"
+            f"{out} holds a prepared dataset already; pass overwrite=True (--overwrite), or choose another folder"
         )
 
 

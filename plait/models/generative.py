@@ -21,7 +21,10 @@ from plait.nn.losses import RetrievalLoss, retrieval_loss
 from plait.nn.sampling import Sampler
 from plait.schema import Action
 
-TASKS = ("retrieval", "actions")  # names of losses beside those of the actions: of the items, and of all actions
+TASKS = (
+    "retrieval",
+    "actions",
+)  # names of losses beside those of the actions: of the items, and of all actions
 LEARNED = (START, MASK)  # the special facts that have an embedding; NOTHING adds zero
 assert (NOTHING, *LEARNED) == (0, 1, 2), "sources point into [zero, start, mask, events...]"
 
@@ -171,7 +174,9 @@ def _check_supported(layout: Layout, config: ModelConfig) -> None:
             )
     targets = [target.fact.field for target in _targets(layout)]
     if len(set(targets)) < len(targets):
-        raise ValueError(f"layout '{layout}' predicts two facts of one field; this model has one head for each")
+        raise ValueError(
+            f"layout '{layout}' predicts two facts of one field; this model has one head for each"
+        )
     if layout.rides:
         raise ValueError(
             f"layout '{layout}': the gpt trunk carries no rides ({', '.join(sorted(layout.rides))})"

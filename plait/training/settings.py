@@ -53,6 +53,8 @@ class Protocol:
     def __post_init__(self) -> None:
         _check_positive("protocol", self, "max_events", "patience", "validate_every", "max_epochs")
         _check_positive("protocol", self, "max_tokens", "max_flops", "negatives")
+        if self.seed < 0:
+            raise ValueError(f"protocol.seed = {self.seed}: expected a number from 0")
         Selection.parse(self.select)
 
     @property

@@ -37,7 +37,10 @@ BAD_LOGS: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str]] = {
         "time is missing",
     ),
     "future time": (changed("time", 4_000_000_000), "time is in the future"),
-    "milliseconds as seconds": (lambda log: log.with_columns(pl.col("time") + 1_500_000_000_000), "'ms'"),
+    "milliseconds as seconds": (
+        lambda log: log.with_columns(pl.col("time") + 1_500_000_000_000),
+        "--time-unit ms",
+    ),
     "rating out of range": (changed("rating", 11.0), "rating is outside 1 to 5: 1 rows, e.g. row 3"),
     "binary that is neither": (changed("liked", 0.5), "liked is neither 0 nor 1"),
     "no rows": (lambda log: log.head(0), "no rows"),

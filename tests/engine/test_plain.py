@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -57,7 +58,9 @@ def check_scores(layout: Layout, positions: str = "learned") -> None:
         assert score_UC.shape == ITEMS.shape
         assert len(np.unique(score_UC)) >= ITEMS.size - 1, "equal scores prove nothing"
         for user, candidate in np.ndindex(*ITEMS.shape):
-            alone = plain.score(model, state_of(layout, user), ITEMS[user : user + 1, candidate : candidate + 1])
+            alone = plain.score(
+                model, state_of(layout, user), ITEMS[user : user + 1, candidate : candidate + 1]
+            )
             close(score_UC[user, candidate], alone[name][0, 0])
 
 
@@ -134,7 +137,7 @@ def test_forgetting_what_was_seen_before_the_window_is_caught(monkeypatch):
 
     def forgetful(model, state, k, filter_seen):
         start_U1 = state.events.start_U1
-        in_window = (state.events.item_E[a:b] for a, b in zip(start_U1[:-1], start_U1[1:], strict=True))
+        in_window = (state.events.item_E[a:b] for a, b in pairwise(start_U1))
         return right(model, replace(state, seen_U=tuple(in_window)), k, filter_seen)
 
     monkeypatch.setattr(plain, "retrieve", forgetful)

@@ -36,7 +36,9 @@ def check_append(layout: Layout) -> None:
         found = grown(layout, batch, steps)
         whole = encode(some_of(batch, (0, 0, 0), tuple(f + steps for f in FIRST)), WINDOW, layout.lag)
         for one in fields(EventBatch):
-            np.testing.assert_array_equal(getattr(found.events, one.name), getattr(whole.events, one.name), one.name)
+            np.testing.assert_array_equal(
+                getattr(found.events, one.name), getattr(whole.events, one.name), one.name
+            )
         assert [seen.tolist() for seen in found.seen_U] == [seen.tolist() for seen in whole.seen_U]
         if layout in [p.values[0] for p in RETRIEVERS]:
             answers = (plain.retrieve(model, one, 5, filter_seen=True) for one in (found, whole))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import ACTIONS, EVERY_LAYOUT, EVERY_POSITION, MAX_EVENTS, batch_of, model_of, trunk_of
+from tiny import ACTIONS, EVERY_LAYOUT, EVERY_POSITION, MAX_EVENTS, batch_of, model_of, part_of, trunk_of
 
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
@@ -56,11 +56,20 @@ def test_the_total_is_the_weighted_sum_of_the_tasks():
     model, plain = model_of(resolve("lac"), settings=settings), model_of(resolve("lac"))
     losses = model.losses(training_inputs(model.layout, batch_of((5, 3))))
     assert set(losses) == set(weights) and all(loss > 0 for loss in losses.values())
-    torch.testing.assert_close(model.total(losses), sum(weights[task] * loss for task, loss in losses.items()))
+    torch.testing.assert_close(
+        model.total(losses), sum(weights[task] * loss for task, loss in losses.items())
+    )
     torch.testing.assert_close(plain.total(losses), sum(losses.values()))
 
 
-@pytest.mark.parametrize("retrieval", [RetrievalLoss(kind="sampled"), RetrievalLoss(kind="info_nce"), RetrievalLoss(l2_norm=True, temperature=0.1)])
+@pytest.mark.parametrize(
+    "retrieval",
+    [
+        RetrievalLoss(kind="sampled"),
+        RetrievalLoss(kind="info_nce"),
+        RetrievalLoss(l2_norm=True, temperature=0.1),
+    ],
+)
 def test_every_retrieval_loss_trains_the_items(retrieval):
     model = model_of(resolve("lac"), settings=ModelSettings(trunk=trunk_of(), retrieval=retrieval))
     model.sampler = uniform(17)
@@ -102,3 +111,20 @@ def test_actions_stand_in_the_order_of_the_data():
     predicted = model.heads.predict(state_MD)
     assert list(predicted) == [action.name for action in ACTIONS]
     assert (predicted["rating"] > 1).all() and (predicted["liked"] < 1).all()
+
+
+def test_the_first_event_starts_from_a_learned_fact_which_is_not_a_missing_action():
+    model = model_of(resolve("lac"))
+    start = batch_of([2])
+    after_missing = part_of(batch_of([3]), 0, lead=1)
+    after_missing.item_E[1:], after_missing.action_EA[1:] = start.item_E, start.action_EA
+    after_missing.action_EA[0] = float("nan")
+    states = {}
+    for name, batch in (("start", start), ("missing", after_missing)):
+        inputs = training_inputs(model.layout, batch)
+        (of_actions,) = (n for n, asked in enumerate(inputs.asked) if asked.target.fact.field == "a")
+        states[name] = model(inputs)[of_actions][0]
+    assert (states["start"] - states["missing"]).abs().max() > 0.01
+    states["start"].square().sum().backward()
+    start_D, mask_D = model.specials["a"].grad
+    assert start_D.abs().sum() > 0 and not mask_D.any(), "START is learned, and nothing here shows a mask"

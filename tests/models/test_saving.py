@@ -5,9 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from tiny import EVERY_LAYOUT, EVERY_POSITION, batch_of, model_of, trunk_of
+from tiny import EVERY_LAYOUT, EVERY_POSITION, assert_caught, batch_of, model_of, trunk_of
 
 from plait.layouts import Layout, resolve
+from plait.models import saving
 from plait.models.generative import ModelSettings
 from plait.models.inputs import training_inputs
 from plait.models.saving import CONFIG, WEIGHTS, load_model, save_model
@@ -21,22 +22,36 @@ def saved(folder: Path, layout: Layout | str = "lac", positions: str = "learned"
 
 
 @torch.no_grad()
+def check_round_trip(layout: Layout, positions: str, folder: Path) -> None:
+    """States and losses of the loaded model are those of the saved one, bit for bit."""
+    model = model_of(layout, positions)
+    save_model(model, folder)
+    loaded = load_model(folder)
+    inputs = training_inputs(layout, batch_of((5, 3)))
+    assert not loaded.training
+    assert (loaded.config, loaded.layout) == (model.config, layout)
+    for found_MD, state_MD in zip(loaded(inputs), model(inputs), strict=True):
+        assert len(state_MD) and torch.equal(found_MD, state_MD)
+    found, expected = loaded.losses(inputs), model.losses(inputs)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[task], expected[task]) for task in expected)
+    assert {path.name for path in folder.iterdir()} == {CONFIG, WEIGHTS}
+
+
 @pytest.mark.parametrize("positions", EVERY_POSITION)
 @pytest.mark.parametrize("layout", EVERY_LAYOUT)
 def test_a_loaded_model_answers_bit_for_bit_as_the_saved_one(layout, positions, tmp_path):
-    model = model_of(layout, positions)
-    save_model(model, tmp_path)
-    loaded = load_model(tmp_path)
-    inputs = training_inputs(layout, batch_of((5, 3)))
-    assert not loaded.training
-    assert loaded.config == model.config
-    assert loaded.layout == layout
-    for found_MD, state_MD in zip(loaded(inputs), model(inputs), strict=True):
-        assert torch.equal(found_MD, state_MD)
-    assert {n: float(v) for n, v in loaded.losses(inputs).items()} == {
-        n: float(v) for n, v in model.losses(inputs).items()
-    }
-    assert {path.name for path in tmp_path.iterdir()} == {CONFIG, WEIGHTS}
+    check_round_trip(layout, positions, tmp_path)
+
+
+def test_weights_that_were_rounded_are_caught(tmp_path, monkeypatch):
+    right = saving.save_file
+
+    def rounded(weights, path):
+        right({name: tensor.bfloat16().float() for name, tensor in weights.items()}, path)
+
+    monkeypatch.setattr(saving, "save_file", rounded)
+    assert_caught(check_round_trip, resolve("lac"), "learned", tmp_path)
 
 
 def test_every_setting_survives(tmp_path):
@@ -88,5 +103,5 @@ def test_weights_of_another_shape_are_refused(tmp_path):
     saved(tmp_path / "a")
     saved(tmp_path / "b", "interleaved")
     (tmp_path / "a" / WEIGHTS).write_bytes((tmp_path / "b" / WEIGHTS).read_bytes())
-    with pytest.raises(ValueError, match="cannot be loaded(.|\n)*size mismatch"):
+    with pytest.raises(ValueError, match=r"cannot be loaded(.|\n)*size mismatch"):
         load_model(tmp_path / "a")

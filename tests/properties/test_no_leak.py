@@ -28,18 +28,26 @@ LENGTHS, LEADS = (6, 3, 3), (1, 1, 0)
 EVERY_PACKER = [pytest.param(pack, id="packed"), pytest.param(pad, id="padded")]
 every_model = pytest.mark.parametrize(
     ("layout", "positions"),
-    [pytest.param(*p.values, positions, id=f"{p.id}-{positions}") for p in EVERY_LAYOUT for positions in EVERY_POSITION],
+    [
+        pytest.param(*p.values, positions, id=f"{p.id}-{positions}")
+        for p in EVERY_LAYOUT
+        for positions in EVERY_POSITION
+    ],
 )
 
 
-def influences(model: GenerativeRecommender, inputs: Inputs) -> Iterator[tuple[Asked, int, dict[Field, np.ndarray]]]:
+def influences(
+    model: GenerativeRecommender, inputs: Inputs
+) -> Iterator[tuple[Asked, int, dict[Field, np.ndarray]]]:
     """For every question: the event asked about, and how much its state depends on each event's facts.
 
     A fact's influence is the sum of |d state / d embedding of the fact|, the state projected on a random line.
     """
     facts: dict[Field, torch.Tensor] = {}
     hooks = [
-        encoder.register_forward_hook(lambda _module, _inputs, out_ED, field=field: facts.update({field: out_ED}))
+        encoder.register_forward_hook(
+            lambda _module, _inputs, out_ED, field=field: facts.update({field: out_ED})
+        )
         for field, encoder in (("i", model.items), ("a", model.actions))
     ]
     states = model(inputs)
@@ -48,7 +56,9 @@ def influences(model: GenerativeRecommender, inputs: Inputs) -> Iterator[tuple[A
     line_D = torch.randn(states[0].shape[1], generator=torch.Generator().manual_seed(0))
     for asked, state_MD in zip(inputs.asked, states, strict=True):
         for label, state_D in zip(asked.label_M.tolist(), state_MD, strict=True):
-            slopes = torch.autograd.grad(state_D @ line_D, [*facts.values()], retain_graph=True, allow_unused=True)
+            slopes = torch.autograd.grad(
+                state_D @ line_D, [*facts.values()], retain_graph=True, allow_unused=True
+            )
             yield (
                 asked,
                 label,
@@ -72,7 +82,9 @@ def check_no_leak(layout: Layout, positions: str = "learned", packer: Packer = p
             known_before = field == "i" and asked.target.fact.field == "a"
             too_late_E = (event_E > label) | ((event_E == label) & (not known_before))
             other_E = user_E != user_E[label]
-            assert not read_E[too_late_E & ~other_E].any(), f"leak: {asked.target} of event {label} reads {field} {read_E}"
+            assert not read_E[too_late_E & ~other_E].any(), (
+                f"leak: {asked.target} of event {label} reads {field} {read_E}"
+            )
             assert not read_E[other_E].any(), f"leak: event {label} reads {field} of another user: {read_E}"
             met["forbidden facts"] += too_late_E.sum()
             met["facts of others"] += other_E.sum()
@@ -107,7 +119,12 @@ def test_a_model_reads_exactly_what_the_audit_says(layout):
             np.testing.assert_array_equal(read_E > 0, promised_E, f"{asked.target} of event {label}, {field}")
 
 
-LEAKS = ("(i[t], a[t]) -> (i[t+1], a[t])", "i[t] -> i[t]", "i[t] -> i[t+1] | a[t+1]", "i[t] -> a[t+1] | a[t+1]")
+LEAKS = (
+    "(i[t], a[t]) -> (i[t+1], a[t])",
+    "i[t] -> i[t]",
+    "i[t] -> i[t+1] | a[t+1]",
+    "i[t] -> a[t+1] | a[t+1]",
+)
 
 
 @pytest.mark.parametrize("notation", LEAKS)
@@ -162,8 +179,12 @@ def check_causality(layout: Layout, positions: str = "learned") -> None:
     for asked, old_MD, new_MD in zip(training_inputs(layout, batch).asked, before, after, strict=True):
         limit = first_changed + (asked.target.fact.field == "i")
         differs_M = (old_MD - new_MD).abs().amax(1)
-        assert (differs_M[asked.label_M < limit] <= 1e-6).all(), f"{asked.target} reads the future: {differs_M}"
-        assert (differs_M[asked.label_M > first_changed] > 1e-4).all(), f"{asked.target} reads no past: {differs_M}"
+        assert (differs_M[asked.label_M < limit] <= 1e-6).all(), (
+            f"{asked.target} reads the future: {differs_M}"
+        )
+        assert (differs_M[asked.label_M > first_changed] > 1e-4).all(), (
+            f"{asked.target} reads no past: {differs_M}"
+        )
         met["kept"] += int((asked.label_M < limit).sum())
         met["changed"] += int((asked.label_M > first_changed).sum())
     assert_not_vacuous(met)

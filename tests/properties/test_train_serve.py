@@ -42,7 +42,9 @@ def check_serving(layout: Layout, positions: str = "learned") -> None:
             field = asked.target.fact.field
             assert expected[field] is not None and asked.target == expected[field].target
             for event, state_D in zip(asked.label_M.tolist(), state_MD, strict=True):
-                served = [query_inputs(layout, part_of(batch, 0, 0, event + 1, lead), (field,), hypothetical=True)]
+                served = [
+                    query_inputs(layout, part_of(batch, 0, 0, event + 1, lead), (field,), hypothetical=True)
+                ]
                 if field == "i":
                     history = part_of(batch, 0, 0, event, lead)
                     served.append(query_inputs(layout, history, (field,), hypothetical=False))
@@ -114,7 +116,9 @@ def test_a_score_depends_on_the_candidate_where_p2_holds(layout):
     assert depends_on_candidate(layout)
 
 
-@pytest.mark.parametrize("layout", [p for p in NO_SCORERS if audit(p.values[0]).conditioning != "no action is predicted"])
+@pytest.mark.parametrize(
+    "layout", [p for p in NO_SCORERS if audit(p.values[0]).conditioning != "no action is predicted"]
+)
 def test_a_score_cannot_depend_on_the_candidate_where_p2_is_violated(layout):
     assert not depends_on_candidate(layout)
 

@@ -25,7 +25,10 @@ def test_every_epoch_meets_every_user_once_in_another_order(dataset):
 
 def in_window(batch: EventBatch) -> list[int]:
     """Items of a batch without its leads."""
-    kept = [batch.item_E[a + n : b] for a, n, b in zip(batch.start_U1, batch.lead_U, batch.start_U1[1:], strict=False)]
+    kept = [
+        batch.item_E[a + n : b]
+        for a, n, b in zip(batch.start_U1, batch.lead_U, batch.start_U1[1:], strict=False)
+    ]
     return np.concatenate(kept).tolist()
 
 

@@ -27,17 +27,23 @@ def test_a_selection_is_parsed_and_printed(text, weights):
     assert Selection.parse(str(found)) == found
 
 
-@pytest.mark.parametrize("text", ["", "ndcg@10,", "ndcg@10=", "NDCG@10", "ndcg@10=x", "ndcg@10=1=2", "ndcg@10=1e", "ndcg@10=--1"])
+@pytest.mark.parametrize(
+    "text", ["", "ndcg@10,", "ndcg@10=", "NDCG@10", "ndcg@10=x", "ndcg@10=1=2", "ndcg@10=1e", "ndcg@10=--1"]
+)
 def test_a_selection_that_does_not_parse_is_refused(text):
-    with pytest.raises(ValueError, match="protocol.select = .* is not METRIC or METRIC=WEIGHT, such as 'ndcg@10'"):
+    with pytest.raises(
+        ValueError, match=r"protocol.select = .* is not METRIC or METRIC=WEIGHT, such as 'ndcg@10'"
+    ):
         Selection.parse(text)
-    with pytest.raises(ValueError, match="protocol.select"):
+    with pytest.raises(ValueError, match=r"protocol.select"):
         Protocol(select=text)
 
 
 def test_a_selection_weighs_metrics_so_that_more_is_better():
     metrics = {"ndcg@10": 0.5, "rmse:rating": 2.0, "auc:liked": 0.25}
-    assert Selection.parse("ndcg@10,rmse:rating=0.1,auc:liked=2").value(metrics) == pytest.approx(0.5 - 0.2 + 0.5)
+    assert Selection.parse("ndcg@10,rmse:rating=0.1,auc:liked=2").value(metrics) == pytest.approx(
+        0.5 - 0.2 + 0.5
+    )
 
 
 @pytest.mark.parametrize("name", LOWER_IS_BETTER)
@@ -87,7 +93,9 @@ def test_weight_decay_is_for_matrices_alone():
     assert decayed_names | free_names == set(names.values()) and not decayed_names & free_names
     assert {"trunk.blocks.0.qkv.weight", "trunk.blocks.1.mlp_out.weight"} <= decayed_names
     assert {"items.embedding.weight", "trunk.positions.table.weight", "trunk.norm.weight"} <= free_names
-    assert all(p.ndim < 2 or isinstance(_owner(model, names[id(p)]), torch.nn.Embedding) for p in free["params"])
+    assert all(
+        p.ndim < 2 or isinstance(_owner(model, names[id(p)]), torch.nn.Embedding) for p in free["params"]
+    )
 
 
 def _owner(model: torch.nn.Module, name: str) -> torch.nn.Module:
@@ -103,7 +111,9 @@ def test_optim_refuses_what_is_not_above_zero(name, value):
         Optim(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["max_events", "patience", "validate_every", "max_epochs", "max_tokens", "max_flops", "negatives"])
+@pytest.mark.parametrize(
+    "name", ["max_events", "patience", "validate_every", "max_epochs", "max_tokens", "max_flops", "negatives"]
+)
 def test_protocol_refuses_what_is_not_above_zero(name):
     value = 0.0 if name in ("max_tokens", "max_flops") else 0
     with pytest.raises(ValueError, match=f"protocol.{name} = {value}: expected a number above 0"):

@@ -76,21 +76,27 @@ def test_answers_are_those_of_one_user_at_a_time(dataset, layout):
     check_answers(dataset, layout)
 
 
-@pytest.mark.parametrize(("part", "filter_seen"), [("test", False), ("validation", True), ("validation", False)])
+@pytest.mark.parametrize(
+    ("part", "filter_seen"), [("test", False), ("validation", True), ("validation", False)]
+)
 def test_answers_of_validation_and_without_filter(dataset, part, filter_seen):
     check_answers(dataset, resolve("lac_patched"), part, filter_seen)
 
 
 def test_a_filter_that_is_left_out_is_caught(dataset, monkeypatch):
     monkeypatch.setattr(
-        Dataset, "seen_items", lambda self, targets: (np.zeros(len(targets) + 1, np.int64), np.zeros(0, np.int64))
+        Dataset,
+        "seen_items",
+        lambda self, targets: (np.zeros(len(targets) + 1, np.int64), np.zeros(0, np.int64)),
     )
     assert_caught(check_answers, dataset, resolve("lac"))
 
 
 def test_a_rank_that_favours_the_answer_in_ties_is_caught(dataset, monkeypatch):
     monkeypatch.setattr(
-        evaluate.retrieval, "ranks_of", lambda answer_Q, score_QC, allowed_QC: np.ones(len(answer_Q), np.int64)
+        evaluate.retrieval,
+        "ranks_of",
+        lambda answer_Q, score_QC, allowed_QC: np.ones(len(answer_Q), np.int64),
     )
     assert_caught(check_answers, dataset, resolve("item"))
 
@@ -178,7 +184,9 @@ def test_answers_come_back_as_they_were_saved(dataset, layout, tmp_path):
     save_answers(tmp_path / ANSWERS, answers)
     found = load_answers(tmp_path, dataset.actions)
     assert_equal_answers(found, answers)
-    assert {n: s.value for n, s in measure(found).items()} == {n: s.value for n, s in measure(answers).items()}
+    assert {n: s.value for n, s in measure(found).items()} == {
+        n: s.value for n, s in measure(answers).items()
+    }
     assert [path.name for path in tmp_path.iterdir()] == [ANSWERS]
 
 

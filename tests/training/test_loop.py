@@ -71,9 +71,13 @@ def check_resume(dataset: Dataset, settings: RunSettings, folder: Path) -> None:
     [
         pytest.param(settings_of(), id="fp32"),
         pytest.param(settings_of("interleaved", window="random"), id="random-windows"),
-        pytest.param(replace(settings_of("pc"), optim=replace(OPTIM, precision="bf16", schedule="cosine")), id="bf16"),
         pytest.param(
-            replace(settings_of(), model=replace(MODEL, retrieval=RetrievalLoss(kind="sampled", num_negatives=5))),
+            replace(settings_of("pc"), optim=replace(OPTIM, precision="bf16", schedule="cosine")), id="bf16"
+        ),
+        pytest.param(
+            replace(
+                settings_of(), model=replace(MODEL, retrieval=RetrievalLoss(kind="sampled", num_negatives=5))
+            ),
             id="sampled-negatives",
         ),
     ],
@@ -111,7 +115,9 @@ def test_a_truncated_checkpoint_says_what_to_do(dataset, kept, tmp_path):
     path = half_done(dataset, tmp_path)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(ValueError, match="is not a checkpoint that can be read .*Delete it to train") as refused:
+    with pytest.raises(
+        ValueError, match=r"is not a checkpoint that can be read .*Delete it to train"
+    ) as refused:
         fitted(dataset, tmp_path, settings_of())
     assert str(path) in str(refused.value)
 
@@ -127,7 +133,7 @@ def test_a_truncated_checkpoint_says_what_to_do(dataset, kept, tmp_path):
 )
 def test_a_checkpoint_of_other_settings_is_refused(dataset, settings, tmp_path):
     half_done(dataset, tmp_path)
-    with pytest.raises(ValueError, match="of a run with other settings or data. Use another folder"):
+    with pytest.raises(ValueError, match=r"of a run with other settings or data. Use another folder"):
         fitted(dataset, tmp_path, settings)
 
 
@@ -153,7 +159,9 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("poisoned")
 def test_a_loss_that_is_no_number_stops_and_names_the_batch(dataset, tmp_path):
     users = users_of_step(dataset, OPTIM.users_per_step, seed=0, epoch=0)[0]
-    with pytest.raises(loop.Diverged, match=r"epoch 1, step 1 of 5, dense users \[.*loss nan.*Lower optim") as stopped:
+    with pytest.raises(
+        loop.Diverged, match=r"epoch 1, step 1 of 5, dense users \[.*loss nan.*Lower optim"
+    ) as stopped:
         fitted(dataset, tmp_path, settings_of())
     assert str(users.tolist()) in str(stopped.value)
 
@@ -163,7 +171,9 @@ def test_a_loss_that_runs_away_stops(dataset, tmp_path, monkeypatch):
         return 1e-3 if step < loop.FIRST_STEPS else 1.0
 
     monkeypatch.setattr(loop, "learning_rate", explode)
-    with pytest.raises(loop.Diverged, match=r"epoch 3, step [2-5] of 5.*is over 3 times the largest of the first 10"):
+    with pytest.raises(
+        loop.Diverged, match=r"epoch 3, step [2-5] of 5.*is over 3 times the largest of the first 10"
+    ):
         fitted(dataset, tmp_path, settings_of())
 
 

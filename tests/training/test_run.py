@@ -43,7 +43,9 @@ def test_the_saved_model_is_the_one_that_gave_the_answers(dataset, tmp_path):
     run(dataset, settings, tmp_path, silent)
     answers = load_answers(tmp_path, dataset.actions)
     again = answers_of(load_model(tmp_path / MODEL), dataset, "test", settings.protocol)
-    assert {n: s.value for n, s in measure(answers).items()} == {n: s.value for n, s in measure(again).items()}
+    assert {n: s.value for n, s in measure(answers).items()} == {
+        n: s.value for n, s in measure(again).items()
+    }
     np.testing.assert_array_equal(answers.rank_Q, again.rank_Q)
 
 
@@ -54,7 +56,7 @@ def test_a_killed_run_ends_in_the_same_result(dataset, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_before_step(patch, STEPS_PER_EPOCH + 2)
         run(dataset, settings, tmp_path / "killed", silent)
-    with pytest.raises(ValueError, match="holds no finished run: it has no result.json"):
+    with pytest.raises(ValueError, match=r"holds no finished run: it has no result.json"):
         load_result(tmp_path / "killed")
     resumed = run(dataset, settings, tmp_path / "killed", silent)
     assert clockless(resumed) == clockless(whole)
@@ -85,7 +87,9 @@ def test_a_finished_run_is_only_read(dataset, tmp_path, monkeypatch):
 
 def test_a_finished_run_is_not_taken_for_another(dataset, tmp_path):
     run(dataset, settings_of(max_epochs=1), tmp_path / "run", silent)
-    with pytest.raises(ValueError, match=r"finished run of other settings:(.|\n)*Use another folder, or delete it"):
+    with pytest.raises(
+        ValueError, match=r"finished run of other settings:(.|\n)*Use another folder, or delete it"
+    ):
         run(dataset, settings_of(max_epochs=2), tmp_path / "run", silent)
     other = prepared(random_log(seed=8), tmp_path / "other")
     with pytest.raises(ValueError, match="finished run of other data"):

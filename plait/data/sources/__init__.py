@@ -128,7 +128,7 @@ def _download(recipe: Recipe, scratch: Path) -> Path:
             return files
     raise OSError(
         f"{recipe.name}: no source could be reached; fetch its files from {recipe.origin} "
-        "and give their folder as from_files"
+        "and give their folder as from_files (--from-files)"
     )
 
 

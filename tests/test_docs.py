@@ -1,0 +1,145 @@
+"""What the README and the docs show is run as it stands, on a small log and with fewer epochs."""
+
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import plait
+from plait.cli import main
+from plait.data import Dataset, sources
+from plait.layouts import CATALOGUE
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHORT = ["--protocol.max-epochs", "1", "--protocol.max-events", "11", "--model.trunk.dim", "16"]
+ELSEWHERE = ("make ", "pip ", "python ")  # commands that are shown and not run here
+
+
+def a_log() -> pl.DataFrame:
+    """The columns and ids that the pages name."""
+    rng = np.random.default_rng(11)
+    users, items = [1, 2, 3, 5, 7, 196, *range(300, 331)], [242, 302, *range(400, 429)]
+    user_E = np.repeat(users, rng.integers(6, 13, len(users)))
+    num_events = len(user_E)
+    return pl.DataFrame(
+        {
+            "user_id": user_E,
+            "item_id": rng.choice(items, num_events),
+            "timestamp": 1_600_000_000 + 60 * rng.permutation(num_events),
+            "rating": rng.integers(1, 6, num_events),
+            "liked": rng.integers(0, 2, num_events),
+            "watch_s": rng.exponential(60, num_events).round(),
+            "device": rng.choice(["phone", "tablet"], num_events),
+            "session_id": np.arange(num_events) // 2,
+        }
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the pages name, where known datasets need no network."""
+    monkeypatch.chdir(tmp_path)
+    log = a_log()
+    log.write_parquet("ratings.parquet")
+    log.write_csv("log.csv")
+    names = {"user": "user_id", "item": "item_id", "time": "timestamp"}
+    rating = {"rating": plait.Regression(1, 5)}
+    known = plait.prepare(log, **names, actions=rating, out="known", min_item_events=1, min_user_events=2)
+
+    def get(name: str, **settings: Any) -> Dataset:
+        assert sources.find_recipe(name)
+        return known
+
+    monkeypatch.setattr(sources, "get", get)
+    return tmp_path
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    yield from re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands(block: str) -> list[str]:
+    return [line.strip() for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def run_command(command: str) -> int:
+    words = shlex.split(command, comments=True)
+    assert words[0] == "plait", f"{command}: not a command that is run, nor one of {ELSEWHERE}"
+    return main(words[1:] + (SHORT if words[1] in ("train", "compare") else []))
+
+
+def run_page(page: Path) -> list[str]:
+    ran: list[str] = []
+    names: dict[str, Any] = {}
+    for language, block in blocks(page):
+        if language == "toml":
+            Path("settings.toml").write_text(block)
+        elif language == "python":
+            exec(compile(block, str(page), "exec"), names)
+            ran.append(block)
+        elif language == "bash":
+            for command in commands(block):
+                if not command.startswith(ELSEWHERE):
+                    assert run_command(command) == 0, command
+                    ran.append(command)
+        else:
+            assert language == "", f"{page.name}: a block of {language}, which nothing runs"
+    return ran
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "CONTRIBUTING.md"], ids=lambda page: page.name
+)
+def test_a_page_runs(page: Path, place: Path) -> None:
+    assert run_page(page), "nothing was run"
+
+
+def test_the_readme_shows_the_whole_way() -> None:
+    shown = " ".join(block for _, block in blocks(ROOT / "README.md"))
+    for part in (
+        "make compare",
+        "data prepare",
+        "plait compare",
+        "plait train",
+        "plait recommend",
+        "plait.fit",
+    ):
+        assert part in shown, part
+
+
+@pytest.mark.parametrize("block", ["```bash\nplait layuots\n```\n", "```bash\nplai layouts\n```\n"])
+def test_a_page_that_does_not_run_is_seen(block: str, place: Path) -> None:
+    page = place / "page.md"
+    page.write_text(block)
+    with pytest.raises(AssertionError):
+        run_page(page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_the_picture_shows_the_catalogues_layouts() -> None:
+    picture = (ROOT / "docs" / "layouts.svg").read_text().replace("&#160;", " ").replace("&gt;", ">")
+    rows = re.findall(r'class="name"[^>]*>([^<]+)</text>\s*<text class="note"[^>]*>([^<]+)<', picture)
+    assert len(rows) == 4
+    assert all(notation == str(CATALOGUE[name].layout) for name, notation in rows), rows
+
+
+def test_the_example_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    example = runpy.run_path(str(ROOT / "examples" / "own_log.py"))
+    monkeypatch.setitem(
+        example["main"].__globals__, "made_up_log", lambda: example["made_up_log"](num_users=80)
+    )
+    example["main"]()
+    shown = capsys.readouterr().out
+    assert "kind 3, film 3" in shown and "epoch  20" in shown
