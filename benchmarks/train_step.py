@@ -103,7 +103,8 @@ def medians_ms(steps: dict[str, Step]) -> dict[str, dict[str, float]]:
             step()
             times[name].append((time.perf_counter() - start_s) * 1e3)
     return {
-        name: {"median_ms": statistics.median(t), "min_ms": min(t), "max_ms": max(t)} for name, t in times.items()
+        name: {"median_ms": statistics.median(t), "min_ms": min(t), "max_ms": max(t)}
+        for name, t in times.items()
     }
 
 
@@ -139,8 +140,12 @@ def measure_packing(length_U: np.ndarray, users_per_step: int, precision: str) -
         for name, (batches, packer) in plans.items()
     }
     found: dict[str, object] = {
-        "fill_padded": float(np.mean([(each.segments.segment_RL >= 0).float().mean() for each in inputs["padded"]])),
-        "fill_packed": float(np.mean([(each.segments.segment_RL >= 0).float().mean() for each in inputs["packed"]])),
+        "fill_padded": float(
+            np.mean([(each.segments.segment_RL >= 0).float().mean() for each in inputs["padded"]])
+        ),
+        "fill_packed": float(
+            np.mean([(each.segments.segment_RL >= 0).float().mean() for each in inputs["packed"]])
+        ),
         "useful_tokens": int(order.sum()),
     }
     for what, make in (("whole_step", whole_step), ("trunk", trunk_step)):

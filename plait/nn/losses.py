@@ -5,7 +5,7 @@ S sampled negatives, U different targets of a batch.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,12 +17,14 @@ from plait.nn.cross_entropy import chunked_cross_entropy
 from plait.nn.sampling import Sampler, by_popularity, uniform
 from plait.schema import UNKNOWN_ITEM
 
+FULL_SOFTMAX_ITEMS = 20_000  # above, a full softmax costs more than the trunk that feeds it
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalLoss:
     """Which loss trains retrieval, and how a hidden state is compared with an item."""
 
-    kind: Literal["full", "sampled", "info_nce"] = "full"
+    kind: Literal["auto", "full", "sampled", "info_nce"] = "full"  # auto: `resolved` by the catalogue's size
     num_negatives: int = 256  # of "sampled": shared by all positions of a batch
     sampler: Literal["uniform", "popularity"] = "popularity"  # of "sampled"
     # Correction for how often an item serves as a negative, of "sampled" and "info_nce":
@@ -38,6 +40,16 @@ class RetrievalLoss:
             raise ValueError(f"RetrievalLoss(num_negatives={self.num_negatives}): expected at least 1")
         if not self.temperature > 0:
             raise ValueError(f"RetrievalLoss(temperature={self.temperature}): expected a number above 0")
+
+    def resolved(self, num_items: int) -> "RetrievalLoss":
+        """`auto` made definite: exact up to FULL_SOFTMAX_ITEMS, sampled above.
+
+        >>> RetrievalLoss(kind="auto").resolved(3_416).kind, RetrievalLoss(kind="auto").resolved(10**6).kind
+        ('full', 'sampled')
+        """
+        if self.kind != "auto":
+            return self
+        return replace(self, kind="full" if num_items <= FULL_SOFTMAX_ITEMS else "sampled")
 
     def queries(self, hidden_MD: Float[Tensor, "M D"]) -> Float[Tensor, "M D"]:
         """Hidden states, ready for an inner product with `keys`."""
@@ -55,6 +67,7 @@ class RetrievalLoss:
 
     def num_scored(self, num_items: int, num_queries: int) -> int:
         """Items that each query is compared with, at most: for counting FLOPs."""
+        assert self.kind != "auto", "resolved first"
         match self.kind:
             case "full":
                 return num_items

@@ -37,8 +37,9 @@ from plait.studies.rows import (
 )
 from plait.training.checkpoint import write_whole
 from plait.training.evaluate import measure
-from plait.training.loop import Diverged, resolve_precision, Watch
+from plait.training.loop import Diverged, Watch, resolve_precision
 from plait.training.run import Result, RunSettings, load_answers, run, write_json
+from plait.training.selection import Selection
 from plait.training.settings import Optim, Protocol
 
 DRAWS = 1000
@@ -105,7 +106,10 @@ def protocol_line(dataset: Dataset, model: ModelSettings, optim: Optim, protocol
         split = f"temporal (validation from {manifest.split.cut_validation_s}, test from {manifest.split.cut_test_s})"
     settings = manifest.settings
     ranked = f"{protocol.negatives} sampled negatives" if protocol.negatives else "full catalogue"
-    trunk = model.trunk
+    trunk, retrieval = model.trunk, model.retrieval.resolved(dataset.num_items)
+    select = "NDCG@10 (loss of the actions where a layout cannot retrieve)"
+    if protocol.select != Selection.AUTO:
+        select = protocol.select
     parts = [
         f"split {split}",
         f"users and items with at least {settings.min_user_events} and {settings.min_item_events} events",
@@ -116,9 +120,11 @@ def protocol_line(dataset: Dataset, model: ModelSettings, optim: Optim, protocol
         f"T = {protocol.max_events} events, {protocol.window} window",
         f"trunk gpt d = {trunk.dim}, {trunk.num_layers} layers, {trunk.num_heads} heads, {trunk.positions} positions, "
         f"dropout {trunk.dropout:g}",
-        f"retrieval loss {model.retrieval.kind}",
-        f"AdamW {optim.learning_rate:g}, {optim.users_per_step} users a step, {resolve_precision(optim.precision, 'cpu')}",
-        f"selected by validation {protocol.select}, patience {protocol.patience}, cap {protocol.cap}",
+        f"retrieval loss {retrieval.kind} softmax, {'cosine' if retrieval.l2_norm else 'inner product'} / "
+        f"{retrieval.temperature:g}",
+        f"AdamW {optim.learning_rate:g}, {optim.users_per_step} users a step, "
+        f"{resolve_precision(optim.precision, 'cpu')}",
+        f"selected by validation {select}, patience {protocol.patience}, cap {protocol.cap}",
     ]
     if manifest.note:
         parts.insert(0, manifest.note)

@@ -138,7 +138,7 @@ class _Run:
         self.folder, self.report, self.device, self.watch = folder, report, device, watch
         self.model = GenerativeRecommender(config).to(device)
         counts_V = torch.from_numpy(dataset.train_item_counts()).to(device)
-        self.model.sampler = config.settings.retrieval.make_sampler(counts_V)
+        self.model.sampler = self.model.retrieval.make_sampler(counts_V)
         self.optimiser = make_optimiser(self.model, optim)
         self.progress = Progress()
         self.best_weights = _copy(self.model)
@@ -201,7 +201,7 @@ class _Run:
         if not path.exists():
             return
         state = load_state(path)
-        if state["fingerprint"] != self.fingerprint:
+        if state.get("fingerprint") != self.fingerprint:
             raise ValueError(
                 f"{path} is of a run with other settings or data. Use another folder, or delete it to start over."
             )
@@ -287,7 +287,7 @@ def step_flops(model: GenerativeRecommender, inputs: Inputs) -> float:
     trunk = model.config.settings.trunk
     forward = trunk_flops(inputs.num_tokens, float((length_U**2).sum()) / 2, trunk.dim, trunk.num_layers)
     asked = sum(len(asked.cell_M) for asked in inputs.asked if asked.target.fact.field == "i")
-    num_scored = model.config.settings.retrieval.num_scored(model.config.num_items, asked)
+    num_scored = model.retrieval.num_scored(model.config.num_items, asked)
     forward += 2 * asked * trunk.dim * num_scored
     return (1 + BACKWARD) * forward
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import random_log
+from tiny import assert_caught, random_log
 from words import ACTIONS, COLUMNS, Capture, complaint, outcome, plait, said_by, train
 
 from plait.data import Dataset
@@ -30,27 +30,46 @@ def failing(call: Callable[..., Any], nth: int) -> Callable[..., Any]:
     return fail
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_disk_that_is_full_at_any_write_loses_nothing(
-    call: str, run: Path, dataset: Dataset, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failures = 0
+def meet_a_full_disk(
+    call: str, run: Path, dataset: Dataset, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> int:
+    """Trains again and again, the disk full at one write later each time; returns how often it was."""
     for nth in range(1, 30):
-        out = tmp_path / f"run{nth}"
+        out = folder / f"run{nth}"
         with monkeypatch.context() as patch:
             patch.setattr(os, call, failing(getattr(os, call), nth))
             code = plait(*train(dataset, out))
         said = capsys.readouterr().err
-        if code:
-            failures += 1
-            assert code == 1 and "No space left on device" in said and "Traceback" not in said
-            assert not list(out.rglob("*.tmp"))
-            assert "no finished run" in complaint(capsys, 2, "evaluate", out)
-            assert plait(*train(dataset, out)) == 0
+        if code == 0:
+            assert outcome(out) == outcome(run)
+            return nth - 1
+        assert code == 1 and "No space left on device" in said and "Traceback" not in said
+        assert not list(out.rglob("*.tmp"))
+        assert "no finished run" in complaint(capsys, 2, "evaluate", out)
+        assert plait(*train(dataset, out)) == 0
         assert outcome(out) == outcome(run)
-        if not code:
-            break
-    assert failures >= 5, "the full disk was met too seldom to prove anything"
+    pytest.fail("the disk was full at every write")
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_disk_that_is_full_at_any_write_loses_nothing(
+    call: str, run: Path, dataset: Dataset, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert meet_a_full_disk(call, run, dataset, tmp_path, capsys, monkeypatch) >= 5, "met too seldom"
+
+
+def test_files_that_are_written_in_place_are_seen(
+    run: Path, dataset: Dataset, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mutant: results that a full disk leaves behind half-made."""
+
+    def in_place(path: Path, write: Callable[[Path], object]) -> None:
+        write(path)
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+
+    monkeypatch.setattr("plait.training.run.write_whole", in_place)
+    assert_caught(meet_a_full_disk, "fsync", run, dataset, tmp_path, capsys, monkeypatch)
 
 
 def test_a_disk_that_takes_no_large_file(
