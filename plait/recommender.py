@@ -59,12 +59,13 @@ class Recommender:
         Raises:
             ValueError: a column is missing or of the wrong type, or there is no event.
         """
-        events = history if isinstance(history, EventBatch) else self._events(history)
-        return encode_history(events, self.model.config.max_events, self.model.layout.lag)
+        events, ids = (history, None) if isinstance(history, EventBatch) else self._events(history)
+        return encode_history(events, self.model.config.max_events, self.model.layout.lag, ids)
 
     def append(self, state: State, event: Frame) -> State:
         """The state after one more event of every user (for one user, a mapping of single values will do)."""
-        return append_event(state, self._events(event), self.model.config.max_events, self.model.layout.lag)
+        events, ids = self._events(event)
+        return append_event(state, events, self.model.config.max_events, self.model.layout.lag, ids)
 
     def score(self, state: State, items: Sequence[Any]) -> pl.DataFrame:
         """Expected actions on given items: a row per user and item, a column per action in the log's units.
@@ -111,8 +112,9 @@ class Recommender:
         return cls(load_model(folder), items, columns)
 
     def _rows(self, state: State, item_UC: Int64[np.ndarray, "U C"]) -> pl.DataFrame:
-        ids = self.items.gather(item_UC.reshape(-1) - 1)
-        return pl.DataFrame({"user": np.repeat(state.events.user_U, item_UC.shape[1]), "item": ids})
+        user_M = np.repeat(np.arange(len(item_UC)), item_UC.shape[1])
+        users = pl.Series("user", state.id_U).gather(user_M)
+        return pl.DataFrame({"user": users, "item": self.items.gather(item_UC.reshape(-1) - 1)})
 
     def _known(self, items: Sequence[Any]) -> Int64[np.ndarray, "C"]:
         item_C = item_index(pl.Series("item_id", list(items), strict=False), self.items)
@@ -124,8 +126,9 @@ class Recommender:
             )
         return item_C
 
-    def _events(self, history: Frame) -> EventBatch:
-        return read_history(history, self.columns, self.actions, self.items)
+    def _events(self, history: Frame) -> tuple[EventBatch, list[Any] | None]:
+        events, ids = read_history(history, self.columns, self.actions, self.items)
+        return events, None if ids is None else ids.to_list()
 
 
 def fit(
@@ -150,7 +153,8 @@ def fit(
     Raises:
         ValueError: the layout, the settings and the data do not fit each other.
     """
-    settings = RunSettings(layout=str(resolve(layout)), model=model, optim=optim, protocol=protocol)
+    resolved = resolve(layout, allow_leaks=model.allow_leaks)
+    settings = RunSettings(layout=str(resolved), model=model, optim=optim, protocol=protocol)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(out) if out is not None else Path(scratch)
         run(data, settings, folder, report, watch=watch)

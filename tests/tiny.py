@@ -4,6 +4,7 @@ Shape letters: U users, E events, A action columns.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,10 @@ def model_of(
     """A model in evaluation mode whose weights are large, so that no path through it is near to zero, and whose
     predicted actions lie well inside their ranges."""
     torch.manual_seed(3)
+    settings = settings or ModelSettings(trunk=trunk_of(positions))
     config = ModelConfig(
         layout=str(layout),
-        settings=settings or ModelSettings(trunk=trunk_of(positions)),
+        settings=replace(settings, allow_leaks=isinstance(layout, Layout) and layout.allow_leaks),
         num_items=NUM_ITEMS,
         actions=actions,
         max_events=max_events,

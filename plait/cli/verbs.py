@@ -208,7 +208,7 @@ def train(
     out
         The run's folder.
     """
-    notation = str(resolve(layout))  # before a dataset is fetched for nothing
+    notation = str(resolve(layout, allow_leaks=model.allow_leaks))  # before a dataset is fetched for nothing
     opened, screen = open_dataset(dataset), console()
     with training_bar(screen) as watch:
         fit(
@@ -241,7 +241,7 @@ def evaluate(run: Path, /) -> None:
         "value",
         "95 % interval",
         "users",
-        title=Text(f"{name_of(Layout.parse(result.settings.layout))} on {result.dataset}"),
+        title=Text(f"{name_of(Layout.parse(result.settings.layout, allow_leaks=True))} on {result.dataset}"),
         caption=f"epoch {result.best_epoch} of {result.epochs}, chosen by validation {result.selection}; "
         f"stopped: {result.why_stopped}",
     )
@@ -284,9 +284,8 @@ def compare(
     out
         Folder of the runs, rows.jsonl, comparison.json and report.html. Started again, it goes on.
     """
-    notations = [
-        str(resolve(name)) for name in split_layouts(layouts)
-    ]  # before a dataset is fetched for nothing
+    # Before a dataset is fetched for nothing:
+    notations = [str(resolve(name, allow_leaks=model.allow_leaks)) for name in split_layouts(layouts)]
     opened, screen = open_dataset(dataset), console()
     with training_bar(screen) as watch:
         comparison = compare_layouts(

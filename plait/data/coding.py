@@ -53,8 +53,12 @@ def item_index(asked: pl.Series, item_ids: pl.Series) -> Int64[np.ndarray, "I"]:
     >>> item_index(pl.Series(["b", "z"]), pl.Series(["a", "b"])).tolist()
     [2, 0]
     """
+    if asked.dtype == pl.Boolean:
+        return np.full(len(asked), UNKNOWN_ITEM)
     known = pl.DataFrame({"id": item_ids}).with_row_index("index", offset=UNKNOWN_ITEM + 1)
-    ids = pl.DataFrame({"id": asked.cast(item_ids.dtype, strict=False)})
+    as_id = pl.col("asked").cast(item_ids.dtype, strict=False)
+    is_exact = as_id.cast(asked.dtype, strict=False) == pl.col("asked")  # 100.5 is not item 100
+    ids = pl.DataFrame({"asked": asked}).select(pl.when(is_exact).then(as_id).alias("id"))
     found = ids.join(known, on="id", how="left", maintain_order="left")["index"]
     return found.fill_null(UNKNOWN_ITEM).to_numpy().astype(np.int64)
 

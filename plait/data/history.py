@@ -51,8 +51,8 @@ def load_vocabulary(folder: Path) -> tuple[pl.Series, Columns]:
 
 def read_history(
     history: Any, columns: Columns, actions: tuple[Action, ...], item_ids: pl.Series
-) -> EventBatch:
-    """Events of one user or, where the user column is there, of many, in the order of time.
+) -> tuple[EventBatch, pl.Series | None]:
+    """Events of one user or, where the user column is there, of many, in the order of time; and the users' ids.
 
     Args:
         history: a frame of polars, pandas or Arrow, or a mapping of columns (of single values for one event).
@@ -66,7 +66,8 @@ def read_history(
     for name in (columns.item, columns.time, *(action.name for action in actions)):
         if name not in frame.columns:
             raise ValueError(f"the history has no column {name!r}; it has {', '.join(frame.columns)}")
-    if columns.user not in frame.columns:
+    has_users = columns.user in frame.columns
+    if not has_users:
         frame = frame.with_columns(pl.lit(0).alias(columns.user))
     time = checking.time_column(columns.time, frame.schema[columns.time], columns.time_unit, clock.time())
     actions_in = [checking.action_column(action, frame.schema[action.name]) for action in actions]
@@ -77,7 +78,7 @@ def read_history(
     tick_E = values[columns.time].to_numpy()
     new_E = np.diff(tick_E, prepend=tick_E[:1]) != 0
     start_U1 = np.concatenate([[0], np.cumsum(np.bincount(user_E))]).astype(np.int64)
-    return EventBatch(
+    events = EventBatch(
         user_U=np.arange(len(start_U1) - 1),
         start_U1=start_U1,
         lead_U=np.zeros(len(start_U1) - 1, dtype=np.int64),
@@ -89,6 +90,7 @@ def read_history(
         time_s_E=tick_E // MICROSECONDS_PER_S,
         request_E=np.cumsum(new_E),
     )
+    return events, frame[columns.user].gather(start_U1[:-1]) if has_users else None
 
 
 def _as_frame(history: Any) -> pl.DataFrame:

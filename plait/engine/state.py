@@ -3,6 +3,7 @@
 Shape letters: U users, E events, A action columns, C candidates of a user.
 """
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,10 +18,14 @@ class State:
 
     events: EventBatch
     seen_U: tuple[Int64[np.ndarray, "_"], ...]  # every item of each user's whole history, once
+    id_U: tuple[Hashable, ...]  # what the caller calls the users
 
 
-def encode(history: EventBatch, max_events: int, lag: int) -> State:
+def encode(history: EventBatch, max_events: int, lag: int, id_U: Sequence[Hashable] | None = None) -> State:
     """The last `max_events` events of every user, and `lag` more where there are.
+
+    Args:
+        id_U: what the caller calls the users; by default their dense numbers.
 
     Raises:
         ValueError: a user has no events, or there is no user.
@@ -36,17 +41,25 @@ def encode(history: EventBatch, max_events: int, lag: int) -> State:
         np.unique(history.item_E[a:b])
         for a, b in zip(history.start_U1[:-1], history.start_U1[1:], strict=True)
     )
-    return State(_window(history, max_events, lag), seen_U)
+    ids = history.user_U.tolist() if id_U is None else id_U
+    return State(_window(history, max_events, lag), seen_U, tuple(ids))
 
 
-def append(state: State, event: EventBatch, max_events: int, lag: int) -> State:
+def append(
+    state: State, event: EventBatch, max_events: int, lag: int, id_U: Sequence[Hashable] | None = None
+) -> State:
     """The state after one more event per user: encoding the longer history again, by construction.
 
     The event's own request number means nothing here: it is of the last event's request if its time is the same.
 
+    Args:
+        id_U: whose events these are, in the order of `event`; by default those of the state, in its order.
+
     Raises:
         ValueError: not exactly one event for every user of the state, or one before the last.
     """
+    if id_U is not None and tuple(id_U) != state.id_U:
+        raise ValueError(f"append: events of the users {tuple(id_U)}, and the state is of {state.id_U}")
     users = state.events.num_users
     if event.num_users != users or (event.num_events_U != 1).any():
         raise ValueError(
@@ -64,7 +77,7 @@ def append(state: State, event: EventBatch, max_events: int, lag: int) -> State:
     seen_U = tuple(
         np.union1d(seen, item) for seen, item in zip(state.seen_U, event.item_E[:, None], strict=True)
     )
-    return State(_window(joined(state.events, event), max_events, lag), seen_U)
+    return State(_window(joined(state.events, event), max_events, lag), seen_U, state.id_U)
 
 
 def joined(history: EventBatch, more: EventBatch) -> EventBatch:

@@ -33,7 +33,7 @@ CATALOGUE: dict[str, Entry] = {
 }
 
 
-def resolve(name_or_notation: str) -> Layout:
+def resolve(name_or_notation: str, *, allow_leaks: bool = False) -> Layout:
     """The layout of a catalogue name, or the one that a notation spells.
 
     Raises:
@@ -46,7 +46,7 @@ def resolve(name_or_notation: str) -> Layout:
     if text in CATALOGUE:
         return CATALOGUE[text].layout
     if "[" in text or ">" in text:
-        return Layout.parse(text)
+        return Layout.parse(text, allow_leaks=allow_leaks)
     near = difflib.get_close_matches(text, CATALOGUE, n=1)
     raise ValueError(
         f"no layout is named {text!r}"
@@ -57,5 +57,5 @@ def resolve(name_or_notation: str) -> Layout:
 
 def name_of(layout: Layout) -> str:
     """The catalogue's name of a layout, else its notation."""
-    names = (name for name, entry in CATALOGUE.items() if entry.layout == layout)
+    names = (name for name, entry in CATALOGUE.items() if str(entry.layout) == str(layout))
     return next(names, str(layout))

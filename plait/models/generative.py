@@ -38,7 +38,10 @@ class ModelSettings:
     """Cosine over a temperature, as in HSTU: as good as the inner product, in fewer epochs."""
     tower: Tower = "mlp"
     retrieval_weight: float = 1.0
-    action_weights: dict[str, float] = field(default_factory=dict)  # by action name; 1 where not named
+    action_weights: dict[str, float] = field(default_factory=dict)
+    """By action name; 1 where not named."""
+    allow_leaks: bool = False
+    """Train a layout that reads its own answers, to study it; every table marks it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,7 @@ class GenerativeRecommender(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         settings = config.settings
-        layout = Layout.parse(config.layout)
+        layout = Layout.parse(config.layout, allow_leaks=settings.allow_leaks)
         _check_supported(layout, config)
         self.config = config
         self.layout = layout

@@ -23,9 +23,11 @@ class TrunkConfig:
     dim: int = 64
     num_layers: int = 2
     num_heads: int = 2
-    dropout: float = 0.2  # of the input and of both branches of a block, not of attention weights
+    dropout: float = 0.2
+    """Of the input and of both branches of a block, not of attention weights."""
     positions: Literal["learned", "rope", "alibi"] = "learned"
-    mlp_multiple: int = 4  # the MLP's inner width over dim
+    mlp_multiple: int = 4
+    """The MLP's inner width over dim."""
 
     def __post_init__(self) -> None:
         for name in ("dim", "num_layers", "num_heads", "mlp_multiple"):

@@ -24,16 +24,19 @@ FULL_SOFTMAX_ITEMS = 20_000  # above, a full softmax costs more than the trunk t
 class RetrievalLoss:
     """Which loss trains retrieval, and how a hidden state is compared with an item."""
 
-    kind: Literal["auto", "full", "sampled", "info_nce"] = "full"  # auto: `resolved` by the catalogue's size
-    num_negatives: int = 256  # of "sampled": shared by all positions of a batch
-    sampler: Literal["uniform", "popularity"] = "popularity"  # of "sampled"
-    # Correction for how often an item serves as a negative, of "sampled" and "info_nce":
-    # none       every negative counts as itself (SASRec, HSTU, LUM)
-    # negatives  each negative stands for 1 / its expected count: consistent with the full softmax
-    # both       the target's score is corrected like a negative's (Yi et al., RecSys 2019)
+    kind: Literal["auto", "full", "sampled", "info_nce"] = "full"
+    """Auto: `resolved` by the catalogue's size."""
+    num_negatives: int = 256
+    """Of "sampled": shared by all positions of a batch."""
+    sampler: Literal["uniform", "popularity"] = "popularity"
+    """Of "sampled"."""
     log_q: Literal["none", "negatives", "both"] = "negatives"
+    """Correction of "sampled" and "info_nce" for how often an item serves as a negative. none: every negative
+    counts as itself (SASRec, HSTU, LUM). negatives: each stands for 1 / its expected count, consistent with the
+    full softmax. both: the target's score is corrected likewise (Yi et al., RecSys 2019)."""
     temperature: float = 1.0
-    l2_norm: bool = False  # cosine instead of the inner product
+    l2_norm: bool = False
+    """Cosine instead of the inner product."""
 
     def __post_init__(self) -> None:
         if self.num_negatives < 1:

@@ -69,7 +69,7 @@ def compare(
     page_template()  # what the page lacks should be known before hours of training, not after
     if num_seeds < 1:
         raise ValueError(f"seeds = {num_seeds}: expected at least 1")
-    named = _named(layouts)
+    named = _named(layouts, model.allow_leaks)
     rows: list[Row] = []
     statistics: dict[tuple[str, int], Mapping[str, Statistic]] = {}
     for seed in range(
@@ -131,8 +131,9 @@ def protocol_line(dataset: Dataset, model: ModelSettings, optim: Optim, protocol
     return "; ".join(parts)
 
 
-def _named(layouts: Sequence[str]) -> dict[str, Layout]:
-    named = {name_of(layout): layout for layout in map(resolve, layouts)}
+def _named(layouts: Sequence[str], allow_leaks: bool) -> dict[str, Layout]:
+    resolved = [resolve(layout, allow_leaks=allow_leaks) for layout in layouts]
+    named = {name_of(layout): layout for layout in resolved}
     if len(named) < len(layouts):
         raise ValueError(f"layouts {', '.join(layouts)}: one is given twice")
     return named

@@ -107,10 +107,12 @@ def fit(
     """
     tune_process()
     optim = replace(optim, precision=resolve_precision(optim.precision, device))
-    selection = Selection.parse(protocol.select).resolve(audit(Layout.parse(config.layout)).can_retrieve)
+    layout = Layout.parse(config.layout, allow_leaks=config.settings.allow_leaks)
+    selection = Selection.parse(protocol.select).resolve(audit(layout).can_retrieve)
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(dataset, config, optim, protocol, selection, folder, report, device, watch)
-    run.restore()
+    if not run.restore() and (protocol.select != Selection.AUTO or protocol.negatives):
+        run.selected()  # settings that the data cannot meet are found before the first step, not after an epoch
     while not run.progress.why_stopped:
         run.epoch()
     run.model.load_state_dict(run.best_weights)
@@ -195,11 +197,11 @@ class _Run:
         )
         self.saved_at_s = time.monotonic()
 
-    def restore(self) -> None:
-        """Goes on from the folder's checkpoint, if there is one of these very settings and data."""
+    def restore(self) -> bool:
+        """Goes on from the folder's checkpoint, if there is one, which must be of these very settings and data."""
         path = self.folder / CHECKPOINT
         if not path.exists():
-            return
+            return False
         state = load_state(path)
         if state.get("fingerprint") != self.fingerprint:
             raise ValueError(
@@ -211,6 +213,14 @@ class _Run:
         self.optimiser.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["rng"])
         self.report(f"resumed from epoch {self.progress.epoch}, step {self.progress.step}")
+        return True
+
+    def selected(self) -> tuple[dict[str, float], float]:
+        """The validation metrics, and the one that is to rise."""
+        with autocast(self.optim.precision, self.device):
+            answers = answers_of(self.model, self.dataset, "validation", self.protocol, self.device)
+        metrics = values_of(answers)
+        return metrics, self.selection.value(metrics)
 
     def _step(self, users_U: Int64[np.ndarray, "U"], inputs: Inputs) -> None:
         progress, spent = self.progress, self.progress.spent
@@ -260,10 +270,7 @@ class _Run:
 
     def _validate(self) -> None:
         progress, spent = self.progress, self.progress.spent
-        with autocast(self.optim.precision, self.device):
-            answers = answers_of(self.model, self.dataset, "validation", self.protocol, self.device)
-        metrics = values_of(answers)
-        value = self.selection.value(metrics)
+        metrics, value = self.selected()
         if value > progress.best:
             progress.best, progress.best_epoch, progress.stale = value, progress.epoch, 0
             self.best_weights = _copy(self.model)
