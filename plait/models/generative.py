@@ -34,8 +34,7 @@ class ModelSettings:
     """What a user chooses of a recommender, beside its layout."""
 
     trunk: TrunkConfig = TINY
-    retrieval: RetrievalLoss = RetrievalLoss(kind="auto", l2_norm=True, temperature=0.05)
-    """Cosine over a temperature, as in HSTU: as good as the inner product, in fewer epochs."""
+    retrieval: RetrievalLoss = RetrievalLoss(kind="auto")
     tower: Tower = "mlp"
     retrieval_weight: float = 1.0
     action_weights: dict[str, float] = field(default_factory=dict)

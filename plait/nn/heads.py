@@ -19,6 +19,10 @@ Tower = Literal["linear", "mlp"]
 
 HUBER_DELTA = 0.1  # of the range: beyond a tenth of it an error counts linearly
 
+# The variance of a uniform value on [0, 1]. Squared errors at model scale are counted in it, so that knowing
+# nothing costs about 1, as it costs log 2 of a binary action: else such a task is drowned by the others.
+UNIFORM_VARIANCE = 1 / 12
+
 
 class ActionHeads(nn.Module):
     """One head per action over a shared tower: nothing ("linear"), or one hidden layer ("mlp")."""
@@ -112,13 +116,14 @@ def _losses(kind: ActionKind, out_MC: Tensor, label_M: Tensor) -> Tensor:
         case Binary():
             return F.binary_cross_entropy_with_logits(out_MC[:, 0], label_M, reduction="none")
         case Regression(loss="huber"):
-            return F.huber_loss(out_MC[:, 0], label_M, reduction="none", delta=HUBER_DELTA)
+            loss_M = F.huber_loss(out_MC[:, 0], label_M, reduction="none", delta=HUBER_DELTA)
+            return loss_M / UNIFORM_VARIANCE
         case Regression() | Amount(zero_inflated=False):
-            return (out_MC[:, 0] - label_M) ** 2
+            return (out_MC[:, 0] - label_M) ** 2 / UNIFORM_VARIANCE
         case Amount():
             positive_M = (label_M > 0).float()
             occurs_M = F.binary_cross_entropy_with_logits(out_MC[:, 0], positive_M, reduction="none")
-            return occurs_M + positive_M * (out_MC[:, 1] - label_M) ** 2
+            return occurs_M + positive_M * (out_MC[:, 1] - label_M) ** 2 / UNIFORM_VARIANCE
         case Categorical():
             return F.cross_entropy(out_MC, label_M.long(), reduction="none")
 

@@ -20,7 +20,7 @@ class Optim:
     schedule: Literal["constant", "cosine"] = "constant"
     """Cosine ends with protocol.max_epochs."""
     clip_norm: float = 1.0
-    users_per_step: int = 32
+    users_per_step: int = 16
     precision: Precision = "auto"
     """Of matrix products (weights and optimiser stay fp32); auto is bf16 where the machine multiplies it faster."""
 

@@ -48,7 +48,7 @@ def test_what_a_layout_can_see_is_learned(world, layout, sees_what_was_liked, tm
         layout=str(resolve(layout)),
         model=ModelSettings(trunk=TrunkConfig(dim=32, num_layers=1, num_heads=2, dropout=0.0)),
         optim=Optim(learning_rate=1e-2, warmup_steps=10, users_per_step=30, precision="fp32"),
-        protocol=Protocol(max_events=7, max_epochs=40, validate_every=5, select="loss:rating"),
+        protocol=Protocol(max_events=7, max_epochs=40, validate_every=5, select="mrr"),
     )
     found = fitted(world, tmp_path, settings, silent)
     losses = [row["loss"] for row in found.progress.curve]
