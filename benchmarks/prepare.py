@@ -1,6 +1,7 @@
 """How fast, and in how much memory, a CSV log becomes per-user sequences: plait.prepare against pandas.
 
     python benchmarks/prepare.py 10_000_000 --out benchmarks/results/prepare.json
+    python benchmarks/prepare.py 30_000_000 --out benchmarks/results/prepare_30m.json --alone
 
 Both read the same CSV file and sort it by (user, time), ties in the order of the file. pandas then gathers
 lists per user, in memory; plait checks every row, encodes ids, counts ties and duplicates, runs the (idle)
@@ -8,10 +9,7 @@ k-core, hashes and writes its memory-mapped folder through to the disk. The resu
 measurement is a process of its own; its peak memory is the kernel's, above what the imports took.
 """
 
-import datetime
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -22,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+from provenance import write_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,37 +117,30 @@ def check_equal(plait_out: Path, pandas_out: Path) -> None:
         assert (ours == theirs).all(), f"{column} differs"
 
 
-def main(rows: int, out: Path) -> None:
+def main(rows: int, out: Path, names: tuple[str, ...]) -> None:
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.csv"
         write_log(log, rows)
-        for name in RUNS:
+        for name in names:
             command = [sys.executable, __file__, "--child", name, str(log), str(Path(folder) / name)]
             printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             results[name] = json.loads(printed.splitlines()[-1])
-        check_equal(Path(folder) / "plait", Path(folder) / "pandas")
+        if "pandas" in names:
+            check_equal(Path(folder) / "plait", Path(folder) / "pandas")
         csv_mb = log.stat().st_size >> 20
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
-    record = {
+    record: dict[str, object] = {
         "rows": rows,
         "csv_mb": csv_mb,
         "results": results,
-        "times_faster": round(results["pandas"]["seconds"] / results["plait"]["seconds"], 2),
         "bytes_per_row": round((results["plait"]["peak_mb"] - results["plait"]["base_mb"]) * 2**20 / rows, 1),
-        "command": " ".join(sys.argv),
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.date.today().isoformat(),
     }
+    if "pandas" in names:
+        record["times_faster"] = round(results["pandas"]["seconds"] / results["plait"]["seconds"], 2)
     print(f"{'':16}{'seconds':>10}{'peak MB':>10}{'base MB':>10}")
     for name, result in results.items():
         print(f"{name:16}{result['seconds']:>10}{result['peak_mb']:>10}{result['base_mb']:>10}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=2) + "\n")
-    print(json.dumps(record))
+    write_result(out, record)
 
 
 if __name__ == "__main__":
@@ -156,6 +148,8 @@ if __name__ == "__main__":
         case ["--child", name, log, out]:
             child(name, Path(log), Path(out))
         case [rows, "--out", out]:
-            main(int(rows), Path(out))
+            main(int(rows), Path(out), tuple(RUNS))
+        case [rows, "--out", out, "--alone"]:
+            main(int(rows), Path(out), ("plait",))
         case _:
             sys.exit(__doc__)

@@ -117,9 +117,9 @@ def test_users_do_not_share_a_state(recommender, log):
     users = ("u03", "u11", "u20")
     together = recommender.encode(of_users(log, *users))
     scores = recommender.score(together, ["i03", "i11"])
-    for number, user in enumerate(users):
+    for user in users:
         alone = recommender.score(recommender.encode(of_users(log, user)), ["i03", "i11"])
-        of_user = scores.filter(pl.col("user") == number)
+        of_user = scores.filter(pl.col("user") == user)
         np.testing.assert_allclose(of_user[ANSWERED].to_numpy(), alone[ANSWERED].to_numpy(), rtol=1e-4)
 
 
@@ -216,13 +216,17 @@ def test_appending_one_event_changes_the_answers(recommender, log):
     assert "i05" not in recommender.retrieve(after, 4)["item"].to_list()
     with pytest.raises(ValueError, match="lies before the last of its history"):
         recommender.append(after, event | {"time": 1_000})
+    with pytest.raises(ValueError, match=r"events of the users \('u11',\), and the state is of \('u03',\)"):
+        recommender.append(after, event | {"user": "u11"})
 
 
 def test_scores_are_in_the_units_of_the_log(recommender, log):
     state = recommender.encode(of_users(log, "u03", "u11"))
     found = recommender.score(state, ["i03", "i11", "i16"])
     assert found.columns == ["user", "item", *ANSWERED]
-    assert found.select("user", "item").rows() == list(itertools.product((0, 1), ("i03", "i11", "i16")))
+    assert found.select("user", "item").rows() == list(
+        itertools.product(("u03", "u11"), ("i03", "i11", "i16"))
+    )
     assert found["rating"].is_between(1, 5).all() and found["liked"].is_between(0, 1).all()
     np.testing.assert_allclose(found.select(ANSWERED[2:]).sum_horizontal(), 1, rtol=1e-5)
     assert found[ANSWERED].n_unique() == 6
@@ -242,9 +246,9 @@ def test_recommendations_are_ranked_and_new(recommender, log):
     state = recommender.encode(of_users(log, *users))
     found = recommender.retrieve(state, 5)
     assert found.columns == ["user", "item", "rank", "score"]
-    assert found.select("user", "rank").rows() == list(itertools.product((0, 1), range(1, 6)))
-    for number, user in enumerate(users):
-        of_user = found.filter(pl.col("user") == number)
+    assert found.select("user", "rank").rows() == list(itertools.product(users, range(1, 6)))
+    for user in users:
+        of_user = found.filter(pl.col("user") == user)
         assert of_user["score"].is_sorted(descending=True)
         assert not set(of_user["item"]) & set(of_users(log, user)["item"])
     everything = recommender.retrieve(state, 17, filter_seen=False)

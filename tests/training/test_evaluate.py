@@ -27,6 +27,7 @@ from plait.engine.state import encode
 from plait.layouts import Layout, audit, resolve
 from plait.models.generative import ModelSettings
 from plait.models.inputs import query_inputs
+from plait.nn.heads import UNIFORM_VARIANCE
 from plait.training import evaluate
 from plait.training.evaluate import Answers, answers_of, measure, values_of
 from plait.training.run import ANSWERS, load_answers, save_answers
@@ -143,7 +144,7 @@ def test_action_losses_are_means_over_the_labels_that_are_there(dataset):
     assert 0 < np.isnan(rating_Q).sum() < len(rating_Q)
     error_Q = (found.predicted["rating"] - rating_Q) / 4
     p_Q = found.predicted["liked"]
-    assert found.loss["rating"] == pytest.approx(np.nanmean(error_Q**2), rel=1e-4)
+    assert found.loss["rating"] == pytest.approx(np.nanmean(error_Q**2) / UNIFORM_VARIANCE, rel=1e-4)
     nll_Q = -(liked_Q * np.log(p_Q) + (1 - liked_Q) * np.log(1 - p_Q))
     assert found.loss["liked"] == pytest.approx(np.nanmean(nll_Q), rel=1e-4)
 

@@ -197,7 +197,7 @@ def test_training_stops_by_patience_with_the_best_weights(dataset, tmp_path, mon
 
 
 def test_a_metric_that_is_better_when_lower_is_selected_downwards(dataset, tmp_path, monkeypatch):
-    given = iter((0.5, 0.2, 0.4))
+    given = iter((0.1, 0.5, 0.2, 0.4))  # the first before training, to see that the metric is there
     monkeypatch.setattr(loop, "values_of", lambda answers: {"rmse:rating": next(given)})
     found = fitted(dataset, tmp_path, settings_of(select="rmse:rating"))
     assert found.progress.best_epoch == 2
@@ -240,3 +240,27 @@ def test_spent_counts_tokens_and_flops_of_the_layout(dataset, tmp_path):
     assert one.tokens == dataset.train_lengths(6).sum()
     assert two.tokens == 2 * one.tokens
     assert 1 < two.flops / one.flops < 2.5
+
+
+@pytest.mark.parametrize(
+    ("protocol", "problem"),
+    [
+        (
+            {"select": "auc:purchased"},
+            "protocol.select names 'auc:purchased', which this layout and data do not give",
+        ),
+        ({"negatives": 1000}, "asked for 1000"),
+    ],
+)
+def test_settings_that_the_data_cannot_meet_are_found_before_training(dataset, protocol, problem, tmp_path):
+    stepped = []
+    with pytest.raises(ValueError, match=problem):
+        fitted(dataset, tmp_path, settings_of(**protocol), stepped.append)
+    assert not stepped and not (tmp_path / loop.CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize(("faster", "chosen"), [(True, "bf16"), (False, "fp32")])
+def test_precision_follows_the_machine(faster, chosen, monkeypatch):
+    monkeypatch.setattr(loop, "multiplies_bf16_faster", lambda device: faster)
+    assert loop.resolve_precision("auto", "cpu") == chosen
+    assert {loop.resolve_precision(asked, "cpu") for asked in ("bf16", "fp32")} == {"bf16", "fp32"}
