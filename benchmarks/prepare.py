@@ -11,6 +11,7 @@ measurement is a process of its own; its peak memory is the kernel's, above what
 
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEED = 7
+ROUNDS = 3  # all variants in turn within each
 CHUNK_ROWS = 1_000_000
 EVENTS_PER_USER = 50
 TWO_YEARS_S = 2 * 365 * 86_400
@@ -97,6 +99,18 @@ def child(name: str, log: Path, out: Path) -> None:
     print(json.dumps({"seconds": round(seconds, 2), "base_mb": base >> 10, "peak_mb": peak >> 10}))
 
 
+def summary_of(measured: list[dict[str, float]]) -> dict[str, float]:
+    """The median time with its range, and the largest peak."""
+    seconds = sorted(each["seconds"] for each in measured)
+    return {
+        "seconds": statistics.median(seconds),
+        "min_s": seconds[0],
+        "max_s": seconds[-1],
+        "base_mb": measured[0]["base_mb"],
+        "peak_mb": max(each["peak_mb"] for each in measured),
+    }
+
+
 def check_equal(plait_out: Path, pandas_out: Path) -> None:
     import pandas as pd
 
@@ -118,14 +132,17 @@ def check_equal(plait_out: Path, pandas_out: Path) -> None:
 
 
 def main(rows: int, out: Path, names: tuple[str, ...]) -> None:
-    results = {}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.csv"
         write_log(log, rows)
-        for name in names:
-            command = [sys.executable, __file__, "--child", name, str(log), str(Path(folder) / name)]
-            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            results[name] = json.loads(printed.splitlines()[-1])
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+        for round_ in range(ROUNDS):
+            for name in names:
+                out_of_run = Path(folder) / (name if round_ == 0 else f"{name}-{round_}")
+                command = [sys.executable, __file__, "--child", name, str(log), str(out_of_run)]
+                printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                runs[name].append(json.loads(printed.splitlines()[-1]))
+        results = {name: summary_of(measured) for name, measured in runs.items()}
         if "pandas" in names:
             check_equal(Path(folder) / "plait", Path(folder) / "pandas")
         csv_mb = log.stat().st_size >> 20
