@@ -78,18 +78,10 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / RESULT).exists():
         return _finished(dataset, settings, folder)
-    if not (
-        folder / CHECKPOINT
-    ).exists():  # a checkpoint of other settings is refused, and its folder left alone
+    if not (folder / CHECKPOINT).exists():  # one of other settings is refused, and its folder left alone
         write_json(folder / SETTINGS, settings)
     start_s = time.perf_counter()
-    config = ModelConfig(
-        layout=settings.layout,
-        settings=settings.model,
-        num_items=dataset.num_items,
-        actions=dataset.actions,
-        max_events=settings.protocol.max_events,
-    )
+    config = config_of(dataset, settings)
     fitted = fit(dataset, config, settings.optim, settings.protocol, folder, report, device, watch)
     save_answers(folder / ANSWERS, answers_of(fitted.model, dataset, "test", settings.protocol, device))
     (folder / MODEL).mkdir(exist_ok=True)
@@ -142,6 +134,17 @@ def save_answers(path: Path, answers: Answers) -> None:
             np.savez(file, allow_pickle=False, **arrays)
 
     write_whole(path, write)
+
+
+def config_of(dataset: Dataset, settings: RunSettings) -> ModelConfig:
+    """What shapes the weights of a run."""
+    return ModelConfig(
+        layout=settings.layout,
+        settings=settings.model,
+        num_items=dataset.num_items,
+        actions=dataset.actions,
+        max_events=settings.protocol.max_events,
+    )
 
 
 def load_result(folder: Path) -> Result:

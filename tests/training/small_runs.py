@@ -8,10 +8,10 @@ from tiny import trunk_of
 
 from plait.data import Dataset
 from plait.layouts import resolve
-from plait.models.generative import ModelConfig, ModelSettings
+from plait.models.generative import ModelSettings
 from plait.training import loop
 from plait.training.loop import Fitted, fit
-from plait.training.run import RunSettings
+from plait.training.run import RunSettings, config_of
 from plait.training.settings import Optim, Protocol
 
 OPTIM = Optim(learning_rate=1e-2, warmup_steps=2, users_per_step=5, precision="fp32")
@@ -32,14 +32,7 @@ def settings_of(layout: str = "lac", **protocol: object) -> RunSettings:
 
 
 def fitted(dataset: Dataset, folder: Path, settings: RunSettings, report=silent) -> Fitted:
-    config = ModelConfig(
-        layout=settings.layout,
-        settings=settings.model,
-        num_items=dataset.num_items,
-        actions=dataset.actions,
-        max_events=settings.protocol.max_events,
-    )
-    return fit(dataset, config, settings.optim, settings.protocol, folder, report)
+    return fit(dataset, config_of(dataset, settings), settings.optim, settings.protocol, folder, report)
 
 
 class Killed(Exception):
