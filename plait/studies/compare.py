@@ -3,6 +3,7 @@
 OUT/runs/LAYOUT-seedN/   one run each (see `plait.training.run`); a finished one is only read again
 OUT/rows.jsonl           one row per layout and seed
 OUT/comparison.json      everything that the page shows
+OUT/summary.json         what was found and under which protocol, small enough to keep beside code
 OUT/report.html          the page
 """
 
@@ -43,6 +44,18 @@ from plait.training.selection import Selection
 from plait.training.settings import Optim, Protocol
 
 DRAWS = 1000
+SUMMARY = (
+    "command",
+    "commit",
+    "machine",
+    "date",
+    "version",
+    "dataset",
+    "protocol",
+    "cap",
+    "reference",
+    "summaries",
+)
 RETRIEVAL_METRICS = ("hr@10", "ndcg@10", "hr@50", "ndcg@50", "mrr")
 
 
@@ -206,7 +219,7 @@ def _comparison(
         protocol=protocol_line(dataset, model, optim, protocol),
         cap=protocol.cap,
         command=command,
-        machine=f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        machine=f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         commit=_commit(),
         date=datetime.date.today().isoformat(),
         version=importlib.metadata.version("plait"),
@@ -247,6 +260,14 @@ def _card(name: str, layout: Layout) -> LayoutCard:
     )
 
 
+def _processor() -> str:
+    """Its name where the kernel tells it (Linux), else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
 def _commit() -> str:
     """The commit of the checkout that runs, with a mark where files have changed since; "" outside one."""
     here = Path(__file__).parent
@@ -260,5 +281,6 @@ def _write(comparison: Comparison, out: Path) -> None:
     lines = b"".join(msgspec.json.encode(row) + b"\n" for row in comparison.rows)
     write_whole(out / "rows.jsonl", lambda aside: aside.write_bytes(lines))
     write_json(out / "comparison.json", comparison)
+    write_json(out / "summary.json", {name: getattr(comparison, name) for name in SUMMARY})
     page = html_page(comparison)
     write_whole(out / "report.html", lambda aside: aside.write_text(page, encoding="utf-8"))
