@@ -27,7 +27,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
     except (OSError, ModuleNotFoundError, Diverged, Unfinished) as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        return _fail("interrupted; a training goes on where it stood when the command is given again", 130)
+        return _fail("interrupted; given again, the command goes on from the last checkpoint", 130)
     return 0
 
 

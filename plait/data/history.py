@@ -29,6 +29,7 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
     item: str
     time: str
     time_unit: Literal["s", "ms"]
+    order: str | None = None  # breaks ties of time
 
 
 def save_vocabulary(folder: Path, item_ids: pl.Series, columns: Columns) -> None:
@@ -63,7 +64,8 @@ def read_history(
         ValueError: a column is missing, of the wrong type, or holds a value that breaks a rule.
     """
     frame = _as_frame(history)
-    for name in (columns.item, columns.time, *(action.name for action in actions)):
+    ordering = () if columns.order is None else (columns.order,)
+    for name in (columns.item, columns.time, *ordering, *(action.name for action in actions)):
         if name not in frame.columns:
             raise ValueError(f"the history has no column {name!r}; it has {', '.join(frame.columns)}")
     has_users = columns.user in frame.columns
@@ -72,7 +74,9 @@ def read_history(
     time = checking.time_column(columns.time, frame.schema[columns.time], columns.time_unit, clock.time())
     actions_in = [checking.action_column(action, frame.schema[action.name]) for action in actions]
     values = _checked(frame, [_user_column(columns.user, frame.schema[columns.user]), time, *actions_in])
-    order = values.select(pl.arg_sort_by(columns.user, columns.time, maintain_order=True)).to_series()
+    values = values.with_columns(frame[name].alias(f"order of {name}") for name in ordering)
+    by = (columns.user, columns.time, *(f"order of {name}" for name in ordering))
+    order = values.select(pl.arg_sort_by(*by, maintain_order=True)).to_series()
     frame, values = frame[order], values[order]
     user_E = frame[columns.user].rank("dense").to_numpy().astype(np.int64) - 1
     tick_E = values[columns.time].to_numpy()

@@ -124,6 +124,10 @@ def resolve_split(split: Split, time_s_E: Int64[np.ndarray, "E"]) -> Split:
     low, high = int(time_s_E.min()), int(time_s_E.max())
     if not low < split.cut_validation_s or not split.cut_test_s <= high:
         raise ValueError(f"{split}: the log's times run from {low} to {high} s; put both cuts inside")
+    if not ((time_s_E >= split.cut_validation_s) & (time_s_E < split.cut_test_s)).any():
+        raise ValueError(
+            f"{split}: no event lies between the cuts, so nothing is left to validate on; move them apart"
+        )
     return split
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float32, Int64
 
 from plait.engine.state import State, joined, repeated
 from plait.layouts import audit
+from plait.layouts.facts import Fact
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import query_inputs
 from plait.schema import UNKNOWN_ITEM, EventBatch
@@ -50,7 +51,11 @@ def retrieve(
     """
     if not audit(model.layout).can_retrieve:
         raise ValueError(f"layout '{model.layout}' cannot retrieve: it predicts no item")
-    inputs = query_inputs(model.layout, state.events, ("i",), hypothetical=False)
+    # Where the item is read at its own event's token, before it is shown, that event is there with no item.
+    coming = _candidates(state.events, np.full((state.events.num_users, 1), UNKNOWN_ITEM))
+    at_own_token = Fact("i") in (target.fact for token in model.layout.tokens for target in token.predicted)
+    events = joined(state.events, coming) if at_own_token else state.events
+    inputs = query_inputs(model.layout, events, ("i",), hypothetical=at_own_token)
     (state_UD,) = model(inputs)
     score_UV = model.item_scores(state_UD)
     if filter_seen:

@@ -34,7 +34,7 @@ class ModelSettings:
     """What a user chooses of a recommender, beside its layout."""
 
     trunk: TrunkConfig = TINY
-    retrieval: RetrievalLoss = RetrievalLoss(kind="auto")
+    retrieval: RetrievalLoss = RetrievalLoss()
     tower: Tower = "mlp"
     retrieval_weight: float = 1.0
     action_weights: dict[str, float] = field(default_factory=dict)
@@ -78,10 +78,13 @@ class GenerativeRecommender(nn.Module):
         super().__init__()
         settings = config.settings
         layout = Layout.parse(config.layout, allow_leaks=settings.allow_leaks)
-        _check_supported(layout, config)
+        check_supported(layout, config.actions)
         self.config = config
         self.layout = layout
-        num_positions = layout.tokens_per_event * config.max_events + len(candidate_tokens(layout))
+        longest = max(layout.tokens_per_event, len(candidate_tokens(layout)))
+        num_positions = (
+            layout.tokens_per_event * config.max_events + longest
+        )  # a history, and the event that comes
         dim = settings.trunk.dim
         self.items = ItemEncoder(config.num_items, dim)
         self.actions = ActionEncoder(config.actions, dim)
@@ -168,7 +171,8 @@ def _key(target: Target) -> str:
     return str(target)
 
 
-def _check_supported(layout: Layout, config: ModelConfig) -> None:
+def check_supported(layout: Layout, actions: tuple[Action, ...]) -> None:
+    """Raises ValueError where the model cannot carry the layout on data with these actions."""
     for token in layout.tokens:
         fields = [fact.field for fact in token.shown]
         if len(set(fields)) < len(fields):
@@ -189,7 +193,7 @@ def _check_supported(layout: Layout, config: ModelConfig) -> None:
         raise ValueError(f"layout '{layout}': training with candidate tokens of their own is not built yet")
     if "c" in layout.fields:
         raise ValueError(f"layout '{layout}': this model has no conditions; show items and actions only")
-    if "a" in layout.fields and not config.actions:
+    if "a" in layout.fields and not actions:
         raise ValueError(
             f"layout '{layout}' uses actions, and the data has none: name an action column when preparing, "
             "or use a layout without actions, such as 'item'"

@@ -33,7 +33,7 @@ def unscaled(kind: ActionKind, unit_E: Float[Tensor, "E"]) -> Float[Tensor, "E"]
     """The inverse of `scaled` for one action."""
     match kind:
         case Regression(low=low, high=high):
-            return low + unit_E * (high - low)
+            return (low + unit_E * (high - low)).clamp(low, high)  # fp32 may round past a bound
         case Amount(log1p_scale=log1p_scale):
             return torch.expm1(unit_E * log1p_scale)
         case Binary() | Categorical():

@@ -11,19 +11,20 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from plait.nn.actions import scaled
-from plait.schema import Action, ActionKind, Amount, Binary, Categorical, Regression
+from plait.schema import UNKNOWN_ITEM, Action, ActionKind, Amount, Binary, Categorical, Regression
 
 NUM_KNOTS = 17  # of a numeric action over [0, 1]: the values of scales with 3, 5, 9 or 17 steps fall on knots
 MISSING = -1.0  # stands where a missing value's knot is
 
 
 class ItemEncoder(nn.Module):
-    """One trained vector per item, and one for all unknown items."""
+    """One trained vector per item. An unknown item adds nothing: training never meets one to learn from."""
 
     def __init__(self, num_items: int, dim: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_items + 1, dim)
         nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.zeros_(self.embedding.weight[UNKNOWN_ITEM])
 
     def forward(self, item_E: Int64[Tensor, "E"]) -> Float[Tensor, "E D"]:
         return self.embedding(item_E)

@@ -24,8 +24,8 @@ FULL_SOFTMAX_ITEMS = 20_000  # above, a full softmax costs more than the trunk t
 class RetrievalLoss:
     """Which loss trains retrieval, and how a hidden state is compared with an item."""
 
-    kind: Literal["auto", "full", "sampled", "info_nce"] = "full"
-    """Auto: `resolved` by the catalogue's size."""
+    kind: Literal["auto", "full", "sampled", "info_nce"] = "auto"
+    """auto: by the catalogue's size, see `resolved`."""
     num_negatives: int = 256
     """Of "sampled": shared by all positions of a batch."""
     sampler: Literal["uniform", "popularity"] = "popularity"
@@ -70,20 +70,20 @@ class RetrievalLoss:
 
     def num_scored(self, num_items: int, num_queries: int) -> int:
         """Items that each query is compared with, at most: for counting FLOPs."""
-        assert self.kind != "auto", "resolved first"
-        match self.kind:
-            case "full":
-                return num_items
+        match self.resolved(num_items).kind:
             case "sampled":
                 return 1 + self.num_negatives
             case "info_nce":
                 return min(num_items, num_queries)
+            case _:
+                return num_items
 
     def make_sampler(self, count_V: Int64[Tensor, "V"]) -> Sampler | None:
         """What `retrieval_loss` needs for this choice, from the training events of each item."""
-        if self.kind == "full" or (self.kind == "info_nce" and self.log_q == "none"):
+        kind = self.resolved(len(count_V) - 1).kind
+        if kind == "full" or (kind == "info_nce" and self.log_q == "none"):
             return None
-        if self.kind == "sampled" and self.sampler == "uniform":
+        if kind == "sampled" and self.sampler == "uniform":
             return uniform(len(count_V) - 1)
         return by_popularity(count_V)
 
@@ -104,6 +104,7 @@ def retrieval_loss(
     if (target_M == UNKNOWN_ITEM).any():
         hidden_MD, target_M = hidden_MD[target_M != UNKNOWN_ITEM], target_M[target_M != UNKNOWN_ITEM]
     query_MD = choice.queries(hidden_MD)
+    choice = choice.resolved(len(table_VD) - 1)
     if choice.kind == "full":
         return full_softmax(query_MD, choice.keys(table_VD), target_M)
     positive_MD = choice.keys(F.embedding(target_M, table_VD))

@@ -23,7 +23,7 @@ from plait.data import Dataset, LeaveOneOut
 from plait.layouts import Layout, audit, draw, name_of, resolve
 from plait.metrics.intervals import bootstrap
 from plait.metrics.statistic import Statistic
-from plait.models.generative import ModelSettings
+from plait.models.generative import ModelSettings, check_supported
 from plait.schema import Action, Amount, Binary, Categorical, Regression
 from plait.studies.report import html_page, page_template
 from plait.studies.rows import (
@@ -83,6 +83,8 @@ def compare(
     if num_seeds < 1:
         raise ValueError(f"seeds = {num_seeds}: expected at least 1")
     named = _named(layouts, model.allow_leaks)
+    for layout in named.values():
+        check_supported(layout, dataset.actions)  # before hours are spent on the layouts before it
     rows: list[Row] = []
     statistics: dict[tuple[str, int], Mapping[str, Statistic]] = {}
     for seed in range(

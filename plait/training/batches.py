@@ -34,9 +34,13 @@ def training_batch(
     epoch: int,
     step: int,
 ) -> EventBatch:
-    """The windows of a step's users; random windows depend on seed, epoch and step alone."""
+    """The windows of a step's users; random windows depend on seed, epoch and step alone.
+
+    A window holds one event more than the history that evaluation and serving read, as they have one too: the
+    event that comes. So every position that is read then was trained.
+    """
     rng = np.random.default_rng((protocol.seed, epoch, step)) if protocol.window == "random" else None
-    return dataset.train_batch(users_U, protocol.max_events, layout.lag, rng)
+    return dataset.train_batch(users_U, protocol.max_events + 1, layout.lag, rng)
 
 
 def training_stream(

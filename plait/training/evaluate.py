@@ -39,7 +39,7 @@ class Answers:
     rank_Q: Int64[np.ndarray, "Q"] | None  # of the item that came; None: the layout cannot retrieve
     predicted: dict[str, Float32[np.ndarray, "Q ..."]]  # by action, in the log's units; empty: none predicted
     label_QA: Float32[np.ndarray, "Q A"]  # in the log's units, NaN where missing
-    loss: dict[str, float]  # by action
+    loss: dict[str, float]  # by action, as far as there are labels
     actions: tuple[Action, ...]
 
 
@@ -118,9 +118,29 @@ def _ranks(
     protocol: Protocol,
     rng: np.random.Generator,
 ) -> Int64[np.ndarray, "Q"]:
-    """Ranks in the full catalogue, or among sampled negatives; seen items do not compete where filtered."""
+    """Ranks in the full catalogue, or among sampled items that were not seen; 1 is the top.
+
+    Where seen items are filtered, an answer that was seen before could never be recommended: it ranks last,
+    behind the unknown item. (To let it compete would tell the label by its being the one seen item left.)
+    """
     start_Q1, seen_S = dataset.seen_items(chunk)
-    query_Q = np.arange(len(item_Q))
+    query_S = np.repeat(np.arange(len(item_Q)), np.diff(start_Q1))
+    rank_Q = _ranks_of_unseen(score_QV, item_Q, dataset, (start_Q1, query_S, seen_S), protocol, rng)
+    if protocol.filter_seen:
+        rank_Q[query_S[seen_S == item_Q[query_S]]] = score_QV.shape[1]
+    return rank_Q
+
+
+def _ranks_of_unseen(
+    score_QV: Float32[np.ndarray, "Q V"],
+    item_Q: Int64[np.ndarray, "Q"],
+    dataset: Dataset,
+    seen: tuple[Int64[np.ndarray, "Q1"], Int64[np.ndarray, "S"], Int64[np.ndarray, "S"]],
+    protocol: Protocol,
+    rng: np.random.Generator,
+) -> Int64[np.ndarray, "Q"]:
+    """Ranks in which the answer always competes."""
+    start_Q1, query_S, seen_S = seen
     if protocol.negatives is not None:
         item_QN = retrieval.sample_negatives(
             dataset.num_items, item_Q, start_Q1, seen_S, protocol.negatives, rng
@@ -130,7 +150,7 @@ def _ranks(
     allowed_QV = np.ones(score_QV.shape, dtype=bool)
     allowed_QV[:, UNKNOWN_ITEM] = False
     if protocol.filter_seen:
-        allowed_QV[np.repeat(query_Q, np.diff(start_Q1)), seen_S] = False
+        allowed_QV[query_S, seen_S] = False
     return retrieval.ranks_of(item_Q, score_QV, allowed_QV)
 
 
@@ -147,9 +167,9 @@ def _joined(parts: list[_Part], targets: Targets, dataset: Dataset) -> Answers:
         },
         label_QA=label_QA,
         loss={
-            action.name: sum(part.loss_sum[action.name] for part in parts) / max(1, int(count))
+            action.name: sum(part.loss_sum[action.name] for part in parts) / int(count)
             for action, count in zip(dataset.actions, count_A, strict=True)
-            if action.name in first.loss_sum
+            if count and action.name in first.loss_sum
         },
         actions=dataset.actions,
     )

@@ -145,6 +145,11 @@ class _Run:
         self.progress = Progress()
         self.best_weights = _copy(self.model)
         self.steps_per_epoch = len(users_of_step(dataset, optim.users_per_step, protocol.seed, 0))
+        if not self.steps_per_epoch:
+            raise ValueError(
+                f"{dataset.folder}: no user has two training events, one to see and one to predict; prepare it with "
+                "later cuts, or with users of at least four events"
+            )
         self.fingerprint = json.dumps(
             msgspec.to_builtins([config, optim, protocol, dataset.manifest.content_hash]), sort_keys=True
         )
@@ -193,6 +198,7 @@ class _Run:
                 "best": self.best_weights,
                 "optimiser": self.optimiser.state_dict(),
                 "rng": torch.get_rng_state(),
+                "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             },
         )
         self.saved_at_s = time.monotonic()
@@ -212,6 +218,8 @@ class _Run:
         self.best_weights = state["best"]
         self.optimiser.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["rng"])
+        if state["cuda_rng"]:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
         self.report(f"resumed from epoch {self.progress.epoch}, step {self.progress.step}")
         return True
 

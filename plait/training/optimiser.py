@@ -9,13 +9,10 @@ from plait.training.settings import Optim
 
 
 def make_optimiser(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only, never on embedding tables, biases or norms."""
-    tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        is_matrix = parameter.ndim >= 2 and id(parameter) not in tables
-        (decayed if is_matrix else free).append(parameter)
+    """AdamW; weight decay on the matrices of linear layers only, never on embeddings, biases or norms."""
+    decayed = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
+    matrices = {id(parameter) for parameter in decayed}
+    free = [parameter for parameter in model.parameters() if id(parameter) not in matrices]
     return torch.optim.AdamW(
         [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": free, "weight_decay": 0.0}],
         lr=optim.learning_rate,

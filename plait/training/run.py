@@ -114,7 +114,7 @@ def run(
 def columns_of(dataset: Dataset) -> Columns:
     """What the dataset's log called its columns."""
     log = dataset.manifest.settings
-    return Columns(user=log.user, item=log.item, time=log.time, time_unit=log.time_unit)
+    return Columns(user=log.user, item=log.item, time=log.time, time_unit=log.time_unit, order=log.order)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -42,7 +42,7 @@ class Protocol:
     select: str = Selection.AUTO
     """Validation metrics to rise: "ndcg@10", or "ndcg@10=1,auc:liked=0.5"."""
     max_epochs: int = 200
-    """The caps: a run stops at the first that it reaches."""
+    """The caps are looked at after each epoch: a run ends with the one in which it reaches the first of them."""
     max_tokens: float | None = None
     max_flops: float | None = None
     filter_seen: bool = True

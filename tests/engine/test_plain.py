@@ -141,7 +141,7 @@ def test_forgetting_what_was_seen_before_the_window_is_caught(monkeypatch):
         return right(model, replace(state, seen_U=tuple(in_window)), k, filter_seen)
 
     monkeypatch.setattr(plain, "retrieve", forgetful)
-    assert_caught(check_retrieval, resolve("item"), True)
+    assert_caught(check_retrieval, resolve("pc"), True)
 
 
 @pytest.mark.parametrize("layout", NO_SCORERS)
@@ -166,3 +166,10 @@ def test_more_items_than_are_left_are_refused(k, filter_seen, left):
     assert NUM_ITEMS - max(map(len, state.seen_U)) == 13
     with pytest.raises(ValueError, match=f"k = {k}: expected 1 to {left}"):
         plain.retrieve(short_model(layout), state, k, filter_seen)
+
+
+def test_an_item_read_at_its_own_event_is_retrieved():
+    """The coming event is there, with no item: what stands before its item's token is all that it may show."""
+    layout = Layout.parse("a[t-1] -> i[t]; i[t] -> a[t]")
+    item_UK, score_UK = plain.retrieve(short_model(layout), state_of(layout), 3, filter_seen=False)
+    assert item_UK.shape == (len(LENGTHS), 3) and (np.diff(score_UK) <= 0).all()

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from plait.nn.actions import scaled
 from plait.nn.heads import ActionHeads, Coupler
 from plait.schema import Action, Amount, Binary, Categorical, Regression
 
@@ -152,3 +153,11 @@ def test_the_coupler_lets_the_fact_in():
     torch.testing.assert_close(out, hidden, rtol=0, atol=0.1)  # the residual: it starts close to the state
     torch.nn.init.zeros_(coupler.outer.weight)
     assert torch.equal(coupler(hidden, small[0]), hidden)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 0.1), (0.1, 0.7), (1.0, 5.0)])
+def test_a_prediction_never_leaves_its_range_by_rounding(low, high):
+    """fp32 rounds low + 1 * (high - low) past high for some bounds; the metrics would then refuse it."""
+    action = Action("bounded", Regression(low, high))
+    predicted = heads_saying(action, 9.0).predict(torch.randn(2, D))["bounded"]
+    assert scaled((action,), predicted[:, None]).max() <= 1 + 1e-6

@@ -207,14 +207,14 @@ def test_a_metric_that_is_better_when_lower_is_selected_downwards(dataset, tmp_p
     ("protocol", "epochs", "why"),
     [
         ({"max_epochs": 2}, 2, "cap of 2 epochs reached"),
-        ({"max_epochs": 9, "max_tokens": 122.0}, 2, "cap of 9 epochs, 122 tokens reached"),
+        ({"max_epochs": 9, "max_tokens": 134.0}, 2, "cap of 9 epochs, 134 tokens reached"),
         ({"max_epochs": 9, "max_flops": 1.0}, 1, "cap of 9 epochs, 1 FLOPs reached"),
     ],
 )
 def test_training_stops_at_the_first_cap(dataset, protocol, epochs, why, tmp_path):
     """A cap is noticed at the end of an epoch, which is then validated."""
     found = fitted(dataset, tmp_path, settings_of(validate_every=7, **protocol)).progress
-    assert dataset.train_lengths(6).sum() == 121
+    assert dataset.train_lengths(7).sum() == 133, "a history of 6, and the event that comes"
     assert (found.epoch, found.why_stopped) == (epochs, why)
     assert [row["epoch"] for row in found.curve] == [epochs]
 
@@ -237,7 +237,7 @@ def test_spent_counts_tokens_and_flops_of_the_layout(dataset, tmp_path):
         fitted(dataset, tmp_path / layout, settings_of(layout, max_epochs=1)).progress.spent
         for layout in ("lac", "interleaved")
     )
-    assert one.tokens == dataset.train_lengths(6).sum()
+    assert one.tokens == dataset.train_lengths(7).sum()
     assert two.tokens == 2 * one.tokens
     assert 1 < two.flops / one.flops < 2.5
 
