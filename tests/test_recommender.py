@@ -314,3 +314,20 @@ def test_a_log_of_numbers_and_no_actions(tmp_path):
     assert found.retrieve(found.encode(frame), 3)["item"].dtype == pl.Int64
     with pytest.raises(ValueError, match="cannot score a given item: it predicts no action"):
         found.score(found.encode(frame), [100])
+
+
+def test_ties_are_broken_at_serving_as_in_preparation(tmp_path):
+    """One request of six items, the last row shown first: the log's own order column says so in both places."""
+    rows = [(user, item, 1_000 + user, 6 - item) for user in range(12) for item in range(6)]
+    log = pl.DataFrame(rows, schema=["user", "item", "time", "place"], orient="row")
+    data = plait.prepare(
+        log, user="user", item="item", time="time", order="place", actions={}, out=tmp_path / "data"
+    )
+    protocol = Protocol(max_events=6, max_epochs=1)
+    model = plait.fit(data, layout="item", protocol=protocol, report=lambda line: None)
+    prepared = model.encode(data.history(3)).events.item_E.tolist()
+    assert prepared == [6, 5, 4, 3, 2, 1]
+    history = log.filter(pl.col("user") == 3)
+    assert model.encode(history).events.item_E.tolist() == prepared
+    with pytest.raises(ValueError, match="the history has no column 'place'"):
+        model.encode(history.drop("place"))

@@ -120,7 +120,8 @@ def protocol_line(dataset: Dataset, model: ModelSettings, optim: Optim, protocol
     if not isinstance(manifest.split, LeaveOneOut):
         split = f"temporal (validation from {manifest.split.cut_validation_s}, test from {manifest.split.cut_test_s})"
     settings = manifest.settings
-    ranked = f"{protocol.negatives} sampled negatives" if protocol.negatives else "full catalogue"
+    ranked = f"{protocol.negatives} sampled unseen items" if protocol.negatives else "full catalogue"
+    seen = "filtered (an answer seen before is a miss)" if protocol.filter_seen else "kept"
     trunk, retrieval = model.trunk, model.retrieval.resolved(dataset.num_items)
     select = "NDCG@10 (loss of the actions where a layout cannot retrieve)"
     if protocol.select != Selection.AUTO:
@@ -129,8 +130,7 @@ def protocol_line(dataset: Dataset, model: ModelSettings, optim: Optim, protocol
         f"split {split}",
         f"users and items with at least {settings.min_user_events} and {settings.min_item_events} events",
         f"order (user, time, {settings.order or 'original order'})",
-        f"ranked against the {ranked}, seen items {'filtered' if protocol.filter_seen else 'kept'}, ties count "
-        "against the model",
+        f"ranked against the {ranked}, seen items {seen}, ties count against the model",
         "same_request = causal, target time unknown",
         f"T = {protocol.max_events} events, {protocol.window} window",
         f"trunk gpt d = {trunk.dim}, {trunk.num_layers} layers, {trunk.num_heads} heads, {trunk.positions} positions, "

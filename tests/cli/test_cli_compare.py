@@ -126,3 +126,12 @@ def test_a_page_that_cannot_be_made_is_known_before_training(
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert "plait[report]" in complaint(capsys, 1, *comparing(dataset, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_every_layout_is_checked_before_the_first_run(
+    dataset: Dataset, tmp_path: Path, capsys: Capture
+) -> None:
+    layouts = "item,i[t] -> a[t] {values, pool}"
+    words = ("compare", dataset.folder, "--layouts", layouts, "--out", tmp_path / "out", *SMALL)
+    assert "the gpt trunk carries no rides" in complaint(capsys, 2, *words)
+    assert not (tmp_path / "out").exists()

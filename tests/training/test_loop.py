@@ -15,9 +15,9 @@ from small_runs import (
     settings_of,
     silent,
 )
-from tiny import assert_caught, prepared, random_log
+from tiny import ACTIONS, assert_caught, prepared, random_log
 
-from plait.data import Dataset
+from plait.data import Dataset, prepare
 from plait.nn.losses import RetrievalLoss
 from plait.training import loop
 from plait.training.batches import users_of_step
@@ -264,3 +264,19 @@ def test_precision_follows_the_machine(faster, chosen, monkeypatch):
     monkeypatch.setattr(loop, "multiplies_bf16_faster", lambda device: faster)
     assert loop.resolve_precision("auto", "cpu") == chosen
     assert {loop.resolve_precision(asked, "cpu") for asked in ("bf16", "fp32")} == {"bf16", "fp32"}
+
+
+def test_users_too_short_to_train_on_are_named(tmp_path):
+    log = random_log().group_by("user", maintain_order=True).head(3)
+    short = prepare(
+        log,
+        user="user",
+        item="item",
+        time="time",
+        actions=list(ACTIONS),
+        out=tmp_path / "short",
+        min_user_events=3,
+        min_item_events=1,
+    )
+    with pytest.raises(ValueError, match="no user has two training events"):
+        fitted(short, tmp_path / "run", settings_of())
