@@ -287,6 +287,7 @@ def compare(
     # Before a dataset is fetched for nothing:
     notations = [str(resolve(name, allow_leaks=model.allow_leaks)) for name in split_layouts(layouts)]
     opened, screen = open_dataset(dataset), console()
+    show_dataset(opened)
     with training_bar(screen) as watch:
         comparison = compare_layouts(
             opened,
