@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: compare test check clean
+.PHONY: compare test check docs clean
 
 compare: $(READY)
 	$(BIN)/plait compare ml-100k --layouts item,interleaved,pc,lac,lac_patched --seeds 2 --out runs/ml-100k
@@ -17,6 +17,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/python docs/combinations.py > docs/combinations.md
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

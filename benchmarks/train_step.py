@@ -22,11 +22,12 @@ from plait.layouts.cost import BACKWARD, trunk_flops
 from plait.layouts.packing import pack, pad
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
 from plait.models.inputs import Inputs, Packer, training_inputs
-from plait.nn.gpt import TrunkConfig
+from plait.nn.config import TrunkConfig
 from plait.nn.runtime import tune_process
 from plait.schema import Action, EventBatch, Regression
-from plait.training.loop import autocast, step_flops
+from plait.training.flops import step_flops
 from plait.training.optimiser import make_optimiser
+from plait.training.precision import autocast
 from plait.training.settings import Optim
 
 NUM_ITEMS = 3706

@@ -3,8 +3,20 @@
 from plait.data import Dataset, LeaveOneOut, Temporal, prepare
 from plait.layouts import Layout
 from plait.models.generative import ModelSettings
+from plait.models.late import LateSettings
 from plait.recommender import Recommender, fit
-from plait.schema import Action, Amount, Binary, Categorical, Regression
+from plait.schema import (
+    Action,
+    Amount,
+    Binary,
+    Categorical,
+    Categories,
+    Category,
+    Feature,
+    Number,
+    Regression,
+    Vector,
+)
 from plait.training.settings import Optim, Protocol
 
 __all__ = [
@@ -12,15 +24,21 @@ __all__ = [
     "Amount",
     "Binary",
     "Categorical",
+    "Categories",
+    "Category",
     "Dataset",
+    "Feature",
+    "LateSettings",
     "Layout",
     "LeaveOneOut",
     "ModelSettings",
+    "Number",
     "Optim",
     "Protocol",
     "Recommender",
     "Regression",
     "Temporal",
+    "Vector",
     "fit",
     "prepare",
 ]

@@ -5,8 +5,11 @@ state = model.encode(history)
 model.score(state, items); model.retrieve(state, k=10)
 """
 
+import difflib
 import tempfile
-from collections.abc import Callable, Sequence
+import time as clock
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -14,9 +17,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from plait.data import Dataset
+from plait.data import Dataset, checking
 from plait.data.coding import item_index
-from plait.data.history import Columns, load_vocabulary, read_history, save_vocabulary
+from plait.data.features import code_context, new_items
+from plait.data.history import Columns, History, load_vocabulary, read_history, save_vocabulary
 from plait.engine import plain
 from plait.engine.state import State
 from plait.engine.state import append as append_event
@@ -26,8 +30,11 @@ from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.models.saving import load_model, save_model
 from plait.schema import UNKNOWN_ITEM, Action, Categorical, EventBatch
 from plait.training.loop import Watch
-from plait.training.run import MODEL, RunSettings, run
+from plait.training.run import MODEL, RunSettings, resolve_device, run
 from plait.training.settings import Optim, Protocol
+
+CENTURY_S = 3_200_000_000  # a request may lie ahead, but not in the milliseconds of a log of seconds
+MICROSECONDS_PER_S = 1_000_000
 
 Frame = Any  # whatever polars reads: a dataframe of polars, pandas or Arrow, or a mapping of columns
 
@@ -49,35 +56,75 @@ class Recommender:
     def actions(self) -> tuple[Action, ...]:
         return self.model.config.actions
 
-    def encode(self, history: Frame | EventBatch) -> State:
+    def encode(self, history: Frame | EventBatch, users: Frame | None = None) -> State:
         """Histories of one user or, where the user column is there, of many: ordered by user and time.
 
         Args:
-            history: columns as in the log: item, time, the actions (null where missing), maybe the user.
-                Items the model does not know are kept as unknown.
+            history: columns as in the log: item, time, the actions (null where missing, and so is an action without
+                a column), maybe the user and the context. Items that the model does not know count as unknown;
+                `state.unknown_items` names them, and where the model knows none, a warning does.
+            users: the user features that the model was trained with, a row per user and the user's id; of users that
+                are not in it, or of all where it is not given, none is known. An `EventBatch` brings its own.
 
         Raises:
-            ValueError: a column is missing or of the wrong type, or there is no event.
+            ValueError: a column is missing, of the wrong type or not one of the log's, there is no event, or users are
+                given to a model that was trained without features of them.
         """
-        events, ids = (history, None) if isinstance(history, EventBatch) else self._events(history)
-        return encode_history(events, self.model.config.max_events, self.model.layout.lag, ids)
+        if users is not None:
+            self._check_takes_users(history)
+        read = History(history, None, ()) if isinstance(history, EventBatch) else self._read(history, users)
+        window, lag = self.model.config.max_events, self.model.layout.lag
+        return encode_history(read.events, window, lag, read.user_ids, read.unknown_items)
 
     def append(self, state: State, event: Frame) -> State:
-        """The state after one more event of every user (for one user, a mapping of single values will do)."""
-        events, ids = self._events(event)
-        return append_event(state, events, self.model.config.max_events, self.model.layout.lag, ids)
+        """The state after one more event of every user (for one user, a mapping of single values will do).
 
-    def score(self, state: State, items: Sequence[Any]) -> pl.DataFrame:
+        What holds for columns, missing actions and unknown items of `encode` holds here.
+        """
+        read = self._read(event)
+        window, lag = self.model.config.max_events, self.model.layout.lag
+        return append_event(state, read.events, window, lag, read.user_ids, read.unknown_items)
+
+    def add_items(self, items: Frame) -> "Recommender":
+        """A recommender that knows the table's new items, too, by their features alone: nothing is trained.
+
+        Args:
+            items: a row per item, as `plait.prepare` took it: the item's id and its features. Items that the model
+                knows already stay as they are.
+
+        Raises:
+            ValueError: the model was trained without item features, or the table does not fit them.
+        """
+        features = self.model.config.item_features
+        if not features:
+            raise ValueError(
+                "the model was trained without item features, so it cannot know items that came later; prepare the "
+                "data with items and item_features (--items, --item-feature), and train again"
+            )
+        ids, table = new_items(items, self.columns.item, features, self.items)
+        return Recommender(self.model.with_items(table), pl.concat([self.items, ids]), self.columns)
+
+    def score(
+        self, state: State, items: Sequence[Any], *, at: Any = None, context: Mapping[str, Any] | None = None
+    ) -> pl.DataFrame:
         """Expected actions on given items: a row per user and item, a column per action in the log's units.
 
         A category gives one column per value, its probability.
 
+        Args:
+            at: when the items are shown, written as times of the log are. Models that know the time need it, all
+                others ignore it.
+            context: values of that moment's context features, by name; missing where not named.
+
         Raises:
-            ValueError: an item is unknown, or the layout cannot score.
+            ValueError: an item is unknown, the layout cannot score, the time is needed and not given or lies before
+                the last event, or the model has no such context.
         """
         item_C = self._known(items)
         item_UC = np.tile(item_C, (state.events.num_users, 1))
-        predicted = plain.score(self.model, state, item_UC)
+        predicted = plain.score(
+            self.model, state, item_UC, at_s=self._seconds(at), context_F=self._context(context or {})
+        )
         columns = []
         for action in self.actions:
             value_M = predicted[action.name].reshape(item_UC.size, -1)
@@ -87,13 +134,19 @@ class Recommender:
             columns += [pl.Series(name, value_M[:, column]) for column, name in enumerate(names)]
         return self._rows(state, item_UC).with_columns(columns)
 
-    def retrieve(self, state: State, k: int = 10, *, filter_seen: bool = True) -> pl.DataFrame:
+    def retrieve(
+        self, state: State, k: int = 10, *, filter_seen: bool = True, at: Any = None
+    ) -> pl.DataFrame:
         """The `k` items most likely to come next: user, rank, item and score (a logit), best first.
 
+        Args:
+            at: when they are shown, as in `score`.
+
         Raises:
-            ValueError: the layout cannot retrieve, or fewer than `k` items are left.
+            ValueError: the layout cannot retrieve, fewer than `k` items are left, or the time is needed and not given
+                or lies before the last event.
         """
-        item_UK, score_UK = plain.retrieve(self.model, state, k, filter_seen)
+        item_UK, score_UK = plain.retrieve(self.model, state, k, filter_seen, at_s=self._seconds(at))
         rank_K = pl.Series("rank", np.tile(np.arange(1, k + 1), len(item_UK)))
         return self._rows(state, item_UK).with_columns(rank_K, pl.Series("score", score_UK.reshape(-1)))
 
@@ -105,11 +158,15 @@ class Recommender:
         save_model(self.model, folder)
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str) -> "Recommender":
-        """Raises ValueError where the folder is not one of `save_pretrained`, or not whole."""
+    def from_pretrained(cls, folder: Path | str, device: str = "auto") -> "Recommender":
+        """A saved recommender, on `device`: cpu, cuda, or auto, which is cuda where there is one.
+
+        Raises:
+            ValueError: the folder is not one of `save_pretrained`, or not whole; or there is no such device.
+        """
         folder = Path(folder)
         items, columns = load_vocabulary(folder)
-        return cls(load_model(folder), items, columns)
+        return cls(load_model(folder).to(resolve_device(device)), items, columns)
 
     def _rows(self, state: State, item_UC: Int64[np.ndarray, "U C"]) -> pl.DataFrame:
         user_M = np.repeat(np.arange(len(item_UC)), item_UC.shape[1])
@@ -126,9 +183,54 @@ class Recommender:
             )
         return item_C
 
-    def _events(self, history: Frame) -> tuple[EventBatch, list[Any] | None]:
-        events, ids = read_history(history, self.columns, self.actions, self.items)
-        return events, None if ids is None else ids.to_list()
+    def _seconds(self, at: Any) -> int | None:
+        """A time as the log writes it, in unix seconds.
+
+        Raises:
+            ValueError: it is none.
+        """
+        if at is None:
+            return None
+        given = pl.DataFrame({"at": [at]})
+        latest_s = clock.time() + CENTURY_S
+        column = checking.time_column("at", given.schema["at"], self.columns.time_unit, latest_s)
+        rule, microseconds = given.select(checking.rule_number([column]), column.value).row(0)
+        if rule:
+            raise ValueError(f"at = {at!r}: {checking.rule_texts([column])[rule - 1]}")
+        return int(microseconds) // MICROSECONDS_PER_S
+
+    def _context(self, context: Mapping[str, Any]) -> Int64[np.ndarray, "F"]:
+        names = [feature.name for feature in self.columns.context]
+        for name in context:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1)
+                raise ValueError(
+                    f"context {name!r} was not there in training, so the model cannot read it; it reads "
+                    f"{', '.join(names) or 'no context'}" + (f"; did you mean {near[0]!r}?" if near else "")
+                )
+        frame = pl.DataFrame({name: [value] for name, value in context.items()} or {"no context": [None]})
+        return code_context(self.columns.context, frame, "context")[0]
+
+    def _check_takes_users(self, history: Frame | EventBatch) -> None:
+        if not self.columns.user_features:
+            raise ValueError(
+                "users are given, and the model was trained without user features: leave them out, or prepare the "
+                "data with users and user_features (--users, --user-feature), and train again"
+            )
+        if isinstance(history, EventBatch):
+            raise ValueError(
+                "users are given beside an EventBatch, which holds their codes already: leave them out"
+            )
+
+    def _read(self, history: Frame, users: Frame | None = None) -> History:
+        read = read_history(history, self.columns, self.actions, self.items, users)
+        if read.unknown_items and (read.events.item_E == UNKNOWN_ITEM).all():
+            warnings.warn(
+                f"the model knows no item of these events, such as {read.unknown_items[0]!r}: all count as unknown. "
+                f"Its {len(self.items)} items are spelled like {self.items[0]!r}",
+                stacklevel=3,
+            )
+        return read
 
 
 def fit(
@@ -139,6 +241,7 @@ def fit(
     optim: Optim = Optim(),
     protocol: Protocol = Protocol(),
     out: Path | str | None = None,
+    device: str = "auto",
     report: Callable[[str], None] = print,
     watch: Watch | None = None,
 ) -> Recommender:
@@ -149,13 +252,14 @@ def fit(
         report: takes a line per validation.
         watch: is called after every step with the share of the cap that is spent, and tokens per second.
         out: the run's folder, from which a killed training goes on; without it nothing is kept.
+        device: cpu, cuda, or auto, which is cuda where there is one. The tests run on a CPU.
 
     Raises:
-        ValueError: the layout, the settings and the data do not fit each other.
+        ValueError: the layout, the settings and the data do not fit each other, or there is no such device.
     """
     resolved = resolve(layout, allow_leaks=model.allow_leaks)
     settings = RunSettings(layout=str(resolved), model=model, optim=optim, protocol=protocol)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(out) if out is not None else Path(scratch)
-        run(data, settings, folder, report, watch=watch)
-        return Recommender.from_pretrained(folder / MODEL)
+        run(data, settings, folder, report, resolve_device(device), watch)
+        return Recommender.from_pretrained(folder / MODEL, device)

@@ -1,7 +1,8 @@
-"""The vocabulary that every room shares: action kinds, event batches, id maps. Plain data, no behaviour
-beyond checking itself.
+"""The vocabulary that every room shares: action and feature kinds, event batches, feature tables, id maps.
+Plain data, no behaviour beyond checking itself.
 
-Shape letters: E events of all users laid end to end, U users, A action columns.
+Shape letters: E events of all users laid end to end, U users, A action columns, F context columns, N rows of a
+feature table, K code columns, W widths of its vectors side by side.
 """
 
 import difflib
@@ -11,9 +12,17 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64
 
 UNKNOWN_ITEM = 0  # dense index of every item that the item table does not hold; real items start at 1
+
+# Codes of feature values. A value's code is local to its feature.
+PADDING = -1  # fills up a row of `Categories` with fewer values than the fullest
+MISSING_VALUE, UNSEEN_VALUE, FIRST_VALUE = (
+    0,
+    1,
+    2,
+)  # no value; a value that no training row has; the known ones
 
 
 class Binary(msgspec.Struct, frozen=True, tag="binary"):
@@ -96,6 +105,142 @@ class Action(msgspec.Struct, frozen=True):
         )
 
 
+class Category(msgspec.Struct, frozen=True, tag="category"):
+    """One value out of a set that preparation learns: a brand, a language, a device."""
+
+    values: tuple[str, ...] = ()  # those of training rows, ascending; preparation fits them
+
+
+class Categories(msgspec.Struct, frozen=True, tag="categories"):
+    """Any number of values at once: genres, tags. Their vectors are averaged."""
+
+    separator: str | None = None  # between the values of a text; None: the column holds lists
+    values: tuple[str, ...] = ()  # those of training rows, ascending; preparation fits them
+    most: int = 1  # values that one row may have; preparation fits it
+
+
+class Number(msgspec.Struct, frozen=True, tag="number"):
+    """A number, as the bucket that it falls into (GenRank paper, section 2).
+
+    The buckets are quantiles of the training rows: about as many rows in each.
+    """
+
+    buckets: int = 16
+    edges: tuple[
+        float, ...
+    ] = ()  # between the buckets, ascending, each in the upper one; preparation fits them
+
+    def __post_init__(self) -> None:
+        if self.buckets < 2:
+            raise ValueError(f"Number(buckets={self.buckets}): at least 2")
+
+
+class Vector(msgspec.Struct, frozen=True, tag="vector"):
+    """A frozen embedding of the row's content, scaled to length 1."""
+
+    file: str | None = None  # a .npy with a row for every row of the feature table; None: a column of lists
+    width: int = 0  # numbers in one vector; preparation fits it
+
+
+FeatureKind = Category | Categories | Number | Vector
+
+
+class Feature(msgspec.Struct, frozen=True):
+    """One column that describes an item, a user, or the moment at which an item is shown."""
+
+    name: str
+    kind: FeatureKind
+
+    @classmethod
+    def parse(cls, text: str) -> "Feature":
+        """The command line's spelling of a feature.
+
+        Raises:
+            ValueError: the kind is unknown or its settings do not parse.
+
+        >>> Feature.parse("genre:categories:|").kind.separator
+        '|'
+        >>> Feature.parse("year:number:8").kind.buckets
+        8
+        """
+        name, _, rest = text.partition(":")
+        kind, _, setting = rest.partition(":")
+        try:
+            match kind, setting:
+                case _ if not name:
+                    pass
+                case "category", "":
+                    return cls(name, Category())
+                case "categories", _:
+                    return cls(name, Categories(setting or None))
+                case "number", "":
+                    return cls(name, Number())
+                case "number", _:
+                    return cls(name, Number(int(setting)))
+                case "vector", _:
+                    return cls(name, Vector(setting or None))
+        except ValueError as error:
+            raise ValueError(f"feature {text!r}: {error}") from None
+        near = difflib.get_close_matches(kind, ("category", "categories", "number", "vector"), n=1)
+        raise ValueError(
+            f"feature {text!r}: expected NAME:category, NAME:categories[:SEPARATOR], NAME:number[:BUCKETS] "
+            "or NAME:vector[:FILE.npy]" + (f"; did you mean {near[0]!r}?" if near and near[0] != kind else "")
+        )
+
+    @property
+    def num_codes(self) -> int:
+        """Different codes of its values, 0 for a vector."""
+        match self.kind:
+            case Category(values=values) | Categories(values=values):
+                return FIRST_VALUE + len(values)
+            case Number(edges=edges):
+                return FIRST_VALUE + len(edges) + 1
+            case Vector():
+                return 0
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of codes, 0 for a vector."""
+        match self.kind:
+            case Categories(most=most):
+                return most
+            case Category() | Number():
+                return 1
+            case Vector():
+                return 0
+
+    @property
+    def width(self) -> int:
+        """Numbers in its vector, 0 for all other kinds."""
+        return self.kind.width if isinstance(self.kind, Vector) else 0
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """What is known about items or users: codes and vectors of each row, in the order of `features`.
+
+    A table of items has a row for every dense item, row UNKNOWN_ITEM without any value; of users, for every
+    dense user.
+    """
+
+    features: tuple[Feature, ...]  # fitted
+    code_NK: Int32[np.ndarray, "N K"]  # each feature's columns side by side
+    vector_NW: Float32[np.ndarray, "N W"]  # of length 1 each, zeros where missing
+
+    def __post_init__(self) -> None:
+        for what, found, expected in (
+            ("code columns", self.code_NK.shape[1], sum(f.num_columns for f in self.features)),
+            ("numbers in vectors", self.vector_NW.shape[1], sum(f.width for f in self.features)),
+        ):
+            assert found == expected, f"{found} {what}, expected {expected}"
+
+    def __len__(self) -> int:
+        return len(self.code_NK)
+
+    def __getitem__(self, rows: Int64[np.ndarray, "R"] | Bool[np.ndarray, "N"] | slice) -> "FeatureTable":
+        return FeatureTable(self.features, self.code_NK[rows], self.vector_NW[rows])
+
+
 @dataclass(frozen=True)
 class EventBatch:
     """Events of several users laid end to end, each user's oldest first.
@@ -111,6 +256,14 @@ class EventBatch:
     action_EA: Float32[np.ndarray, "E A"]  # in the log's own units (a category's index), NaN = missing
     time_s_E: Int64[np.ndarray, "E"]  # unix seconds
     request_E: Int64[np.ndarray, "E"]  # equal, within a user, for the events of one exposure
+    # Codes of what was known when the item was shown, and of what is known about the user; no columns by default.
+    context_EF: Int64[np.ndarray, "E F"] = None  # type: ignore[assignment]
+    user_code_UK: Int64[np.ndarray, "U K"] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        for name, rows in (("context_EF", self.item_E), ("user_code_UK", self.user_U)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.zeros((len(rows), 0), dtype=np.int64))
 
     @property
     def num_users(self) -> int:

@@ -1,12 +1,21 @@
 """What several rooms' tests share: one tiny prepared dataset, and a finished run on it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import prepared, random_log
 
 from plait.cli import main
 from plait.data import Dataset
+
+
+@pytest.fixture(autouse=True)
+def every_float() -> Iterator[None]:
+    """Training flushes denormal numbers to zero for its whole process; the next test may want them."""
+    torch.set_flush_denormal(False)
+    yield
 
 
 @pytest.fixture(scope="session")

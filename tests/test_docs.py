@@ -49,6 +49,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     log = a_log()
     log.write_parquet("ratings.parquet")
     log.write_csv("log.csv")
+    items = log.select(pl.col("item_id").unique().sort()).with_columns(
+        genre=pl.lit("Drama|Comedy"), year=1999
+    )
+    items.write_csv("items.csv")
+    log.select(pl.col("user_id").unique().sort()).with_columns(plan=pl.lit("free")).write_csv("users.csv")
     names = {"user": "user_id", "item": "item_id", "time": "timestamp"}
     rating = {"rating": plait.Regression(1, 5)}
     known = plait.prepare(log, **names, actions=rating, out="known", min_item_events=1, min_user_events=2)

@@ -2,20 +2,26 @@
 
 import itertools
 from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from tiny import ACTIONS, prepared, random_log, trunk_of
+import torch
+from described import COLD, LATE, described, described_log, items_table, users_table
+from tiny import ACTIONS, assert_caught, prepared, random_log, trunk_of
 
 import plait
 from plait.data import Dataset
 from plait.engine.state import State
 from plait.models.generative import ModelSettings
+from plait.models.inputs import Exposure
+from plait.nn.encoders import ItemEncoding
 from plait.recommender import Recommender, fit
 from plait.schema import UNKNOWN_ITEM, Action, Categorical, EventBatch
+from plait.training import loop
 from plait.training.run import MODEL
 from plait.training.settings import Optim, Protocol
 
@@ -24,11 +30,11 @@ ANSWERED = ["rating", "liked", "device=phone", "device=tablet", "device=watch"]
 WINDOW = 6
 
 
-def quick(data: Dataset, layout: str, **more: object) -> Recommender:
+def quick(data: Dataset, layout: str, model: ModelSettings | None = None, **more: object) -> Recommender:
     return fit(
         data,
         layout,
-        model=ModelSettings(trunk=trunk_of(dropout=0.1)),
+        model=model or ModelSettings(trunk=trunk_of(dropout=0.1)),
         optim=Optim(learning_rate=1e-2, users_per_step=8, precision="fp32"),
         protocol=Protocol(max_events=WINDOW, max_epochs=2),
         report=lambda line: None,
@@ -153,17 +159,52 @@ def test_items_the_model_never_saw_are_kept_as_unknown(recommender, log):
     history = of_users(log, "u03").with_columns(
         item=pl.when(pl.int_range(pl.len()) == pl.len() - 1).then(pl.lit("new")).otherwise("item")
     )
-    state = recommender.encode(history)
+    state = recommender.encode(history)  # without a warning: the model knows most of them
+    assert state.unknown_items == ("new",)
     assert state.events.item_E[-1] == UNKNOWN_ITEM
     assert (state.events.item_E[:-1] != UNKNOWN_ITEM).all()
     assert recommender.retrieve(state, 4)["item"].is_in(recommender.items.to_list()).all()
     assert recommender.score(state, ["i03"])["rating"].is_finite().all()
 
 
+def test_a_model_that_knows_none_of_the_items_says_so(recommender, log):
+    history = of_users(log, "u03").with_columns(item="film " + pl.col("item"))
+    with pytest.warns(UserWarning, match=r"knows no item of these events, such as 'film i\d\d'.* like 'i00'"):
+        state = recommender.encode(history)
+    assert set(state.unknown_items) == set(history["item"])
+    state = recommender.encode(of_users(log, "u03"))
+    assert state.unknown_items == ()
+    with pytest.warns(UserWarning, match="knows no item of these events, such as 'i99'"):
+        after = recommender.append(state, {"item": "i99", "time": 2_000_000})
+    assert after.unknown_items == ("i99",)
+    assert recommender.append(after, {"item": "i03", "time": 2_000_001}).unknown_items == ("i99",)
+
+
+@pytest.mark.parametrize("absent", [["rating"], ["liked", "device"], ["rating", "liked", "device"]])
+def test_an_action_without_a_column_is_missing_in_every_event(recommender, log, absent):
+    history = of_users(log, "u03", "u11")
+    assert history[absent].null_count().sum_horizontal().item() < len(history), "nothing would be left out"
+    empty = history.with_columns(pl.lit(None).alias(name) for name in absent)
+    left_out = recommender.encode(history.drop(absent))
+    assert_same_events(left_out.events, recommender.encode(empty).events)
+    event = {"item": ["i05", "i06"], "time": [2_000_000] * 2, "user": ["u03", "u11"], "rating": [2, 3]}
+    kept = {name: values for name, values in event.items() if name not in absent}
+    after = recommender.append(left_out, kept).events
+    last = after.action_EA[after.start_U1[1:] - 1]
+    assert np.isnan(last[:, 1:]).all() and np.isnan(last[:, 0]).all() == ("rating" in absent)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (pl.exclude("rating"), "the history has no column 'rating'; it has user, item, time, liked, device"),
+        (
+            pl.all().name.replace("rating", "ratng"),
+            "the history has no column 'rating', .* none that is called 'ratng'; did you mean 'rating' by 'ratng'",
+        ),
+        (
+            [pl.exclude("rating", "liked"), pl.lit(3).alias("stars")],
+            "has no column 'rating', .* none that is called 'stars'; Leave such columns out",
+        ),
         (pl.exclude("time"), "has no column 'time'"),
         (
             [pl.exclude("rating"), pl.lit(7.0).alias("rating")],
@@ -214,7 +255,7 @@ def test_appending_one_event_changes_the_answers(recommender, log):
     assert after.events.item_E[-1] == recommender.items.to_list().index("i05") + 1
     assert not answers(recommender, after).equals(answers(recommender, state))
     assert "i05" not in recommender.retrieve(after, 4)["item"].to_list()
-    with pytest.raises(ValueError, match="lies before the last of its history"):
+    with pytest.raises(ValueError, match="the event of user 'u03' lies before the last of its history"):
         recommender.append(after, event | {"time": 1_000})
     with pytest.raises(ValueError, match=r"events of the users \('u11',\), and the state is of \('u03',\)"):
         recommender.append(after, event | {"user": "u11"})
@@ -263,6 +304,21 @@ def test_a_saved_recommender_comes_back(recommender, log, tmp_path):
     state = recommender.encode(of_users(log, "u03", "u11"))
     assert answers(found, found.encode(of_users(log, "u03", "u11"))).equals(answers(recommender, state))
     assert found.actions == recommender.actions == (*ACTIONS, DEVICE)
+
+
+def test_a_model_goes_to_the_device_that_is_asked_for(recommender, data, tmp_path, monkeypatch):
+    recommender.save_pretrained(tmp_path)
+    for device in ("cpu", "auto"):
+        found = Recommender.from_pretrained(tmp_path, device)
+        assert {weights.device.type for weights in found.model.parameters()} == {"cpu"}
+    with pytest.raises(ValueError, match="cuda"):
+        Recommender.from_pretrained(tmp_path, "cuda")
+    with pytest.raises(ValueError, match="cuda"):
+        quick(data, "lac", device="cuda", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr("plait.recommender.resolve_device", lambda device: "meta")  # stands for a GPU
+    found = Recommender.from_pretrained(tmp_path)
+    assert {weights.device.type for weights in found.model.parameters()} == {"meta"}
 
 
 FILES = ("recommender.json", "items.parquet", "config.json", "model.safetensors")
@@ -331,3 +387,189 @@ def test_ties_are_broken_at_serving_as_in_preparation(tmp_path):
     assert model.encode(history).events.item_E.tolist() == prepared
     with pytest.raises(ValueError, match="the history has no column 'place'"):
         model.encode(history.drop("place"))
+
+
+READS_ALL = ModelSettings(trunk=trunk_of(dropout=0.1), late=LATE, items=ItemEncoding(id_dropout=0.3))
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return described(tmp_path_factory.mktemp("described") / "data")
+
+
+@pytest.fixture(scope="module")
+def reader(known: Dataset) -> Recommender:
+    return quick(known, "lac", READS_ALL)
+
+
+def encoded(model: Recommender, *users: str, **more: object) -> State:
+    return model.encode(of_users(described_log(), *users), users=users_table(), **more)
+
+
+def check_cold_items(model: Recommender) -> None:
+    """Two items that the log lacks, with equal features: they answer alike, by their features and not otherwise."""
+    state = encoded(model, "u03", "u11")
+    scores = model.score(state, [COLD, "z-later", "i05"])
+    of = {item: rows[["rating", "liked"]].rows() for (item,), rows in scores.group_by("item")}
+    assert of[COLD] == of["z-later"] != of["i05"]
+    found = model.retrieve(state, 19, filter_seen=False)
+    assert found.filter(pl.col("item") == COLD)["score"].is_finite().all() and found["item"].n_unique() == 19
+    weights = model.model.items
+    assert weights.is_new_V[-2:].all() and not weights.is_new_V[1:-2].all()
+    codes = weights.code_VC[-2].clone()
+    weights.code_VC[-2] = weights.code_VC[1 if not torch.equal(weights.code_VC[1], codes) else 2]
+    changed = model.score(state, [COLD])
+    weights.code_VC[-2] = codes
+    assert changed[["rating", "liked"]].rows() != of[COLD], "the features of a cold item are not read"
+
+
+def test_an_item_without_events_is_scored_and_retrieved_by_its_features(known, reader, tmp_path):
+    assert known.train_item_counts()[known.item_index([COLD, "z-later"])].tolist() == [0, 0]
+    check_cold_items(reader)
+    reader.save_pretrained(tmp_path)
+    loaded = Recommender.from_pretrained(tmp_path, "cpu")
+    check_cold_items(loaded)
+    assert loaded.score(encoded(loaded, "u03"), [COLD]).equals(reader.score(encoded(reader, "u03"), [COLD]))
+
+
+def test_items_that_are_never_described_are_caught(known, reader, tmp_path, monkeypatch):
+    monkeypatch.setattr("plait.nn.encoders.ItemEncoder.describe", lambda self, table, counts: None)
+    assert_caught(check_cold_items, quick(known, "lac", READS_ALL))
+
+
+def later_items() -> pl.DataFrame:
+    """Items that come after training: a twin of the cold one, one whose values no training row had, and one that is
+    known already."""
+    twin = items_table().filter(pl.col("item") == COLD).with_columns(item=pl.lit("zz-twin"))
+    odd = twin.with_columns(item=pl.lit("zz-odd"), genre=pl.lit("unheard|of"), year=None)
+    return pl.concat([odd, twin, items_table().head(1)], how="vertical_relaxed")
+
+
+def test_items_added_after_training_are_scored_and_retrieved(reader, tmp_path):
+    state = encoded(reader, "u03", "u11")
+    grown = reader.add_items(later_items())
+    assert len(reader.items) == 19 and grown.items.to_list() == [*reader.items, "zz-odd", "zz-twin"]
+    before, after = (model.score(state, ["i03", COLD]) for model in (reader, grown))
+    assert after.equals(before), "what was known answers as before"
+    found = grown.score(state, [COLD, "zz-twin", "zz-odd"])
+    of = {item: rows[["rating", "liked"]].rows() for (item,), rows in found.group_by("item")}
+    assert of["zz-twin"] == of[COLD] != of["zz-odd"]
+    assert set(grown.retrieve(state, 21, filter_seen=False)["item"]) == set(grown.items)
+    assert (
+        grown.append(
+            state, {"user": ["u03", "u11"], "item": ["zz-twin"] * 2, "time": [2_000_000] * 2}
+        ).unknown_items
+        == ()
+    )
+    grown.save_pretrained(tmp_path)
+    again = Recommender.from_pretrained(tmp_path, "cpu")
+    assert again.score(state, ["zz-twin", "zz-odd"]).equals(grown.score(state, ["zz-twin", "zz-odd"]))
+    assert len(grown.add_items(later_items()).items) == len(grown.items), "nothing is new"
+
+
+def test_a_frame_with_context_and_users_is_the_dataset(known, reader):
+    from_frame, from_data = encoded(reader, "u11"), reader.encode(known.history(known.user_index("u11")))
+    assert_same_events(from_frame.events, from_data.events, "user_U", "request_E")
+    assert from_frame.events.context_EF.any() and from_frame.events.user_code_UK.all()
+    unknown = reader.encode(of_users(described_log(), "u11"))
+    assert not unknown.events.user_code_UK.any()
+    assert not reader.score(unknown, ["i03"]).equals(reader.score(from_frame, ["i03"]))
+
+
+def test_the_context_of_a_moment_is_read(reader):
+    state = encoded(reader, "u03")
+    missing, phone, tv = (
+        reader.score(state, ["i03", COLD], context=context)["rating"].to_list()
+        for context in (None, {"device": "phone", "hour": 7}, {"device": "tv"})
+    )
+    assert missing != phone != tv != missing
+    assert reader.score(state, ["i03", COLD], context={"device": None})["rating"].to_list() == missing
+
+
+def test_what_the_model_was_not_trained_with_is_refused_in_words(recommender, reader, known, log):
+    state = recommender.encode(of_users(log, "u03"))
+    with pytest.raises(ValueError, match="trained without user features: leave them out"):
+        recommender.encode(of_users(log, "u03"), users=users_table())
+    with pytest.raises(
+        ValueError, match="trained without item features, so it cannot know items that came later"
+    ):
+        recommender.add_items(later_items())
+    with pytest.raises(
+        ValueError, match=r"context .device. was not there in training.*; it reads no context"
+    ):
+        recommender.score(state, ["i03"], context={"device": "phone"})
+    with pytest.raises(ValueError, match="it reads device, hour; did you mean 'device'"):
+        reader.score(encoded(reader, "u03"), ["i03"], context={"devise": "phone"})
+    with pytest.raises(ValueError, match="beside an EventBatch, which holds their codes already"):
+        reader.encode(known.history(0), users=users_table())
+    with pytest.raises(ValueError, match=r"has no column .genre. .of item_features"):
+        reader.add_items(later_items().drop("genre"))
+
+
+def test_a_killed_run_of_all_features_ends_in_the_same_model(known, reader, tmp_path, monkeypatch):
+    """A model that goes on is neither described nor started anew."""
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
+    started = []
+    right, step = loop._Run.start, loop._Run._step
+    monkeypatch.setattr(loop._Run, "start", lambda self: (started.append(None), right(self)))
+
+    def killed(self, users_U, inputs):
+        if self.progress.spent.steps == 4:
+            raise InterruptedError("stands for a kill")
+        step(self, users_U, inputs)
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(loop._Run, "_step", killed)
+        quick(known, "lac", READS_ALL, out=tmp_path)
+    resumed = quick(known, "lac", READS_ALL, out=tmp_path)
+    assert len(started) == 1
+    expected = reader.model.state_dict()
+    for name, weights in resumed.model.state_dict().items():
+        assert torch.equal(weights, expected[name]), name
+
+
+def test_a_new_model_starts_at_the_means_of_the_training_actions(known, tmp_path, monkeypatch):
+    class Seen(Exception):
+        """Carries the model before its first step."""
+
+    def epoch(self, arrived):
+        raise Seen(self.model)
+
+    monkeypatch.setattr(loop._Run, "epoch", epoch)
+    with pytest.raises(Seen) as seen:
+        quick(known, "lac", READS_ALL, out=tmp_path)
+    (model,) = seen.value.args
+    low, high = 1, 5
+    rating, liked = model.heads.bias_K.tolist()
+    rows = [known.train_batch(np.array([user]), WINDOW + 1, 1) for user in range(known.num_users)]
+    labels = np.concatenate([batch.action_EA[int(batch.lead_U[0]) :] for batch in rows])
+    assert low + rating * (high - low) == pytest.approx(np.nanmean(labels[:, 0]), rel=1e-4)
+    assert 1 / (1 + np.exp(-liked)) == pytest.approx(np.nanmean(labels[:, 1]), rel=1e-3)
+    assert not model.heads.weight_KD.any()
+    assert model.heads.late.mean_F.all(), "the scale of late features is that of training"
+
+
+@pytest.fixture(scope="module")
+def timed(data: Dataset) -> Recommender:
+    exposure = Exposure(time_anchor="next")
+    return quick(data, "interleaved", ModelSettings(trunk=trunk_of("rab"), exposure=exposure))
+
+
+def test_a_model_that_knows_the_time_is_asked_with_one(timed, recommender, log):
+    state = timed.encode(of_users(log, "u03"))
+    last_s = int(of_users(log, "u03")["time"].max())
+    with pytest.raises(ValueError, match=r"say when, with at \(--at\)"):
+        timed.retrieve(state, 3)
+    answers = [
+        timed.retrieve(state, 3, at=at)["score"].to_list()
+        for at in (last_s + 90_000, str(last_s + 90_000), datetime.fromtimestamp(last_s + 90_000, UTC))
+    ]
+    assert answers[0] == answers[1] == answers[2] != timed.retrieve(state, 3, at=last_s)["score"].to_list()
+    assert timed.score(state, ["i03"], at="2031-05-04").height == 1
+    for at, reason in (("noon", "at is not a time"), (last_s * 10**6, "at is in the future, read as s")):
+        with pytest.raises(ValueError, match=f"at = .*: {reason}"):
+            timed.score(state, ["i03"], at=at)
+    with pytest.raises(ValueError, match="7 lies before the last event of user 'u03'"):
+        timed.score(state, ["i03"], at=7)
+    state = recommender.encode(of_users(log, "u03"))
+    assert recommender.retrieve(state, 3, at=7).equals(recommender.retrieve(state, 3))

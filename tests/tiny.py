@@ -6,6 +6,7 @@ Shape letters: U users, E events, A action columns.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,8 +16,10 @@ import torch
 from plait.data import Dataset, LeaveOneOut, prepare
 from plait.data.manifest import Split
 from plait.layouts import CATALOGUE, Layout, audit
+from plait.layouts.packing import pack
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
-from plait.nn.gpt import TrunkConfig
+from plait.models.inputs import Inputs, Packer, training_inputs
+from plait.nn.config import TrunkConfig
 from plait.schema import Action, Binary, EventBatch, Regression
 
 ACTIONS = (Action("rating", Regression(1, 5)), Action("liked", Binary()))
@@ -83,6 +86,13 @@ def batch_of(length_U: Sequence[int], lead_U: Sequence[int] | None = None, seed:
         time_s_E=1_000_000 + 60 * nth_E,
         request_E=nth_E,
     )
+
+
+def asked_in_training(layout: Layout, batch: EventBatch, packer: Packer = pack, **kwargs: Any) -> Inputs:
+    """Training inputs that supervise every event; as candidates, where the layout allows nothing else."""
+    if layout.candidate:
+        kwargs = {"candidate_requests": len(batch.item_E), **kwargs}
+    return training_inputs(layout, batch, packer, **kwargs)
 
 
 def part_of(

@@ -1,51 +1,116 @@
-"""Datasets by folder or name, and a trained run's view of one user."""
+"""Verbs that ask a trained run about one user."""
 
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
 import polars as pl
+from cyclopts import Parameter
 
-from plait.data import Dataset, sources
+from plait.cli.opening import finished_run, open_dataset
+from plait.cli.settings import Device
+from plait.cli.showing import show_table
+from plait.data import Dataset
 from plait.data.coding import item_index
 from plait.engine.state import State
 from plait.recommender import Recommender
 from plait.schema import UNKNOWN_ITEM, Action, Amount, EventBatch
-from plait.training.run import MODEL, Result, load_result
+from plait.training.run import MODEL, Result
 
 
-def open_dataset(dataset: str) -> Dataset:
-    """A prepared folder, else a dataset that Plait knows by name.
+def recommend(
+    run: Path,
+    /,
+    *,
+    user: str,
+    k: Annotated[int, Parameter(name="-k")] = 10,
+    at: str | None = None,
+    dataset: str | None = None,
+    device: Device = "auto",
+) -> None:
+    """The items that a user is most likely to meet next, without those already met.
 
-    Raises:
-        ValueError: it is neither, or the folder is not whole.
+    Example: plait recommend runs/lac --user 196 -k 10
+
+    Parameters
+    ----------
+    run
+        The folder of `plait train`, or a folder in runs/ of `plait compare`.
+    user
+        The user's id, as the log spells it.
+    k
+        How many items.
+    at
+        When they are shown: a time as the log writes it. Needed by models that know the time.
+    dataset
+        A prepared folder, or a name of `plait data list`, with the user's history; without it, the dataset
+        that the run was trained on.
+    device
+        What the model runs on; auto is cuda where there is one.
     """
-    if Path(dataset).exists():
-        return Dataset.open(dataset)
-    try:
-        return sources.get(sources.find_recipe(dataset).name)
-    except ValueError as error:
-        raise ValueError(f"{dataset!r} is no folder, and {error}") from None
+    model, state = state_of(run, user, dataset, device)
+    found = model.retrieve(state, k, at=at).drop("user")
+    show_table(found.columns, found.rows())
 
 
-def state_of(run: Path, user: str, dataset: str | None) -> tuple[Recommender, State]:
+def score(
+    run: Path,
+    /,
+    *,
+    user: str,
+    items: str,
+    at: str | None = None,
+    context: tuple[str, ...] = (),
+    dataset: str | None = None,
+    device: Device = "auto",
+) -> None:
+    """The actions that a user is expected to take on given items.
+
+    Example: plait score runs/lac --user 196 --items 242,302
+
+    Parameters
+    ----------
+    run
+        The folder of `plait train`, or a folder in runs/ of `plait compare`.
+    user
+        The user's id, as the log spells it.
+    items
+        Item ids as the log spells them, separated by commas.
+    at
+        When they are shown: a time as the log writes it. Needed by models that know the time.
+    context
+        NAME=VALUE, of that moment; once for each column of the context. Missing where not given.
+    dataset
+        A prepared folder, or a name of `plait data list`, with the user's history; without it, the dataset
+        that the run was trained on.
+    device
+        What the model runs on; auto is cuda where there is one.
+    """
+    model, state = state_of(run, user, dataset, device)
+    asked = [item.strip() for item in items.split(",")]
+    found = model.score(state, asked, at=at, context=_values_of(context)).drop("user")
+    show_table(found.columns, found.rows())
+
+
+def state_of(run: Path, user: str, dataset: str | None, device: Device) -> tuple[Recommender, State]:
     """A run's model, and one user's history as the model sees it.
 
     Raises:
-        ValueError: the run is not finished, the dataset or the user is not there, or the dataset's actions are
-            not those that the model was trained on.
+        ValueError: the run is not finished, the dataset or the user is not there, or the dataset's actions or features
+            are not those that the model was trained on.
     """
-    result = load_result(run)
-    data = _dataset_of(run, result, dataset)
-    model = Recommender.from_pretrained(run / MODEL)
+    result = finished_run(run)
+    model = Recommender.from_pretrained(run / MODEL, device)
+    data = _dataset_of(run, result, dataset, model)
     text_ids = data.user_ids().dtype == pl.String
     events = data.history(data.user_index(user if text_ids else _whole_number(user)))
     return model, model.encode(_in_items_of(model, data, events))
 
 
-def _dataset_of(run: Path, result: Result, dataset: str | None) -> Dataset:
+def _dataset_of(run: Path, result: Result, dataset: str | None, model: Recommender) -> Dataset:
     if dataset is None and not Path(result.dataset_folder).exists():
         raise ValueError(
             f"{run} was trained on {result.dataset_folder}, which is no longer there; "
@@ -57,6 +122,12 @@ def _dataset_of(run: Path, result: Result, dataset: str | None) -> Dataset:
             raise ValueError(
                 f"{data.folder} has the actions {', '.join(a.name for a in data.actions) or 'none'}, in kinds that "
                 f"are not those of {run}: {', '.join(a.name for a in result.actions) or 'none'}; prepare it likewise"
+            )
+        columns = model.columns
+        if (data.context, data.manifest.user_features) != (columns.context, columns.user_features):
+            raise ValueError(
+                f"{data.folder} codes the context or the users otherwise than the data of {run}; ask from "
+                "Python, where Recommender.encode reads histories and users as the model knows them"
             )
         print(
             f"plait: {data.folder} does not hold the events that {run} was trained on; items that the model "
@@ -78,6 +149,13 @@ def _in_items_of(model: Recommender, data: Dataset, events: EventBatch) -> Event
     """The events with the model's dense items in place of the dataset's: another dataset numbers anew."""
     item_V = np.concatenate([[UNKNOWN_ITEM], item_index(data.item_ids(), model.items)])
     return replace(events, item_E=item_V[events.item_E])
+
+
+def _values_of(context: tuple[str, ...]) -> dict[str, str]:
+    for text in context:
+        if "=" not in text:
+            raise ValueError(f"--context {text!r}: expected NAME=VALUE")
+    return dict(text.split("=", 1) for text in context)
 
 
 def _whole_number(text: str) -> int:

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 from cyclopts import CycloptsError, Parameter
 
 from plait.cli.settings import settings_file, whole_numbers
-from plait.cli.verbs import Unfinished, app
+from plait.cli.training import Unfinished
+from plait.cli.verbs import SECTIONS, app
 from plait.training.loop import Diverged
 
 
@@ -26,8 +27,9 @@ def main(tokens: Sequence[str] | None = None) -> int:
         return _fail(error, 2)
     except (OSError, ModuleNotFoundError, Diverged, Unfinished) as error:
         return _fail(error, 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted; given again, the command goes on from the last checkpoint", 130)
+    except KeyboardInterrupt as interrupt:
+        where = str(interrupt) or "given again, the command goes on from the last checkpoint"
+        return _fail(f"interrupted; {where}", 130)
     return 0
 
 
@@ -47,9 +49,14 @@ def _with_settings_file(
     Parameters
     ----------
     config
-        TOML file with sections model, optim and protocol; the command line overrides it.
+        TOML file with sections dataset, model, optim and protocol, of which a verb reads its own; the command line
+        overrides it.
     """
-    app.config = (whole_numbers,) if config is None else (settings_file(config), whole_numbers)
+    app.config = (whole_numbers,)
+    if config is not None:
+        words, apps, _ = app.parse_commands(tokens)
+        from_file = settings_file(config, SECTIONS, apps[-1].default_command, " ".join(("plait", *words)))
+        app.config = (from_file, whole_numbers)
     command, bound, injected = app.parse_args(tokens, exit_on_error=False, print_error=False)
     if "command_line" in injected:
         words = tokens if config is None else ("--config", str(config), *tokens)

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from plait.data import Dataset
+from plait.data.manifest import left_out
 from plait.training.loop import Watch
 
 MILLION = 1_000_000  # rich counts in whole numbers
@@ -40,17 +41,11 @@ def show_dataset(dataset: Dataset) -> None:
         f"{dataset.folder}: {counts.events:,} events, {counts.users:,} users, {counts.items:,} items; "
         f"{manifest.tied_share:.1%} of the events share a time with another of their user"
     )
-    settings = manifest.settings
-    left_out = {
-        **counts.rejected,
-        "repeat a user's item and time": counts.duplicates_removed,
-        "of users with a single event": counts.single_event_rows,
-        f"of users below {settings.min_user_events} or items below {settings.min_item_events} events": (
-            counts.core_rows
-        ),
-    }
-    where = "; ".join(f"{rows:,} {why}" for why, rows in left_out.items() if rows)
-    say(f"{counts.rows_read:,} rows read, left out: {where or 'none'}")
+    gone = (counts.rejected, counts.duplicates_removed, counts.single_event_rows, counts.core_rows)
+    say(f"{counts.rows_read:,} rows read, left out: {left_out(manifest.settings, *gone)}")
+    shares = [f"{name} {missing / counts.events:.1%}" for name, missing in counts.missing.items() if missing]
+    if shares:
+        say(f"events without a value: {', '.join(shares)}")
     if counts.duplicates > counts.duplicates_removed:
         say(
             f"{counts.duplicates:,} rows repeat a user's item and time and were kept; --deduplicate drops them"

@@ -2,6 +2,7 @@
 is read, checked and narrowed in one streaming pass.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from plait.schema import Action, Amount, Binary, Categorical, Regression
+from plait.schema import Action, Amount, Binary, Categorical, Category, Feature, Regression
 
 DType = Any  # a pl.DataType: its metaclass has a repr that beartype refuses in annotations
 MICROSECONDS = {"s": 1_000_000, "ms": 1_000}
@@ -32,12 +33,17 @@ class Column:
 
 
 def id_column(name: str, dtype: DType, categories: pl.Categories | None) -> Column:
-    """Users, items, requests: whole numbers from 0, or text where `categories` are given."""
+    """Users, items, requests: whole numbers from 0, or text where `categories` are given.
+
+    Text that spells a negative number is refused like the number: whether a column of a CSV file is read as text is
+    decided by its other rows.
+    """
     raw = pl.col(name)
     if categories is not None:
         text = raw.cast(pl.String)
         missing = Rule(f"{name} is missing", text.is_null() | (text == ""))
-        return Column(name, text.cast(pl.Categorical(categories)), (missing,))
+        negative = Rule(f"{name} is negative", text.cast(pl.Int64, strict=False) < 0)
+        return Column(name, text.cast(pl.Categorical(categories)), (missing, negative))
     missing = Rule(f"{name} is missing", raw.is_nan() | raw.is_null() if dtype.is_float() else raw.is_null())
     if not (dtype.is_integer() or dtype.is_float()):
         raise _wrong_type(name, dtype, "whole numbers or text")
@@ -54,7 +60,9 @@ def order_column(name: str, dtype: DType, categories: pl.Categories | None) -> C
     """Anything with an order: it only breaks ties of time."""
     raw = pl.col(name)
     if categories is not None:
-        return id_column(name, dtype, categories)
+        text = raw.cast(pl.String)
+        missing = text.is_null() | (text == "")
+        return Column(name, text.cast(pl.Categorical(categories)), (Rule(f"{name} is missing", missing),))
     if dtype.is_temporal():
         raw = raw.to_physical()
     elif not dtype.is_numeric():
@@ -128,6 +136,31 @@ def action_column(action: Action, dtype: DType) -> Column:
         case Amount():
             rules.append(Rule(f"{name} is negative", given & (number < 0)))
     return Column(name, value.fill_null(float("nan")), tuple(rules))
+
+
+def context_column(feature: Feature, dtype: DType, categories: pl.Categories) -> Column:
+    """A category as text, missing = ""; a number as float64, missing = NaN, times in seconds since 1970."""
+    name, raw = feature.name, pl.col(feature.name)
+    if isinstance(feature.kind, Category):
+        rules: tuple[Rule, ...] = ()
+        if dtype.is_float():  # whole numbers with missing ones among them, as pandas holds them
+            rules = (Rule(f"{name} is not a whole number", raw.is_finite() & (raw % 1 != 0)),)
+            raw, dtype = raw.fill_nan(None).cast(pl.Int64, strict=False), pl.Int64()
+        if not (dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null) or dtype.is_integer()):
+            raise _wrong_type(name, dtype, "text or whole numbers")
+        return Column(name, raw.cast(pl.String).fill_null("").cast(pl.Categorical(categories)), rules)
+    if dtype in (pl.Date, pl.Datetime):
+        return Column(name, (raw.cast(pl.Datetime("us")).dt.epoch("us") / 1e6).fill_null(math.nan), ())
+    if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Null)):
+        raise _wrong_type(name, dtype, "numbers or times")
+    if dtype == pl.String:
+        raw = raw.str.strip_chars().replace("", None)
+    number = raw.cast(pl.Float64, strict=False)
+    rules = (
+        Rule(f"{name} is not a number", raw.is_not_null() & number.is_null()),
+        Rule(f"{name} is not finite", number.is_infinite()),
+    )
+    return Column(name, number.fill_null(math.nan), rules)
 
 
 def rule_number(columns: Sequence[Column]) -> pl.Expr:

@@ -3,6 +3,7 @@
 Shape letters: N rows, V different values, I ids asked for.
 """
 
+import difflib
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Int32, Int64, Integer
 
 from plait.schema import UNKNOWN_ITEM
 
+MOST_COMPARED = 1_000  # texts: difflib is slow
 BLOCK = 1 << 16  # rows worked on at a time where that spares a large temporary array
 
 
@@ -61,6 +63,21 @@ def item_index(asked: pl.Series, item_ids: pl.Series) -> Int64[np.ndarray, "I"]:
     ids = pl.DataFrame({"asked": asked}).select(pl.when(is_exact).then(as_id).alias("id"))
     found = ids.join(known, on="id", how="left", maintain_order="left")["index"]
     return found.fill_null(UNKNOWN_ITEM).to_numpy().astype(np.int64)
+
+
+def similar_texts(asked: str, known: pl.Series) -> list[str]:
+    """Up to three of the known texts that are like the one asked for, likest first.
+
+    Only texts that share its first or second half, in any case, are compared: a single slip leaves one of them.
+
+    >>> similar_texts("Ann-marie", pl.Series(["anne", "ann-mary", "anne-marie"]))
+    ['anne-marie', 'ann-mary']
+    """
+    lower, half = asked.lower(), len(asked) // 2
+    text = known.str.to_lowercase()
+    alike = text.str.starts_with(lower[:half]) | text.str.ends_with(lower[half:])
+    by_lower = {id.lower(): id for id in known.filter(alike).head(MOST_COMPARED)}
+    return [by_lower[near] for near in difflib.get_close_matches(lower, by_lower, n=3, cutoff=0.8)]
 
 
 def _through_table(

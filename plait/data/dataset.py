@@ -15,11 +15,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int64
 
-from plait.data.coding import item_index
+from plait.data.coding import item_index, similar_texts
 from plait.data.gathering import Windows, concatenated_ranges, windows
 from plait.data.manifest import FORMAT_VERSION, Manifest
 from plait.data.writing import MANIFEST
-from plait.schema import Action, EventBatch
+from plait.schema import Action, EventBatch, Feature, FeatureTable
 
 Rows = Int64[np.ndarray, "R"] | Bool[np.ndarray, "Q"]
 
@@ -58,6 +58,7 @@ class Dataset:
         self._time_s_E = self._map("time_s")
         self._request_E = self._map("request")
         self._action_EA = self._map("action")
+        self._context_EF = self._table("context", manifest.counts.events, np.int32)
 
     @classmethod
     def open(cls, folder: Path | str) -> "Dataset":
@@ -108,6 +109,21 @@ class Dataset:
     def actions(self) -> tuple[Action, ...]:
         return self.manifest.actions
 
+    @property
+    def context(self) -> tuple[Feature, ...]:
+        """What is known of an event before its actions; `EventBatch.context_EF` has a column for each."""
+        return self.manifest.context
+
+    @cached_property
+    def item_features(self) -> FeatureTable:
+        """A row for every dense item; row `UNKNOWN_ITEM` has no values."""
+        return self._features("item", self.manifest.item_features, self.num_items + 1)
+
+    @cached_property
+    def user_features(self) -> FeatureTable:
+        """A row for every dense user."""
+        return self._features("user", self.manifest.user_features, self.num_users)
+
     def item_ids(self) -> pl.Series:
         """The log's item ids; dense item i is at index i - 1."""
         return self._items["item_id"]
@@ -125,17 +141,21 @@ class Dataset:
         """Dense index of one of the log's user ids.
 
         Raises:
-            ValueError: the dataset has no such user; names the nearest ids.
+            ValueError: the dataset has no such user; names similar ids.
         """
         known = self.user_ids()
-        if isinstance(id, str) == (known.dtype == pl.String):
+        is_text = known.dtype == pl.String
+        if isinstance(id, str) == is_text:
             at = int(known.search_sorted(id))
             if at < len(known) and known[at] == id:
                 return at
-            near = known[max(at - 1, 0) : at + 1].to_list()
-        else:
-            near = known.head(2).to_list()
-        raise ValueError(f"no user {id!r} in {self.manifest.name}; ids near it: {', '.join(map(repr, near))}")
+        kind = "text" if is_text else "whole numbers"
+        near = similar_texts(id, known) if is_text and isinstance(id, str) else []
+        raise ValueError(
+            f"no user {id!r} in {self.manifest.name}"
+            + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
+            + ("" if near else f"; its {len(known):,} user ids are {kind} from {known[0]!r} to {known[-1]!r}")
+        )
 
     def train_users(self) -> Int64[np.ndarray, "U"]:
         """Users with at least two training events: one to see, one to predict."""
@@ -162,10 +182,15 @@ class Dataset:
         row_E, start_U1 = concatenated_ranges(window.begin_B, window.end_B)
         return self._batch(user_U, row_E, start_U1, window.lead_B)
 
-    def targets(self, part: Literal["validation", "test"]) -> Targets:
+    def targets(
+        self, part: Literal["validation", "test"], same_request: Literal["causal", "blind"] = "causal"
+    ) -> Targets:
         """The events of a segment whose user has any history before the segment, users in order.
 
         An event's history ends where the segment begins, so the events of one segment never see each other.
+
+        Args:
+            same_request: with "blind" it ends where the event's own request begins, if that is earlier.
         """
         if part not in ("validation", "test"):
             raise ValueError(f"part={part!r}; expected 'validation' or 'test'")
@@ -175,7 +200,41 @@ class Dataset:
         user_U = np.flatnonzero((begin_U > self._start_U1[:-1]) & (end_U > begin_U))
         event_Q, _ = concatenated_ranges(begin_U[user_U], end_U[user_U])
         events_U = end_U[user_U] - begin_U[user_U]
-        return Targets(np.repeat(user_U, events_U), event_Q, np.repeat(begin_U[user_U], events_U))
+        targets = Targets(np.repeat(user_U, events_U), event_Q, np.repeat(begin_U[user_U], events_U))
+        return targets if same_request == "causal" else self._before_own_request(targets)
+
+    def train_targets(self, num_requests: int) -> Targets:
+        """The events of each training user's last `num_requests` training requests, each to be predicted from what
+        lay before its own request; users in order. Without those of a user's first request."""
+        user_U = self.train_users()
+        end_U, start_U, found = self._validation_U[user_U], self._start_U1[user_U], []
+        for _ in range(num_requests):
+            last = Targets(user_U, np.maximum(end_U - 1, start_U), end_U)
+            begin_U = self._ends_before_own_request(last)
+            keep_U = begin_U > start_U
+            event_Q, start_Q1 = concatenated_ranges(begin_U[keep_U], end_U[keep_U])
+            per_U = np.diff(start_Q1)
+            found.append(
+                Targets(np.repeat(user_U[keep_U], per_U), event_Q, np.repeat(begin_U[keep_U], per_U))
+            )
+            end_U = begin_U
+        whole = Targets(*(np.concatenate([getattr(t, name) for t in found]) for name in vars(found[0])))
+        return whole[np.argsort(whole.event_Q, kind="stable")]
+
+    def _before_own_request(self, targets: Targets) -> Targets:
+        """Histories without the target's own request; targets that have none then are left out."""
+        end_Q = self._ends_before_own_request(targets)
+        return Targets(targets.user_Q, targets.event_Q, end_Q)[end_Q > self._start_U1[targets.user_Q]]
+
+    def _ends_before_own_request(self, targets: Targets) -> Int64[np.ndarray, "Q"]:
+        """Where histories end that hold nothing of their target's request."""
+        end_Q, start_Q = targets.history_end_Q.copy(), self._start_U1[targets.user_Q]
+        own_Q = np.ones(len(end_Q), dtype=bool)
+        while own_Q.any():  # as often as the longest request has events before its segment
+            last_Q = np.maximum(end_Q - 1, start_Q)
+            own_Q = (end_Q > start_Q) & (self._request_E[last_Q] == self._request_E[targets.event_Q])
+            end_Q -= own_Q
+        return end_Q
 
     def target_batch(self, targets: Targets, max_events: int, lead: int) -> EventBatch:
         """For each target up to `lead + max_events` events of its history, then the target itself, last."""
@@ -183,6 +242,26 @@ class Dataset:
         row_E, start_U1 = concatenated_ranges(window.begin_B, window.end_B + 1)
         row_E[start_U1[1:] - 1] = targets.event_Q
         return self._batch(targets.user_Q, row_E, start_U1, window.lead_B)
+
+    def candidate_batch(
+        self, targets: Targets, max_events: int, lead: int
+    ) -> tuple[EventBatch, Int64[np.ndarray, "U"]]:
+        """The targets of one history together: up to `lead + max_events` of its events, then those targets.
+
+        Returns:
+            The batch, and how many of each sequence's last events are targets. Targets stay in their order.
+        """
+        opens_Q = np.ones(len(targets), dtype=bool)
+        for of_Q in (targets.user_Q, targets.history_end_Q):
+            opens_Q[1:] &= of_Q[1:] == of_Q[:-1]
+        opens_Q[1:] = ~opens_Q[1:]
+        first_B = np.flatnonzero(opens_Q)
+        count_B = np.diff([*first_B, len(targets)])
+        window = self._history(targets[first_B], max_events, lead)
+        row_E, start_B1 = concatenated_ranges(window.begin_B, window.end_B + count_B)
+        nth_Q = np.arange(len(targets)) - np.repeat(first_B, count_B)
+        row_E[np.repeat(start_B1[1:] - count_B, count_B) + nth_Q] = targets.event_Q
+        return self._batch(targets.user_Q[first_B], row_E, start_B1, window.lead_B), count_B
 
     def seen_items(self, targets: Targets) -> tuple[Int64[np.ndarray, "Q1"], Int64[np.ndarray, "S"]]:
         """Dense items of each target's whole history, end to end, and where each target's begin."""
@@ -217,6 +296,8 @@ class Dataset:
             action_EA=self._action_EA[row_E],
             time_s_E=self._time_s_E[row_E],
             request_E=self._request_E[row_E].astype(np.int64),
+            context_EF=self._context_EF[row_E].astype(np.int64),
+            user_code_UK=self.user_features.code_NK[user_U].astype(np.int64),
         )
 
     def _map(self, name: str) -> np.ndarray:
@@ -224,6 +305,15 @@ class Dataset:
         if name == "action" and not self.actions:  # a file without content cannot be mapped
             return np.load(path)
         return np.asarray(np.load(path, mmap_mode="r"))
+
+    def _table(self, name: str, rows: int, dtype: type[np.generic]) -> np.ndarray:
+        """A matrix whose file is there only if it has columns."""
+        has_file = f"{name}.npy" in self.manifest.files
+        return self._map(name) if has_file else np.empty((rows, 0), dtype=dtype)
+
+    def _features(self, of: str, features: tuple[Feature, ...], rows: int) -> FeatureTable:
+        code_NK = self._table(f"{of}_code", rows, np.int32)
+        return FeatureTable(features, code_NK, self._table(f"{of}_vector", rows, np.float32))
 
     @cached_property
     def _items(self) -> pl.DataFrame:

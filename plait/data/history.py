@@ -1,22 +1,26 @@
 """Histories that come from outside a prepared folder, read by the very rules that prepare one.
 
-Shape letters: E events.
+Shape letters: E events, U users, K codes of a user's features.
 """
 
+import difflib
 import time as clock
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import polars as pl
+from jaxtyping import Int64
 
 from plait.data import checking
 from plait.data.checking import RULE, Column, DType, Rule
 from plait.data.coding import item_index
+from plait.data.features import code_context, user_features_of
 from plait.data.writing import parquet_bytes, write_bytes
-from plait.schema import Action, EventBatch
+from plait.schema import UNKNOWN_ITEM, Action, EventBatch, Feature
 
 MICROSECONDS_PER_S = 1_000_000
 COLUMNS, ITEMS = "recommender.json", "items.parquet"  # files of a saved model, beside its weights
@@ -30,6 +34,17 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
     time: str
     time_unit: Literal["s", "ms"]
     order: str | None = None  # breaks ties of time
+    context: tuple[Feature, ...] = ()  # as fitted in preparation, like the next
+    user_features: tuple[Feature, ...] = ()
+
+
+@dataclass(frozen=True)
+class History:
+    """What a table of events holds."""
+
+    events: EventBatch  # users in the order of their ids
+    user_ids: tuple[Any, ...] | None  # None where the table has no user column: all events are of one user
+    unknown_items: tuple[Any, ...]  # ids that the model does not know, each once; UNKNOWN_ITEM in the events
 
 
 def save_vocabulary(folder: Path, item_ids: pl.Series, columns: Columns) -> None:
@@ -51,21 +66,24 @@ def load_vocabulary(folder: Path) -> tuple[pl.Series, Columns]:
 
 
 def read_history(
-    history: Any, columns: Columns, actions: tuple[Action, ...], item_ids: pl.Series
-) -> tuple[EventBatch, pl.Series | None]:
-    """Events of one user or, where the user column is there, of many, in the order of time; and the users' ids.
+    history: Any, columns: Columns, actions: tuple[Action, ...], item_ids: pl.Series, users: Any = None
+) -> History:
+    """Events of one user or, where the user column is there, of many, in the order of time.
 
     Args:
         history: a frame of polars, pandas or Arrow, or a mapping of columns (of single values for one event).
+            An action without a column is missing in every event.
         actions: as fitted in preparation.
         item_ids: dense item i is at index i - 1; other items become UNKNOWN_ITEM.
+        users: a table of user features; users that it lacks, or all where it is not given, have none. Context
+            columns that the history lacks are missing too.
 
     Raises:
         ValueError: a column is missing, of the wrong type, or holds a value that breaks a rule.
     """
-    frame = _as_frame(history)
+    frame = _with_missing_actions(_as_frame(history), columns, actions)
     ordering = () if columns.order is None else (columns.order,)
-    for name in (columns.item, columns.time, *ordering, *(action.name for action in actions)):
+    for name in (columns.item, columns.time, *ordering):
         if name not in frame.columns:
             raise ValueError(f"the history has no column {name!r}; it has {', '.join(frame.columns)}")
     has_users = columns.user in frame.columns
@@ -82,19 +100,51 @@ def read_history(
     tick_E = values[columns.time].to_numpy()
     new_E = np.diff(tick_E, prepend=tick_E[:1]) != 0
     start_U1 = np.concatenate([[0], np.cumsum(np.bincount(user_E))]).astype(np.int64)
+    user_ids = frame[columns.user].gather(start_U1[:-1])
+    item_E = item_index(frame[columns.item], item_ids)
     events = EventBatch(
         user_U=np.arange(len(start_U1) - 1),
         start_U1=start_U1,
         lead_U=np.zeros(len(start_U1) - 1, dtype=np.int64),
-        item_E=item_index(frame[columns.item], item_ids),
+        item_E=item_E,
         action_EA=values.select(action.name for action in actions)
         .to_numpy()
         .reshape(len(frame), len(actions))
         .astype(np.float32, copy=False),  # a frame without columns has a type of its own
         time_s_E=tick_E // MICROSECONDS_PER_S,
         request_E=np.cumsum(new_E),
+        context_EF=code_context(columns.context, frame, "the history"),
+        user_code_UK=_user_codes(users, columns, user_ids),
     )
-    return events, frame[columns.user].gather(start_U1[:-1]) if has_users else None
+    unknown = frame[columns.item].filter(pl.Series(item_E == UNKNOWN_ITEM)).unique(maintain_order=True)
+    return History(events, tuple(user_ids) if has_users else None, tuple(unknown))
+
+
+def _user_codes(users: Any, columns: Columns, user_ids: pl.Series) -> Int64[np.ndarray, "U K"]:
+    if not columns.user_features:
+        return np.empty((len(user_ids), 0), dtype=np.int64)
+    return user_features_of(users, columns.user, columns.user_features, user_ids).code_NK.astype(np.int64)
+
+
+def _with_missing_actions(frame: pl.DataFrame, columns: Columns, actions: tuple[Action, ...]) -> pl.DataFrame:
+    """The frame with a column for every action, empty where it has none.
+
+    Raises:
+        ValueError: an action has no column, and a column is there that may have been meant for it.
+    """
+    optional = [action.name for action in actions] + [feature.name for feature in columns.context]
+    absent = [name for name in optional if name not in frame.columns]
+    known = {columns.user, columns.item, columns.time, columns.order, *optional}
+    strange = [name for name in frame.columns if name not in known]
+    if absent and strange:
+        near = difflib.get_close_matches(absent[0], strange, n=1)
+        raise ValueError(
+            f"the history has no column {absent[0]!r}, and the model knows none that is called "
+            f"{', '.join(map(repr, strange))}; "
+            + (f"did you mean {absent[0]!r} by {near[0]!r}? " if near else "")
+            + f"Leave such columns out where {absent[0]!r} is missing in every event"
+        )
+    return frame.with_columns(pl.lit(None).alias(action.name) for action in actions if action.name in absent)
 
 
 def _as_frame(history: Any) -> pl.DataFrame:

@@ -18,6 +18,7 @@ from plait.data.checking import RULE, Column
 from plait.data.coding import dense_codes
 from plait.data.manifest import Settings
 from plait.data.reading import Table, collect, reading
+from plait.schema import Category
 
 CLOCK_SKEW_S = 86_400  # how far ahead of this machine's clock a log may be
 EXAMPLES = 3  # rows named per broken rule
@@ -28,12 +29,14 @@ REJECT_ROW, REJECT_FILE = "reject_row", "reject_file"
 class Rows:
     """A log's accepted rows in their old order. Columns are popped when used: a log is large."""
 
-    columns: dict[str, np.ndarray]  # user, item, request, order: int32 codes; time: µs; action0, ...: float32
+    # user, item, request, order: int32 codes; time: µs; action0, ...: float32; context0, ...: int32 codes or float64
+    columns: dict[str, np.ndarray]
     user_id: pl.Series
     item_id: pl.Series
     num_read: int
     rejected: dict[str, int]  # broken rule -> rows
     rejects: pl.DataFrame | None
+    context_label: dict[str, pl.Series]  # of the coded ones among the context columns
 
 
 @dataclass(frozen=True)
@@ -76,16 +79,18 @@ def ingest(tables: Sequence[Table], settings: Settings) -> Rows:
     columns: dict[str, np.ndarray] = {}
     for role in accepted.columns:
         column = accepted.drop_in_place(role)
-        if role in ("user", "item", "request", "order"):
+        if role in ("user", "item", "request", "order") or isinstance(column.dtype, pl.Categorical):
             columns[role], ids[role] = dense_codes(column)
         else:
             columns[role] = column.to_numpy()
-    return Rows(columns, ids["user"], ids["item"], num_read, rejected, rejects)
+    context_label = {role: labels for role, labels in ids.items() if role.startswith("context")}
+    return Rows(columns, ids["user"], ids["item"], num_read, rejected, rejects, context_label)
 
 
 def _check_columns(table: Table, settings: Settings) -> None:
     wanted = [settings.user, settings.item, settings.time, settings.request, settings.order]
-    for name in [*filter(None, wanted), *(action.name for action in settings.actions)]:
+    wanted += [action.name for action in settings.actions] + [feature.name for feature in settings.context]
+    for name in filter(None, wanted):
         if name not in table.schema:
             near = difflib.get_close_matches(name, list(table.schema), n=1)
             raise ValueError(
@@ -102,6 +107,7 @@ def _read_all(tables: Sequence[Table], settings: Settings) -> tuple[list[Part], 
     as text, numbers first and ids only if that did not help, so that the rules can name the row.
     """
     numbers = [settings.time, *(action.name for action in settings.actions)]
+    numbers += [feature.name for feature in settings.context]
     ids = [name for name in (settings.user, settings.item, settings.request, settings.order) if name]
     for as_text in ([], numbers):
         try:
@@ -114,13 +120,15 @@ def _read_all(tables: Sequence[Table], settings: Settings) -> tuple[list[Part], 
 def _read_as(
     tables: Sequence[Table], settings: Settings, as_text: Sequence[str], name_errors: bool = False
 ) -> tuple[list[Part], list[pl.DataFrame]]:
-    lazy_frames = [table.lazy(as_text) for table in tables]
+    names = [feature.name for feature in settings.context if isinstance(feature.kind, Category)]
+    lazy_frames = [table.lazy([*as_text, *names]) for table in tables]
     schemas = [frame.collect_schema() for frame in lazy_frames]
     categories = {
         name: pl.Categories.random()
         for name in (settings.user, settings.item, settings.request, settings.order)
         if name and any(schema[name] in (pl.String, pl.Categorical, pl.Enum) for schema in schemas)
     }
+    categories |= {feature.name: pl.Categories.random() for feature in settings.context}
     now_s = clock.time() + CLOCK_SKEW_S
     parts, frames = [], []
     for table, lazy, schema in zip(tables, lazy_frames, schemas, strict=True):
@@ -152,6 +160,9 @@ def _columns_of(
         columns["order"] = checking.order_column(order, schema[order], categories.get(order))
     for index, action in enumerate(settings.actions):
         columns[f"action{index}"] = checking.action_column(action, schema[action.name])
+    for index, feature in enumerate(settings.context):
+        dtype, group = schema[feature.name], categories[feature.name]
+        columns[f"context{index}"] = checking.context_column(feature, dtype, group)
     return columns
 
 

@@ -4,13 +4,16 @@ from typing import Literal
 
 import msgspec
 
-from plait.schema import Action
+from plait.schema import Action, Feature
 
 FORMAT_VERSION = 1  # of the folder's files; raise it whenever an older reader would misread a newer folder
 
 
 class LeaveOneOut(msgspec.Struct, frozen=True, tag="leave_one_out"):
     """A user's last event is the test target, the one before it the validation target."""
+
+    def __str__(self) -> str:
+        return "leave-one-out"
 
 
 class Temporal(msgspec.Struct, frozen=True, tag="temporal"):
@@ -37,15 +40,25 @@ class Temporal(msgspec.Struct, frozen=True, tag="temporal"):
             ):
                 return
         raise ValueError(
-            f"{self}: give either cut_validation_s before cut_test_s, both in unix seconds, "
-            "or validation and test, both shares above 0 that leave something to train on"
+            f"{self}: give validation and test (--temporal), both shares above 0 that together leave something "
+            "to train on, or cut_validation_s before cut_test_s, both in unix seconds"
         )
+
+    def __str__(self) -> str:
+        """
+        >>> print(Temporal(validation=0.1, test=0.2))
+        temporal split with validation = 0.1, test = 0.2
+        """
+        given = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
+        return f"temporal split with {', '.join(f'{name} = {value}' for name, value in given.items()) or 'no cuts'}"
 
 
 Split = LeaveOneOut | Temporal
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
+):  # a default leaves the hash as it was
     """All that decides what a prepared folder holds, beside the log itself."""
 
     user: str
@@ -60,6 +73,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     deduplicate: bool
     split: Split  # as asked for
     on_bad_row: Literal["stop", "reject"]
+    item_features: tuple[Feature, ...] = ()  # as declared: values and buckets not fitted yet
+    user_features: tuple[Feature, ...] = ()
+    context: tuple[Feature, ...] = ()
+    keep_unseen_items: bool = False
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +102,29 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     test_queries: int
     test_without_history: int
     split_requests: int  # runs of a request id, beyond its first, within a user: they count as new requests
+    missing: dict[
+        str, int
+    ] = {}  # action -> events without a value; empty in folders of before it was counted
+    unseen_items: int = 0  # of `items`: in the feature table, and without any event
+    items_without_features: int = 0  # of `items`: not in the feature table; all their features are missing
+    users_without_features: int = 0
+
+
+def left_out(
+    settings: Settings,
+    rejected: dict[str, int],
+    duplicates_removed: int,
+    single_event_rows: int,
+    core_rows: int,
+) -> str:
+    """In words, how many rows were left out, and why."""
+    rows_by_reason = {
+        **rejected,
+        "repeat a user's item and time": duplicates_removed,
+        "of users with a single event": single_event_rows,
+        f"of users below {settings.min_user_events} or items below {settings.min_item_events} events": core_rows,
+    }
+    return "; ".join(f"{rows:,} {why}" for why, rows in rows_by_reason.items() if rows) or "none"
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +143,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     tied_share: float  # of events whose (user, time) another event of the user repeats
     content_hash: str  # over arrays and ids: two folders with one hash hold the same events
     files: dict[str, int]  # file name -> bytes
+    item_features: tuple[Feature, ...] = ()  # fitted on items with training events
+    user_features: tuple[Feature, ...] = ()  # fitted on users with training events
+    context: tuple[Feature, ...] = ()  # fitted on training events
 
     def to_json(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=2)

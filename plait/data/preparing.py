@@ -14,12 +14,14 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from plait.data import shaping
+from plait.data import features, shaping
+from plait.data.caching import cached_folder, file_stamps, open_if_whole
 from plait.data.coding import coarsest_unit, order_events
 from plait.data.dataset import Dataset
+from plait.data.features import Described, Features
 from plait.data.ingest import Rows, ingest
-from plait.data.manifest import FORMAT_VERSION, Counts, LeaveOneOut, Manifest, Settings, Split
-from plait.data.reading import open_tables
+from plait.data.manifest import FORMAT_VERSION, Counts, LeaveOneOut, Manifest, Settings, Split, left_out
+from plait.data.reading import fingerprint, open_tables
 from plait.data.writing import (
     MANIFEST,
     check_free,
@@ -29,7 +31,7 @@ from plait.data.writing import (
     write_bytes,
     write_table,
 )
-from plait.schema import Action, ActionKind, Amount, check_unique
+from plait.schema import Action, ActionKind, Amount, Feature, Vector
 
 MICROSECONDS_PER_S = 1_000_000
 
@@ -41,7 +43,7 @@ def prepare(
     item: str,
     time: str,
     actions: Mapping[str, ActionKind] | Sequence[Action],
-    out: Path | str,
+    out: Path | str | None = None,
     request: str | None = None,
     order: str | None = None,
     time_unit: Literal["s", "ms"] = "s",
@@ -53,6 +55,12 @@ def prepare(
     split: Split = LeaveOneOut(),
     on_bad_row: Literal["stop", "reject"] = "stop",
     overwrite: bool = False,
+    items: Any = None,
+    item_features: Features = (),
+    users: Any = None,
+    user_features: Features = (),
+    context: Features = (),
+    keep_unseen_items: bool = False,
 ) -> Dataset:
     """Prepares a log for training and evaluation.
 
@@ -61,7 +69,8 @@ def prepare(
         user, item, time: names of columns. Ids are whole numbers from 0 or text; times are numbers in
             `time_unit`, datetimes or ISO 8601 text, in UTC where they name no zone.
         actions: the action columns and their kinds. Null, NaN and empty are missing values and stay so.
-        out: the prepared folder, made whole or not at all.
+        out: the prepared folder, made whole or not at all. Without it, a folder in `$PLAIT_DATA` (by default the
+            user's cache), which is used again as long as neither the source nor the settings change.
         request: the column of the exposure's id; without it, a user's events with one time are one request.
             A request's events are neighbours: an id that comes back after another one opens a new request.
         order: the column that breaks ties of time within a user; without it, the order of the rows.
@@ -70,7 +79,13 @@ def prepare(
         deduplicate: drops all but the first of a user's events with the same item and time.
         on_bad_row: what happens to rows with missing or impossible values: "stop" raises; "reject" writes
             them to `rejects.parquet` in `out` and goes on.
-        overwrite: replaces a prepared folder at `out`.
+        overwrite: replaces a prepared folder.
+        items: a table with a row per item, in any of the forms of `source`: the column `item`, and those of
+            `item_features`. Items that it lacks have all features missing.
+        users: likewise with the column `user` and those of `user_features`, which cannot be vectors.
+        context: columns of the log that are known when an item is shown, before any action: categories and
+            numbers.
+        keep_unseen_items: items of `items` without an event left are in the catalogue too, untrained.
 
     Returns:
         The dataset, opened. `manifest.counts` says where every row went.
@@ -82,8 +97,13 @@ def prepare(
     """
     if isinstance(actions, Mapping):
         actions = [Action(key, kind) for key, kind in actions.items()]
-    named = [user, item, time, request, order, *(action.name for action in actions)]
-    check_unique([column for column in named if column], "prepare: column")
+    context = features.declared(context)
+    features.check_context(context)
+    _check_columns_differ(
+        [("user", user), ("item", item), ("time", time), ("request", request), ("order", order)]
+        + [("action", action.name) for action in actions]
+        + [("context", column.name) for column in context]
+    )
     settings = Settings(
         user=user,
         item=item,
@@ -97,17 +117,56 @@ def prepare(
         deduplicate=deduplicate,
         split=split,
         on_bad_row=on_bad_row,
+        item_features=features.declared(item_features),
+        user_features=features.declared(user_features),
+        context=context,
+        keep_unseen_items=keep_unseen_items,
     )
+    if name is None:
+        name = _name_of(source, out)
+    if out is None:
+        out = cached_folder(None, name, settings, name, note, _fingerprints(settings, source, items, users))
+        found = None if overwrite else open_if_whole(out)
+        if found is not None:
+            return found
     out = Path(out)
     check_free(out, overwrite)
     tables = open_tables(source)
-    events = _arrange(ingest(tables, settings), settings)
-    if name is None:
-        name = Path(source).name.split(".")[0] if isinstance(source, str | Path) else out.name
+    about = features.describe_all(items, users, settings)
+    events = _arrange(ingest(tables, settings), settings, about)
     inputs = tuple(Path(table.name).name for table in tables)
+    inputs += tuple(name for table in about.values() for name in table.inputs)
     with whole_folder(out) as folder:
         _write(folder, events, settings, name, note, inputs)
     return Dataset.open(out)
+
+
+def _name_of(source: Any, out: Path | str | None) -> str:
+    if isinstance(source, str | Path):
+        return Path(source).name.split(".")[0]
+    return "log" if out is None else Path(out).name
+
+
+def _fingerprints(settings: Settings, *sources: Any) -> list[tuple[str | int, ...]]:
+    """Of all that is read: the tables, and the files of vectors."""
+    kinds = [feature.kind for feature in settings.item_features]
+    vectors = [Path(kind.file) for kind in kinds if isinstance(kind, Vector) and kind.file]
+    tables = [table for source in sources if source is not None for table in open_tables(source)]
+    return [*map(fingerprint, tables), *(stamp for file in vectors for stamp in file_stamps(file))]
+
+
+def _check_columns_differ(columns: Sequence[tuple[str, str | None]]) -> None:
+    """Raises ValueError where one column is given for two (what, column)."""
+    what_of: dict[str, str] = {}
+    for what, column in columns:
+        if column is not None and column in what_of:
+            options = " and ".join(dict.fromkeys(f"--{name}" for name in (what_of[column], what)))
+            raise ValueError(
+                f"column {column!r} is given more than once, as {what_of[column]} and as {what} ({options}); "
+                "each needs a column of its own: name the right one, or leave one out"
+            )
+        if column is not None:
+            what_of[column] = what
 
 
 def settings_hash(settings: Settings) -> str:
@@ -125,6 +184,7 @@ class Events:
     split: Split  # resolved
     counts: Counts
     tied_share: float
+    features: dict[str, tuple[Feature, ...]]  # fitted, by the manifest's field
 
 
 @dataclass(frozen=True)
@@ -149,14 +209,14 @@ class Sorted:
         )
 
 
-def _arrange(rows: Rows, settings: Settings) -> Events:
+def _arrange(rows: Rows, settings: Settings, about: Mapping[str, Described]) -> Events:
     """Sorts, filters, numbers and splits the rows."""
     kept, core, removed = _filter(_sort(rows), settings)
     if len(kept.row_N) == 0:
+        gone = (removed[key] for key in ("duplicates_removed", "single_event_rows", "core_rows"))
         raise ValueError(
-            f"no events left of {rows.num_read} rows with min_user_events={settings.min_user_events} and "
-            f"min_item_events={settings.min_item_events}; removed: {removed}, rejected: {rows.rejected}. "
-            "Lower the least numbers of events"
+            f"no events left of {rows.num_read} rows; left out: {left_out(settings, rows.rejected, *gone)}. Lower "
+            "min_user_events and min_item_events (--min-user-events, --min-item-events), or give a longer log"
         )
     user_E, user_id = _compact(kept.user_N, core.user_rows_U > 0, rows.user_id)
     item_E, item_id = _compact(kept.item_N, core.item_rows_V > 0, rows.item_id)
@@ -173,9 +233,17 @@ def _arrange(rows: Rows, settings: Settings) -> Events:
         raise ValueError(f"{split} leaves no event to train on: every user has fewer than three")
     arrays = {"start": start_U1, "validation": validation_U, "test": test_U, "item": item_E}
     arrays |= {"time_s": time_s_E, "request": request_E, "action": _gather_actions(rows, row_E, settings)}
+    unseen = features.unseen_ids(about["item"], item_id) if settings.keep_unseen_items else item_id.head(0)
+    tables = _tables(user_id, item_id, unseen, core.item_rows_V, item_E[~train_E])
+    trained_U = np.add.reduceat(train_E, start_U1[:-1], dtype=np.int64) > 0
+    known = features.fit_tables(about, tables, trained_U)
+    context, code_EC = features.gather_context(
+        settings.context, rows.columns, rows.context_label, row_E, train_E
+    )
+    arrays |= known.arrays | ({"context": code_EC} if context else {})
     return Events(
         arrays=arrays,
-        tables=_tables(user_id, item_id, core.item_rows_V, item_E[~train_E]),
+        tables=tables,
         rejects=rows.rejects,
         actions=_fit(settings.actions, arrays["action"], train_E),
         split=split,
@@ -183,13 +251,17 @@ def _arrange(rows: Rows, settings: Settings) -> Events:
             rows_read=rows.num_read,
             rejected=rows.rejected,
             users=len(user_id),
-            items=len(item_id),
+            items=len(item_id) + len(unseen),
             events=len(item_E),
             train_events=int(train_E.sum()),
+            unseen_items=len(unseen),
+            missing=_count_missing(settings.actions, arrays["action"]),
             **removed,
+            **known.lacking,
             **shaping.count_queries(start_U1, validation_U, test_U),
         ),
         tied_share=tied_share,
+        features=known.fitted | {"context": context},
     )
 
 
@@ -246,6 +318,10 @@ def _gather_actions(rows: Rows, row_E: np.ndarray, settings: Settings) -> np.nda
     return action_EA
 
 
+def _count_missing(actions: Sequence[Action], action_EA: np.ndarray) -> dict[str, int]:
+    return {action.name: int(np.isnan(action_EA[:, at]).sum()) for at, action in enumerate(actions)}
+
+
 def _compact(code_E: np.ndarray, present: np.ndarray, ids: pl.Series) -> tuple[np.ndarray, pl.Series]:
     """Codes without gaps, where filtering left some ids without an event."""
     if len(present) == len(ids) and present.all():
@@ -267,11 +343,19 @@ def _fit(actions: Sequence[Action], action_EA: np.ndarray, train_E: np.ndarray) 
 
 
 def _tables(
-    user_id: pl.Series, item_id: pl.Series, item_rows_V: np.ndarray, held_out: np.ndarray
+    user_id: pl.Series,
+    item_id: pl.Series,
+    unseen_id: pl.Series,
+    item_rows_V: np.ndarray,
+    held_out: np.ndarray,
 ) -> dict[str, pl.DataFrame]:
-    """The id maps; an item's training events are its rows less those held out (`held_out`: dense items)."""
-    rows = item_rows_V[item_rows_V > 0]
+    """The id maps; an item's training events are its rows less those held out (`held_out`: dense items).
+
+    Unseen items come last, so that the numbers of all others do not depend on them.
+    """
+    rows = np.concatenate([item_rows_V[item_rows_V > 0], np.zeros(len(unseen_id), dtype=item_rows_V.dtype)])
     train_events = rows - np.bincount(held_out, minlength=len(rows) + 1)[1:]
+    item_id = pl.concat([item_id, unseen_id])
     items = {"item": np.arange(1, len(rows) + 1), "item_id": item_id, "train_events": train_events}
     users = {"user": np.arange(len(user_id)), "user_id": user_id}
     return {"items": pl.DataFrame(items), "users": pl.DataFrame(users)}
@@ -298,6 +382,7 @@ def _write(
         counts=events.counts,
         tied_share=events.tied_share,
         content_hash=hashlib.sha256(content).hexdigest(),
+        **events.features,
         files={file.name: file.stat().st_size for file in sorted(folder.iterdir())},
     )
     write_bytes(folder / MANIFEST, manifest.to_json())

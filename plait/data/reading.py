@@ -1,5 +1,6 @@
 """A log in any of the accepted forms, as lazy polars tables that nothing has read yet."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ class Table:
         [Sequence[str]], pl.LazyFrame
     ]  # the columns named are read as text, where the file has no types
     schema: Mapping[str, Any]  # column -> polars data type
+    path: Path | None = None  # of a file
 
     def lazy(self, as_text: Sequence[str] = ()) -> pl.LazyFrame:
         return self.scan([column for column in as_text if column in self.schema])
@@ -86,7 +88,7 @@ def _open_file(path: Path) -> Table:
     if not path.name.endswith(CSV_SUFFIXES):
         frame = pl.scan_parquet(path) if path.suffix in (".parquet", ".pq") else pl.scan_ipc(path)
         with reading(str(path)):
-            return Table(str(path), lambda as_text: frame, frame.collect_schema())
+            return Table(str(path), lambda as_text: frame, frame.collect_schema(), path)
 
     def scan(as_text: Sequence[str]) -> pl.LazyFrame:
         return pl.scan_csv(
@@ -97,7 +99,21 @@ def _open_file(path: Path) -> Table:
         )
 
     with reading(str(path)):
-        return Table(str(path), scan, scan(()).collect_schema())
+        return Table(str(path), scan, scan(()).collect_schema(), path)
+
+
+def fingerprint(table: Table) -> tuple[str | int, ...]:
+    """Other values when the table has changed: of a file its name, size and time of change; of a frame its content,
+    for which a lazy one is collected."""
+    if table.path is not None:
+        stat = table.path.stat()
+        return str(table.path.resolve()), stat.st_size, stat.st_mtime_ns
+    frame = collect(table.lazy().select(pl.exclude(pl.Object)))
+    digest = hashlib.sha256(str(frame.schema).encode())
+    digest.update(
+        frame.hash_rows(seed=0).to_numpy().tobytes()
+    )  # stable within one version of polars, and quick
+    return pl.__version__, digest.hexdigest()
 
 
 def collect(frame: pl.LazyFrame) -> pl.DataFrame:

@@ -19,34 +19,49 @@ class State:
     events: EventBatch
     seen_U: tuple[Int64[np.ndarray, "_"], ...]  # every item of each user's whole history, once
     id_U: tuple[Hashable, ...]  # what the caller calls the users
+    unknown_items: tuple[
+        Hashable, ...
+    ] = ()  # ids met so far that the model does not know: UNKNOWN_ITEM in the events
 
 
-def encode(history: EventBatch, max_events: int, lag: int, id_U: Sequence[Hashable] | None = None) -> State:
+def encode(
+    history: EventBatch,
+    max_events: int,
+    lag: int,
+    id_U: Sequence[Hashable] | None = None,
+    unknown_items: Sequence[Hashable] = (),
+) -> State:
     """The last `max_events` events of every user, and `lag` more where there are.
 
     Args:
         id_U: what the caller calls the users; by default their dense numbers.
+        unknown_items: what the caller calls the items that are UNKNOWN_ITEM in the history.
 
     Raises:
         ValueError: a user has no events, or there is no user.
     """
     if not history.num_users:
         raise ValueError("the history has no events; recommend popular items to users without history")
+    ids = tuple(history.user_U.tolist() if id_U is None else id_U)
     empty_U = np.flatnonzero(history.num_events_U == 0)
     if len(empty_U):
         raise ValueError(
-            f"user {empty_U[0]} of the histories has no events; recommend popular items to users without history"
+            f"user {ids[empty_U[0]]!r} has no events; recommend popular items to users without history"
         )
     seen_U = tuple(
         np.unique(history.item_E[a:b])
         for a, b in zip(history.start_U1[:-1], history.start_U1[1:], strict=True)
     )
-    ids = history.user_U.tolist() if id_U is None else id_U
-    return State(_window(history, max_events, lag), seen_U, tuple(ids))
+    return State(_window(history, max_events, lag), seen_U, ids, tuple(unknown_items))
 
 
 def append(
-    state: State, event: EventBatch, max_events: int, lag: int, id_U: Sequence[Hashable] | None = None
+    state: State,
+    event: EventBatch,
+    max_events: int,
+    lag: int,
+    id_U: Sequence[Hashable] | None = None,
+    unknown_items: Sequence[Hashable] = (),
 ) -> State:
     """The state after one more event per user: encoding the longer history again, by construction.
 
@@ -54,22 +69,19 @@ def append(
 
     Args:
         id_U: whose events these are, in the order of `event`; by default those of the state, in its order.
+        unknown_items: what the caller calls the items that are UNKNOWN_ITEM in the events.
 
     Raises:
         ValueError: not exactly one event for every user of the state, or one before the last.
     """
     if id_U is not None and tuple(id_U) != state.id_U:
         raise ValueError(f"append: events of the users {tuple(id_U)}, and the state is of {state.id_U}")
-    users = state.events.num_users
-    if event.num_users != users or (event.num_events_U != 1).any():
-        raise ValueError(
-            f"append takes one event for each of the state's {users} users, got {event.num_events_U.tolist()}"
-        )
+    _check_one_each(state, event)
     last_U = state.events.start_U1[1:] - 1
     early_U = np.flatnonzero(event.time_s_E < state.events.time_s_E[last_U])
     if len(early_U):
         raise ValueError(
-            f"append: the event of user {early_U[0]} lies before the last of its history "
+            f"append: the event of user {state.id_U[early_U[0]]!r} lies before the last of its history "
             f"({event.time_s_E[early_U[0]]} < {state.events.time_s_E[last_U[early_U[0]]]}); encode the history again"
         )
     is_later_U = event.time_s_E > state.events.time_s_E[last_U]
@@ -77,7 +89,8 @@ def append(
     seen_U = tuple(
         np.union1d(seen, item) for seen, item in zip(state.seen_U, event.item_E[:, None], strict=True)
     )
-    return State(_window(joined(state.events, event), max_events, lag), seen_U, state.id_U)
+    met = tuple(dict.fromkeys((*state.unknown_items, *unknown_items)))
+    return State(_window(joined(state.events, event), max_events, lag), seen_U, state.id_U, met)
 
 
 def joined(history: EventBatch, more: EventBatch) -> EventBatch:
@@ -94,6 +107,7 @@ def joined(history: EventBatch, more: EventBatch) -> EventBatch:
         action_EA=both("action_EA"),
         time_s_E=both("time_s_E"),
         request_E=both("request_E"),
+        context_EF=both("context_EF"),
     )
 
 
@@ -101,6 +115,16 @@ def repeated(events: EventBatch, times: int) -> EventBatch:
     """Every user `times` times in a row."""
     user_W = np.repeat(np.arange(events.num_users), times)
     return _taken(events, user_W, events.start_U1[:-1][user_W], events.lead_U[user_W])
+
+
+def _check_one_each(state: State, event: EventBatch) -> None:
+    users = state.events.num_users
+    wrong_U = np.flatnonzero(event.num_events_U != 1)
+    found = f"events of {event.num_users} users"
+    if event.num_users == users and len(wrong_U):
+        found = f"{event.num_events_U[wrong_U[0]]} of user {state.id_U[wrong_U[0]]!r}"
+    if event.num_users != users or len(wrong_U):
+        raise ValueError(f"append takes one event for each of the state's {users} users, got {found}")
 
 
 def _window(events: EventBatch, max_events: int, lag: int) -> EventBatch:
@@ -128,6 +152,8 @@ def _taken(
         action_EA=events.action_EA[index_E],
         time_s_E=events.time_s_E[index_E],
         request_E=events.request_E[index_E],
+        context_EF=events.context_EF[index_E],
+        user_code_UK=events.user_code_UK[user_W],
     )
 
 

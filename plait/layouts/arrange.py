@@ -1,10 +1,10 @@
-"""From events to tokens: which facts each token shows, which it predicts, and where it stands.
+"""From events to tokens: which facts each token shows, which it predicts, where it stands and what it sees.
 
-The same function serves training, evaluation and serving, so their tokens cannot differ. Everything is an
+The same functions serve training, evaluation and serving, so their tokens cannot differ. Everything is an
 index: no value of the log passes through here, and no tensor.
 
-Shape letters: U users, E events of the windows of all users end to end (without the leads), N tokens of all
-users end to end (each user's in order), M tokens with one kind of target.
+Shape letters: U users, E events of all users end to end, C candidates, N tokens of all users end to end (each
+user's in order: its history's, then its candidates'), M tokens with one kind of target.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from plait.layouts.audit import reader
+from plait.layouts.casting import Cast
 from plait.layouts.facts import FIELD_NAMES, Fact, Field, Target, Token
 from plait.layouts.notation import Layout
 
@@ -36,7 +37,19 @@ class Supervised:
     target: Target
     row_M: Int64[np.ndarray, "M"]  # which token predicts
     label_M: Int64[np.ndarray, "M"]  # which event holds the answer
+    now_M: Int64[
+        np.ndarray, "M"
+    ]  # the label's own `now`, in the window: what lay before may be told to the head
     given_M: tuple[tuple[Field, Int64[np.ndarray, "M"]], ...]  # sources, as in `Shown`
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What tokens see beyond plain causality: the tokens of their own event up to themselves, and the first
+    `seen_N` tokens of their user."""
+
+    owner_N: Int64[np.ndarray, "N"]  # a number for every event in one part: history or candidate
+    seen_N: Int64[np.ndarray, "N"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,10 @@ class Tokens:
     length_U: Int64[np.ndarray, "U"]  # tokens of each user
     position_N: Int64[np.ndarray, "N"]  # restarts at 0 for every user
     shown: tuple[Shown, ...]
+    event_N: Int64[np.ndarray, "N"]  # whose token it is
+    now_N: Int64[np.ndarray, "N"]  # how far back it looks: `Cast.now_E`
+    slot_N: Int64[np.ndarray, "N"]  # which token: its number in layout.tokens, followed by the candidate's
+    sight: Sight | None  # None: every token sees all tokens of its user before it
 
 
 def candidate_tokens(layout: Layout) -> tuple[Token, ...]:
@@ -61,68 +78,49 @@ def candidate_tokens(layout: Layout) -> tuple[Token, ...]:
     return layout.tokens[: max((index + 1 for index, is_own in enumerate(own) if is_own), default=0)]
 
 
-def arrange(
-    layout: Layout,
-    start_U1: Int64[np.ndarray, "U1"],
-    lead_U: Int64[np.ndarray, "U"],
-    *,
-    hypothetical: bool = False,
-) -> Tokens:
-    """The tokens of every user's events from the lead on.
+def arrange(layout: Layout, cast: Cast, full_history: bool = False) -> Tokens:
+    """The tokens of every user: those of its history, then those of its candidates.
 
     Args:
-        start_U1: user u's events are start_U1[u] : start_U1[u + 1].
-        lead_U: how many of a user's first events emit no tokens and only serve older offsets.
-        hypothetical: the last event of each user is a candidate: it emits candidate tokens, which see the
-            history and their own facts.
+        full_history: history sees the whole history, not just what lay before (GenRank paper, section 3.1).
+            Nothing of it may then be supervised.
     """
-    count = _Counts.of(layout, start_U1, lead_U, hypothetical)
-    user_N = np.repeat(np.arange(len(lead_U)), count.length_U)
-    position_N = np.arange(len(user_N)) - count.row_U[user_N]
-    history_N = count.history_U[user_N]
-    stride = layout.tokens_per_event
-    is_candidate_N = position_N >= history_N * stride
-    slot_N = np.where(is_candidate_N, stride + position_N - history_N * stride, position_N % stride)
-    first_N = (start_U1[:-1] + lead_U)[user_N]
-    event_N = first_N + np.where(is_candidate_N, history_N, position_N // stride)
     slots = (*layout.tokens, *candidate_tokens(layout))
+    part = _Parts.of(layout, cast)
+    stride, user_N = layout.tokens_per_event, part.user_N
+    slot_N = np.where(part.is_candidate_N, stride + part.nth_token_N, part.nth_token_N)
+    before_N = np.maximum(part.now_N - cast.first_U[user_N], 0) * stride
     shown = tuple(
-        Shown(field, _sources(column, slot_N, event_N, start_U1[user_N])) for field, column in _columns(slots)
+        Shown(field, _sources(column, slot_N, part.event_N, part.now_N, cast.start_U1[user_N]))
+        for field, column in _columns(slots)
     )
-    return Tokens(count.length_U, position_N, shown)
+    sight = None
+    if full_history or not cast.is_plain:
+        history_N = cast.num_history_U[user_N] * stride
+        seen_N = np.where(part.is_candidate_N | (not full_history), before_N, history_N)
+        sight = Sight(part.owner_N, seen_N)
+    return Tokens(part.length_U, before_N + part.nth_token_N, shown, part.event_N, part.now_N, slot_N, sight)
 
 
-def supervise(
-    layout: Layout, start_U1: Int64[np.ndarray, "U1"], lead_U: Int64[np.ndarray, "U"]
-) -> tuple[Supervised, ...]:
-    """Every target whose event lies in the window, for training: the tokens are those of `arrange`."""
-    count = _Counts.of(layout, start_U1, lead_U, hypothetical=False)
-    user_E = np.repeat(np.arange(len(lead_U)), count.history_U)
-    nth_E = np.arange(len(user_E)) - (np.cumsum(count.history_U) - count.history_U)[user_E]
-    event_E = (start_U1[:-1] + lead_U)[user_E] + nth_E
-    found = []
-    for slot, token in enumerate(layout.tokens):
-        row_E = count.row_U[user_E] + nth_E * layout.tokens_per_event + slot
-        for target in token.predicted:
-            inside_E = event_E + target.offset < start_U1[1:][user_E]
-            event_M = event_E[inside_E]
-            given_M = _given(target, event_M, start_U1[user_E[inside_E]])
-            found.append(Supervised(target, row_E[inside_E], event_M + target.offset, given_M))
-    return tuple(found)
+def supervise(layout: Layout, cast: Cast) -> tuple[Supervised, ...]:
+    """The targets of training: of candidates where there are any, else every one whose event lies in the window."""
+    if len(cast.candidate_C):
+        return tuple(
+            _asked_of_candidates(layout, cast, target, index, in_candidate)
+            for tokens, in_candidate in ((layout.tokens, False), (layout.candidate, True))
+            for index, token in enumerate(tokens)
+            for target in token.predicted
+            if (target.offset == 0) == in_candidate or not layout.candidate
+        )
+    return tuple(
+        _asked_of_history(layout, cast, target, index)
+        for index, token in enumerate(layout.tokens)
+        for target in token.predicted
+    )
 
 
-def read(
-    layout: Layout,
-    field: Field,
-    start_U1: Int64[np.ndarray, "U1"],
-    lead_U: Int64[np.ndarray, "U"],
-    *,
-    hypothetical: bool,
-) -> Supervised | None:
-    """Where `field` of the event after each user's history is predicted; None if no token predicts it.
-
-    One row per user. Without a hypothetical event the one read about is not in the batch: `label_M`, and the
-    sources of what heads are given of that event, then point one past the user's events.
+def read(layout: Layout, field: Field, cast: Cast) -> Supervised | None:
+    """Where `field` of every candidate is predicted, candidates in order; None if no token predicts it.
 
     Raises:
         ValueError: some user's history is too short to hold the token that predicts.
@@ -130,40 +128,104 @@ def read(
     found = reader(layout, field)
     if found is None:
         return None
-    target = found.target
-    assert hypothetical or target.offset, f"{target.fact} is read at a candidate's own token; give candidates"
-    count = _Counts.of(layout, start_U1, lead_U, hypothetical)
-    label_U = start_U1[1:] - hypothetical
-    short = np.flatnonzero(count.history_U < target.offset)
-    if len(short):
+    asked = _asked_of_candidates(layout, cast, found.target, found.token, found.in_candidate)
+    if len(asked.label_M) < len(cast.candidate_C):
+        lost = np.setdiff1d(cast.candidate_C, asked.label_M)[0]
+        user = cast.user_C[cast.candidate_C == lost][0]
+        events = max(0, cast.now_C[cast.candidate_C == lost][0] - cast.first_U[user])
         raise ValueError(
-            f"user {short[0]} of the batch has {count.history_U[short[0]]} events of history; predicting "
-            f"{target.fact} needs {target.offset}. Recommend popular items to users without history."
+            f"user {user} of the batch has {events} events of history; predicting {found.target.fact} needs "
+            f"{found.target.offset}. Recommend popular items to users without history."
         )
-    row_U = count.row_U + (count.history_U - target.offset) * layout.tokens_per_event + found.token
-    given_U = _given(target, label_U - target.offset, start_U1[:-1])
-    return Supervised(target, row_U, label_U, given_U)
+    return asked
+
+
+def _asked_of_history(layout: Layout, cast: Cast, target: Target, slot: int) -> Supervised:
+    """A target where it stands in the history. One of a later event is asked where its own event ends a request:
+    inside of it, what was exposed beside it is not yet known."""
+    user_E = np.repeat(np.arange(cast.num_users), cast.num_history_U)
+    nth_E = _nth(cast.num_history_U)
+    event_E = cast.first_U[user_E] + nth_E
+    label_E = event_E + target.offset
+    asked_E = label_E < cast.start_U1[1:][user_E]
+    if target.offset:
+        next_E = np.minimum(event_E + 1, len(cast.now_E) - 1)
+        asked_E &= cast.now_E[next_E] == next_E
+    length_U = cast.num_history_U * layout.tokens_per_event
+    row_E = (np.cumsum(length_U) - length_U)[user_E] + nth_E * layout.tokens_per_event + slot
+    now_M, first_M = cast.now_E[event_E[asked_E]], cast.start_U1[user_E[asked_E]]
+    given_M = _given(target, event_E[asked_E], now_M, label_E[asked_E], first_M)
+    known_M = np.maximum(cast.now_E[label_E[asked_E]], cast.first_U[user_E[asked_E]])
+    return Supervised(target, row_E[asked_E], label_E[asked_E], known_M, given_M)
+
+
+def _asked_of_candidates(
+    layout: Layout, cast: Cast, target: Target, slot: int, in_candidate: bool
+) -> Supervised:
+    """A target of the candidates: at their own tokens, or at the history's event that many before."""
+    part = _Parts.of(layout, cast)
+    user_C, event_C = cast.user_C, cast.now_C - target.offset
+    has_event_C = (event_C >= cast.first_U[user_C]) | (target.offset == 0)
+    nth_C = _nth(np.bincount(user_C, minlength=cast.num_users))
+    own = len(candidate_tokens(layout))
+    if target.offset == 0:
+        assert in_candidate or slot < own, f"{target.fact} is read at a candidate's own token"
+        row_C = part.row_U[user_C] + cast.num_history_U[user_C] * layout.tokens_per_event + nth_C * own + slot
+        event_C = cast.candidate_C
+    else:
+        row_C = part.row_U[user_C] + (event_C - cast.first_U[user_C]) * layout.tokens_per_event + slot
+    c = np.flatnonzero(has_event_C)
+    now_C = cast.now_C if target.offset == 0 else cast.now_E[np.maximum(event_C, 0)]
+    given_M = _given(target, event_C[c], now_C[c], cast.candidate_C[c], cast.start_U1[user_C[c]])
+    known_M = np.maximum(cast.now_C, cast.first_U[user_C])[c]
+    return Supervised(target, row_C[c], cast.candidate_C[c], known_M, given_M)
 
 
 @dataclass(frozen=True)
-class _Counts:
-    history_U: Int64[np.ndarray, "U"]  # events that emit the history's tokens
-    length_U: Int64[np.ndarray, "U"]  # tokens
+class _Parts:
+    """Every token's part: which event's it is, as what, and the how-manieth of that event."""
+
+    length_U: Int64[np.ndarray, "U"]
     row_U: Int64[np.ndarray, "U"]  # number of each user's first token
+    user_N: Int64[np.ndarray, "N"]
+    is_candidate_N: Bool[np.ndarray, "N"]
+    event_N: Int64[np.ndarray, "N"]
+    now_N: Int64[np.ndarray, "N"]
+    nth_token_N: Int64[np.ndarray, "N"]
+    owner_N: Int64[np.ndarray, "N"]
 
     @classmethod
-    def of(
-        cls,
-        layout: Layout,
-        start_U1: Int64[np.ndarray, "U1"],
-        lead_U: Int64[np.ndarray, "U"],
-        hypothetical: bool,
-    ) -> "_Counts":
-        history_U = np.diff(start_U1) - lead_U - hypothetical
-        assert (history_U >= 0).all(), "a window holds its candidate, and no more lead than events"
-        own = len(candidate_tokens(layout)) if hypothetical else 0
-        length_U = history_U * layout.tokens_per_event + own
-        return cls(history_U, length_U, np.cumsum(length_U) - length_U)
+    def of(cls, layout: Layout, cast: Cast) -> "_Parts":
+        stride, own = layout.tokens_per_event, len(candidate_tokens(layout))
+        candidates_U = np.bincount(cast.user_C, minlength=cast.num_users)
+        history_U = cast.num_history_U * stride
+        length_U = history_U + candidates_U * own
+        user_N = np.repeat(np.arange(cast.num_users), length_U)
+        at_N = _nth(length_U)
+        is_candidate_N = at_N >= history_U[user_N]
+        behind_N = at_N - history_U[user_N]  # of a candidate's tokens
+        each = max(own, 1)
+        first_candidate_U = np.cumsum(candidates_U) - candidates_U
+        candidate_N = np.where(is_candidate_N, first_candidate_U[user_N] + behind_N // each, 0)
+        event_N = np.where(is_candidate_N, 0, cast.first_U[user_N] + at_N // stride)
+        now_N = cast.now_E[np.minimum(event_N, max(len(cast.now_E) - 1, 0))] if len(event_N) else event_N
+        owner_N = event_N
+        if is_candidate_N.any():
+            event_N = np.where(is_candidate_N, cast.candidate_C[candidate_N], event_N)
+            now_N = np.where(is_candidate_N, cast.now_C[candidate_N], now_N)
+            owner_N = np.where(is_candidate_N, len(cast.now_E) + candidate_N, owner_N)
+        nth_token_N = np.where(is_candidate_N, behind_N % each, at_N % stride)
+        row_U = np.cumsum(length_U) - length_U
+        return cls(length_U, row_U, user_N, is_candidate_N, event_N, now_N, nth_token_N, owner_N)
+
+
+def _nth(count_U: Int64[np.ndarray, "U"]) -> Int64[np.ndarray, "N"]:
+    """0, 1, ... for every user.
+
+    >>> _nth(np.array([2, 3])).tolist()
+    [0, 1, 0, 1, 2]
+    """
+    return np.arange(count_U.sum()) - np.repeat(np.cumsum(count_U) - count_U, count_U)
 
 
 def _columns(slots: tuple[Token, ...]) -> Iterator[tuple[Field, list[Fact | None]]]:
@@ -178,10 +240,11 @@ def _sources(
     column: list[Fact | None],
     slot_N: Int64[np.ndarray, "N"],
     event_N: Int64[np.ndarray, "N"],
+    now_N: Int64[np.ndarray, "N"],
     first_N: Int64[np.ndarray, "N"],
 ) -> Int64[np.ndarray, "N"]:
     offset_N = np.array([fact.offset or 0 if fact else 0 for fact in column])[slot_N]
-    source_N = _event_or_start(event_N + offset_N, first_N)
+    source_N = _event_or_start(np.where(offset_N < 0, now_N + offset_N, event_N), first_N)
     for special, slots in (
         (NOTHING, [fact is None for fact in column]),
         (MASK, [fact is not None and fact.offset is None for fact in column]),
@@ -195,12 +258,21 @@ def _at(slots: list[bool], slot_N: Int64[np.ndarray, "N"]) -> Bool[np.ndarray, "
 
 
 def _given(
-    target: Target, event_M: Int64[np.ndarray, "M"], first_M: Int64[np.ndarray, "M"]
+    target: Target,
+    event_M: Int64[np.ndarray, "M"],
+    now_M: Int64[np.ndarray, "M"],
+    label_M: Int64[np.ndarray, "M"],
+    first_M: Int64[np.ndarray, "M"],
 ) -> tuple[tuple[Field, Int64[np.ndarray, "M"]], ...]:
+    """Sources of what a head is given: of the label's own event, of the token's, or of one before."""
+
+    def event_of(offset: int) -> Int64[np.ndarray, "M"]:
+        if offset == target.offset:
+            return label_M
+        return event_M + offset if offset >= 0 else now_M + offset
+
     assert all(fact.offset is not None for fact in target.given)
-    return tuple(
-        (fact.field, _event_or_start(event_M + (fact.offset or 0), first_M)) for fact in target.given
-    )
+    return tuple((fact.field, _event_or_start(event_of(fact.offset or 0), first_M)) for fact in target.given)
 
 
 def _event_or_start(

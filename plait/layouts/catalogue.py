@@ -29,6 +29,11 @@ CATALOGUE: dict[str, Entry] = {
     "next_both": _entry("(i[t], a[t]) -> (i[t+1], a[t+1])", "LAC table 2 row 9"),
     "pc": _entry("(i[t], a[t]) -> (i[t+1], a[t+1] | i[t+1])", "LAC table 2 row 10"),
     "interleaved": _entry("i[t] -> a[t]; a[t] -> i[t+1]", "LAC table 2 row 11; HSTU"),
+    "genrank": _entry("(i[t], a[t]) -> () / (i[t], a[?]) -> a[t]", "GenRank section 4"),
+    "attn_lfa": _entry("i[t] -> a[t] {pool}", "AttnMVP section 3"),
+    "attn_mvp": _entry("i[t] -> a[t] {values, pool}", "AttnMVP section 4"),
+    "attn_mvp_early": _entry("i[t] -> a[t] {values}", "AttnMVP section 4, table 2"),
+    "attn_dhn": _entry("i[t] -> a[t] {helix, pool}", "AttnMVP section 5"),
     "lac_patched": _entry("(i[t], a[t-1]) -> (a[t], i[t+1] | a[t])", "Plait"),
 }
 

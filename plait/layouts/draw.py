@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int64
 
 from plait.layouts.arrange import MASK, NOTHING, SPECIALS, START, Supervised, arrange, read, supervise
 from plait.layouts.audit import Audit, audit
+from plait.layouts.casting import all_history, last_events
 from plait.layouts.catalogue import CATALOGUE, Entry, name_of
 from plait.layouts.cost import relative_to_items, scoring_relative_to_items
 from plait.layouts.facts import Field
@@ -117,21 +118,16 @@ class _Drawn:
 
 
 def _drawn(layout: Layout, num_events: int, num_candidates: int) -> _Drawn:
-    """The tokens of one user per candidate, all with the same history, which is kept once."""
+    """The tokens of one user's history, and of its candidates after it."""
     if num_events < 1 or num_candidates < 1:
         raise ValueError(f"a drawing needs an event and a candidate, got {num_events} and {num_candidates}")
-    users = np.arange(num_candidates)
-    start_U1 = np.arange(num_candidates + 1) * (num_events + 1)
-    tokens = arrange(layout, start_U1, np.zeros_like(users), hypothetical=True)
-    history = arrange(layout, np.array([0, num_events]), np.array([0]))
-    user_N = np.repeat(users, tokens.length_U)
-    owner_N = np.where(tokens.position_N < history.length_U[0], HISTORY, user_N)
-    names = [name for user in users for name in _names(num_events, f"x{user}")]
+    cast = last_events(np.array([0, num_events + num_candidates]), np.array([0]), np.array([num_candidates]))
+    tokens = arrange(layout, cast)
+    owner_N = np.maximum(tokens.event_N - num_events, HISTORY)
+    names = _names(num_events, *(f"x{candidate}" for candidate in range(num_candidates)))
     shown = [(shown.field, shown.source_N) for shown in tokens.shown]
-    kept = np.flatnonzero((owner_N != HISTORY) | (user_N == 0))
-    return _Drawn(
-        [_facts(shown, row, names) for row in kept.tolist()], owner_N[kept], tokens.position_N[kept]
-    )
+    facts = [_facts(shown, row, names) for row in range(len(owner_N))]
+    return _Drawn(facts, owner_N, tokens.position_N)
 
 
 def _names(num_events: int, *after: str) -> list[str]:
@@ -198,14 +194,14 @@ def _predicted(layout: Layout, num_events: int, furthest: int) -> list[list[str]
     """By token of the history, the facts that it predicts where the log goes on."""
     names = _names(num_events + furthest)
     predicted: list[list[str]] = [[] for _ in range(len(names) * layout.tokens_per_event)]
-    for asked in supervise(layout, np.array([0, len(names)]), np.array([0])):
+    for asked in supervise(layout, all_history(np.array([0, len(names)]), np.array([0]))):
         for m, (row, label) in enumerate(zip(asked.row_M, asked.label_M, strict=True)):
             predicted[row].append(f"{asked.target.fact.field}{names[label]}{_given(asked, m, names)}")
     return predicted
 
 
 def _where_read(layout: Layout, field: Field, drawn: _Drawn, num_events: int) -> str:
-    asked = read(layout, field, np.array([0, num_events + 1]), np.array([0]), hypothetical=True)
+    asked = read(layout, field, last_events(np.array([0, num_events + 1]), np.array([0])))
     if asked is None:
         return "not predicted"
     return f"read at {_place(drawn, int(asked.row_M[0]))}{_given(asked, 0, _names(num_events, 'x0'))}"

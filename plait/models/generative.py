@@ -4,22 +4,28 @@ Shape letters: E events, A action columns, N tokens, M questions, R rows, L slot
 V items of the catalogue (with row 0 for unknown items).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from plait.layouts import Layout
-from plait.layouts.arrange import MASK, NOTHING, START, candidate_tokens
+from plait.layouts.arrange import MASK, NOTHING, SPECIALS, START, candidate_tokens
 from plait.layouts.facts import Field, Target
-from plait.models.inputs import Asked, Inputs
-from plait.nn.encoders import ActionEncoder, ItemEncoder
-from plait.nn.gpt import TINY, GptTrunk, TrunkConfig
-from plait.nn.heads import ActionHeads, Coupler, Tower
+from plait.models.combining import check_supported as check_supported
+from plait.models.combining import supervises_candidates_only as supervises_candidates_only
+from plait.models.inputs import Asked, Exposure, Inputs
+from plait.models.late import LateSettings, LateStatistics, check_late, columns_of
+from plait.nn.config import TINY, TrunkConfig
+from plait.nn.encoders import ActionEncoder, FeatureEncoder, ItemEncoder, ItemEncoding
+from plait.nn.heads import ActionHeads, Coupler
 from plait.nn.losses import RetrievalLoss, retrieval_loss
 from plait.nn.sampling import Sampler
-from plait.schema import Action
+from plait.nn.towers import TowerConfig
+from plait.nn.trunk import Trunk
+from plait.schema import Action, Feature, FeatureTable
 
 TASKS = (
     "retrieval",
@@ -34,8 +40,11 @@ class ModelSettings:
     """What a user chooses of a recommender, beside its layout."""
 
     trunk: TrunkConfig = TINY
+    exposure: Exposure = Exposure()
     retrieval: RetrievalLoss = RetrievalLoss()
-    tower: Tower = "mlp"
+    tower: TowerConfig = TowerConfig()
+    items: ItemEncoding = ItemEncoding()
+    late: LateSettings = LateSettings()
     retrieval_weight: float = 1.0
     action_weights: dict[str, float] = field(default_factory=dict)
     """By action name; 1 where not named."""
@@ -52,6 +61,9 @@ class ModelConfig:
     num_items: int
     actions: tuple[Action, ...]
     max_events: int  # the window, in events; the trunk's positions follow from the layout
+    item_features: tuple[Feature, ...] = ()  # as fitted in preparation, all three
+    user_features: tuple[Feature, ...] = ()
+    context: tuple[Feature, ...] = ()
 
     def __post_init__(self) -> None:
         for action in self.actions:
@@ -78,7 +90,8 @@ class GenerativeRecommender(nn.Module):
         super().__init__()
         settings = config.settings
         layout = Layout.parse(config.layout, allow_leaks=settings.allow_leaks)
-        check_supported(layout, config.actions)
+        check_supported(layout, config.actions, settings.trunk, settings.exposure)
+        check_late(settings.late, layout, config.actions, config.item_features, config.max_events)
         self.config = config
         self.layout = layout
         longest = max(layout.tokens_per_event, len(candidate_tokens(layout)))
@@ -86,13 +99,16 @@ class GenerativeRecommender(nn.Module):
             layout.tokens_per_event * config.max_events + longest
         )  # a history, and the event that comes
         dim = settings.trunk.dim
-        self.items = ItemEncoder(config.num_items, dim)
+        self.items = ItemEncoder(config.num_items, dim, config.item_features, settings.items)
+        self.users = FeatureEncoder(config.user_features, dim) if config.user_features else None
+        self.context = FeatureEncoder(config.context, dim) if config.context else None
         self.actions = ActionEncoder(config.actions, dim)
         self.specials = nn.ParameterDict(
             {f: nn.Parameter(torch.randn(len(LEARNED), dim) * 0.02) for f in "ia"}
         )
-        self.trunk = GptTrunk(settings.trunk, num_positions)
-        self.heads = ActionHeads(config.actions, dim, settings.tower)
+        self.trunk = Trunk(settings.trunk, num_positions, layout.rides)
+        num_late = settings.late.num_features(config.actions)
+        self.heads = ActionHeads(config.actions, dim, settings.tower, num_late)
         self.retrieval = settings.retrieval.resolved(config.num_items)
         self.sampler: Sampler | None = None  # of negatives; training sets it where the loss needs one
         self.couplers = nn.ModuleDict(
@@ -101,24 +117,19 @@ class GenerativeRecommender(nn.Module):
 
     def forward(self, inputs: Inputs) -> list[Float[Tensor, "M D"]]:
         """For every question of the inputs, the state its head reads: after the trunk and the couplers."""
-        facts = self._facts(inputs)
-        hidden_CD = self._hidden(inputs, facts)
-        return [self._state(asked, hidden_CD, facts) for asked in inputs.asked]
+        return self._states(inputs, None)
 
     def losses(self, inputs: Inputs) -> dict[str, Float[Tensor, ""]]:
         """Mean loss per task, unweighted: "retrieval" and one for every action. A task without a label is 0."""
         losses: dict[str, Tensor] = {}
-        for asked, state_MD in zip(inputs.asked, self(inputs), strict=True):
+        table_VD = self.items.table()
+        for asked, state_MD in zip(inputs.asked, self._states(inputs, table_VD), strict=True):
             if asked.target.fact.field == "i":
-                losses["retrieval"] = retrieval_loss(
-                    self.retrieval,
-                    state_MD,
-                    self.items.table(),
-                    inputs.item_E[asked.label_M],
-                    self.sampler,
-                )
+                item_M = inputs.item_E[asked.label_M]
+                losses["retrieval"] = retrieval_loss(self.retrieval, state_MD, table_VD, item_M, self.sampler)
             else:
-                losses.update(self.heads.losses(state_MD, inputs.action_EA[asked.label_M]))
+                label_MA = inputs.action_EA[asked.label_M]
+                losses.update(self.heads.losses(state_MD, label_MA, asked.late_MF))
         return losses
 
     def total(self, losses: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
@@ -131,13 +142,56 @@ class GenerativeRecommender(nn.Module):
         """Logits of the next item over the catalogue; column 0, the unknown item, is -inf."""
         return self.retrieval.logits(state_MD, self.items.table())
 
+    def late_statistics(self) -> LateStatistics | None:
+        """What `training_inputs` and `query_inputs` need to count late features; None where the heads take none."""
+        late = self.config.settings.late
+        if not late.num_groups:
+            return None
+        code_VK = np.zeros((0, 0), dtype=np.int32)
+        if late.similar is not None:
+            columns = columns_of(late.similar, self.config.item_features)
+            code_VK = self.items.code_VC[:, columns].cpu().numpy()
+        return LateStatistics(late, self.config.actions, code_VK)
+
+    def with_items(self, table: FeatureTable) -> "GenerativeRecommender":
+        """A model with these items behind the others of the catalogue, untrained; it holds copies of all weights.
+
+        Args:
+            table: one row for every added item, none for the unknown one.
+
+        Raises:
+            ValueError: the model has no item features, or the table has others.
+        """
+        items = self.items.with_items(table)
+        grown = GenerativeRecommender(replace(self.config, num_items=items.num_items))
+        weights = {
+            name: tensor for name, tensor in self.state_dict().items() if not name.startswith("items.")
+        }
+        weights |= {f"items.{name}": tensor for name, tensor in items.state_dict().items()}
+        grown.load_state_dict(weights)
+        return grown.to(next(self.parameters()).device).train(self.training)
+
+    def _states(self, inputs: Inputs, table_VD: Tensor | None) -> list[Float[Tensor, "M D"]]:
+        facts = self._facts(inputs, table_VD)
+        hidden_CD = self._hidden(inputs, facts)
+        return [self._state(asked, hidden_CD, facts) for asked in inputs.asked]
+
     def _hidden(self, inputs: Inputs, facts: dict[Field, Tensor]) -> Float[Tensor, "C D"]:
         """Hidden states of every slot of the rows, flattened: C = R * L cells."""
         shown = [facts[field].index_select(0, source_N) for field, source_N in inputs.shown]
         x_ND = torch.stack(shown).sum(0) if len(shown) > 1 else shown[0]
+        if self.users is not None:
+            x_ND = x_ND + self.users(inputs.user_code_UK).index_select(0, inputs.user_N)
         num_rows, row_length = inputs.segments.segment_RL.shape
-        x_CD = x_ND.new_zeros(num_rows * row_length, x_ND.shape[-1]).index_copy(0, inputs.cell_N, x_ND)
-        return self.trunk(x_CD.unflatten(0, (num_rows, row_length)), inputs.segments).flatten(0, 1)
+
+        def in_rows(x_ND: Tensor) -> Tensor:
+            x_CD = x_ND.new_zeros(num_rows * row_length, x_ND.shape[-1]).index_copy(0, inputs.cell_N, x_ND)
+            return x_CD.unflatten(0, (num_rows, row_length))
+
+        ride_RLD = None
+        if self.layout.rides:
+            ride_RLD = in_rows(facts["a"].index_select(0, inputs.event_N + SPECIALS))
+        return self.trunk(in_rows(x_ND), inputs.segments, ride_RLD).flatten(0, 1)
 
     def _state(self, asked: Asked, hidden_CD: Tensor, facts: dict[Field, Tensor]) -> Float[Tensor, "M D"]:
         state_MD = hidden_CD.index_select(0, asked.cell_M)
@@ -148,12 +202,18 @@ class GenerativeRecommender(nn.Module):
                 state_MD = coupler(state_MD, facts[field].index_select(0, source_M))
         return state_MD
 
-    def _facts(self, inputs: Inputs) -> dict[Field, Float[Tensor, "S D"]]:
-        """Per field its special facts, then its embedding of every event: what sources point into."""
-        used = {field for field, _ in inputs.shown} | {f for asked in inputs.asked for f, _ in asked.given_M}
+    def _facts(self, inputs: Inputs, table_VD: Tensor | None) -> dict[Field, Float[Tensor, "S D"]]:
+        """Per field its special facts, then its embedding of every event: what sources point into.
+
+        An item comes with its context: both are known at once.
+        """
+        used = {"a"} if self.layout.rides else set()
+        used |= {field for field, _ in inputs.shown} | {f for asked in inputs.asked for f, _ in asked.given_M}
         events: dict[Field, Tensor] = {}
         if "i" in used:
-            events["i"] = self.items(inputs.item_E)
+            events["i"] = self.items(inputs.item_E, table_VD)
+            if self.context is not None:
+                events["i"] = events["i"] + self.context(inputs.context_EF)
         if "a" in used:
             events["a"] = self.actions(inputs.action_EA)
         return {
@@ -169,32 +229,3 @@ def _targets(layout: Layout) -> list[Target]:
 def _key(target: Target) -> str:
     """A module's name for a target: `nn.ModuleDict` allows no dots, and the notation has none."""
     return str(target)
-
-
-def check_supported(layout: Layout, actions: tuple[Action, ...]) -> None:
-    """Raises ValueError where the model cannot carry the layout on data with these actions."""
-    for token in layout.tokens:
-        fields = [fact.field for fact in token.shown]
-        if len(set(fields)) < len(fields):
-            raise ValueError(
-                f"layout '{layout}': token '{token}' shows two facts of one field, and the sum of their embeddings "
-                "could not tell them apart; show them in tokens of their own"
-            )
-    targets = [target.fact.field for target in _targets(layout)]
-    if len(set(targets)) < len(targets):
-        raise ValueError(
-            f"layout '{layout}' predicts two facts of one field; this model has one head for each"
-        )
-    if layout.rides:
-        raise ValueError(
-            f"layout '{layout}': the gpt trunk carries no rides ({', '.join(sorted(layout.rides))})"
-        )
-    if layout.candidate:
-        raise ValueError(f"layout '{layout}': training with candidate tokens of their own is not built yet")
-    if "c" in layout.fields:
-        raise ValueError(f"layout '{layout}': this model has no conditions; show items and actions only")
-    if "a" in layout.fields and not actions:
-        raise ValueError(
-            f"layout '{layout}' uses actions, and the data has none: name an action column when preparing, "
-            "or use a layout without actions, such as 'item'"
-        )

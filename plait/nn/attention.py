@@ -1,4 +1,4 @@
-"""Causal softmax attention within the segments of packed rows: one function, two exact ways, one reference.
+"""Softmax attention within the segments of packed rows: one function, two exact ways, one reference.
 
 Shape letters: R rows, N heads, L slots of a row, H head width; X = R * N matrices of one batched product,
 Q queries and K keys of one block.
@@ -28,24 +28,26 @@ def attend(
     segments: Segments,
     *,
     slopes_N: Float[Tensor, "N"] | None = None,
+    strict: bool = False,
 ) -> Float[Tensor, "R N L H"]:
-    """Softmax attention of every slot over itself and its user's earlier slots, scores scaled by H ** -0.5.
+    """Softmax attention of every slot over what it sees (`Segments`), scores scaled by H ** -0.5.
 
     Takes the way that measured best (forward and backward, two CPU cores with AVX-512): blocks for bf16 and
-    wherever a mask or ALiBi is needed; SDPA with `is_causal`, as fast and without stored probabilities, for
-    fp32 with one user per row; SDPA for long rows. Other devices get SDPA, which the tests do not cover there.
+    wherever a mask is needed; SDPA with `is_causal`, as fast and without stored probabilities, for fp32 with
+    one user per row; SDPA for long rows. Other devices get SDPA, which the tests do not cover there.
 
     Args:
         slopes_N: ALiBi: slope * distance in positions is taken from each score. No gradient flows to it.
+        strict: a slot does not see its own event; where nothing is left to see, the result is 0.
 
     Returns:
         Finite everywhere; what stands at padding has no meaning.
     """
-    masked = slopes_N is not None or not segments.one_user_per_row
     short_on_cpu = q_RNLH.device.type == "cpu" and q_RNLH.shape[2] <= MAX_BLOCKED_SLOTS
-    if short_on_cpu and (masked or q_RNLH.dtype != torch.float32):
-        return attend_blocked(q_RNLH, k_RNLH, v_RNLH, segments, slopes_N=slopes_N)
-    return attend_fused(q_RNLH, k_RNLH, v_RNLH, segments, slopes_N=slopes_N)
+    masked = not (segments.shift_is_strict if strict else segments.causality_is_all)
+    if short_on_cpu and not segments.looks_ahead and (masked or q_RNLH.dtype != torch.float32):
+        return attend_blocked(q_RNLH, k_RNLH, v_RNLH, segments, slopes_N=slopes_N, strict=strict)
+    return attend_fused(q_RNLH, k_RNLH, v_RNLH, segments, slopes_N=slopes_N, strict=strict)
 
 
 def attend_reference(
@@ -55,6 +57,7 @@ def attend_reference(
     segments: Segments,
     *,
     slopes_N: Float[Tensor, "N"] | None = None,
+    strict: bool = False,
 ) -> Float[Tensor, "R N L H"]:
     """What `attend` must equal, written plainly: all scores in fp32, a dense mask."""
     score_RNLL = q_RNLH.float() @ k_RNLH.float().transpose(-1, -2) * q_RNLH.shape[-1] ** -0.5
@@ -62,7 +65,8 @@ def attend_reference(
         position_R1L = segments.position_RL[:, None]
         distance_R1LL = position_R1L[..., :, None] - position_R1L[..., None, :]
         score_RNLL = score_RNLL - slopes_N[:, None, None] * distance_R1LL
-    weight_RNLL = score_RNLL.masked_fill(~segments.visible_RQK[:, None], -torch.inf).softmax(-1)
+    visible_RQK = segments.strictly_visible_RQK if strict else segments.visible_RQK
+    weight_RNLL = score_RNLL.masked_fill(~visible_RQK[:, None], -torch.inf).softmax(-1).nan_to_num(0.0)
     return (weight_RNLL @ v_RNLH.float()).to(v_RNLH.dtype)
 
 
@@ -73,21 +77,47 @@ def attend_fused(
     segments: Segments,
     *,
     slopes_N: Float[Tensor, "N"] | None = None,
+    strict: bool = False,
 ) -> Float[Tensor, "R N L H"]:
     """Torch's fused kernels. Never stores scores; in bf16 its backward pass is slow on a CPU."""
-    head_width = q_RNLH.shape[-1]
+    scale, head_width = q_RNLH.shape[-1] ** -0.5, q_RNLH.shape[-1]
     if slopes_N is not None:
         q_RNLH, k_RNLH, v_RNLH = _fold_alibi(q_RNLH, k_RNLH, v_RNLH, segments, slopes_N)
-    causal = segments.one_user_per_row
-    out_RNLH = F.scaled_dot_product_attention(
-        q_RNLH,
-        k_RNLH,
-        v_RNLH,
-        attn_mask=None if causal else segments.visible_RQK[:, None],
-        is_causal=causal,
-        scale=head_width**-0.5,
-    )
-    return out_RNLH[..., :head_width]
+    if strict and segments.shift_is_strict:  # queries one step to the left make the kernels' causality strict
+        shifted_RNLH = F.scaled_dot_product_attention(
+            q_RNLH[:, :, 1:], k_RNLH[:, :, :-1], v_RNLH[:, :, :-1], is_causal=True, scale=scale
+        )
+        return F.pad(shifted_RNLH, (0, 0, 1, 0))[..., :head_width]
+    if not strict and segments.causality_is_all:
+        out_RNLH = F.scaled_dot_product_attention(q_RNLH, k_RNLH, v_RNLH, is_causal=True, scale=scale)
+        return out_RNLH[..., :head_width]
+    mask_B1QK = segments.softmax_mask(strict)[:, None]
+    out_RNLH = F.scaled_dot_product_attention(q_RNLH, k_RNLH, v_RNLH, attn_mask=mask_B1QK, scale=scale)
+    return _nothing_seen(out_RNLH, segments, strict)[..., :head_width]
+
+
+def attend_blocked(
+    q_RNLH: Float[Tensor, "R N L H"],
+    k_RNLH: Float[Tensor, "R N L H"],
+    v_RNLH: Float[Tensor, "R N L H"],
+    segments: Segments,
+    *,
+    slopes_N: Float[Tensor, "N"] | None = None,
+    strict: bool = False,
+) -> Float[Tensor, "R N L H"]:
+    """Plain batched products over blocks of queries, with the probabilities stored for the backward pass."""
+    assert not segments.looks_ahead, "a block skips the keys after it"
+    bias_B1QK = segments.mask_bias(q_RNLH.dtype, strict)
+    alibi = None if slopes_N is None else (slopes_N.to(q_RNLH.dtype), segments.position_RL)
+    out_RNLH: Tensor = _BlockedAttention.apply(q_RNLH, k_RNLH, v_RNLH, bias_B1QK, alibi)
+    return _nothing_seen(out_RNLH, segments, strict)
+
+
+def _nothing_seen(out_RNLH: Tensor, segments: Segments, strict: bool) -> Tensor:
+    """Zeros where a softmax over nothing was kept finite by letting a slot see itself."""
+    if not strict:
+        return out_RNLH
+    return out_RNLH.masked_fill(segments.sees_nothing_RL[:, None, :, None], 0.0)
 
 
 def _fold_alibi(
@@ -110,29 +140,13 @@ def _fold_alibi(
     )
 
 
-def attend_blocked(
-    q_RNLH: Float[Tensor, "R N L H"],
-    k_RNLH: Float[Tensor, "R N L H"],
-    v_RNLH: Float[Tensor, "R N L H"],
-    segments: Segments,
-    *,
-    slopes_N: Float[Tensor, "N"] | None = None,
-) -> Float[Tensor, "R N L H"]:
-    """Plain batched products over blocks of queries, with the probabilities stored for the backward pass."""
-    if slopes_N is None:
-        bias = segments.mask_bias(q_RNLH.dtype)
-    else:
-        bias = segments.distance_bias(q_RNLH.dtype)
-        slopes_N = slopes_N.to(q_RNLH.dtype)
-    out_RNLH: Tensor = _BlockedAttention.apply(q_RNLH, k_RNLH, v_RNLH, bias, slopes_N)
-    return out_RNLH
-
-
 class _BlockedAttention(torch.autograd.Function):
     """Written out because autograd pads the gradient of every slice, and is up to 1.6 times slower for it."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, slopes_N: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias_B1QK: Tensor, alibi: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
         scale = q.shape[-1] ** -0.5
         q_XLH, k_XLH, v_XLH = (q * scale).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
         out_XLH = torch.empty_like(v_XLH)
@@ -140,7 +154,13 @@ class _BlockedAttention(torch.autograd.Function):
         with torch.autocast(q.device.type, enabled=False):
             for start, stop in _blocks(q.shape[2]):
                 score_XQK = torch.bmm(q_XLH[:, start:stop], k_XLH[:, :stop].transpose(1, 2))
-                _add_bias(score_XQK.unflatten(0, q.shape[:2]), bias[:, :, start:stop, :stop], slopes_N)
+                score_RNQK = score_XQK.unflatten(0, q.shape[:2]).add_(bias_B1QK[:, :, start:stop, :stop])
+                if (
+                    alibi is not None
+                ):  # distances, not folded products: bf16 would round those of far positions
+                    slopes_N, position_RL = alibi
+                    nearness_RQK = position_RL[:, None, :stop] - position_RL[:, start:stop, None]
+                    score_RNQK.addcmul_(slopes_N[:, None, None], nearness_RQK[:, None].to(q.dtype))
                 weight_XQK = torch.softmax(score_XQK, dim=-1)
                 out_XLH[:, start:stop] = torch.bmm(weight_XQK, v_XLH[:, :stop])
                 weights_XQK.append(weight_XQK)
@@ -171,10 +191,3 @@ class _BlockedAttention(torch.autograd.Function):
 
 def _blocks(num_slots: int) -> list[tuple[int, int]]:
     return [(start, min(start + QUERY_BLOCK, num_slots)) for start in range(0, num_slots, QUERY_BLOCK)]
-
-
-def _add_bias(score_RNQK: Tensor, bias_R1QK: Tensor, slopes_N: Tensor | None) -> None:
-    if slopes_N is None:
-        score_RNQK.add_(bias_R1QK)
-    else:
-        score_RNQK.addcmul_(slopes_N[:, None, None], bias_R1QK)

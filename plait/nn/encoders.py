@@ -1,37 +1,260 @@
-"""Items and actions as vectors.
+"""Items, actions, users and contexts as vectors.
 
 Shape letters: E events, A action columns, D width, V rows of the item table (row 0 the unknown item),
-K rows of the action table.
+K rows of the action table. Of features: N rows, F coded features, C code columns (one for each feature, several
+where it has several values), W width of one coded feature, X width of a row's frozen vectors side by side.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 
 from plait.nn.actions import scaled
-from plait.schema import UNKNOWN_ITEM, Action, ActionKind, Amount, Binary, Categorical, Regression
+from plait.schema import (
+    FIRST_VALUE,
+    MISSING_VALUE,
+    PADDING,
+    UNKNOWN_ITEM,
+    Action,
+    ActionKind,
+    Amount,
+    Binary,
+    Categorical,
+    Feature,
+    FeatureTable,
+    Regression,
+)
 
 NUM_KNOTS = 17  # of a numeric action over [0, 1]: the values of scales with 3, 5, 9 or 17 steps fall on knots
 MISSING = -1.0  # stands where a missing value's knot is
 
 
-class ItemEncoder(nn.Module):
-    """One trained vector per item. An unknown item adds nothing: training never meets one to learn from."""
+@dataclass(frozen=True, kw_only=True)
+class ItemEncoding:
+    """How an item with features becomes a vector. Without features, an item is its id alone."""
 
-    def __init__(self, num_items: int, dim: int) -> None:
+    use_id: bool = True
+    """Give every item a trained vector of its own, beside its features."""
+    feature_dim: int = 16
+    """Width of a category's or a number's vector before the projection."""
+    id_dropout: float = 0.1
+    """Share of the items that each step of training takes for new ones, known by their features only."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.id_dropout < 1:
+            raise ValueError(f"id_dropout={self.id_dropout}: a share of the items, from 0 to below 1")
+        if self.feature_dim < 1:
+            raise ValueError(f"feature_dim={self.feature_dim}: at least 1")
+
+
+class CodeEmbedding(nn.Module):
+    """A trained vector for every value of every coded feature; a feature's several values are averaged.
+
+    Missing and unseen values start at zero and so add nothing, unless training meets them.
+    """
+
+    offset_C: Tensor
+
+    def __init__(self, features: Sequence[Feature], width: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(num_items + 1, dim)
-        nn.init.normal_(self.embedding.weight, std=0.02)
-        nn.init.zeros_(self.embedding.weight[UNKNOWN_ITEM])
+        coded = [feature for feature in features if feature.num_columns]
+        first_row_F = 1 + np.cumsum([0, *(feature.num_codes for feature in coded)])  # row 0 is the padding's
+        self.columns_F = [feature.num_columns for feature in coded]
+        self.width = width
+        offset_C = torch.from_numpy(np.repeat(first_row_F[:-1], self.columns_F))
+        self.register_buffer("offset_C", offset_C.to(torch.int64), persistent=False)
+        self.table = nn.Embedding(int(first_row_F[-1]), width, padding_idx=0)
+        nn.init.normal_(self.table.weight, std=0.02)
+        unlearned = [first + code for first in first_row_F[:-1].tolist() for code in range(FIRST_VALUE)]
+        with torch.no_grad():
+            self.table.weight[[0, *unlearned]] = 0.0
 
-    def forward(self, item_E: Int64[Tensor, "E"]) -> Float[Tensor, "E D"]:
-        return self.embedding(item_E)
+    def forward(self, code_NC: Int[Tensor, "N C"]) -> Float[Tensor, "N F W"]:
+        """Raises ValueError where there are more or fewer columns than the features have."""
+        if code_NC.shape[1] != len(self.offset_C):
+            raise ValueError(
+                f"{code_NC.shape[1]} columns of feature codes, and the model was built for {len(self.offset_C)}; "
+                "give the features that it was trained with"
+            )
+        row_NC = torch.where(code_NC == PADDING, 0, code_NC + self.offset_C)
+        vectors = [
+            F.embedding_bag(row_Nc, self.table.weight, mode="mean", padding_idx=0)
+            for row_Nc in row_NC.split(self.columns_F, dim=1)
+        ]
+        if not vectors:
+            return self.table.weight.new_zeros(len(code_NC), 0, self.width)
+        return torch.stack(vectors, dim=1)
+
+
+class FeatureEncoder(nn.Module):
+    """The sum over coded features of one vector each: what is known about a user, or about a moment."""
+
+    def __init__(self, features: Sequence[Feature], dim: int) -> None:
+        super().__init__()
+        self.codes = CodeEmbedding(features, dim)
+
+    def forward(self, code_NC: Int[Tensor, "N C"]) -> Float[Tensor, "N D"]:
+        """Raises ValueError where there are more or fewer columns than the features have."""
+        return self.codes(code_NC).sum(1)
+
+
+class ItemEncoder(nn.Module):
+    """One vector per item: of its id alone or, where it has features, of all that is known about it.
+
+    With features: the id's vector, the vectors of its coded features and its frozen vectors, concatenated and
+    projected (LUM paper, section 4.1.2). An item without training events has no id vector of its own: it takes
+    that of a *new item*, which `id_dropout` trains by taking known items for new ones. So an item that comes
+    after training needs its features only. The unknown item is a new one without any feature.
+
+    Without features, an unknown item adds nothing: training never meets one to learn from.
+
+    Codes and frozen vectors are buffers: a saved model holds them. `describe` fills them once before training.
+    """
+
+    code_VC: Tensor
+    vector_VX: Tensor
+    is_new_V: Tensor
+
+    def __init__(
+        self,
+        num_items: int,
+        dim: int,
+        features: Sequence[Feature] = (),
+        encoding: ItemEncoding = ItemEncoding(),
+    ) -> None:
+        super().__init__()
+        self.num_items, self.dim = num_items, dim
+        self.features, self.encoding = tuple(features), encoding
+        self.embedding: nn.Embedding | None = None
+        if encoding.use_id or not features:
+            self.embedding = nn.Embedding(num_items + 1, dim)
+            nn.init.normal_(self.embedding.weight, std=0.02)
+            nn.init.zeros_(self.embedding.weight[UNKNOWN_ITEM])
+        if features:
+            self._add_features()
+
+    def _add_features(self) -> None:
+        features, width = self.features, self.encoding.feature_dim
+        rows, num_columns = self.num_items + 1, sum(feature.num_columns for feature in features)
+        num_coded = sum(feature.num_columns > 0 for feature in features)
+        self.codes = CodeEmbedding(features, width)
+        learned = num_coded * width
+        if self.embedding is not None:
+            learned += self.dim
+            self.new_item_D = nn.Parameter(torch.randn(self.dim) * 0.02)
+        frozen = sum(feature.width for feature in features)
+        self.project = nn.Linear(learned + frozen, self.dim, bias=False)
+        # Each part alone would give vectors as large as an id's: those learned start at 0.02, the frozen have length 1.
+        nn.init.normal_(self.project.weight[:, :learned], std=max(learned, 1) ** -0.5)
+        nn.init.normal_(self.project.weight[:, learned:], std=0.02)
+        missing = torch.full((rows, num_columns), MISSING_VALUE, dtype=torch.int32)
+        self.register_buffer("code_VC", missing)
+        self.register_buffer("vector_VX", torch.zeros(rows, frozen))
+        self.register_buffer("is_new_V", torch.ones(rows, dtype=torch.bool))
+
+    def describe(self, table: FeatureTable, train_events_V: Int64[np.ndarray, "V"]) -> None:
+        """Takes over what is known about the catalogue, and which of its items training meets.
+
+        Raises:
+            ValueError: the table's features or rows are not those that the encoder was built for.
+        """
+        if table.features != self.features or len(table) != self.num_items + 1:
+            raise ValueError(
+                f"the item features are {_names(table.features)} of {len(table) - 1} items; the model was built for "
+                f"{_names(self.features)} of {self.num_items} items: use the dataset it was built for"
+            )
+        if self.features:
+            self.code_VC.copy_(torch.tensor(table.code_NK))
+            self.vector_VX.copy_(torch.tensor(table.vector_NW))
+            self.is_new_V.copy_(torch.from_numpy(train_events_V == 0))
+
+    def with_items(self, table: FeatureTable) -> "ItemEncoder":
+        """An encoder with these items behind the others, as new ones; it holds copies of all weights.
+
+        Args:
+            table: one row for every added item, none for the unknown one.
+
+        Raises:
+            ValueError: the encoder has no features, or the table has others.
+        """
+        if not self.features:
+            raise ValueError("items without training events are known by features, and this model has none")
+        if table.features != self.features:
+            raise ValueError(
+                f"the added items have {_names(table.features)}; the model was built for {_names(self.features)} "
+                "as fitted in preparation"
+            )
+        grown = ItemEncoder(self.num_items + len(table), self.dim, self.features, self.encoding)
+        state = self.state_dict()
+        added = {
+            "code_VC": torch.tensor(table.code_NK),
+            "vector_VX": torch.tensor(table.vector_NW),
+            "is_new_V": torch.ones(len(table), dtype=torch.bool),
+            "embedding.weight": torch.zeros(len(table), self.dim),  # never used: the items are new
+        }
+        state |= {
+            name: torch.cat([state[name], rows.to(state[name])])
+            for name, rows in added.items()
+            if name in state
+        }
+        grown.to(self.project.weight).load_state_dict(state)
+        return grown.train(self.training)
+
+    def forward(
+        self, item_E: Int64[Tensor, "E"], table_VD: Float[Tensor, "V D"] | None = None
+    ) -> Float[Tensor, "E D"]:
+        """Vectors of items.
+
+        Args:
+            table_VD: what `table` returned in this step; where it is given, nothing is computed twice.
+        """
+        if not self.features:
+            assert self.embedding is not None
+            return self.embedding(item_E)
+        if table_VD is None and len(item_E) < len(self.code_VC):
+            return self._vectors(item_E, self._taken_for_new()[item_E])
+        return F.embedding(item_E, self.table() if table_VD is None else table_VD)
 
     def table(self) -> Float[Tensor, "V D"]:
-        """The vectors of the whole catalogue, to rank it by: row i is item i, row 0 the unknown item."""
-        return self.embedding.weight
+        """The vectors of the whole catalogue, to rank it by: row i is item i, row 0 the unknown item.
+
+        With features it is computed at every call, and in training mode other items are taken for new ones each
+        time: call it once in a step, and pass it to `forward`.
+        """
+        if not self.features:
+            assert self.embedding is not None
+            return self.embedding.weight
+        return self._vectors(None, self._taken_for_new())
+
+    def _taken_for_new(self) -> Bool[Tensor, "V"]:
+        if not (self.training and self.encoding.id_dropout):
+            return self.is_new_V
+        share_V = torch.rand(len(self.is_new_V), device=self.is_new_V.device)
+        return self.is_new_V | (share_V < self.encoding.id_dropout)
+
+    def _vectors(
+        self, item_N: Int64[Tensor, "N"] | None, is_new_N: Bool[Tensor, "N"]
+    ) -> Float[Tensor, "N D"]:
+        """Of all items where `item_N` is None."""
+        code_NC, frozen_NX = self.code_VC, self.vector_VX
+        if item_N is not None:
+            code_NC, frozen_NX = code_NC[item_N], frozen_NX[item_N]
+        learned = [self.codes(code_NC).flatten(1)]
+        if self.embedding is not None:
+            id_ND = self.embedding.weight if item_N is None else self.embedding(item_N)
+            learned.insert(0, torch.where(is_new_N[:, None], self.new_item_D, id_ND))
+        learned_NL = torch.cat(learned, dim=1)
+        weight = self.project.weight
+        # Two products in place of one: the frozen vectors then need no gradient and no copy beside the others.
+        split = [learned_NL.shape[1], frozen_NX.shape[1]]
+        of_learned, of_frozen = weight.split(split, dim=1)
+        vector_ND = F.linear(learned_NL, of_learned) + F.linear(frozen_NX, of_frozen)
+        return vector_ND.to(weight.dtype)  # under autocast too, like an id table: gradients add up in it
 
 
 class ActionEncoder(nn.Module):
@@ -87,3 +310,7 @@ def _knots(kind: ActionKind) -> tuple[int, float]:
             return len(values), 1.0
         case Regression() | Amount():
             return NUM_KNOTS, NUM_KNOTS - 1.0
+
+
+def _names(features: Sequence[Feature]) -> str:
+    return ", ".join(feature.name for feature in features) or "none"

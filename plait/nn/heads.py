@@ -1,10 +1,10 @@
 """From hidden states to actions: prediction heads, their losses, and the coupler of patched conditioning.
 
-Shape letters: M hidden states, D width, A action columns, K output columns of all actions, C of one action.
+Shape letters: M hidden states, D width, A action columns, K output columns of all actions, C of one action,
+F late features, E events of the training rows, N labels that are known.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from plait.nn.actions import scaled, unscaled
 from plait.nn.linear import linear
+from plait.nn.towers import ActionTower, LateFeatures, TowerConfig
 from plait.schema import Action, ActionKind, Amount, Binary, Categorical, Regression
-
-Tower = Literal["linear", "mlp"]
 
 HUBER_DELTA = 0.1  # of the range: beyond a tenth of it an error counts linearly
 
@@ -23,41 +22,104 @@ HUBER_DELTA = 0.1  # of the range: beyond a tenth of it an error counts linearly
 # nothing costs about 1, as it costs log 2 of a binary action: else such a task is drowned by the others.
 UNIFORM_VARIANCE = 1 / 12
 
+# Labels that an outcome counts for which no label shows: a share of 0 would take infinite certainty.
+UNSEEN = 0.5
+
 
 class ActionHeads(nn.Module):
-    """One head per action over a shared tower: nothing ("linear"), or one hidden layer ("mlp")."""
+    """One output layer per action over a tower that the actions share.
 
-    def __init__(self, actions: Sequence[Action], dim: int, tower: Tower = "mlp") -> None:
+    Args:
+        num_late: late features: numbers (counts, mostly) that appear at scoring time only and enter before the tower.
+
+    Raises:
+        ValueError: the tower is made for actions or for late features, and there are none.
+
+    Source: the AttnMVP paper, sections 1 and 2, for late features and for experts in the tower.
+    """
+
+    def __init__(
+        self,
+        actions: Sequence[Action],
+        dim: int,
+        tower: TowerConfig = TowerConfig(),
+        num_late: int = 0,
+    ) -> None:
         super().__init__()
         self.actions = tuple(actions)
         self.widths = [_num_outputs(action.kind) for action in self.actions]
-        self.tower = nn.Sequential(linear(dim, dim), nn.GELU()) if tower == "mlp" else nn.Identity()
-        self.weight_KD = nn.Parameter(torch.randn(sum(self.widths), dim) * 0.02)
+        self.num_late = num_late
+        self.late = LateFeatures(num_late) if num_late else None
+        self.tower = ActionTower(tower, dim, len(self.actions), num_late)
+        self.weight_KD = nn.Parameter(torch.randn(sum(self.widths), self.tower.num_out) * 0.02)
         self.bias_K = nn.Parameter(torch.zeros(sum(self.widths)))
 
-    def forward(self, hidden_MD: Float[Tensor, "M D"]) -> tuple[Float[Tensor, "M C"], ...]:
-        """Raw outputs of each action, in fp32."""
-        out_MK = F.linear(self.tower(hidden_MD), self.weight_KD, self.bias_K)
-        return out_MK.float().split(self.widths, dim=1)
+    def forward(
+        self, hidden_MD: Float[Tensor, "M D"], late_MF: Float[Tensor, "M F"] | None = None
+    ) -> tuple[Float[Tensor, "M C"], ...]:
+        """Raw outputs of each action, in fp32.
+
+        Raises:
+            ValueError: there are more or fewer late features than the heads were built for.
+        """
+        read = self.tower(self._with_late(hidden_MD, late_MF))
+        if read.ndim == 2:  # all actions read the same
+            return F.linear(read, self.weight_KD, self.bias_K).float().split(self.widths, dim=1)
+        layers = zip(self.weight_KD.split(self.widths), self.bias_K.split(self.widths), strict=True)
+        return tuple(
+            F.linear(read_MD, weight_CD, bias_C).float()
+            for read_MD, (weight_CD, bias_C) in zip(read.unbind(1), layers, strict=True)
+        )
+
+    @torch.no_grad()
+    def start_at(self, raw_EA: Float[Tensor, "E A"], late_EF: Float[Tensor, "E F"] | None = None) -> None:
+        """Starts where knowing only the training rows leads: every prediction is the mean of its labels at model
+        scale, whatever the state. A sample of the rows does. For new weights only: what was learned is lost.
+
+        An outcome that no label shows counts as half a label. An action without any label starts at 0. The scale of
+        late features is taken from the rows, too.
+
+        Args:
+            raw_EA: labels in the log's units, NaN where missing.
+
+        Raises:
+            ValueError: a label is outside its action's range, a late feature is infinite or their number is wrong.
+        """
+        self._check_number(late_EF)
+        unit_EA = scaled(self.actions, raw_EA).double()
+        if self.late is not None and late_EF is not None:
+            self.late.fit(late_EF)
+        self.weight_KD.zero_()
+        biases = self.bias_K.split(self.widths)
+        for action, bias_C, unit_E in zip(self.actions, biases, unit_EA.unbind(1), strict=True):
+            known_N = unit_E[~unit_E.isnan()]
+            bias_C.copy_(_outputs_of_means(action.kind, known_N) if len(known_N) else torch.zeros(()))
 
     def losses(
-        self, hidden_MD: Float[Tensor, "M D"], raw_MA: Float[Tensor, "M A"]
+        self,
+        hidden_MD: Float[Tensor, "M D"],
+        raw_MA: Float[Tensor, "M A"],
+        late_MF: Float[Tensor, "M F"] | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
         """By action name, the mean loss over the labels that are not missing; 0 where all are.
 
         Args:
             raw_MA: labels in the log's units, NaN where missing.
+            late_MF: late features, NaN where missing.
 
         Raises:
-            ValueError: a label is outside its action's range.
+            ValueError: a label is outside its action's range, or the number of late features is wrong.
         """
         unit_MA = scaled(self.actions, raw_MA)
+        out = self(hidden_MD, late_MF)
         return {
             action.name: _mean_loss(action.kind, out_MC, unit_M)
-            for action, out_MC, unit_M in zip(self.actions, self(hidden_MD), unit_MA.unbind(1), strict=True)
+            for action, out_MC, unit_M in zip(self.actions, out, unit_MA.unbind(1), strict=True)
         }
 
-    def predict(self, hidden_MD: Float[Tensor, "M D"]) -> dict[str, Float[Tensor, "M *C"]]:
+    def predict(
+        self, hidden_MD: Float[Tensor, "M D"], late_MF: Float[Tensor, "M F"] | None = None
+    ) -> dict[str, Float[Tensor, "M *C"]]:
         """By action name, what is expected, in the log's units (`actions.scaled` brings it to model scale).
 
         | kind | prediction |
@@ -70,8 +132,27 @@ class ActionHeads(nn.Module):
         """
         return {
             action.name: _expected(action.kind, out_MC)
-            for action, out_MC in zip(self.actions, self(hidden_MD), strict=True)
+            for action, out_MC in zip(self.actions, self(hidden_MD, late_MF), strict=True)
         }
+
+    def _with_late(self, hidden_MD: Tensor, late_MF: Tensor | None) -> Tensor:
+        self._check_number(late_MF)
+        if self.late is None or late_MF is None:
+            return hidden_MD
+        return torch.cat([hidden_MD, self.late(late_MF).to(hidden_MD.dtype)], dim=1)
+
+    def _check_number(self, late_MF: Tensor | None) -> None:
+        found = 0 if late_MF is None else late_MF.shape[1]
+        if found != self.num_late:
+            raise ValueError(
+                f"found {found} late features (feature columns that appear at scoring time only), expected "
+                f"{self.num_late}, which the heads were built for: "
+                + (
+                    "give one row of them with every state"
+                    if self.num_late
+                    else "leave them out, or build anew"
+                )
+            )
 
 
 class Coupler(nn.Module):
@@ -103,6 +184,26 @@ def _num_outputs(kind: ActionKind) -> int:
             return 2  # logit of "more than 0", then the scaled value if so
         case Binary() | Regression() | Amount():
             return 1
+
+
+def _outputs_of_means(kind: ActionKind, unit_N: Tensor) -> Tensor:
+    """The outputs of an action that predict the means of these labels, of which there is at least one."""
+    match kind:
+        case Binary():
+            return _log_odds(unit_N.sum(), len(unit_N))
+        case Regression() | Amount(zero_inflated=False):
+            return unit_N.mean()
+        case Amount():
+            positive_N = unit_N[unit_N > 0]
+            mean = positive_N.mean() if len(positive_N) else unit_N.new_zeros(())
+            return torch.stack([_log_odds(unit_N.new_tensor(len(positive_N)), len(unit_N)), mean])
+        case Categorical(values=values):
+            times_C = unit_N.long().bincount(minlength=len(values)).double().clamp(min=UNSEEN)
+            return (times_C / times_C.sum()).log()
+
+
+def _log_odds(ones: Tensor, num_labels: int) -> Tensor:
+    return ones.clamp(min=UNSEEN).log() - (num_labels - ones).clamp(min=UNSEEN).log()
 
 
 def _mean_loss(kind: ActionKind, out_MC: Tensor, unit_M: Tensor) -> Tensor:

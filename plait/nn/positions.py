@@ -1,4 +1,4 @@
-"""Where a token stands: learned positions, RoPE, ALiBi.
+"""Where and when a token stands: learned positions, RoPE, ALiBi, and GenRank's embeddings of requests.
 
 Shape letters: R rows, L slots of a row, D width, N heads, H head width, F = H / 2 rotation frequencies.
 """
@@ -8,6 +8,65 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+
+from plait.nn.config import Positions
+from plait.nn.visibility import NO_REQUEST_BEFORE, Clock, Segments
+
+TIME_BUCKETS = 129  # of HSTU's bias and, with one more for "none before", of GenRank's pre-request time
+
+
+def time_bucket(gap_s: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
+    """HSTU's bucket of a time difference: the natural logarithm of the seconds over 0.301, from 0 to 128.
+
+    So each bucket reaches 1.35 times as far as the one before, not twice as far.
+
+    >>> time_bucket(torch.tensor([0, 1, 2, 60, 86_400, -60])).tolist()
+    [0, 0, 2, 13, 37, 13]
+    """
+    bucket = gap_s.double().abs_().clamp_(min=1).log_().div_(0.301)  # in place: one array, not six
+    return bucket.clamp_(max=TIME_BUCKETS - 1).long()
+
+
+class EnteringPositions(nn.Module):
+    """What positions add to the tokens' embeddings before the first block: vectors of tables, or nothing.
+
+    "rab" adds learned positions too, as HSTU does; its bias belongs to the blocks.
+    """
+
+    def __init__(self, positions: Positions, max_positions: int, dim: int) -> None:
+        super().__init__()
+        has_table = positions in ("learned", "rab", "genrank")
+        self.learned = LearnedPositions(max_positions, dim) if has_table else None
+        self.requests = RequestPositions(max_positions, dim) if positions == "genrank" else None
+
+    def forward(self, x_RLD: Float[Tensor, "R L D"], segments: Segments) -> Float[Tensor, "R L D"]:
+        """Raises ValueError where a position or a request has no vector."""
+        if self.learned is not None:
+            x_RLD = x_RLD + self.learned(segments.position_RL)
+        if self.requests is not None:
+            assert segments.clock is not None, "positions that know requests take inputs with a clock"
+            x_RLD = x_RLD + self.requests(segments.clock)
+        return x_RLD
+
+
+class RequestPositions(nn.Module):
+    """The number of an event's request, and the time since the request before it, as vectors.
+
+    Source: the GenRank paper, section 4.2. The request counts itself; the first one has no time before it. The
+    paper leaves the buckets open: these are HSTU's.
+    """
+
+    def __init__(self, max_requests: int, dim: int) -> None:
+        super().__init__()
+        self.index = nn.Embedding(max_requests + 1, dim)
+        self.gap = nn.Embedding(1 + TIME_BUCKETS, dim)
+        for table in (self.index, self.gap):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, clock: Clock) -> Float[Tensor, "R L D"]:
+        first = clock.gap_s_RL == NO_REQUEST_BEFORE
+        bucket_RL = torch.where(first, 0, 1 + time_bucket(clock.gap_s_RL))
+        return self.index(clock.request_RL) + self.gap(bucket_RL)
 
 
 class LearnedPositions(nn.Module):

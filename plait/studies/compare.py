@@ -1,30 +1,27 @@
-"""Layouts against each other under one protocol: the same trunk, data order, budget and users.
+"""Variants against each other on the same data and users: layouts under one protocol, or whatever else a study varies.
 
-OUT/runs/LAYOUT-seedN/   one run each (see `plait.training.run`); a finished one is only read again
-OUT/rows.jsonl           one row per layout and seed
+OUT/runs/VARIANT-seedN/  one run each (see `plait.training.run`); a finished one is only read again
+OUT/rows.jsonl           one row per variant and seed
 OUT/comparison.json      everything that the page shows
 OUT/summary.json         what was found and under which protocol, small enough to keep beside code
 OUT/report.html          the page
 """
 
 import dataclasses
-import datetime
-import importlib.metadata
-import platform
 import re
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
-import torch
 
-from plait.data import Dataset, LeaveOneOut
+from plait.data import Dataset
 from plait.layouts import Layout, audit, draw, name_of, resolve
-from plait.metrics.intervals import bootstrap
+from plait.metrics.intervals import Estimate, average, bootstrap
 from plait.metrics.statistic import Statistic
 from plait.models.generative import ModelSettings, check_supported
-from plait.schema import Action, Amount, Binary, Categorical, Regression
+from plait.schema import Action, Amount, Binary, Categorical, Regression, check_unique
+from plait.studies.reading import origins
+from plait.studies.regret import limits, regrets
 from plait.studies.report import html_page, page_template
 from plait.studies.rows import (
     Ability,
@@ -38,9 +35,9 @@ from plait.studies.rows import (
 )
 from plait.training.checkpoint import write_whole
 from plait.training.evaluate import measure
-from plait.training.loop import Diverged, Watch, resolve_precision
-from plait.training.run import Result, RunSettings, load_answers, run, write_json
-from plait.training.selection import Selection
+from plait.training.loop import Diverged, Watch
+from plait.training.provenance import Provenance, protocol_line, provenance
+from plait.training.run import Result, RunSettings, load_answers, resolve_device, run, write_json
 from plait.training.settings import Optim, Protocol
 
 DRAWS = 1000
@@ -54,9 +51,34 @@ SUMMARY = (
     "protocol",
     "cap",
     "reference",
+    "oracle",
     "summaries",
 )
 RETRIEVAL_METRICS = ("hr@10", "ndcg@10", "hr@50", "ndcg@50", "mrr")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One line of a comparison: a name, and everything that decides its runs."""
+
+    name: str
+    settings: RunSettings
+
+    @property
+    def layout(self) -> Layout:
+        return Layout.parse(self.settings.layout, allow_leaks=self.settings.model.allow_leaks)
+
+    def seeded(self, seed: int) -> RunSettings:
+        protocol = dataclasses.replace(self.settings.protocol, seed=seed)
+        return dataclasses.replace(self.settings, protocol=protocol)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """What a comparison found, and what it rests on: by (variant, seed), the metrics of that run on the test users."""
+
+    comparison: Comparison
+    statistics: Mapping[tuple[str, int], Mapping[str, Statistic]]
 
 
 def compare(
@@ -69,101 +91,167 @@ def compare(
     protocol: Protocol,
     command: str,
     report: Callable[[str], None] = print,
+    device: str = "auto",
     watch: Watch | None = None,
 ) -> Comparison:
     """Trains every layout with every seed, as far as that is not done yet, and writes the results.
 
-    Seeds count from the protocol's. A run that diverges is a row that says so; the others go on.
+    Raises:
+        ValueError: a layout is unknown or given twice, or as `compare_variants`.
+        ModuleNotFoundError: the extra `report` is not installed.
+    """
+    resolved = [resolve(layout, allow_leaks=model.allow_leaks) for layout in layouts]
+    if len({str(layout) for layout in resolved}) < len(layouts):
+        raise ValueError(f"layouts {', '.join(layouts)}: one is given twice")
+    variants = [
+        Variant(name_of(layout), RunSettings(layout=str(layout), model=model, optim=optim, protocol=protocol))
+        for layout in resolved
+    ]
+    return compare_variants(
+        dataset, variants, num_seeds, out, command=command, report=report, device=device, watch=watch
+    ).comparison
+
+
+def compare_variants(
+    dataset: Dataset,
+    variants: Sequence[Variant],
+    num_seeds: int,
+    out: Path,
+    *,
+    command: str,
+    title: str = "Layouts compared",
+    report: Callable[[str], None] = print,
+    device: str = "auto",
+    watch: Watch | None = None,
+) -> Compared:
+    """Trains every variant with every seed, as far as that is not done yet, and writes the results.
+
+    Seeds count from that of the first variant's protocol. A run that diverges is a row that says so; the others go
+    on.
 
     Raises:
-        ValueError: a layout is unknown or given twice, or the folder holds runs of other settings or data.
+        ValueError: two variants have one name, one cannot be trained on this data, or the folder holds runs of other
+            settings or data.
         ModuleNotFoundError: the extra `report` is not installed.
     """
     page_template()  # what the page lacks should be known before hours of training, not after
     if num_seeds < 1:
         raise ValueError(f"seeds = {num_seeds}: expected at least 1")
-    named = _named(layouts, model.allow_leaks)
-    for layout in named.values():
-        check_supported(layout, dataset.actions)  # before hours are spent on the layouts before it
+    device = resolve_device(device)
+    _check_variants(variants, dataset)
+    study = _Study(dataset, tuple(variants), num_seeds, title, command, device, provenance(device))
+    best = limits(dataset, [variant.settings for variant in variants], study.seeds)
+
+    def indented(line: str) -> None:
+        report(f"  {line}")
+
     rows: list[Row] = []
     statistics: dict[tuple[str, int], Mapping[str, Statistic]] = {}
-    for seed in range(
-        protocol.seed, protocol.seed + num_seeds
-    ):  # seeds outside: a stopped comparison holds every layout once first
-        for name, layout in named.items():
-            settings = RunSettings(
-                layout=str(layout),
-                model=model,
-                optim=optim,
-                protocol=dataclasses.replace(protocol, seed=seed),
-            )
-            folder = out / "runs" / f"{_folder_name(name)}-seed{seed}"
-            report(f"{name}, seed {seed}")
+    for seed in study.seeds:  # seeds outside: a stopped comparison holds every variant once first
+        for variant in variants:
+            folder = out / "runs" / f"{_folder_name(variant.name)}-seed{seed}"
+            report(f"{variant.name}, seed {seed}")
             try:
-                result = run(dataset, settings, folder, lambda line: report(f"  {line}"), watch=watch)
+                result = run(dataset, variant.seeded(seed), folder, indented, device, watch)
             except Diverged as error:
-                rows.append(
-                    Row(layout=name, seed=seed, metrics={}, cost=None, status="failed", note=str(error))
-                )
+                rows.append(_failed(study, variant, seed, error))
                 continue
-            statistics[name, seed] = measure(load_answers(folder, dataset.actions))
-            rows.append(_row(name, layout, seed, result, statistics[name, seed]))
-    comparison = _comparison(dataset, named, rows, statistics, model, optim, protocol, command)
+            measured = measure(load_answers(folder, dataset.actions))
+            statistics[variant.name, seed] = measured
+            rows.append(_row(variant, seed, result, measured, best.get(seed, {})))
+    comparison = _comparison(study, rows, statistics, best)
     _write(comparison, out)
-    return comparison
+    return Compared(comparison, statistics)
 
 
-def protocol_line(dataset: Dataset, model: ModelSettings, optim: Optim, protocol: Protocol) -> str:
-    """Everything two results must share to be compared, in one line."""
-    manifest = dataset.manifest
-    split = "leave-one-out (last event = test, one before = validation)"
-    if not isinstance(manifest.split, LeaveOneOut):
-        split = f"temporal (validation from {manifest.split.cut_validation_s}, test from {manifest.split.cut_test_s})"
-    settings = manifest.settings
-    ranked = f"{protocol.negatives} sampled unseen items" if protocol.negatives else "full catalogue"
-    seen = "filtered (an answer seen before is a miss)" if protocol.filter_seen else "kept"
-    trunk, retrieval = model.trunk, model.retrieval.resolved(dataset.num_items)
-    select = "NDCG@10 (loss of the actions where a layout cannot retrieve)"
-    if protocol.select != Selection.AUTO:
-        select = protocol.select
-    parts = [
-        f"split {split}",
-        f"users and items with at least {settings.min_user_events} and {settings.min_item_events} events",
-        f"order (user, time, {settings.order or 'original order'})",
-        f"ranked against the {ranked}, seen items {seen}, ties count against the model",
-        "same_request = causal, target time unknown",
-        f"T = {protocol.max_events} events, {protocol.window} window",
-        f"trunk gpt d = {trunk.dim}, {trunk.num_layers} layers, {trunk.num_heads} heads, {trunk.positions} positions, "
-        f"dropout {trunk.dropout:g}",
-        f"retrieval loss {retrieval.kind} softmax, {'cosine' if retrieval.l2_norm else 'inner product'} / "
-        f"{retrieval.temperature:g}",
-        f"AdamW {optim.learning_rate:g}, {optim.users_per_step} users a step, "
-        f"{resolve_precision(optim.precision, 'cpu')}",
-        f"selected by validation {select}, patience {protocol.patience}, cap {protocol.cap}",
-    ]
-    if manifest.note:
-        parts.insert(0, manifest.note)
-    return "; ".join(parts)
+@dataclasses.dataclass(frozen=True)
+class _Study:
+    """What is compared, and where."""
+
+    dataset: Dataset
+    variants: tuple[Variant, ...]
+    num_seeds: int
+    title: str
+    command: str
+    device: str
+    origin: Provenance
+
+    @property
+    def seeds(self) -> range:
+        first = self.variants[0].settings.protocol.seed
+        return range(first, first + self.num_seeds)
+
+    def line_of(self, variant: Variant, seeds: Sequence[int]) -> str:
+        of = variant.settings
+        return protocol_line(self.dataset, of.model, of.optim, of.protocol, seeds, self.device)
+
+    @property
+    def protocol(self) -> str:
+        return shared_line({variant.name: self.line_of(variant, self.seeds) for variant in self.variants})
+
+    @property
+    def cap(self) -> str:
+        return "; ".join(dict.fromkeys(variant.settings.protocol.cap for variant in self.variants))
 
 
-def _named(layouts: Sequence[str], allow_leaks: bool) -> dict[str, Layout]:
-    resolved = [resolve(layout, allow_leaks=allow_leaks) for layout in layouts]
-    named = {name_of(layout): layout for layout in resolved}
-    if len(named) < len(layouts):
-        raise ValueError(f"layouts {', '.join(layouts)}: one is given twice")
-    return named
+def shared_line(lines: Mapping[str, str]) -> str:
+    """What the protocol lines of several variants share, then what only some of them say.
+
+    >>> shared_line({"a": "T = 50; d = 8; seed 0", "b": "T = 50; d = 8; seed 0", "c": "T = 50; d = 16; seed 0"})
+    'T = 50; seed 0; a, b: d = 8; c: d = 16'
+    """
+    parts = {name: line.split("; ") for name, line in lines.items()}
+    common = [part for part in next(iter(parts.values())) if all(part in its for its in parts.values())]
+    apart: dict[str, list[str]] = {}
+    for name, its in parts.items():
+        own = ", ".join(part for part in its if part not in common)
+        if own:
+            apart.setdefault(own, []).append(name)
+    return "; ".join([*common, *(f"{', '.join(names)}: {own}" for own, names in apart.items())])
+
+
+def _check_variants(variants: Sequence[Variant], dataset: Dataset) -> None:
+    """Before hours are spent on the first of them."""
+    check_unique([_folder_name(variant.name) for variant in variants], "variants")
+    for variant in variants:
+        model = variant.settings.model
+        check_supported(variant.layout, dataset.actions, model.trunk, model.exposure)
 
 
 def _folder_name(name: str) -> str:
-    """A layout's name, or its notation with only the characters that every file system takes."""
+    """A variant's name, or its notation, with only the characters that every file system takes."""
     return re.sub(r"[^\w+-]+", "_", name).strip("_")
 
 
-def _row(name: str, layout: Layout, seed: int, result: Result, statistics: Mapping[str, Statistic]) -> Row:
+def _failed(study: _Study, variant: Variant, seed: int, error: Diverged) -> Row:
     return Row(
-        layout=name,
+        layout=variant.name,
         seed=seed,
-        metrics={metric: bootstrap(statistic, DRAWS).estimate for metric, statistic in statistics.items()},
+        metrics={},
+        cost=None,
+        status="failed",
+        note=str(error),
+        protocol=study.line_of(variant, [seed]),
+        provenance=study.origin,
+    )
+
+
+def _row(
+    variant: Variant,
+    seed: int,
+    result: Result,
+    statistics: Mapping[str, Statistic],
+    best: Mapping[str, Statistic],
+) -> Row:
+    found, possible = (
+        {metric: bootstrap(statistic, DRAWS) for metric, statistic in its.items()}
+        for its in (statistics, best)
+    )
+    return Row(
+        layout=variant.name,
+        seed=seed,
+        metrics={metric: resampled.estimate for metric, resampled in found.items()},
+        regret=regrets(found, possible),
         cost=Cost(
             train_flops=result.train_flops,
             train_tokens=result.train_tokens,
@@ -172,12 +260,14 @@ def _row(name: str, layout: Layout, seed: int, result: Result, statistics: Mappi
             epochs=result.epochs,
             best_epoch=result.best_epoch,
             peak_memory_mb=result.peak_memory_mb,
-            tokens_per_event=layout.tokens_per_event,
+            tokens_per_event=variant.layout.tokens_per_event,
             num_parameters=result.num_parameters,
         ),
         curve=tuple(_point(point) for point in result.curve),
-        status="capped" if "cap" in result.why_stopped else "finished",
+        status="capped" if result.why_stopped.startswith("cap of") else "finished",
         note=result.why_stopped,
+        protocol=result.protocol,
+        provenance=result.provenance,
     )
 
 
@@ -188,21 +278,19 @@ def _point(validation: dict[str, float]) -> Point:
 
 
 def _comparison(
-    dataset: Dataset,
-    named: Mapping[str, Layout],
+    study: _Study,
     rows: Sequence[Row],
     statistics: Mapping[tuple[str, int], Mapping[str, Statistic]],
-    model: ModelSettings,
-    optim: Optim,
-    protocol: Protocol,
-    command: str,
+    best: Mapping[int, Mapping[str, Statistic]],
 ) -> Comparison:
-    manifest = dataset.manifest
-    reference = "item" if "item" in named else next(iter(named))
+    dataset, manifest, origin = study.dataset, study.dataset.manifest, study.origin
+    names = [variant.name for variant in study.variants]
+    reference = "item" if "item" in names else names[0]
     measured = {metric for found in statistics.values() for metric in found}
     scoring = tuple(m for action in dataset.actions for m in _metrics_of(action) if m in measured)
     retrieval = tuple(m for m in RETRIEVAL_METRICS if m in measured)
     return Comparison(
+        title=study.title,
         dataset=DatasetFacts(
             name=manifest.name,
             num_users=dataset.num_users,
@@ -215,17 +303,27 @@ def _comparison(
         scoring=scoring,
         charted=tuple(m for m in ("ndcg@10", *scoring[:1]) if m in measured),
         reference=reference,
-        layouts=tuple(_card(name, layout) for name, layout in named.items()),
+        layouts=tuple(_card(variant) for variant in study.variants),
         rows=tuple(rows),
-        summaries=summarise(rows, statistics, reference, DRAWS),
-        protocol=protocol_line(dataset, model, optim, protocol),
-        cap=protocol.cap,
-        command=command,
-        machine=f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-        commit=_commit(),
-        date=datetime.date.today().isoformat(),
-        version=importlib.metadata.version("plait"),
+        summaries=summarise(rows, statistics, reference, DRAWS, limits=best),
+        oracle=_estimates(best),
+        protocol=study.protocol,
+        cap=study.cap,
+        command=study.command,
+        machine=origin.machine,
+        commit=origin.commit,
+        date=origin.date,
+        version=origin.version,
     )
+
+
+def _estimates(best: Mapping[int, Mapping[str, Statistic]]) -> dict[str, Estimate]:
+    """The oracle's metrics, averaged over the seeds as a layout's are."""
+    by_seed = list(best.values())
+    return {
+        metric: average([bootstrap(found[metric], DRAWS) for found in by_seed]).estimate
+        for metric in (by_seed[0] if by_seed else ())
+    }
 
 
 def _metrics_of(action: Action) -> list[str]:
@@ -242,11 +340,12 @@ def _metrics_of(action: Action) -> list[str]:
     return [f"{name}:{action.name}" for name in names]
 
 
-def _card(name: str, layout: Layout) -> LayoutCard:
+def _card(variant: Variant) -> LayoutCard:
+    layout = variant.layout
     verdict = audit(layout)
     mask_NN = draw.mask_of(layout)
     return LayoutCard(
-        name=name,
+        name=variant.name,
         notation=str(layout),
         retrieves=Ability("yes") if verdict.can_retrieve else Ability("no", "it predicts no item"),
         scores=Ability(verdict.can_score, verdict.why_not_score),
@@ -262,27 +361,11 @@ def _card(name: str, layout: Layout) -> LayoutCard:
     )
 
 
-def _processor() -> str:
-    """Its name where the kernel tells it (Linux), else its architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
-
-
-def _commit() -> str:
-    """The commit of the checkout that runs, with a mark where files have changed since; "" outside one."""
-    here = Path(__file__).parent
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True
-    )
-    return found.stdout.strip() if found.returncode == 0 else ""
-
-
 def _write(comparison: Comparison, out: Path) -> None:
     lines = b"".join(msgspec.json.encode(row) + b"\n" for row in comparison.rows)
     write_whole(out / "rows.jsonl", lambda aside: aside.write_bytes(lines))
     write_json(out / "comparison.json", comparison)
-    write_json(out / "summary.json", {name: getattr(comparison, name) for name in SUMMARY})
+    summary = {name: getattr(comparison, name) for name in SUMMARY}
+    write_json(out / "summary.json", summary | {"origins": origins(comparison.rows)})
     page = html_page(comparison)
     write_whole(out / "report.html", lambda aside: aside.write_text(page, encoding="utf-8"))

@@ -3,13 +3,27 @@
 The terminal and the page show the same; this is where it is decided.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from plait.metrics.intervals import Estimate
 from plait.studies.charts import Chart, Look, Measured, Trace, learning_curves, quality_against_cost
+from plait.studies.regret import Regret
 from plait.studies.rows import LEVEL, Comparison, Contrast, LayoutCard, MetricSummary, Row, Summary
-from plait.studies.words import NOTHING, duration, metric_label, number, p_value, signed, times, with_prefix
+from plait.studies.words import (
+    NOTHING,
+    duration,
+    metric_label,
+    number,
+    p_value,
+    percent,
+    signed,
+    times,
+    with_prefix,
+)
 
 COST_COLUMNS = (
     "training FLOPs",
@@ -19,6 +33,11 @@ COST_COLUMNS = (
     "tokens/event",
     "parameters",
     "peak memory",
+)
+ABOUT_ORACLE = (
+    "oracle: the best that anyone could expect who knows the simulated world and the whole history. In brackets what a "
+    "layout lacks to it, on the same users: for NE, log-loss and RMSE in % of the oracle's, else in points. By chance "
+    "it can be negative."
 )
 
 
@@ -31,6 +50,8 @@ class Cell:
     place: Literal["best", "second", "other"] = "other"
     against_best: str = ""  # in words
     marks: str = ""  # * differs from the best, ‡ measured though the layout lacks the ability
+    regret: str = ""  # to the oracle; "" where nobody knows it
+    regret_interval: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +93,20 @@ def lines(comparison: Comparison) -> list[Line]:
     ]
 
 
+def oracle_cells(comparison: Comparison) -> dict[str, Cell]:
+    """The oracle's own line, by metric; empty where nobody knows it."""
+    if not comparison.oracle:
+        return {}
+    found = {}
+    for metric in (*comparison.retrieval, *comparison.scoring):
+        estimate = comparison.oracle.get(metric)
+        half = estimate.half_width if estimate else None
+        found[metric] = Cell(
+            number(estimate.value if estimate else None), "" if half is None else number(half)
+        )
+    return found
+
+
 def findings(comparison: Comparison, metric: str) -> list[str]:
     """Who leads in a metric, and the cheapest layout that cannot be told apart from the leader, in a sentence
     or two; nothing where the metric was not measured."""
@@ -104,6 +139,7 @@ def rules(comparison: Comparison) -> list[str]:
         f"{f', of the mean over {seeds} seeds' if several else ''}.",
         f"* differs from the column's best: p < {LEVEL:g}, paired, Holm over the column; {told}.",
         f"Cost: training FLOPs, {comparison.reference} = 1. {NOTHING} not measured.",
+        *([ABOUT_ORACLE] if comparison.oracle else []),
     ]
 
 
@@ -122,20 +158,42 @@ def notes(comparison: Comparison) -> list[str]:
                 found.append(f"{card.name} cannot {task}: {ability.why}{but}")
         if card.leaks:
             found.append(f"‼ {card.name} reads its own answers: {'; '.join(card.leaks)}")
-    return found + _stops(comparison)
+    return found + _stops(comparison) + _several_origins(comparison)
 
 
 def _stops(comparison: Comparison) -> list[str]:
     """The runs that did not finish by themselves, those of one reason together."""
-    seeds: dict[tuple[str, str], dict[str, list[int]]] = {}
+    reasons: dict[tuple[str, str], list[Row]] = {}
     for row in comparison.rows:
         if row.status != "finished":
-            seeds.setdefault((row.status, row.note), {}).setdefault(row.layout, []).append(row.seed)
+            reasons.setdefault((row.status, row.note), []).append(row)
     return [
-        f"{'† ' if status == 'capped' else ''}{status}, {note}: "
-        + ", ".join(f"{layout} (seed {', '.join(map(str, its))})" for layout, its in layouts.items())
-        for (status, note), layouts in seeds.items()
+        f"{'† ' if status == 'capped' else ''}{status}, {note}: {_names_of(rows)}"
+        for (status, note), rows in reasons.items()
     ]
+
+
+def origins(rows: Sequence[Row]) -> dict[str, str]:
+    """The code and the machine of runs, and which runs are of them."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(str(msgspec.structs.replace(row.provenance, date="")), []).append(row)
+    return {origin: _names_of(its) for origin, its in found.items()}
+
+
+def _several_origins(comparison: Comparison) -> list[str]:
+    found = origins(comparison.rows)
+    if len(found) < 2:
+        return []
+    of_each = "; ".join(f"{origin}: {runs}" for origin, runs in found.items())
+    return [f"The runs are not all of one commit and machine. {of_each}"]
+
+
+def _names_of(rows: Sequence[Row]) -> str:
+    seeds: dict[str, list[int]] = {}
+    for row in rows:
+        seeds.setdefault(row.layout, []).append(row.seed)
+    return ", ".join(f"{layout} (seed {', '.join(map(str, its))})" for layout, its in seeds.items())
 
 
 def details(comparison: Comparison, metric: str) -> list[Detail]:
@@ -215,9 +273,22 @@ def _column(comparison: Comparison, metric: str) -> dict[str, Cell]:
             place.get(name, "other"),
             _words(m.vs_best, place.get(name) == "best", "the best"),
             "*" * bool(m.vs_best and m.vs_best.is_significant) + "‡" * (not able[name]),
+            *_distance(m.regret),
         )
         for name, m in measured.items()
     }
+
+
+def _distance(regret: Regret | None) -> tuple[str, str]:
+    """What is lacking to the oracle, and its interval.
+
+    >>> _distance(Regret(0.0312, 0.01, 0.05, "share"))
+    ('+3.1 %', '+1.0 % to +5.0 %')
+    """
+    if regret is None:
+        return "", ""
+    in_words = percent if regret.unit == "share" else signed
+    return in_words(regret.value), f"{in_words(regret.low)} to {in_words(regret.high)}"
 
 
 def _run_marks(comparison: Comparison, card: LayoutCard) -> str:
@@ -237,7 +308,7 @@ def _cost_cells(comparison: Comparison, layout: str) -> tuple[tuple[str, str], .
         (with_prefix(cost.tokens_per_s), ""),
         (f"{cost.tokens_per_event:.3g}", ""),
         (with_prefix(cost.num_parameters), ""),
-        (with_prefix(cost.peak_memory_mb * 1e6, "B"), ""),
+        (NOTHING if cost.peak_memory_mb is None else with_prefix(cost.peak_memory_mb * 1e6, "B"), ""),
     )
 
 

@@ -3,9 +3,12 @@
 The page holds everything that it needs: no script, no font, no image from elsewhere.
 """
 
+import io
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -14,17 +17,34 @@ from plait.studies.reading import COST_COLUMNS, Cell
 from plait.studies.rows import Comparison
 from plait.studies.words import NOTHING, duration, metric_label, number
 
+MEASURING_WIDTH = 10_000  # columns, of a console that wraps nothing
 TERMINAL_STYLE = {"best": "bold", "second": "underline", "other": ""}
 
 
-def terminal_table(comparison: Comparison) -> Table:
-    """A layout a line, within 100 columns: the first two retrieval metrics, the first scoring one, cost."""
-    shown = [*comparison.retrieval[:2], *comparison.scoring[:1]]
+def terminal_table(comparison: Comparison, width: int = 100) -> Table:
+    """A layout a line: metrics, cost, abilities. Where not all metrics fit into `width` columns, the first two of
+    retrieval and the first of each action, and of these as many as fit; the caption names the others."""
+    everything = (*comparison.retrieval, *comparison.scoring)
+    actions = {metric.partition(":")[2]: metric for metric in reversed(comparison.scoring)}
+    main = [metric for metric in everything if metric in (*comparison.retrieval[:2], *actions.values())]
+    console = Console(width=MEASURING_WIDTH, file=io.StringIO())
+    for shown in (everything, *(main[:count] for count in range(len(main), 0, -1))):
+        table = _table(comparison, shown, [metric for metric in everything if metric not in shown])
+        if console.measure(table).maximum <= width:
+            break
+    return table
+
+
+def _table(comparison: Comparison, shown: Sequence[str], on_page_only: Sequence[str]) -> Table:
+    lines = [*reading.rules(comparison), *reading.notes(comparison)]
+    if on_page_only:
+        lines.append(f"On the page only: {', '.join(map(metric_label, on_page_only))}.")
+    lines.append(f"Protocol: {comparison.protocol}")
     # Text, not str: a str is read as markup, in which the [t] of a notation would be a tag.
     table = Table(
-        title=Text(f"{comparison.dataset.name}: layouts compared"),
+        title=Text(f"{comparison.title} on {comparison.dataset.name}"),
         title_justify="left",
-        caption=Text("\n".join([*reading.rules(comparison), *reading.notes(comparison)])),
+        caption=Text("\n".join(lines)),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -43,6 +63,9 @@ def terminal_table(comparison: Comparison) -> Table:
             number(summary.cost.epoch_s, 1) if summary else NOTHING,
             *(ability.verdict if ability else NOTHING for ability in (line.card.retrieves, line.card.scores)),
         )
+    oracle = reading.oracle_cells(comparison)
+    if oracle:
+        table.add_row("oracle", *(_terminal_cell(oracle[metric]) for metric in shown))
     return table
 
 
@@ -55,7 +78,8 @@ def _terminal_cell(cell: Cell) -> Text:
     text = Text(cell.value, style=TERMINAL_STYLE[cell.place])
     if cell.plus_minus:
         text.append(f" ±{cell.plus_minus.removeprefix('0')}", style="not bold not underline")
-    return text.append(cell.marks, style="not underline")
+    text.append(cell.marks, style="not underline")
+    return text.append(f" ({cell.regret})" if cell.regret else "", style="not bold not underline")
 
 
 def page_template() -> Any:
@@ -87,6 +111,7 @@ def html_page(comparison: Comparison) -> str:
     return page_template().render(
         c=comparison,
         lines=reading.lines(comparison),
+        oracle=reading.oracle_cells(comparison),
         cost_columns=COST_COLUMNS,
         findings=[
             sentence for metric in comparison.charted for sentence in reading.findings(comparison, metric)

@@ -1,4 +1,7 @@
-"""What a comparison found, as plain data: a row per layout and seed, a summary per layout, the setting."""
+"""What a comparison found, as plain data: a row per layout and seed, a summary per layout, the setting.
+
+Where a study varies more than the layout, `layout` is the name of a variant.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
@@ -16,6 +19,8 @@ from plait.metrics.intervals import (
     paired_difference,
 )
 from plait.metrics.statistic import Statistic
+from plait.studies.regret import Regret, regrets
+from plait.training.provenance import Provenance
 
 LEVEL = 0.05  # of the tests, after Holm's correction
 
@@ -29,7 +34,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     train_wall_s: float  # optimiser steps only
     epochs: float
     best_epoch: float
-    peak_memory_mb: float
+    peak_memory_mb: float | None  # main memory of the process during the run; None where nothing tells it
     tokens_per_event: float
     num_parameters: float
 
@@ -58,10 +63,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     layout: str
     seed: int
     metrics: dict[str, Estimate]  # a metric that the layout does not give is left out
+    regret: dict[str, Regret] = {}  # of those metrics that have a limit, on data whose truth is known
     cost: Cost | None  # None where the run failed
     curve: tuple[Point, ...] = ()
     status: Literal["finished", "capped", "failed"] = "finished"
     note: str = ""  # why it was capped or failed
+    protocol: str  # in one line, with the seed
+    provenance: Provenance  # of this run: a comparison that was taken up again may hold runs of several
 
     def __post_init__(self) -> None:
         if self.status != "failed" and self.cost is None:
@@ -89,6 +97,7 @@ class MetricSummary(msgspec.Struct, frozen=True):
     spread: float | None  # standard deviation over seeds; None with one seed
     vs_reference: Contrast | None  # None: it is the reference, or one of the two lacks the metric
     vs_best: Contrast | None  # None: it is the best
+    regret: Regret | None = None  # None: nobody knows the limit, or one of the two is not defined
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -144,10 +153,12 @@ class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True):
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a report shows."""
 
+    title: str = "Layouts compared"
     dataset: DatasetFacts
     retrieval: tuple[str, ...]  # metrics to show, in this order
     scoring: tuple[str, ...]
     charted: tuple[str, ...]  # those of them that are drawn
+    oracle: dict[str, Estimate] = {}  # the best that anyone could expect, on data whose truth is known
     reference: str  # the layout that costs and differences are measured against
     layouts: tuple[LayoutCard, ...]  # in the order to show them
     rows: tuple[Row, ...]
@@ -155,7 +166,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     protocol: str
     cap: str
     command: str
-    machine: str
+    machine: str  # this and the following: of the call that wrote the comparison; each row has its run's own
     commit: str
     date: str
     version: str
@@ -186,6 +197,7 @@ def summarise(
     reference: str,
     min_draws: int = 1000,
     seed: int = 0,
+    limits: Mapping[int, Mapping[str, Statistic]] | None = None,
 ) -> tuple[Summary, ...]:
     """One summary per layout that has a finished run, in the rows' order.
 
@@ -196,6 +208,7 @@ def summarise(
         statistics: by (layout, seed), the metrics of that run on the test users.
         reference: the layout that the others are compared with, besides the best.
         min_draws: of the bootstrap; many layouts take more, or no difference could outlast the correction.
+        limits: by seed, the oracle's metrics; see `plait.studies.regret`.
 
     Raises:
         ValueError: two layouts were evaluated on different users, or a finished row has no statistics.
@@ -217,6 +230,8 @@ def summarise(
             },
             reference,
             lambda statistic: bootstrap(statistic, num_draws, seed),
+            [limit[name] for limit in (limits or {}).values() if name in limit],
+            name,
         )
         for name in names
     }
@@ -235,6 +250,8 @@ def _column(
     runs: Mapping[str, Sequence[Statistic | None]],
     reference: str,
     resample: Callable[[Statistic], Bootstrap],
+    limits: Sequence[Statistic],
+    metric: str,
 ) -> dict[str, MetricSummary]:
     """One metric of every layout that gives it with all of its seeds."""
     seeds = {
@@ -250,12 +267,14 @@ def _column(
         best = choose(defined, key=defined.__getitem__)
     against_reference = _contrasts(reference, seeds, means)
     against_best = _contrasts(best, seeds, means)
+    limit = {metric: average([resample(statistic) for statistic in limits])} if limits else {}
     return {
         layout: MetricSummary(
             mean.estimate,
             _spread(seeds[layout]),
             against_reference.get(layout),
             against_best.get(layout),
+            regrets({metric: mean}, limit).get(metric),
         )
         for layout, mean in means.items()
     }
@@ -293,6 +312,9 @@ def _spread(runs: Sequence[Bootstrap]) -> float | None:
 
 
 def _mean_cost(costs: Sequence[Cost]) -> Cost:
-    return Cost(
-        **{name: float(np.mean([getattr(c, name) for c in costs])) for name in Cost.__struct_fields__}
-    )
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(cost, name) for cost in costs]))
+
+    known = all(cost.peak_memory_mb is not None for cost in costs)
+    means = {name: mean(name) for name in Cost.__struct_fields__ if name != "peak_memory_mb"}
+    return Cost(**means, peak_memory_mb=mean("peak_memory_mb") if known else None)

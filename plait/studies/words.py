@@ -42,6 +42,15 @@ def signed(value: float) -> str:
     return f"{MINUS if value < 0 else '+'}{number(abs(value))}"
 
 
+def percent(share: float) -> str:
+    """A share with its sign, in percent.
+
+    >>> percent(0.0312), percent(-0.2)
+    ('+3.1 %', '−20.0 %')
+    """
+    return f"{MINUS if share < 0 else '+'}{abs(share):.1%}".replace("%", " %")
+
+
 def p_value(p: float) -> str:
     """Enough digits to compare with a level.
 

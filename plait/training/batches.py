@@ -8,9 +8,11 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Int64
 
-from plait.data import Dataset
+from plait.data import Dataset, Targets
 from plait.layouts import Layout
-from plait.models.inputs import Inputs, training_inputs
+from plait.models.generative import supervises_candidates_only
+from plait.models.inputs import Exposure, Inputs, training_inputs
+from plait.models.late import LateStatistics
 from plait.schema import EventBatch
 from plait.training.settings import Protocol
 
@@ -24,6 +26,21 @@ def users_of_step(
     """The users of every step of an epoch: a function of seed and epoch alone, so the same for every layout."""
     order_U = np.random.default_rng((seed, epoch)).permutation(dataset.train_users())
     return [order_U[at : at + users_per_step] for at in range(0, len(order_U), users_per_step)]
+
+
+def targets_of_step(dataset: Dataset, users_per_step: int, protocol: Protocol, epoch: int) -> list[Targets]:
+    """The candidates of every step of an epoch where each is a sample: as many steps as there are of whole users."""
+    targets = dataset.train_targets(protocol.candidate_requests)
+    order_Q = np.random.default_rng((protocol.seed, epoch)).permutation(len(targets))
+    num_steps = -(-len(dataset.train_users()) // users_per_step)
+    return [targets[chosen_Q] for chosen_Q in np.array_split(order_Q, num_steps) if len(chosen_Q)]
+
+
+def num_steps(dataset: Dataset, users_per_step: int, protocol: Protocol) -> int:
+    """Steps of an epoch."""
+    if protocol.sample == "event":
+        return len(targets_of_step(dataset, users_per_step, protocol, epoch=0))
+    return len(users_of_step(dataset, users_per_step, protocol.seed, epoch=0))
 
 
 def training_batch(
@@ -51,15 +68,34 @@ def training_stream(
     epoch: int,
     first_step: int,
     device: str,
+    exposure: Exposure = Exposure(),
+    late: LateStatistics | None = None,
 ) -> Iterator[tuple[Int64[np.ndarray, "U"], Inputs]]:
     """The users and inputs of every step from `first_step` on, prepared while the step before is computed."""
-    steps = users_of_step(dataset, users_per_step, protocol.seed, epoch)
+    by_candidates = protocol.supervise == "candidates" or supervises_candidates_only(layout, exposure)
+    candidate_requests = protocol.candidate_requests if by_candidates else None
+    by_event = protocol.sample == "event"
+    targets = targets_of_step(dataset, users_per_step, protocol, epoch) if by_event else []
+    users = users_of_step(dataset, users_per_step, protocol.seed, epoch)
+
+    def batch_of(step: int) -> EventBatch:
+        if by_event:  # a target's history ends before its request, so it is the last request's only event
+            return dataset.target_batch(targets[step], protocol.max_events, layout.lag)
+        return training_batch(dataset, layout, users[step], protocol, epoch, step)
 
     def make(step: int) -> tuple[Int64[np.ndarray, "U"], Inputs]:
-        batch = training_batch(dataset, layout, steps[step], protocol, epoch, step)
-        return steps[step], training_inputs(layout, batch, device=device)
+        batch = batch_of(step)
+        inputs = training_inputs(
+            layout,
+            batch,
+            device=device,
+            exposure=exposure,
+            candidate_requests=1 if by_event else candidate_requests,
+            late=late,
+        )
+        return batch.user_U, inputs
 
-    return ahead(make, range(first_step, len(steps)))
+    return ahead(make, range(first_step, len(targets if by_event else users)))
 
 
 def ahead(make: Callable[[Key], Value], keys: Iterable[Key], depth: int = 2) -> Iterator[Value]:

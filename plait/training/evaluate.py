@@ -6,6 +6,7 @@ token of the event that came. Shape letters: Q queries (held-out events), A acti
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -49,15 +50,29 @@ def answers_of(
 ) -> Answers:
     """Runs the model over every held-out event of a part. Leaves the model in evaluation mode."""
     model.eval()
-    targets = dataset.targets(part)
+    exposure = model.config.settings.exposure
+    targets = dataset.targets(part, exposure.same_request)
     if not len(targets):
         raise ValueError(f"{dataset.folder} has no {part} events to evaluate; see the counts of its manifest")
     starts = range(0, len(targets), QUERIES_PER_STEP)
+    late = model.late_statistics()
     chunks = [targets[np.arange(at, min(at + QUERIES_PER_STEP, len(targets)))] for at in starts]
 
     def prepare(chunk: Targets) -> tuple[Targets, Inputs]:
-        batch = dataset.target_batch(chunk, protocol.max_events, model.layout.lag)
-        return chunk, query_inputs(model.layout, batch, ("i", "a"), hypothetical=True, device=device)
+        count_B = None
+        if exposure.time_anchor == "current":  # the history is the same to all of its targets
+            batch, count_B = dataset.candidate_batch(chunk, protocol.max_events, model.layout.lag)
+        else:
+            batch = dataset.target_batch(chunk, protocol.max_events, model.layout.lag)
+        return chunk, query_inputs(
+            model.layout,
+            batch,
+            ("i", "a"),
+            device=device,
+            exposure=exposure,
+            num_candidates_U=count_B,
+            late=late,
+        )
 
     rng = np.random.default_rng((protocol.seed, len(targets)))
     parts = [
@@ -94,9 +109,11 @@ def _answer(
             score_QV = _without_autocast(model.item_scores, state_MD).cpu().numpy()
             rank_Q = _ranks(score_QV, item_Q, dataset, chunk, protocol, rng)
         else:
-            found = _without_autocast(model.heads.predict, state_MD)
+            late_MF = asked.late_MF
+            found = _without_autocast(partial(model.heads.predict, late_MF=late_MF), state_MD)
             predicted = {name: value.cpu().numpy() for name, value in found.items()}
-            losses = _without_autocast(lambda state: model.heads.losses(state, label_QA), state_MD)
+            take_losses = partial(model.heads.losses, raw_MA=label_QA, late_MF=late_MF)
+            losses = _without_autocast(take_losses, state_MD)
             count_A = (~label_QA.isnan()).sum(0).tolist()
             loss_sum = {
                 n: float(loss) * count for (n, loss), count in zip(losses.items(), count_A, strict=True)

@@ -2,15 +2,16 @@
 
     fit(dataset, model_config, optim, protocol, folder)
 
-trains until validation has not risen for `protocol.patience` validations or the cap is reached, keeps the best
+trains until validation has not risen for `protocol.patience` validations or a cap is reached, keeps the best
 weights, and can be killed at any time: started again it goes on from its last checkpoint to the same losses,
-bit for bit.
+bit for bit. Asked politely (Ctrl-C, SIGTERM), it finishes the step and saves a checkpoint first.
 """
 
 import json
 import math
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,20 +23,25 @@ from jaxtyping import Int64
 
 from plait.data import Dataset
 from plait.layouts import Layout, audit
-from plait.layouts.cost import BACKWARD, trunk_flops
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs
-from plait.nn.runtime import multiplies_bf16_faster, tune_process
-from plait.training.batches import training_stream, users_of_step
-from plait.training.checkpoint import load_state, save_state, write_whole
+from plait.nn.runtime import tune_process
+from plait.training.batches import num_steps, training_stream
+from plait.training.checkpoint import differences, load_state, save_state, write_whole
 from plait.training.evaluate import answers_of, values_of
-from plait.training.optimiser import learning_rate, make_optimiser
+from plait.training.flops import step_flops
+from plait.training.interrupts import interrupts_kept
+from plait.training.optimiser import learning_rate, make_optimiser, warmup_steps
+from plait.training.precision import autocast, resolve_precision
 from plait.training.selection import Selection
-from plait.training.settings import Optim, Precision, Protocol
+from plait.training.settings import Optim, Protocol
 
 CHECKPOINT_EVERY_S = 20.0
-DIVERGED = 3.0  # times the largest loss of the first steps
-FIRST_STEPS = 10
+START_LABELS = (
+    20_000  # actions whose mean a new model starts at: its error is below a hundredth of their spread
+)
+DIVERGED = 3.0  # times the loss of the untrained model
+NAMED_USERS = 5  # of a batch, where it is named
 CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"  # files of a run's folder
 
 
@@ -48,7 +54,7 @@ class Diverged(ArithmeticError):
 
 @dataclass
 class Spent:
-    """What training has cost so far. FLOPs count the trunk and the item head, forward and backward."""
+    """What training has cost so far. FLOPs are those of `plait.training.flops`, forward and backward."""
 
     steps: int = 0
     tokens: int = 0
@@ -64,15 +70,15 @@ class Spent:
 class Progress:
     """Where a run stands: everything of a checkpoint that is not a tensor of the model or the optimiser."""
 
-    epoch: int = 0  # epochs finished
+    epoch: int = 0  # epochs finished; with a cap, the last one may be a part of one
     step: int = 0  # steps of the current epoch finished
     epoch_loss: float = 0.0  # sum over those steps
-    first_losses: list[float] = field(default_factory=list)
+    untrained_loss: float = 0.0  # of the first batch; 0 before it
     spent: Spent = field(default_factory=Spent)
     curve: list[dict[str, float]] = field(default_factory=list)  # one row per validation
     best: float = -math.inf
     best_epoch: int = 0
-    stale: int = 0  # validations since the best
+    stale: int = 0  # validations since the best, those during warm-up left out
     why_stopped: str = ""
 
 
@@ -81,6 +87,7 @@ class Fitted:
     """A trained model, with its best weights, and how it got there."""
 
     model: GenerativeRecommender
+    optim: Optim  # with the precision that was chosen
     progress: Progress
     selection: Selection
 
@@ -94,30 +101,41 @@ def fit(
     report: Callable[[str], None] = print,
     device: str = "cpu",
     watch: Watch | None = None,
+    begin: Callable[[], None] | None = None,
 ) -> Fitted:
-    """Trains one model. `folder` keeps its checkpoint and metrics.jsonl; it is made when missing.
+    """Trains one model. `folder` keeps its checkpoint and metrics.jsonl.
 
     Args:
         report: takes a line per validation.
         watch: is called after every step.
+        begin: is called once, when the settings were found to fit and the folder was made, before anything else is
+            written to it; not where training goes on from a checkpoint.
 
     Raises:
-        ValueError: the settings do not fit each other, the data or the checkpoint found in the folder.
+        ValueError: the settings do not fit each other, the data or the checkpoint found in the folder. Nothing was
+            written then.
         Diverged: the loss is no longer a number, or has run away.
+        KeyboardInterrupt: SIGINT or SIGTERM came; says where training stands.
     """
     tune_process()
     optim = replace(optim, precision=resolve_precision(optim.precision, device))
     layout = Layout.parse(config.layout, allow_leaks=config.settings.allow_leaks)
     selection = Selection.parse(protocol.select).resolve(audit(layout).can_retrieve)
-    folder.mkdir(parents=True, exist_ok=True)
     run = _Run(dataset, config, optim, protocol, selection, folder, report, device, watch)
-    if not run.restore() and (protocol.select != Selection.AUTO or protocol.negatives):
-        run.selected()  # settings that the data cannot meet are found before the first step, not after an epoch
-    while not run.progress.why_stopped:
-        run.epoch()
+    if not run.restore():
+        run.start()
+        if protocol.select != Selection.AUTO or protocol.negatives:
+            run.selected()  # settings that the data cannot meet are found before the first step, not after an epoch
+        folder.mkdir(parents=True, exist_ok=True)
+        if begin:
+            begin()
+    with interrupts_kept() as arrived:
+        while not run.progress.why_stopped:
+            run.epoch(arrived)
+            run.obey(arrived)
     run.model.load_state_dict(run.best_weights)
     run.model.eval()
-    return Fitted(run.model, run.progress, selection)
+    return Fitted(run.model, optim, run.progress, selection)
 
 
 class _Run:
@@ -143,50 +161,107 @@ class _Run:
         self.model.sampler = self.model.retrieval.make_sampler(counts_V)
         self.optimiser = make_optimiser(self.model, optim)
         self.progress = Progress()
-        self.best_weights = _copy(self.model)
-        self.steps_per_epoch = len(users_of_step(dataset, optim.users_per_step, protocol.seed, 0))
+        self.best_weights: dict[str, Any] = {}
+        self.steps_per_epoch = num_steps(dataset, optim.users_per_step, protocol)
         if not self.steps_per_epoch:
             raise ValueError(
                 f"{dataset.folder}: no user has two training events, one to see and one to predict; prepare it with "
                 "later cuts, or with users of at least four events"
             )
-        self.fingerprint = json.dumps(
-            msgspec.to_builtins([config, optim, protocol, dataset.manifest.content_hash]), sort_keys=True
-        )
+        asked = {
+            "layout": config.layout,
+            "model": config.settings,
+            "optim": optim,
+            "protocol": protocol,
+            "data": dataset.manifest.content_hash,
+        }
+        self.fingerprint = msgspec.to_builtins(asked)
         self.saved_at_s = time.monotonic()
 
-    def epoch(self) -> None:
-        """Trains the rest of the current epoch, validates when it is time, and decides whether to stop."""
-        progress = self.progress
-        stream = training_stream(
+    def start(self) -> None:
+        """What a new model takes over from the data before its first step."""
+        model = self.model
+        if model.items.features:
+            model.items.describe(self.dataset.item_features, self.dataset.train_item_counts())
+        label_MA, late_MF = self._sample_of_actions()
+        if label_MA is not None:
+            model.heads.start_at(label_MA, late_MF)
+        self.best_weights = _copy(model)
+
+    def _sample_of_actions(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Of the first steps, what is asked about actions; None where the layout asks for none."""
+        labels, late, num_labels = [], [], 0
+        for _, inputs in self._stream(epoch=0, first_step=0):
+            for asked in inputs.asked:
+                if asked.target.fact.field == "a":
+                    labels.append(inputs.action_EA[asked.label_M])
+                    late += [] if asked.late_MF is None else [asked.late_MF]
+                    num_labels += len(asked.label_M)
+            if not labels or num_labels >= START_LABELS:
+                break
+        return torch.cat(labels) if labels else None, torch.cat(late) if late else None
+
+    def _stream(self, epoch: int, first_step: int) -> Iterator[tuple[Int64[np.ndarray, "U"], Inputs]]:
+        model = self.model
+        return training_stream(
             self.dataset,
-            self.model.layout,
+            model.layout,
             self.optim.users_per_step,
             self.protocol,
-            progress.epoch,
-            progress.step,
+            epoch,
+            first_step,
             self.device,
+            model.config.settings.exposure,
+            model.late_statistics(),
         )
+
+    def epoch(self, arrived: Sequence[signal.Signals] = ()) -> None:
+        """Trains the rest of the current epoch, or up to a cap; validates when it is time; decides whether to stop.
+
+        Args:
+            arrived: where it holds something, training stops after the step.
+        """
+        progress = self.progress
         self.model.train()
-        for users_U, inputs in stream:
+        for users_U, inputs in self._stream(progress.epoch, progress.step):
+            if self._caps_reached():  # here, because a checkpoint may be of the step that reached it
+                break
             start_s = time.perf_counter()
             self._step(users_U, inputs)
             progress.spent.train_wall_s += time.perf_counter() - start_s
             if self.watch:
-                self.watch(self._share_spent(), progress.spent.tokens_per_s)
+                self.watch(max(self._shares_spent().values()), progress.spent.tokens_per_s)
+            self.obey(arrived)
             if time.monotonic() - self.saved_at_s > CHECKPOINT_EVERY_S:
                 self.save()
+        self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        progress = self.progress
+        caps = self._caps_reached()
+        progress.epoch_loss /= progress.step
         progress.epoch, progress.step = progress.epoch + 1, 0
-        capped = self._share_spent() >= 1
-        if capped or progress.epoch % self.protocol.validate_every == 0:
+        if caps or progress.epoch % self.protocol.validate_every == 0:
             self._validate()
         progress.epoch_loss = 0.0
         if progress.stale >= self.protocol.patience:
             progress.why_stopped = f"no rise in {self.protocol.patience} validations"
-        elif capped:
-            progress.why_stopped = f"cap of {self.protocol.cap} reached"
+        elif caps:
+            progress.why_stopped = f"cap of {', '.join(caps)} reached"
         if progress.why_stopped:
             self.save()
+
+    def obey(self, arrived: Sequence[signal.Signals]) -> None:
+        """Saves and stops where a signal asked for it: between two steps."""
+        if not arrived:
+            return
+        self.save()
+        progress = self.progress
+        raise KeyboardInterrupt(
+            f"{arrived[0].name}: training stopped in epoch {progress.epoch + 1} after {progress.step} of "
+            f"{self.steps_per_epoch} steps, and was saved in {self.folder / CHECKPOINT}; the same command goes on from "
+            "there"
+        )
 
     def save(self) -> None:
         save_state(
@@ -209,9 +284,11 @@ class _Run:
         if not path.exists():
             return False
         state = load_state(path)
-        if state.get("fingerprint") != self.fingerprint:
+        unlike = differences(state.get("fingerprint"), self.fingerprint)
+        if unlike:
             raise ValueError(
-                f"{path} is of a run with other settings or data. Use another folder, or delete it to start over."
+                f"{path} is of a run with other settings or data:\n{unlike}\n"
+                "Use another folder, or delete it to start over."
             )
         self.progress = msgspec.convert(state["progress"], Progress)
         self.model.load_state_dict(state["model"])
@@ -232,11 +309,13 @@ class _Run:
 
     def _step(self, users_U: Int64[np.ndarray, "U"], inputs: Inputs) -> None:
         progress, spent = self.progress, self.progress.spent
-        total_steps = self.steps_per_epoch * self.protocol.max_epochs
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.optim, spent.steps, total_steps)
+            group["lr"] = learning_rate(self.optim, spent.steps, self.max_steps)
         with autocast(self.optim.precision, self.device):
-            loss = self.model.total(self.model.losses(inputs))
+            losses = self.model.losses(inputs)
+            loss = self.model.total(losses)
+        if not progress.untrained_loss:
+            progress.untrained_loss = max(loss.item(), self._loss_of_knowing_nothing(losses))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm)
@@ -248,32 +327,40 @@ class _Run:
         spent.tokens += inputs.num_tokens
         spent.flops += step_flops(self.model, inputs)
 
-    def _share_spent(self) -> float:
-        """Of the cap that is nearest: at 1 the run ends."""
+    @property
+    def max_steps(self) -> int:
+        """Steps of all epochs; other caps may end training before."""
+        return self.steps_per_epoch * self.protocol.max_epochs
+
+    def _shares_spent(self) -> dict[str, float]:
+        """By cap, in words, how much of it is spent: at 1 the run ends."""
         progress, spent, protocol = self.progress, self.progress.spent, self.protocol
         epochs = progress.epoch + progress.step / self.steps_per_epoch
-        caps = (
-            (epochs, protocol.max_epochs),
-            (spent.tokens, protocol.max_tokens),
-            (spent.flops, protocol.max_flops),
-        )
-        return max(amount / cap for amount, cap in caps if cap is not None)
+        amounts = {"epochs": epochs, "tokens": float(spent.tokens), "FLOPs": spent.flops}
+        return {f"{cap:g} {unit}": amounts[unit] / cap for unit, cap in protocol.caps.items()}
+
+    def _caps_reached(self) -> list[str]:
+        return [cap for cap, share in self._shares_spent().items() if share >= 1]
+
+    def _loss_of_knowing_nothing(self, losses: Mapping[str, torch.Tensor]) -> float:
+        """Of these tasks, about: their losses are counted so that each costs 1 (log 2 a binary action, log V the
+        next item, which is more). An action that is rare costs less in most batches, and so may the first."""
+        return float(self.model.total({task: torch.ones(()) for task in losses}))
 
     def _check(self, loss: float, norm: float, users_U: Int64[np.ndarray, "U"]) -> None:
         progress = self.progress
+        users = self.dataset.user_ids().gather(users_U[:NAMED_USERS]).to_list()
         where = (
             f"epoch {progress.epoch + 1}, step {progress.step + 1} of {self.steps_per_epoch}, "
-            f"dense users {users_U[:5].tolist()}{'...' if len(users_U) > 5 else ''}"
+            f"users {', '.join(map(repr, users))}{', ...' if len(users_U) > NAMED_USERS else ''}"
         )
         advice = "Lower optim.learning_rate, lower optim.clip_norm, or train with optim.precision = 'fp32'."
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(f"{where}: loss {loss}, gradient norm {norm}. {advice}")
-        if len(progress.first_losses) < FIRST_STEPS:
-            progress.first_losses.append(loss)
-        elif loss > DIVERGED * max(progress.first_losses):
+        if loss > DIVERGED * progress.untrained_loss:
             raise Diverged(
-                f"{where}: loss {loss:.3g} is over {DIVERGED:g} times the largest of the first {FIRST_STEPS} steps "
-                f"({max(progress.first_losses):.3g}). {advice}"
+                f"{where}: loss {loss:.3g} is over {DIVERGED:g} times that of the untrained model "
+                f"({progress.untrained_loss:.3g}). {advice}"
             )
 
     def _validate(self) -> None:
@@ -282,41 +369,17 @@ class _Run:
         if value > progress.best:
             progress.best, progress.best_epoch, progress.stale = value, progress.epoch, 0
             self.best_weights = _copy(self.model)
-        else:
-            progress.stale += 1
-        loss = progress.epoch_loss / self.steps_per_epoch
-        row = {"epoch": progress.epoch, "loss": loss, **vars(spent), **metrics}
+        elif spent.steps >= warmup_steps(self.optim, self.max_steps):
+            progress.stale += 1  # before, too small a learning rate is no reason to give up
+        row = {"epoch": progress.epoch, "loss": progress.epoch_loss, **vars(spent), **metrics}
         row = {name: float(number) for name, number in row.items()}  # as a checkpoint gives them back
         progress.curve.append(row)
         lines = "".join(json.dumps(row) + "\n" for row in progress.curve)
         write_whole(self.folder / METRICS, lambda aside: aside.write_text(lines))
         self.report(
-            f"epoch {progress.epoch:3d}  loss {loss:.4f}  {self.selection} {abs(value):.4f}"
-            f"{' best' if progress.stale == 0 else ''}  {spent.tokens_per_s:,.0f} tokens/s"
+            f"epoch {progress.epoch:3d}  loss {progress.epoch_loss:.4f}  {self.selection} {abs(value):.4f}"
+            f"{' best' if progress.best_epoch == progress.epoch else ''}  {spent.tokens_per_s:,.0f} tokens/s"
         )
-
-
-def step_flops(model: GenerativeRecommender, inputs: Inputs) -> float:
-    """FLOPs of one training step: the trunk by the LAC paper's formula, and the item head's products."""
-    length_U = torch.bincount(inputs.segments.segment_RL.flatten() + 1)[1:].double()
-    trunk = model.config.settings.trunk
-    forward = trunk_flops(inputs.num_tokens, float((length_U**2).sum()) / 2, trunk.dim, trunk.num_layers)
-    asked = sum(len(asked.cell_M) for asked in inputs.asked if asked.target.fact.field == "i")
-    num_scored = model.retrieval.num_scored(model.config.num_items, asked)
-    forward += 2 * asked * trunk.dim * num_scored
-    return (1 + BACKWARD) * forward
-
-
-def resolve_precision(precision: Precision, device: str) -> Precision:
-    """`auto` made definite for this machine."""
-    if precision != "auto":
-        return precision
-    return "bf16" if multiplies_bf16_faster(device) else "fp32"
-
-
-def autocast(precision: str, device: str) -> torch.autocast:
-    """bf16 matrix products over fp32 weights, or nothing."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def _copy(model: GenerativeRecommender) -> dict[str, Any]:

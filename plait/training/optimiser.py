@@ -7,6 +7,8 @@ from torch import nn
 
 from plait.training.settings import Optim
 
+WARMUP_SHARE = 0.1  # of all steps, at most
+
 
 def make_optimiser(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
     """AdamW; weight decay on the matrices of linear layers only, never on embeddings, biases or norms."""
@@ -21,15 +23,25 @@ def make_optimiser(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
     )
 
 
-def learning_rate(optim: Optim, step: int, total_steps: int) -> float:
-    """Linear warm-up, then constant, or a cosine that ends at a tenth after `total_steps`.
+def warmup_steps(optim: Optim, max_steps: int) -> int:
+    """Of a run of at most `max_steps`: a small log must not spend its epochs warming up.
 
-    >>> [round(learning_rate(Optim(learning_rate=1.0, warmup_steps=2), step, 4), 2) for step in range(4)]
+    >>> warmup_steps(Optim(warmup_steps=100), 5000), warmup_steps(Optim(warmup_steps=100), 200)
+    (100, 20)
+    """
+    return min(optim.warmup_steps, int(WARMUP_SHARE * max_steps))
+
+
+def learning_rate(optim: Optim, step: int, max_steps: int) -> float:
+    """Linear warm-up, then constant, or a cosine that ends at a tenth after `max_steps`.
+
+    >>> [round(learning_rate(Optim(learning_rate=1.0, warmup_steps=2), step, 20), 2) for step in range(4)]
     [0.5, 1.0, 1.0, 1.0]
     """
-    if step < optim.warmup_steps:
-        return optim.learning_rate * (step + 1) / optim.warmup_steps
+    warmup = warmup_steps(optim, max_steps)
+    if step < warmup:
+        return optim.learning_rate * (step + 1) / warmup
     if optim.schedule == "constant":
         return optim.learning_rate
-    done = min(1.0, (step - optim.warmup_steps) / max(1, total_steps - optim.warmup_steps))
+    done = min(1.0, (step - warmup) / max(1, max_steps - warmup))
     return optim.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))

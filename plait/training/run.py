@@ -8,24 +8,30 @@ RUN/answers.npz     the model's answers on the test events
 RUN/result.json     written last: a run that has it is finished
 """
 
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
+import torch
 
 from plait.data import Dataset
 from plait.data.history import Columns, save_vocabulary
 from plait.models.generative import ModelConfig, ModelSettings
 from plait.models.saving import save_model
 from plait.schema import Action
-from plait.training.checkpoint import write_whole
+from plait.training.checkpoint import differences, write_whole
 from plait.training.evaluate import Answers, answers_of
-from plait.training.loop import CHECKPOINT, Watch, fit
+from plait.training.loop import CHECKPOINT, Fitted, Watch, fit
+from plait.training.memory import forget_peak_memory, peak_memory_mb
+from plait.training.precision import autocast
+from plait.training.provenance import Provenance, protocol_line, provenance
 from plait.training.settings import Optim, Protocol
+
+Kind = TypeVar("Kind")
 
 SETTINGS, ANSWERS, RESULT, MODEL = "settings.json", "answers.npz", "result.json", "model"
 
@@ -58,8 +64,10 @@ class Result:
     train_flops: float
     train_wall_s: float  # optimiser steps only
     wall_s: float  # with validation, test and writing, since this process took the run up
-    peak_memory_mb: float  # of the process
+    peak_memory_mb: float | None  # main memory of the whole process, since then; None where nothing tells it
     curve: list[dict[str, float]]
+    protocol: str = ""  # in one line, with the seed; "" in results that were written before it was recorded
+    provenance: Provenance = Provenance()  # of the process that finished the run
 
 
 def run(
@@ -67,28 +75,67 @@ def run(
     settings: RunSettings,
     folder: Path,
     report: Callable[[str], None] = print,
-    device: str = "cpu",
+    device: str = "auto",
     watch: Watch | None = None,
 ) -> Result:
     """Trains and tests, or goes on where the folder stands; a finished run is only read.
 
     Raises:
-        ValueError: the folder holds a run of other settings or data.
+        ValueError: the folder holds a run of other settings or data, or the settings, the data and the device do
+            not fit each other; nothing was written then.
+        Diverged, KeyboardInterrupt: as `plait.training.loop.fit`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    start_s, device = time.perf_counter(), resolve_device(device)
     if (folder / RESULT).exists():
         return _finished(dataset, settings, folder)
-    if not (folder / CHECKPOINT).exists():  # one of other settings is refused, and its folder left alone
-        write_json(folder / SETTINGS, settings)
-    start_s = time.perf_counter()
+    if not (folder / CHECKPOINT).exists():  # of a checkpoint, `fit` knows more: the data that it is of
+        _check_settings(folder, settings)
+    origin = provenance(device)
+    has_own_peak = forget_peak_memory()
     config = config_of(dataset, settings)
-    fitted = fit(dataset, config, settings.optim, settings.protocol, folder, report, device, watch)
-    save_answers(folder / ANSWERS, answers_of(fitted.model, dataset, "test", settings.protocol, device))
+    fitted = fit(
+        dataset,
+        config,
+        settings.optim,
+        settings.protocol,
+        folder,
+        report,
+        device,
+        watch,
+        begin=lambda: write_json(folder / SETTINGS, settings),
+    )
+    with autocast(fitted.optim.precision, device):  # as validation ran
+        answers = answers_of(fitted.model, dataset, "test", settings.protocol, device)
+    save_answers(folder / ANSWERS, answers)
     (folder / MODEL).mkdir(exist_ok=True)
     save_model(fitted.model, folder / MODEL)
     save_vocabulary(folder / MODEL, dataset.item_ids(), columns_of(dataset))
-    progress = fitted.progress
-    result = Result(
+    result = _result(
+        dataset,
+        settings,
+        fitted,
+        device,
+        origin,
+        wall_s=time.perf_counter() - start_s,
+        peak_memory_mb=peak_memory_mb() if has_own_peak else None,
+    )
+    write_json(folder / RESULT, result)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return result
+
+
+def _result(
+    dataset: Dataset,
+    settings: RunSettings,
+    fitted: Fitted,
+    device: str,
+    origin: Provenance,
+    *,
+    wall_s: float,
+    peak_memory_mb: float | None,
+) -> Result:
+    progress, protocol = fitted.progress, settings.protocol
+    return Result(
         dataset=dataset.manifest.name,
         dataset_folder=str(dataset.folder.absolute()),
         content_hash=dataset.manifest.content_hash,
@@ -102,19 +149,47 @@ def run(
         train_tokens=progress.spent.tokens,
         train_flops=progress.spent.flops,
         train_wall_s=progress.spent.train_wall_s,
-        wall_s=time.perf_counter() - start_s,
-        peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        wall_s=wall_s,
+        peak_memory_mb=peak_memory_mb,
         curve=progress.curve,
+        protocol=protocol_line(dataset, settings.model, settings.optim, protocol, [protocol.seed], device),
+        provenance=origin,
     )
-    write_json(folder / RESULT, result)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-    return result
+
+
+def resolve_device(device: str) -> str:
+    """`auto` made definite: cuda where there is one, else cpu. The tests do not run on a GPU.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(f"device = {device!r}: expected auto, cpu or cuda ({error})") from None
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"device = {device!r}: expected auto, cpu or cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device = {device!r}: torch finds no GPU here; use auto or cpu, or a torch built for CUDA"
+        )
+    return device
 
 
 def columns_of(dataset: Dataset) -> Columns:
     """What the dataset's log called its columns."""
     log = dataset.manifest.settings
-    return Columns(user=log.user, item=log.item, time=log.time, time_unit=log.time_unit, order=log.order)
+    return Columns(
+        user=log.user,
+        item=log.item,
+        time=log.time,
+        time_unit=log.time_unit,
+        order=log.order,
+        context=dataset.context,
+        user_features=dataset.manifest.user_features,
+    )
 
 
 def write_json(path: Path, value: object) -> None:
@@ -144,15 +219,18 @@ def config_of(dataset: Dataset, settings: RunSettings) -> ModelConfig:
         num_items=dataset.num_items,
         actions=dataset.actions,
         max_events=settings.protocol.max_events,
+        item_features=dataset.manifest.item_features,
+        user_features=dataset.manifest.user_features,
+        context=dataset.context,
     )
 
 
 def load_result(folder: Path) -> Result:
-    """Raises ValueError where the folder holds no finished run."""
+    """Raises ValueError where the folder holds no finished run, or one of another version of Plait."""
     path = folder / RESULT
     if not path.is_file():
         raise ValueError(f"{folder} holds no finished run: it has no {RESULT}; train it, or let it finish")
-    return msgspec.json.decode(path.read_bytes(), type=Result)
+    return _read(path, Result)
 
 
 def load_answers(folder: Path, actions: tuple[Action, ...]) -> Answers:
@@ -175,13 +253,29 @@ def load_answers(folder: Path, actions: tuple[Action, ...]) -> Answers:
 
 def _finished(dataset: Dataset, settings: RunSettings, folder: Path) -> Result:
     result = load_result(folder)
-    for what, found, asked in (
-        ("settings", result.settings, settings),
-        ("data", result.content_hash, dataset.manifest.content_hash),
-    ):
-        if found != asked:
-            raise ValueError(
-                f"{folder} holds a finished run of other {what}:\n  found {found}\n  asked {asked}\n"
-                "Use another folder, or delete it."
-            )
+    _check_same(folder, "a finished run of other settings", result.settings, settings)
+    hashes = ({"content_hash": of} for of in (result.content_hash, dataset.manifest.content_hash))
+    _check_same(folder, "a finished run of other data", *hashes)
     return result
+
+
+def _check_settings(folder: Path, settings: RunSettings) -> None:
+    """A run that was begun there, and has no checkpoint yet, must be this one."""
+    if (folder / SETTINGS).exists():
+        begun = _read(folder / SETTINGS, RunSettings)
+        _check_same(folder, "the beginning of a run of other settings", begun, settings)
+
+
+def _check_same(folder: Path, what: str, found: object, asked: object) -> None:
+    unlike = differences(msgspec.to_builtins(found), msgspec.to_builtins(asked))
+    if unlike:
+        raise ValueError(f"{folder} holds {what}:\n{unlike}\nUse another folder, or delete it.")
+
+
+def _read(path: Path, kind: type[Kind]) -> Kind:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except msgspec.MsgspecError as error:
+        raise ValueError(
+            f"{path} is damaged, or of another version of Plait ({error}). Use another folder, or delete it."
+        ) from error

@@ -17,6 +17,7 @@ class Optim:
     weight_decay: float = 0.0
     """On the matrices of trunk and heads only."""
     warmup_steps: int = 100
+    """At most a tenth of all steps."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Cosine ends with protocol.max_epochs."""
     clip_norm: float = 1.0
@@ -36,25 +37,39 @@ class Protocol:
     """T: the window, in events."""
     window: Literal["last", "random"] = "last"
     patience: int = 10
-    """Validations without a rise before training stops."""
+    """Validations without a rise before training stops, those during warm-up not counted."""
     validate_every: int = 1
     """Epochs."""
     select: str = Selection.AUTO
     """Validation metrics to rise: "ndcg@10", or "ndcg@10=1,auc:liked=0.5"."""
     max_epochs: int = 200
-    """The caps are looked at after each epoch: a run ends with the one in which it reaches the first of them."""
+    """A run ends with the step in which it reaches the first of the caps, and a validation."""
     max_tokens: float | None = None
     max_flops: float | None = None
+    supervise: Literal["all", "candidates"] = "all"
+    """all: every event of a window where it stands. candidates: the events of its last requests, each of what lay
+    before its request, as serving asks (GenRank paper, section 3.1); some layouts allow nothing else."""
+    candidate_requests: int = 1
+    """Of supervise = candidates: how many requests, from the last."""
+    sample: Literal["user", "event"] = "user"
+    """Of supervise = candidates. user: all candidates of a user are one sample. event: each is a sample of its own,
+    in an order of its own (GenRank paper, section 3.1: point-wise order)."""
     filter_seen: bool = True
     negatives: int | None = None
     """Rank against this many sampled items instead of the full catalogue."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_positive("protocol", self, "max_events", "patience", "validate_every", "max_epochs")
+        _check_positive(
+            "protocol", self, "max_events", "patience", "validate_every", "max_epochs", "candidate_requests"
+        )
         _check_positive("protocol", self, "max_tokens", "max_flops", "negatives")
         if self.seed < 0:
             raise ValueError(f"protocol.seed = {self.seed}: expected a number from 0")
+        if self.sample == "event" and self.supervise != "candidates":
+            raise ValueError(
+                "protocol.sample = 'event': samples of one event take protocol.supervise = 'candidates'"
+            )
         Selection.parse(self.select)
 
     @property
@@ -64,8 +79,13 @@ class Protocol:
         >>> Protocol(max_epochs=20, max_flops=1e15).cap
         '20 epochs, 1e+15 FLOPs'
         """
-        caps = ((self.max_epochs, "epochs"), (self.max_tokens, "tokens"), (self.max_flops, "FLOPs"))
-        return ", ".join(f"{amount:g} {unit}" for amount, unit in caps if amount is not None)
+        return ", ".join(f"{amount:g} {unit}" for unit, amount in self.caps.items())
+
+    @property
+    def caps(self) -> dict[str, float]:
+        """Those that are set, by unit."""
+        caps = {"epochs": self.max_epochs, "tokens": self.max_tokens, "FLOPs": self.max_flops}
+        return {unit: float(amount) for unit, amount in caps.items() if amount is not None}
 
 
 def _check_positive(section: str, settings: object, *names: str) -> None:

@@ -57,6 +57,7 @@ def test_compare_goes_on_where_it_was_stopped(
     assert said_by(capsys, *comparing(dataset, tmp_path / "whole"))
     assert [row["metrics"] for row in rows] == [row["metrics"] for row in rows_of(tmp_path / "whole")]
     assert_self_contained((tmp_path / "out" / "report.html").read_text())
+    assert "oracle" not in said, "nobody knows the truth of a real log"
     assert "NDCG@10" in said and f"page: {tmp_path / 'out' / 'report.html'}" in said
 
 
@@ -90,6 +91,15 @@ def test_compared_runs_can_recommend(dataset: Dataset, tmp_path: Path, capsys: C
         len(table_of(said_by(capsys, "recommend", tmp_path / "out/runs/lac-seed0", "--user", "u01", "-k", 3)))
         == 3
     )
+
+
+def test_the_runs_of_a_comparison_are_named(dataset: Dataset, tmp_path: Path, capsys: Capture) -> None:
+    words = ("compare", dataset.folder, "--layouts", "item,lac", "--seeds", 1, "--out", tmp_path / "out")
+    assert plait(*words, *SMALL) == 0
+    for verb in (("evaluate",), ("recommend", "--user", "u01")):
+        said = complaint(capsys, 2, verb[0], tmp_path / "out", *verb[1:])
+        assert "holds a comparison; name one of its runs: " in said
+        assert str(tmp_path / "out/runs/item-seed0") in said and str(tmp_path / "out/runs/lac-seed0") in said
 
 
 def test_a_comparison_with_a_failed_run_is_shown_but_is_no_success(
@@ -128,10 +138,21 @@ def test_a_page_that_cannot_be_made_is_known_before_training(
     assert not (tmp_path / "out").exists()
 
 
+def test_settings_that_read_requests_tell_of_a_log_without(
+    dataset: Dataset, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ("train", dataset.folder, "--layout", "genrank", "--out", tmp_path / "run", *SMALL)
+    said = said_by(capsys, *words, "--protocol.supervise", "candidates")
+    assert said.startswith("no request column: events of one time count as one request\n")
+    shown = said_by(capsys, "evaluate", tmp_path / "run")
+    assert "protocol: split leave-one-out" in shown and "supervised on the last request" in shown
+    assert re.search(r"^by plait \S+, ", shown, re.MULTILINE)
+
+
 def test_every_layout_is_checked_before_the_first_run(
     dataset: Dataset, tmp_path: Path, capsys: Capture
 ) -> None:
-    layouts = "item,i[t] -> a[t] {values, pool}"
+    layouts = "item,i[t] -> a[t] {values, helix, pool}"
     words = ("compare", dataset.folder, "--layouts", layouts, "--out", tmp_path / "out", *SMALL)
-    assert "the gpt trunk carries no rides" in complaint(capsys, 2, *words)
+    assert "not both" in complaint(capsys, 2, *words)
     assert not (tmp_path / "out").exists()

@@ -31,6 +31,7 @@ BAD_LOGS: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str]] = {
     "ids of a wrong type": (lambda log: log.with_columns(pl.lit([1]).alias("user")), "column 'user' holds"),
     "null user": (changed("user", None), "user is missing: 1 rows, e.g. row 3"),
     "null item": (changed("item", None), "item is missing: 1 rows, e.g. row 3"),
+    "negative user among text": (changed("user", "-4"), "user is negative: 1 rows, e.g. row 3"),
     "negative user": (lambda log: changed("user", -4)(numbered(log)), "user is negative: 1 rows, e.g. row 3"),
     "NaN time": (
         lambda log: changed("time", float("nan"))(log.with_columns(pl.col("time").cast(pl.Float64))),
@@ -90,8 +91,26 @@ def test_a_file_that_is_no_log(
     [
         (("--action", "rating:regresion:1:5"), "did you mean 'regression'"),
         (("--action", "rating:regression:5:1"), "low must be below high"),
-        (("--action", "rating:binary", "--action", "rating:amount"), "more than once"),
-        (("--temporal", "0.6", "0.5"), "leave something to train on"),
+        (
+            ("--action", "rating:binary", "--action", "rating:amount"),
+            "more than once, as action and as action (--ac",
+        ),
+        (
+            ("--action", "item:binary"),
+            "column 'item' is given more than once, as item and as action (--item and --act",
+        ),
+        (
+            ("--temporal", "0.6", "0.5"),
+            "split with validation = 0.6, test = 0.5: give validation and test (--temporal)",
+        ),
+        (
+            ("--temporal", "0.0001", "0.0001"),
+            "split with validation = 0.0001, test = 0.0001: both cuts fall on time",
+        ),
+        (
+            ("--min-user-events", "99"),
+            "no events left of 202 rows; left out: 202 of users below 99 or items below 5",
+        ),
         (("--time-unit", "us"), '"ms"'),
     ],
 )
@@ -102,6 +121,15 @@ def test_settings_of_preparation_that_do_not_fit(
     command = ("data", "prepare", tmp_path / "log.parquet", *COLUMNS, "--out", tmp_path / "out", *words)
     assert message in complaint(capsys, 2, *command)
     assert not (tmp_path / "out").exists()
+
+
+def test_missing_values_are_told_and_the_name_is_kept(tmp_path: Path, capsys: Capture) -> None:
+    log = random_log()
+    assert prepared_by(log, tmp_path / "out", "--name", "films") == 0
+    shares = [f"{name} {log[name].is_nan().mean():.1%}" for name in ("rating", "liked")]
+    assert "0.0%" not in shares, "nothing is missing, so this proves nothing"
+    assert f"events without a value: {', '.join(shares)}\n" in capsys.readouterr().out
+    assert Dataset.open(tmp_path / "out").manifest.name == "films"
 
 
 def test_bad_rows_can_be_set_aside(tmp_path: Path, capsys: Capture) -> None:

@@ -2,12 +2,15 @@
 
 import inspect
 from pathlib import Path
+from typing import get_args
 
 import pytest
-from words import Capture, commands, complaint, plait, train
+from tiny import random_log
+from words import COLUMNS, Capture, commands, complaint, plait, train
 
-from plait.cli import settings, verbs
-from plait.data import Dataset
+from plait.cli import preparing, training, verbs
+from plait.data import Dataset, Temporal
+from plait.nn.config import TrunkKind
 from plait.training.run import load_result
 
 
@@ -21,9 +24,10 @@ def test_no_section_is_named_like_a_command() -> None:
     """cyclopts drops a section with a command's name without a word."""
     names = {name for path, _ in commands() for name in path}
     assert names >= {"train", "compare", "data"}
-    assert not names & set(settings.SECTIONS)
-    parameters = inspect.signature(verbs.train).parameters
-    assert set(settings.SECTIONS) <= set(parameters)
+    assert not names & set(verbs.SECTIONS)
+    keys = inspect.signature(preparing.prepare).parameters
+    assert not names & set(keys), "keys of [dataset] are options of the verb, and dropped likewise"
+    assert set(verbs.SECTIONS) - {"dataset"} <= set(inspect.signature(training.train).parameters)
 
 
 @pytest.mark.parametrize("name", ["train", "compare", "data"])
@@ -40,12 +44,14 @@ def test_a_section_named_like_a_command_is_not_dropped(
     ("text", "message"),
     [
         ("[optm]\nlearning_rate = 1.0", "did you mean 'optim'"),
-        ("[optim]\nlearning_rat = 1.0", "Did you mean --optim.learning-rate"),
-        ("[model.trunk]\ndimm = 8", "Did you mean --model.trunk.dim"),
+        ("[optim]\nlearning_rat = 1.0", "[optim] has no key 'learning_rat'; did you mean 'learning_rate'"),
+        ("[model.trunk]\ndimm = 8", "[model.trunk] has no key 'dimm'; did you mean 'dim'"),
         ('[optim]\nlearning_rate = "fast"', '"fast"'),
         ("[protocol]\nmax_epochs = 2.5", "[protocol][max_epochs] 2.5: expected a whole number"),
         ("optim = 3", "expected a section [optim]"),
         ('layout = "pc"', "command line"),
+        ('[dataset]\nusr = "user"', "[dataset] has no key 'usr'; did you mean 'user'"),
+        ("[dataset]\ntrain = 1", "[dataset] has no key 'train'; its keys are user, item, time"),
         ("[optim\n", "not TOML"),
     ],
 )
@@ -65,7 +71,72 @@ def test_a_settings_file_that_is_not_there(dataset: Dataset, tmp_path: Path, cap
 
 def test_settings_of_verbs_without_settings_are_refused(tmp_path: Path, capsys: Capture) -> None:
     path = config(tmp_path, "[optim]\nlearning_rate = 0.5\n")
-    assert "Unknown option" in complaint(capsys, 2, "data", "list", "--config", path)
+    said = complaint(capsys, 2, "data", "list", "--config", path)
+    assert "`plait data list` reads no settings from a file" in said
+    said = complaint(capsys, 2, "recommend", tmp_path, "--user", "u00", "--config", path)
+    assert "`plait recommend` reads no settings from a file" in said
+
+
+WHOLE = """
+[dataset]
+user = "user"
+item = "item"
+time = "time"
+action = ["rating:regression:1:5", "liked:binary"]
+min_item_events = 2
+temporal = [0.1, 0.2]
+[model.trunk]
+dim = 8
+[optim]
+warmup_steps = 7
+[protocol]
+max_epochs = 1
+"""
+
+
+def test_one_file_serves_preparing_training_and_comparing(tmp_path: Path) -> None:
+    random_log().write_parquet(tmp_path / "log.parquet")
+    path = config(tmp_path, WHOLE)
+    words = ("data", "prepare", tmp_path / "log.parquet", "--out", tmp_path / "data", "--config", path)
+    assert plait(*words, "--min-item-events", 1) == 0
+    used = Dataset.open(tmp_path / "data").manifest.settings
+    assert (used.min_item_events, used.split) == (1, Temporal(validation=0.1, test=0.2))
+    assert [action.name for action in used.actions] == ["rating", "liked"]
+    words = ("train", tmp_path / "data", "--layout", "item", "--out", tmp_path / "run", "--config", path)
+    assert plait(*words) == 0
+    found = load_result(tmp_path / "run").settings
+    assert (found.model.trunk.dim, found.optim.warmup_steps, found.protocol.max_epochs) == (8, 7, 1)
+
+
+def test_the_trunk_has_a_short_name(dataset: Dataset, tmp_path: Path) -> None:
+    path = config(tmp_path, '[model.trunk]\nkind = "gpt"\ndim = 8')
+    words = ("train", dataset.folder, "--layout", "item", "--protocol.max-epochs", 1, "--config", path)
+    for kind in get_args(TrunkKind):
+        assert plait(*words, "--trunk", kind, "--out", tmp_path / kind) == 0
+        used = load_result(tmp_path / kind).settings.model.trunk
+        assert (used.kind, used.dim) == (kind, 8)
+
+
+@pytest.mark.parametrize("text", ["[optim]\nlearning_rat = 1.0", "[model.trunk]\ndimm = 8", "[optm]\nx = 1"])
+def test_keys_of_sections_that_a_verb_does_not_read_are_checked(
+    text: str, tmp_path: Path, capsys: Capture
+) -> None:
+    random_log().write_parquet(tmp_path / "log.parquet")
+    path = config(tmp_path, text)
+    words = (
+        "data",
+        "prepare",
+        tmp_path / "log.parquet",
+        *COLUMNS,
+        "--out",
+        tmp_path / "out",
+        "--config",
+        path,
+    )
+    assert "did you mean" in complaint(capsys, 2, *words)
+    assert not (tmp_path / "out").exists()
+    path.write_text("[optim]\nlearning_rate = 1.0")
+    assert plait(*words) == 0
 
 
 def test_a_settings_file_is_read_overridden_and_forgotten(dataset: Dataset, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from cyclopts import App, CycloptsError
 from rich.console import Console
 from words import Capture, commands, complaint, plait, said_by, train
 
-from plait.cli import verbs
+from plait.cli import training, verbs
 from plait.data import Dataset
 
 VERBS = {" ".join(path): command for path, command in commands() if command.default_command}
@@ -70,14 +70,18 @@ def test_datasets_are_listed(capsys: Capture) -> None:
         (("layouts", "show", "i[t] => i[t+1]"), "expected"),
         (("layouts", "show", "i[t] -> i[t]"), "leaks"),
         (("train", "ml-100", "--layout", "lac", "--out", "{out}"), "did you mean 'ml-100k'"),
+        (("train", "{data}x", "--layout", "lac", "--out", "{out}"), "did you mean the folder '{data}'"),
+        (("train", "nothing", "--layout", "lac", "--out", "{out}"), "`plait data list` shows those there are"),
+        (("train", "{data}", "--layout", "lac", "--out", "{out}", "--device", "gpu"), '"cuda"'),
         (("data", "get", "ml-10m"), "did you mean 'ml-1"),
         (("train", "{data}", "--layout", "lac", "--out", "{out}", "--optim.schedule", "cosin"), '"cosine"'),
         (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.max-epoch", "3"), "mean --protocol.max-"),
         (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.max-epochs", "2.5"), "whole number"),
+        (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.negatives", "2.5"), "whole number"),
         (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.max-epochs", "0"), "above 0"),
         (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.seed", "-1"), "from 0"),
         (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.select", "ndgc@"), "METRIC"),
-        (("train", "{data}", "--layout", "lac", "--out", "{out}", "--model.trunk.num-heads", "3"), "equal heads"),
+        (("train", "{data}", "--layout", "lac", "--out", "{out}", "--model.trunk.num-heads", "3"), "num_heads = 3"),
         (("train", "{data}", "--layout", "lac", "--out", "{out}", "--model.action-weights.ratin", "2"), "'ratin'"),
         (("train", "{data}", "--layout", "lac"), "--out"),
         (("compare", "{data}", "--layouts", "item,item", "--out", "{out}"), "twice"),
@@ -90,6 +94,7 @@ def test_a_mistake_is_named_and_leaves_nothing(
     words: tuple[str, ...], message: str, dataset: Dataset, tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "out"
+    message = message.replace("{data}", str(dataset.folder))
     assert message in complaint(capsys, 2, *(word.format(data=dataset.folder, out=out) for word in words))
     assert not (out / "result.json").exists() and not (out / "runs").exists()
 
@@ -98,7 +103,7 @@ def test_a_terminal_shows_a_bar_with_speed_and_time_left(
     dataset: Dataset, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
-    monkeypatch.setattr(verbs, "console", lambda: terminal)
+    monkeypatch.setattr(training, "console", lambda: terminal)
     assert plait(*train(dataset, tmp_path / "run", "--optim.users-per-step", 3)) == 0
     shown = terminal.file.getvalue()  # type: ignore[attr-defined]
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)

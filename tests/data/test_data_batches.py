@@ -198,9 +198,11 @@ def test_ids_and_indices_are_inverses(data):
     ]
     assert data.item_index([]).tolist() == []
     assert [data.user_index(name) for name in data.user_ids()] == list(range(data.num_users))
-    with pytest.raises(ValueError, match=r"no user 'user 055' in .*'user 05', 'user 06'"):
+    with pytest.raises(ValueError, match=r"no user 'user 055' in .*; did you mean 'user 05'"):
         data.user_index("user 055")
-    with pytest.raises(ValueError, match="no user 5 in"):
+    with pytest.raises(ValueError, match=r"no user 'x' in .*; its \d+ user ids are text from 'user 00' to "):
+        data.user_index("x")
+    with pytest.raises(ValueError, match=r"no user 5 in .*; its \d+ user ids are text from 'user 00' to "):
         data.user_index(5)
 
 
@@ -216,7 +218,9 @@ def test_bad_requests_are_refused(data):
     [{}, {"validation": 0.5}, {"cut_validation_s": 5, "cut_test_s": 5}, {"validation": 0.5, "test": 0.5}],
 )
 def test_half_a_temporal_split_is_refused(settings):
-    with pytest.raises(ValueError, match="give either cut_validation_s before cut_test_s"):
+    with pytest.raises(
+        ValueError, match=r"give validation and test .*, or cut_validation_s before cut_test_s"
+    ):
         Temporal(**settings)
 
 

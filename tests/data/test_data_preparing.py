@@ -251,6 +251,7 @@ def test_a_torn_request_is_counted(tmp_path):
 BAD = {
     "user is missing": ("user", [7, None, 7, 7, 9, 9, 9, 9], "None"),
     "user is negative": ("user", [7, -7, 7, 7, 9, 9, 9, 9], "-7"),
+    "item is negative": ("item", ["3", "-1", "b", "3", "-", "b", "3", "1"], "'-1'"),
     "item is not a whole number": ("item", [3, 1.5, 2, 3, 1, 1, 2, 3], "1.5"),
     "item is missing": ("item", ["a", "", "b", "a", "a", "b", "b", "a"], "''"),
     "time is missing": ("time", [1e9, math.nan, *([1e9] * 6)], "nan"),
@@ -356,7 +357,10 @@ def test_columns_of_the_wrong_type_are_named(tmp_path, changes, message):
 
 
 def test_nothing_left_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="no events left of 8 rows with min_user_events=5"):
+    with pytest.raises(
+        ValueError,
+        match=r"no events left of 8 rows; left out: 8 of users below 5 or items below 5 events. Lower min_user",
+    ):
         prepare(log(), actions=RATING, out=tmp_path / "out", **COLUMNS)
     with pytest.raises(ValueError, match=r"no rows left: all 8 break a rule: rating is outside 1 to 5 \(8\)"):
         prepare(log(rating=[6] * 8), actions=RATING, out=tmp_path / "out", on_bad_row="reject", **ALL)
@@ -364,7 +368,10 @@ def test_nothing_left_is_an_error(tmp_path):
         prepare(tmp_path / "nowhere.csv", actions=RATING, out=tmp_path / "out", **ALL)
     with pytest.raises(ValueError, match="source is a int"):
         prepare(3, actions=RATING, out=tmp_path / "out", **ALL)
-    with pytest.raises(ValueError, match="'item' given more than once"):
+    with pytest.raises(
+        ValueError,
+        match=r"column 'item' is given more than once, as item and as order \(--item and --order\); each",
+    ):
         prepare(log(), actions=RATING, out=tmp_path / "out", order="item", **ALL)
 
 

@@ -1,5 +1,6 @@
 """Scoring and retrieval: the answer for a user and an item depends on that user and that item alone."""
 
+import itertools
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -23,10 +24,12 @@ from tiny import (
 )
 
 from plait.engine import plain
+from plait.engine.plain import before_the_next
 from plait.engine.state import State, encode
 from plait.layouts import Layout, audit, resolve
-from plait.models.generative import GenerativeRecommender
-from plait.models.inputs import query_inputs
+from plait.models.generative import GenerativeRecommender, ModelSettings
+from plait.models.inputs import Exposure, query_inputs
+from plait.nn.config import TrunkConfig
 from plait.schema import UNKNOWN_ITEM
 
 WINDOW = 4  # shorter than some histories
@@ -56,7 +59,8 @@ def check_scores(layout: Layout, positions: str = "learned") -> None:
     assert set(at_once) == {"rating", "liked"}
     for name, score_UC in at_once.items():
         assert score_UC.shape == ITEMS.shape
-        assert len(np.unique(score_UC)) >= ITEMS.size - 1, "equal scores prove nothing"
+        same = 1 + 4 * (layout.rides == {"pool"})  # twins; and AttnLFA's user with a single action to weigh
+        assert len(np.unique(score_UC)) >= ITEMS.size - same, "equal scores prove nothing"
         for user, candidate in np.ndindex(*ITEMS.shape):
             alone = plain.score(
                 model, state_of(layout, user), ITEMS[user : user + 1, candidate : candidate + 1]
@@ -100,6 +104,104 @@ def test_a_twin_gets_the_same_score():
     close(score[2, 0], score[2, 1])
 
 
+TIMES_S = np.array([[1_000_400], [9_000_000]])  # both after the last event, in other buckets of time
+CLOCKS = [
+    (TrunkConfig(dim=12, num_layers=1, num_heads=2, dropout=0.0, positions=positions, rab=rab), anchor)
+    for positions, rab, anchor in (
+        ("learned", "both", "current"),
+        ("genrank", "both", "current"),
+        ("rab", "time", "current"),
+        ("rab", "both", "next"),
+        ("rab", "position", "next"),
+        ("rab", "both", "request"),
+    )
+]
+CLOCKED = [resolve(name) for name in ("lac", "pc", "interleaved", "genrank")]
+CLOCKED.append(Layout.parse("a[t-1] -> i[t]; i[t] -> a[t]"))
+
+
+def clock_model(layout: Layout, trunk: TrunkConfig, anchor: str) -> GenerativeRecommender | None:
+    settings = ModelSettings(trunk=trunk, exposure=Exposure(time_anchor=anchor))
+    try:
+        return model_of(layout, max_events=WINDOW, settings=settings)
+    except ValueError:  # not for each other; `check_supported` has its own tests
+        return None
+
+
+@torch.no_grad()
+def states_at(model: GenerativeRecommender, state: State, field: str) -> list[torch.Tensor]:
+    exposure = model.config.settings.exposure
+    batches = (before_the_next(state.events, time_s_U) for time_s_U in TIMES_S)
+    return [model(query_inputs(model.layout, batch, (field,), exposure=exposure))[0] for batch in batches]
+
+
+def answer(model: GenerativeRecommender, state: State, field: str, at_s: int | None) -> np.ndarray:
+    if field == "a":
+        return plain.score(model, state, ITEMS[:1, :2], at_s=at_s)["rating"]
+    return plain.retrieve(model, state, 5, False, at_s=at_s)[1]
+
+
+def check_time() -> None:
+    """The time of a request changes the answer of exactly the models that ask for it; others need none."""
+    met = {("a", True): 0, ("a", False): 0, ("i", True): 0, ("i", False): 0}
+    for (trunk, anchor), layout in itertools.product(CLOCKS, CLOCKED):
+        model, state = clock_model(layout, trunk, anchor), state_of(layout, 0)
+        verdict = audit(layout)
+        can = {"a": verdict.can_score != "no", "i": verdict.can_retrieve}
+        for field in [field for field in can if model and can[field]]:
+            early, late = states_at(model, state, field)
+            knows = not torch.equal(early, late)
+            assert plain.needs_time(model, field) == knows, (layout, trunk, anchor, field)
+            answers = [answer(model, state, field, int(at_s)) for (at_s,) in TIMES_S]
+            assert np.array_equal(*answers) != knows
+            if not knows:
+                assert np.array_equal(answer(model, state, field, None), answers[0])
+            met[field, knows] += 1
+    assert_not_vacuous(met, above=3)
+
+
+def test_time_changes_the_answers_of_models_that_know_it_and_of_no_others():
+    check_time()
+
+
+@pytest.mark.parametrize("claim", [True, False])
+def test_a_wrong_claim_about_time_is_caught(claim, monkeypatch):
+    monkeypatch.setattr(plain, "needs_time", lambda model, field: claim)
+    assert_caught(check_time)
+
+
+@pytest.mark.parametrize("field", ["a", "i"])
+def test_a_model_that_knows_the_time_says_so(field):
+    layout = resolve("interleaved")
+    model = clock_model(layout, TrunkConfig(dim=12, num_heads=2, positions="rab"), "next")
+    assert model is not None
+    with pytest.raises(
+        ValueError, match=r"'rab' and time_anchor = 'next' knows when the .*: say when, with at"
+    ):
+        answer(model, state_of(layout), field, None)
+    with pytest.raises(
+        ValueError, match=r"100 lies before the last event of user 500 \(1000360, unix seconds\)"
+    ):
+        plain.retrieve(model, state_of(layout), 5, False, at_s=100)
+
+
+def test_inputs_go_where_the_model_is(monkeypatch):
+    """The meta device stands for a GPU: it has no values, so the question is as far as it goes."""
+
+    class Asked(Exception):
+        """Carries the device."""
+
+    def asked(*arguments, device, **more):
+        raise Asked(device)
+
+    monkeypatch.setattr(plain, "query_inputs", asked)
+    for device in ("cpu", "meta"):
+        model = short_model(resolve("lac")).to(device)
+        for field in ("a", "i"):
+            with pytest.raises(Asked, match=device):
+                answer(model, state_of(model.layout, 0), field, None)
+
+
 def test_no_candidates_are_refused():
     with pytest.raises(ValueError, match="no candidates"):
         plain.score(short_model(resolve("lac")), state_of(resolve("lac")), ITEMS[:, :0])
@@ -116,7 +218,7 @@ def check_retrieval(layout: Layout, filter_seen: bool) -> None:
     for user in range(len(LENGTHS)):
         history = part_of(batch, user)
         alone = encode(history, WINDOW, layout.lag)
-        (state_1D,) = model(query_inputs(layout, alone.events, ("i",), hypothetical=False))
+        (state_1D,) = model(query_inputs(layout, before_the_next(alone.events), ("i",)))
         score_V = model.item_scores(state_1D)[0].numpy()
         order = [item for item in np.argsort(-score_V, kind="stable") if item != UNKNOWN_ITEM]
         best = [item for item in order if not (filter_seen and item in history.item_E)][:k]

@@ -92,16 +92,45 @@ def test_joined_and_repeated_keep_each_users_events_together():
 
 
 def test_a_user_without_events_is_refused():
-    with pytest.raises(ValueError, match="user 1 of the histories has no events; recommend popular items"):
-        encode(batch_of((2, 0)), WINDOW, 0)
+    with pytest.raises(ValueError, match="user 'u7' has no events; recommend popular items"):
+        encode(batch_of((2, 0)), WINDOW, 0, ["u3", "u7"])
 
 
-@pytest.mark.parametrize("lengths", [(1,), (1, 2), (1, 0), (1, 1, 1)])
-def test_append_takes_one_event_for_every_user(lengths):
-    with pytest.raises(ValueError, match=r"append takes one event for each of the state's 2 users, got \["):
-        append(encode(batch_of((3, 3)), WINDOW, 0), batch_of(lengths), WINDOW, 0)
+@pytest.mark.parametrize(
+    ("lengths", "found"),
+    [
+        ((1,), "events of 1 users"),
+        ((1, 2), "2 of user 'u7'"),
+        ((1, 0), "0 of user 'u7'"),
+        ((1, 1, 1), "events of 3 users"),
+    ],
+)
+def test_append_takes_one_event_for_every_user(lengths, found):
+    state = encode(batch_of((3, 3)), WINDOW, 0, ["u3", "u7"])
+    with pytest.raises(
+        ValueError, match=f"append takes one event for each of the state's 2 users, got {found}"
+    ):
+        append(state, batch_of(lengths), WINDOW, 0)
 
 
 def test_append_refuses_an_event_from_before_the_last():
-    with pytest.raises(ValueError, match=r"event of user 0 lies before the last .*\(1000000 < 1000120\)"):
-        append(encode(batch_of([3]), WINDOW, 0), batch_of([1]), WINDOW, 0)
+    with pytest.raises(ValueError, match=r"event of user 'u3' lies before the last .*\(1000000 < 1000120\)"):
+        append(encode(batch_of([3]), WINDOW, 0, ["u3"]), batch_of([1]), WINDOW, 0)
+
+
+def test_unknown_items_are_kept_by_name_each_once():
+    state = encode(batch_of([3]), WINDOW, 0, unknown_items=["new"])
+    later = part_of(batch_of([5]), 0, 4)
+    assert append(state, later, WINDOW, 0).unknown_items == ("new",)
+    assert append(state, later, WINDOW, 0, unknown_items=["newer", "new"]).unknown_items == ("new", "newer")
+
+
+def test_what_is_known_of_events_and_users_stays_with_them():
+    batch = batch_of((2, 1))
+    codes = {"context_EF": np.array([[3], [4], [5]]), "user_code_UK": np.array([[7], [8]])}
+    batch = replace(batch, **codes)
+    both = joined(batch, batch)
+    assert both.context_EF[:, 0].tolist() == [3, 4, 3, 4, 5, 5] and both.user_code_UK[:, 0].tolist() == [7, 8]
+    twice = repeated(batch, 2)
+    assert twice.context_EF[:, 0].tolist() == [3, 4, 3, 4, 5, 5]
+    assert twice.user_code_UK[:, 0].tolist() == [7, 7, 8, 8]

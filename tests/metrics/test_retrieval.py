@@ -13,7 +13,7 @@ def rankings(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     num_queries, num_candidates = draw(st.integers(1, 5)), draw(st.integers(1, 7))
     score_QC = rng.integers(0, draw(st.integers(1, 9)), (num_queries, num_candidates)) / 8
-    allowed_QC = rng.random((num_queries, num_candidates)) < draw(st.floats(0, 1))
+    allowed_QC = rng.random((num_queries, num_candidates)) < draw(st.floats(0, 1, allow_subnormal=False))
     return rng.integers(0, num_candidates, num_queries), score_QC, allowed_QC
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from plait.metrics import scoring
+from plait.metrics.intervals import bootstrap
 from plait.metrics.scoring import (
     accuracy,
     auc,
@@ -21,7 +22,7 @@ from plait.metrics.scoring import (
     normalised_entropy,
     rmse,
 )
-from plait.metrics.statistic import mean_over_events, mean_over_users
+from plait.metrics.statistic import from_sums, mean_over_events, mean_over_users, ratio
 
 OF_PAIRS = [rmse, mae, log_loss, normalised_entropy, auc, gauc, partial(calibration_error, num_bins=1)]
 
@@ -82,22 +83,87 @@ def test_gauc_and_auc_differ_where_users_differ():
 
 @pytest.mark.parametrize("num_bins", [1, 3, 10])
 def test_calibration_error_by_hand(num_bins):
-    user_E, prediction_E, label_E = log(3, num_events=200, levels=40, missing=0.0)
-    prediction_E = prediction_E.astype(np.float64)
+    """Pair by pair, as the docstring says it."""
+    user_E, prediction_E, label_E = log(3, num_events=83, levels=40, missing=0.0)
+    prediction_E = prediction_E.astype(np.float64) ** 2
     edges = np.quantile(prediction_E, np.linspace(0, 1, num_bins + 1))
     edges[0] = -np.inf
     total = 0.0
     for low, high in itertools.pairwise(edges):
-        its = (prediction_E > low) & (prediction_E <= high)
-        total += its.sum() * abs(prediction_E[its].mean() - label_E[its].mean())
+        its = np.flatnonzero((prediction_E > low) & (prediction_E <= high))
+        gap_E = prediction_E - label_E
+        products = [gap_E[i] * gap_E[j] for i in its for j in its if user_E[i] != user_E[j]]
+        total += len(its) * np.mean(products)
     ours = calibration_error(labelled(user_E, prediction_E, label_E), num_bins)
-    assert ours.value == pytest.approx(total / len(user_E)) and total > 0
+    assert ours.value == pytest.approx(np.sqrt(max(0.0, total) / len(user_E)))
+    assert ours.value > 0.1
 
 
-def test_calibration_error_does_not_let_bins_cancel():
-    pairs = labelled(np.zeros(4, int), np.array([0.4, 0.4, 0.6, 0.6]), np.array([1.0, 1.0, 0.0, 0.0]))
-    assert calibration_error(pairs, 1).value == 0
+@pytest.mark.parametrize("users", [(0, 0, 0, 0), (0, 1, 0, 1), (0, 1, 2, 3), (0, 0, 1, 1)])
+def test_calibration_error_does_not_let_bins_cancel(users):
+    """Gaps of 0.6 below and above, without noise: whoever's they are, also where a bin is one user's alone."""
+    pairs = labelled(np.array(users), np.array([0.4, 0.4, 0.6, 0.6]), np.array([1.0, 1.0, 0.0, 0.0]))
     assert calibration_error(pairs, 2).value == pytest.approx(0.6)
+    assert calibration_error(pairs, 1).value == 0
+
+
+def plain_calibration_error(pairs, num_bins=10):
+    """The mutant: the mean of absolute gaps, noise and all."""
+    edges = np.quantile(pairs.prediction_E, np.arange(1, num_bins) / num_bins)
+    cell_E = pairs.place_E * num_bins + np.searchsorted(edges, pairs.prediction_E)
+    gap_E, size = pairs.prediction_E - pairs.label_E, len(pairs.user_U) * num_bins
+    sum_UK = np.hstack(
+        [np.bincount(cell_E, gap_E, size).reshape(-1, num_bins), np.bincount(pairs.place_E)[:, None]]
+    )
+    return from_sums(
+        pairs.user_U,
+        sum_UK,
+        lambda sum_DK: ratio(np.stack([np.abs(sum_DK[:, :-1]).sum(1), sum_DK[:, -1]], axis=1)),
+        "lower",
+    )
+
+
+def calibration_intervals(metric, shift, repeats=100, num_users=307, events_of_each=2):
+    """How often the interval holds the true error, and its own estimate, for predictions that are off by `shift`."""
+    rng = np.random.default_rng(4)
+    holds_truth, holds_estimate = [], []
+    user_E = np.repeat(np.arange(num_users), events_of_each)
+    for _ in range(repeats):
+        true_E = 1 / (1 + np.exp(1 - rng.normal(0, 1, len(user_E))))
+        label_E = (rng.random(len(user_E)) < true_E).astype(float)
+        found = bootstrap(metric(labelled(user_E, true_E + shift, label_E)), num_draws=100).estimate
+        holds_truth.append(found.low <= shift <= found.high)
+        holds_estimate.append(found.low <= found.value <= found.high)
+    return np.mean(holds_truth), np.mean(holds_estimate)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.05, 0.15])
+def test_the_interval_of_the_calibration_error_covers_the_truth(shift):
+    """95 % promised; more where the error is within the noise, since it cannot be below 0."""
+    truth, estimate = calibration_intervals(calibration_error, shift)
+    assert truth >= 0.9 and estimate == 1.0
+
+
+def test_an_interval_that_noise_moves_away_is_noticed():
+    truth, estimate = calibration_intervals(plain_calibration_error, 0.0, repeats=30)
+    assert truth == 0.0 and estimate < 1.0
+
+
+def test_the_calibration_error_is_about_the_true_one():
+    """And where there is none, less than half as far from it as the plain error, squared."""
+    rng = np.random.default_rng(6)
+    found, plain = [], []
+    for shift in (0.0, 0.04, 0.08):
+        values, plains = [], []
+        for _ in range(40):
+            true_E = 1 / (1 + np.exp(1 - rng.normal(0, 1, 2003)))
+            pairs = labelled(np.arange(2003), true_E + shift, (rng.random(2003) < true_E).astype(float))
+            values.append(calibration_error(pairs).value ** 2)
+            plains.append(plain_calibration_error(pairs).value ** 2)
+        found.append(np.mean(values))
+        plain.append(np.mean(plains))
+    np.testing.assert_allclose(np.sqrt(found[1:]), [0.04, 0.08], rtol=0.05)
+    assert found[0] < plain[0] / 2
 
 
 def duplicated(weight_U, user_U, *columns_E):
@@ -127,7 +193,7 @@ def test_weights_move_the_metric():
     for metric in OF_PAIRS:
         statistic = metric(labelled(*log(5)))
         weight_DU = np.random.default_rng(0).integers(0, 3, (20, len(statistic.user_U))).astype(float)
-        assert len(set(statistic.under(weight_DU).round(6))) > 10, metric
+        assert len(set(statistic.under(weight_DU).round(6))) > 5, metric
 
 
 def test_what_is_undefined_is_none_and_not_a_number():

@@ -2,11 +2,22 @@
 
 import pytest
 import torch
-from tiny import ACTIONS, EVERY_LAYOUT, EVERY_POSITION, MAX_EVENTS, batch_of, model_of, part_of, trunk_of
+from tiny import (
+    ACTIONS,
+    EVERY_LAYOUT,
+    EVERY_POSITION,
+    MAX_EVENTS,
+    asked_in_training,
+    batch_of,
+    model_of,
+    part_of,
+    trunk_of,
+)
 
+from plait.engine.plain import before_the_next
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
-from plait.models.inputs import query_inputs, training_inputs
+from plait.models.inputs import query_inputs
 from plait.nn.losses import RetrievalLoss
 from plait.nn.sampling import uniform
 from plait.schema import Action, Binary
@@ -15,8 +26,8 @@ from plait.schema import Action, Binary
 @pytest.mark.parametrize(
     ("notation", "reason"),
     [
-        ("i[t] -> a[t] {pool}", r"carries no rides \(pool\)"),
-        ("(i[t], a[t]) -> () / (i[t], a[?]) -> a[t]", "candidate tokens of their own is not built yet"),
+        ("i[t] -> a[t]; a[t] -> () {pool}", "actions ride beside one token per event"),
+        ("i[t] -> a[t] {values, helix}", "not both"),
         ("c[t] -> i[t]; i[t] -> ()", "no conditions; show items and actions only"),
         ("(i[t], i[t-1]) -> i[t+1]", "shows two facts of one field"),
         ("i[t] -> (i[t+1], i[t+2])", "predicts two facts of one field; this model has one head for each"),
@@ -32,7 +43,7 @@ def test_a_layout_with_actions_needs_data_with_actions():
     with pytest.raises(ValueError, match="uses actions, and the data has none: name an action column"):
         model_of(resolve("lac"), actions=())
     model = model_of(resolve("item"), actions=())
-    assert set(model.losses(training_inputs(model.layout, batch_of([3])))) == {"retrieval"}
+    assert set(model.losses(asked_in_training(model.layout, batch_of([3])))) == {"retrieval"}
 
 
 def test_a_weight_for_an_unknown_action_is_refused():
@@ -54,7 +65,7 @@ def test_the_total_is_the_weighted_sum_of_the_tasks():
         trunk=trunk_of(), retrieval_weight=0.25, action_weights={"rating": 3.0, "liked": 0.0}
     )
     model, plain = model_of(resolve("lac"), settings=settings), model_of(resolve("lac"))
-    losses = model.losses(training_inputs(model.layout, batch_of((5, 3))))
+    losses = model.losses(asked_in_training(model.layout, batch_of((5, 3))))
     assert set(losses) == set(weights) and all(loss > 0 for loss in losses.values())
     torch.testing.assert_close(
         model.total(losses), sum(weights[task] * loss for task, loss in losses.items())
@@ -73,7 +84,7 @@ def test_the_total_is_the_weighted_sum_of_the_tasks():
 def test_every_retrieval_loss_trains_the_items(retrieval):
     model = model_of(resolve("lac"), settings=ModelSettings(trunk=trunk_of(), retrieval=retrieval))
     model.sampler = uniform(17)
-    losses = model.losses(training_inputs(model.layout, batch_of((5, 3))))
+    losses = model.losses(asked_in_training(model.layout, batch_of((5, 3))))
     losses["retrieval"].backward()
     assert losses["retrieval"] > 0
     assert model.items.embedding.weight.grad.abs().sum() > 0
@@ -81,7 +92,7 @@ def test_every_retrieval_loss_trains_the_items(retrieval):
 
 def test_the_unknown_item_is_never_recommended():
     model = model_of(resolve("lac"))
-    (state_MD,) = model(query_inputs(model.layout, batch_of((4, 2)), ("i",), hypothetical=False))
+    (state_MD,) = model(query_inputs(model.layout, before_the_next(batch_of((4, 2))), ("i",)))
     score_MV = model.item_scores(state_MD)
     assert (score_MV[:, 0] == -torch.inf).all() and score_MV[:, 1:].isfinite().all()
 
@@ -89,17 +100,17 @@ def test_the_unknown_item_is_never_recommended():
 @pytest.mark.parametrize("layout", EVERY_LAYOUT)
 def test_learned_positions_reach_a_full_window_and_its_candidate(layout):
     model = model_of(layout)
-    model(training_inputs(layout, batch_of([MAX_EVENTS])))
-    model(query_inputs(layout, batch_of([MAX_EVENTS + 1]), ("i", "a"), hypothetical=True))
+    model(asked_in_training(layout, batch_of([MAX_EVENTS])))
+    model(query_inputs(layout, batch_of([MAX_EVENTS + 1]), ("i", "a")))
     with pytest.raises(ValueError, match="learned positions for"):
-        model(training_inputs(layout, batch_of([MAX_EVENTS + 2])))
+        model(asked_in_training(layout, batch_of([MAX_EVENTS + 2])))
 
 
 @pytest.mark.parametrize("positions", EVERY_POSITION)
 def test_dropout_is_off_in_evaluation_and_on_in_training(positions):
     settings = ModelSettings(trunk=trunk_of(positions, dropout=0.5))
     model = model_of(resolve("lac"), settings=settings)
-    inputs = training_inputs(model.layout, batch_of((5, 3)))
+    inputs = asked_in_training(model.layout, batch_of((5, 3)))
     assert torch.equal(model(inputs)[0], model(inputs)[0])
     model.train()
     assert not torch.equal(model(inputs)[0], model(inputs)[0])
@@ -107,7 +118,7 @@ def test_dropout_is_off_in_evaluation_and_on_in_training(positions):
 
 def test_actions_stand_in_the_order_of_the_data():
     model = model_of(resolve("lac"))
-    (state_MD,) = model(query_inputs(model.layout, batch_of((4, 2)), ("a",), hypothetical=True))
+    (state_MD,) = model(query_inputs(model.layout, batch_of((4, 2)), ("a",)))
     predicted = model.heads.predict(state_MD)
     assert list(predicted) == [action.name for action in ACTIONS]
     assert (predicted["rating"] > 1).all() and (predicted["liked"] < 1).all()
@@ -121,7 +132,7 @@ def test_the_first_event_starts_from_a_learned_fact_which_is_not_a_missing_actio
     after_missing.action_EA[0] = float("nan")
     states = {}
     for name, batch in (("start", start), ("missing", after_missing)):
-        inputs = training_inputs(model.layout, batch)
+        inputs = asked_in_training(model.layout, batch)
         (of_actions,) = (n for n, asked in enumerate(inputs.asked) if asked.target.fact.field == "a")
         states[name] = model(inputs)[of_actions][0]
     assert (states["start"] - states["missing"]).abs().max() > 0.01

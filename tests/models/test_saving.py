@@ -13,6 +13,7 @@ from plait.models.generative import ModelSettings
 from plait.models.inputs import training_inputs
 from plait.models.saving import CONFIG, WEIGHTS, load_model, save_model
 from plait.nn.losses import RetrievalLoss
+from plait.nn.towers import TowerConfig
 from plait.schema import Action, Amount, Categorical, Regression
 
 
@@ -63,7 +64,7 @@ def test_every_setting_survives(tmp_path):
     settings = ModelSettings(
         trunk=trunk_of("rope", dropout=0.25),
         retrieval=RetrievalLoss(kind="sampled", num_negatives=7, l2_norm=True, temperature=0.07),
-        tower="linear",
+        tower=TowerConfig(kind="linear"),
         retrieval_weight=0.5,
         action_weights={"device": 2.0},
     )

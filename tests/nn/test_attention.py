@@ -1,7 +1,9 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from tiny import assert_caught, assert_not_vacuous
 
 from plait.nn import attention
 from plait.nn.attention import Segments, attend, attend_blocked, attend_fused, attend_reference
@@ -38,44 +40,128 @@ def inputs(num_rows: int, length: int = L, dtype: torch.dtype = torch.float32) -
     return torch.randn(shape, dtype=torch.float32).to(dtype).unbind(0)
 
 
-def out_and_gradients(way, qkv, segments, slopes):
+def with_requests(segments: Segments) -> Segments:
+    """Two slots to an event, and every second event blind to the one before: as if they shared a request."""
+    event = segments.index_RL // 2
+    return replace(segments, event_RL=event, seen_RL=event // 2 * 4)
+
+
+def with_candidates(segments: Segments, num: int = 2) -> Segments:
+    """The last slots of every user, but for its first, do not see each other."""
+    index = segments.index_RL
+    same_user = segments.segment_RL[:, :, None] == segments.segment_RL[:, None, :]
+    last = (index[:, None, :] * same_user).amax(-1)
+    return replace(segments, seen_RL=torch.minimum(index, (last + 1 - num).clamp(min=1)).where(index > 0, 0))
+
+
+def with_whole_history(segments: Segments) -> Segments:
+    """Every slot sees the first five of its user."""
+    return replace(segments, seen_RL=torch.where(segments.segment_RL >= 0, 5, 0))
+
+
+def with_events(segments: Segments) -> Segments:
+    """Two slots to an event, plainly causal."""
+    return replace(segments, event_RL=segments.index_RL // 2)
+
+
+SEGMENTS = {
+    "alone": rows(*ALONE),
+    "packed": rows(*PACKED),
+    "padding": rows(*PADDING),
+    "events": with_events(rows(*ALONE)),
+    "events packed": with_events(rows(*PACKED)),
+    "requests": with_requests(rows(*PACKED)),
+    "candidates": with_candidates(rows(*ALONE)),
+    "candidates packed": with_candidates(rows(*PACKED)),
+}
+AHEAD = {
+    "history ahead": with_whole_history(rows(*ALONE)),
+    "history ahead packed": with_whole_history(rows(*PACKED)),
+}
+CASES = [
+    pytest.param(way, segments, id=f"{way.__name__}-{name}")
+    for way in WAYS
+    for name, segments in (SEGMENTS | (AHEAD if way is not attend_blocked else {})).items()
+]
+STRICT = pytest.mark.parametrize("strict", (False, True), ids=("loose", "strict"))
+ALIBI = pytest.mark.parametrize("alibi", (False, True), ids=("plain", "alibi"))
+
+
+def out_and_gradients(way, qkv, segments, slopes, strict=False):
     """What a way computes at real slots, and its gradients for a loss over real slots only."""
     qkv = [x.detach().clone().requires_grad_() for x in qkv]
     real = (segments.segment_RL >= 0)[:, None, :, None]
-    out = way(*qkv, segments, slopes_N=slopes) * real
+    out = way(*qkv, segments, slopes_N=slopes, strict=strict) * real
     torch.manual_seed(1)
     gradients = torch.autograd.grad(out, qkv, torch.randn(out.shape).to(out.dtype))
     return [x.float() for x in (out.detach(), *gradients)]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("layout", (ALONE, PACKED, PADDING), ids=("alone", "packed", "padding"))
-@pytest.mark.parametrize("alibi", (False, True))
-def test_every_way_equals_the_reference_in_fp32(way, layout, alibi, monkeypatch):
-    monkeypatch.setattr(attention, "QUERY_BLOCK", 4)  # several blocks in eleven slots
+def check_parity_in_fp32(way, segments, alibi, strict):
     slopes = alibi_slopes(N) if alibi else None
-    qkv, segments = inputs(3), rows(*layout)
-    expected = out_and_gradients(attend_reference, qkv, segments, slopes)
+    qkv = inputs(3)
+    expected = out_and_gradients(attend_reference, qkv, segments, slopes, strict)
     for name, fast, slow in zip(
-        ("o", "q", "k", "v"), out_and_gradients(way, qkv, segments, slopes), expected, strict=True
+        ("o", "q", "k", "v"), out_and_gradients(way, qkv, segments, slopes, strict), expected, strict=True
     ):
         torch.testing.assert_close(
             fast, slow, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
-        assert slow.abs().max() > 0.1, "a comparison of zeros proves nothing"
+        assert_not_vacuous({name: slow.abs().max().item()}, above=0.1)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("layout", (ALONE, PACKED), ids=("alone", "packed"))
-@pytest.mark.parametrize("alibi", (False, True))
-def test_every_way_is_near_the_reference_in_bf16(way, layout, alibi, monkeypatch):
+@pytest.mark.parametrize(("way", "segments"), CASES)
+@STRICT
+@ALIBI
+def test_every_way_equals_the_reference_in_fp32(way, segments, alibi, strict, monkeypatch):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 4)  # several blocks in eleven slots
+    check_parity_in_fp32(way, segments, alibi, strict)
+
+
+@pytest.mark.parametrize(("way", "segments"), [case for case in CASES if case.values[0] is not attend])
+@STRICT
+@ALIBI
+def test_every_way_is_near_the_reference_in_bf16(way, segments, alibi, strict, monkeypatch):
     """bf16 holds 8 bits: 1 % of the norm, forward and backward, against the fp32 reference on the same inputs."""
     monkeypatch.setattr(attention, "QUERY_BLOCK", 4)
     slopes = alibi_slopes(N) if alibi else None
-    qkv, segments = inputs(3, dtype=torch.bfloat16), rows(*layout)
-    expected = out_and_gradients(attend_reference, [x.float() for x in qkv], segments, slopes)
-    for fast, slow in zip(out_and_gradients(way, qkv, segments, slopes), expected, strict=True):
+    qkv = inputs(3, dtype=torch.bfloat16)
+    expected = out_and_gradients(attend_reference, [x.float() for x in qkv], segments, slopes, strict)
+    for fast, slow in zip(out_and_gradients(way, qkv, segments, slopes, strict), expected, strict=True):
         assert (fast - slow).norm() < 0.01 * slow.norm()
+
+
+def loose(q, *rest, **_):
+    """Plain causality, whatever was asked for."""
+    return attend_fused(q, *rest)
+
+
+def first_slot_sees_itself(q, k, v, segments, **options):
+    out = attend_blocked(q, k, v, segments, **options)
+    return torch.where(segments.sees_nothing_RL[:, None, :, None], v, out)
+
+
+def shifted_across_users(q, k, v, segments, **_):
+    """The query shift as the paper has it, for one user per row."""
+    out = torch.nn.functional.scaled_dot_product_attention(
+        q[:, :, 1:], k[:, :, :-1], v[:, :, :-1], is_causal=True
+    )
+    return torch.nn.functional.pad(out, (0, 0, 1, 0))
+
+
+@pytest.mark.parametrize("mutant", (loose, first_slot_sees_itself, shifted_across_users))
+def test_the_parity_test_notices_strictness_done_wrong(mutant):
+    assert_caught(check_parity_in_fp32, mutant, SEGMENTS["packed"], False, True)
+
+
+@pytest.mark.parametrize("name", ("events packed", "requests", "candidates", "candidates packed"))
+def test_the_parity_test_notices_what_is_not_asked(name):
+    """Events, requests and candidates taken for plain causality."""
+
+    def plain(q, k, v, segments, **options):
+        return attend(q, k, v, replace(segments, event_RL=None, seen_RL=None), **options)
+
+    assert_caught(check_parity_in_fp32, plain, SEGMENTS[name], False, "events" in name)
 
 
 def test_the_parity_test_can_fail(monkeypatch):
@@ -87,21 +173,23 @@ def test_the_parity_test_can_fail(monkeypatch):
         assert (way(*qkv, rows(*PACKED)) - expected).abs().max() > 0.1
 
 
-def test_a_user_in_a_packed_row_sees_what_it_sees_alone():
+@STRICT
+def test_a_user_in_a_packed_row_sees_what_it_sees_alone(strict):
     q, k, v = inputs(1)
-    packed = attend(q, k, v, rows((5, 3, -1, 2)))
+    packed = attend(q, k, v, rows((5, 3, -1, 2)), strict=strict)
     for start, stop in ((0, 5), (5, 8), (9, 11)):
         own = [x[:, :, start:stop].contiguous() for x in (q, k, v)]
-        alone = attend(*own, rows((stop - start,), length=stop - start))
+        alone = attend(*own, rows((stop - start,), length=stop - start), strict=strict)
         torch.testing.assert_close(packed[:, :, start:stop], alone, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", (*WAYS, attend_reference))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
-@pytest.mark.parametrize("alibi", (False, True))
-def test_padding_yields_numbers(way, dtype, alibi):
+@ALIBI
+@STRICT
+def test_padding_yields_numbers(way, dtype, alibi, strict):
     qkv = [x.requires_grad_() for x in inputs(3, dtype=dtype)]
-    out = way(*qkv, rows(*PADDING), slopes_N=alibi_slopes(N) if alibi else None)
+    out = way(*qkv, rows(*PADDING), slopes_N=alibi_slopes(N) if alibi else None, strict=strict)
     gradients = torch.autograd.grad(out, qkv, torch.ones_like(out))
     assert all(x.isfinite().all() for x in (out, *gradients))
 
@@ -146,23 +234,68 @@ def test_folded_alibi_stays_exact_where_bf16_cannot_hold_the_distance(monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("dtype", "layout", "max_slots", "expected"),
+    ("dtype", "segments", "strict", "max_slots", "expected"),
     (
-        (torch.float32, ALONE, 1024, "fused"),
-        (torch.float32, PACKED, 1024, "blocked"),
-        (torch.bfloat16, ALONE, 1024, "blocked"),
-        (torch.bfloat16, PACKED, L - 1, "fused"),
+        (torch.float32, SEGMENTS["alone"], False, 1024, "fused"),
+        (torch.float32, SEGMENTS["alone"], True, 1024, "fused"),
+        (torch.float32, SEGMENTS["events"], False, 1024, "fused"),
+        (torch.float32, SEGMENTS["events"], True, 1024, "blocked"),
+        (torch.float32, SEGMENTS["candidates"], False, 1024, "blocked"),
+        (torch.float32, SEGMENTS["packed"], False, 1024, "blocked"),
+        (torch.bfloat16, SEGMENTS["alone"], False, 1024, "blocked"),
+        (torch.bfloat16, SEGMENTS["packed"], False, L - 1, "fused"),
+        (torch.bfloat16, AHEAD["history ahead"], False, 1024, "fused"),
     ),
 )
-def test_attend_takes_the_way_that_was_measured_to_win(dtype, layout, max_slots, expected, monkeypatch):
+def test_attend_takes_the_way_that_was_measured_to_win(
+    dtype, segments, strict, max_slots, expected, monkeypatch
+):
     taken = []
     for name in ("fused", "blocked"):
         monkeypatch.setattr(
             attention, f"attend_{name}", lambda q, *_, name=name, **__: taken.append(name) or q
         )
     monkeypatch.setattr(attention, "MAX_BLOCKED_SLOTS", max_slots)
-    attend(*inputs(3, dtype=dtype), rows(*layout))
+    attend(*inputs(3, dtype=dtype), segments, strict=strict)
     assert taken == [expected]
+
+
+@pytest.mark.parametrize("strict", (False, True))
+def test_the_fused_way_needs_no_mask_where_a_user_has_a_row(strict, monkeypatch):
+    """The kernels' own causality is enough, for strictness with the queries shifted."""
+    asked = []
+    plain = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *qkv, **options: asked.append(options) or plain(*qkv, **options),
+    )
+    attend_fused(*inputs(3), rows(*ALONE), strict=strict)
+    assert asked == [{"is_causal": True, "scale": H**-0.5}]
+
+
+@pytest.mark.parametrize("way", (*WAYS, attend_reference))
+def test_the_first_event_of_every_user_attends_to_nothing(way):
+    for segments in (SEGMENTS["alone"], SEGMENTS["packed"], SEGMENTS["events packed"]):
+        out = way(*inputs(3), segments, strict=True)
+        first = segments.sees_nothing_RL & (segments.segment_RL >= 0)
+        assert not out.transpose(1, 2)[first].any()
+        later = ~first & (segments.segment_RL >= 0)
+        assert (out.transpose(1, 2)[later].abs().amax((-1, -2)) > 0.1).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_row_of_one_slot_attends_strictly_to_nothing(way):
+    qkv = [x.requires_grad_() for x in inputs(2, length=1)]
+    out = way(*qkv, rows((1,), (-1,), length=1), strict=True)
+    assert out.shape == qkv[0].shape
+    assert not out.any()
+    assert not any(g.any() for g in torch.autograd.grad(out.sum(), qkv))
+
+
+def test_blocks_refuse_to_look_ahead():
+    with pytest.raises(AssertionError, match="a block skips the keys after it"):
+        attend_blocked(*inputs(3), AHEAD["history ahead"])
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
@@ -196,6 +329,8 @@ def test_attention_of_equal_scores_is_a_running_mean():
     zero = torch.zeros_like(values)
     out = attend(zero, zero, values, rows((3, 1), length=4))
     assert out.flatten().tolist() == pytest.approx([1.0, 2.0, 4.0, 5.0])
+    out = attend(zero, zero, values, rows((3, 1), length=4), strict=True)
+    assert out.flatten().tolist() == pytest.approx([0.0, 1.0, 2.0, 0.0])
     slopes = torch.tensor([math.log(2.0)])  # each step back halves the weight
     out = attend(zero, zero, values, rows((3, 1), length=4), slopes_N=slopes)
     assert out.flatten().tolist() == pytest.approx([1.0, (1 + 2 * 3) / 3, (1 + 2 * 3 + 4 * 8) / 7, 5.0])

@@ -2,9 +2,14 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from plait.nn.actions import scaled
 from plait.nn.heads import ActionHeads, Coupler
+from plait.nn.linear import linear
+from plait.nn.towers import TowerConfig
 from plait.schema import Action, Amount, Binary, Categorical, Regression
 
 NAN = torch.nan
@@ -13,12 +18,19 @@ HUBER, SECONDS = Action("huber", Regression(0.0, 10.0, "huber")), Action("second
 SPENT = Action("spent", Amount(zero_inflated=True, log1p_scale=2.0))
 DEVICE = Action("device", Categorical(("phone", "tablet", "tv")))
 ALL = (LIKE, RATING, HUBER, SECONDS, SPENT, DEVICE)
-D = 7
+D, LATE = 7, 2
+TWELVE = tuple(Action(f"task {i}", Binary()) for i in range(12))
+KINDS = ("linear", "mlp", "mmoe", "ple")
+TOWERS = tuple(
+    pytest.param(TowerConfig(kind=kind, gate=gate), id=f"{kind}-{gate}")
+    for kind in KINDS
+    for gate in ("none", "ppnet")
+)
 
 
 def heads_saying(action: Action, *outputs: float) -> ActionHeads:
     """A head whose raw outputs are the same for every hidden state."""
-    heads = ActionHeads((action,), D, "linear")
+    heads = ActionHeads((action,), D, TowerConfig(kind="linear"))
     torch.nn.init.zeros_(heads.weight_KD)
     heads.bias_K.data = torch.tensor(outputs)
     return heads
@@ -75,20 +87,31 @@ def labels() -> torch.Tensor:
     )
 
 
-@pytest.mark.parametrize("tower", ("linear", "mlp"))
+def heads_of(tower: TowerConfig, actions: tuple[Action, ...] = ALL) -> ActionHeads:
+    torch.manual_seed(0)
+    return ActionHeads(actions, D, tower, LATE)
+
+
+def late_features(num: int) -> torch.Tensor:
+    late = torch.randn(num, LATE, generator=torch.Generator().manual_seed(3))
+    late[0, 1] = NAN
+    return late
+
+
+@pytest.mark.parametrize("tower", TOWERS)
 def test_a_missing_label_counts_for_nothing(tower):
     """Each action's loss is the mean over the events that have it, whatever the others lack."""
-    torch.manual_seed(0)
-    heads, hidden, raw = ActionHeads(ALL, D, tower), torch.randn(3, D), labels()
+    heads, late = heads_of(tower), late_features(3)
+    hidden, raw = torch.randn(3, D), labels()
     with_gaps = raw.clone()
     with_gaps[1, ::2] = NAN
-    losses = heads.losses(hidden, with_gaps)
-    full, two = heads.losses(hidden, raw), heads.losses(hidden[[0, 2]], raw[[0, 2]])
+    losses = heads.losses(hidden, with_gaps, late)
+    full, two = heads.losses(hidden, raw, late), heads.losses(hidden[[0, 2]], raw[[0, 2]], late[[0, 2]])
     for column, action in enumerate(ALL):
         expected = two if column % 2 == 0 else full
         torch.testing.assert_close(losses[action.name], expected[action.name])
         assert losses[action.name] > 0
-    imputed = heads.losses(hidden, with_gaps.nan_to_num(0.0).clamp(min=1.0))
+    imputed = heads.losses(hidden, with_gaps.nan_to_num(0.0).clamp(min=1.0), late)
     assert not torch.isclose(imputed["like"], losses["like"]), "imputing would have been noticed"
 
 
@@ -122,20 +145,195 @@ def test_under_autocast_results_stay_fp32():
     assert {x.dtype for x in (*losses.values(), *predicted.values())} == {torch.float32}
 
 
-@pytest.mark.parametrize("tower", ("linear", "mlp"))
+def test_without_experts_or_late_features_heads_are_one_layer_after_another():
+    """To the last bit, weights' draws included: results of earlier versions hold."""
+    hidden = torch.randn(5, D)
+    for kind in ("linear", "mlp"):
+        torch.manual_seed(4)
+        heads = ActionHeads(ALL, D, TowerConfig(kind=kind))
+        torch.manual_seed(4)
+        read = F.gelu(linear(D, D)(hidden)) if kind == "mlp" else hidden
+        weight_KD = torch.randn(sum(heads.widths), D) * 0.02
+        out = F.linear(read, weight_KD, torch.zeros(len(weight_KD)))
+        assert torch.equal(torch.cat(heads(hidden), dim=1), out)
+
+
+@pytest.mark.parametrize("tower", TOWERS[1::2])
 def test_heads_learn_what_the_labels_say(tower):
     """A few steps on three states bring the predictions to the labels."""
-    torch.manual_seed(0)
-    heads, hidden = ActionHeads((LIKE, RATING), D, tower), torch.randn(3, D)
+    heads, hidden, late = heads_of(tower, (LIKE, RATING)), torch.randn(3, D), late_features(3)
     raw = labels()[:, :2]
-    optimiser = torch.optim.Adam(heads.parameters(), lr=0.05)
-    for _ in range(150):
-        optimiser.zero_grad()
-        sum(heads.losses(hidden, raw).values()).backward()
-        optimiser.step()
-    predicted = heads.predict(hidden)
+    learn(heads, hidden, raw, late)
+    predicted = heads.predict(hidden, late)
     assert torch.equal((predicted["like"] > 0.5).float(), raw[:, 0])
     torch.testing.assert_close(predicted["rating"].detach(), raw[:, 1], rtol=0, atol=0.2)
+
+
+@pytest.mark.parametrize("tower", TOWERS[::2])
+def test_twelve_tasks_learn_at_once(tower):
+    """Twelve binary actions, each known of its own two thirds of the events."""
+    heads, hidden, late = heads_of(tower, TWELVE), torch.randn(6, D), late_features(6)
+    raw = torch.randint(0, 2, (6, 12)).float()
+    before = heads.losses(hidden, raw, late)
+    with_gaps = raw.clone()
+    for task in range(12):
+        with_gaps[task % 3 :: 3, task] = NAN
+    learn(heads, hidden, with_gaps, late)
+    after = heads.losses(hidden, with_gaps, late)
+    assert list(after) == [action.name for action in TWELVE]
+    for task, action in enumerate(TWELVE):
+        known = ~with_gaps[:, task].isnan()
+        assert known.sum() == 4 and after[action.name] < 0.1 < before[action.name]
+        assert torch.equal((heads.predict(hidden, late)[action.name] > 0.5)[known].float(), raw[known, task])
+
+
+@pytest.mark.parametrize("kind", ("mmoe", "ple"))
+def test_an_action_reads_its_own_tasks_layer(kind):
+    heads, hidden, late = heads_of(TowerConfig(kind=kind)), torch.randn(3, D), late_features(3)
+    for task, out in enumerate(heads(hidden, late)):
+        heads.zero_grad()
+        out.square().sum().backward(retain_graph=True)
+        moved = [part.any().item() for part in heads.tower.hidden.weight.grad.chunk(len(ALL))]
+        assert moved == [other == task for other in range(len(ALL))]
+
+
+def learn(heads: ActionHeads, hidden: torch.Tensor, raw: torch.Tensor, late: torch.Tensor) -> None:
+    optimiser = torch.optim.Adam(heads.parameters(), lr=0.1)
+    for _ in range(60):
+        optimiser.zero_grad()
+        sum(heads.losses(hidden, raw, late).values()).backward()
+        optimiser.step()
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_late_features_reach_every_action(tower):
+    heads, hidden, late = heads_of(tower), torch.randn(3, D), late_features(3)
+    before, after = heads(hidden, late), heads(hidden, late + torch.tensor([1.0, 0.0]))
+    for out, moved, action in zip(before, after, ALL, strict=True):
+        assert (out != moved).all(), action.name
+    without = ActionHeads(ALL, D, TowerConfig(kind=tower.kind))
+    assert sum(w.numel() for w in heads.parameters()) > sum(w.numel() for w in without.parameters())
+
+
+@pytest.mark.parametrize(
+    ("num_late", "given", "message"),
+    (
+        (
+            2,
+            None,
+            r"found 0 late features \(feature columns that appear at scoring time only\), expected 2, .*give one",
+        ),
+        (2, 3, "found 3 late features .*, expected 2, which the heads were built for: give one row of them"),
+        (0, 3, "found 3 late features .*, expected 0, which the heads were built for: leave them out"),
+    ),
+)
+def test_late_features_must_be_those_that_were_announced(num_late, given, message):
+    heads, hidden = ActionHeads(ALL, D, num_late=num_late), torch.randn(3, D)
+    late = None if given is None else torch.randn(3, given)
+    for call in (
+        lambda: heads.predict(hidden, late),
+        lambda: heads.losses(hidden, labels(), late),
+        lambda: heads.start_at(labels(), late),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def raw_labels() -> st.SearchStrategy[torch.Tensor]:
+    """Rows of labels of every kind, with gaps; each action has one at least."""
+    values = (
+        st.sampled_from((0.0, 1.0)),
+        st.floats(1, 5, width=32),
+        st.floats(0, 10, width=32),
+        st.floats(0, 50, width=32),
+        st.sampled_from((0.0, 0.5, 6.0)),
+        st.sampled_from((0.0, 1.0, 2.0)),
+    )
+    rows = st.lists(st.tuples(*(st.one_of(kind, st.just(NAN)) for kind in values)), max_size=20)
+    whole = st.tuples(*values)
+    return st.builds(lambda first, rest: torch.tensor([first, *rest]), whole, rows)
+
+
+def means(raw: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What is expected where only the labels are known; 0 stands for half a label where an outcome lacks."""
+
+    def share(times: float, of: float) -> float:
+        yes, no = max(times, 0.5), max(of - times, 0.5)
+        return yes / (yes + no)
+
+    known = {
+        action.name: column[~column.isnan()].double()
+        for action, column in zip(ALL, raw.unbind(1), strict=True)
+    }
+    like, seconds, spent, device = (known[name] for name in ("like", "seconds", "spent", "device"))
+    positive = spent[spent > 0]
+    amount = positive.log1p().mean().expm1() if len(positive) else 0.0
+    times = torch.tensor([max((device == c).sum().item(), 0.5) for c in range(3)])
+    return {
+        "like": share(like.sum().item(), len(like)),
+        "rating": known["rating"].mean(),
+        "huber": known["huber"].mean(),
+        "seconds": seconds.log1p().mean().expm1(),
+        "spent": share(len(positive), len(spent)) * amount,
+        "device": times / times.sum(),
+    }
+
+
+@settings(deadline=None, max_examples=50)
+@given(raw_labels(), st.sampled_from(KINDS), st.sampled_from(("none", "ppnet")))
+def test_training_starts_at_the_means(raw, kind, gate):
+    heads, hidden, late = heads_of(TowerConfig(kind=kind, gate=gate)), torch.randn(2, D), late_features(2)
+    before = heads.predict(hidden, late)
+    heads.start_at(raw, torch.randn(len(raw), LATE))
+    predicted, expected = heads.predict(hidden, late), means(raw)
+    assert predicted.keys() == expected.keys() == before.keys()
+    for name, value in expected.items():
+        wanted = torch.as_tensor(value, dtype=torch.float32).expand_as(predicted[name])
+        torch.testing.assert_close(predicted[name], wanted, rtol=1e-4, atol=1e-4)
+    assert (before["like"][0] != before["like"][1]).all(), "else the states would say nothing to begin with"
+
+
+def test_a_start_at_the_means_costs_their_entropy_and_everything_learns_from_there():
+    torch.manual_seed(0)
+    heads, hidden = ActionHeads((LIKE, DEVICE), D), torch.randn(400, D)
+    raw = torch.stack([(torch.rand(400) < 0.03).float(), torch.randint(0, 9, (400,)).div(4).floor()], dim=1)
+    from_half = heads.losses(hidden, raw)
+    heads.start_at(raw)
+    losses = heads.losses(hidden, raw)
+    like, share = raw[:, 0].mean(), raw[:, 1].long().bincount() / 400
+    entropy = -(like * like.log() + (1 - like) * (1 - like).log())
+    torch.testing.assert_close(losses["like"], entropy)
+    torch.testing.assert_close(losses["device"], -(share * share.log()).sum())
+    assert losses["like"] < 0.3 < from_half["like"]
+    sum(losses.values()).backward()
+    torch.testing.assert_close(
+        heads.bias_K.grad, torch.zeros(4), rtol=0, atol=1e-6
+    )  # nothing left to learn here
+    assert heads.weight_KD.grad.any(dim=1).all()
+
+
+def test_an_action_without_labels_starts_at_zero():
+    heads, raw = ActionHeads(ALL, D), labels()
+    raw[:, 1::2] = NAN
+    heads.start_at(raw)
+    assert [bias.any().item() for bias in heads.bias_K.split(heads.widths)] == [True, False] * 3
+    heads.start_at(raw[:0])
+    assert not heads.bias_K.any()
+
+
+def test_the_start_sets_the_scale_of_late_features():
+    """So that the same numbers in another unit lead to the same predictions, before and after learning."""
+    late = late_features(3)
+    predictions = []
+    for unit in (1.0, 1000.0):
+        heads, hidden = heads_of(TowerConfig(), (LIKE, RATING)), torch.ones(3, D)
+        heads.start_at(labels()[:, :2], late * unit)
+        learn(heads, hidden, labels()[:, :2], late * unit)
+        predictions.append(heads.predict(hidden, late * unit))
+        doubled = heads.predict(hidden, late * unit * 2)
+    for name in ("like", "rating"):
+        torch.testing.assert_close(predictions[0][name], predictions[1][name], rtol=1e-2, atol=1e-2)
+        assert not torch.allclose(doubled[name], predictions[1][name], atol=0.05), "a unit would be noticed"
 
 
 def test_a_label_outside_its_range_is_refused():

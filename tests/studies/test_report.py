@@ -27,7 +27,9 @@ from plait.studies.rows import (
     summarise,
 )
 from plait.studies.words import NOTHING, times
+from plait.training.provenance import Provenance
 
+ORIGIN = Provenance(version="0.0", commit="0123456789ab", machine="2 cores", date="2000-01-01")
 U, SEEDS = 401, (0, 1, 2)
 CAN, EARLY, LATE = Ability("yes"), Ability("early"), Ability("late")
 NO_ITEM, NO_ACTION = Ability("no", "it predicts no item"), Ability("no", "it predicts no action")
@@ -126,6 +128,8 @@ def row(layout, seed, statistics, **changes):
         "metrics": {name: bootstrap(s, 100).estimate for name, s in statistics.items()},
         "cost": cost,
         "curve": curve,
+        "protocol": f"leave-one-out; seed {seed}",
+        "provenance": ORIGIN,
     }
     return Row(**fields | changes)
 
@@ -171,7 +175,7 @@ def by_layout(comparison):
 
 def rendered(comparison, width=100):
     console = Console(width=width, file=io.StringIO(), force_terminal=False, legacy_windows=False)
-    console.print(terminal_table(comparison))
+    console.print(terminal_table(comparison, width))
     return console.file.getvalue()
 
 
@@ -243,7 +247,7 @@ def test_a_comparison_checks_its_names():
     with pytest.raises(ValueError, match="expected a square of 0 and 1 over 3 tokens"):
         card(LAYOUTS[0], mask=("100", "11", "111"))
     with pytest.raises(ValueError, match="Row 'item' seed 0: finished, but without a cost"):
-        Row(layout="item", seed=0, metrics={}, cost=None)
+        Row(layout="item", seed=0, metrics={}, cost=None, protocol="", provenance=ORIGIN)
 
 
 def test_rows_survive_json(comparison):
@@ -396,3 +400,89 @@ def test_many_layouts_take_more_draws():
     statistics = {(layout.name, 0): {"ndcg@10": measured(layout, 0)["ndcg@10"]} for layout in worse}
     summaries = summarise([row(layout, 0, {}) for layout in worse], statistics, "item_00")
     assert summaries[0].metrics["ndcg@10"].vs_best.p_holm < 0.05 < 30 * 2 / 1001
+
+
+def with_twelve_actions():
+    """Two metrics for each of twelve actions; the numbers are one action's."""
+    names = [f"{metric}:action{n}" for n in range(12) for metric in ("rmse", "mae")]
+    found = compared(seeds=(0,))
+    summaries = []
+    for summary in found.summaries:
+        one = summary.metrics.get("rmse:rating")
+        copies = dict.fromkeys(names, one) if one else {}
+        summaries.append(msgspec.structs.replace(summary, metrics=summary.metrics | copies))
+    return msgspec.structs.replace(
+        found,
+        scoring=tuple(names),
+        charted=("ndcg@10",),
+        summaries=tuple(summaries),
+        retrieval=("hr@10", "ndcg@10", "mrr"),
+    )
+
+
+def headings(table):
+    return [str(column.header) for column in table.columns][1:-4]
+
+
+@pytest.mark.parametrize("width", [60, 100, 140, 200, 1000])
+def test_no_metric_is_left_out_in_silence(width):
+    comparison = with_twelve_actions()
+    table, text = terminal_table(comparison, width), rendered(comparison, width)
+    shown, said = headings(table), " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= width
+    every = [reading.metric_label(metric) for metric in (*comparison.retrieval, *comparison.scoring)]
+    left_out = said.partition("On the page only: ")[2].partition(". Protocol")[0]
+    assert [label for label in every if label not in shown] == [
+        label for label in left_out.split(", ") if label
+    ]
+    if width == 1000:
+        assert shown == every and "On the page only" not in said
+    else:
+        main = ["HR@10", "NDCG@10", *(f"RMSE action{n}" for n in range(12))]
+        assert shown == main[: len(shown)] and 1 <= len(shown) < len(main) + 1
+        assert len(headings(terminal_table(comparison, 3 * width))) > len(shown)
+
+
+def test_all_metrics_are_shown_where_they_fit(comparison):
+    more = msgspec.structs.replace(comparison, scoring=("rmse:rating", "mae:rating"))
+    assert headings(terminal_table(more, 140)) == ["HR@10", "NDCG@10", "RMSE rating", "MAE rating"]
+    assert headings(terminal_table(more, 100)) == ["HR@10", "NDCG@10", "RMSE rating"]
+
+
+def test_the_protocol_stands_once_in_the_table(comparison):
+    assert " ".join(rendered(comparison).split()).count(f"Protocol: {comparison.protocol}") == 1
+
+
+def test_runs_of_several_commits_or_machines_are_told_apart(comparison):
+    what = "not all of one commit and machine"
+    assert what not in rendered(comparison, 1000) and what not in html_page(comparison)
+    later = msgspec.structs.replace(ORIGIN, date="2000-01-02")
+    rows = [
+        msgspec.structs.replace(row, provenance=later) if row.seed == 2 else row for row in comparison.rows
+    ]
+    dated = msgspec.structs.replace(comparison, rows=tuple(rows))
+    assert what not in rendered(dated, 1000), "a date alone changes nothing"
+    for changed in ({"commit": "ba9876543210-dirty"}, {"machine": "64 cores"}):
+        other = msgspec.structs.replace(ORIGIN, **changed)
+        rows = [
+            msgspec.structs.replace(row, provenance=other)
+            if (row.layout, row.seed) in (("lac", 1), ("lac", 2))
+            else row
+            for row in comparison.rows
+        ]
+        mixed = msgspec.structs.replace(comparison, rows=tuple(rows))
+        (value,) = changed.values()
+        for text in (" ".join(rendered(mixed, 1000).split()), html_page(mixed)):
+            assert what in text and re.search(rf"{value}[^;]*: lac \(seed 1, 2\)", text)
+            assert "item (seed 0, 1, 2)" in text
+
+
+def test_peak_memory_that_nobody_told_is_a_dash(comparison):
+    cost = msgspec.structs.replace(comparison.rows[0].cost, peak_memory_mb=None)
+    rows = [row(LAYOUTS[0], seed, {}) for seed in SEEDS]
+    statistics = {("item", seed): measured(LAYOUTS[0], seed) for seed in SEEDS}
+    assert summarise(rows, statistics, "item", 100)[0].cost.peak_memory_mb == 734.0
+    rows[1] = msgspec.structs.replace(rows[1], cost=cost)
+    found = compared(LAYOUTS[:1], rows=rows, scoring=(), charted=("ndcg@10",))
+    (line,) = reading.lines(found)
+    assert line.cost[reading.COST_COLUMNS.index("peak memory")] == (NOTHING, "")

@@ -83,3 +83,28 @@ def test_an_error_of_the_thread_is_raised_where_the_value_is_awaited():
     assert [next(numbers) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(OSError, match="disk gone"):
         next(numbers)
+
+
+def test_point_wise_samples_ask_what_whole_users_ask(dataset):
+    """The same questions in another order and company: each from the same history."""
+    layout = resolve("genrank")
+    asked = {}
+    for sample in ("user", "event"):
+        protocol = replace(PROTOCOL, supervise="candidates", candidate_requests=2, sample=sample)
+        found = []
+        for users_U, inputs in training_stream(dataset, layout, 5, protocol, 0, 0, "cpu"):
+            (of_actions,) = inputs.asked
+            length_U = np.bincount(inputs.user_N.numpy(), minlength=len(users_U))
+            found.append((len(users_U), int(length_U.max()), inputs.item_E[of_actions.label_M].tolist()))
+        asked[sample] = found
+    items = {
+        sample: sorted(item for *_, item_M in found for item in item_M) for sample, found in asked.items()
+    }
+    assert items["user"] == items["event"] and len(items["user"]) == 2 * len(dataset.train_users())
+    assert len(asked["user"]) == len(asked["event"]), "as many steps"
+    assert max(users for users, *_ in asked["event"]) > 5
+
+
+def test_samples_of_one_event_take_candidates():
+    with pytest.raises(ValueError, match=r"take protocol.supervise = 'candidates'"):
+        replace(PROTOCOL, sample="event")

@@ -92,7 +92,11 @@ def test_weight_decay_is_for_matrices_alone():
     free_names = {names[id(p)] for p in free["params"]}
     assert decayed_names | free_names == set(names.values()) and not decayed_names & free_names
     assert {"trunk.blocks.0.qkv.weight", "trunk.blocks.1.mlp_out.weight"} <= decayed_names
-    assert {"items.embedding.weight", "trunk.positions.table.weight", "trunk.norm.weight"} <= free_names
+    assert {
+        "items.embedding.weight",
+        "trunk.positions.learned.table.weight",
+        "trunk.norm.weight",
+    } <= free_names
     assert {"specials.i", "specials.a", "heads.weight_KD"} <= free_names
     assert all(isinstance(_owner(model, name), torch.nn.Linear) for name in decayed_names)
 

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from described import LATE, described, reading_model
 from small_runs import PROTOCOL
 from tiny import (
     EVERY_LAYOUT,
@@ -23,11 +24,13 @@ from tiny import (
 
 from plait.data import Dataset, Temporal
 from plait.engine import plain
+from plait.engine.plain import before_the_next
 from plait.engine.state import encode
 from plait.layouts import Layout, audit, resolve
 from plait.models.generative import ModelSettings
-from plait.models.inputs import query_inputs
+from plait.models.inputs import Exposure, query_inputs
 from plait.nn.heads import UNIFORM_VARIANCE
+from plait.schema import EventBatch
 from plait.training import evaluate
 from plait.training.evaluate import Answers, answers_of, measure, values_of
 from plait.training.run import ANSWERS, load_answers, save_answers
@@ -55,7 +58,7 @@ def check_answers(dataset: Dataset, layout: Layout, part: str = "test", filter_s
         assert answers.item_Q[user] == item
         np.testing.assert_array_equal(answers.label_QA[user], action_A)
         if answers.rank_Q is not None:
-            (state_1D,) = model(query_inputs(layout, state.events, ("i",), hypothetical=False))
+            (state_1D,) = model(query_inputs(layout, before_the_next(state.events), ("i",)))
             score_V = model.item_scores(state_1D)[0].numpy()
             seen = set(history.item_E.tolist()) if filter_seen else set()
             rivals = [i for i in range(1, dataset.num_items + 1) if i != item and i not in seen]
@@ -105,6 +108,72 @@ def test_a_rank_that_favours_the_answer_in_ties_is_caught(dataset, monkeypatch):
         lambda answer_Q, score_QC, allowed_QC: np.ones(len(answer_Q), np.int64),
     )
     assert_caught(check_answers, dataset, resolve("item"))
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """The same log with features of items, users and moments, split by time: several targets share a history."""
+    return described(tmp_path_factory.mktemp("described") / "data", split=Temporal(validation=0.2, test=0.2))
+
+
+def until(whole: EventBatch, end: int) -> EventBatch:
+    per_event = ("item_E", "action_EA", "time_s_E", "request_E", "context_EF")
+    return replace(
+        whole, start_U1=np.array([0, end]), **{name: getattr(whole, name)[:end] for name in per_event}
+    )
+
+
+@torch.no_grad()
+def check_answers_with_features(dataset: Dataset, layout: str, settings: ModelSettings) -> None:
+    """The engine, asked about one held-out event at a time, with the moment's context and time."""
+    model = reading_model(dataset, str(resolve(layout)), settings, WINDOW)
+    answers = answers_of(model, dataset, "test", PROTOCOL)
+    targets = dataset.targets("test")
+    asked = {"contexts": set(), "users": set()}
+    for query in range(len(targets)):
+        user = int(targets.user_Q[query])
+        whole, begin = dataset.history(user), int(dataset._start_U1[user])
+        place, end = int(targets.event_Q[query]) - begin, int(targets.history_end_Q[query]) - begin
+        state = encode(until(whole, end), WINDOW, model.layout.lag)
+        item_11 = np.array([[answers.item_Q[query]]])
+        score = plain.score(
+            model, state, item_11, at_s=int(whole.time_s_E[place]), context_F=whole.context_EF[place]
+        )
+        for name, predicted_Q in answers.predicted.items():
+            np.testing.assert_allclose(predicted_Q[query], score[name][0, 0], rtol=2e-5)
+        asked["contexts"].add(tuple(whole.context_EF[place].tolist()))
+        asked["users"].add(user)
+    assert len(asked["contexts"]) > 5 and 2 < len(asked["users"]) < len(targets)
+    assert all(len(np.unique(predicted_Q)) > 5 for predicted_Q in answers.predicted.values())
+
+
+@pytest.mark.parametrize("layout", ["lac", "pc", "interleaved", "attn_mvp", "genrank"])
+def test_features_and_late_features_are_served_as_evaluated(known, layout):
+    check_answers_with_features(known, layout, ModelSettings(trunk=trunk_of(), late=LATE))
+
+
+def test_a_known_time_is_served_as_evaluated(known):
+    exposure = Exposure(time_anchor="next", same_request="blind")
+    settings = ModelSettings(trunk=trunk_of("rab"), late=LATE, exposure=exposure)
+    check_answers_with_features(known, "interleaved", settings)
+
+
+@pytest.mark.parametrize("forgotten", ["late features", "context"])
+def test_answers_that_leave_out_what_is_known_are_caught(known, forgotten, monkeypatch):
+    right = evaluate.query_inputs
+
+    def without(*arguments, **more):
+        inputs = right(*arguments, **more)
+        if forgotten == "context":
+            return replace(inputs, context_EF=torch.zeros_like(inputs.context_EF))
+        late = [
+            a if a.late_MF is None else replace(a, late_MF=torch.zeros_like(a.late_MF)) for a in inputs.asked
+        ]
+        return replace(inputs, asked=tuple(late))
+
+    monkeypatch.setattr(evaluate, "query_inputs", without)
+    settings = ModelSettings(trunk=trunk_of(), late=LATE)
+    assert_caught(check_answers_with_features, known, "lac", settings)
 
 
 @pytest.mark.parametrize("negatives", [None, 3])

@@ -9,7 +9,7 @@ from tiny import prepared
 from plait.data import Dataset
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
-from plait.nn.gpt import TrunkConfig
+from plait.nn.config import TrunkConfig
 from plait.training.evaluate import answers_of, values_of
 from plait.training.run import RunSettings
 from plait.training.settings import Optim, Protocol

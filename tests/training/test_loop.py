@@ -1,5 +1,6 @@
 """Training: resumed to the same bits, stopped when it should be, loud when it goes wrong."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from small_runs import (
 from tiny import ACTIONS, assert_caught, prepared, random_log
 
 from plait.data import Dataset, prepare
+from plait.models.generative import GenerativeRecommender
 from plait.nn.losses import RetrievalLoss
-from plait.training import loop
+from plait.training import loop, precision
 from plait.training.batches import users_of_step
 from plait.training.checkpoint import load_state
 from plait.training.run import RunSettings
@@ -123,17 +125,20 @@ def test_a_truncated_checkpoint_says_what_to_do(dataset, kept, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("key", "settings"),
     [
-        settings_of("pc"),
-        settings_of(seed=1),
-        replace(settings_of(), optim=replace(OPTIM, learning_rate=0.1)),
-        replace(settings_of(), model=replace(MODEL, retrieval_weight=0.5)),
+        ("layout", settings_of("pc")),
+        (r"protocol\.seed", settings_of(seed=1)),
+        (r"optim\.learning_rate", replace(settings_of(), optim=replace(OPTIM, learning_rate=0.1))),
+        (r"model\.retrieval_weight", replace(settings_of(), model=replace(MODEL, retrieval_weight=0.5))),
     ],
 )
-def test_a_checkpoint_of_other_settings_is_refused(dataset, settings, tmp_path):
+def test_a_checkpoint_of_other_settings_is_refused(dataset, key, settings, tmp_path):
+    """And nothing but the key that differs is named."""
     half_done(dataset, tmp_path)
-    with pytest.raises(ValueError, match=r"of a run with other settings or data. Use another folder"):
+    with pytest.raises(
+        ValueError, match=rf"of a run with other settings or data:\n  {key}: found .*\nUse another"
+    ):
         fitted(dataset, tmp_path, settings)
 
 
@@ -160,21 +165,67 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_loss_that_is_no_number_stops_and_names_the_batch(dataset, tmp_path):
     users = users_of_step(dataset, OPTIM.users_per_step, seed=0, epoch=0)[0]
     with pytest.raises(
-        loop.Diverged, match=r"epoch 1, step 1 of 5, dense users \[.*loss nan.*Lower optim"
+        loop.Diverged, match=r"epoch 1, step 1 of 5, users 'u.*loss nan.*Lower optim"
     ) as stopped:
         fitted(dataset, tmp_path, settings_of())
-    assert str(users.tolist()) in str(stopped.value)
+    assert f"users {', '.join(f'{chr(39)}u{user:02d}{chr(39)}' for user in users)}:" in str(stopped.value)
 
 
-def test_a_loss_that_runs_away_stops(dataset, tmp_path, monkeypatch):
-    def explode(optim, step, total_steps):
-        return 1e-3 if step < loop.FIRST_STEPS else 1.0
+@pytest.mark.parametrize("calm_steps", [0, 1, 12])
+def test_a_loss_that_runs_away_stops(dataset, calm_steps, tmp_path, monkeypatch):
+    """However soon: also an explosion in the first steps is judged, by the loss of the untrained model."""
+
+    def explode(optim, step, max_steps):
+        return 1e-3 if step < calm_steps else 3.0
 
     monkeypatch.setattr(loop, "learning_rate", explode)
-    with pytest.raises(
-        loop.Diverged, match=r"epoch 3, step [2-5] of 5.*is over 3 times the largest of the first 10"
-    ):
+    with pytest.raises(loop.Diverged, match=r"is over 3 times that of the untrained model") as stopped:
         fitted(dataset, tmp_path, settings_of())
+    epoch, step = map(int, re.match(r"epoch (\d+), step (\d+) of 5", str(stopped.value)).groups())
+    assert calm_steps + 1 < (epoch - 1) * STEPS_PER_EPOCH + step <= calm_steps + 6
+
+
+def test_a_rare_action_is_no_divergence(dataset, tmp_path, monkeypatch):
+    """A first batch without it costs nearly nothing, and one with it many times that."""
+    given = iter([0.001, *(0.05 for _ in range(99))])
+
+    def rare(self, losses):
+        return losses["liked"] * 0 + next(given)
+
+    monkeypatch.setattr(GenerativeRecommender, "total", lambda self, losses: rare(self, losses))
+    monkeypatch.setattr(loop._Run, "_loss_of_knowing_nothing", lambda self, losses: 2.0)
+    assert fitted(dataset, tmp_path / "kept", settings_of("action_out", max_epochs=1)).progress.epoch == 1
+    given = iter([0.001, *(0.05 for _ in range(99))])
+    monkeypatch.setattr(loop._Run, "_loss_of_knowing_nothing", lambda self, losses: 0.0)
+    with pytest.raises(loop.Diverged):
+        fitted(dataset, tmp_path / "mutant", settings_of("action_out", max_epochs=1))
+
+
+def test_knowing_nothing_costs_the_weights_of_the_tasks(dataset, tmp_path, monkeypatch):
+    found = []
+    right = loop._Run._loss_of_knowing_nothing
+    monkeypatch.setattr(
+        loop._Run,
+        "_loss_of_knowing_nothing",
+        lambda self, losses: found.append(right(self, losses)) or found[-1],
+    )
+    settings = replace(
+        settings_of(max_epochs=1), model=replace(MODEL, retrieval_weight=0.5, action_weights={"liked": 3.0})
+    )
+    fitted(dataset, tmp_path, settings)
+    assert found == [0.5 + 1.0 + 3.0]
+
+
+def test_patience_does_not_count_while_the_learning_rate_warms_up(dataset, tmp_path, monkeypatch):
+    optim = replace(OPTIM, warmup_steps=1000)
+    settings = replace(settings_of(max_epochs=40, patience=2), optim=optim)
+    with_validations(monkeypatch, *(0.3 - n / 100 for n in range(40)))
+    found = fitted(dataset, tmp_path / "warm", settings).progress
+    assert found.why_stopped == "no rise in 2 validations"
+    assert found.epoch == 5, "warm-up is 20 of 200 steps, 4 epochs: those of its end and after it count"
+    monkeypatch.setattr(loop, "warmup_steps", lambda optim, max_steps: 0)  # the mutant
+    with_validations(monkeypatch, *(0.3 - n / 100 for n in range(40)))
+    assert fitted(dataset, tmp_path / "mutant", settings).progress.epoch == 3
 
 
 def with_validations(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
@@ -185,11 +236,12 @@ def with_validations(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
 
 def test_training_stops_by_patience_with_the_best_weights(dataset, tmp_path, monkeypatch):
     with_validations(monkeypatch, 0.1, 0.3, 0.2, 0.3, 0.2)
-    found = fitted(dataset, tmp_path / "long", settings_of(max_epochs=50, patience=3))
+    optim = replace(OPTIM, warmup_steps=1)  # the same for 2 epochs as for 50
+    found = fitted(dataset, tmp_path / "long", replace(settings_of(max_epochs=50, patience=3), optim=optim))
     assert (found.progress.epoch, found.progress.best_epoch, found.progress.best) == (5, 2, 0.3)
     assert found.progress.why_stopped == "no rise in 3 validations"
     with_validations(monkeypatch, 0.1, 0.3)
-    best = fitted(dataset, tmp_path / "best", settings_of(max_epochs=2))
+    best = fitted(dataset, tmp_path / "best", replace(settings_of(max_epochs=2), optim=optim))
     assert_same_state(found.model.state_dict(), best.model.state_dict())
     with_validations(monkeypatch, 0.1, 0.3, 0.2)
     last = load_state(tmp_path / "long" / loop.CHECKPOINT)["model"]
@@ -204,19 +256,41 @@ def test_a_metric_that_is_better_when_lower_is_selected_downwards(dataset, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("protocol", "epochs", "why"),
+    ("protocol", "epochs", "steps", "why"),
     [
-        ({"max_epochs": 2}, 2, "cap of 2 epochs reached"),
-        ({"max_epochs": 9, "max_tokens": 134.0}, 2, "cap of 9 epochs, 134 tokens reached"),
-        ({"max_epochs": 9, "max_flops": 1.0}, 1, "cap of 9 epochs, 1 FLOPs reached"),
+        ({"max_epochs": 2}, 2, 10, "cap of 2 epochs reached"),
+        ({"max_epochs": 9, "max_tokens": 134.0}, 2, 6, "cap of 134 tokens reached"),
+        ({"max_epochs": 9, "max_flops": 1.0}, 1, 1, "cap of 1 FLOPs reached"),
+        ({"max_epochs": 1, "max_tokens": 133.0}, 1, 5, "cap of 1 epochs, 133 tokens reached"),
+        ({"max_epochs": 1, "max_tokens": 1.0, "max_flops": 1.0}, 1, 1, "cap of 1 tokens, 1 FLOPs reached"),
     ],
 )
-def test_training_stops_at_the_first_cap(dataset, protocol, epochs, why, tmp_path):
-    """A cap is noticed at the end of an epoch, which is then validated."""
+def test_training_stops_with_the_step_that_reaches_a_cap(dataset, protocol, epochs, steps, why, tmp_path):
+    """And is validated there; only the caps that were reached are named."""
     found = fitted(dataset, tmp_path, settings_of(validate_every=7, **protocol)).progress
     assert dataset.train_lengths(7).sum() == 133, "a history of 6, and the event that comes"
-    assert (found.epoch, found.why_stopped) == (epochs, why)
-    assert [row["epoch"] for row in found.curve] == [epochs]
+    assert (found.epoch, found.spent.steps, found.why_stopped) == (epochs, steps, why)
+    assert [(row["epoch"], row["steps"]) for row in found.curve] == [(epochs, steps)]
+
+
+def test_a_run_killed_at_its_cap_takes_no_step_more(dataset, tmp_path, monkeypatch):
+    """The checkpoint of the step that reached the cap is there, the validation that follows was never done."""
+    settings = settings_of(max_epochs=9, max_tokens=160.0)
+    whole = fitted(dataset, tmp_path / "whole", settings)
+    assert STEPS_PER_EPOCH < whole.progress.spent.steps < 2 * STEPS_PER_EPOCH - 1, "in the middle of an epoch"
+
+    def killed(self):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
+        right = loop._Run._validate
+        patch.setattr(
+            loop._Run, "_validate", lambda self: right(self) if self.progress.epoch == 1 else killed(self)
+        )
+        fitted(dataset, tmp_path / "killed", settings)
+    fitted(dataset, tmp_path / "killed", settings)
+    assert_same_state(*(load_state(tmp_path / name / loop.CHECKPOINT) for name in ("killed", "whole")))
 
 
 def test_validations_are_as_far_apart_as_asked(dataset, tmp_path):
@@ -255,15 +329,15 @@ def test_spent_counts_tokens_and_flops_of_the_layout(dataset, tmp_path):
 def test_settings_that_the_data_cannot_meet_are_found_before_training(dataset, protocol, problem, tmp_path):
     stepped = []
     with pytest.raises(ValueError, match=problem):
-        fitted(dataset, tmp_path, settings_of(**protocol), stepped.append)
-    assert not stepped and not (tmp_path / loop.CHECKPOINT).exists()
+        fitted(dataset, tmp_path / "run", settings_of(**protocol), stepped.append)
+    assert not stepped and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("faster", "chosen"), [(True, "bf16"), (False, "fp32")])
 def test_precision_follows_the_machine(faster, chosen, monkeypatch):
-    monkeypatch.setattr(loop, "multiplies_bf16_faster", lambda device: faster)
-    assert loop.resolve_precision("auto", "cpu") == chosen
-    assert {loop.resolve_precision(asked, "cpu") for asked in ("bf16", "fp32")} == {"bf16", "fp32"}
+    monkeypatch.setattr(precision, "multiplies_bf16_faster", lambda device: faster)
+    assert precision.resolve_precision("auto", "cpu") == chosen
+    assert {precision.resolve_precision(asked, "cpu") for asked in ("bf16", "fp32")} == {"bf16", "fp32"}
 
 
 def test_users_too_short_to_train_on_are_named(tmp_path):

@@ -1,19 +1,31 @@
 """A run's folder: killed it goes on, finished it is only read, and it is never taken for another."""
 
+import datetime
 import json
 from dataclasses import replace
 
 import msgspec
 import numpy as np
 import pytest
+import torch
 from small_runs import STEPS_PER_EPOCH, Killed, kill_before_step, settings_of, silent
 from tiny import prepared, random_log
 
 from plait.models.saving import load_model
-from plait.training import loop
+from plait.training import evaluate, loop
 from plait.training import run as run_module
 from plait.training.evaluate import answers_of, measure
-from plait.training.run import ANSWERS, MODEL, RESULT, SETTINGS, RunSettings, load_answers, load_result, run
+from plait.training.run import (
+    ANSWERS,
+    MODEL,
+    RESULT,
+    SETTINGS,
+    RunSettings,
+    load_answers,
+    load_result,
+    resolve_device,
+    run,
+)
 
 
 def clockless(result: object) -> object:
@@ -87,10 +99,12 @@ def test_a_finished_run_is_only_read(dataset, tmp_path, monkeypatch):
 
 def test_a_finished_run_is_not_taken_for_another(dataset, tmp_path):
     run(dataset, settings_of(max_epochs=1), tmp_path / "run", silent)
-    with pytest.raises(
-        ValueError, match=r"finished run of other settings:(.|\n)*Use another folder, or delete it"
-    ):
+    with pytest.raises(ValueError, match="finished run of other settings:") as refused:
         run(dataset, settings_of(max_epochs=2), tmp_path / "run", silent)
+    assert str(refused.value).splitlines()[1:] == [
+        "  protocol.max_epochs: found 1, asked 2",
+        "Use another folder, or delete it.",
+    ]
     other = prepared(random_log(seed=8), tmp_path / "other")
     with pytest.raises(ValueError, match="finished run of other data"):
         run(other, settings_of(max_epochs=1), tmp_path / "run", silent)
@@ -105,3 +119,78 @@ def test_a_refused_run_leaves_the_folder_of_an_unfinished_one_alone(dataset, tmp
     with pytest.raises(ValueError, match="of a run with other settings or data"):
         run(dataset, replace(settings, layout="i[t] -> i[t+1]"), tmp_path, silent)
     assert msgspec.json.decode((tmp_path / SETTINGS).read_bytes(), type=RunSettings) == settings
+
+
+def test_a_begun_run_of_other_settings_is_refused_and_its_own_goes_on(dataset, tmp_path, monkeypatch):
+    """Stopped before its first checkpoint, a folder holds the settings alone."""
+    settings = settings_of(max_epochs=1)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_before_step(patch, 1)
+        run(dataset, settings, tmp_path, silent)
+    assert [path.name for path in tmp_path.iterdir()] == [SETTINGS]
+    other = replace(settings, optim=replace(settings.optim, learning_rate=0.5))
+    with pytest.raises(ValueError, match="holds the beginning of a run of other settings:") as refused:
+        run(dataset, other, tmp_path, silent)
+    assert "\n  optim.learning_rate: found 0.01, asked 0.5\n" in str(refused.value)
+    assert "max_epochs" not in str(refused.value)
+    assert msgspec.json.decode((tmp_path / SETTINGS).read_bytes(), type=RunSettings) == settings
+    assert run(dataset, settings, tmp_path, silent).epochs == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        settings_of(select="auc:purchased"),
+        settings_of(negatives=1000),
+        settings_of("i[t] -> a[t]", select="mrr"),
+    ],
+)
+def test_a_refused_call_leaves_no_folder(dataset, settings, tmp_path):
+    with pytest.raises(ValueError):
+        run(dataset, settings, tmp_path / "deep" / "run", silent)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_carries_where_it_comes_from(dataset, tmp_path):
+    result = run(dataset, settings_of(max_epochs=1, seed=7), tmp_path, silent)
+    assert result.protocol.endswith("; seed 7") and "cap 1 epochs" in result.protocol
+    found = result.provenance
+    assert found.version and f"torch {torch.__version__}" in found.machine
+    assert found.date == datetime.date.today().isoformat()
+    plain = json.loads((tmp_path / RESULT).read_text())
+    assert plain["provenance"]["machine"] == found.machine and plain["settings"]["protocol"]["seed"] == 7
+    del plain["provenance"], plain["protocol"]  # as before they were recorded
+    (tmp_path / RESULT).write_text(json.dumps(plain))
+    assert str(load_result(tmp_path).provenance) == "not recorded"
+    (tmp_path / RESULT).write_text(json.dumps(plain | {"epochs": "many"}))
+    with pytest.raises(ValueError, match="is damaged, or of another version of Plait"):
+        load_result(tmp_path)
+
+
+def test_the_test_runs_in_the_precision_of_validation(dataset, tmp_path, monkeypatch):
+    right, enabled = evaluate.answers_of, []
+
+    def answers_of(model, data, part, *more):
+        enabled.append((part, torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+        return right(model, data, part, *more)
+
+    for module in (loop, run_module):
+        monkeypatch.setattr(module, "answers_of", answers_of)
+    for precision, on in (("bf16", True), ("fp32", False)):
+        settings = settings_of(max_epochs=1)
+        settings = replace(settings, optim=replace(settings.optim, precision=precision))
+        run(dataset, settings, tmp_path / precision, silent)
+        assert enabled == [(part, on, torch.bfloat16) for part in ("validation", "test")]
+        enabled.clear()
+
+
+def test_a_device_is_chosen_or_refused(monkeypatch):
+    assert resolve_device("cpu") == "cpu"
+    for there, chosen in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert resolve_device("auto") == chosen
+    with pytest.raises(ValueError, match="device = 'cuda:0': torch finds no GPU here; use auto or cpu"):
+        resolve_device("cuda:0")
+    for unknown in ("gpu", "mps", ""):
+        with pytest.raises(ValueError, match=f"device = '{unknown}': expected auto, cpu or cuda"):
+            resolve_device(unknown)

@@ -1,9 +1,6 @@
 """Recipes for public logs: downloaded from their owners, or read from files already on disk."""
 
 import difflib
-import hashlib
-import os
-import shutil
 import sys
 import tarfile
 import tempfile
@@ -13,8 +10,9 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
+from plait.data.caching import cached_folder, file_stamps, open_if_whole
 from plait.data.dataset import Dataset
-from plait.data.manifest import FORMAT_VERSION, LeaveOneOut, Split
+from plait.data.manifest import LeaveOneOut, Split
 from plait.data.preparing import prepare
 from plait.data.reading import collect
 from plait.data.sources import amazon, completejourney, kuaishou, movielens
@@ -41,7 +39,7 @@ def find_recipe(name: str) -> Recipe:
     near = difflib.get_close_matches(name, recipes, n=1)
     raise ValueError(
         f"no dataset is named {name!r}"
-        + (f", did you mean {near[0]!r}?" if near else f"; there are {', '.join(recipes)}")
+        + (f", did you mean {near[0]!r}?" if near else "; `plait data list` shows those there are")
     )
 
 
@@ -58,7 +56,7 @@ def get(
 
     Args:
         name: of a recipe in `catalogue()`.
-        cache: where prepared datasets are kept; XDG_CACHE_HOME/plait or ~/.cache/plait by default.
+        cache: where prepared datasets are kept; `plait.data.caching.cache_home()` by default.
         from_files: the owner's file, or a folder with it; downloaded where not given.
 
     Raises:
@@ -67,13 +65,11 @@ def get(
     """
     recipe = find_recipe(name)
     options = Options(split=split, min_user_events=min_user_events, min_item_events=min_item_events)
-    folder = (cache or _cache_home()) / f"{name}-{_key(recipe, options, from_files)}"
-    if folder.exists():
-        try:
-            return Dataset.open(folder)
-        except ValueError as error:
-            _say(str(error))
-            shutil.rmtree(folder)
+    stamps = [] if from_files is None else file_stamps(Path(from_files))
+    folder = cached_folder(cache, name, recipe.name, recipe.actions, options, stamps)
+    found = open_if_whole(folder)
+    if found is not None:
+        return found
     folder.parent.mkdir(parents=True, exist_ok=True)
     if from_files is not None:
         note = _verify(recipe, Path(from_files))
@@ -148,19 +144,6 @@ def _verify(recipe: Recipe, files: Path) -> str:
     if note:
         _say(note)
     return note
-
-
-def _key(recipe: Recipe, options: Options, from_files: Path | None) -> str:
-    """A hash of all that decides what is prepared, the files' sizes and times of change among it."""
-    path = None if from_files is None else Path(from_files).resolve()
-    files = [] if path is None else sorted([path, *path.rglob("*")])
-    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-    content = msgspec.json.encode((FORMAT_VERSION, recipe.name, recipe.actions, options, stats))
-    return hashlib.sha256(content).hexdigest()[:12]
-
-
-def _cache_home() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plait"
 
 
 def _say(line: str) -> None:

@@ -1,0 +1,79 @@
+"""The verb that does a paper's table or figure again."""
+
+import difflib
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from plait.cli.settings import Device
+from plait.cli.showing import console, say, training_bar
+from plait.cli.training import Unfinished
+from plait.studies.papers import STUDIES
+from plait.studies.study import Place, Study, run_study
+from plait.studies.tables import study_list, study_report
+
+
+def study(
+    name: str = "",
+    /,
+    *,
+    out: Path = Path("studies"),
+    data: Path | None = None,
+    quick: bool = False,
+    device: Device = "auto",
+    command_line: Annotated[tuple[str, ...], Parameter(parse=False)] = (),
+) -> None:
+    """Does a paper's table or figure again, and says which of its claims hold here; without a name, lists them.
+
+    Example: plait study lac-table-1 --out studies
+
+    Parameters
+    ----------
+    name
+        A study, as `plait study` lists them.
+    out
+        Folder of NAME.json, and of the runs under NAME/. Started again, it goes on.
+    data
+        Folder with logs of your own that cannot be downloaded; a study that wants one says which.
+    quick
+        Seconds, on tiny worlds: shows that it runs, and records nothing.
+    device
+        What to train on; auto is cuda where there is one.
+    """
+    screen = console()
+    if not name:
+        screen.print(study_list(STUDIES))
+        return
+    chosen, command = _find(name), shlex.join(command_line)
+    with training_bar(screen) as watch:
+        place = Place(
+            out=out,
+            data=data,
+            quick=quick,
+            command=command,
+            device=device,
+            report=lambda line: say(line, screen),
+            watch=watch,
+        )
+        result = run_study(chosen, place)
+    screen.print(study_report(result))
+    for finding in result.findings:
+        if finding.page:
+            say(f"page: {out / finding.page}", screen)
+    say("quick: nothing was recorded" if quick else f"result: {out / f'{chosen.name}.json'}", screen)
+    undone = [*result.not_run.values(), *(run for finding in result.findings for run in finding.failed)]
+    if undone:
+        raise Unfinished("\n".join([f"{chosen.name} is not whole", *undone]))
+
+
+def _find(name: str) -> Study:
+    by_name = {study.name: study for study in STUDIES}
+    if name in by_name:
+        return by_name[name]
+    near = difflib.get_close_matches(name, by_name, n=1)
+    raise ValueError(
+        f"no study is named {name!r}"
+        + (f"; did you mean {near[0]!r}?" if near else "; `plait study` lists those there are")
+    )

@@ -1,0 +1,400 @@
+"""What is known about items, users and moments: read, fitted on training rows, and turned into codes and vectors.
+
+Shape letters: N rows of a table, V rows of the result (dense items and the unknown item, or dense users), K code
+columns, W widths of the vectors side by side, E events, C context features, L labels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float32, Int32, Int64
+
+from plait.data.coding import item_index
+from plait.data.manifest import Settings
+from plait.data.reading import collect, open_tables, reading
+from plait.data.values import file_of, values_of
+from plait.schema import (
+    FIRST_VALUE,
+    MISSING_VALUE,
+    PADDING,
+    UNKNOWN_ITEM,
+    UNSEEN_VALUE,
+    Categories,
+    Category,
+    Feature,
+    FeatureKind,
+    FeatureTable,
+    Number,
+    Vector,
+    check_unique,
+)
+
+Features = Mapping[str, FeatureKind] | Sequence[Feature]
+
+
+@dataclass(frozen=True)
+class Described:
+    """A feature table as it was read: checked, its values in a common form, not yet fitted or coded."""
+
+    what: str  # "item" or "user"
+    features: tuple[Feature, ...]  # as declared
+    id_N: pl.Series
+    values: pl.DataFrame  # a column per feature, null where missing
+    inputs: tuple[str, ...]  # names of the files
+
+
+def declared(features: Features) -> tuple[Feature, ...]:
+    if isinstance(features, Mapping):
+        return tuple(Feature(name, kind) for name, kind in features.items())
+    return tuple(features)
+
+
+def check_context(features: Sequence[Feature]) -> None:
+    """Raises ValueError where a kind has no single code per event."""
+    for feature in features:
+        if not isinstance(feature.kind, Category | Number):
+            kind = "a vector" if isinstance(feature.kind, Vector) else "a set of categories"
+            raise ValueError(
+                f"context: {feature.name!r} is {kind}; an event's context is a category or a number"
+            )
+
+
+def describe(source: Any, id_column: str, features: Sequence[Feature], what: str) -> Described:
+    """Reads a feature table: a row per item or user, in any of the forms that a log has.
+
+    Raises:
+        ValueError: nothing is declared, a column is missing or of the wrong type, an id is missing or stands
+            there twice, or a .npy file does not fit.
+    """
+    if not features:
+        raise ValueError(f"{what}s are given, but no {what}_features: name their columns and kinds")
+    check_unique([id_column, *(feature.name for feature in features)], f"{what}s, column")
+    tables = open_tables(source)
+    wanted = [id_column, *(f.name for f in features if not file_of(f))]
+    for table in tables:
+        _check_columns(table.schema, wanted, table.name, f"{what}_features")
+    frames = []
+    for table in tables:
+        with reading(table.name):
+            frames.append(collect(table.lazy(as_text=wanted).select(wanted)))
+    frame = pl.concat(frames, how="vertical_relaxed", rechunk=True)
+    name = tables[0].name if len(tables) == 1 else str(source)
+    _check_ids(frame[id_column], name)
+    values = [values_of(feature, frame, name) for feature in features]
+    files = [*(table.name for table in tables), *filter(None, map(file_of, features))]
+    inputs = tuple(Path(file).name for file in files)
+    return Described(what, tuple(features), frame[id_column], pl.DataFrame(values), inputs)
+
+
+def describe_all(items: Any, users: Any, settings: Settings) -> dict[str, Described]:
+    """The feature tables that are given, under "item" and "user".
+
+    Raises:
+        ValueError: a table is given without features or the other way round, a user has a vector; and as
+            `describe`.
+    """
+    about = {}
+    for feature in settings.user_features:
+        if isinstance(feature.kind, Vector):
+            raise ValueError(
+                f"user_features: {feature.name!r} is a vector; users are described by categories and numbers"
+            )
+    for of, source, id_column, declared_features in (
+        ("item", items, settings.item, settings.item_features),
+        ("user", users, settings.user, settings.user_features),
+    ):
+        if source is not None:
+            about[of] = describe(source, id_column, declared_features, of)
+        elif declared_features:
+            raise ValueError(f"{of}_features are named, but no {of}s: give the table that holds them")
+    if settings.keep_unseen_items and "item" not in about:
+        raise ValueError(
+            "keep_unseen_items takes the items from a feature table: give items and item_features"
+        )
+    return about
+
+
+def unseen_ids(table: Described, ids: pl.Series) -> pl.Series:
+    """The table's ids that are not among the log's, in ascending order and of their type.
+
+    Raises:
+        ValueError: an id cannot be of that type.
+    """
+    new_M = table.id_N.filter(pl.Series(item_index(table.id_N, ids) == UNKNOWN_ITEM))
+    typed_M = new_M.cast(ids.dtype, strict=False)
+    foreign = new_M.filter(typed_M.is_null() | (typed_M.cast(new_M.dtype, strict=False) != new_M))
+    if len(foreign):
+        raise ValueError(
+            f"{table.what} {foreign[0]!r} of the feature table cannot be kept: the log's ids are {ids.dtype}, "
+            f"such as {ids[0]!r}; write both alike"
+        )
+    return typed_M.sort().alias(ids.name)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the feature tables add to a prepared folder."""
+
+    fitted: dict[str, tuple[Feature, ...]]  # by the manifest's field
+    arrays: dict[str, np.ndarray]  # by file name without its suffix; none without content
+    lacking: dict[str, int]  # users or items without a row, by the field of the counts
+
+
+def fit_tables(
+    about: Mapping[str, Described], tables: Mapping[str, pl.DataFrame], trained_U: Bool[np.ndarray, "U"]
+) -> Known:
+    """The features of all items and users of a dataset, fitted on those with training events.
+
+    Args:
+        about: as `describe_all` returned it.
+        tables: the dataset's "items" (with their training events) and "users".
+        trained_U: whether a user has training events.
+    """
+    trained = {"item": (tables["items"]["train_events"] > 0).to_numpy(), "user": trained_U}
+    known = Known({}, {}, {})
+    for of, described in about.items():
+        is_train_V = np.concatenate([[False], trained[of]])
+        table, lacking = fit(described, tables[f"{of}s"][f"{of}_id"], is_train_V)
+        if of == "user":
+            table = table[1:]  # dense users start at 0
+        known.fitted[f"{of}_features"] = table.features
+        known.lacking[f"{of}s_without_features"] = lacking
+        matrices = {f"{of}_code": table.code_NK, f"{of}_vector": table.vector_NW}
+        known.arrays.update((name, matrix) for name, matrix in matrices.items() if matrix.size)
+    return known
+
+
+def fit(table: Described, ids: pl.Series, is_train_V: Bool[np.ndarray, "V"]) -> tuple[FeatureTable, int]:
+    """The features of dense items 0 (unknown) to `len(ids)`, fitted on some of them; and how many are not described.
+
+    Args:
+        ids: dense item i is at index i - 1.
+        is_train_V: the rows to fit values, buckets and widths on; index 0, the unknown item, is not looked at.
+
+    Raises:
+        ValueError: the table describes none of the ids.
+    """
+    values, is_described_V = _aligned(table, ids)
+    if not is_described_V.any():
+        raise ValueError(
+            f"the feature table describes none of the log's {len(ids)} {table.what}s: its ids are "
+            f"{table.id_N.dtype} such as {table.id_N[0]!r}, the log's {ids.dtype} such as {ids[0]!r}"
+        )
+    train = pl.Series(is_train_V & is_described_V)
+    fitted = tuple(fit_feature(f, values[f.name].filter(train), values[f.name]) for f in table.features)
+    return tabulate(fitted, values), int((~is_described_V[1:]).sum())
+
+
+def new_items(
+    source: Any, id_column: str, features: Sequence[Feature], ids: pl.Series
+) -> tuple[pl.Series, FeatureTable]:
+    """The items of a feature table that a catalogue lacks, in ascending order, and their features.
+
+    Args:
+        source: a table as `plait.prepare` takes it as `items`; vectors are columns.
+        features: as fitted in preparation.
+        ids: of the catalogue.
+
+    Raises:
+        ValueError: as `describe`; an id is not of the catalogue's type; a row has more values or a wider vector
+            than preparation met.
+    """
+    table = describe(source, id_column, features, "item")
+    new_ids = unseen_ids(table, ids)
+    values, _ = _aligned(table, new_ids)
+    return new_ids, tabulate(features, values)[1:]
+
+
+def user_features_of(
+    source: Any, id_column: str, features: Sequence[Feature], ids: pl.Series
+) -> FeatureTable:
+    """A row for each of `ids`, coded as in preparation; without any value where the table lacks an id.
+
+    Args:
+        source: a table as `plait.prepare` takes it as `users`, or None for users of whom nothing is known.
+        features: as fitted in preparation.
+    """
+    if not features:
+        return tabulate((), ids.to_frame())
+    if source is None:
+        nothing = pl.DataFrame([pl.Series(feature.name, [None] * len(ids)) for feature in features])
+        return tabulate(
+            features, pl.DataFrame([values_of(feature, nothing, "no table") for feature in features])
+        )
+    values, _ = _aligned(describe(source, id_column, features, "user"), ids)
+    return tabulate(features, values)[1:]
+
+
+def fit_feature(feature: Feature, train: pl.Series, every: pl.Series) -> Feature:
+    """The feature with its values or buckets taken from `train`, and what shapes need to know from `every` row."""
+    kind: FeatureKind
+    match feature.kind:
+        case Category():
+            kind = msgspec.structs.replace(feature.kind, values=_distinct(train))
+        case Categories():
+            most = every.list.len().max()
+            kind = msgspec.structs.replace(
+                feature.kind, values=_distinct(train.drop_nulls().explode()), most=most or 1
+            )
+        case Number(buckets=buckets):
+            given = train.drop_nulls().to_numpy()
+            inner = np.linspace(0, 1, buckets + 1)[1:-1]
+            edges = tuple(np.unique(np.quantile(given, inner)).tolist()) if len(given) else ()
+            kind = msgspec.structs.replace(feature.kind, edges=edges)
+        case Vector():
+            kind = Vector(width=every.dtype.shape[0])  # type: ignore[attr-defined]
+    return Feature(feature.name, kind)
+
+
+def tabulate(features: Sequence[Feature], values: pl.DataFrame) -> FeatureTable:
+    """Codes and vectors of fitted features, from values as in `Described`.
+
+    Raises:
+        ValueError: a row has more values, or a vector another width, than fitted.
+    """
+    coded = [code_values(f, values[f.name]) for f in features if not isinstance(f.kind, Vector)]
+    vectors = [_unit_vectors(f, values[f.name]) for f in features if isinstance(f.kind, Vector)]
+    rows = values.height
+    return FeatureTable(
+        tuple(features),
+        np.concatenate([np.empty((rows, 0), dtype=np.int32), *coded], axis=1),
+        np.concatenate([np.empty((rows, 0), dtype=np.float32), *vectors], axis=1),
+    )
+
+
+def code_values(feature: Feature, values: pl.Series) -> Int32[np.ndarray, "N K"]:
+    """Codes of a fitted feature's values, null where missing."""
+    match feature.kind:
+        case Category(values=known):
+            return _code_texts(known, values)[:, None]
+        case Categories():
+            return _code_lists(feature.name, feature.kind, values)
+        case Number(edges=edges):
+            code_N = np.searchsorted(edges, values.fill_null(0.0).to_numpy(), side="right") + FIRST_VALUE
+            return np.where(values.is_null().to_numpy(), MISSING_VALUE, code_N).astype(np.int32)[:, None]
+        case Vector():
+            raise AssertionError("a vector has no codes")
+
+
+def code_context(features: Sequence[Feature], frame: pl.DataFrame, where: str) -> Int64[np.ndarray, "E C"]:
+    """Codes of fitted context features in a frame of events; of a column that the frame lacks, missing.
+
+    Raises:
+        ValueError: a column is of the wrong type, or a text is no number.
+    """
+    code_EC = np.full((frame.height, len(features)), MISSING_VALUE, dtype=np.int64)
+    for column, feature in enumerate(features):
+        if feature.name in frame.columns:
+            code_EC[:, column] = code_values(feature, values_of(feature, frame, where))[:, 0]
+    return code_EC
+
+
+def fit_context(
+    feature: Feature, value_E: np.ndarray, label_L: pl.Series | None, is_train_E: Bool[np.ndarray, "E"]
+) -> tuple[Feature, Int32[np.ndarray, "E"]]:
+    """A context feature fitted on training events, and every event's code.
+
+    Args:
+        value_E: numbers, NaN where missing; or, where `label_L` is given, indices of labels ("" for missing).
+    """
+    if label_L is None:
+        value = pl.Series(value_E, nan_to_null=True)
+        feature = fit_feature(feature, value.filter(pl.Series(is_train_E)), value)
+        return feature, code_values(feature, value)[:, 0]
+    text_L = label_L.cast(pl.String).replace("", None)
+    occurs_L = np.bincount(value_E[is_train_E], minlength=len(label_L)) > 0
+    feature = fit_feature(feature, text_L.filter(pl.Series(occurs_L)), text_L)
+    return feature, code_values(feature, text_L)[value_E, 0]
+
+
+def gather_context(
+    features: Sequence[Feature],
+    columns: dict[str, np.ndarray],
+    label_of: Mapping[str, pl.Series],
+    row_E: Int64[np.ndarray, "E"],
+    is_train_E: Bool[np.ndarray, "E"],
+) -> tuple[tuple[Feature, ...], Int32[np.ndarray, "E C"]]:
+    """The context features fitted on training events, and the codes of every event.
+
+    Args:
+        columns: rows as in `fit_context`, by "context0", "context1", ...; taken out, not to be in memory twice.
+        row_E: the row of each event.
+    """
+    code_EC = np.empty((len(row_E), len(features)), dtype=np.int32)
+    fitted = []
+    for index, feature in enumerate(features):
+        value_E, label_L = columns.pop(f"context{index}")[row_E], label_of.get(f"context{index}")
+        feature, code_EC[:, index] = fit_context(feature, value_E, label_L, is_train_E)
+        fitted.append(feature)
+    return tuple(fitted), code_EC
+
+
+def _aligned(table: Described, ids: pl.Series) -> tuple[pl.DataFrame, Bool[np.ndarray, "V"]]:
+    """The table's values in dense order, with a row of nulls for the unknown item, and who has a row at all."""
+    index_N = item_index(table.id_N, ids)
+    row_V = np.full(len(ids) + 1, -1)
+    row_V[index_N] = np.arange(len(index_N))
+    row_V[UNKNOWN_ITEM] = -1
+    is_described_V = row_V >= 0
+    rows = pl.select(pl.when(pl.Series(is_described_V)).then(pl.Series(row_V))).to_series()
+    return table.values.select(pl.all().gather(rows)), is_described_V
+
+
+def _unit_vectors(feature: Feature, values: pl.Series) -> Float32[np.ndarray, "N W"]:
+    """Length 1 each; zeros where missing."""
+    vector_NW = np.nan_to_num(values.to_numpy().astype(np.float32))
+    if vector_NW.shape[1] != feature.width:
+        raise ValueError(
+            f"feature {feature.name!r}: vectors of {vector_NW.shape[1]} numbers, expected {feature.width}"
+        )
+    length_N1 = np.linalg.norm(vector_NW, axis=1, keepdims=True)
+    return vector_NW / np.where(length_N1 > 0, length_N1, 1)
+
+
+def _code_texts(known: tuple[str, ...], values: pl.Series) -> Int32[np.ndarray, "N"]:
+    codes = range(FIRST_VALUE, FIRST_VALUE + len(known))
+    code = values.replace_strict(known, list(codes), default=UNSEEN_VALUE, return_dtype=pl.Int32)
+    return np.where(values.is_null().to_numpy(), MISSING_VALUE, code.to_numpy()).astype(np.int32)
+
+
+def _code_lists(name: str, kind: Categories, values: pl.Series) -> Int32[np.ndarray, "N K"]:
+    length_N = values.list.len().fill_null(0).to_numpy().astype(np.int64)
+    if length_N.max(initial=0) > kind.most:
+        row = int(length_N.argmax())
+        raise ValueError(
+            f"feature {name!r}: {values[row].to_list()} are {length_N[row]} values, and preparation met at most "
+            f"{kind.most} in one row; leave some out, or prepare and train again"
+        )
+    code_NK = np.full((len(values), kind.most), PADDING, dtype=np.int32)
+    code_NK[length_N == 0, 0] = MISSING_VALUE
+    row_M = np.repeat(np.arange(len(values)), length_N)
+    place_M = np.arange(len(row_M)) - np.repeat(np.cumsum(length_N) - length_N, length_N)
+    code_NK[row_M, place_M] = _code_texts(kind.values, values.drop_nulls().explode())
+    return code_NK
+
+
+def _distinct(values: pl.Series) -> tuple[str, ...]:
+    return tuple(values.drop_nulls().unique().sort().to_list())
+
+
+def _check_columns(columns: Mapping[str, Any], wanted: Sequence[str], name: str, argument: str) -> None:
+    for column in wanted:
+        if column not in columns:
+            raise ValueError(f"{name} has no column {column!r} (of {argument}). It has: {', '.join(columns)}")
+
+
+def _check_ids(id_N: pl.Series, name: str) -> None:
+    missing = id_N.is_null() | (id_N.cast(pl.String) == "")
+    if missing.any():
+        raise ValueError(f"{name}: {id_N.name} is missing in row {int(missing.arg_true()[0]) + 1}")
+    if id_N.is_duplicated().any():
+        twice = id_N.filter(id_N.is_duplicated()).unique().sort().head(3).to_list()
+        raise ValueError(
+            f"{name}: {id_N.name} must stand once in a feature table; more than once: "
+            f"{', '.join(map(repr, twice))}"
+        )

@@ -1,0 +1,266 @@
+"""The best that can be predicted of a simulated log from what a model may see, and from what it may not.
+
+Shape letters: Q targets, U users of a chunk, E events of their histories; Z states, L traces, B categories, V items
+of the dataset, V1 with the unknown item before them; A actions; R rows asked for, or targets of a step.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float32, Float64, Int64
+
+from plait.data.dataset import Dataset, Targets
+from plait.data.gathering import concatenated_ranges
+from plait.data.manifest import Temporal
+from plait.data.simulator import ahead
+from plait.data.simulator.filtering import Machine, Observed, filtered, machine_of
+from plait.data.simulator.responses import Chances, expected
+from plait.data.simulator.simulating import SCENARIO, TRUTH
+from plait.data.simulator.truth import truth_of
+from plait.data.simulator.world import World
+from plait.schema import UNKNOWN_ITEM, Action
+
+USERS_AT_ONCE = 512
+WHOLE = 1 << 40  # events: no history is as long
+
+
+@dataclass(frozen=True)
+class Knows:
+    """What the oracle is told beside the items, actions and requests of the history.
+
+    The defaults are what a model sees that, as in the default protocol, does not know when the target happens.
+
+    Args:
+        scenario: "with_item": of every event whose item is known, so of the target when its actions are
+            predicted; "before_item": of the target when its item is predicted, too; None: "with_item" where the
+            dataset shows scenarios to models, else "never".
+        time: whether the target shares its request with the event before it.
+        latents: type, mood, scenario and trace. No history tells as much: an upper bound.
+    """
+
+    scenario: Literal["never", "with_item", "before_item"] | None = None
+    time: bool = False
+    latents: bool = False
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """Exact predictions for every target, in the order of `dataset.targets(part)`."""
+
+    user_Q: Int64[np.ndarray, "Q"]
+    item_Q: Int64[np.ndarray, "Q"]  # dense index of the item that came
+    label_QA: Float32[np.ndarray, "Q A"]  # in the log's units
+    actions: tuple[Action, ...]
+    predicted: dict[str, Float64[np.ndarray, "Q"]]  # given the item that came, as a model's head defines it
+    mean: dict[str, Float64[np.ndarray, "Q"]]  # lowest RMSE in the log's units
+    log_mean: dict[str, Float64[np.ndarray, "Q"]]  # of amounts, lowest RMSE at model scale
+    category_QB: Float64[np.ndarray, "Q B"]  # chances of the next item's category
+    category_V: Int64[np.ndarray, "V"]
+    within_V: Float64[np.ndarray, "V"]  # chance of an item, given its category
+
+    def item_probability(self, rows: Int64[np.ndarray, "R"] | slice) -> Float64[np.ndarray, "R V1"]:
+        """Chances of the next item by dense index, that of the unknown item being 0.
+
+        A row falls short of 1 by the chance of items that never occur in the log.
+        """
+        known_RV = self.category_QB[rows][:, self.category_V] * self.within_V
+        return np.pad(known_RV, ((0, 0), (UNKNOWN_ITEM + 1, 0)))
+
+    def item_scores(self, rows: Int64[np.ndarray, "R"] | slice) -> Float64[np.ndarray, "R V1"]:
+        """`item_probability` to rank by: items of equal chance stand in an arbitrary, fixed order.
+
+        Ties count against a scorer, and a world with popularity=0 is full of them: a model that breaks them
+        somehow would pass its own bound.
+        """
+        tiebreak_V1 = np.random.default_rng(0).random(len(self.within_V) + 1)
+        return self.item_probability(rows) * (1 + 1e-9 * tiebreak_V1)
+
+
+def oracle(dataset: Dataset, part: Literal["validation", "test"], knows: Knows = Knows()) -> Oracle:
+    """The Bayes-optimal predictions for the held-out events of a simulated dataset.
+
+    A history is all that the user did before `Targets.history_end_Q`, in order: no window of T events limits it,
+    and a target sees the events of its own request that stand before it. Of a segment with several events, the
+    oracle is told how many lie between history and target (a model is not), but not what they were.
+
+    Raises:
+        ValueError: the dataset was not simulated, or its truth does not fit its events.
+    """
+    world = World.open(dataset.folder)
+    truth = truth_of(world)
+    machine = machine_of(world, truth)
+    asked = _asked(dataset, part)
+    if knows.scenario is None:
+        is_shown = SCENARIO in (feature.name for feature in dataset.context)
+        knows = replace(knows, scenario="with_item" if is_shown else "never")
+    found = _Found.empty(world, len(asked.targets))
+    steps = _known(machine, asked) if knows.latents else _looked_ahead(machine, asked, knows)
+    for query_R, ahead_RLZ in steps:
+        _answer(machine, asked, knows, query_R, ahead_RLZ, found)
+    names = [action.name for action in dataset.actions]
+    return Oracle(
+        user_Q=asked.targets.user_Q,
+        item_Q=asked.item_Q,
+        label_QA=asked.label_QA,
+        actions=dataset.actions,
+        predicted=dict(zip(names, found.predicted_AQ, strict=True)),
+        mean=dict(zip(names, found.mean_AQ, strict=True)),
+        log_mean=dict(zip(names, found.log_mean_AQ, strict=True)),
+        category_QB=found.category_QB,
+        category_V=truth.category_V[asked.world_item_V],
+        within_V=truth.within_V[asked.world_item_V],
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The targets, what came, and the truth beside them."""
+
+    dataset: Dataset
+    truth: pl.DataFrame  # by row of the dataset
+    world_item_V: Int64[np.ndarray, "V"]  # by dense index - 1
+    targets: Targets
+    item_Q: Int64[np.ndarray, "Q"]
+    label_QA: Float32[np.ndarray, "Q A"]
+    new_Q: Float64[np.ndarray, "Q"]  # 1 where the target opens a request, else 0
+
+    def hidden(self, name: str, row_E: Int64[np.ndarray, "E"]) -> Int64[np.ndarray, "E"]:
+        return self.truth[name].to_numpy()[row_E].astype(np.int64)
+
+    def world_item(self, item_E: Int64[np.ndarray, "E"]) -> Int64[np.ndarray, "E"]:
+        return self.world_item_V[item_E - 1]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Where the answers are gathered."""
+
+    predicted_AQ: Float64[np.ndarray, "A Q"]
+    mean_AQ: Float64[np.ndarray, "A Q"]
+    log_mean_AQ: Float64[np.ndarray, "A Q"]
+    category_QB: Float64[np.ndarray, "Q B"]
+
+    @classmethod
+    def empty(cls, world: World, num_targets: int) -> "_Found":
+        shape = (len(world.responses), num_targets)
+        return cls(
+            np.empty(shape), np.empty(shape), np.empty(shape), np.empty((num_targets, world.num_categories))
+        )
+
+
+def _asked(dataset: Dataset, part: Literal["validation", "test"]) -> _Asked:
+    truth = pl.read_parquet(dataset.folder / TRUTH) if (dataset.folder / TRUTH).is_file() else None
+    events = dataset.manifest.counts.events
+    if truth is None or truth.height != events:
+        found = "is missing" if truth is None else f"has {truth.height} rows"
+        raise ValueError(
+            f"{dataset.folder / TRUTH} {found}; expected one row for each of {events} events: simulate again"
+        )
+    targets = dataset.targets(part)
+    pairs = dataset.target_batch(targets, 1, 0)  # the last event of the history and the target
+    request_Q2 = pairs.request_E.reshape(-1, 2)
+    before_Q = np.where(
+        targets.event_Q == targets.history_end_Q, request_Q2[:, 0], np.roll(request_Q2[:, 1], 1)
+    )
+    return _Asked(
+        dataset=dataset,
+        truth=truth,
+        world_item_V=dataset.item_ids().to_numpy().astype(np.int64) - 1,
+        targets=targets,
+        item_Q=pairs.item_E[1::2],
+        label_QA=pairs.action_EA[1::2],
+        new_Q=(request_Q2[:, 1] != before_Q).astype(np.float64),
+    )
+
+
+def _looked_ahead(
+    machine: Machine, asked: _Asked, knows: Knows
+) -> Iterator[tuple[Int64[np.ndarray, "R"], Float64[np.ndarray, "R L Z"]]]:
+    """Queries, and the chances of state and trace of their events: first of every user's first, then on."""
+    new_Q = asked.new_Q if knows.time else _chance_of_new(machine, asked)
+    first_U = np.flatnonzero(asked.targets.event_Q == asked.targets.history_end_Q)
+    count_U = np.diff(first_U, append=len(asked.targets))
+    for begin in range(0, len(first_U), USERS_AT_ONCE):
+        query_R, left_R = first_U[begin : begin + USERS_AT_ONCE], count_U[begin : begin + USERS_AT_ONCE]
+        belief = filtered(machine, _history(asked, query_R, knows))
+        ahead_RLZ = ahead.next_event(machine, belief, new_Q[query_R])
+        yield query_R, ahead_RLZ
+        while (left_R > 1).any():
+            query_R, ahead_RLZ, left_R = (
+                query_R[left_R > 1] + 1,
+                ahead_RLZ[left_R > 1],
+                left_R[left_R > 1] - 1,
+            )
+            ahead_RLZ = ahead.event_after(machine, ahead_RLZ, new_Q[query_R])
+            yield query_R, ahead_RLZ
+
+
+def _chance_of_new(machine: Machine, asked: _Asked) -> Float64[np.ndarray, "Q"]:
+    """Requests end by the toss of a coin; but events of one request have one time, which no cut parts."""
+    chance_Q = np.full(len(asked.targets), 1 / machine.world.request_events)
+    if isinstance(asked.dataset.manifest.split, Temporal):
+        chance_Q[asked.targets.event_Q == asked.targets.history_end_Q] = 1.0
+    return chance_Q
+
+
+def _history(asked: _Asked, query_R: Int64[np.ndarray, "R"], knows: Knows) -> Observed:
+    targets = asked.targets[query_R]
+    batch = asked.dataset.target_batch(targets, WHOLE, 0)
+    is_history_E = np.ones(len(batch.item_E), dtype=bool)
+    is_history_E[batch.start_U1[1:] - 1] = False  # the target itself
+    start_U1 = batch.start_U1 - np.arange(len(batch.start_U1))
+    request_E = batch.request_E[is_history_E]
+    new_E = np.diff(request_E, prepend=-1) != 0
+    new_E[start_U1[:-1]] = True
+    row_E, _ = concatenated_ranges(targets.history_end_Q - np.diff(start_U1), targets.history_end_Q)
+    return Observed(
+        start_U1=start_U1,
+        item_E=asked.world_item(batch.item_E[is_history_E]),
+        new_E=new_E,
+        action_EA=batch.action_EA[is_history_E],
+        scenario_E=None if knows.scenario == "never" else asked.hidden(SCENARIO, row_E),
+    )
+
+
+def _known(
+    machine: Machine, asked: _Asked
+) -> Iterator[tuple[Int64[np.ndarray, "R"], Float64[np.ndarray, "R L Z"]]]:
+    """The truth itself, in place of what can be known of it."""
+    of = machine.world
+    for begin in range(0, len(asked.targets), USERS_AT_ONCE):
+        query_R = np.arange(begin, min(begin + USERS_AT_ONCE, len(asked.targets)))
+        row_R = asked.targets.event_Q[query_R]
+        type_R, mood_R, scenario_R, trace_R = (
+            asked.hidden(name, row_R) for name in ("type", "mood", SCENARIO, "trace")
+        )
+        ahead_RLZ = np.zeros((len(query_R), *machine.category_LBZ.shape[::2]))
+        state_R = (type_R * of.num_moods + mood_R) * of.num_scenarios + scenario_R
+        ahead_RLZ[np.arange(len(query_R)), trace_R, state_R] = 1.0
+        yield query_R, ahead_RLZ
+
+
+def _answer(
+    machine: Machine,
+    asked: _Asked,
+    knows: Knows,
+    query_R: Int64[np.ndarray, "R"],
+    ahead_RLZ: Float64[np.ndarray, "R L Z"],
+    found: _Found,
+) -> None:
+    """Fills in the answers of some queries."""
+    scenario_R = asked.hidden(SCENARIO, asked.targets.event_Q[query_R])
+    if knows.scenario == "before_item":
+        ahead_RLZ = ahead.given_scenario(machine, ahead_RLZ, scenario_R)
+    found.category_QB[query_R] = ahead.category_chances(machine, ahead_RLZ)
+    if knows.scenario == "with_item":
+        ahead_RLZ = ahead.given_scenario(machine, ahead_RLZ, scenario_R)
+    item_R = asked.world_item(asked.item_Q[query_R])
+    state_RZ = ahead.given_category(machine, ahead_RLZ, machine.truth.category_V[item_R])
+    for column, (response, of) in enumerate(zip(machine.world.responses, machine.chances, strict=True)):
+        best = expected(response, Chances(of.hit[item_R], of.size[item_R]), state_RZ)
+        found.predicted_AQ[column, query_R] = best.predicted
+        found.mean_AQ[column, query_R] = best.mean
+        found.log_mean_AQ[column, query_R] = best.log_mean

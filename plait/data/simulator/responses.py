@@ -1,0 +1,168 @@
+"""What a user does with an item: how responses are drawn, how likely they are, what to expect of them.
+
+Every kind of action is made of the same two parts: hits among a number of trials (a binary action is one trial,
+a bounded number four), and a size, the log1p of an amount, which follows a gamma distribution. So all log-
+likelihoods are linear in a few features of the value, and one product scores every latent state.
+
+Shape letters: E events, F features of a value, X the axes of whatever states the chances are known for.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from jaxtyping import Float, Float64
+
+from plait.schema import Action, Amount, Categorical, Regression
+
+LEVELS = 4  # trials behind a bounded number: it takes one of five values, as five stars do
+SHAPE = 64.0  # of the gamma distribution of log1p(amount): its standard deviation is an eighth of its mean
+SWING = 0.5  # by which share of itself the mean of log1p(amount) can move
+BIAS_WITHIN, BISECTIONS = 500.0, 60
+LARGEST_SIZE = 10.0  # mean of log1p(amount); far below SHAPE, where the mean of the amount would be infinite
+
+
+class Response(msgspec.Struct, frozen=True, kw_only=True):
+    """An action that the world's users take.
+
+    `rate` is the share of hits (a binary action happens, a zero-inflated amount is above 0, a bounded number
+    rises by a level) among items shown while nothing follows from the last action. `size` is the mean of
+    log1p(amount) where nothing moves it.
+    """
+
+    action: Action
+    rate: float = 0.5
+    size: float = 3.0
+
+    def __post_init__(self) -> None:
+        name, kind = self.action.name, self.action.kind
+        if isinstance(kind, Categorical):
+            raise ValueError(f"response {name!r} is categorical; expected binary, regression or amount")
+        if not 0 < self.rate < 1:
+            raise ValueError(f"response {name!r}: rate={self.rate}; expected a chance between 0 and 1")
+        if not 0 < self.size <= LARGEST_SIZE:
+            raise ValueError(f"response {name!r}: size={self.size}; expected above 0, up to {LARGEST_SIZE:g}")
+
+    @property
+    def trials(self) -> int:
+        match self.action.kind:
+            case Regression():
+                return LEVELS
+            case Amount(zero_inflated=False):
+                return 0
+            case _:
+                return 1
+
+    @property
+    def has_size(self) -> bool:
+        return isinstance(self.action.kind, Amount)
+
+
+@dataclass(frozen=True)
+class Chances:
+    """A response's distribution in each of several states."""
+
+    hit: Float64[np.ndarray, "*X"]  # chance of each trial
+    size: Float64[np.ndarray, "*X"]  # mean of log1p(amount), where there is an amount
+
+
+def chances_of(response: Response, bias: float, effect: Float[np.ndarray, "*X"]) -> Chances:
+    """The distribution where taste, mood, item and scenario add up to `effect`, 0 being average.
+
+    >>> purchase = Response(action=Action("purchase", Amount(zero_inflated=True)))
+    >>> chances_of(purchase, -1.0, np.array([0.0, 1.0])).hit.round(3)
+    array([0.269, 0.5  ])
+    """
+    hit = 1 / (1 + np.exp(-(bias + effect)))
+    return Chances(hit, response.size * (1 + SWING * np.tanh(effect / 3)))
+
+
+def bias_for(rate: float, effect_E: Float64[np.ndarray, "E"]) -> float:
+    """The bias with which hits come at `rate` over events of these effects.
+
+    >>> round(bias_for(0.2, np.zeros(3)), 3)
+    -1.386
+    """
+    low, high = -BIAS_WITHIN, BIAS_WITHIN
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        is_high = (1 / (1 + np.exp(-(middle + effect_E)))).mean() > rate
+        low, high = (low, middle) if is_high else (middle, high)
+    return (low + high) / 2
+
+
+def draw(
+    response: Response, chances: Chances, uniform_E: Float64[np.ndarray, "E"], rng: np.random.Generator
+) -> Float64[np.ndarray, "E"]:
+    """Values in the log's units.
+
+    Args:
+        uniform_E: decides the first trial, so that worlds of one seed and other strengths stay comparable.
+    """
+    hit_E = (uniform_E < chances.hit).astype(np.float64)
+    match response.action.kind:
+        case Regression(low=low, high=high):
+            more_E = rng.random((LEVELS - 1, len(hit_E))) < chances.hit
+            return low + (high - low) * (hit_E + more_E.sum(0)) / LEVELS
+        case Amount(zero_inflated=zero_inflated):
+            amount_E = np.expm1(rng.standard_gamma(SHAPE, len(hit_E)) * chances.size / SHAPE)
+            return amount_E * hit_E if zero_inflated else amount_E
+        case _:
+            return hit_E
+
+
+def features(response: Response, value_E: Float[np.ndarray, "E"]) -> Float64[np.ndarray, "F E"]:
+    """What a value's log-likelihood is linear in: hits and misses, whether there is a size, and the size."""
+    value_E = value_E.astype(np.float64)
+    happened_E = (value_E > 0).astype(np.float64)
+    rows = []
+    if response.trials:
+        match response.action.kind:
+            case Regression(low=low, high=high):
+                hits_E = (value_E - low) / (high - low) * LEVELS
+            case _:
+                hits_E = happened_E
+        rows += [hits_E, response.trials - hits_E]
+    if response.has_size:
+        rows += [happened_E, np.log1p(value_E)]
+    return np.stack(rows)
+
+
+def weights(response: Response, chances: Chances) -> Float64[np.ndarray, "F *X"]:
+    """What `features` are multiplied with: their sum is the log-likelihood, up to a term of the value alone."""
+    rows = []
+    if response.trials:
+        rows += [np.log(chances.hit), np.log1p(-chances.hit)]
+    if response.has_size:
+        rows += [-SHAPE * np.log(chances.size), -SHAPE / chances.size]
+    return np.stack(rows)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Point predictions of one action, in the log's units. They differ for amounts only."""
+
+    predicted: Float64[np.ndarray, "*X"]  # as a model's head defines its prediction
+    mean: Float64[np.ndarray, "*X"]  # lowest mean squared error in the log's units
+    log_mean: Float64[np.ndarray, "*X"]  # expm1 of the mean of log1p(value): lowest error at model scale
+
+
+def expected(response: Response, chances: Chances, weight: Float64[np.ndarray, "*X Z"]) -> Expected:
+    """What to expect when the last axis of `chances` is uncertain, each state having its `weight`.
+
+    A head predicts P(value > 0) times expm1 of the mean of log1p(value) over the values above 0. That is no mean:
+    it lies below it, since log1p is concave.
+    """
+    hit = (weight * chances.hit).sum(-1)
+    match response.action.kind:
+        case Regression(low=low, high=high):
+            value = low + (high - low) * hit
+            return Expected(value, value, value)
+        case Amount(zero_inflated=zero_inflated):
+            positive = weight * chances.hit if zero_inflated else weight
+            occurs = positive.sum(-1)
+            log_mean = (positive * chances.size).sum(-1)
+            mean = (positive * ((1 - chances.size / SHAPE) ** -SHAPE - 1)).sum(-1)
+            return Expected(occurs * np.expm1(log_mean / occurs), mean, np.expm1(log_mean))
+        case _:
+            return Expected(hit, hit, hit)

@@ -1,0 +1,77 @@
+"""`simulate`: a world's log as a prepared folder like any other, with its truth beside it."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from plait.data.dataset import Dataset
+from plait.data.manifest import LeaveOneOut, Split
+from plait.data.preparing import prepare
+from plait.data.simulator.drawing import Log, draw_log
+from plait.data.simulator.world import WORLD, World
+from plait.data.writing import check_free, whole_folder, write_bytes, write_table
+from plait.schema import Category
+
+TRUTH = "truth.parquet"  # row by row what no model is told: type, mood, scenario, trace
+SCENARIO = "scenario"  # column of both
+NOTE = "simulated; world.json holds the settings and the seed"
+
+
+def simulate(
+    world: World,
+    out: Path | str,
+    *,
+    split: Split = LeaveOneOut(),
+    shows_scenario: bool = False,
+    name: str | None = None,
+    overwrite: bool = False,
+) -> Dataset:
+    """Draws a log and prepares it; no event is dropped, and the log's item ids are the world's, from 1.
+
+    Args:
+        shows_scenario: gives models the scenario, as a context feature of the event.
+
+    Raises:
+        ValueError: `out` is taken, or the split leaves a segment empty.
+        OSError: `out` cannot be written.
+    """
+    out = Path(out)
+    check_free(out, overwrite)
+    log = draw_log(world)
+    with whole_folder(out) as folder:
+        prepare(
+            _visible(world, log),
+            user="user_id",
+            item="item_id",
+            time="timestamp",
+            request="request_id",
+            actions=[response.action for response in world.responses],
+            context={SCENARIO: Category()} if shows_scenario else {},
+            out=folder,
+            name=name or out.name,
+            note=NOTE,
+            min_user_events=2,
+            min_item_events=1,
+            split=split,
+        )
+        write_bytes(folder / WORLD, world.to_json())
+        write_table(folder / TRUTH, _hidden(log))
+    return Dataset.open(out)
+
+
+def _visible(world: World, log: Log) -> pl.DataFrame:
+    columns = {
+        "user_id": log.user_E,
+        "item_id": log.item_E + 1,
+        "timestamp": log.time_s_E,
+        "request_id": log.request_E,
+        SCENARIO: log.scenario_E,
+    }
+    actions = {r.action.name: log.action_EA[:, column] for column, r in enumerate(world.responses)}
+    return pl.DataFrame(columns | actions)
+
+
+def _hidden(log: Log) -> pl.DataFrame:
+    columns = {"type": log.type_E, "mood": log.mood_E, SCENARIO: log.scenario_E, "trace": log.trace_E}
+    return pl.DataFrame({name: column.astype(np.int16) for name, column in columns.items()})

@@ -1,0 +1,151 @@
+"""Which layout goes with which trunk, positions and exposure; for those that do not go together, why not."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import get_args
+
+from plait.layouts import CATALOGUE, Layout
+from plait.layouts.casting import SameRequest
+from plait.models.inputs import Exposure, History, TimeAnchor
+from plait.nn.config import DLRM_V3, RESEARCH, TINY, Positions, TrunkConfig
+from plait.nn.trunk import why_no_rides
+from plait.schema import Action
+
+TRUNKS = {
+    "gpt": TrunkConfig(kind="gpt"),
+    "hstu": TrunkConfig(kind="hstu", hstu=RESEARCH),
+    "hstu (DLRM-v3)": TrunkConfig(kind="hstu", hstu=DLRM_V3),
+}
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A layout of the catalogue, built and exposed in one way; without problems it trains and serves."""
+
+    name: str  # of the layout
+    trunk: str  # of TRUNKS
+    positions: Positions
+    exposure: Exposure
+    problems: tuple[str, ...]  # why it is refused: the model says the first
+
+    def __str__(self) -> str:
+        exposure = self.exposure
+        return "-".join(
+            (
+                self.name,
+                self.trunk,
+                self.positions,
+                exposure.same_request,
+                exposure.time_anchor,
+                exposure.history,
+            )
+        )
+
+
+def combinations() -> Iterator[Combination]:
+    """Every layout of the catalogue x trunk x positions x exposure, allowed or not.
+
+    >>> hstu = [c for c in combinations() if c.name == "lac" and c.trunk == "hstu"]
+    >>> len(hstu), sum(not c.problems for c in hstu)
+    (60, 20)
+    """
+    exposures = [
+        Exposure(same_request=same_request, history=history, time_anchor=anchor)
+        for same_request, history, anchor in product(*map(get_args, (SameRequest, History, TimeAnchor)))
+    ]
+    for (name, entry), trunk, positions, exposure in product(
+        CATALOGUE.items(), TRUNKS, get_args(Positions), exposures
+    ):
+        config = trunk_of(trunk, positions)
+        problems = tuple(problems_of(entry.layout, config, exposure))
+        yield Combination(name, trunk, positions, exposure, problems)
+
+
+def trunk_of(trunk: str, positions: Positions, **shape: int | float) -> TrunkConfig:
+    """One of TRUNKS with these positions, in the tiny shape where none is given."""
+    kind = TRUNKS[trunk]
+    return TrunkConfig(kind=kind.kind, hstu=kind.hstu, positions=positions, **shape)  # type: ignore[arg-type]
+
+
+def check_supported(
+    layout: Layout,
+    actions: tuple[Action, ...],
+    trunk: TrunkConfig = TINY,
+    exposure: Exposure = Exposure(),
+) -> None:
+    """Raises ValueError where the model cannot carry the layout on data with these actions, or not in this way."""
+    problems = list(problems_of(layout, trunk, exposure))
+    if "a" in layout.fields and not actions:
+        problems.append(
+            "uses actions, and the data has none: name an action column when preparing, or use a layout without "
+            "actions, such as 'item'"
+        )
+    if problems:
+        raise ValueError(f"layout '{layout}': {problems[0]}")
+
+
+def problems_of(layout: Layout, trunk: TrunkConfig, exposure: Exposure) -> Iterator[str]:
+    """What does not go together, and what to use instead."""
+    for token in layout.all_tokens:
+        if len({fact.field for fact in token.shown}) < len(token.shown):
+            yield (
+                f"token '{token}' shows two facts of one field, and the sum of their embeddings could not tell them "
+                "apart; show them in tokens of their own"
+            )
+    targets = [target for token in layout.all_tokens for target in token.predicted]
+    if len({target.fact.field for target in targets}) < len(targets):
+        yield "predicts two facts of one field; this model has one head for each"
+    if "c" in layout.fields:
+        yield "this model has no conditions; show items and actions only"
+    if exposure.same_request == "blind" and any(target.offset > 1 for target in targets):
+        yield (
+            "predicts an event after the next, and with same_request = 'blind' that one may be of the next request or "
+            "of a later one, which serving could not tell; predict the next event, or use same_request = 'causal'"
+        )
+    yield from _problems_of_rides(layout, trunk)
+    yield from _problems_of_time(layout, trunk, exposure)
+    if exposure.history == "full" and trunk.positions in ("alibi", "genrank"):
+        yield (
+            "a fully visible history looks ahead, and ALiBi measures how far back; use learned, rope or rab positions"
+        )
+
+
+def _problems_of_rides(layout: Layout, trunk: TrunkConfig) -> Iterator[str]:
+    if not layout.rides:
+        return
+    if layout.tokens_per_event > 1 or layout.candidate:
+        yield "actions ride beside one token per event, which candidates share; write the layout as one token"
+    if {"values", "helix"} <= layout.rides:
+        yield "actions ride in the values (AttnMVP) or as a stream of their own (helix, AttnDHN), not both"
+    if "helix" in layout.rides and "pool" not in layout.rides:
+        yield (
+            "nothing reads the action stream that the last helix layer updates, so those weights would never be "
+            "trained; pool it at the end: {helix, pool}, as AttnDHN does"
+        )
+    if reason := why_no_rides(trunk, layout.rides):
+        yield reason
+
+
+def _problems_of_time(layout: Layout, trunk: TrunkConfig, exposure: Exposure) -> Iterator[str]:
+    anchor = exposure.time_anchor
+    if anchor != "current" and trunk.positions != "rab":
+        yield f"time_anchor = '{anchor}' is read by positions = 'rab' alone, and these are '{trunk.positions}'"
+    elif anchor != "current" and trunk.rab == "position":
+        yield f"time_anchor = '{anchor}' is not read by rab = 'position'; use rab = 'time' or 'both'"
+    if anchor != "next":
+        return
+    for index, token in enumerate(layout.tokens):
+        sees_next = any(target.offset for seen in layout.tokens[: index + 1] for target in seen.predicted)
+        if sees_next and any(target.offset == 0 for target in token.predicted):
+            yield (
+                f"time_anchor = 'next' would tell token '{token}' when the next event happens, and it predicts an "
+                "action that comes before it; use time_anchor = 'current', or a later token for the next event, as "
+                "'interleaved' has"
+            )
+
+
+def supervises_candidates_only(layout: Layout, exposure: Exposure) -> bool:
+    """Whether training must take a window's last requests as candidates: the history's tokens cannot be asked,
+    because they show the answer (genrank), see it, or know when the candidates are asked about."""
+    return bool(layout.candidate) or exposure.history == "full" or exposure.time_anchor == "request"

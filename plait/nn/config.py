@@ -1,0 +1,101 @@
+"""The shape of a trunk, and the sizes with names."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+TrunkKind = Literal["gpt", "hstu"]
+Positions = Literal["learned", "rope", "alibi", "rab", "genrank"]
+Rab = Literal["position", "time", "both"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HstuSwitches:
+    """Where the published HSTU blocks differ. The defaults are the research block's (the HSTU paper's tables)."""
+
+    silu: Literal["all", "u_only"] = "all"
+    """Which of the projections U, V, Q, K pass a SiLU."""
+    scale: Literal["none", "rsqrt"] = "none"
+    """Of scores: head_width ** -0.5 or nothing."""
+    norm_len: int | None = None
+    """What attention weights are divided by: a constant, so that a score never depends on batch-mates.
+    By default the number of positions that the trunk is built for."""
+    out: Literal["gate", "concat3"] = "gate"
+    """What the output projection reads: U * LN(O), or [U, O, U * LN(O)]."""
+    ln_affine: bool = False
+    bias: bool = False
+    """Of the projection to U, V, Q, K."""
+    scale_input: bool = True
+    """Embeddings times sqrt(dim) before positions are added."""
+    final_norm: Literal["none", "layer"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.norm_len is not None and self.norm_len < 1:
+            raise ValueError(f"model.trunk.hstu.norm_len = {self.norm_len}: expected at least 1, or none")
+
+
+RESEARCH = HstuSwitches()
+DLRM_V3 = HstuSwitches(
+    silu="u_only", scale="rsqrt", out="concat3", ln_affine=True, bias=True, final_norm="layer"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrunkConfig:
+    """The shape of a trunk. The defaults are the tiny size, which trains in minutes on a CPU."""
+
+    kind: TrunkKind = "gpt"
+    dim: int = 64
+    num_layers: int = 2
+    num_heads: int = 2
+    dropout: float = 0.2
+    """Of the input and of both branches of a block, not of attention weights."""
+    positions: Positions = "learned"
+    rab: Rab = "both"
+    """Of positions = "rab": what the relative attention bias reads."""
+    mlp_multiple: int = 4
+    """Of gpt: the MLP's inner width over dim."""
+    hstu: HstuSwitches = HstuSwitches()
+    ride_weight: float = 1.0
+    """lambda, of a layout whose actions ride in the values: v comes from H + lambda * a (AttnMVP, section 4)."""
+    pool_fuses_item: bool | None = None
+    """Of a layout with a final pooling of actions: whether heads see the item's state beside the pooled action.
+    By default only where actions ride in the trunk, too (AttnMVP and AttnDHN; AttnLFA's heads do not)."""
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "num_layers", "num_heads", "mlp_multiple"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.trunk.{name} = {getattr(self, name)}: expected at least 1")
+        if self.dim % self.num_heads:
+            raise ValueError(
+                f"model.trunk.dim = {self.dim}: expected a multiple of model.trunk.num_heads = {self.num_heads}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.trunk.dropout = {self.dropout}: expected a share from 0 to below 1")
+        if self.positions != "rab" and self.rab != "both":
+            raise ValueError(
+                f"model.trunk.rab = {self.rab}: is read by model.trunk.positions = rab alone, and these are "
+                f"{self.positions}"
+            )
+        if self.positions == "rope" and self.head_width % 2:
+            raise ValueError(
+                f"model.trunk.dim = {self.dim}: rope turns pairs of dimensions, and with model.trunk.num_heads = "
+                f"{self.num_heads} a head width of {self.head_width} is odd"
+            )
+
+    @property
+    def head_width(self) -> int:
+        return self.dim // self.num_heads
+
+    @property
+    def reads_time(self) -> bool:
+        """Whether positions depend on when events happened, a candidate's own among them."""
+        return self.positions == "genrank" or (self.positions == "rab" and self.rab != "position")
+
+
+# 85M is GPT-2 small's trunk, as in the LAC paper. 355M and 774M are GPT-2's own totals, word embeddings
+# included; here the widths are GPT-2's, and more layers (28 for 24, 39 for 36) stand for those embeddings.
+TINY = TrunkConfig()
+SIZE_50M = TrunkConfig(dim=512, num_layers=16, num_heads=8)
+SIZE_85M = TrunkConfig(dim=768, num_layers=12, num_heads=12)
+SIZE_355M = TrunkConfig(dim=1024, num_layers=28, num_heads=16)
+SIZE_774M = TrunkConfig(dim=1280, num_layers=39, num_heads=20)

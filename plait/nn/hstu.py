@@ -1,0 +1,145 @@
+"""The block of the `hstu` trunk: attention with SiLU for a softmax, gated by a projection of its own input. No MLP.
+
+Shape letters: R rows, L slots of a row, D width, N heads, H head width.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from plait.nn.block import Streams, Where
+from plait.nn.blockwise import SILU, attend_blockwise
+from plait.nn.config import TrunkConfig
+from plait.nn.dropout import Dropout
+from plait.nn.positions import Angles, rope
+from plait.nn.relative import RelativeBias
+from plait.nn.visibility import Segments
+
+EPS = 1e-6  # of both norms, in every published block
+
+
+class HstuBlock(nn.Module):
+    """One layer, cut where attention happens, so that a caller may attend in its own way (cached keys).
+
+    With the default switches it is the research block, with `DLRM_V3` that of Meta's DLRM-v3: they differ in
+    all that `HstuSwitches` names. No attention weights are dropped, as in both.
+
+    Source: Zhai et al., Actions Speak Louder than Words, 2024, section 3, and their published code.
+
+    Args:
+        max_positions: the normaliser, where the switches name none.
+    """
+
+    num_attentions = 1
+
+    def __init__(self, config: TrunkConfig, max_positions: int) -> None:
+        super().__init__()
+        dim, switches = config.dim, config.hstu
+        self.num_heads = config.num_heads
+        self.silu_all = switches.silu == "all"
+        self.concatenates = switches.out == "concat3"
+        self.scale = config.head_width**-0.5 if switches.scale == "rsqrt" else 1.0
+        self.norm_len = switches.norm_len or max_positions
+        self.norm = nn.LayerNorm(dim, EPS, elementwise_affine=switches.ln_affine)
+        self.uvqk = nn.Linear(dim, 4 * dim, bias=switches.bias)
+        self.bias = RelativeBias(max_positions, config.rab) if config.positions == "rab" else None
+        self.attended_norm = nn.LayerNorm(dim, EPS, elementwise_affine=switches.ln_affine)
+        self.dropout = Dropout(config.dropout)
+        self.out = nn.Linear(3 * dim if self.concatenates else dim, dim, bias=not self.concatenates)
+        nn.init.normal_(self.uvqk.weight, std=0.02)
+        nn.init.xavier_uniform_(self.out.weight)
+        for layer in (self.uvqk, self.out):
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x_RLD: Float[Tensor, "R L D"], ride_RLD: Tensor | None, where: Where) -> Streams:
+        u_RLD, q_RNLH, k_RNLH, v_RNLH = self.project(x_RLD, where.angles)
+        attended_RNLH = attend_silu(
+            q_RNLH,
+            k_RNLH,
+            v_RNLH,
+            where.segments,
+            norm_len=self.norm_len,
+            scale=self.scale,
+            slopes_N=where.slopes_N,
+            bias=self.bias,
+        )
+        return self.merge(x_RLD, u_RLD, attended_RNLH), ride_RLD
+
+    def project(
+        self, x_RLD: Float[Tensor, "R L D"], angles: Angles | None
+    ) -> tuple[
+        Float[Tensor, "R L D"], Float[Tensor, "R N L H"], Float[Tensor, "R N L H"], Float[Tensor, "R N L H"]
+    ]:
+        """The gate, queries, keys and values; with `angles`, queries and keys turned to their positions."""
+        uvqk_RLD4 = self.uvqk(self.norm(x_RLD))
+        if self.silu_all:
+            u_RLD, *vqk = F.silu(uvqk_RLD4).chunk(4, dim=-1)
+        else:
+            u_RLD, *vqk = uvqk_RLD4.chunk(4, dim=-1)
+            u_RLD = F.silu(u_RLD)
+        v_RNLH, q_RNLH, k_RNLH = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in vqk)
+        if angles is not None:
+            q_RNLH, k_RNLH = rope(q_RNLH, angles), rope(k_RNLH, angles)
+        return u_RLD, q_RNLH, k_RNLH, v_RNLH
+
+    def merge(
+        self,
+        x_RLD: Float[Tensor, "R L D"],
+        u_RLD: Float[Tensor, "R L D"],
+        attended_RNLH: Float[Tensor, "R N L H"],
+    ) -> Float[Tensor, "R L D"]:
+        """The residual stream after the block."""
+        attended_RLD = attended_RNLH.transpose(1, 2).flatten(2)
+        gated_RLD = u_RLD * self.attended_norm(attended_RLD)
+        if self.concatenates:
+            gated_RLD = torch.cat([u_RLD, attended_RLD, gated_RLD], dim=-1)
+        return x_RLD + self.out(self.dropout(gated_RLD))
+
+
+def attend_silu(
+    q_RNLH: Float[Tensor, "R N L H"],
+    k_RNLH: Float[Tensor, "R N L H"],
+    v_RNLH: Float[Tensor, "R N L H"],
+    segments: Segments,
+    *,
+    norm_len: int,
+    scale: float,
+    slopes_N: Float[Tensor, "N"] | None = None,
+    bias: RelativeBias | None = None,
+) -> Float[Tensor, "R N L H"]:
+    """sum_j SiLU(scale * q_i.k_j - slope * (p_i - p_j) + b_ij) / norm_len * v_j, over the j that i sees.
+
+    Weights are neither positive nor do they sum to 1. The division stands behind the sum.
+
+    Returns:
+        Finite everywhere; what stands at padding has no meaning.
+    """
+    lookups = () if bias is None else bias.lookups(segments)
+    summed_RNLH = attend_blockwise(
+        q_RNLH, k_RNLH, v_RNLH, segments, SILU, scale=scale, slopes_N=slopes_N, lookups=lookups
+    )
+    return summed_RNLH / norm_len
+
+
+def attend_silu_reference(
+    q_RNLH: Float[Tensor, "R N L H"],
+    k_RNLH: Float[Tensor, "R N L H"],
+    v_RNLH: Float[Tensor, "R N L H"],
+    segments: Segments,
+    *,
+    norm_len: int,
+    scale: float,
+    slopes_N: Float[Tensor, "N"] | None = None,
+    bias: RelativeBias | None = None,
+) -> Float[Tensor, "R N L H"]:
+    """What `attend_silu` must equal, in the published order: bias, SiLU, division, mask; all in fp32."""
+    score_RNLL = q_RNLH.float() @ k_RNLH.float().transpose(-1, -2) * scale
+    if slopes_N is not None:
+        distance_RLL = segments.position_RL[:, :, None] - segments.position_RL[:, None, :]
+        score_RNLL = score_RNLL - slopes_N[:, None, None] * distance_RLL[:, None]
+    if bias is not None:
+        score_RNLL = score_RNLL + bias(segments)[:, None]
+    weight_RNLL = F.silu(score_RNLL) / norm_len * segments.visible_RQK[:, None]
+    return (weight_RNLL @ v_RNLH.float()).to(v_RNLH.dtype)

@@ -1,0 +1,147 @@
+"""Attention in which actions ride: no token shows them, they travel in the values (AttnLFA, AttnMVP, AttnDHN).
+
+Everywhere here the attention is strict: an event sees earlier events alone, never itself, for its own value holds
+the very action that is predicted at it. Actions enter through a LayerNorm of their own: they are embeddings, and
+start about fifty times smaller than the normalised states that they are added to.
+
+Shape letters: R rows, L slots of a row, D width, N heads, H head width.
+"""
+
+from dataclasses import replace
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from plait.nn.attention import attend
+from plait.nn.block import Streams, Where
+from plait.nn.config import TrunkConfig
+from plait.nn.gpt import GptBlock
+from plait.nn.linear import linear
+from plait.nn.positions import Angles, rope
+
+Heads = tuple[Float[Tensor, "R N L H"], Float[Tensor, "R N L H"], Float[Tensor, "R N L H"]]
+
+
+class MixedValueBlock(nn.Module):
+    """AttnMVP's layer: a `GptBlock`, but strict, and with values that carry the actions of their events.
+
+    q and k come from h = LN(x), v from h + ride_weight * LN(ride), through one projection. The paper mixes the
+    streams themselves, H + lambda * a; mixed before the norm, an action would fade as H grows from layer to layer.
+    The residual is x alone: one over the values would hand every event its own action. The ride leaves as it came,
+    so each layer mixes in the original action.
+
+    Source: the AttnMVP paper, section 4.
+    """
+
+    num_attentions = 1
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__()
+        self.ride_weight = config.ride_weight
+        self.ride_norm = nn.LayerNorm(config.dim)
+        self.gpt = GptBlock(config, max_positions=0)  # none: it has no table of them
+
+    def forward(
+        self, x_RLD: Float[Tensor, "R L D"], ride_RLD: Float[Tensor, "R L D"], where: Where
+    ) -> Streams:
+        q_RNLH, k_RNLH, v_RNLH = self.project(x_RLD, ride_RLD, where.angles)
+        attended_RNLH = attend(q_RNLH, k_RNLH, v_RNLH, where.segments, slopes_N=where.slopes_N, strict=True)
+        return self.merge(x_RLD, attended_RNLH), ride_RLD
+
+    def project(
+        self, x_RLD: Float[Tensor, "R L D"], ride_RLD: Float[Tensor, "R L D"], angles: Angles | None
+    ) -> Heads:
+        """Queries, keys and mixed values; with `angles`, queries and keys turned to their positions."""
+        own_RLD = self.gpt.attention_norm(x_RLD)
+        mixed_RLD = own_RLD + self.ride_weight * self.ride_norm(ride_RLD)
+        qkv, dim = self.gpt.qkv, x_RLD.shape[-1]
+        qk_RLE = F.linear(own_RLD, qkv.weight[: 2 * dim], qkv.bias[: 2 * dim])
+        v_RLD = F.linear(mixed_RLD, qkv.weight[2 * dim :], qkv.bias[2 * dim :])
+        return _heads(qk_RLE, v_RLD, self.gpt.num_heads, angles)
+
+    def merge(
+        self, x_RLD: Float[Tensor, "R L D"], attended_RNLH: Float[Tensor, "R N L H"]
+    ) -> Float[Tensor, "R L D"]:
+        """The residual stream after the attention branch and the MLP branch."""
+        return self.gpt.merge(x_RLD, attended_RNLH)
+
+
+class DualHelixBlock(nn.Module):
+    """AttnDHN's layer: items are updated from (q, k, v) = (i, i, i + a), then actions from (a, a, i + a).
+
+    Both updates are AttnMVP's layer with equal weights, MLP included; the second one takes the items just updated.
+    Its residual keeps a[n] in the action stream at event n, so whatever predicts a[n] may read that stream at
+    earlier events alone: both updates of the next layer do, and so does the pooling.
+
+    Source: the AttnMVP paper, section 5.
+    """
+
+    num_attentions = 2
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__()
+        equal = replace(config, ride_weight=1.0)  # the paper's lambda is AttnMVP's
+        self.items = MixedValueBlock(equal)
+        self.actions = MixedValueBlock(equal)
+
+    def forward(
+        self, x_RLD: Float[Tensor, "R L D"], ride_RLD: Float[Tensor, "R L D"], where: Where
+    ) -> Streams:
+        x_RLD, _ = self.items(x_RLD, ride_RLD, where)
+        ride_RLD, _ = self.actions(ride_RLD, x_RLD, where)
+        return x_RLD, ride_RLD
+
+
+class ActionPooling(nn.Module):
+    """AttnLFA's pooling: what the user did with earlier items, each counted by its likeness to this one.
+
+    q and k come from the items' hidden states, v from the actions. The first event pools nothing: zeros, before
+    the output projection's bias. No norm follows, for the length of a mean of actions tells how far they agree;
+    instead v and output projection start with weights that keep the scale, so that heads read a pooled action
+    as large as any hidden state.
+
+    Args:
+        fuses_item: the result is the item's hidden state plus the pooled action, not the pooled action alone.
+
+    Source: the AttnMVP paper, section 3; for the fusion its section 4, which leaves the form open.
+    """
+
+    def __init__(self, config: TrunkConfig, fuses_item: bool) -> None:
+        super().__init__()
+        dim = config.dim
+        self.num_heads = config.num_heads
+        self.fuses_item = fuses_item
+        self.ride_norm = nn.LayerNorm(dim)
+        self.qk = linear(dim, 2 * dim)
+        self.value = linear(dim, dim, dim**-0.5)
+        self.out = linear(dim, dim, dim**-0.5)
+
+    def forward(
+        self, hidden_RLD: Float[Tensor, "R L D"], ride_RLD: Float[Tensor, "R L D"], where: Where
+    ) -> Float[Tensor, "R L D"]:
+        q_RNLH, k_RNLH, v_RNLH = self.project(hidden_RLD, ride_RLD, where.angles)
+        pooled_RNLH = attend(q_RNLH, k_RNLH, v_RNLH, where.segments, slopes_N=where.slopes_N, strict=True)
+        return self.merge(hidden_RLD, pooled_RNLH)
+
+    def project(
+        self, hidden_RLD: Float[Tensor, "R L D"], ride_RLD: Float[Tensor, "R L D"], angles: Angles | None
+    ) -> Heads:
+        """Queries and keys of items, values of actions; with `angles`, queries and keys turned."""
+        return _heads(self.qk(hidden_RLD), self.value(self.ride_norm(ride_RLD)), self.num_heads, angles)
+
+    def merge(
+        self, hidden_RLD: Float[Tensor, "R L D"], pooled_RNLH: Float[Tensor, "R N L H"]
+    ) -> Float[Tensor, "R L D"]:
+        """What heads read."""
+        pooled_RLD = self.out(pooled_RNLH.transpose(1, 2).flatten(2))
+        return hidden_RLD + pooled_RLD if self.fuses_item else pooled_RLD
+
+
+def _heads(qk_RLE: Tensor, v_RLD: Tensor, num_heads: int, angles: Angles | None) -> Heads:
+    """Queries and keys, side by side in E = 2 D, and values, split into heads and turned."""
+    q_RNLH, k_RNLH = qk_RLE.unflatten(-1, (2, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    v_RNLH = v_RLD.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    if angles is not None:
+        q_RNLH, k_RNLH = rope(q_RNLH, angles), rope(k_RNLH, angles)
+    return q_RNLH, k_RNLH, v_RNLH

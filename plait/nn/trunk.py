@@ -1,0 +1,125 @@
+"""The trunk: positions enter, blocks follow, a norm ends it; where actions ride to a final pooling, that too.
+
+Shape letters: R rows, L slots of a row, D width, N heads.
+"""
+
+from collections.abc import Set
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from plait.layouts.facts import Ride
+from plait.nn.block import Where
+from plait.nn.config import TrunkConfig
+from plait.nn.dropout import Dropout
+from plait.nn.gpt import GptBlock
+from plait.nn.hstu import HstuBlock
+from plait.nn.positions import EnteringPositions, alibi_slopes, rope_angles
+from plait.nn.rides import ActionPooling, DualHelixBlock, MixedValueBlock
+from plait.nn.visibility import Segments
+
+Block = GptBlock | HstuBlock | MixedValueBlock | DualHelixBlock
+
+
+class Trunk(nn.Module):
+    """The stack of blocks. `forward` is `enter`, then every block, then `leave`: the parts serve callers that
+    encode a history once and attend to it later.
+
+    Args:
+        max_positions: tokens of the longest sequence; only positions with a table are limited by it.
+        rides: how actions travel that no token shows (AttnLFA, AttnMVP, AttnDHN).
+
+    Raises:
+        ValueError: the kind of trunk carries no such rides.
+    """
+
+    slopes_N: Tensor | None
+
+    def __init__(self, config: TrunkConfig, max_positions: int, rides: Set[Ride] = frozenset()) -> None:
+        super().__init__()
+        self.config = config
+        self.positions = EnteringPositions(config.positions, max_positions, config.dim)
+        alibi = config.positions in ("alibi", "genrank")
+        self.register_buffer("slopes_N", alibi_slopes(config.num_heads) if alibi else None, persistent=False)
+        self.dropout = Dropout(config.dropout)
+        blocks = [_block(config, max_positions, rides) for _ in range(config.num_layers)]
+        self.blocks = nn.ModuleList(blocks)
+        self.num_attentions = sum(block.num_attentions for block in blocks) + ("pool" in rides)
+        unnormed = config.kind == "hstu" and config.hstu.final_norm == "none"
+        self.norm = nn.Identity() if unnormed else nn.LayerNorm(config.dim)
+        self.pooling: ActionPooling | None = None
+        if "pool" in rides:
+            fuses_item = config.pool_fuses_item
+            self.pooling = ActionPooling(config, len(rides) > 1 if fuses_item is None else fuses_item)
+
+    def forward(
+        self,
+        x_RLD: Float[Tensor, "R L D"],
+        segments: Segments,
+        ride_RLD: Float[Tensor, "R L D"] | None = None,
+    ) -> Float[Tensor, "R L D"]:
+        """Hidden states of every slot.
+
+        Args:
+            x_RLD: the tokens' embeddings, without positions.
+            ride_RLD: the embeddings of the actions that ride, at the slots of their events.
+
+        Raises:
+            ValueError: a user has more tokens than there are positions.
+        """
+        where = self.where(segments)
+        x_RLD = self.enter(x_RLD, segments)
+        ride_RLD = None if ride_RLD is None else self.dropout(ride_RLD)
+        for block in self.blocks:
+            x_RLD, ride_RLD = block(x_RLD, ride_RLD, where)
+        return self.leave(x_RLD, ride_RLD, where)
+
+    def where(self, segments: Segments) -> Where:
+        """What all blocks share of a batch's places."""
+        turns = self.config.positions == "rope"
+        angles = rope_angles(segments.position_RL, self.config.head_width) if turns else None
+        return Where(segments, angles, self.slopes_N)
+
+    def enter(self, x_RLD: Float[Tensor, "R L D"], segments: Segments) -> Float[Tensor, "R L D"]:
+        """The residual stream before the first block."""
+        if self.config.kind == "hstu" and self.config.hstu.scale_input:
+            x_RLD = x_RLD * self.config.dim**0.5
+        return self.dropout(self.positions(x_RLD, segments))
+
+    def leave(
+        self, x_RLD: Float[Tensor, "R L D"], ride_RLD: Float[Tensor, "R L D"] | None, where: Where
+    ) -> Float[Tensor, "R L D"]:
+        """Hidden states after the last block: normalised, with the actions pooled where they ride that far."""
+        hidden_RLD = self.norm(x_RLD)
+        return hidden_RLD if self.pooling is None else self.pooling(hidden_RLD, ride_RLD, where)
+
+    def flops(self, num_tokens: int, num_pairs: float) -> float:
+        """FLOPs of a forward pass: every matrix product, for tokens that attend along `num_pairs` pairs."""
+        weights = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
+        return 2.0 * weights * num_tokens + 4.0 * self.config.dim * self.num_attentions * num_pairs
+
+
+def why_no_rides(config: TrunkConfig, rides: Set[Ride]) -> str:
+    """Why this kind of trunk carries no such rides; empty where it does.
+
+    >>> why_no_rides(TrunkConfig(), {"values"})
+    ''
+    """
+    if rides and config.kind == "hstu":
+        return (
+            f"the hstu trunk carries no rides ({', '.join(sorted(rides))}): it takes queries, keys, values and "
+            "gate from one projection of one stream; use model.trunk.kind = 'gpt'"
+        )
+    if rides and config.positions == "rab":
+        return "actions that ride are pooled with learned, rope, alibi or genrank positions, not with 'rab'"
+    return ""
+
+
+def _block(config: TrunkConfig, max_positions: int, rides: Set[Ride]) -> Block:
+    if reason := why_no_rides(config, rides):
+        raise ValueError(reason)
+    if config.kind == "hstu":
+        return HstuBlock(config, max_positions)
+    if "helix" in rides:
+        return DualHelixBlock(config)
+    return MixedValueBlock(config) if "values" in rides else GptBlock(config, max_positions)

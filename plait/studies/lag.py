@@ -1,0 +1,209 @@
+"""Whether LAC's last layer finds an item's action where it stands: one token after the item.
+
+Shape letters: B sequences, R rows, N heads, L tokens of a sequence, H head width, S seeds.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from plait.data import Dataset
+from plait.layouts.packing import pad
+from plait.models.generative import GenerativeRecommender
+from plait.models.inputs import training_inputs
+from plait.models.saving import load_model
+from plait.schema import UNKNOWN_ITEM, EventBatch
+from plait.studies.claims import Outcome, Verdict
+from plait.studies.compare import Variant
+from plait.studies.logs import Log
+from plait.studies.study import Figure, Finding, Place, shrunk
+from plait.training.checkpoint import write_whole
+from plait.training.provenance import protocol_line
+from plait.training.run import MODEL, resolve_device, run
+
+KNOWN = (1, 5)  # where the dummy sequence holds the item; the model does not know the items elsewhere
+LENGTH = 6
+LAST, OTHERS = 5, (0, 3, 4)  # the query that is read, and what positions 1 and 2 are measured against
+SHADES = " ░▒▓█"
+CELL, MARGIN = 54, 70  # of the drawing, in pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class LagByOne:
+    """The attention map of the paper's dummy sequence [unk, item, unk, unk, unk, item], last layer, mean over heads.
+
+    The paper shows one item; here the map is the mean over the most frequent items, each with the actions of several
+    of the log's events. Those of unknown items are the log's mean.
+    """
+
+    name: str
+    log: Log
+    variant: Variant
+    num_seeds: int = 3
+    num_items: int = 100
+    num_actions: int = 5
+
+    def quick(self) -> "LagByOne":
+        variant = Variant(self.variant.name, shrunk(self.variant.settings))
+        return replace(self, log=self.log.quick(), variant=variant, num_seeds=1, num_items=7)
+
+    def run(self, study: str, place: Place) -> Finding:
+        dataset, folder = self.log.open(place.logs, place.data), place.folder_of(study, self.name)
+        device = resolve_device(place.device)
+        maps, wall_s, origins = [], 0.0, {}
+        for seed in range(self.num_seeds):
+            where = folder / "runs" / f"{self.variant.name}-seed{seed}"
+            settings = self.variant.seeded(seed)
+            place.report(f"{self.variant.name}, seed {seed}")
+            result = run(
+                dataset, settings, where, lambda line: place.report(f"  {line}"), device, place.watch
+            )
+            batch = dummies(dataset, self.num_items, self.num_actions)
+            maps.append(attention_map(load_model(where / MODEL), batch))
+            wall_s += result.wall_s
+            origins[str(result.provenance)] = f"seeds up to {seed}"
+        map_SLL = np.stack(maps)
+        drawing = folder / "attention.svg"
+        write_whole(drawing, lambda aside: aside.write_text(svg(map_SLL.mean(0)), encoding="utf-8"))
+        of = self.variant.settings
+        return Finding(
+            part=self.name,
+            data=f"{dataset.manifest.name}: {dataset.num_users:,} users, {dataset.num_items:,} items",
+            protocol=protocol_line(dataset, of.model, of.optim, of.protocol, range(self.num_seeds), device),
+            metrics={f"key {key}": "" for key in range(LENGTH)},
+            figures=tuple(_figures(map_SLL)),
+            verdicts=tuple(looks_at(map_SLL, position) for position in (1, 2)),
+            notes=(
+                "Attention of the last layer, mean over heads, items, actions and seeds; rows are queries. Low "
+                f"and high are the range over seeds. Position {LAST} itself is not among the others: a token sees "
+                "itself.",
+            ),
+            drawing=tuple(shaded(map_SLL.mean(0))),
+            page=str(drawing.relative_to(place.out)),
+            wall_s=wall_s,
+            origins=origins,
+        )
+
+
+def dummies(dataset: Dataset, num_items: int, num_actions: int) -> EventBatch:
+    """The dummy sequence with each of the most frequent items, and for each the actions of several true events."""
+    action_EA = dataset.train_batch(dataset.train_users(), LENGTH, 0).action_EA
+    action_VA = action_EA[np.linspace(0, len(action_EA) - 1, num_actions).astype(int)]
+    item_V = 1 + np.argsort(-dataset.train_item_counts()[1:], kind="stable")[:num_items]
+    num_sequences = len(item_V) * num_actions
+    item_BL = np.full((num_sequences, LENGTH), UNKNOWN_ITEM)
+    item_BL[:, KNOWN] = np.repeat(item_V, num_actions)[:, None]
+    action_BLA = np.empty((num_sequences, LENGTH, action_EA.shape[1]), dtype=np.float32)
+    action_BLA[:] = np.nanmean(action_EA, axis=0)
+    action_BLA[:, KNOWN] = np.tile(action_VA, (len(item_V), 1))[:, None]
+    return EventBatch(
+        user_U=np.arange(num_sequences),
+        start_U1=np.arange(0, item_BL.size + 1, LENGTH),
+        lead_U=np.zeros(num_sequences, dtype=np.int64),
+        item_E=item_BL.reshape(-1),
+        action_EA=action_BLA.reshape(item_BL.size, -1),
+        time_s_E=np.tile(np.arange(LENGTH), num_sequences),
+        request_E=np.tile(np.arange(LENGTH), num_sequences),
+    )
+
+
+@torch.no_grad()
+def attention_map(model: GenerativeRecommender, batch: EventBatch) -> Float64[np.ndarray, "L L"]:
+    """Which key (column) each query (row) of the last layer attends to; mean over sequences and heads.
+
+    Asks the block for its queries and keys, because the kernels that it attends with keep no weights.
+    """
+    inputs = training_inputs(model.layout, batch, pad)
+    seen: list[tuple[Any, ...]] = []
+    block: Any = model.trunk.blocks[-1]
+    hook = block.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
+    try:
+        model(inputs)
+    finally:
+        hook.remove()
+    x_RLD, _, where = seen[0]
+    q_RNLH, k_RNLH, _ = block.project(x_RLD, where.angles)
+    score_RNLL = q_RNLH @ k_RNLH.transpose(-1, -2) * q_RNLH.shape[-1] ** -0.5
+    hidden_RNLL = ~where.segments.visible_RQK[:, None]
+    map_LL = score_RNLL.masked_fill(hidden_RNLL, -torch.inf).softmax(-1).mean((0, 1))
+    return map_LL.double().numpy()
+
+
+def looks_at(map_SLL: Float64[np.ndarray, "S L L"], position: int) -> Verdict:
+    """Whether the last query looks at a position more than at each of the others: every seed must agree."""
+    weight_SL = map_SLL[:, LAST]
+    most_S = weight_SL[:, list(OTHERS)].max(1)
+    above_S = weight_SL[:, position] > most_S
+    outcome: Outcome = "too close to tell"
+    if above_S.all() or not above_S.any():
+        outcome = "reproduced" if above_S.all() else "not reproduced"
+    return Verdict(
+        claim=f"the last query looks at position {position} more than at {', '.join(map(str, OTHERS))}",
+        outcome=outcome,
+        why=", ".join(f"{a:.3f} against {b:.3f}" for a, b in zip(weight_SL[:, position], most_S, strict=True))
+        + " at most, by seed",
+        source="section 5.1.1",
+    )
+
+
+def _figures(map_SLL: Float64[np.ndarray, "S L L"]) -> list[Figure]:
+    return [
+        Figure(
+            variant=f"query {query}",
+            metric=f"key {key}",
+            value=float(map_SLL[:, query, key].mean()),
+            low=float(map_SLL[:, query, key].min()),
+            high=float(map_SLL[:, query, key].max()),
+        )
+        for query in range(LENGTH)
+        for key in range(query + 1)
+    ]
+
+
+def names() -> list[str]:
+    """
+    >>> names()[:3]
+    ['0 unk', '1 item', '2 unk']
+    """
+    return [f"{position} {'item' if position in KNOWN else 'unk'}" for position in range(LENGTH)]
+
+
+def shaded(map_LL: Float64[np.ndarray, "L L"]) -> list[str]:
+    """The map in characters: the more of its query's attention a key gets, against the other keys, the darker.
+
+    >>> shaded(np.eye(2))[1:]
+    [' 0 unk  ██     ', '1 item      ██ ']
+    """
+    size = len(map_LL)
+    lines = ["        " + " ".join(f"{key:^3}" for key in range(size))]
+    for name, row_L in zip(names(), map_LL, strict=False):
+        cells = (SHADES[round(weight * (len(SHADES) - 1))] * 2 for weight in (row_L / row_L.max()).tolist())
+        lines.append(f"{name:>6}  " + "  ".join(cells) + " ")
+    return lines
+
+
+def svg(map_LL: Float64[np.ndarray, "L L"]) -> str:
+    """The map as a drawing: keys from left to right, queries downwards."""
+    size = MARGIN + CELL * len(map_LL)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size}" font-family="sans-serif" font-size="13">',
+        "<title>Attention of the last layer: queries downwards, keys to the right</title>",
+    ]
+    for query, name in enumerate(names()):
+        middle = MARGIN + (query + 0.5) * CELL
+        parts.append(f'<text x="{MARGIN - 8}" y="{middle + 4}" text-anchor="end">{name}</text>')
+        parts.append(f'<text x="{middle}" y="{MARGIN - 10}" text-anchor="middle">{name}</text>')
+        for key in range(query + 1):
+            weight, left, side = float(map_LL[query, key]), MARGIN + key * CELL, CELL - 2
+            parts.append(
+                f'<rect x="{left}" y="{middle - CELL / 2}" width="{side}" height="{side}" '
+                f'fill="#0b6aa8" fill-opacity="{max(weight, 0.03):.3f}"/>'
+            )
+            parts.append(
+                f'<text x="{left + side / 2}" y="{middle + 4}" text-anchor="middle" '
+                f'fill="{"#fff" if weight > 0.5 else "#222"}">{weight:.2f}</text>'
+            )
+    return "\n".join([*parts, "</svg>\n"])

@@ -1,0 +1,142 @@
+"""The logs that studies train on: public ones by name, files that people have, simulated worlds."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+from plait.data import Dataset, LeaveOneOut, Temporal, prepare, sources
+from plait.data.simulator import Response, World, simulate
+from plait.schema import Action, Amount, Binary, Regression
+
+CLICK = Response(action=Action("click", Binary()), rate=0.4)  # a world needs one binary response
+
+
+class NotHere(Exception):
+    """A log that can neither be fetched nor was given. Says what to give."""
+
+
+@runtime_checkable
+class Log(Protocol):
+    """Something to train on."""
+
+    @property
+    def name(self) -> str: ...
+
+    def open(self, kept: Path, given: Path | None) -> Dataset:
+        """The log, prepared.
+
+        Args:
+            kept: folder in which what has to be made is kept for the next time.
+            given: folder of people's own files.
+
+        Raises:
+            NotHere: it needs a file that was not given.
+        """
+        ...
+
+    def quick(self) -> "Log":
+        """A world of a few users with the same actions, made in a second and without a network."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulated:
+    """A world, and how its log is split."""
+
+    name: str
+    world: World
+    split: LeaveOneOut | Temporal = LeaveOneOut()
+    shows_scenario: bool = False
+
+    def open(self, kept: Path, given: Path | None) -> Dataset:
+        settings = msgspec.json.encode((self.world, self.split, self.shows_scenario))
+        folder = kept / f"{self.name}-{hashlib.sha256(settings).hexdigest()[:12]}"
+        if folder.exists():
+            return Dataset.open(folder)
+        return simulate(
+            self.world, folder, split=self.split, shows_scenario=self.shows_scenario, name=self.name
+        )
+
+    def quick(self) -> "Simulated":
+        world = msgspec.structs.replace(self.world, num_users=41, num_events=11, num_items=29)
+        return Simulated(name=self.name, world=world, split=self.split, shows_scenario=self.shows_scenario)
+
+
+@dataclass(frozen=True)
+class Public:
+    """A dataset of `plait data list`."""
+
+    name: str
+
+    def open(self, kept: Path, given: Path | None) -> Dataset:
+        return sources.get(self.name)
+
+    def quick(self) -> Simulated:
+        return stand_in(self.name, sources.find_recipe(self.name).actions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """A file that people have in a folder of their own (`--data`)."""
+
+    name: str
+    file: str
+    what: str  # of the file, for whoever lacks it
+    user: str
+    item: str
+    time: str
+    actions: tuple[Action, ...]
+    milliseconds: bool = False
+
+    def open(self, kept: Path, given: Path | None) -> Dataset:
+        path = given / self.file if given else None
+        if path is not None and path.exists():
+            return prepare(
+                path,
+                user=self.user,
+                item=self.item,
+                time=self.time,
+                actions=self.actions,
+                time_unit="ms" if self.milliseconds else "s",
+                name=self.name,
+            )
+        where = f"{path} does not exist" if path else "no folder was given"
+        raise NotHere(f"{self.name}: {where}; give a folder with {self.file} ({self.what}) as --data")
+
+    def quick(self) -> Simulated:
+        return stand_in(self.name, self.actions)
+
+
+def stand_in(name: str, actions: tuple[Action, ...]) -> Simulated:
+    """A tiny world in which users take these actions."""
+    responses = tuple(Response(action=action, size=3.0) for action in actions)
+    binary = [r.action.name for r in responses if isinstance(r.action.kind, Binary)]
+    if not binary:
+        responses, binary = (*responses, CLICK), [CLICK.action.name]
+    world = World(num_categories=5, responses=responses, steer=binary[0])
+    return Simulated(name=name, world=world).quick()
+
+
+ML_100K = Public("ml-100k")
+ML_1M = Given(
+    name="ml-1m",
+    file="ml-1m.parquet",
+    what="columns user_id, item_id, timestamp in seconds, and rating from 1 to 5 on every row",
+    user="user_id",
+    item="item_id",
+    time="timestamp",
+    actions=(Action("rating", Regression(1, 5)),),
+)
+KUAIRAND = Given(
+    name="kuairand",
+    file="kuairand.parquet",
+    what="columns user_id, item_id, timestamp_ms, and play_time_ms",
+    user="user_id",
+    item="item_id",
+    time="timestamp_ms",
+    milliseconds=True,
+    actions=(Action("play_time_ms", Amount(zero_inflated=True)),),
+)

@@ -1,0 +1,269 @@
+"""A study: one table or figure of a paper, done again at a size that a small machine can train.
+
+OUT/NAME.json            what was found, the paper's figures beside ours
+OUT/NAME/PART/           the runs of each part, its rows and page (see `plait.studies.compare`)
+OUT/logs/                simulated logs
+
+A study that was stopped goes on where it stood. With `quick` everything shrinks to seconds, in OUT/NAME-quick/; that
+says whether the code runs and nothing about the paper, so no OUT/NAME.json is written.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+from plait.studies.claims import Claim, Verdict, judge
+from plait.studies.compare import Compared, Variant, compare_variants
+from plait.studies.logs import Log, NotHere
+from plait.studies.reading import origins
+from plait.studies.rows import DatasetFacts, Row
+from plait.training.loop import Watch
+from plait.training.provenance import provenance
+from plait.training.run import RunSettings, resolve_device, write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a study's results go, what it may read, and who is told."""
+
+    out: Path
+    data: Path | None = None  # people's own logs
+    quick: bool = False
+    command: str = ""
+    device: str = "auto"
+    report: Callable[[str], None] = print
+    watch: Watch | None = None
+
+    def folder_of(self, study: str, part: str) -> Path:
+        return self.out / (f"{study}-quick" if self.quick else study) / part
+
+    @property
+    def logs(self) -> Path:
+        return self.out / "logs"
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One thing that the paper's experiment and ours may differ in."""
+
+    what: str
+    paper: str
+    ours: str
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One cell of a table: the paper's figure, and ours with its 95 % interval."""
+
+    variant: str
+    metric: str
+    paper: float | None = None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    spread: float | None = None  # standard deviation over seeds
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What one part of a study found."""
+
+    part: str
+    data: str  # in words
+    protocol: str
+    metrics: dict[str, str]  # ours -> what the paper measured there; "" where it has no figures
+    figures: tuple[Figure, ...]  # by variant, then metric
+    verdicts: tuple[Verdict, ...] = ()
+    notes: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()  # runs that diverged
+    drawing: tuple[str, ...] = ()  # lines for a terminal
+    page: str = ""  # relative to OUT
+    wall_s: float
+    origins: dict[str, str] = {}  # code and machine -> the runs that are of it
+
+
+class StudyResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a study says, small enough to keep beside code."""
+
+    study: str
+    paper: str
+    question: str
+    command: str
+    commit: str
+    machine: str
+    date: str
+    version: str
+    wall_s: float  # of all runs, also those that an earlier call finished
+    setting: tuple[Setting, ...]
+    findings: tuple[Finding, ...]
+    not_run: dict[str, str] = {}  # part -> why
+
+
+@runtime_checkable
+class Part(Protocol):
+    """Something to measure, and what the paper says of it."""
+
+    @property
+    def name(self) -> str: ...
+
+    def quick(self) -> "Part":
+        """The same in seconds."""
+        ...
+
+    def run(self, study: str, place: Place) -> Finding:
+        """Measures it, as far as that is not done yet. Raises NotHere where its log is missing."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    name: str  # of `plait study NAME`
+    paper: str  # "LAC paper, table 1"
+    question: str
+    setting: tuple[Setting, ...]
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """Variants trained on one log, under as many seeds each."""
+
+    name: str
+    log: Log
+    variants: tuple[Variant, ...]
+    metrics: Mapping[str, str]  # ours -> what the paper measured there, in its words
+    paper: Mapping[str, tuple[float | None, ...]]  # by variant, the paper's figures in the order of `metrics`
+    claims: tuple[Claim, ...]
+    num_seeds: int = 2
+    notes: tuple[str, ...] = ()
+    otherwise: "Trial | None" = None  # what is done where the log is not here
+
+    def __post_init__(self) -> None:
+        names = {variant.name for variant in self.variants}
+        assert set(self.paper) <= names, f"{self.name}: figures of {set(self.paper) - names}"
+        assert {side for claim in self.claims for side in (claim.first, claim.second)} <= names, self.name
+        assert {claim.metric for claim in self.claims} <= set(self.metrics), self.name
+        assert all(len(row) == len(self.metrics) for row in self.paper.values()), self.name
+
+    def quick(self) -> "Trial":
+        variants = tuple(Variant(variant.name, shrunk(variant.settings)) for variant in self.variants)
+        return replace(self, log=self.log.quick(), variants=variants, num_seeds=1)
+
+    def run(self, study: str, place: Place) -> Finding:
+        try:
+            dataset = self.log.open(place.logs, place.data)
+        except NotHere as error:
+            if self.otherwise is None:
+                raise
+            place.report(f"  {error}; instead: {self.otherwise.name}")
+            return self.otherwise.run(study, place)
+        folder = place.folder_of(study, self.name)
+        compared = compare_variants(
+            dataset,
+            self.variants,
+            self.num_seeds,
+            folder,
+            command=place.command,
+            title=f"{study}, {self.name}",
+            report=place.report,
+            device=place.device,
+            watch=place.watch,
+        )
+        return self._finding(compared, str((folder / "report.html").relative_to(place.out)))
+
+    def _finding(self, compared: Compared, page: str) -> Finding:
+        comparison = compared.comparison
+        return Finding(
+            part=self.name,
+            data=words_of(comparison.dataset),
+            protocol=comparison.protocol,
+            metrics=dict(self.metrics),
+            figures=tuple(
+                self._figure(compared, variant.name, column, metric)
+                for variant in self.variants
+                for column, metric in enumerate(self.metrics)
+            ),
+            verdicts=judge(self.claims, compared.statistics),
+            notes=self.notes,
+            failed=failures(comparison.rows),
+            page=page,
+            wall_s=sum(row.cost.wall_s for row in comparison.rows if row.cost),
+            origins=origins(comparison.rows),
+        )
+
+    def _figure(self, compared: Compared, variant: str, column: int, metric: str) -> Figure:
+        figures = self.paper.get(variant)
+        paper = figures[column] if figures else None
+        summary = compared.comparison.summary_of(variant)
+        if summary is None or metric not in summary.metrics:
+            return Figure(variant=variant, metric=metric, paper=paper)
+        found = summary.metrics[metric]
+        estimate = found.estimate
+        return Figure(
+            variant=variant,
+            metric=metric,
+            paper=paper,
+            value=estimate.value,
+            low=estimate.low,
+            high=estimate.high,
+            spread=found.spread,
+        )
+
+
+def words_of(facts: DatasetFacts) -> str:
+    return f"{facts.name}: {facts.num_users:,} users, {facts.num_items:,} items, {facts.num_events:,} events"
+
+
+def failures(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The runs that diverged, each with its reason."""
+    return tuple(f"{row.layout} with seed {row.seed}: {row.note}" for row in rows if not row.cost)
+
+
+def shrunk(settings: RunSettings) -> RunSettings:
+    """The same run in a second: an epoch of a tiny trunk, with statistics of as many windows that fit it."""
+    trunk = replace(settings.model.trunk, dim=12, num_layers=1, num_heads=2)
+    late = replace(settings.model.late, windows=tuple(range(1, 1 + len(settings.model.late.windows))))
+    optim = replace(settings.optim, users_per_step=16)
+    negatives = None if settings.protocol.negatives is None else 3
+    protocol = replace(
+        settings.protocol, max_events=7, max_epochs=1, patience=1, validate_every=1, negatives=negatives
+    )
+    model = replace(settings.model, trunk=trunk, late=late)
+    return replace(settings, model=model, optim=optim, protocol=protocol)
+
+
+def run_study(study: Study, place: Place) -> StudyResult:
+    """Runs every part, as far as that is not done yet; what lacks its log is left out and said.
+
+    Raises:
+        ValueError: nothing could be run, or a folder holds runs of other settings or data.
+        ModuleNotFoundError: the extra `report` is not installed.
+    """
+    findings, not_run = [], {}
+    for part in study.parts:
+        place.report(f"{study.name}, {part.name}")
+        try:
+            findings.append((part.quick() if place.quick else part).run(study.name, place))
+        except NotHere as error:
+            not_run[part.name] = str(error)
+            place.report(f"  not run: {error}")
+    if not findings:
+        raise ValueError(f"{study.name}: nothing could be run. {' '.join(not_run.values())}")
+    origin = provenance(resolve_device(place.device))
+    result = StudyResult(
+        study=study.name,
+        paper=study.paper,
+        question=study.question,
+        command=place.command,
+        commit=origin.commit,
+        machine=origin.machine,
+        date=origin.date,
+        version=origin.version,
+        wall_s=sum(finding.wall_s for finding in findings),
+        setting=study.setting,
+        findings=tuple(findings),
+        not_run=not_run,
+    )
+    if not place.quick:
+        write_json(place.out / f"{study.name}.json", result)
+    return result

@@ -1,0 +1,75 @@
+"""What a training step costs: the FLOPs of its matrix products.
+
+A product of (m, k) by (k, n) counts 2 m k n. Element by element work (norms, softmax, activations) is not counted,
+and neither is padding.
+"""
+
+from torch import nn
+
+from plait.layouts.cost import BACKWARD
+from plait.models.generative import GenerativeRecommender
+from plait.models.inputs import Asked, Inputs
+from plait.nn.towers import Mmoe, PleLevel
+from plait.nn.visibility import Segments
+
+
+def step_flops(model: GenerativeRecommender, inputs: Inputs) -> float:
+    """FLOPs of one training step, forward and backward."""
+    forward = model.trunk.flops(inputs.num_tokens, num_pairs(inputs.segments))
+    forward += sum(
+        len(asked.cell_M) * _flops_of_question(model, asked, len(asked.cell_M)) for asked in inputs.asked
+    )
+    forward += (model.items.num_items + 1) * weight_flops(
+        model.items
+    )  # its table, once a step; only of features
+    flops = (1 + BACKWARD) * forward
+    if _reads_actions(model, inputs):  # what it multiplies are values of the log, which get no gradient
+        flops += 2 * len(inputs.item_E) * 2 * model.actions.table.weight.numel()
+    return flops
+
+
+def num_pairs(segments: Segments) -> float:
+    """How many pairs of slots attend, a slot's own included: n (n + 1) / 2 for n causal tokens."""
+    is_token_RL = segments.segment_RL >= 0
+    if segments.seen_RL is None:
+        return float((segments.index_RL + 1)[is_token_RL].sum())
+    return float(segments.visible_RQK[is_token_RL].sum())
+
+
+def weight_flops(module: nn.Module) -> float:
+    """Forward FLOPs, for one row, of a module that multiplies it with each of its matrices once.
+
+    >>> weight_flops(nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 2)))
+    50.0
+    """
+    looked_up = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    matrices = (p for p in module.parameters() if p.ndim > 1 and id(p) not in looked_up)
+    return 2.0 * sum(matrix.numel() for matrix in matrices) + 2.0 * sum(map(_num_mixed, module.modules()))
+
+
+def _flops_of_question(model: GenerativeRecommender, asked: Asked, num_questions: int) -> float:
+    """Forward FLOPs of everything after the trunk, for one question."""
+    flops = weight_flops(model.couplers[str(asked.target)]) if asked.given_M else 0.0
+    if asked.target.fact.field == "a":
+        return flops + weight_flops(model.heads)
+    num_scored = model.retrieval.num_scored(model.items.num_items, num_questions)
+    return flops + 2.0 * model.config.settings.trunk.dim * num_scored
+
+
+def _num_mixed(module: nn.Module) -> int:
+    """Multiplications, for one row, of gates with the experts' outputs: the only products after the trunk in which
+    no weight takes part."""
+    match module:
+        case Mmoe():
+            return module.num_tasks * module.experts.out_features
+        case PleLevel():
+            own, shared = module.own_experts.out_features, module.shared_experts.out_features
+            mixed = own + module.own_experts.num_groups * shared
+            return mixed if module.shared_gate is None else mixed + own + shared
+        case _:
+            return 0
+
+
+def _reads_actions(model: GenerativeRecommender, inputs: Inputs) -> bool:
+    given = (field for asked in inputs.asked for field, _ in asked.given_M)
+    return bool(model.layout.rides) or "a" in {*(field for field, _ in inputs.shown), *given}

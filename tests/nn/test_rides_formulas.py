@@ -1,0 +1,193 @@
+"""The formulas of the AttnMVP paper for one user, head by head and event by event, and its toy.
+
+Shape letters: R rows, L slots of a row, D width, H head width.
+"""
+
+from collections.abc import Callable
+from itertools import cycle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from riding import EVERY_FAMILY, EVERY_POSITION, USERS, packed, trunk_of
+from tiny import assert_caught
+from torch import Tensor
+
+from plait.nn import rides
+from plait.nn.attention import attend
+from plait.nn.config import TrunkConfig
+from plait.nn.positions import Angles
+from plait.nn.rides import ActionPooling, DualHelixBlock, MixedValueBlock
+from plait.nn.trunk import Trunk
+from plait.nn.visibility import Segments
+
+
+def plain_attention(
+    q_LD: Tensor, k_LD: Tensor, v_LD: Tensor, config: TrunkConfig, first_key: Callable[[int], int]
+) -> Tensor:
+    """Event n over the events before `first_key(n)`; zeros where there are none."""
+    (length, dim), width = q_LD.shape, config.head_width
+    out_LD = torch.zeros(length, dim)
+    for head in range(config.num_heads):
+        part = slice(head * width, (head + 1) * width)
+        slope = 2.0 ** (-8 * (head + 1) / config.num_heads) if config.positions == "alibi" else 0.0
+        q_LH, k_LH = q_LD[:, part], k_LD[:, part]
+        if config.positions == "rope":
+            q_LH, k_LH = plain_rope(q_LH), plain_rope(k_LH)
+        for n in range(length):
+            score = [q_LH[n] @ k_LH[m] / width**0.5 - slope * (n - m) for m in range(first_key(n))]
+            if score:
+                out_LD[n, part] = torch.stack(score).softmax(0) @ v_LD[: first_key(n), part]
+    return out_LD
+
+
+def plain_rope(x_LH: Tensor) -> Tensor:
+    """Pairs as complex numbers, each turned by position * 10000 ** (-2f / H)."""
+    length, width = x_LH.shape
+    pairs = torch.complex(x_LH[:, : width // 2], x_LH[:, width // 2 :])
+    speed = 10_000.0 ** (-torch.arange(width // 2) * 2 / width)
+    turned = pairs * torch.exp(1j * torch.arange(length)[:, None] * speed)
+    return torch.cat([turned.real, turned.imag], dim=1)
+
+
+def plain_mlp(gpt, x_LD: Tensor) -> Tensor:
+    return x_LD + gpt.mlp_out(F.gelu(gpt.mlp_in(gpt.mlp_norm(x_LD))))
+
+
+def plain_item_layer(block, x_LD: Tensor, config: TrunkConfig) -> Tensor:
+    """AttnLFA's trunk: plain causal attention among items."""
+    q_LD, k_LD, v_LD = block.qkv(block.attention_norm(x_LD)).chunk(3, dim=1)
+    attended_LD = plain_attention(q_LD, k_LD, v_LD, config, lambda n: n + 1)
+    return plain_mlp(block, x_LD + block.attention_out(attended_LD))
+
+
+def plain_mixed(block, x_LD: Tensor, a_LD: Tensor, config: TrunkConfig, weight: float) -> Tensor:
+    """(q, k, v) = (x, x, x + weight * a), strictly; the residual on x."""
+    h_LD = block.gpt.attention_norm(x_LD)
+    q_LD, k_LD, _ = block.gpt.qkv(h_LD).chunk(3, dim=1)
+    _, _, v_LD = block.gpt.qkv(h_LD + weight * block.ride_norm(a_LD)).chunk(3, dim=1)
+    attended_LD = plain_attention(q_LD, k_LD, v_LD, config, lambda n: n)
+    return plain_mlp(block.gpt, x_LD + block.gpt.attention_out(attended_LD))
+
+
+def plain_pooling(pooling: ActionPooling, hidden_LD: Tensor, a_LD: Tensor, config: TrunkConfig) -> Tensor:
+    q_LD, k_LD = pooling.qk(hidden_LD).chunk(2, dim=1)
+    v_LD = pooling.value(pooling.ride_norm(a_LD))
+    return pooling.out(plain_attention(q_LD, k_LD, v_LD, config, lambda n: n))
+
+
+def plain_trunk(trunk: Trunk, x_LD: Tensor, a_LD: Tensor, family: str) -> Tensor:
+    config, original_LD = trunk.config, a_LD
+    if config.positions == "learned":
+        x_LD = x_LD + trunk.positions.learned.table.weight[: len(x_LD)]
+    for block in trunk.blocks:
+        match family:
+            case "lfa":
+                x_LD = plain_item_layer(block, x_LD, config)
+            case "mvp" | "mvp_early":
+                x_LD = plain_mixed(block, x_LD, original_LD, config, config.ride_weight)
+            case "dhn":
+                x_LD = plain_mixed(block.items, x_LD, a_LD, config, 1.0)
+                a_LD = plain_mixed(block.actions, a_LD, x_LD, config, 1.0)
+    hidden_LD = trunk.norm(x_LD)
+    if trunk.pooling is None:
+        return hidden_LD
+    pooled_LD = plain_pooling(trunk.pooling, hidden_LD, a_LD, config)
+    return pooled_LD if family == "lfa" else hidden_LD + pooled_LD
+
+
+def check_formulas(family: str, positions: str) -> None:
+    trunk = trunk_of(family, positions, ride_weight=0.7)
+    x, ride, segments = packed()
+    states = trunk(x, segments, ride)
+    for row, slots in USERS.values():
+        expected = plain_trunk(trunk, x[row, slots], ride[row, slots], family)
+        torch.testing.assert_close(states[row, slots], expected, rtol=1e-4, atol=1e-4)
+
+
+@EVERY_FAMILY
+@EVERY_POSITION
+def test_equals_the_formulas_written_plainly(family, positions):
+    check_formulas(family, positions)
+
+
+def updates_the_ride(block, x_RLD, ride_RLD, where):
+    """AttnMVP with the mixed values handed on in place of the original actions."""
+    qkv = block.project(x_RLD, ride_RLD, where.angles)
+    attended_RNLH = attend(*qkv, where.segments, slopes_N=where.slopes_N, strict=True)
+    return block.merge(x_RLD, attended_RNLH), x_RLD + ride_RLD
+
+
+def takes_items_before_their_update(block, x_RLD, ride_RLD, where):
+    return block.items(x_RLD, ride_RLD, where)[0], block.actions(ride_RLD, x_RLD, where)[0]
+
+
+@pytest.mark.parametrize(
+    ("block", "mutant", "family"),
+    (
+        (MixedValueBlock, updates_the_ride, "mvp_early"),
+        (DualHelixBlock, takes_items_before_their_update, "dhn"),
+    ),
+)
+def test_the_formulas_notice_another_order_of_updates(block, mutant, family, monkeypatch):
+    monkeypatch.setattr(block, "forward", mutant)
+    assert_caught(check_formulas, family, "learned")
+
+
+def test_the_formulas_notice_turns_after_the_shift(monkeypatch):
+    """Queries turned to the positions of the keys that they are shifted to are off by one event."""
+    turn, of_queries = rides.rope, cycle((True, False))  # queries, then keys
+
+    def one_late(x_RNLH, angles):
+        late = Angles(*(angle.roll(1, dims=2) for angle in angles))
+        return turn(x_RNLH, late if next(of_queries) else angles)
+
+    monkeypatch.setattr(rides, "rope", one_late)
+    assert_caught(check_formulas, "mvp", "rope")
+
+
+# The paper's toy: one user likes dogs and not cats, the other the reverse.
+
+DOG, CAT = 0, 1
+
+
+def toy_world(num_users: int) -> tuple[Tensor, Tensor]:
+    """Items and likes of users of either kind, nine events each."""
+    item_RL = torch.randint(2, (num_users, 9))
+    taste_R1 = torch.arange(num_users)[:, None] % 2
+    return item_RL, (item_RL == taste_R1).long()
+
+
+class Toy(torch.nn.Module):
+    """A one-layer AttnLFA over embeddings of two items and of two actions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = TrunkConfig(dim=8, num_layers=1, num_heads=1, dropout=0.0, positions="rope")
+        self.item, self.action = torch.nn.Embedding(2, 8), torch.nn.Embedding(2, 8)
+        self.trunk = Trunk(config, 9, frozenset({"pool"}))
+        self.head = torch.nn.Linear(8, 1)
+
+    def forward(self, item_RL: Tensor, like_RL: Tensor) -> Tensor:
+        slot_RL = torch.arange(9).expand_as(item_RL)
+        segments = Segments(torch.arange(len(item_RL))[:, None].expand_as(item_RL), slot_RL)
+        return self.head(self.trunk(self.item(item_RL), segments, self.action(like_RL))).squeeze(-1)
+
+
+def test_learns_who_likes_dogs():
+    """In 100 steps, for items that the user has met before; told another user's actions, it answers for them."""
+    torch.manual_seed(0)
+    toy = Toy()
+    optimizer = torch.optim.Adam(toy.parameters(), lr=0.02)
+    for _ in range(100):
+        item_RL, like_RL = toy_world(31)
+        loss = F.binary_cross_entropy_with_logits(toy(item_RL, like_RL), like_RL.float())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    item_RL, like_RL = toy_world(31)
+    met_before_RL = torch.stack([(item_RL[:, :n] == item_RL[:, n, None]).any(1) for n in range(9)], dim=1)
+    with torch.no_grad():
+        own_RL, others_RL = (toy(item_RL, told_RL) > 0 for told_RL in (like_RL, 1 - like_RL))
+    assert (own_RL == like_RL.bool())[met_before_RL].float().mean() > 0.97
+    assert (others_RL == like_RL.bool())[met_before_RL].float().mean() < 0.03

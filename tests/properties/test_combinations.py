@@ -1,0 +1,229 @@
+"""Every combination that is allowed keeps every promise; every other one is refused with the reason."""
+
+import runpy
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import conformance
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from conformance import CHECKS, OF_TRAINING, Case, a_log, cases, check_losses, failures
+from tiny import model_of
+
+from plait.engine import state
+from plait.layouts import CATALOGUE, casting
+from plait.layouts.casting import Cast
+from plait.models import generative
+from plait.models import inputs as inputs_module
+from plait.models.combining import Combination, combinations, trunk_of
+from plait.models.generative import ModelSettings
+from plait.models.inputs import Exposure
+from plait.nn import gpt, hstu, rides
+from plait.nn.attention import attend_reference
+from plait.nn.visibility import Segments
+
+EVERY = list(combinations())
+ALLOWED = [combination for combination in EVERY if not combination.problems]
+REFUSED = [combination for combination in EVERY if combination.problems]
+
+
+@pytest.fixture
+def shapes_are_not_checked():
+    """The same calls come a thousand times here, with shapes that all other tests check."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("shapes_are_not_checked")
+@pytest.mark.parametrize("combination", ALLOWED, ids=str)
+def test_a_combination_keeps_every_promise(combination):
+    first, *others = cases(combination)
+    found = failures(first) + [failure for case in others for failure in failures(case, OF_TRAINING)]
+    assert not found, "\n".join(found)
+
+
+def test_every_choice_is_met_and_none_is_refused_altogether():
+    for choice in ("name", "trunk", "positions", "exposure"):
+        every = Counter(getattr(combination, choice) for combination in EVERY)
+        assert set(every) == {getattr(combination, choice) for combination in ALLOWED}
+        assert len(set(every.values())) == 1, every
+    assert len(EVERY) == 18 * 3 * 5 * 12 == len(ALLOWED) + len(REFUSED)
+
+
+def test_the_others_are_refused_by_the_model_with_the_reason():
+    for combination in REFUSED:
+        settings = ModelSettings(
+            trunk=trunk_of(combination.trunk, combination.positions), exposure=combination.exposure
+        )
+        layout = CATALOGUE[combination.name].layout
+        with pytest.raises(ValueError) as refused:
+            model_of(layout, settings=settings)
+        assert str(refused.value) == f"layout '{layout}': {combination.problems[0]}"
+
+
+def test_the_page_of_the_docs_is_what_the_models_say():
+    docs = Path(__file__).parents[2] / "docs"
+    made = runpy.run_path(str(docs / "combinations.py"))["page"]()
+    assert (docs / "combinations.md").read_text() == made, "stale: run `make docs`"
+
+
+def test_what_no_combination_can_keep_is_refused_when_it_is_asked_for():
+    """A history that sees all of itself, or knows when it is asked, would tell earlier candidates."""
+    for exposure in (Exposure(history="full"), Exposure(time_anchor="request")):
+        (case,) = cases(the("item-gpt-rab", exposure))
+        for requests in (None, 2):
+            with pytest.raises(ValueError, match="ask about candidates that come after all of it"):
+                inputs_module.training_inputs(
+                    case.layout, a_log(), exposure=exposure, candidate_requests=requests
+                )
+
+
+def the(choices: str, exposure: Exposure = Exposure()) -> Combination:
+    name, trunk, positions = choices.split("-")
+    (found,) = (
+        c for c in ALLOWED if (c.name, c.trunk, c.positions, c.exposure) == (name, trunk, positions, exposure)
+    )
+    return found
+
+
+BLIND = Exposure(same_request="blind")
+
+
+def attend_to_all(monkeypatch):
+    """A slot sees the later slots of its user as well."""
+
+    def broken(q, k, v, segments, *, slopes_N=None, strict=False):
+        both_ways = replace(segments)
+        same_RQK = segments.segment_RL[:, :, None] == segments.segment_RL[:, None, :]
+        both_ways.__dict__.update(visible_RQK=same_RQK, strictly_visible_RQK=same_RQK)
+        return attend_reference(q, k, v, both_ways, slopes_N=slopes_N, strict=strict)
+
+    for room in (gpt, rides):
+        monkeypatch.setattr(room, "attend", broken)
+
+
+def attend_across_users(monkeypatch):
+    """A slot sees the row before it, whoever owns it."""
+
+    def broken(q, k, v, segments, *, slopes_N=None, strict=False):
+        row = Segments(torch.zeros_like(segments.segment_RL), segments.position_RL)
+        return attend_reference(q, k, v, row, slopes_N=slopes_N, strict=strict)
+
+    for room in (gpt, rides):
+        monkeypatch.setattr(room, "attend", broken)
+
+
+def divide_by_company(monkeypatch):
+    """HSTU's sums over the length of the row, which batch-mates decide."""
+    right = hstu.attend_silu
+
+    def broken(q, k, v, segments, *, norm_len, **rest):
+        return right(q, k, v, segments, norm_len=q.shape[2], **rest)
+
+    monkeypatch.setattr(hstu, "attend_silu", broken)
+
+
+def see_own_request(monkeypatch):
+    right = casting._cast
+    monkeypatch.setattr(casting, "_cast", lambda *arguments: right(*arguments[:-1], None))
+
+
+def lag_into_own_request(monkeypatch):
+    """Of a request that began before the window, the last event before the window."""
+    right = casting._cast
+
+    def broken(start_U1, lead_U, *rest):
+        cast = right(start_U1, lead_U, *rest)
+        first_E = np.repeat(cast.first_U, np.diff(start_U1))
+        return replace(cast, now_E=np.maximum(cast.now_E, np.minimum(np.arange(len(first_E)), first_E)))
+
+    monkeypatch.setattr(casting, "_cast", broken)
+
+
+def know_the_next_time(monkeypatch):
+    right = inputs_module._anchor
+    monkeypatch.setattr(inputs_module, "_anchor", lambda *arguments: right(*arguments[:-1], "next"))
+
+
+def know_the_last_time(monkeypatch):
+    """When the last event of the last request happens, not when the request opens."""
+
+    def broken(layout, batch, cast, tokens, user_N, anchor):
+        return batch.time_s_E[batch.start_U1[1:][user_N] - 1]
+
+    monkeypatch.setattr(inputs_module, "_anchor", broken)
+
+
+def shift_candidates(monkeypatch):
+    """A candidate of serving stands one position further."""
+    right = inputs_module.query_inputs
+
+    def broken(*arguments, **rest):
+        inputs = right(*arguments, **rest)
+        is_last_RL = inputs.segments.index_RL == inputs.segments.index_RL.amax(1, keepdim=True)
+        inputs.segments.position_RL.add_(is_last_RL)
+        return inputs
+
+    monkeypatch.setattr(conformance, "query_inputs", broken)
+
+
+def show_candidates_each_other(monkeypatch):
+    monkeypatch.setattr(Cast, "is_plain", True)
+
+
+def forget_what_lay_before_the_window(monkeypatch):
+    right = state._window
+    monkeypatch.setattr(state, "_window", lambda events, max_events, lag: right(events, max_events, 0))
+    monkeypatch.setattr(conformance, "encode", partial(_encode_with, right))
+
+
+def _encode_with(window, history, max_events, lag):
+    return replace(state.encode(history, max_events, lag), events=window(history, max_events, lag))
+
+
+MUTANTS = [
+    (attend_to_all, "item-gpt-learned", Exposure(), {"check_no_leak", "check_causality"}),
+    (attend_to_all, "attn_mvp-gpt-rope", Exposure(), {"check_no_leak", "check_causality"}),
+    (attend_across_users, "lac-gpt-alibi", Exposure(), {"check_no_leak", "check_company"}),
+    (attend_across_users, "attn_dhn-gpt-genrank", Exposure(), {"check_no_leak", "check_company"}),
+    (divide_by_company, "lac-hstu-rab", Exposure(), {"check_company"}),
+    (see_own_request, "lac-gpt-learned", BLIND, {"check_no_leak", "check_causality", "check_serving"}),
+    (see_own_request, "interleaved-hstu-rab", BLIND, {"check_no_leak", "check_causality", "check_serving"}),
+    (lag_into_own_request, "lac-gpt-learned", BLIND, {"check_no_leak", "check_causality"}),
+    (know_the_next_time, "item-gpt-rab", Exposure(), {"check_causality", "check_serving"}),
+    (know_the_next_time, "interleaved-hstu-rab", Exposure(), {"check_causality", "check_serving"}),
+    (know_the_last_time, "item-gpt-rab", Exposure(time_anchor="request"), {"check_causality"}),
+    (shift_candidates, "lac-gpt-rope", Exposure(), {"check_serving"}),
+    (shift_candidates, "genrank-hstu-genrank", Exposure(), {"check_serving"}),
+    (show_candidates_each_other, "lac-gpt-learned", Exposure(), {"check_candidates"}),
+    (show_candidates_each_other, "genrank-hstu-rab", Exposure(), {"check_candidates", "check_no_leak"}),
+    (forget_what_lay_before_the_window, "lac-gpt-learned", Exposure(), {"check_append"}),
+]
+
+
+@pytest.mark.parametrize(("break_it", "choices", "exposure", "caught_by"), MUTANTS)
+def test_what_is_broken_is_caught(break_it, choices, exposure, caught_by, monkeypatch):
+    every = cases(the(choices, exposure))
+    break_it(monkeypatch)
+    found = {failure.split(",")[0] for case in every for failure in failures(case)}
+    assert found >= caught_by, f"caught by {found}"
+
+
+def test_every_check_catches_something():
+    caught = set().union(*(caught_by for *_, caught_by in MUTANTS)) | {"check_losses"}  # by the next test
+    assert caught == {check.__name__ for check in CHECKS}
+
+
+def test_weights_that_nothing_trains_are_caught(monkeypatch):
+    """AttnDHN without its pooling, which the model refuses: nothing reads the last action stream."""
+    with pytest.raises(ValueError, match=r"pool it at the end: \{helix, pool\}"):
+        model_of("i[t] -> a[t] {helix}")
+    monkeypatch.setattr(generative, "check_supported", lambda *_: None)
+    case = Case(the("attn_dhn-gpt-learned"), model_of("i[t] -> a[t] {helix}"), by_candidates=False)
+    (failure,) = failures(case, [check_losses])
+    assert "no training changes ['blocks.1.actions" in failure

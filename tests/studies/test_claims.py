@@ -1,0 +1,155 @@
+"""What may be said of a claim: planted differences are found, and chance is not taken for one.
+
+Shape letters: U users.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import assert_caught, assert_not_vacuous
+
+from plait.metrics.scoring import labelled, rmse
+from plait.metrics.statistic import Statistic, mean_over_users
+from plait.studies import claims
+from plait.studies.claims import Claim, Statistics, Verdict, judge
+
+U = 307
+Judge = Callable[[Sequence[Claim], Statistics], tuple[Verdict, ...]]
+
+
+def hits(seed: int, level: float, wobble: float = 0.0, users_seed: int = 0) -> dict[str, Statistic]:
+    """Users who differ much between each other, and little between runs: higher is better in "hr@10", lower in
+    "rmse:x", and the run is better in both by `level + wobble`."""
+    hardness_U = np.random.default_rng(users_seed).normal(0, 0.2, U)
+    noise_U = np.random.default_rng((seed, 1)).normal(0, 0.01, U)
+    value_U = 0.5 + level + wobble + hardness_U + noise_U - noise_U.mean()
+    error = 1.0 - level - wobble
+    errors_U = error * (1 + np.random.default_rng(users_seed).normal(0, 0.2, U)) + noise_U - noise_U.mean()
+    return {
+        "hr@10": mean_over_users(np.arange(U), value_U),
+        "rmse:x": rmse(labelled(np.arange(U), errors_U, np.zeros(U))),
+    }
+
+
+def measured(gap: float, num_seeds: int = 3, wobble: float = 0.002) -> Statistics:
+    """`a` is better than `b` by `gap`; seeds scatter by about `wobble`."""
+    found = {}
+    for n in range(num_seeds):
+        for side, (name, level) in enumerate((("a", gap), ("b", 0.0))):
+            shift = wobble * (n - (num_seeds - 1) / 2)
+            found[name, n] = hits(10 * side + n, level, shift if side else -shift)
+    return found
+
+
+def claim(first: str = "a", second: str = "b", metric: str = "hr@10", margin: float | None = None) -> Claim:
+    return Claim(first=first, second=second, metric=metric, margin=margin)
+
+
+def outcome(statistics: Statistics, *asked: Claim, judge: Judge = judge) -> list[str]:
+    return [verdict.outcome for verdict in judge(asked, statistics)]
+
+
+EXPECTED = {  # by sign of the gap
+    1: ["reproduced", "not reproduced", "reproduced", "not reproduced"],
+    0: ["too close to tell"] * 4,
+    -1: ["not reproduced", "reproduced", "not reproduced", "reproduced"],
+}
+EITHER_WAY = (claim(), claim("b", "a"), claim(metric="rmse:x"), claim("b", "a", "rmse:x"))
+
+
+def check_planted(judge: Judge, cases: Sequence[tuple[int, float]]) -> None:
+    met: Counter[int] = Counter({1: 0, 0: 0, -1: 0})
+    for sign, size in cases:
+        assert outcome(measured(sign * size), *EITHER_WAY, judge=judge) == EXPECTED[sign], (sign, size)
+        met[sign] += 1
+    assert_not_vacuous({str(sign): count for sign, count in met.items()})
+
+
+CASES = [(1, 0.05), (1, 0.02), (0, 0.0), (-1, 0.02), (-1, 0.05)]
+
+
+def test_a_planted_difference_is_found_and_equal_models_are_too_close_to_tell() -> None:
+    check_planted(judge, CASES)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(
+            lambda asked, found: tuple(
+                Verdict(claim="", outcome="reproduced" if v.why.startswith("+") else "not reproduced", why="")
+                for v in judge(asked, found)
+            ),
+            id="sign of the difference alone",
+        ),
+        pytest.param(
+            lambda asked, found: judge([claim(c.second, c.first, c.metric) for c in asked], found),
+            id="sides swapped",
+        ),
+    ],
+)
+def test_a_broken_judge_is_caught(broken: Judge) -> None:
+    assert_caught(check_planted, broken, CASES)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.floats(-0.2, 0.2), st.floats(0.005, 0.2))
+def test_parity_follows_the_margin(gap: float, margin: float) -> None:
+    """Users' noise is far below the room that is left to either side."""
+    allowed = margin * 0.5  # b's value is about 0.5
+    if abs(gap + allowed) < 0.02:
+        return
+    expected = "reproduced" if gap > -allowed else "not reproduced"
+    assert outcome(measured(gap), claim(margin=margin)) == [expected]
+
+
+def test_parity_across_the_margin_is_too_close() -> None:
+    assert outcome(measured(-0.05), claim(margin=0.1)) == ["too close to tell"]
+
+
+def test_seeds_that_overlap_settle_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = measured(0.02, wobble=0.1)
+    assert outcome(noisy, claim()) == ["too close to tell"]
+    assert "seeds overlap" in judge([claim()], noisy)[0].why
+    monkeypatch.setattr(claims, "_if_seeds_agree", lambda found, bar, words: ("reproduced", words))
+    assert_caught(lambda: assert_too_close(noisy))
+
+
+def assert_too_close(statistics: Statistics) -> None:
+    assert outcome(statistics, claim()) == ["too close to tell"]
+
+
+def test_one_seed_settles_nothing() -> None:
+    found = judge([claim(), claim(margin=0.1)], measured(0.05, num_seeds=1))
+    assert [verdict.outcome for verdict in found] == ["too close to tell"] * 2
+    assert all("one seed" in verdict.why for verdict in found)
+
+
+def test_many_claims_are_corrected_for() -> None:
+    """One p-value of 0.02 or so, alone and among twenty that are none."""
+    rng = np.random.default_rng(5)
+    base_U = rng.normal(0, 1, U)
+    shifted_U = rng.normal(0, 1, U)
+    shifted_U += 2.35 / np.sqrt(U) * shifted_U.std() - shifted_U.mean()
+    found: dict[tuple[str, int], dict[str, Statistic]] = {
+        ("a", seed): {"x": mean_over_users(np.arange(U), base_U + shifted_U)} for seed in (0, 1)
+    }
+    found |= {("b", seed): {"x": mean_over_users(np.arange(U), base_U)} for seed in (0, 1)}
+    alone, among = judge([claim(metric="x")], found), judge([claim(metric="x")] * 20, found)
+    assert alone[0].outcome == "reproduced"
+    assert {verdict.outcome for verdict in among} == {"too close to tell"}
+
+
+def test_what_was_not_measured_is_said() -> None:
+    found = measured(0.05)
+    asked = (claim("a", "c"), claim(metric="auc:y"), claim())
+    assert outcome(found, *asked) == ["not measured", "not measured", "reproduced"]
+
+
+def test_a_margin_must_leave_room() -> None:
+    with pytest.raises(ValueError, match="margin = 0"):
+        claim(margin=0.0)

@@ -1,0 +1,130 @@
+"""Derived logs: the same events as the log they are made of, and what they add is the truth."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from tiny import ACTIONS, assert_caught, assert_not_vacuous, prepared
+
+from plait.data import Dataset, LeaveOneOut, Temporal
+from plait.data.simulator import World
+from plait.data.simulator.truth import truth_of
+from plait.schema import FIRST_VALUE, Category, Feature, Vector
+from plait.studies.derived import Described, Thresholded, events_of
+from plait.studies.papers.genrank import FEED
+
+QUICK = FEED.quick()
+CODED, ONE_HOT = (
+    Described(name=name, of=QUICK, feature=Feature("about", kind))
+    for name, kind in (("coded", Category()), ("one-hot", Vector()))
+)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A log that is open already."""
+
+    dataset: Dataset
+    name: str = "known"
+
+    def open(self, kept: Path, given: Path | None) -> Dataset:
+        return self.dataset
+
+    def quick(self) -> "Known":
+        return self
+
+
+def test_a_dataset_is_read_back_as_the_log_it_was_made_of(dataset: Dataset, tmp_path: Path) -> None:
+    def check(read: Callable[[Dataset], pl.DataFrame]) -> None:
+        log = read(dataset).rename({"user_id": "user", "item_id": "item", "timestamp": "time"})
+        again = prepared(log, tmp_path / str(len(list(tmp_path.iterdir()))))
+        assert again.manifest.content_hash == dataset.manifest.content_hash
+
+    assert (
+        dataset.manifest.counts.missing["rating"]
+        and len(events_of(dataset)) == dataset.manifest.counts.events
+    )
+    check(events_of)
+    assert_caught(check, lambda its: events_of(its).with_columns(pl.col("rating").shift(1)))
+
+
+def thresholded(
+    dataset: Dataset, least: int = 4, split: LeaveOneOut | Temporal = LeaveOneOut()
+) -> Thresholded:
+    return Thresholded(
+        name="liked", of=Known(dataset), action="much", number="rating", least=least, split=split
+    )
+
+
+def test_a_number_becomes_a_binary_action_and_missing_stays_missing(dataset: Dataset, tmp_path: Path) -> None:
+    def check(least: int) -> None:
+        found = thresholded(dataset, least).open(tmp_path, None)
+        much_E = events_of(found)["much"].to_numpy()
+        rating_E = events_of(dataset)["rating"].to_numpy()
+        known_E = ~np.isnan(rating_E)
+        assert_not_vacuous({"missing": int((~known_E).sum()), "much": int((rating_E >= 4).sum())})
+        np.testing.assert_array_equal(np.isnan(much_E), ~known_E)
+        np.testing.assert_array_equal(much_E[known_E], rating_E[known_E] >= 4)
+
+    check(4)
+    assert_caught(check, 3)
+
+
+def test_a_thresholded_log_says_what_it_is(dataset: Dataset, tmp_path: Path) -> None:
+    split = Temporal(validation=0.1, test=0.2)
+    found = thresholded(dataset, split=split).open(tmp_path, None)
+    assert found.manifest.note.endswith("much: rating of at least 4") and found.manifest.name == "liked"
+    assert isinstance(found.manifest.split, Temporal) and [a.name for a in found.actions] == ["much"]
+    assert found.folder == thresholded(dataset, split=split).open(tmp_path, None).folder
+    assert found.folder != thresholded(dataset).open(tmp_path, None).folder
+    quick = thresholded(dataset, split=split).quick()
+    assert quick.split == split and "much" in [r.action.name for r in quick.world.responses]
+
+
+def test_requests_of_a_derived_log_are_those_of_its_log(tmp_path: Path) -> None:
+    made_of, derived = QUICK.open(tmp_path, None), CODED.open(tmp_path, None)
+    before, after = events_of(made_of), events_of(derived)
+    assert before.equals(after)
+    shared = before.select(pl.struct("user_id", "request_id").is_duplicated().sum()).item()
+    assert_not_vacuous({"events that share a request": shared})
+    for part in ("validation", "test"):
+        asked, again = made_of.targets(part, "blind"), derived.targets(part, "blind")
+        np.testing.assert_array_equal(asked.event_Q, again.event_Q)
+        np.testing.assert_array_equal(asked.history_end_Q, again.history_end_Q)
+
+
+def true_categories(dataset: Dataset, made_of: Dataset) -> np.ndarray:
+    category_V = truth_of(World.open(made_of.folder)).category_V
+    return category_V[dataset.item_ids().to_numpy() - 1]
+
+
+def check_same_partition(found: np.ndarray, true: np.ndarray) -> None:
+    """Two items are told alike exactly if they are."""
+    np.testing.assert_array_equal(found[:, None] == found[None], true[:, None] == true[None])
+
+
+@pytest.mark.parametrize("log", [CODED, ONE_HOT], ids=lambda log: log.name)
+def test_items_tell_their_category(log: Described, tmp_path: Path) -> None:
+    dataset = log.open(tmp_path, None)
+    true = true_categories(dataset, QUICK.open(tmp_path, None))
+    table = dataset.item_features[1:]
+    if log is CODED:
+        told = table.code_NK[:, 0]
+        trained = told >= FIRST_VALUE  # a value that training never met has no code of its own
+        told, true = told[trained], true[trained]
+    else:
+        np.testing.assert_array_equal(
+            np.sort(table.vector_NW, axis=1)[:, -2:], np.tile([0.0, 1.0], (len(true), 1))
+        )
+        told = table.vector_NW.argmax(1)
+    assert_not_vacuous({"categories": len(np.unique(true)), "items": len(true)}, above=4)
+    check_same_partition(told, true)
+    assert_caught(check_same_partition, np.roll(told, 1), true)
+
+
+def test_a_derived_log_keeps_its_actions(tmp_path: Path) -> None:
+    assert [a.name for a in CODED.open(tmp_path, None).actions] == ["click", "like", "share"]
+    assert [action.name for action in ACTIONS] == ["rating", "liked"]  # of the dataset above
