@@ -85,7 +85,8 @@ def step_of(architecture: Architecture, num_events: int, precision: str) -> Step
     )
     model = GenerativeRecommender(config)
     batch = batch_of(np.full(USERS[num_events], num_events))
-    batch = replace(batch, request_E=np.arange(len(batch.item_E)) // REQUEST_EVENTS)
+    of_user_E = (np.arange(num_events) - num_events) // REQUEST_EVENTS  # the last request is whole
+    batch = replace(batch, request_E=np.tile(of_user_E, USERS[num_events]))
     requests = 1 if architecture.candidates else None
     inputs = training_inputs(model.layout, batch, candidate_requests=requests)
     return whole_step(model, [inputs], precision)

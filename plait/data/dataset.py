@@ -169,7 +169,7 @@ class Dataset:
     def train_batch(
         self,
         user_U: Int64[np.ndarray, "U"],
-        max_events: int,
+        max_events: int | Int64[np.ndarray, "U"],
         lead: int,
         rng: np.random.Generator | None = None,
     ) -> EventBatch:
@@ -220,6 +220,18 @@ class Dataset:
             end_U = begin_U
         whole = Targets(*(np.concatenate([getattr(t, name) for t in found]) for name in vars(found[0])))
         return whole[np.argsort(whole.event_Q, kind="stable")]
+
+    def before_requests(self, targets: Targets) -> Targets:
+        """The same targets, each from what lay before its own request, as candidates are trained; from what it has,
+        where that is all there is."""
+        end_Q = self._ends_before_own_request(targets)
+        has_Q = end_Q > self._start_U1[targets.user_Q]
+        return Targets(targets.user_Q, targets.event_Q, np.where(has_Q, end_Q, targets.history_end_Q))
+
+    def last_request_lengths(self, user_U: Int64[np.ndarray, "U"]) -> Int64[np.ndarray, "U"]:
+        """How many events the last training request of each training user holds."""
+        end_U = self._validation_U[user_U]
+        return end_U - self._ends_before_own_request(Targets(user_U, end_U - 1, end_U))
 
     def _before_own_request(self, targets: Targets) -> Targets:
         """Histories without the target's own request; targets that have none then are left out."""

@@ -21,7 +21,7 @@ class Windows:
 def windows(
     start_B: Int64[np.ndarray, "B"],
     end_B: Int64[np.ndarray, "B"],
-    max_events: int,
+    max_events: int | Int64[np.ndarray, "B"],
     lead: int,
     rng: np.random.Generator | None = None,
 ) -> Windows:
@@ -30,7 +30,7 @@ def windows(
     Raises:
         ValueError: `max_events` is below 1 or `lead` below 0.
     """
-    if max_events < 1 or lead < 0:
+    if np.min(max_events, initial=1) < 1 or lead < 0:
         raise ValueError(f"max_events={max_events}, lead={lead}: expected max_events >= 1 and lead >= 0")
     spare_B = np.maximum(end_B - start_B - max_events, 0)
     skip_B = spare_B if rng is None else rng.integers(0, spare_B, endpoint=True)

@@ -50,14 +50,27 @@ def training_batch(
     protocol: Protocol,
     epoch: int,
     step: int,
+    exposure: Exposure = Exposure(),
 ) -> EventBatch:
     """The windows of a step's users; random windows depend on seed, epoch and step alone.
 
-    A window holds one event more than the history that evaluation and serving read, as they have one too: the
-    event that comes. So every position that is read then was trained.
+    A window holds the history that evaluation and serving read, and what comes as they have it, too: the next event
+    or, where events are asked from before their request, that request. So every position that is read then was
+    trained. (Random windows take one event: where they end inside of a request, their histories are shorter.)
     """
-    rng = np.random.default_rng((protocol.seed, epoch, step)) if protocol.window == "random" else None
-    return dataset.train_batch(users_U, protocol.max_events + 1, layout.lag, rng)
+    if protocol.window == "random":
+        rng = np.random.default_rng((protocol.seed, epoch, step))
+        return dataset.train_batch(users_U, protocol.max_events + 1, layout.lag, rng)
+    to_come: int | Int64[np.ndarray, U] = 1
+    if exposure.same_request == "blind" or asks_candidates(layout, exposure, protocol):
+        to_come = dataset.last_request_lengths(users_U)
+    return dataset.train_batch(users_U, protocol.max_events + to_come, layout.lag)
+
+
+def asks_candidates(layout: Layout, exposure: Exposure, protocol: Protocol) -> bool:
+    """Whether events are asked about as candidates, from what lay before their request: by choice, or because the
+    layout allows nothing else."""
+    return protocol.supervise == "candidates" or supervises_candidates_only(layout, exposure)
 
 
 def training_stream(
@@ -72,8 +85,8 @@ def training_stream(
     late: LateStatistics | None = None,
 ) -> Iterator[tuple[Int64[np.ndarray, "U"], Inputs]]:
     """The users and inputs of every step from `first_step` on, prepared while the step before is computed."""
-    by_candidates = protocol.supervise == "candidates" or supervises_candidates_only(layout, exposure)
-    candidate_requests = protocol.candidate_requests if by_candidates else None
+    candidates = asks_candidates(layout, exposure, protocol)
+    candidate_requests = protocol.candidate_requests if candidates else None
     by_event = protocol.sample == "event"
     targets = targets_of_step(dataset, users_per_step, protocol, epoch) if by_event else []
     users = users_of_step(dataset, users_per_step, protocol.seed, epoch)
@@ -81,7 +94,7 @@ def training_stream(
     def batch_of(step: int) -> EventBatch:
         if by_event:  # a target's history ends before its request, so it is the last request's only event
             return dataset.target_batch(targets[step], protocol.max_events, layout.lag)
-        return training_batch(dataset, layout, users[step], protocol, epoch, step)
+        return training_batch(dataset, layout, users[step], protocol, epoch, step, exposure)
 
     def make(step: int) -> tuple[Int64[np.ndarray, "U"], Inputs]:
         batch = batch_of(step)

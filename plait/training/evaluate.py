@@ -21,7 +21,7 @@ from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Inputs, query_inputs
 from plait.nn.actions import scaled
 from plait.schema import UNKNOWN_ITEM, Action, Binary, Categorical
-from plait.training.batches import ahead
+from plait.training.batches import ahead, asks_candidates
 from plait.training.settings import Protocol
 
 Part = Literal["validation", "test"]
@@ -52,6 +52,8 @@ def answers_of(
     model.eval()
     exposure = model.config.settings.exposure
     targets = dataset.targets(part, exposure.same_request)
+    if asks_candidates(model.layout, exposure, protocol):  # as in training: before their request
+        targets = dataset.before_requests(targets)
     if not len(targets):
         raise ValueError(f"{dataset.folder} has no {part} events to evaluate; see the counts of its manifest")
     starts = range(0, len(targets), QUERIES_PER_STEP)

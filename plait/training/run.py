@@ -254,8 +254,9 @@ def load_answers(folder: Path, actions: tuple[Action, ...]) -> Answers:
 def _finished(dataset: Dataset, settings: RunSettings, folder: Path) -> Result:
     result = load_result(folder)
     _check_same(folder, "a finished run of other settings", result.settings, settings)
-    hashes = ({"content_hash": of} for of in (result.content_hash, dataset.manifest.content_hash))
-    _check_same(folder, "a finished run of other data", *hashes)
+    of_run = {"content_hash": result.content_hash, "actions": result.actions}
+    asked = {"content_hash": dataset.manifest.content_hash, "actions": dataset.actions}
+    _check_same(folder, "a finished run of other data", of_run, asked)
     return result
 
 

@@ -74,9 +74,42 @@ def test_a_blind_target_sees_nothing_of_its_own_request(data):
     check_blind(data)
 
 
+def check_before_requests(dataset: Dataset) -> None:
+    """As blind targets, but none is left out."""
+    causal = dataset.targets("test")
+    before = dataset.before_requests(causal)
+    assert before.event_Q.tolist() == causal.event_Q.tolist()
+    met = {"shorter": 0, "all that there is": 0}
+    for user, event, end, found in zip(
+        causal.user_Q, causal.event_Q, causal.history_end_Q, before.history_end_Q, strict=True
+    ):
+        first, requests = first_row(dataset, user), requests_of(dataset, user)
+        own = first + requests.index(requests[event - first])
+        assert found == (end if own == first else min(own, end))
+        met["all that there is" if own == first else "shorter"] += own == first or own < end
+    assert_not_vacuous(met)
+
+
+def test_targets_of_candidates_end_before_their_request(data):
+    check_before_requests(data)
+
+
+def test_windows_hold_the_history_and_the_last_request(data):
+    users_U = data.train_users()
+    length_U = data.last_request_lengths(users_U)
+    for user, length in zip(users_U.tolist(), length_U.tolist(), strict=True):
+        requests = requests_of(data, user)[: int(data._validation_U[user]) - first_row(data, user)]
+        assert length == requests.count(requests[-1])
+    batch = data.train_batch(users_U, 3 + length_U, lead=0)
+    available_U = data._validation_U[users_U] - data._start_U1[users_U]
+    assert batch.num_events_U.tolist() == np.minimum(3 + length_U, available_U).tolist()
+    assert len(set(length_U.tolist())) > 2
+
+
 def test_a_target_that_sees_its_request_is_caught(data, monkeypatch):
     monkeypatch.setattr(Dataset, "_ends_before_own_request", lambda self, targets: targets.history_end_Q)
     assert_caught(check_blind, data)
+    assert_caught(check_before_requests, data)
 
 
 @pytest.mark.parametrize("num_requests", [1, 3])

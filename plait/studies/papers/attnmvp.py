@@ -134,7 +134,6 @@ def race(savings: dict[str, float]) -> Race:
             Racer(name=layout, cheap=variant(layout, protocol), dear=variant(BASELINE, protocol), paper=paper)
             for layout, paper in savings.items()
         ),
-        at_least=min(savings.values()),
     )
 
 
