@@ -11,18 +11,19 @@ import polars as pl
 import pytest
 import torch
 from described import COLD, LATE, described, described_log, items_table, users_table
-from tiny import ACTIONS, assert_caught, prepared, random_log, trunk_of
+from tiny import ACTIONS, assert_caught, model_of, prepared, random_log, trunk_of
 
 import plait
-from plait.data import Dataset
+from plait.data import Dataset, prepare
 from plait.engine.state import State
+from plait.layouts import resolve
 from plait.models.generative import ModelSettings
 from plait.models.inputs import Exposure
 from plait.nn.encoders import ItemEncoding
 from plait.recommender import Recommender, fit
 from plait.schema import UNKNOWN_ITEM, Action, Categorical, EventBatch
 from plait.training import loop
-from plait.training.run import MODEL
+from plait.training.run import MODEL, columns_of
 from plait.training.settings import Optim, Protocol
 
 DEVICE = Action("device", Categorical(("phone", "tablet", "watch")))
@@ -573,3 +574,27 @@ def test_a_model_that_knows_the_time_is_asked_with_one(timed, recommender, log):
         timed.score(state, ["i03"], at=7)
     state = recommender.encode(of_users(log, "u03"))
     assert recommender.retrieve(state, 3, at=7).equals(recommender.retrieve(state, 3))
+
+
+def test_requests_of_a_column_are_those_of_the_dataset(tmp_path):
+    """Sessions of three events, minutes apart: by time alone each would be a request."""
+    log = random_log().with_columns((pl.int_range(pl.len()).over("user") // 3).alias("session"))
+    data = prepare(
+        log,
+        user="user",
+        item="item",
+        time="time",
+        actions=list(ACTIONS),
+        request="session",
+        out=tmp_path / "data",
+        min_item_events=1,
+    )
+    model = model_of(resolve("lac"), settings=ModelSettings(exposure=Exposure(same_request="blind")))
+    recommender = Recommender(model, data.item_ids(), columns_of(data))
+    frame = of_users(log, data.user_ids()[4]).drop("user")
+    found = recommender.encode(frame).events
+    expected = recommender.encode(data.history(4)).events
+    assert np.diff(found.request_E).tolist() == np.diff(expected.request_E).tolist()
+    assert 0 in np.diff(found.request_E) and 1 in np.diff(found.request_E)
+    with pytest.raises(ValueError, match="no column 'session', and the model was trained to tell by it"):
+        recommender.encode(frame.drop("session"))

@@ -34,6 +34,7 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
     time: str
     time_unit: Literal["s", "ms"]
     order: str | None = None  # breaks ties of time
+    request: str | None = None  # None: events of one time are one request
     context: tuple[Feature, ...] = ()  # as fitted in preparation, like the next
     user_features: tuple[Feature, ...] = ()
 
@@ -66,7 +67,12 @@ def load_vocabulary(folder: Path) -> tuple[pl.Series, Columns]:
 
 
 def read_history(
-    history: Any, columns: Columns, actions: tuple[Action, ...], item_ids: pl.Series, users: Any = None
+    history: Any,
+    columns: Columns,
+    actions: tuple[Action, ...],
+    item_ids: pl.Series,
+    users: Any = None,
+    needs_request: bool = False,
 ) -> History:
     """Events of one user or, where the user column is there, of many, in the order of time.
 
@@ -75,13 +81,20 @@ def read_history(
             An action without a column is missing in every event.
         actions: as fitted in preparation.
         item_ids: dense item i is at index i - 1; other items become UNKNOWN_ITEM.
+        needs_request: the request column must be there, where the log has one.
         users: a table of user features; users that it lacks, or all where it is not given, have none. Context
-            columns that the history lacks are missing too.
+            columns that the history lacks are missing too. Without the request column, events of one time are one
+            request.
 
     Raises:
         ValueError: a column is missing, of the wrong type, or holds a value that breaks a rule.
     """
     frame = _with_missing_actions(_as_frame(history), columns, actions)
+    if needs_request and columns.request is not None and columns.request not in frame.columns:
+        raise ValueError(
+            f"the history has no column {columns.request!r}, and the model was trained to tell by it what was shown "
+            "together; give it for every event"
+        )
     ordering = () if columns.order is None else (columns.order,)
     for name in (columns.item, columns.time, *ordering):
         if name not in frame.columns:
@@ -98,7 +111,10 @@ def read_history(
     frame, values = frame[order], values[order]
     user_E = frame[columns.user].rank("dense").to_numpy().astype(np.int64) - 1
     tick_E = values[columns.time].to_numpy()
-    new_E = np.diff(tick_E, prepend=tick_E[:1]) != 0
+    exposure_E = tick_E
+    if columns.request is not None and columns.request in frame.columns:
+        exposure_E = frame[columns.request].rle_id().to_numpy()
+    new_E = np.diff(exposure_E, prepend=exposure_E[:1]) != 0
     start_U1 = np.concatenate([[0], np.cumsum(np.bincount(user_E))]).astype(np.int64)
     user_ids = frame[columns.user].gather(start_U1[:-1])
     item_E = item_index(frame[columns.item], item_ids)

@@ -187,6 +187,7 @@ def columns_of(dataset: Dataset) -> Columns:
         time=log.time,
         time_unit=log.time_unit,
         order=log.order,
+        request=log.request,
         context=dataset.context,
         user_features=dataset.manifest.user_features,
     )
