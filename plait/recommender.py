@@ -223,11 +223,8 @@ class Recommender:
             )
 
     def _read(self, history: Frame, users: Frame | None = None) -> History:
-        settings = self.model.config.settings
-        reads_requests = settings.exposure.same_request == "blind" or settings.trunk.positions == "genrank"
-        read = read_history(
-            history, self.columns, self.actions, self.items, users, needs_request=reads_requests
-        )
+        needs_request = self.model.config.settings.reads_requests
+        read = read_history(history, self.columns, self.actions, self.items, users, needs_request)
         if read.unknown_items and (read.events.item_E == UNKNOWN_ITEM).all():
             warnings.warn(
                 f"the model knows no item of these events, such as {read.unknown_items[0]!r}: all count as unknown. "

@@ -85,9 +85,8 @@ def retrieve(
 def needs_time(model: GenerativeRecommender, field: Field) -> bool:
     """Whether the answer about the `field` of an event to come depends on when it comes."""
     config, found = model.config.settings, reader(model.layout, field)
-    trunk, anchor = config.trunk, config.exposure.time_anchor
-    reads_time = trunk.positions == "genrank" or (trunk.positions == "rab" and trunk.rab != "position")
-    if found is None or not reads_time:
+    anchor = config.exposure.time_anchor
+    if found is None or not config.trunk.reads_time:
         return False
     if found.target.offset == 0 or anchor == "request":
         return True

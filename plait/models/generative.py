@@ -51,6 +51,11 @@ class ModelSettings:
     allow_leaks: bool = False
     """Train a layout that reads its own answers, to study it; every table marks it."""
 
+    @property
+    def reads_requests(self) -> bool:
+        """Whether it matters to the model which events were exposed together."""
+        return self.trunk.positions == "genrank" or self.exposure.same_request == "blind"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:

@@ -3,16 +3,15 @@
 A derived log holds the same events of the same users as the log that it is made of.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import polars as pl
 
 from plait.data import Dataset, LeaveOneOut, Temporal, prepare
+from plait.data.caching import cached_folder, open_if_whole
 from plait.data.simulator import World
 from plait.data.simulator.truth import truth_of
 from plait.schema import Action, Binary, Feature, Vector
@@ -124,8 +123,9 @@ def events_of(dataset: Dataset) -> pl.DataFrame:
 
 def _kept(kept: Path, name: str, made_of: object, make: Callable[[Path], None]) -> Dataset:
     """Made once, and told apart by what it is made of."""
-    folder = kept / f"{name}-{hashlib.sha256(msgspec.json.encode(made_of)).hexdigest()[:12]}"
-    if not folder.exists():
-        kept.mkdir(parents=True, exist_ok=True)
-        make(folder)
+    folder = cached_folder(kept, name, made_of)
+    if (made := open_if_whole(folder)) is not None:
+        return made
+    kept.mkdir(parents=True, exist_ok=True)
+    make(folder)
     return Dataset.open(folder)

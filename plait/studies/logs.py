@@ -1,6 +1,5 @@
 """The logs that studies train on: public ones by name, files that people have, simulated worlds."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -8,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from plait.data import Dataset, LeaveOneOut, Temporal, prepare, sources
+from plait.data.caching import cached_folder, open_if_whole
 from plait.data.simulator import Response, World, simulate
 from plait.schema import Action, Amount, Binary, Regression
 
@@ -52,11 +52,8 @@ class Simulated:
     shows_scenario: bool = False
 
     def open(self, kept: Path, given: Path | None) -> Dataset:
-        settings = msgspec.json.encode((self.world, self.split, self.shows_scenario))
-        folder = kept / f"{self.name}-{hashlib.sha256(settings).hexdigest()[:12]}"
-        if folder.exists():
-            return Dataset.open(folder)
-        return simulate(
+        folder = cached_folder(kept, self.name, self.world, self.split, self.shows_scenario)
+        return open_if_whole(folder) or simulate(
             self.world, folder, split=self.split, shows_scenario=self.shows_scenario, name=self.name
         )
 

@@ -78,11 +78,7 @@ def protocol_line(
 
 def note_on_requests(dataset: Dataset, model: ModelSettings, protocol: Protocol) -> str | None:
     """What to know where settings read requests, and the log names none."""
-    reads_requests = (
-        model.trunk.positions == "genrank"
-        or model.exposure.same_request == "blind"
-        or protocol.supervise == "candidates"
-    )
+    reads_requests = model.reads_requests or protocol.supervise == "candidates"
     if dataset.manifest.settings.request is not None or not reads_requests:
         return None
     return "no request column: events of one time count as one request"

@@ -5,12 +5,11 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from tiny import EVERY_LAYOUT, EVERY_POSITION, assert_caught, batch_of, model_of, trunk_of
+from tiny import EVERY_LAYOUT, EVERY_POSITION, asked_in_training, assert_caught, batch_of, model_of, trunk_of
 
 from plait.layouts import Layout, resolve
 from plait.models import saving
 from plait.models.generative import ModelSettings
-from plait.models.inputs import training_inputs
 from plait.models.saving import CONFIG, WEIGHTS, load_model, save_model
 from plait.nn.losses import RetrievalLoss
 from plait.nn.towers import TowerConfig
@@ -28,8 +27,8 @@ def check_round_trip(layout: Layout, positions: str, folder: Path) -> None:
     model = model_of(layout, positions)
     save_model(model, folder)
     loaded = load_model(folder)
-    inputs = training_inputs(layout, batch_of((5, 3)))
-    assert not loaded.training
+    inputs = asked_in_training(layout, batch_of((5, 3)))
+    assert inputs.asked and not loaded.training
     assert (loaded.config, loaded.layout) == (model.config, layout)
     for found_MD, state_MD in zip(loaded(inputs), model(inputs), strict=True):
         assert len(state_MD) and torch.equal(found_MD, state_MD)
