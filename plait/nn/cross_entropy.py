@@ -10,7 +10,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_LOGITS = 1 << 22  # logits held at a time: 16 MiB in fp32
+CPU_CHUNK_LOGITS = 1 << 19  # logits held at a time: 2 MiB in fp32, to stay in a core's cache
+CHUNK_LOGITS = 1 << 24  # elsewhere
 MIN_CHUNK_QUERIES = 64  # fewer would read all keys for too little work
 
 
@@ -63,7 +64,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         dquery_MD = torch.empty_like(queries) if wants_gradients else None
         dkey_CD = torch.zeros_like(key_CD, dtype=torch.float32) if wants_gradients else None
         total = torch.zeros((), device=queries.device)
-        chunk = max(MIN_CHUNK_QUERIES, CHUNK_LOGITS // max(1, len(keys)))
+        logits = CPU_CHUNK_LOGITS if queries.device.type == "cpu" else CHUNK_LOGITS
+        chunk = max(MIN_CHUNK_QUERIES, logits // max(1, len(keys)))
         with torch.autocast(queries.device.type, enabled=False):
             for at in range(0, len(queries), chunk):
                 part = slice(at, at + chunk)

@@ -34,7 +34,7 @@ def plain(query, key, target, bias=None, target_bias=None):
 @pytest.mark.parametrize("biases", (0, 1, 2))
 def test_equals_plain_cross_entropy_for_every_chunk_size(chunk, biases, monkeypatch):
     monkeypatch.setattr(cross_entropy, "MIN_CHUNK_QUERIES", chunk)
-    monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", C)
+    monkeypatch.setattr(cross_entropy, "CPU_CHUNK_LOGITS", C)
     rest = (torch.randn(C), torch.randn(M))[:biases]
     found = loss_and_gradients(chunked_cross_entropy, *problem(), *rest)
     for fast, slow in zip(found, loss_and_gradients(plain, *problem(), *rest), strict=True):
@@ -89,7 +89,7 @@ def test_bf16_gradients_are_within_one_percent(under_autocast):
 def test_bf16_sums_are_made_in_fp32(monkeypatch):
     """600 equal queries in chunks of one: a sum in bf16 would stop growing at 256, and log(31) has 8 bits there."""
     monkeypatch.setattr(cross_entropy, "MIN_CHUNK_QUERIES", 1)
-    monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", 1)
+    monkeypatch.setattr(cross_entropy, "CPU_CHUNK_LOGITS", 1)
     query, key = torch.ones(600, D, dtype=torch.bfloat16), torch.zeros(C, D, dtype=torch.bfloat16)
     loss = chunked_cross_entropy(query, key.requires_grad_(), torch.zeros(600, dtype=torch.int64))
     loss.backward()
