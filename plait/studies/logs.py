@@ -15,7 +15,7 @@ CLICK = Response(action=Action("click", Binary()), rate=0.4)  # a world needs on
 
 
 class NotHere(Exception):
-    """A log that can neither be fetched nor was given. Says what to give."""
+    """A log that could not be fetched, or was not given. Says what to do."""
 
 
 @runtime_checkable
@@ -69,7 +69,10 @@ class Public:
     name: str
 
     def open(self, kept: Path, given: Path | None) -> Dataset:
-        return sources.get(self.name)
+        try:
+            return sources.get(self.name)
+        except OSError as error:  # no network, or no room
+            raise NotHere(f"{self.name}: {error}") from error
 
     def quick(self) -> Simulated:
         return stand_in(self.name, sources.find_recipe(self.name).actions)

@@ -20,7 +20,7 @@ from plait.data.simulator.world import WORLD
 from plait.metrics.intervals import Bootstrap, paired_difference
 from plait.metrics.statistic import Statistic
 from plait.models.generative import ModelSettings
-from plait.training.evaluate import Answers, _ranks, measure
+from plait.training.evaluate import Answers, measure, ranks_in_catalogue
 from plait.training.run import RunSettings
 from plait.training.settings import Protocol
 
@@ -164,7 +164,9 @@ def _rank(
         score_QV = best.item_scores(row_Q[rows])
         # The order alone, which fp32 holds exactly: it would round the scores of nearly equal items to ties.
         order_QV = score_QV.argsort(axis=1).argsort(axis=1).astype(np.float32)
-        ranks.append(_ranks(order_QV, best.item_Q[row_Q[rows]], dataset, asked[rows], protocol, rng))
+        ranks.append(
+            ranks_in_catalogue(order_QV, best.item_Q[row_Q[rows]], dataset, asked[rows], protocol, rng)
+        )
     return np.concatenate(ranks)
 
 

@@ -109,7 +109,7 @@ def _answer(
         state_MD = state_MD.float()
         if asked.target.fact.field == "i":
             score_QV = _without_autocast(model.item_scores, state_MD).cpu().numpy()
-            rank_Q = _ranks(score_QV, item_Q, dataset, chunk, protocol, rng)
+            rank_Q = ranks_in_catalogue(score_QV, item_Q, dataset, chunk, protocol, rng)
         else:
             late_MF = asked.late_MF
             found = _without_autocast(partial(model.heads.predict, late_MF=late_MF), state_MD)
@@ -129,7 +129,7 @@ def _without_autocast(function: Callable[[Tensor], Value], state_MD: Tensor) -> 
         return function(state_MD)
 
 
-def _ranks(
+def ranks_in_catalogue(
     score_QV: Float32[np.ndarray, "Q V"],
     item_Q: Int64[np.ndarray, "Q"],
     dataset: Dataset,

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from tiny import assert_caught, assert_not_vacuous
 
-from plait.data import Dataset
+from plait.data import Dataset, sources
 from plait.schema import Action, Regression
 from plait.studies.claims import Claim
 from plait.studies.compare import Variant, compare_variants, shared_line
@@ -196,6 +196,19 @@ def test_a_part_without_its_log_is_left_out_and_said(tmp_path: Path) -> None:
     assert "stars.parquet" in result.not_run["stars"] and "not run" in shown(result)
     with pytest.raises(ValueError, match=r"nothing could be run.*stars\.parquet"):
         run_study(study_of(tiny_trial("stars", GIVEN)), place(tmp_path / "other", quick=False))
+
+
+def test_a_log_that_cannot_be_fetched_is_left_out_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(name: str) -> None:
+        raise ConnectionError("no way out")
+
+    monkeypatch.setattr(sources, "get", offline)
+    result = run_study(
+        study_of(tiny_trial(), tiny_trial("public", Public("ml-100k"))), place(tmp_path, quick=False)
+    )
+    assert result.not_run == {"public": "ml-100k: no way out"}
 
 
 def test_another_trial_stands_in_for_a_missing_log(tmp_path: Path) -> None:
