@@ -135,6 +135,11 @@ def _problems_of_time(layout: Layout, trunk: TrunkConfig, exposure: Exposure) ->
         yield f"time_anchor = '{anchor}' is not read by rab = 'position'; use rab = 'time' or 'both'"
     if anchor != "next":
         return
+    if not any(target.offset for token in layout.all_tokens for target in token.predicted):
+        yield (
+            "time_anchor = 'next' is read by tokens that predict the next event, and this layout has none; use "
+            "time_anchor = 'current'"
+        )
     for index, token in enumerate(layout.tokens):
         sees_next = any(target.offset for seen in layout.tokens[: index + 1] for target in seen.predicted)
         if sees_next and any(target.offset == 0 for target in token.predicted):

@@ -37,8 +37,17 @@ from plait.training.checkpoint import write_whole
 from plait.training.evaluate import measure
 from plait.training.loop import Diverged, Watch
 from plait.training.provenance import Provenance, protocol_line, provenance
-from plait.training.run import Result, RunSettings, load_answers, resolve_device, run, write_json
+from plait.training.run import (
+    Result,
+    RunSettings,
+    config_of,
+    load_answers,
+    resolve_device,
+    run,
+    write_json,
+)
 from plait.training.settings import Optim, Protocol
+from plait.training.unread import check_read
 
 DRAWS = 1000
 SUMMARY = (
@@ -216,6 +225,7 @@ def _check_variants(variants: Sequence[Variant], dataset: Dataset) -> None:
     for variant in variants:
         model = variant.settings.model
         check_supported(variant.layout, dataset.actions, model.trunk, model.exposure)
+        check_read(config_of(dataset, variant.settings), variant.settings.protocol)
 
 
 def _folder_name(name: str) -> str:

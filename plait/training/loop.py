@@ -35,6 +35,7 @@ from plait.training.optimiser import learning_rate, make_optimiser, warmup_steps
 from plait.training.precision import autocast, resolve_precision
 from plait.training.selection import Selection
 from plait.training.settings import Optim, Protocol
+from plait.training.unread import check_read, notes_on_unread
 
 CHECKPOINT_EVERY_S = 20.0
 START_LABELS = (
@@ -106,7 +107,7 @@ def fit(
     """Trains one model. `folder` keeps its checkpoint and metrics.jsonl.
 
     Args:
-        report: takes a line per validation.
+        report: takes a line per validation, and before them one per setting that this layout does not read.
         watch: is called after every step.
         begin: is called once, when the settings were found to fit and the folder was made, before anything else is
             written to it; not where training goes on from a checkpoint.
@@ -121,6 +122,9 @@ def fit(
     optim = replace(optim, precision=resolve_precision(optim.precision, device))
     layout = Layout.parse(config.layout, allow_leaks=config.settings.allow_leaks)
     selection = Selection.parse(protocol.select).resolve(audit(layout).can_retrieve)
+    check_read(config, protocol)
+    for note in notes_on_unread(config, protocol):
+        report(note)
     run = _Run(dataset, config, optim, protocol, selection, folder, report, device, watch)
     if not run.restore():
         run.start()
@@ -329,8 +333,12 @@ class _Run:
 
     @property
     def max_steps(self) -> int:
-        """Steps of all epochs; other caps may end training before."""
-        return self.steps_per_epoch * self.protocol.max_epochs
+        """Steps of the whole run: those of all epochs, or fewer where, at what steps cost so far, another cap will
+        end it before. Known from what a checkpoint holds, so a resumed run finds the same."""
+        spent, protocol = self.progress.spent, self.protocol
+        amounts = ((spent.tokens, protocol.max_tokens), (spent.flops, protocol.max_flops))
+        of_caps = [spent.steps * cap / amount for amount, cap in amounts if cap is not None and amount]
+        return min([self.steps_per_epoch * protocol.max_epochs, *map(math.ceil, of_caps)])
 
     def _shares_spent(self) -> dict[str, float]:
         """By cap, in words, how much of it is spent: at 1 the run ends."""

@@ -24,7 +24,7 @@ def make_optimiser(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
 
 
 def warmup_steps(optim: Optim, max_steps: int) -> int:
-    """Of a run of at most `max_steps`: a small log must not spend its epochs warming up.
+    """Of a run of at most `max_steps`: a small log, or a small cap, must not be spent on warming up.
 
     >>> warmup_steps(Optim(warmup_steps=100), 5000), warmup_steps(Optim(warmup_steps=100), 200)
     (100, 20)

@@ -16,6 +16,20 @@ from plait.models.generative import ModelSettings
 from plait.training.precision import resolve_precision
 from plait.training.selection import Selection
 from plait.training.settings import Optim, Protocol
+from plait.training.unread import changed
+
+# Settings that the line tells in words of its own. Any other stands there by name where it differs from its default.
+IN_WORDS = {
+    "model": "retrieval_weight action_weights",
+    "model.trunk": "kind dim num_layers num_heads positions dropout",
+    "model.exposure": "same_request history time_anchor",
+    "model.retrieval": "kind l2_norm temperature",
+    "model.tower": "kind gate",
+    "model.late": "windows similar",
+    "optim": "learning_rate schedule warmup_steps users_per_step precision",
+    "protocol": "max_events window patience select max_epochs max_tokens max_flops supervise candidate_requests "
+    "sample filter_seen negatives seed",
+}
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +85,7 @@ def protocol_line(
         *_words_of_evaluation(model, protocol),
         *([note] if note else []),
         *_words_of_training(dataset, model, optim, protocol, device),
+        *_other_settings(model, optim, protocol),
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}",
     ]
     return "; ".join(parts)
@@ -151,6 +166,14 @@ def _words_of_heads(dataset: Dataset, model: ModelSettings) -> list[str]:
         *([f"action weights {', '.join(weights)}"] if weights else []),
         *([f"retrieval weight {model.retrieval_weight:g}"] if model.retrieval_weight != 1 else []),
     ]
+
+
+def _other_settings(model: ModelSettings, optim: Optim, protocol: Protocol) -> list[str]:
+    """Those without words, by name, where they differ from their defaults."""
+    sections = {"model": model, "optim": optim, "protocol": protocol}
+    said = {f"{section}.{name}" for section, names in IN_WORDS.items() for name in names.split()}
+    found = [setting for name, settings in sections.items() for setting in changed(settings, name)]
+    return [f"{name} = {value}" for name, value in found if name not in said]
 
 
 def _processor() -> str:

@@ -17,9 +17,9 @@ class Optim:
     weight_decay: float = 0.0
     """On the matrices of trunk and heads only."""
     warmup_steps: int = 100
-    """At most a tenth of all steps."""
+    """At most a tenth of all steps, as many as the caps allow."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Cosine ends with protocol.max_epochs."""
+    """Cosine ends with the first of protocol's caps."""
     clip_norm: float = 1.0
     users_per_step: int = 16
     precision: Precision = "auto"

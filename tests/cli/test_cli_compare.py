@@ -149,10 +149,16 @@ def test_settings_that_read_requests_tell_of_a_log_without(
     assert re.search(r"^by plait \S+, ", shown, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("layouts", "more", "reason"),
+    [
+        ("item,i[t] -> a[t] {values, helix, pool}", (), "not both"),
+        ("item,lac", ("--model.trunk.hstu.bias",), "model.trunk.kind = hstu alone"),
+    ],
+)
 def test_every_layout_is_checked_before_the_first_run(
-    dataset: Dataset, tmp_path: Path, capsys: Capture
+    layouts: str, more: tuple[str, ...], reason: str, dataset: Dataset, tmp_path: Path, capsys: Capture
 ) -> None:
-    layouts = "item,i[t] -> a[t] {values, helix, pool}"
-    words = ("compare", dataset.folder, "--layouts", layouts, "--out", tmp_path / "out", *SMALL)
-    assert "not both" in complaint(capsys, 2, *words)
+    words = ("compare", dataset.folder, "--layouts", layouts, "--out", tmp_path / "out", *SMALL, *more)
+    assert reason in complaint(capsys, 2, *words)
     assert not (tmp_path / "out").exists()

@@ -17,7 +17,7 @@ from tiny import (
 from plait.engine.plain import before_the_next
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
-from plait.models.inputs import query_inputs
+from plait.models.inputs import Exposure, query_inputs
 from plait.nn.losses import RetrievalLoss
 from plait.nn.sampling import uniform
 from plait.schema import Action, Binary
@@ -139,3 +139,16 @@ def test_the_first_event_starts_from_a_learned_fact_which_is_not_a_missing_actio
     states["start"].square().sum().backward()
     start_D, mask_D = model.specials["a"].grad
     assert start_D.abs().sum() > 0 and not mask_D.any(), "START is learned, and nothing here shows a mask"
+
+
+NEXT = Exposure(time_anchor="next")
+
+
+@pytest.mark.parametrize("layout", ["action_out", "genrank"])
+def test_a_time_that_no_token_reads_is_refused(layout):
+    settings = ModelSettings(trunk=trunk_of("rab"), exposure=NEXT)
+    with pytest.raises(
+        ValueError, match="is read by tokens that predict the next event, and this layout has"
+    ):
+        model_of(resolve(layout), settings=settings)
+    assert model_of(resolve("next_action_out"), settings=settings).config.settings.exposure == NEXT

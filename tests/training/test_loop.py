@@ -78,6 +78,13 @@ def check_resume(dataset: Dataset, settings: RunSettings, folder: Path) -> None:
         ),
         pytest.param(
             replace(
+                settings_of(max_epochs=9, max_tokens=3 * 133.0),
+                optim=replace(OPTIM, schedule="cosine", warmup_steps=200),
+            ),
+            id="token-cap",
+        ),
+        pytest.param(
+            replace(
                 settings_of(), model=replace(MODEL, retrieval=RetrievalLoss(kind="sampled", num_negatives=5))
             ),
             id="sampled-negatives",
@@ -271,6 +278,41 @@ def test_training_stops_with_the_step_that_reaches_a_cap(dataset, protocol, epoc
     assert dataset.train_lengths(7).sum() == 133, "a history of 6, and the event that comes"
     assert (found.epoch, found.spent.steps, found.why_stopped) == (epochs, steps, why)
     assert [(row["epoch"], row["steps"]) for row in found.curve] == [(epochs, steps)]
+
+
+def rates_of(dataset, folder, settings, monkeypatch) -> list[float]:
+    """The learning rate of every step."""
+    right, found = loop.learning_rate, []
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "learning_rate", lambda *given: found.append(right(*given)) or found[-1])
+        fitted(dataset, folder, settings)
+    return found[::2]  # each step asks for its two groups of weights
+
+
+def check_rates_follow_the_cap(dataset, folder, monkeypatch) -> None:
+    optim = replace(OPTIM, learning_rate=1e-3, warmup_steps=200, schedule="cosine")
+    tokens = 60 / STEPS_PER_EPOCH * float(dataset.train_lengths(7).sum())
+    for name, cap in (("max_tokens", tokens), ("max_flops", 60 * 0.66e6)):
+        settings = replace(settings_of(max_epochs=400, validate_every=400, **{name: cap}), optim=optim)
+        rates = rates_of(dataset, folder / name, settings, monkeypatch)
+        assert 50 < len(rates) < 70, "of 2,000 that the epochs would allow"
+        top = max(rates)
+        assert rates.index(top) <= 0.1 * len(rates) + 1 and top > 0.95e-3, "warm in a tenth of the run"
+        assert rates[-1] == pytest.approx(1e-4, rel=0.05), "the cosine ends with the cap"
+
+
+def test_warm_up_and_cosine_follow_the_cap_that_ends_the_run(dataset, tmp_path, monkeypatch):
+    check_rates_follow_the_cap(dataset, tmp_path / "right", monkeypatch)
+    of_epochs = property(lambda run: run.steps_per_epoch * run.protocol.max_epochs)
+    monkeypatch.setattr(loop._Run, "max_steps", of_epochs)  # the mutant
+    assert_caught(check_rates_follow_the_cap, dataset, tmp_path / "mutant", monkeypatch)
+
+
+def test_caps_that_end_no_run_leave_its_rates_as_they_are(dataset, tmp_path, monkeypatch):
+    settings = replace(settings_of(max_epochs=3), optim=replace(OPTIM, schedule="cosine"))
+    far = replace(settings, protocol=replace(settings.protocol, max_tokens=1e9, max_flops=1e15))
+    one, other = (rates_of(dataset, tmp_path / str(n), s, monkeypatch) for n, s in enumerate((settings, far)))
+    assert one == other and len(one) == 3 * STEPS_PER_EPOCH and one[0] > one[-1]
 
 
 def test_a_run_killed_at_its_cap_takes_no_step_more(dataset, tmp_path, monkeypatch):

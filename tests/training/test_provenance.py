@@ -2,15 +2,19 @@
 
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import is_dataclass, replace
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import polars as pl
 import pytest
 import torch
 from small_runs import MODEL, OPTIM, PROTOCOL
-from tiny import ACTIONS, prepared, random_log
+from tiny import ACTIONS, assert_caught, assert_not_vacuous, prepared, random_log
 
 from plait.data import Temporal, prepare
+from plait.models.generative import ModelSettings
 from plait.models.inputs import Exposure
 from plait.training import memory, provenance
 from plait.training.memory import forget_peak_memory, peak_memory_mb
@@ -49,6 +53,93 @@ def line(dataset, model=MODEL, optim=OPTIM, protocol=PROTOCOL, seeds=(0,)):
 )
 def test_what_decides_a_result_stands_in_its_line(dataset, changed, words):
     assert words in line(dataset, **changed) and words not in line(dataset)
+
+
+DEFAULTS = {"model": ModelSettings(), "optim": Optim(), "protocol": Protocol()}
+APART = {"protocol.seed"}  # the seeds are the line's own argument: one line is of several
+FIRST = {  # what else must be chosen for a setting to be changed, or for the change to be one
+    "model.trunk.rab": {"model.trunk.positions": "rab"},
+    "model.retrieval.kind": {"model.retrieval.kind": "full"},  # as auto is for a small catalogue
+    "optim.precision": {"optim.precision": "fp32"},  # as auto is where the machine multiplies bf16 no faster
+    "protocol.sample": {"protocol.supervise": "candidates"},
+}
+EXAMPLES = {
+    "model.late.windows": (3,),
+    "model.action_weights": {"liked": 2.0},
+    "optim.betas": (0.5, 0.75),
+    "protocol.select": "mrr",
+}
+
+
+def leaves(settings: object, name: str) -> Iterator[tuple[str, object, Any]]:
+    """Every setting of a settings dataclass, and of those inside it: name, value, type."""
+    for field, hint in get_type_hints(type(settings)).items():
+        value = getattr(settings, field)
+        if is_dataclass(value):
+            yield from leaves(value, f"{name}.{field}")
+        elif not field.isupper():
+            yield f"{name}.{field}", value, hint
+
+
+def others(name: str, value: object, hint: Any) -> list[object]:
+    """Values that the setting may be changed to; "auto" stands for one of the others."""
+    if name in EXAMPLES:
+        return [EXAMPLES[name]]
+    if get_origin(hint) is Literal:
+        return [other for other in get_args(hint) if other not in (value, "auto")]
+    kind = get_args(hint)[0] if isinstance(hint, UnionType) else hint
+    examples = {bool: not value, int: 2 * (value or 1), float: (value or 0.0) + 0.25, str: "mrr"}
+    return [examples[kind]]
+
+
+def with_setting(settings: Any, name: str, value: object) -> Any:
+    """The settings with one of them changed: "model.trunk.dim" of what "model" names."""
+    first, _, rest = name.partition(".")
+    if isinstance(settings, dict):
+        return settings | {first: with_setting(settings[first], rest, value)}
+    if rest:
+        value = with_setting(getattr(settings, first), rest, value)
+    return replace(settings, **{first: value})
+
+
+def check_every_setting_is_told(dataset) -> None:
+    counts = {"model": 0, "optim": 0, "protocol": 0}
+    untold = []
+    every = [leaf for name, settings in DEFAULTS.items() for leaf in leaves(settings, name)]
+    for name, value, hint in every:
+        base = DEFAULTS
+        for first, chosen in FIRST.get(name, {}).items():
+            base, value = with_setting(base, first, chosen), chosen if first == name else value
+        for other in [] if name in APART else others(name, value, hint):
+            told = line(dataset, **with_setting(base, name, other)) != line(dataset, **base)
+            untold += [] if told else [f"{name} = {other}"]
+            counts[name.partition(".")[0]] += 1
+    assert_not_vacuous(counts, above=7)
+    said = {f"{section}.{name}" for section, names in provenance.IN_WORDS.items() for name in names.split()}
+    assert not untold and not said - {name for name, _, _ in every}, (untold, said)
+
+
+def test_every_setting_that_is_changed_changes_the_line(dataset):
+    check_every_setting_is_told(dataset)
+
+
+def test_a_setting_that_is_left_out_of_the_line_is_noticed(dataset, monkeypatch):
+    words = provenance.IN_WORDS
+    for section, name in (("optim", "betas"), ("model.trunk.hstu", "silu"), ("protocol", "gone")):
+        one_more = {**words, section: f"{words.get(section, '')} {name}"}
+        monkeypatch.setattr(provenance, "IN_WORDS", one_more)
+        assert_caught(check_every_setting_is_told, dataset)
+
+
+def test_settings_without_words_stand_in_the_line_by_name_and_defaults_do_not(dataset):
+    model = replace(MODEL, trunk=replace(MODEL.trunk, ride_weight=0.5, mlp_multiple=3))
+    optim = replace(OPTIM, weight_decay=0.1)
+    found = line(dataset, model=model, optim=optim, protocol=replace(PROTOCOL, validate_every=2))
+    told = "model.trunk.mlp_multiple = 3; model.trunk.ride_weight = 0.5; optim.weight_decay = 0.1; protocol."
+    assert f"{told}validate_every = 2; seed 0" in found
+    assert " = " not in line(dataset, **DEFAULTS).replace("d = 64", "").replace("T = 100", "").replace(
+        "(last event = test, one before = validation)", ""
+    ).replace("same_request = causal", "")
 
 
 def test_a_request_column_needs_no_note(tmp_path):

@@ -1,0 +1,126 @@
+"""Settings that differ from their defaults, and those among them that nothing reads.
+
+What other settings or the data leave unread is refused. What only the layout leaves unread is said and no more:
+`plait compare` trains many layouts under the same settings, and some are meant for one of them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from typing import NamedTuple
+
+from plait.layouts import Layout
+from plait.models.generative import ModelConfig
+from plait.training.batches import asks_candidates
+from plait.training.settings import Protocol
+
+
+def changed(settings: object, name: str) -> Iterator[tuple[str, object]]:
+    """The settings of a frozen dataclass, and of those inside it, that differ from their defaults: name and value.
+
+    >>> list(changed(Protocol(window="random", seed=3), "protocol"))
+    [('protocol.window', 'random'), ('protocol.seed', 3)]
+    """
+    for field in fields(settings):  # type: ignore[arg-type]
+        factory = field.default_factory
+        usual = field.default if factory is MISSING else factory()
+        yield from _differing(getattr(settings, field.name), usual, f"{name}.{field.name}")
+
+
+def _differing(value: object, usual: object, name: str) -> Iterator[tuple[str, object]]:
+    if is_dataclass(value):
+        for field in fields(value):
+            of_field = getattr(value, field.name), getattr(usual, field.name)
+            yield from _differing(*of_field, f"{name}.{field.name}")
+    elif value != usual:
+        yield name, value
+
+
+def check_read(config: ModelConfig, protocol: Protocol) -> None:
+    """Raises ValueError where a setting was changed that no layout would read under the others and with this data."""
+    readers = [*_by_choice(config, protocol), *_by_data(config)]
+    for problem in _unread(config, protocol, readers):
+        raise ValueError(f"{problem}; leave it out")
+
+
+def notes_on_unread(config: ModelConfig, protocol: Protocol) -> list[str]:
+    """The settings that were changed and that this layout does not read, a line each."""
+    return [f"not read: {problem}" for problem in _unread(config, protocol, _by_layout(config, protocol))]
+
+
+class _Reader(NamedTuple):
+    """What reads some settings. "model.tower" stands for all settings of a tower."""
+
+    reads: bool
+    settings: tuple[str, ...]
+    who: str
+    found: str  # instead
+
+
+def _unread(config: ModelConfig, protocol: Protocol, readers: list[_Reader]) -> Iterator[str]:
+    for name, value in (*changed(config.settings, "model"), *changed(protocol, "protocol")):
+        for reader in readers:
+            if not reader.reads and any(f"{name}.".startswith(f"{setting}.") for setting in reader.settings):
+                yield f"{name} = {value}: is read by {reader.who} alone, and {reader.found}"
+                break
+
+
+def _by_choice(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
+    """Where one setting decides whether another is read."""
+    trunk, tower, items = config.settings.trunk, config.settings.tower, config.settings.items
+    kind, experts = f"here it is {trunk.kind}", f"here it is {tower.kind}"
+    rides = trunk.kind == "gpt" and trunk.positions != "rab"
+    of_rides = "model.trunk.ride_weight", "model.trunk.pool_fuses_item"
+    carrying = "trunks that carry rides (model.trunk.kind = gpt, with positions other than rab)"
+    shared = "model.tower.num_shared_experts", "model.tower.expert_multiple"
+    own = "model.tower.num_task_experts", "model.tower.num_levels"
+    return [
+        _Reader(trunk.kind == "hstu", ("model.trunk.hstu",), "model.trunk.kind = hstu", kind),
+        _Reader(trunk.kind == "gpt", ("model.trunk.mlp_multiple",), "model.trunk.kind = gpt", kind),
+        _Reader(rides, of_rides, carrying, f"this one is {trunk.kind} with {trunk.positions} positions"),
+        _Reader(tower.kind in ("mmoe", "ple"), shared, "model.tower.kind = mmoe or ple", experts),
+        _Reader(tower.kind == "ple", own, "model.tower.kind = ple", experts),
+        _Reader(items.use_id, ("model.items.id_dropout",), "model.items.use_id = True", "here it is False"),
+        # A sample of one event has the history before that event, wherever it lies.
+        _Reader(
+            protocol.sample == "user", ("protocol.window",), "protocol.sample = user", "here it is event"
+        ),
+    ]
+
+
+def _by_data(config: ModelConfig) -> list[_Reader]:
+    """Where the data decides."""
+    features, retrieval = config.item_features, config.settings.retrieval
+    kind = retrieval.resolved(config.num_items).kind
+    coded = any(feature.num_columns for feature in features)
+    found = (
+        f"for {config.num_items:,} items auto is {kind}" if retrieval.kind == "auto" else f"here it is {kind}"
+    )
+    of_sampled = "model.retrieval.num_negatives", "model.retrieval.sampler"
+    sampled = "model.retrieval.kind = sampled"
+    return [
+        _Reader(kind == "sampled", of_sampled, sampled, found),
+        _Reader(kind != "full", ("model.retrieval.log_q",), f"{sampled} or info_nce", found),
+        _Reader(bool(features), ("model.items",), "items with features", "the data has no item features"),
+        _Reader(
+            coded, ("model.items.feature_dim",), "categories and numbers", "all item features are vectors"
+        ),
+        _Reader(bool(config.actions), ("model.tower",), "heads of actions", "the data has no actions"),
+    ]
+
+
+def _by_layout(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
+    """Where only the layout decides."""
+    layout = Layout.parse(config.layout, allow_leaks=config.settings.allow_leaks)
+    predicted = {target.fact.field for token in layout.all_tokens for target in token.predicted}
+    asks = asks_candidates(layout, config.settings.exposure, protocol)
+    of_items = "model.retrieval", "model.retrieval_weight", "protocol.negatives", "protocol.filter_seen"
+    of_actions = "model.tower", "model.late", "model.action_weights"
+    mixed, pooled = "values" in layout.rides, "pool" in layout.rides
+    none = f"layout '{layout}' has none"
+    return [
+        _Reader(mixed, ("model.trunk.ride_weight",), "actions that ride in the values", none),
+        _Reader(pooled, ("model.trunk.pool_fuses_item",), "a final pooling of actions", none),
+        _Reader("i" in predicted, of_items, "predicted items", none),
+        _Reader("a" in predicted, of_actions, "predicted actions", none),
+        _Reader(asks, ("protocol.candidate_requests",), "candidates (protocol.supervise = candidates)", none),
+    ]

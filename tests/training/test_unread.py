@@ -1,0 +1,245 @@
+"""Settings that nothing reads: refused where no layout would read them, said where only this one does not."""
+
+from dataclasses import replace
+
+import pytest
+from small_runs import MODEL, OPTIM, PROTOCOL, silent
+from tiny import ACTIONS, MAX_EVENTS, NUM_ITEMS, trunk_of
+
+from plait.layouts import CATALOGUE, Layout, resolve
+from plait.models.generative import ModelConfig, ModelSettings
+from plait.models.inputs import Exposure
+from plait.models.late import LateSettings
+from plait.nn.config import HstuSwitches, TrunkConfig
+from plait.nn.encoders import ItemEncoding
+from plait.nn.losses import RetrievalLoss
+from plait.nn.towers import TowerConfig
+from plait.schema import Category, Feature, Vector
+from plait.training import unread
+from plait.training.loop import fit
+from plait.training.settings import Protocol
+from plait.training.unread import changed, check_read, notes_on_unread
+
+CODED, FROZEN = Feature("genre", Category()), Feature("content", Vector())
+MANY = 30_000  # items: a full softmax is then no longer what auto is
+
+
+def config(layout: str = "lac", num_items: int = NUM_ITEMS, features=(), actions=ACTIONS, **settings):
+    return ModelConfig(
+        layout=str(resolve(layout)),
+        settings=ModelSettings(**settings),
+        num_items=num_items,
+        actions=actions,
+        max_events=MAX_EVENTS,
+        item_features=features,
+    )
+
+
+def trunk(**settings: object) -> dict[str, TrunkConfig]:
+    return {"trunk": replace(trunk_of(), **settings)}
+
+
+def retrieval(**settings: object) -> dict[str, RetrievalLoss]:
+    return {"retrieval": RetrievalLoss(**settings)}
+
+
+def tower(**settings: object) -> dict[str, TowerConfig]:
+    return {"tower": TowerConfig(**settings)}
+
+
+def items(**settings: object) -> dict[str, ItemEncoding]:
+    return {"items": ItemEncoding(**settings)}
+
+
+BIASED = HstuSwitches(bias=True)
+CANDIDATES = {"supervise": "candidates"}
+
+# What is unread, what is said of it, and a neighbour that reads it.
+REFUSED = [
+    (
+        trunk(hstu=BIASED),
+        "model.trunk.hstu.bias = True",
+        "kind = hstu.*is gpt",
+        trunk(kind="hstu", hstu=BIASED),
+    ),
+    (trunk(kind="hstu", mlp_multiple=3), "model.trunk.mlp_multiple = 3", "kind = gpt", trunk(mlp_multiple=3)),
+    (
+        trunk(kind="hstu", ride_weight=0.5),
+        "model.trunk.ride_weight = 0.5",
+        "carry rides",
+        trunk(ride_weight=0.5),
+    ),
+    (
+        trunk(positions="rab", pool_fuses_item=False),
+        "model.trunk.pool_fuses_item = False",
+        "this one is gpt with rab positions",
+        trunk(pool_fuses_item=False),
+    ),
+    (
+        tower(kind="mlp", num_shared_experts=3),
+        "model.tower.num_shared_experts = 3",
+        "mmoe or ple",
+        tower(kind="mmoe", num_shared_experts=3),
+    ),
+    (
+        tower(kind="linear", expert_multiple=2),
+        "model.tower.expert_multiple = 2",
+        "here it is linear",
+        tower(kind="ple", expert_multiple=2),
+    ),
+    (
+        tower(kind="mmoe", num_levels=3),
+        "model.tower.num_levels = 3",
+        "kind = ple",
+        tower(kind="ple", num_levels=3),
+    ),
+    (
+        tower(kind="mmoe", num_task_experts=2),
+        "model.tower.num_task_experts = 2",
+        "kind = ple",
+        tower(kind="ple", num_task_experts=2),
+    ),
+    (
+        retrieval(num_negatives=5),
+        "model.retrieval.num_negatives = 5",
+        "for 17 items auto is full",
+        retrieval(num_negatives=5) | {"num_items": MANY},
+    ),
+    (
+        retrieval(kind="info_nce", sampler="uniform"),
+        "model.retrieval.sampler = uniform",
+        "here it is info_nce",
+        retrieval(kind="sampled", sampler="uniform"),
+    ),
+    (
+        retrieval(kind="full", log_q="both"),
+        "model.retrieval.log_q = both",
+        "sampled or info_nce",
+        retrieval(kind="info_nce", log_q="both"),
+    ),
+    (
+        items(id_dropout=0.3),
+        "model.items.id_dropout = 0.3",
+        "no item features",
+        items(id_dropout=0.3) | {"features": (CODED,)},
+    ),
+    (
+        items(use_id=False, id_dropout=0.3) | {"features": (CODED,)},
+        "model.items.id_dropout = 0.3",
+        "model.items.use_id = True",
+        items(use_id=False) | {"features": (CODED,)},
+    ),
+    (
+        items(feature_dim=3) | {"features": (FROZEN,)},
+        "model.items.feature_dim = 3",
+        "are vectors",
+        items(feature_dim=3) | {"features": (FROZEN, CODED)},
+    ),
+    (
+        tower(kind="linear") | {"layout": "item", "actions": ()},
+        "model.tower.kind = linear",
+        "no actions",
+        tower(kind="linear") | {"layout": "item"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("nobody", "setting", "reason", "somebody"), REFUSED)
+def test_a_setting_that_nothing_reads_is_refused_and_its_neighbour_is_not(nobody, setting, reason, somebody):
+    with pytest.raises(ValueError, match=f"^{setting}: is read by .*{reason}.*; leave it out$"):
+        check_read(config(**nobody), Protocol())
+    check_read(config(**somebody), Protocol())
+
+
+def test_a_window_that_samples_of_one_event_do_not_read_is_refused():
+    chosen = Protocol(window="random", sample="event", **CANDIDATES)
+    with pytest.raises(ValueError, match=r"^protocol.window = random: is read by protocol.sample = user"):
+        check_read(config(), chosen)
+    check_read(config(), replace(chosen, sample="user"))
+    check_read(config(), replace(chosen, window="last"))
+
+
+# What is unread, what is said of it, the layout that does not read it, and one that does.
+SAID = [
+    (trunk(ride_weight=0.5), {}, "model.trunk.ride_weight = 0.5", "lac", "attn_mvp"),
+    (trunk(ride_weight=0.5), {}, "model.trunk.ride_weight = 0.5", "attn_dhn", "attn_mvp_early"),
+    (trunk(pool_fuses_item=True), {}, "model.trunk.pool_fuses_item = True", "attn_mvp_early", "attn_lfa"),
+    (retrieval(temperature=0.5), {}, "model.retrieval.temperature = 0.5", "action_out", "item"),
+    ({"retrieval_weight": 2.0}, {}, "model.retrieval_weight = 2.0", "attn_lfa", "lac"),
+    ({}, {"negatives": 7}, "protocol.negatives = 7", "genrank", "interleaved"),
+    ({}, {"filter_seen": False}, "protocol.filter_seen = False", "next_action", "pc"),
+    (tower(kind="ple"), {}, "model.tower.kind = ple", "item", "action_out"),
+    ({"action_weights": {"liked": 2.0}}, {}, "model.action_weights = {'liked': 2.0}", "lagged_in", "lac"),
+    ({"late": LateSettings(windows=(3,))}, {}, "model.late.windows = (3,)", "action_in", "both_out"),
+    ({}, {"candidate_requests": 2}, "protocol.candidate_requests = 2", "action_out", "genrank"),
+]
+
+
+@pytest.mark.parametrize(("model", "protocol", "setting", "other", "reader"), SAID)
+def test_a_setting_that_this_layout_does_not_read_is_said(model, protocol, setting, other, reader):
+    """And no more: beside the layout, one that reads it may be compared under the same settings."""
+    chosen = Protocol(**protocol)
+    check_read(config(other, **model), chosen)
+    (note,) = notes_on_unread(config(other, **model), chosen)
+    assert note.startswith(f"not read: {setting}: is read by ")
+    assert note.endswith(f"layout '{resolve(other)}' has none")
+    assert not notes_on_unread(config(reader, **model), chosen)
+
+
+def test_candidates_are_asked_for_by_the_protocol_or_the_exposure_too():
+    chosen = Protocol(candidate_requests=2)
+    assert notes_on_unread(config(), chosen)
+    assert not notes_on_unread(config(), replace(chosen, **CANDIDATES))
+    assert not notes_on_unread(config(exposure=Exposure(history="full")), chosen)
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_of_the_defaults_nothing_is_unread(name):
+    check_read(config(name), Protocol())
+    assert not notes_on_unread(config(name), Protocol())
+
+
+def test_every_reader_is_of_settings_that_there_are_and_is_tested():
+    """A name that is misspelt would let its setting pass."""
+    chosen = config(), Protocol()
+    readers = [*unread._by_choice(*chosen), *unread._by_data(chosen[0]), *unread._by_layout(*chosen)]
+    sections = {"model": chosen[0].settings, "protocol": chosen[1]}
+    for reader in readers:
+        for setting in reader.settings:
+            section, *path = setting.split(".")
+            found = sections[section]
+            for name in path:
+                found = getattr(found, name)  # raises
+    named = {setting for reader in readers for setting in reader.settings}
+    tested = [*(case[1] for case in REFUSED), *(case[2] for case in SAID), "protocol.window = random"]
+    assert not {s for s in named if not any(test.startswith(s) for test in tested)}
+    assert len(named) > 15
+
+
+def test_what_was_changed_is_found_wherever_it_stands():
+    found = changed(
+        ModelSettings(**trunk(hstu=BIASED), action_weights={"a": 2.0}, **retrieval(l2_norm=True)), "m"
+    )
+    assert dict(found) == {
+        "m.trunk.dim": 12,
+        "m.trunk.dropout": 0.0,
+        "m.trunk.hstu.bias": True,
+        "m.retrieval.l2_norm": True,
+        "m.action_weights": {"a": 2.0},
+    }
+    assert not list(changed(ModelSettings(), "m"))
+
+
+def test_training_refuses_before_it_writes_and_says_before_it_trains(dataset, tmp_path):
+    shape = config("item", num_items=dataset.num_items, **retrieval(num_negatives=5))
+    with pytest.raises(ValueError, match=r"model.retrieval.num_negatives = 5: .* auto is full; leave it out"):
+        fit(dataset, shape, OPTIM, PROTOCOL, tmp_path / "run", silent)
+    assert not (tmp_path / "run").exists()
+    lines: list[str] = []
+    layout = Layout.parse(shape.layout)
+    shape = replace(shape, settings=replace(MODEL, **tower(kind="linear")), max_events=PROTOCOL.max_events)
+    fit(dataset, shape, OPTIM, replace(PROTOCOL, max_epochs=1), tmp_path / "run", lines.append)
+    assert lines[0] == (
+        f"not read: model.tower.kind = linear: is read by predicted actions alone, and layout '{layout}' has none"
+    )
+    assert len(lines) == 2 and lines[1].startswith("epoch   1")
