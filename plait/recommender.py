@@ -72,18 +72,33 @@ class Recommender:
         """
         if users is not None:
             self._check_takes_users(history)
-        read = History(history, None, ()) if isinstance(history, EventBatch) else self._read(history, users)
+        read = self._of_batch(history) if isinstance(history, EventBatch) else self._read(history, users)
         window, lag = self.model.config.max_events, self.model.layout.lag
-        return encode_history(read.events, window, lag, read.user_ids, read.unknown_items)
+        return encode_history(read.events, window, lag, read.user_ids, read.unknown_items, read.exposure_U)
 
     def append(self, state: State, event: Frame) -> State:
         """The state after one more event of every user (for one user, a mapping of single values will do).
 
-        What holds for columns, missing actions and unknown items of `encode` holds here.
+        What holds for columns, missing actions and unknown items of `encode` holds here. The event is of the last
+        event's request where it names the same one, in the log's request column; in a log without, where its time is
+        the same.
+
+        Raises:
+            ValueError: as `encode`, and: the event lies before the last one, or is of other users; or the model reads
+                the log's requests, and the state came from an `EventBatch`, which does not name them.
         """
         read = self._read(event)
+        names_requests = self.model.config.settings.reads_requests and self.columns.request is not None
+        if names_requests and state.exposure_U is not None and None in state.exposure_U:
+            raise ValueError(
+                f"append: the model was trained to tell by the log's {self.columns.request!r} what was shown together, "
+                "and the state was encoded from an EventBatch, which does not name its last request; encode a table of "
+                "the log's columns"
+            )
         window, lag = self.model.config.max_events, self.model.layout.lag
-        return append_event(state, read.events, window, lag, read.user_ids, read.unknown_items)
+        return append_event(
+            state, read.events, window, lag, read.user_ids, read.unknown_items, read.exposure_U
+        )
 
     def add_items(self, items: Frame) -> "Recommender":
         """A recommender that knows the table's new items, too, by their features alone: nothing is trained.
@@ -112,8 +127,9 @@ class Recommender:
         A category gives one column per value, its probability.
 
         Args:
-            at: when the items are shown, written as times of the log are. Models that know the time need it, all
-                others ignore it.
+            at: when the items are shown, written as times of the log are. Models that know the time need it. In a log
+                without requests, items that are shown at the time of the last event are of its request, and answers
+                are as trained for such; all others are of a later one.
             context: values of that moment's context features, by name; missing where not named.
 
         Raises:
@@ -122,9 +138,9 @@ class Recommender:
         """
         item_C = self._known(items)
         item_UC = np.tile(item_C, (state.events.num_users, 1))
-        predicted = plain.score(
-            self.model, state, item_UC, at_s=self._seconds(at), context_F=self._context(context or {})
-        )
+        at_s, exposure = self._when(at)
+        context_F = self._context(context or {})
+        predicted = plain.score(self.model, state, item_UC, at_s=at_s, exposure=exposure, context_F=context_F)
         columns = []
         for action in self.actions:
             value_M = predicted[action.name].reshape(item_UC.size, -1)
@@ -146,7 +162,8 @@ class Recommender:
             ValueError: the layout cannot retrieve, fewer than `k` items are left, or the time is needed and not given
                 or lies before the last event.
         """
-        item_UK, score_UK = plain.retrieve(self.model, state, k, filter_seen, at_s=self._seconds(at))
+        at_s, exposure = self._when(at)
+        item_UK, score_UK = plain.retrieve(self.model, state, k, filter_seen, at_s=at_s, exposure=exposure)
         rank_K = pl.Series("rank", np.tile(np.arange(1, k + 1), len(item_UK)))
         return self._rows(state, item_UK).with_columns(rank_K, pl.Series("score", score_UK.reshape(-1)))
 
@@ -183,21 +200,21 @@ class Recommender:
             )
         return item_C
 
-    def _seconds(self, at: Any) -> int | None:
-        """A time as the log writes it, in unix seconds.
+    def _when(self, at: Any) -> tuple[int | None, int | None]:
+        """A time as the log writes it, in unix seconds, and in µs what tells it from the times of the log's requests.
 
         Raises:
             ValueError: it is none.
         """
         if at is None:
-            return None
+            return None, None
         given = pl.DataFrame({"at": [at]})
         latest_s = clock.time() + CENTURY_S
         column = checking.time_column("at", given.schema["at"], self.columns.time_unit, latest_s)
         rule, microseconds = given.select(checking.rule_number([column]), column.value).row(0)
         if rule:
             raise ValueError(f"at = {at!r}: {checking.rule_texts([column])[rule - 1]}")
-        return int(microseconds) // MICROSECONDS_PER_S
+        return int(microseconds) // MICROSECONDS_PER_S, int(microseconds)
 
     def _context(self, context: Mapping[str, Any]) -> Int64[np.ndarray, "F"]:
         names = [feature.name for feature in self.columns.context]
@@ -221,6 +238,11 @@ class Recommender:
             raise ValueError(
                 "users are given beside an EventBatch, which holds their codes already: leave them out"
             )
+
+    def _of_batch(self, events: EventBatch) -> History:
+        """Where the log names requests, a batch has their numbers alone: an event to come is of none of them."""
+        unnamed = None if self.columns.request is None else (None,) * events.num_users
+        return History(events, None, (), unnamed)
 
     def _read(self, history: Frame, users: Frame | None = None) -> History:
         needs_request = self.model.config.settings.reads_requests

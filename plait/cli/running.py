@@ -14,11 +14,13 @@ from cyclopts import CycloptsError, Parameter
 from plait.cli.settings import settings_file, whole_numbers
 from plait.cli.training import Unfinished
 from plait.cli.verbs import SECTIONS, app
+from plait.nn.runtime import tune_process
 from plait.training.loop import Diverged
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
     """Runs one command; `tokens` are the words after `plait`, those of the process where none are given."""
+    tune_process()  # the process is ours
     try:
         app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except SystemExit as stop:  # --help and --version

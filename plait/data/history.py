@@ -46,6 +46,9 @@ class History:
     events: EventBatch  # users in the order of their ids
     user_ids: tuple[Any, ...] | None  # None where the table has no user column: all events are of one user
     unknown_items: tuple[Any, ...]  # ids that the model does not know, each once; UNKNOWN_ITEM in the events
+    # By which each user's last request is told from others: its id where the history has them, else its time in µs;
+    # None where nothing but the events' own request numbers is known.
+    exposure_U: tuple[Any, ...] | None
 
 
 def save_vocabulary(folder: Path, item_ids: pl.Series, columns: Columns) -> None:
@@ -81,7 +84,7 @@ def read_history(
             An action without a column is missing in every event.
         actions: as fitted in preparation.
         item_ids: dense item i is at index i - 1; other items become UNKNOWN_ITEM.
-        needs_request: the request column must be there, where the log has one.
+        needs_request: where the log has a request column, every event must name its request.
         users: a table of user features; users that it lacks, or all where it is not given, have none. Context
             columns that the history lacks are missing too. Without the request column, events of one time are one
             request.
@@ -90,11 +93,8 @@ def read_history(
         ValueError: a column is missing, of the wrong type, or holds a value that breaks a rule.
     """
     frame = _with_missing_actions(_as_frame(history), columns, actions)
-    if needs_request and columns.request is not None and columns.request not in frame.columns:
-        raise ValueError(
-            f"the history has no column {columns.request!r}, and the model was trained to tell by it what was shown "
-            "together; give it for every event"
-        )
+    if needs_request and columns.request is not None:
+        _check_requests(frame, columns.request)
     ordering = () if columns.order is None else (columns.order,)
     for name in (columns.item, columns.time, *ordering):
         if name not in frame.columns:
@@ -111,10 +111,9 @@ def read_history(
     frame, values = frame[order], values[order]
     user_E = frame[columns.user].rank("dense").to_numpy().astype(np.int64) - 1
     tick_E = values[columns.time].to_numpy()
-    exposure_E = tick_E
+    exposure_E = values[columns.time]
     if columns.request is not None and columns.request in frame.columns:
-        exposure_E = frame[columns.request].rle_id().to_numpy()
-    new_E = np.diff(exposure_E, prepend=exposure_E[:1]) != 0
+        exposure_E = frame[columns.request]
     start_U1 = np.concatenate([[0], np.cumsum(np.bincount(user_E))]).astype(np.int64)
     user_ids = frame[columns.user].gather(start_U1[:-1])
     item_E = item_index(frame[columns.item], item_ids)
@@ -128,12 +127,22 @@ def read_history(
         .reshape(len(frame), len(actions))
         .astype(np.float32, copy=False),  # a frame without columns has a type of its own
         time_s_E=tick_E // MICROSECONDS_PER_S,
-        request_E=np.cumsum(new_E),
+        request_E=exposure_E.rle_id().to_numpy().astype(np.int64),
         context_EF=code_context(columns.context, frame, "the history"),
         user_code_UK=_user_codes(users, columns, user_ids),
     )
     unknown = frame[columns.item].filter(pl.Series(item_E == UNKNOWN_ITEM)).unique(maintain_order=True)
-    return History(events, tuple(user_ids) if has_users else None, tuple(unknown))
+    exposure_U = tuple(exposure_E.gather(start_U1[1:] - 1))
+    return History(events, tuple(user_ids) if has_users else None, tuple(unknown), exposure_U)
+
+
+def _check_requests(frame: pl.DataFrame, request: str) -> None:
+    why = "and the model was trained to tell by it what was shown together; give it for every event"
+    if request not in frame.columns:
+        raise ValueError(f"the history has no column {request!r}, {why}")
+    if frame[request].null_count():
+        event = frame.row(int(frame[request].is_null().arg_true()[0]), named=True)
+        raise ValueError(f"{request} is missing in the event {event}, {why}")
 
 
 def _user_codes(users: Any, columns: Columns, user_ids: pl.Series) -> Int64[np.ndarray, "U K"]:
@@ -150,7 +159,7 @@ def _with_missing_actions(frame: pl.DataFrame, columns: Columns, actions: tuple[
     """
     optional = [action.name for action in actions] + [feature.name for feature in columns.context]
     absent = [name for name in optional if name not in frame.columns]
-    known = {columns.user, columns.item, columns.time, columns.order, *optional}
+    known = {columns.user, columns.item, columns.time, columns.order, columns.request, *optional}
     strange = [name for name in frame.columns if name not in known]
     if absent and strange:
         near = difflib.get_close_matches(absent[0], strange, n=1)

@@ -3,16 +3,18 @@
 Shape letters: U users, C candidates of a user, F context features, M questions, K items returned, V catalogue items.
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from plait.engine.state import State, joined, repeated
+from plait.engine.state import State, before_last_request, in_last_request, joined, repeated
 from plait.layouts import audit
 from plait.layouts.audit import reader
 from plait.layouts.facts import Field
+from plait.models.combining import supervises_candidates_only
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Inputs, query_inputs
 from plait.schema import MISSING_VALUE, UNKNOWN_ITEM, EventBatch
@@ -27,12 +29,15 @@ def score(
     item_UC: Int64[np.ndarray, "U C"],
     *,
     at_s: int | None = None,
+    exposure: Hashable = None,
     context_F: Int64[np.ndarray, "F"] | None = None,
 ) -> dict[str, Float32[np.ndarray, "U C ..."]]:
     """The expected actions of every user on its candidates, in the log's units; a category's probabilities.
 
     Args:
-        at_s: when the candidates are shown, in unix seconds; only models that know the time look at it.
+        at_s: when the candidates are shown, in unix seconds; only models that know the time or requests look at it.
+        exposure: what tells the candidates' request from others, as `encode` takes it of the history's. Candidates of
+            the last event's request are asked about as they were trained; without `at_s`, they are of a later one.
         context_F: codes of what is known of that moment; without it all are missing.
 
     Raises:
@@ -44,11 +49,11 @@ def score(
         raise ValueError(f"layout '{model.layout}' cannot score a given item: {verdict.why_not_score}")
     if not item_UC.size:
         raise ValueError(f"no candidates to score: {item_UC.shape[1]} items for {len(item_UC)} users")
-    time_s_U = _request_times(model, "a", state, at_s)
+    coming = _coming(model, "a", state, at_s, exposure)
     if context_F is None:
-        context_F = np.full(state.events.context_EF.shape[1], MISSING_VALUE)
+        context_F = _no_context(state.events)
     found = [
-        _score_step(model, state, step_UC, time_s_U, context_F)
+        _score_step(model, coming, step_UC, context_F)
         for step_UC in _steps(item_UC, max(1, CANDIDATES_PER_STEP // len(item_UC)))
     ]
     return {name: np.concatenate([step[name] for step in found], axis=1) for name in found[0]}
@@ -56,12 +61,18 @@ def score(
 
 @torch.no_grad()
 def retrieve(
-    model: GenerativeRecommender, state: State, k: int, filter_seen: bool, *, at_s: int | None = None
+    model: GenerativeRecommender,
+    state: State,
+    k: int,
+    filter_seen: bool,
+    *,
+    at_s: int | None = None,
+    exposure: Hashable = None,
 ) -> tuple[Int64[np.ndarray, "U K"], Float32[np.ndarray, "U K"]]:
     """The `k` items most likely to come next for every user, best first, and their logits.
 
     Args:
-        at_s: when they are shown, in unix seconds; only models that know the time look at it.
+        at_s, exposure: when they are shown, and in which request, as in `score`.
 
     Raises:
         ValueError: the layout predicts no item, fewer than `k` items are left, or the time is needed and not given, or
@@ -69,8 +80,9 @@ def retrieve(
     """
     if not audit(model.layout).can_retrieve:
         raise ValueError(f"layout '{model.layout}' cannot retrieve: it predicts no item")
-    time_s_U = _request_times(model, "i", state, at_s)
-    (state_UD,) = model(_inputs(model, before_the_next(state.events, time_s_U), "i"))
+    coming = _coming(model, "i", state, at_s, exposure)
+    to_come = _candidates(coming, _unknown(coming.events), _no_context(coming.events))
+    (state_UD,) = model(_inputs(model, joined(coming.events, to_come), "i"))
     score_UV = model.item_scores(state_UD)
     if filter_seen:
         for user, seen in enumerate(state.seen_U):
@@ -96,12 +108,42 @@ def needs_time(model: GenerativeRecommender, field: Field) -> bool:
 
 def before_the_next(events: EventBatch, time_s_U: Int64[np.ndarray, "U"] | None = None) -> EventBatch:
     """The histories, each with one event to come of which nothing is known, or only when; by default as if it came
-    with the last one."""
-    if time_s_U is None:
-        time_s_U = _last_times(events)
-    context_F = np.full(events.context_EF.shape[1], MISSING_VALUE)
-    unknown_U1 = np.full((events.num_users, 1), UNKNOWN_ITEM)
-    return joined(events, _candidates(events, unknown_U1, time_s_U, context_F))
+    with the last one, but in a request of its own."""
+    last_U = events.start_U1[1:] - 1
+    time_s_U = events.time_s_E[last_U] if time_s_U is None else time_s_U
+    coming = _Coming(events, time_s_U, events.request_E[last_U] + 1)
+    return joined(events, _candidates(coming, _unknown(events), _no_context(events)))
+
+
+@dataclass(frozen=True)
+class _Coming:
+    """What an event to come is asked about from, when it comes, and the number of its request."""
+
+    events: EventBatch
+    time_s_U: Int64[np.ndarray, "U"]
+    request_U: Int64[np.ndarray, "U"]
+
+
+def _coming(
+    model: GenerativeRecommender, field: Field, state: State, at_s: int | None, exposure: Hashable
+) -> _Coming:
+    """An event of the last event's request comes as in training: in a request that is blind to itself, or asked about
+    as candidates are, after what lay before the request; else after all events.
+
+    Raises:
+        ValueError: as `_request_times`.
+    """
+    time_s_U = _request_times(model, field, state, at_s)
+    request_U = state.events.request_E[state.events.start_U1[1:] - 1]
+    if at_s is None:
+        return _Coming(state.events, time_s_U, request_U + 1)
+    exposure_U = None if exposure is None else (exposure,) * len(time_s_U)
+    at_s_U = np.full_like(time_s_U, at_s)
+    in_last_U = in_last_request(state, at_s_U, exposure_U)
+    events, shown = state.events, model.config.settings.exposure
+    if shown.same_request == "blind" or supervises_candidates_only(model.layout, shown):
+        events = before_last_request(events, in_last_U)
+    return _Coming(events, time_s_U, request_U + ~in_last_U)
 
 
 def _request_times(
@@ -112,7 +154,7 @@ def _request_times(
     Raises:
         ValueError: the model looks at it, and there is none, or it lies before the last event of a user.
     """
-    last_s_U = _last_times(state.events)
+    last_s_U = state.events.time_s_E[state.events.start_U1[1:] - 1]
     if not needs_time(model, field):
         return last_s_U
     settings, asked = model.config.settings, "action" if field == "a" else "next item"
@@ -131,8 +173,12 @@ def _request_times(
     return np.full_like(last_s_U, at_s)
 
 
-def _last_times(events: EventBatch) -> Int64[np.ndarray, "U"]:
-    return events.time_s_E[events.start_U1[1:] - 1]
+def _unknown(events: EventBatch) -> Int64[np.ndarray, "U 1"]:
+    return np.full((events.num_users, 1), UNKNOWN_ITEM)
+
+
+def _no_context(events: EventBatch) -> Int64[np.ndarray, "F"]:
+    return np.full(events.context_EF.shape[1], MISSING_VALUE)
 
 
 def _inputs(model: GenerativeRecommender, batch: EventBatch, field: Field) -> Inputs:
@@ -147,36 +193,31 @@ def _steps(item_UC: Int64[np.ndarray, "U C"], size: int) -> Iterator[Int64[np.nd
 
 def _score_step(
     model: GenerativeRecommender,
-    state: State,
+    coming: _Coming,
     item_UC: Int64[np.ndarray, "U C"],
-    time_s_U: Int64[np.ndarray, "U"],
     context_F: Int64[np.ndarray, "F"],
 ) -> dict[str, Float32[np.ndarray, "U C ..."]]:
     shape = item_UC.shape
-    candidates = _candidates(state.events, item_UC, time_s_U, context_F)
-    inputs = _inputs(model, joined(repeated(state.events, shape[1]), candidates), "a")
+    candidates = _candidates(coming, item_UC, context_F)
+    inputs = _inputs(model, joined(repeated(coming.events, shape[1]), candidates), "a")
     (state_MD,) = model(inputs)
     predicted = model.heads.predict(state_MD, inputs.asked[0].late_MF)
     return {name: value.unflatten(0, shape).cpu().numpy() for name, value in predicted.items()}
 
 
 def _candidates(
-    events: EventBatch,
-    item_UC: Int64[np.ndarray, "U C"],
-    time_s_U: Int64[np.ndarray, "U"],
-    context_F: Int64[np.ndarray, "F"],
+    coming: _Coming, item_UC: Int64[np.ndarray, "U C"], context_F: Int64[np.ndarray, "F"]
 ) -> EventBatch:
-    """One event for every candidate: its item, no action yet, in a request of its own after the history."""
-    last_U = events.start_U1[1:] - 1
+    """One event for every candidate, each by itself: its item, no action yet."""
     candidates = item_UC.shape[1]
     count = item_UC.size
     return EventBatch(
-        user_U=np.repeat(events.user_U, candidates),
+        user_U=np.repeat(coming.events.user_U, candidates),
         start_U1=np.arange(count + 1),
         lead_U=np.zeros(count, dtype=np.int64),
         item_E=item_UC.reshape(-1),
-        action_EA=np.full((count, events.action_EA.shape[1]), np.nan, dtype=np.float32),
-        time_s_E=np.repeat(time_s_U, candidates),
-        request_E=np.repeat(events.request_E[last_U] + 1, candidates),
+        action_EA=np.full((count, coming.events.action_EA.shape[1]), np.nan, dtype=np.float32),
+        time_s_E=np.repeat(coming.time_s_U, candidates),
+        request_E=np.repeat(coming.request_U, candidates),
         context_EF=np.tile(context_F, (count, 1)),
     )

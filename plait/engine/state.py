@@ -7,8 +7,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
+from plait.layouts.casting import begin_of_request
 from plait.schema import EventBatch
 
 
@@ -22,6 +23,7 @@ class State:
     unknown_items: tuple[
         Hashable, ...
     ] = ()  # ids met so far that the model does not know: UNKNOWN_ITEM in the events
+    exposure_U: tuple[Hashable, ...] | None = None  # as `encode` takes it
 
 
 def encode(
@@ -30,12 +32,15 @@ def encode(
     lag: int,
     id_U: Sequence[Hashable] | None = None,
     unknown_items: Sequence[Hashable] = (),
+    exposure_U: Sequence[Hashable] | None = None,
 ) -> State:
     """The last `max_events` events of every user, and `lag` more where there are.
 
     Args:
         id_U: what the caller calls the users; by default their dense numbers.
         unknown_items: what the caller calls the items that are UNKNOWN_ITEM in the history.
+        exposure_U: what tells each user's last request from others, such as its id in the log; None for a user of whom
+            that is not known, and for all where it is the time.
 
     Raises:
         ValueError: a user has no events, or there is no user.
@@ -52,7 +57,8 @@ def encode(
         np.unique(history.item_E[a:b])
         for a, b in zip(history.start_U1[:-1], history.start_U1[1:], strict=True)
     )
-    return State(_window(history, max_events, lag), seen_U, ids, tuple(unknown_items))
+    exposures = None if exposure_U is None else tuple(exposure_U)
+    return State(_window(history, max_events, lag), seen_U, ids, tuple(unknown_items), exposures)
 
 
 def append(
@@ -62,14 +68,16 @@ def append(
     lag: int,
     id_U: Sequence[Hashable] | None = None,
     unknown_items: Sequence[Hashable] = (),
+    exposure_U: Sequence[Hashable] | None = None,
 ) -> State:
     """The state after one more event per user: encoding the longer history again, by construction.
 
-    The event's own request number means nothing here: it is of the last event's request if its time is the same.
+    The event's own request number means nothing here: `in_last_request` says whose request it is of.
 
     Args:
         id_U: whose events these are, in the order of `event`; by default those of the state, in its order.
         unknown_items: what the caller calls the items that are UNKNOWN_ITEM in the events.
+        exposure_U: what tells the requests of the events from others, as in `encode`.
 
     Raises:
         ValueError: not exactly one event for every user of the state, or one before the last.
@@ -84,13 +92,37 @@ def append(
             f"append: the event of user {state.id_U[early_U[0]]!r} lies before the last of its history "
             f"({event.time_s_E[early_U[0]]} < {state.events.time_s_E[last_U[early_U[0]]]}); encode the history again"
         )
-    is_later_U = event.time_s_E > state.events.time_s_E[last_U]
+    is_later_U = ~in_last_request(state, event.time_s_E, exposure_U)
     event = replace(event, request_E=state.events.request_E[last_U] + is_later_U)
     seen_U = tuple(
         np.union1d(seen, item) for seen, item in zip(state.seen_U, event.item_E[:, None], strict=True)
     )
     met = tuple(dict.fromkeys((*state.unknown_items, *unknown_items)))
-    return State(_window(joined(state.events, event), max_events, lag), seen_U, state.id_U, met)
+    exposures = None if exposure_U is None else tuple(exposure_U)
+    return State(_window(joined(state.events, event), max_events, lag), seen_U, state.id_U, met, exposures)
+
+
+def in_last_request(
+    state: State, time_s_U: Int64[np.ndarray, "U"], exposure_U: Sequence[Hashable] | None = None
+) -> Bool[np.ndarray, "U"]:
+    """Whether what comes at these times is of the request of each user's last event.
+
+    It is where the same `exposure_U` tells of both, as in preparation. Where either side gives none, times tell, which
+    an `EventBatch` knows in whole seconds.
+    """
+    if state.exposure_U is None or exposure_U is None:
+        return time_s_U == state.events.time_s_E[state.events.start_U1[1:] - 1]
+    pairs = zip(state.exposure_U, exposure_U, strict=True)
+    return np.array([last is not None and last == coming for last, coming in pairs])
+
+
+def before_last_request(events: EventBatch, which_U: Bool[np.ndarray, "U"]) -> EventBatch:
+    """Without the last request of the users that are named; what lay before their windows still does."""
+    begin_E = begin_of_request(events.start_U1, events.request_E)
+    last_U = events.start_U1[1:] - 1
+    end_U = np.where(which_U, begin_E[last_U], events.start_U1[1:])
+    lead_U = np.minimum(events.lead_U, end_U - events.start_U1[:-1])
+    return _taken(events, np.arange(events.num_users), events.start_U1[:-1], lead_U, end_U)
 
 
 def joined(history: EventBatch, more: EventBatch) -> EventBatch:
@@ -139,9 +171,10 @@ def _taken(
     user_W: Int64[np.ndarray, "W"],
     first_W: Int64[np.ndarray, "W"],
     lead_W: Int64[np.ndarray, "W"],
+    end_W: Int64[np.ndarray, "W"] | None = None,
 ) -> EventBatch:
-    """The events from `first_W` to each chosen user's end."""
-    length_W = events.start_U1[1:][user_W] - first_W
+    """The events from `first_W` to `end_W`, by default each chosen user's end."""
+    length_W = (events.start_U1[1:][user_W] if end_W is None else end_W) - first_W
     start_W1 = np.concatenate([[0], np.cumsum(length_W)])
     index_E = np.arange(start_W1[-1]) + np.repeat(first_W - start_W1[:-1], length_W)
     return EventBatch(

@@ -22,13 +22,13 @@ from plait.layouts.cost import relative_to_items, scoring_relative_to_items
 from plait.layouts.facts import Field
 from plait.layouts.notation import Layout
 
-DIM = 256  # width of the model in every stated cost
+DIM, NUM_LAYERS = 256, 12  # of the model in every stated cost; the layers are those of the papers
 CATALOGUE_EVENTS, EXPLAINED_EVENTS, EXPLAINED_CANDIDATES = 100, (100, 1000), 1000
 CATALOGUE_HEADINGS = (
     "name",
     "notation",
     "tokens per event",
-    f"training FLOPs against item-only (T = {CATALOGUE_EVENTS}, d = {DIM})",
+    f"training FLOPs against item-only (T = {CATALOGUE_EVENTS}, d = {DIM}, {NUM_LAYERS} layers)",
     "retrieves",
     "scores",
     "P1 information",
@@ -73,11 +73,21 @@ def tokens_of(layout: Layout, num_events: int = 3, num_candidates: int = 2) -> l
 
 def mask_of(layout: Layout, num_events: int = 3, num_candidates: int = 2) -> Bool[np.ndarray, "N N"]:
     """Which token (row) may attend to which (column): the history is causal, and a candidate's token sees
-    the history and its own candidate's tokens up to itself, never another candidate."""
+    the history and its own candidate's tokens up to itself, never another candidate.
+
+    Where actions ride in the values, no token sees its own event: its value holds the action predicted there. A
+    pooling at the end is strict likewise, whatever the mask of the layers before it.
+    """
     drawn = _drawn(layout, num_events, num_candidates)
     query_N1, key_1N = drawn.owner_N[:, None], drawn.owner_N[None, :]
     in_reach = (key_1N == HISTORY) | (key_1N == query_N1)
-    return in_reach & (drawn.position_N[None, :] <= drawn.position_N[:, None])
+    seen = in_reach & (drawn.position_N[None, :] <= drawn.position_N[:, None])
+    return seen & (drawn.event_N[None, :] != drawn.event_N[:, None]) if _is_strict(layout) else seen
+
+
+def _is_strict(layout: Layout) -> bool:
+    """Whether the attention of the layers sees earlier events alone."""
+    return bool(layout.rides & {"values", "helix"})
 
 
 def explain(layout: Layout) -> str:
@@ -103,9 +113,10 @@ def explain(layout: Layout) -> str:
         ),
         _section("Audit", str(found).splitlines()),
         _section(
-            "Trunk FLOPs against item-only, one token per event and per candidate", _cost_lines(layout, found)
+            f"Trunk FLOPs against item-only, one token per event and per candidate, {NUM_LAYERS} layers",
+            _cost_lines(layout, found),
         ),
-        _section("Mask: a row's token sees the columns marked ■", _mask_lines(layout, num_events)),
+        _section(_mask_heading(layout), _mask_lines(layout, num_events)),
     ]
     return "\n\n".join(sections)
 
@@ -115,6 +126,7 @@ class _Drawn:
     facts: list[list[str]]  # by token: the facts that it shows
     owner_N: Int64[np.ndarray, "N"]  # the candidate that a token belongs to, or HISTORY
     position_N: Int64[np.ndarray, "N"]
+    event_N: Int64[np.ndarray, "N"]
 
 
 def _drawn(layout: Layout, num_events: int, num_candidates: int) -> _Drawn:
@@ -127,7 +139,7 @@ def _drawn(layout: Layout, num_events: int, num_candidates: int) -> _Drawn:
     names = _names(num_events, *(f"x{candidate}" for candidate in range(num_candidates)))
     shown = [(shown.field, shown.source_N) for shown in tokens.shown]
     facts = [_facts(shown, row, names) for row in range(len(owner_N))]
-    return _Drawn(facts, owner_N, tokens.position_N)
+    return _Drawn(facts, owner_N, tokens.position_N, tokens.event_N)
 
 
 def _names(num_events: int, *after: str) -> list[str]:
@@ -152,7 +164,7 @@ def _catalogue_row(name: str, entry: Entry) -> CatalogueRow:
         name=name,
         notation=str(entry.layout),
         tokens_per_event=found.tokens_per_event,
-        relative_flops=relative_to_items(entry.layout, CATALOGUE_EVENTS, DIM),
+        relative_flops=relative_to_items(entry.layout, CATALOGUE_EVENTS, DIM, NUM_LAYERS),
         retrieves=found.can_retrieve,
         scores=found.can_score,
         information=found.informed,
@@ -217,15 +229,22 @@ def _place(drawn: _Drawn, row: int) -> str:
 
 
 def _cost_lines(layout: Layout, found: Audit) -> list[str]:
-    training = [f"T = {n}: {relative_to_items(layout, n, DIM):.2f}" for n in EXPLAINED_EVENTS]
+    training = [f"T = {n}: {relative_to_items(layout, n, DIM, NUM_LAYERS):.2f}" for n in EXPLAINED_EVENTS]
     scoring = [
-        f"T = {n}: {scoring_relative_to_items(layout, n, EXPLAINED_CANDIDATES, DIM):.2f}"
+        f"T = {n}: {scoring_relative_to_items(layout, n, EXPLAINED_CANDIDATES, DIM, NUM_LAYERS):.2f}"
         for n in EXPLAINED_EVENTS
     ]
     lines = [f"training (d = {DIM})                  {', '.join(training)}"]
     if found.can_score != "no":
         lines.append(f"scoring {EXPLAINED_CANDIDATES} candidates (d = {DIM})   {', '.join(scoring)}")
     return lines
+
+
+def _mask_heading(layout: Layout) -> str:
+    heading = "Mask: a row's token sees the columns marked ■"
+    if "pool" in layout.rides and not _is_strict(layout):
+        heading += "; the pooling at the end, those of earlier events"
+    return heading
 
 
 def _mask_lines(layout: Layout, num_events: int) -> list[str]:

@@ -45,6 +45,8 @@ class Trunk(nn.Module):
         blocks = [_block(config, max_positions, rides) for _ in range(config.num_layers)]
         self.blocks = nn.ModuleList(blocks)
         self.num_attentions = sum(block.num_attentions for block in blocks) + ("pool" in rides)
+        strict_layers = bool(rides & {"values", "helix"})
+        self.num_strict = self.num_attentions if strict_layers else int("pool" in rides)
         unnormed = config.kind == "hstu" and config.hstu.final_norm == "none"
         self.norm = nn.Identity() if unnormed else nn.LayerNorm(config.dim)
         self.pooling: ActionPooling | None = None
@@ -93,10 +95,16 @@ class Trunk(nn.Module):
         hidden_RLD = self.norm(x_RLD)
         return hidden_RLD if self.pooling is None else self.pooling(hidden_RLD, ride_RLD, where)
 
-    def flops(self, num_tokens: int, num_pairs: float) -> float:
-        """FLOPs of a forward pass: every matrix product, for tokens that attend along `num_pairs` pairs."""
+    def flops(self, num_tokens: int, num_pairs: float, num_strict_pairs: float) -> float:
+        """FLOPs of a forward pass: every matrix product.
+
+        Args:
+            num_pairs: along which tokens attend.
+            num_strict_pairs: those that are left where no token sees its own event, as in attention to rides.
+        """
         weights = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
-        return 2.0 * weights * num_tokens + 4.0 * self.config.dim * self.num_attentions * num_pairs
+        pairs = (self.num_attentions - self.num_strict) * num_pairs + self.num_strict * num_strict_pairs
+        return 2.0 * weights * num_tokens + 4.0 * self.config.dim * pairs
 
 
 def why_no_rides(config: TrunkConfig, rides: Set[Ride]) -> str:

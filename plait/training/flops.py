@@ -9,31 +9,38 @@ from torch import nn
 from plait.layouts.cost import BACKWARD
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Asked, Inputs
-from plait.nn.towers import Mmoe, PleLevel
+from plait.nn.encoders import ItemEncoder
+from plait.nn.towers import Mmoe, PersonalGate, PleLevel
 from plait.nn.visibility import Segments
 
 
 def step_flops(model: GenerativeRecommender, inputs: Inputs) -> float:
     """FLOPs of one training step, forward and backward."""
-    forward = model.trunk.flops(inputs.num_tokens, num_pairs(inputs.segments))
-    forward += sum(
+    segments = inputs.segments
+    strict_pairs = num_pairs(segments, strict=True) if model.layout.rides else 0.0
+    flops = (1 + BACKWARD) * model.trunk.flops(inputs.num_tokens, num_pairs(segments), strict_pairs)
+    flops += sum(
         len(asked.cell_M) * _flops_of_question(model, asked, len(asked.cell_M)) for asked in inputs.asked
     )
-    forward += (model.items.num_items + 1) * weight_flops(
+    flops += (model.items.num_items + 1) * _flops_of_row(
         model.items
     )  # its table, once a step; only of features
-    flops = (1 + BACKWARD) * forward
     if _reads_actions(model, inputs):  # what it multiplies are values of the log, which get no gradient
         flops += 2 * len(inputs.item_E) * 2 * model.actions.table.weight.numel()
     return flops
 
 
-def num_pairs(segments: Segments) -> float:
-    """How many pairs of slots attend, a slot's own included: n (n + 1) / 2 for n causal tokens."""
+def num_pairs(segments: Segments, strict: bool = False) -> float:
+    """How many pairs of slots attend, a slot's own included: n (n + 1) / 2 for n causal tokens.
+
+    Args:
+        strict: without the slots of the same event: n (n - 1) / 2.
+    """
     is_token_RL = segments.segment_RL >= 0
-    if segments.seen_RL is None:
-        return float((segments.index_RL + 1)[is_token_RL].sum())
-    return float(segments.visible_RQK[is_token_RL].sum())
+    if segments.seen_RL is None and segments.event_RL is None:
+        return float((segments.index_RL + (not strict))[is_token_RL].sum())
+    visible_RQK = segments.strictly_visible_RQK if strict else segments.visible_RQK
+    return float(visible_RQK[is_token_RL].sum())
 
 
 def weight_flops(module: nn.Module) -> float:
@@ -48,12 +55,29 @@ def weight_flops(module: nn.Module) -> float:
 
 
 def _flops_of_question(model: GenerativeRecommender, asked: Asked, num_questions: int) -> float:
-    """Forward FLOPs of everything after the trunk, for one question."""
-    flops = weight_flops(model.couplers[str(asked.target)]) if asked.given_M else 0.0
+    """FLOPs of everything after the trunk, for one question."""
+    flops = _flops_of_row(model.couplers[str(asked.target)]) if asked.given_M else 0.0
     if asked.target.fact.field == "a":
-        return flops + weight_flops(model.heads)
+        return flops + _flops_of_row(model.heads)
     num_scored = model.retrieval.num_scored(model.items.num_items, num_questions)
-    return flops + 2.0 * model.config.settings.trunk.dim * num_scored
+    return flops + (1 + BACKWARD) * 2.0 * model.config.settings.trunk.dim * num_scored
+
+
+def _flops_of_row(module: nn.Module) -> float:
+    """FLOPs for one row, forward and backward."""
+    no_gradient = 2.0 * sum(map(_num_without_gradient, module.modules()))
+    return (1 + BACKWARD) * weight_flops(module) - no_gradient
+
+
+def _num_without_gradient(module: nn.Module) -> int:
+    """Weights of the matrices, for one row, that multiply what gets no gradient."""
+    match module:
+        case PersonalGate():
+            return module.inner.weight.numel()
+        case ItemEncoder() if module.features:
+            return module.dim * module.vector_VX.shape[1]
+        case _:
+            return 0
 
 
 def _num_mixed(module: nn.Module) -> int:

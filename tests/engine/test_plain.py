@@ -21,16 +21,18 @@ from tiny import (
     model_of,
     part_of,
     together,
+    trunk_of,
 )
 
 from plait.engine import plain
 from plait.engine.plain import before_the_next
 from plait.engine.state import State, encode
 from plait.layouts import Layout, audit, resolve
+from plait.layouts.casting import SameRequest
 from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.models.inputs import Exposure, query_inputs
 from plait.nn.config import TrunkConfig
-from plait.schema import UNKNOWN_ITEM
+from plait.schema import UNKNOWN_ITEM, EventBatch
 
 WINDOW = 4  # shorter than some histories
 LENGTHS = (7, 1, 4)
@@ -40,21 +42,31 @@ close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 NOT_RETRIEVERS = [p for p in EVERY_LAYOUT if p not in RETRIEVERS]
 
 
+def histories() -> EventBatch:
+    """Requests of one to three events, each at one time: that of its last event in `batch_of`."""
+    batch, request_E = batch_of(LENGTHS), np.array([0, 0, 1, 2, 2, 3, 3, 0, 0, 1, 1, 1])
+    last_E = np.array([1, 1, 2, 4, 4, 6, 6, 7, 8, 11, 11, 11])
+    return replace(batch, request_E=request_E, time_s_E=batch.time_s_E[last_E])
+
+
 def state_of(layout: Layout, *users: int) -> State:
-    batch = batch_of(LENGTHS)
+    batch = histories()
     if users:
         (user,) = users
         batch = part_of(batch, user)
     return encode(batch, WINDOW, layout.lag)
 
 
-def short_model(layout: Layout, positions: str = "learned") -> GenerativeRecommender:
-    return model_of(layout, positions, max_events=WINDOW)
+def short_model(
+    layout: Layout, positions: str = "learned", same_request: SameRequest = "causal"
+) -> GenerativeRecommender:
+    settings = ModelSettings(trunk=trunk_of(positions), exposure=Exposure(same_request=same_request))
+    return model_of(layout, max_events=WINDOW, settings=settings)
 
 
-def check_scores(layout: Layout, positions: str = "learned") -> None:
+def check_scores(layout: Layout, positions: str = "learned", same_request: SameRequest = "causal") -> None:
     """Many candidates of many users at once, against one candidate of one user at a time."""
-    model = short_model(layout, positions)
+    model = short_model(layout, positions, same_request)
     at_once = plain.score(model, state_of(layout), ITEMS)
     assert set(at_once) == {"rating", "liked"}
     for name, score_UC in at_once.items():
@@ -68,10 +80,13 @@ def check_scores(layout: Layout, positions: str = "learned") -> None:
             close(score_UC[user, candidate], alone[name][0, 0])
 
 
-@pytest.mark.parametrize("positions", EVERY_POSITION)
+@pytest.mark.parametrize(
+    ("positions", "same_request"),
+    [*((positions, "causal") for positions in EVERY_POSITION), ("learned", "blind")],
+)
 @pytest.mark.parametrize("layout", SCORERS)
-def test_many_candidates_are_scored_as_one_at_a_time(layout, positions):
-    check_scores(layout, positions)
+def test_many_candidates_are_scored_as_one_at_a_time(layout, positions, same_request):
+    check_scores(layout, positions, same_request)
 
 
 def test_histories_given_to_other_candidates_are_caught(monkeypatch):
@@ -210,7 +225,7 @@ def test_no_candidates_are_refused():
 @torch.no_grad()
 def check_retrieval(layout: Layout, filter_seen: bool) -> None:
     """The best of each user alone, by sorting the whole catalogue; items before the window are seen, too."""
-    model, batch = short_model(layout), batch_of(LENGTHS)
+    model, batch = short_model(layout), histories()
     batch.item_E[2] = UNKNOWN_ITEM
     k = NUM_ITEMS - max(LENGTHS)
     item_UK, score_UK = plain.retrieve(model, encode(batch, WINDOW, layout.lag), k, filter_seen)

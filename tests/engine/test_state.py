@@ -4,11 +4,23 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from tiny import EVERY_LAYOUT, RETRIEVERS, SCORERS, assert_caught, batch_of, model_of, part_of, together
+from tiny import (
+    EVERY_LAYOUT,
+    RETRIEVERS,
+    SCORERS,
+    assert_caught,
+    batch_of,
+    model_of,
+    part_of,
+    together,
+    trunk_of,
+)
 
 from plait.engine import plain, state
-from plait.engine.state import State, append, encode, joined, repeated
+from plait.engine.state import State, append, before_last_request, encode, joined, repeated
 from plait.layouts import Layout, resolve
+from plait.models.generative import ModelSettings
+from plait.models.inputs import Exposure
 from plait.schema import EventBatch
 
 WINDOW = 3
@@ -20,20 +32,41 @@ def some_of(batch: EventBatch, begin_U: tuple[int, ...], end_U: tuple[int, ...])
     return together(*(part_of(batch, u, a, b) for u, (a, b) in enumerate(zip(begin_U, end_U, strict=True))))
 
 
-def grown(layout: Layout, batch: EventBatch, steps: int) -> State:
+REQUESTS = ((0, 1, 1, 2, 2, 2, 3, 4, 4), (0, 0, 0, 0, 0, 1, 1, 2, 2), (0, 1, 2, 3, 4, 5, 6, 6, 6))
+
+
+def in_requests(tied: bool) -> EventBatch:
+    """Requests of one to five events, at one time each or, where they are not tied, at times that tell nothing."""
+    request_E = np.concatenate(REQUESTS)
+    time_s_E = 1_000_000 + (60 * request_E if tied else np.tile(np.arange(9) // 2, 3))
+    return replace(batch_of(LENGTHS), request_E=request_E, time_s_E=time_s_E)
+
+
+def names_of(batch: EventBatch, named: bool) -> list[str] | None:
+    """What the log calls the last request of every user; an id comes back where another lay between."""
+    return [f"r{batch.request_E[end - 1] % 3}" for end in batch.start_U1[1:]] if named else None
+
+
+def grown(layout: Layout, batch: EventBatch, steps: int, named: bool) -> State:
     """The first events encoded, then `steps` events appended one by one to every user."""
-    found = encode(some_of(batch, (0, 0, 0), FIRST), WINDOW, layout.lag)
+    first = some_of(batch, (0, 0, 0), FIRST)
+    found = encode(first, WINDOW, layout.lag, exposure_U=names_of(first, named))
     for step in range(steps):
         begin_U = tuple(first + step for first in FIRST)
-        found = append(found, some_of(batch, begin_U, tuple(b + 1 for b in begin_U)), WINDOW, layout.lag)
+        event = some_of(batch, begin_U, tuple(b + 1 for b in begin_U))
+        names = names_of(event, named)
+        event = replace(event, request_E=np.zeros_like(event.request_E))  # which must not matter
+        found = append(found, event, WINDOW, layout.lag, exposure_U=names)
     return found
 
 
-def check_append(layout: Layout) -> None:
-    batch = batch_of(LENGTHS)
-    model = model_of(layout, max_events=WINDOW)
+def check_append(layout: Layout, named: bool = False) -> None:
+    """Requests are told apart by names, or by the time that their events share."""
+    batch = in_requests(tied=not named)
+    settings = ModelSettings(trunk=trunk_of(), exposure=Exposure(same_request="blind"))
+    model = model_of(layout, max_events=WINDOW, settings=settings)
     for steps in range(5):
-        found = grown(layout, batch, steps)
+        found = grown(layout, batch, steps, named)
         whole = encode(some_of(batch, (0, 0, 0), tuple(f + steps for f in FIRST)), WINDOW, layout.lag)
         for one in fields(EventBatch):
             np.testing.assert_array_equal(
@@ -50,15 +83,51 @@ def check_append(layout: Layout) -> None:
     assert whole.events.num_events_U.max() == WINDOW + layout.lag, "the histories must outgrow the window"
 
 
+@pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("layout", EVERY_LAYOUT)
-def test_appending_equals_encoding_the_longer_history(layout):
-    check_append(layout)
+def test_appending_equals_encoding_the_longer_history(layout, named):
+    check_append(layout, named)
 
 
 def test_a_state_that_loses_the_event_before_its_window_is_caught(monkeypatch):
     right = state.append
-    monkeypatch.setitem(globals(), "append", lambda found, event, window, lag: right(found, event, window, 0))
+    monkeypatch.setitem(
+        globals(),
+        "append",
+        lambda found, event, window, lag, **names: right(found, event, window, 0, **names),
+    )
     assert_caught(check_append, resolve("lac"))
+
+
+@pytest.mark.parametrize("of_last", [False, True])
+def test_an_event_in_the_wrong_request_is_caught(of_last, monkeypatch):
+    monkeypatch.setattr(state, "in_last_request", lambda *_: np.full(len(LENGTHS), of_last))
+    for named in (False, True):
+        assert_caught(check_append, resolve("lac"), named)
+
+
+def test_times_do_not_tell_requests_that_have_names():
+    """Nor does a request without a name: it is no other's."""
+    history, event = batch_of([4]), part_of(batch_of([5]), 0, 4)
+    for time_s_E, last, coming, is_last in (
+        (event.time_s_E, "r1", "r1", True),
+        (history.time_s_E[-1:], "r1", "r2", False),
+        (history.time_s_E[-1:], None, "r2", False),
+        (history.time_s_E[-1:], None, None, False),
+    ):
+        first = encode(history, 9, 0, exposure_U=[last])
+        found = append(first, replace(event, time_s_E=time_s_E), 9, 0, exposure_U=[coming])
+        assert (np.diff(found.events.request_E)[-1] == 0) == is_last
+        assert found.exposure_U == (coming,)
+
+
+def test_without_the_last_request_what_lay_before_it_is_left():
+    batch = replace(in_requests(tied=True), lead_U=np.array([1, 4, 7]))
+    left = before_last_request(batch, np.array([True, False, True]))
+    assert left.num_events_U.tolist() == [7, 9, 6] and left.lead_U.tolist() == [1, 4, 6]
+    assert left.item_E.tolist() == [*batch.item_E[:7], *batch.item_E[9:24]]
+    nothing = before_last_request(part_of(in_requests(tied=True), 1, 0, 3), np.array([True]))
+    assert nothing.num_events_U.tolist() == nothing.lead_U.tolist() == [0]
 
 
 @pytest.mark.parametrize("length", [2, 3, 4, 7])

@@ -1,12 +1,19 @@
 """The drawing: what is drawn is what is trained."""
 
+from functools import partial
+
 import numpy as np
 import pytest
+import torch
 from random_layouts import LAYOUTS, assert_caught
+from tiny import EVERY_LAYOUT, batch_of, model_of
 
 from plait.layouts import CATALOGUE, Layout, arrange, draw, resolve
 from plait.layouts.arrange import candidate_tokens
 from plait.layouts.draw import CATALOGUE_HEADINGS, CatalogueRow, catalogue_rows, explain, mask_of, tokens_of
+from plait.models.inputs import query_inputs
+from plait.nn import gpt, rides
+from plait.nn.attention import attend_reference
 
 GENRANK = Layout.parse("(i[t], a[t]) -> () / (i[t], a[?]) -> a[t]")
 TWO_TOKENS = Layout.parse("c[t] -> i[t]; i[t] -> a[t]; a[t] -> ()")
@@ -62,10 +69,86 @@ def test_the_mask_of_every_layout(layout):
     mask = mask_of(layout, events, candidates)
     assert mask.shape == (history + candidates * own,) * 2
     assert len(tokens_of(layout, events, candidates)) == len(mask)
-    assert mask.diagonal().all() and not np.triu(mask, 1).any(), "itself, and nothing that comes later"
+    strict = bool(layout.rides & {"values", "helix"})
+    assert (mask.diagonal() != strict).all(), "itself, but where its own action rides in its value"
+    assert not np.triu(mask, 1).any(), "nothing that comes later"
     assert mask[:, :history][history:].all(), "a candidate sees all of the history"
     blocks = [mask[history + c * own :, history : history + c * own] for c in range(candidates)]
     assert not any(block.any() for block in blocks), "and no other candidate"
+
+
+def reaches(layout: Layout, num_events: int, num_candidates: int) -> list[np.ndarray]:
+    """Of every attention of a model that is asked about candidates: which slot's result has a gradient in which
+    slot's value."""
+    batch = batch_of([num_events + num_candidates])
+    inputs = query_inputs(layout, batch, ("i", "a"), num_candidates_U=np.array([num_candidates]))
+    values, results = [], []
+
+    def watched(q_RNLH, k_RNLH, v_RNLH, *arguments, **rest):
+        v_RNLH = v_RNLH.detach().requires_grad_()
+        values.append(v_RNLH)
+        results.append(attend_reference(q_RNLH.detach(), k_RNLH.detach(), v_RNLH, *arguments, **rest))
+        return results[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for room in (gpt, rides):
+            patch.setattr(room, "attend", watched)
+        model_of(layout)(inputs)
+    return [
+        np.stack(
+            [
+                torch.autograd.grad(result_RNLH[:, :, slot].sum(), v_RNLH, retain_graph=True)[0][0]
+                .ne(0).any(dim=(0, 2)).numpy()
+                for slot in range(result_RNLH.shape[2])
+            ]
+        )
+        for v_RNLH, result_RNLH in zip(values, results, strict=True)
+    ]  # fmt: skip
+
+
+def check_reach(layout: Layout) -> None:
+    mask = mask_of(layout, 3, 2)
+    layers = reaches(layout, 3, 2)
+    if "pool" in layout.rides:
+        assert (layers.pop() == (mask & ~np.eye(len(mask), dtype=bool))).all(), "the pooling"
+    assert len(layers) == 2 + 2 * ("helix" in layout.rides)
+    assert all((layer == mask).all() for layer in layers)
+
+
+@pytest.mark.parametrize("layout", EVERY_LAYOUT)
+def test_the_mask_is_the_reach_of_the_attention(layout):
+    check_reach(layout)
+
+
+@pytest.mark.parametrize("name", ["attn_mvp", "attn_dhn", "lac"])
+def test_a_wrong_diagonal_is_noticed(name, monkeypatch):
+    right = draw._is_strict
+    monkeypatch.setattr(draw, "_is_strict", lambda layout: not right(layout))
+    assert_caught(partial(check_reach, resolve(name)))
+
+
+def test_masks_of_rides_as_drawn():
+    strict = [
+        "  i0   · · · | · ·",
+        "  i1   ■ · · | · ·",
+        "  i2   ■ ■ · | · ·",
+        "",
+        "  ix0  ■ ■ ■ | · ·",
+        "  ix1  ■ ■ ■ | · ·",
+    ]
+    causal = [
+        "  i0   ■ · · | · ·",
+        "  i1   ■ ■ · | · ·",
+        "  i2   ■ ■ ■ | · ·",
+        "",
+        "  ix0  ■ ■ ■ | ■ ·",
+        "  ix1  ■ ■ ■ | · ■",
+    ]
+    heading = "Mask: a row's token sees the columns marked ■"
+    assert explain(resolve("attn_mvp")).splitlines()[-7:] == [heading, *strict]
+    assert explain(resolve("attn_dhn")).splitlines()[-7:] == [heading, *strict]
+    pooled = f"{heading}; the pooling at the end, those of earlier events"
+    assert explain(resolve("attn_lfa")).splitlines()[-7:] == [pooled, *causal]
 
 
 def test_a_drawing_follows_what_is_trained(monkeypatch):
@@ -100,6 +183,7 @@ def test_rows_are_the_catalogue_in_order_under_their_headings():
     )
     T, d = 100, 256
     assert by_name["interleaved"].relative_flops == pytest.approx((48 * d + 8 * T) / (24 * d + 2 * T))
+    assert by_name["attn_dhn"].relative_flops > 2 > 1.1 > by_name["attn_lfa"].relative_flops > 1
     assert (by_name["item"].conditioning, by_name["next_both"].conditioning) == ("-", "violated")
 
 
@@ -126,7 +210,7 @@ def test_lac_explained():
         "  scores a candidate    early",
         "  tokens per event      1",
         "",
-        "Trunk FLOPs against item-only, one token per event and per candidate",
+        "Trunk FLOPs against item-only, one token per event and per candidate, 12 layers",
         "  training (d = 256)                  T = 100: 1.00, T = 1000: 1.00",
         "  scoring 1000 candidates (d = 256)   T = 100: 1.00, T = 1000: 1.00",
         "",

@@ -321,9 +321,12 @@ def _as_served(case: Case, batch: EventBatch, field: Field, event: int) -> Event
 
 @torch.no_grad()
 def check_append(case: Case) -> None:
-    """A state with an event appended answers as the longer history does, within the window and beyond it."""
-    length_U = (5, 2)
+    """A state with an event appended answers as the longer history does, within the window and beyond it; the event is
+    of a request of its own, or of the last event's, which has its time."""
+    length_U = (5, 2, 4)
     history = batch_of(length_U, seed=13)
+    request_E = np.array([0, 0, 1, 2, 2, 0, 0, 0, 1, 1, 2])
+    history = replace(history, request_E=request_E, time_s_E=1_600_000_000 + 90 * request_E)
     until = together(*(part_of(history, user, 0, length - 1) for user, length in enumerate(length_U)))
     last = together(*(part_of(history, user, length - 1) for user, length in enumerate(length_U)))
     for window in (2, MAX_EVENTS):

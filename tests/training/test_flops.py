@@ -6,37 +6,57 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from described import LATE, described, reading_model
 from tiny import ACTIONS, assert_caught, batch_of, model_of, trunk_of
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from plait.layouts import resolve
+from plait.data import Dataset
+from plait.layouts import CATALOGUE, resolve
 from plait.models.generative import GenerativeRecommender, ModelSettings
-from plait.models.inputs import Inputs, training_inputs
-from plait.nn.config import TrunkConfig
+from plait.models.inputs import Exposure, Inputs, training_inputs
+from plait.nn import gpt, hstu, rides
+from plait.nn.config import DLRM_V3, TrunkConfig
+from plait.nn.encoders import ItemEncoding
 from plait.nn.heads import ActionHeads
 from plait.nn.losses import RetrievalLoss
 from plait.nn.towers import TowerConfig
 from plait.nn.visibility import Segments
+from plait.schema import EventBatch
 from plait.training import flops
 from plait.training.flops import num_pairs, step_flops, weight_flops
 
+RIDES = [name for name, entry in CATALOGUE.items() if entry.layout.rides]
 LENGTH = 7  # events of every user: rows without padding, which nobody counts
 
 
-def counted(model: GenerativeRecommender, inputs: Inputs) -> int:
-    with FlopCounterMode(display=False) as counter:
+def counted(model: GenerativeRecommender, inputs: Inputs) -> float:
+    """What torch counts of a step, and beside it 2 H for every head and pair that attends, twice forward and four
+    times backward: torch knows no product over fewer than all pairs, so none runs here."""
+    attended: list[float] = []
+
+    def attend(q_RNLH, k_RNLH, v_RNLH, segments, *_, strict=False, **__):
+        visible_RQK = segments.strictly_visible_RQK if strict else segments.visible_RQK
+        pairs = visible_RQK[segments.segment_RL >= 0].sum()
+        attended.append(6 * 2 * q_RNLH.shape[1] * q_RNLH.shape[3] * float(pairs))
+        return q_RNLH + k_RNLH + v_RNLH
+
+    with pytest.MonkeyPatch.context() as patch, FlopCounterMode(display=False) as counter:
+        for room, name in ((gpt, "attend"), (gpt, "attend_biased"), (rides, "attend"), (hstu, "attend_silu")):
+            patch.setattr(room, name, attend)
         model.total(model.losses(inputs)).backward()
-    return counter.get_total_flops()
+    assert min(attended) > 0
+    return counter.get_total_flops() + sum(attended)
+
+
+def check_counted(model: GenerativeRecommender, inputs: Inputs) -> None:
+    assert inputs.num_tokens == inputs.segments.segment_RL.numel(), "padding proves nothing"
+    assert step_flops(model, inputs) == counted(model, inputs)
 
 
 def check_step(layout: str, trunk: TrunkConfig) -> None:
-    """Attention apart, whose kernel torch does not count."""
     model = model_of(resolve(layout), settings=ModelSettings(trunk=trunk))
-    inputs = training_inputs(model.layout, batch_of([LENGTH] * 3))
-    assert inputs.num_tokens == inputs.segments.segment_RL.numel(), "padding proves nothing"
-    attention = 3 * 4 * trunk.dim * trunk.num_layers * num_pairs(inputs.segments)
-    assert attention > 0 and step_flops(model, inputs) - attention == counted(model, inputs)
+    check_counted(model, training_inputs(model.layout, batch_of([LENGTH] * 3)))
 
 
 @pytest.mark.parametrize(
@@ -45,6 +65,94 @@ def check_step(layout: str, trunk: TrunkConfig) -> None:
 @pytest.mark.parametrize("mlp_multiple", [4, 3])
 def test_a_step_costs_what_torch_counts(layout, mlp_multiple):
     check_step(layout, replace(trunk_of(), mlp_multiple=mlp_multiple))
+
+
+HSTU = replace(trunk_of(), kind="hstu")
+
+
+@pytest.mark.parametrize(
+    ("layout", "trunk"),
+    [
+        ("lac", HSTU),
+        ("interleaved", replace(HSTU, positions="rab")),
+        ("pc", replace(HSTU, hstu=DLRM_V3, positions="rab", rab="time")),
+        ("lac", replace(trunk_of(), positions="rab")),
+        ("interleaved", replace(trunk_of(), positions="genrank")),
+        *((name, trunk_of("rope")) for name in RIDES),
+        ("attn_mvp", replace(trunk_of(), pool_fuses_item=False)),
+    ],
+)
+def test_other_trunks_and_rides_cost_what_torch_counts(layout, trunk):
+    check_step(layout, trunk)
+
+
+def in_requests(number: int) -> EventBatch:
+    """Users alike in all but their items: requests of one to three events, some before the window."""
+    request_E = np.tile([0, 0, 1, 2, 2, 2, 3], number)
+    return replace(batch_of([LENGTH] * number, [1] * number), request_E=request_E)
+
+
+@pytest.mark.parametrize("trunk", [trunk_of(), replace(HSTU, positions="rab")], ids=["gpt", "hstu"])
+@pytest.mark.parametrize(
+    ("layout", "exposure", "requests"),
+    [
+        ("lac", Exposure(), 2),
+        ("interleaved", Exposure(same_request="blind"), None),
+        ("interleaved", Exposure(history="full"), 1),
+        ("genrank", Exposure(), 3),
+    ],
+)
+def test_candidates_and_requests_cost_what_torch_counts(layout, exposure, requests, trunk):
+    model = model_of(resolve(layout), settings=ModelSettings(trunk=trunk, exposure=exposure))
+    inputs = training_inputs(model.layout, in_requests(3), exposure=exposure, candidate_requests=requests)
+    assert inputs.segments.seen_RL is not None
+    check_counted(model, inputs)
+
+
+def test_rides_of_candidates_cost_what_torch_counts():
+    exposure = Exposure(same_request="blind")
+    model = model_of(resolve("attn_mvp"), settings=ModelSettings(trunk=trunk_of(), exposure=exposure))
+    for requests in (None, 2):
+        check_counted(
+            model,
+            training_inputs(model.layout, in_requests(3), exposure=exposure, candidate_requests=requests),
+        )
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return described(tmp_path_factory.mktemp("described") / "data")
+
+
+def check_features(dataset: Dataset, items: ItemEncoding, tower: TowerConfig) -> None:
+    settings = ModelSettings(trunk=trunk_of(), items=items, tower=tower, late=LATE)
+    model = reading_model(dataset, str(resolve("lac")), settings, max_events=4)
+    users = dataset.train_users()
+    users = users[dataset.train_lengths(9)[: len(users)] >= 4][:5]
+    batch = dataset.train_batch(users, 4, lead=0)
+    assert (
+        batch.num_events_U.tolist() == [4] * 5 and batch.user_code_UK.shape[1] and batch.context_EF.shape[1]
+    )
+    check_counted(model, training_inputs(model.layout, batch, late=model.late_statistics()))
+
+
+@pytest.mark.parametrize("items", [ItemEncoding(), ItemEncoding(use_id=False, feature_dim=5)])
+@pytest.mark.parametrize("kind", ["mlp", "ple"])
+@pytest.mark.parametrize("gate", ["none", "ppnet"])
+def test_features_cost_what_torch_counts(known, items, kind, gate):
+    check_features(known, items, TowerConfig(kind=kind, gate=gate, num_task_experts=2))
+
+
+@pytest.mark.parametrize("left_out", ["PersonalGate", "ItemEncoder"])
+def test_a_gradient_that_nobody_computes_is_noticed(known, left_out, monkeypatch):
+    monkeypatch.setattr(flops, left_out, type("Nobody", (), {}))
+    assert_caught(check_features, known, ItemEncoding(), TowerConfig(gate="ppnet"))
+
+
+@pytest.mark.parametrize("name", RIDES)
+def test_pairs_of_events_with_themselves_are_noticed(name, monkeypatch):
+    monkeypatch.setattr(flops, "num_pairs", lambda segments, strict=False: num_pairs(segments))
+    assert_caught(check_step, name, trunk_of())
 
 
 @pytest.mark.parametrize("left_out", ["couplers", "towers", "actions"])

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from small_runs import (
@@ -20,6 +21,8 @@ from tiny import ACTIONS, assert_caught, prepared, random_log
 
 from plait.data import Dataset, prepare
 from plait.models.generative import GenerativeRecommender
+from plait.models.inputs import Exposure
+from plait.nn.config import TrunkConfig
 from plait.nn.losses import RetrievalLoss
 from plait.training import loop, precision
 from plait.training.batches import users_of_step
@@ -93,6 +96,46 @@ def check_resume(dataset: Dataset, settings: RunSettings, folder: Path) -> None:
 )
 def test_a_killed_run_goes_on_to_the_same_bits(dataset, settings, tmp_path):
     check_resume(dataset, settings, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def in_requests(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The random log in requests of two events."""
+    nth = pl.int_range(pl.len()).over("user")
+    log = random_log().with_columns(time=1_000_000 + 3_600 * (nth // 2))
+    return prepared(log, tmp_path_factory.mktemp("requests") / "data")
+
+
+def exposed(
+    layout: str, trunk: TrunkConfig, exposure: Exposure = Exposure(), **protocol: object
+) -> RunSettings:
+    model = replace(MODEL, trunk=replace(trunk, dim=12, dropout=0.25), exposure=exposure)
+    return replace(settings_of(layout, **protocol), model=model)
+
+
+GENRANK, RAB = TrunkConfig(positions="genrank"), TrunkConfig(kind="hstu", positions="rab")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(exposed("genrank", GENRANK, candidate_requests=2), id="candidates-only"),
+        pytest.param(exposed("lac", MODEL.trunk, supervise="candidates", sample="event"), id="by-event"),
+        pytest.param(
+            exposed("interleaved", RAB, Exposure(same_request="blind"), window="random"), id="hstu-rab-blind"
+        ),
+    ],
+)
+def test_a_killed_run_on_requests_goes_on_to_the_same_bits(in_requests, settings, tmp_path):
+    check_resume(in_requests, settings, tmp_path)
+
+
+def test_a_stream_of_samples_that_starts_again_is_caught(in_requests, tmp_path, monkeypatch):
+    """The samples of the first steps come twice, those of the last ones never."""
+    right = loop.training_stream
+    monkeypatch.setattr(loop, "training_stream", lambda *given: right(*given[:5], 0, *given[6:]))
+    settings = exposed("lac", MODEL.trunk, supervise="candidates", sample="event")
+    assert_caught(check_resume, in_requests, settings, tmp_path)
 
 
 def test_a_random_state_that_is_not_restored_is_caught(dataset, tmp_path, monkeypatch):
