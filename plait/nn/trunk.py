@@ -39,6 +39,9 @@ class Trunk(nn.Module):
         super().__init__()
         self.config = config
         self.positions = EnteringPositions(config.positions, max_positions, config.dim)
+        if config.kind == "hstu" and self.positions.learned is not None:
+            # As the published research model starts, whatever its own initialiser of this table says.
+            nn.init.xavier_normal_(self.positions.learned.table.weight)
         alibi = config.positions in ("alibi", "genrank")
         self.register_buffer("slopes_N", alibi_slopes(config.num_heads) if alibi else None, persistent=False)
         self.dropout = Dropout(config.dropout)

@@ -318,14 +318,15 @@ class _Run:
         with autocast(self.optim.precision, self.device):
             losses = self.model.losses(inputs)
             loss = self.model.total(losses)
+        value = loss.item()
         if not progress.untrained_loss:
-            progress.untrained_loss = max(loss.item(), self._loss_of_knowing_nothing(losses))
+            progress.untrained_loss = max(value, self._loss_of_knowing_nothing(losses))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm)
-        self._check(loss.item(), norm.item(), users_U)
+        self._check(value, norm.item(), users_U)
         self.optimiser.step()
-        progress.epoch_loss += loss.item()
+        progress.epoch_loss += value
         progress.step += 1
         spent.steps += 1
         spent.tokens += inputs.num_tokens

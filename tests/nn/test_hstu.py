@@ -191,6 +191,14 @@ def test_starts_as_published(name):
     )
 
 
+def test_learned_positions_start_as_published():
+    torch.manual_seed(0)
+    config = replace(PUBLISHED["research"][0], dim=96, positions="rab")
+    for kind, std in (("hstu", math.sqrt(2 / (210 + 96))), ("gpt", 0.02)):
+        positions = Trunk(replace(config, kind=kind), max_positions=210).positions
+        assert positions.learned.table.weight.std().item() == pytest.approx(std, rel=0.05)
+
+
 # ------------------------------------------------------------------------------------------------- one trunk, whole
 
 
@@ -276,7 +284,7 @@ def test_bf16_autocast_is_near_fp32():
         with torch.autocast("cpu", torch.bfloat16):
             rounded = hidden_and_gradients(trunk, trunk, x, segments)
         for part, value in exact.items():
-            assert (rounded[part] - value).norm() < 0.02 * value.norm(), part
+            assert (rounded[part] - value).norm() < 0.03 * value.norm(), part
         assert not torch.equal(rounded["hidden"], exact["hidden"])
 
 
