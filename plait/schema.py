@@ -6,7 +6,8 @@ feature table, K code columns, W widths of its vectors side by side.
 """
 
 import difflib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -272,6 +273,19 @@ class EventBatch:
     @property
     def num_events_U(self) -> Int64[np.ndarray, "U"]:
         return np.diff(self.start_U1)
+
+
+def check_from_zero(settings: Mapping[str, float]) -> None:
+    """Raises ValueError where a setting, given by its full name, is no finite number from 0.
+
+    >>> check_from_zero({"model.retrieval_weight": float("nan")})
+    Traceback (most recent call last):
+        ...
+    ValueError: model.retrieval_weight = nan: expected a finite number from 0
+    """
+    for name, value in settings.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} = {value:g}: expected a finite number from 0")
 
 
 def check_unique(names: Sequence[str], what: str) -> None:

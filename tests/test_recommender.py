@@ -195,6 +195,26 @@ def test_an_action_without_a_column_is_missing_in_every_event(recommender, log, 
     assert np.isnan(last[:, 1:]).all() and np.isnan(last[:, 0]).all() == ("rating" in absent)
 
 
+def test_columns_that_the_model_does_not_know_change_nothing(recommender, reader, log):
+    """A log has more columns than a model reads; but see below where one of the model's own is missing."""
+    more = {"page": pl.lit("home"), "position": pl.int_range(pl.len()), "embedding": pl.lit([1.0, 2.0])}
+    history = of_users(log, "u03", "u11")
+    plain, wide = recommender.encode(history), recommender.encode(history.with_columns(**more))
+    assert_same_events(wide.events, plain.events)
+    event = {"item": ["i05", "i06"], "time": [2_000_000] * 2, "user": ["u03", "u11"]}
+    event |= {"rating": [2, 3], "liked": [1, 0], "device": ["phone", None]}
+    after = recommender.append(plain, event)
+    after_wide = recommender.append(wide, event | {"page": ["home", "shop"]})
+    assert_same_events(after_wide.events, after.events)
+    assert answers(recommender, after_wide).equals(answers(recommender, after))
+    described, users = of_users(described_log(), "u03"), users_table()
+    wide = reader.encode(described.with_columns(**more), users=users.with_columns(city=pl.lit("x")))
+    assert_same_events(wide.events, reader.encode(described, users=users).events)
+    items = later_items()
+    grown, grown_wide = (reader.add_items(t) for t in (items, items.with_columns(colour=pl.lit("red"))))
+    assert answers(grown_wide, wide).equals(answers(grown, wide))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -44,6 +44,7 @@ def model_of(
     actions: tuple[Action, ...] = ACTIONS,
     max_events: int = MAX_EVENTS,
     settings: ModelSettings | None = None,
+    asked_as_candidates: bool = False,
 ) -> GenerativeRecommender:
     """A model in evaluation mode whose weights are large, so that no path through it is near to zero, and whose
     predicted actions lie well inside their ranges."""
@@ -55,6 +56,7 @@ def model_of(
         num_items=NUM_ITEMS,
         actions=actions,
         max_events=max_events,
+        asked_as_candidates=asked_as_candidates,
     )
     model = GenerativeRecommender(config).eval()
     for parameter in model.parameters():

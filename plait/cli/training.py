@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from plait.cli.opening import finished_run, open_dataset
 from plait.cli.settings import Device, split_layouts
 from plait.cli.showing import console, say, show_dataset, training_bar
-from plait.data import Dataset
 from plait.layouts import Layout, name_of, resolve
 from plait.metrics.intervals import bootstrap
 from plait.models.generative import ModelSettings
@@ -22,7 +20,6 @@ from plait.recommender import fit
 from plait.studies.compare import compare as compare_layouts
 from plait.studies.report import terminal_table
 from plait.training.evaluate import measure
-from plait.training.provenance import note_on_requests
 from plait.training.run import load_answers, resolve_device
 from plait.training.settings import Optim, Protocol
 
@@ -63,7 +60,6 @@ def train(
     on, model = resolve_device(device), _with_trunk(model, trunk)
     notation = str(resolve(layout, allow_leaks=model.allow_leaks))  # before a dataset is fetched for nothing
     opened, screen = open_dataset(dataset), console()
-    _say_note(opened, model, protocol, screen)
     with training_bar(screen) as watch:
         fit(
             opened,
@@ -154,7 +150,6 @@ def compare(
     notations = [str(resolve(name, allow_leaks=model.allow_leaks)) for name in split_layouts(layouts)]
     opened, screen = open_dataset(dataset), console()
     show_dataset(opened)
-    _say_note(opened, model, protocol, screen)
     with training_bar(screen) as watch:
         comparison = compare_layouts(
             opened,
@@ -170,15 +165,17 @@ def compare(
             watch=watch,
         )
     screen.print(terminal_table(comparison, screen.width))
+    if comparison.oracle and comparison.retrieval and not set(comparison.oracle) & set(comparison.retrieval):
+        say(
+            "the oracle ranks no items: sampled items (--protocol.negatives) are never seen ones, so where answers may "
+            "be, being seen would tell them; leave one of --protocol.negatives and --protocol.no-filter-seen out to "
+            "see what retrieval lacks to it",
+            screen,
+        )
     say(f"page: {out / 'report.html'}", screen)
     failed = [f"{row.layout} with seed {row.seed}: {row.note}" for row in comparison.rows if row.cost is None]
     if failed:
         raise Unfinished("\n".join([f"{len(failed)} of {len(comparison.rows)} runs failed", *failed]))
-
-
-def _say_note(dataset: Dataset, model: ModelSettings, protocol: Protocol, screen: Console) -> None:
-    if note := note_on_requests(dataset, model, protocol):
-        say(note, screen)
 
 
 def _with_trunk(model: ModelSettings, kind: TrunkKind | None) -> ModelSettings:

@@ -290,6 +290,13 @@ class Dataset:
         """Training events of each dense item; index `UNKNOWN_ITEM` counts 0."""
         return np.concatenate([[0], self._items["train_events"].to_numpy()]).astype(np.int64)
 
+    def train_action_counts(self) -> Int64[np.ndarray, "A"]:
+        """Training events that have a value of each action."""
+        end_U2 = np.stack([self._validation_U, self._start_U1[1:]], axis=1)
+        is_train_E = np.repeat(np.arange(end_U2.size) % 2 == 0, np.diff(end_U2.reshape(-1), prepend=0))
+        known_A = [np.count_nonzero(is_train_E & ~np.isnan(value_E)) for value_E in self._action_EA.T]
+        return np.array(known_A, dtype=np.int64)
+
     def _history(self, targets: Targets, max_events: int, lead: int) -> Windows:
         return windows(self._start_U1[targets.user_Q], targets.history_end_Q, max_events, lead)
 

@@ -14,7 +14,6 @@ from plait.engine.state import State, before_last_request, in_last_request, join
 from plait.layouts import audit
 from plait.layouts.audit import reader
 from plait.layouts.facts import Field
-from plait.models.combining import supervises_candidates_only
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Inputs, query_inputs
 from plait.schema import MISSING_VALUE, UNKNOWN_ITEM, EventBatch
@@ -140,8 +139,8 @@ def _coming(
     exposure_U = None if exposure is None else (exposure,) * len(time_s_U)
     at_s_U = np.full_like(time_s_U, at_s)
     in_last_U = in_last_request(state, at_s_U, exposure_U)
-    events, shown = state.events, model.config.settings.exposure
-    if shown.same_request == "blind" or supervises_candidates_only(model.layout, shown):
+    events = state.events
+    if model.config.settings.exposure.same_request == "blind" or model.asks_candidates:
         events = before_last_request(events, in_last_U)
     return _Coming(events, time_s_U, request_U + ~in_last_U)
 

@@ -9,7 +9,7 @@ from plait.layouts import CATALOGUE, Layout
 from plait.layouts.casting import SameRequest
 from plait.models.inputs import Exposure, History, TimeAnchor
 from plait.nn.config import DLRM_V3, RESEARCH, TINY, Positions, TrunkConfig
-from plait.nn.trunk import why_no_rides
+from plait.nn.trunk import problems_of_rides
 from plait.schema import Action
 
 TRUNKS = {
@@ -123,8 +123,7 @@ def _problems_of_rides(layout: Layout, trunk: TrunkConfig) -> Iterator[str]:
             "nothing reads the action stream that the last helix layer updates, so those weights would never be "
             "trained; pool it at the end: {helix, pool}, as AttnDHN does"
         )
-    if reason := why_no_rides(trunk, layout.rides):
-        yield reason
+    yield from problems_of_rides(trunk, layout.rides)
 
 
 def _problems_of_time(layout: Layout, trunk: TrunkConfig, exposure: Exposure) -> Iterator[str]:

@@ -25,7 +25,7 @@ from plait.nn.losses import RetrievalLoss, retrieval_loss
 from plait.nn.sampling import Sampler
 from plait.nn.towers import TowerConfig
 from plait.nn.trunk import Trunk
-from plait.schema import Action, Feature, FeatureTable
+from plait.schema import Action, Feature, FeatureTable, check_from_zero
 
 TASKS = (
     "retrieval",
@@ -51,6 +51,10 @@ class ModelSettings:
     allow_leaks: bool = False
     """Train a layout that reads its own answers, to study it; every table marks it."""
 
+    def __post_init__(self) -> None:
+        weights = {f"model.action_weights.{name}": weight for name, weight in self.action_weights.items()}
+        check_from_zero({"model.retrieval_weight": self.retrieval_weight} | weights)
+
     @property
     def reads_requests(self) -> bool:
         """Whether it matters to the model which events were exposed together."""
@@ -59,7 +63,8 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Layout and settings, and what follows from the data and the protocol: all that shapes the weights."""
+    """Layout and settings, and what follows from the data and the protocol: all that shapes the weights, and how
+    they were trained to be asked."""
 
     layout: str  # in notation
     settings: ModelSettings
@@ -69,6 +74,8 @@ class ModelConfig:
     item_features: tuple[Feature, ...] = ()  # as fitted in preparation, all three
     user_features: tuple[Feature, ...] = ()
     context: tuple[Feature, ...] = ()
+    asked_as_candidates: bool = False
+    """Trained to answer from what lay before a request, by choice: layouts that allow nothing else are so anyway."""
 
     def __post_init__(self) -> None:
         for action in self.actions:
@@ -123,6 +130,12 @@ class GenerativeRecommender(nn.Module):
     def forward(self, inputs: Inputs) -> list[Float[Tensor, "M D"]]:
         """For every question of the inputs, the state its head reads: after the trunk and the couplers."""
         return self._states(inputs, None)
+
+    @property
+    def asks_candidates(self) -> bool:
+        """Whether events are asked about as candidates, from what lay before their request."""
+        layout, exposure = self.layout, self.config.settings.exposure
+        return self.config.asked_as_candidates or supervises_candidates_only(layout, exposure)
 
     def losses(self, inputs: Inputs) -> dict[str, Float[Tensor, ""]]:
         """Mean loss per task, unweighted: "retrieval" and one for every action. A task without a label is 0."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from plait.schema import check_from_zero
+
 TrunkKind = Literal["gpt", "hstu"]
 Positions = Literal["learned", "rope", "alibi", "rab", "genrank"]
 Rab = Literal["position", "time", "both"]
@@ -71,6 +73,7 @@ class TrunkConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.trunk.dropout = {self.dropout}: expected a share from 0 to below 1")
+        check_from_zero({"model.trunk.ride_weight": self.ride_weight})
         if self.positions != "rab" and self.rab != "both":
             raise ValueError(
                 f"model.trunk.rab = {self.rab}: is read by model.trunk.positions = rab alone, and these are "

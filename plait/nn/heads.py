@@ -110,6 +110,9 @@ class ActionHeads(nn.Module):
         Raises:
             ValueError: a label is outside its action's range, or the number of late features is wrong.
         """
+        assert raw_MA.shape[1] == len(self.actions), (
+            f"{raw_MA.shape[1]} columns of labels, expected one for each of the {len(self.actions)} actions"
+        )
         unit_MA = scaled(self.actions, raw_MA)
         out = self(hidden_MD, late_MF)
         return {

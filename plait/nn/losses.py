@@ -41,8 +41,10 @@ class RetrievalLoss:
     def __post_init__(self) -> None:
         if self.num_negatives < 1:
             raise ValueError(f"RetrievalLoss(num_negatives={self.num_negatives}): expected at least 1")
-        if not self.temperature > 0:
-            raise ValueError(f"RetrievalLoss(temperature={self.temperature}): expected a number above 0")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(
+                f"RetrievalLoss(temperature={self.temperature}): expected a finite number above 0"
+            )
 
     def resolved(self, num_items: int) -> "RetrievalLoss":
         """`auto` made definite: exact up to FULL_SOFTMAX_ITEMS, sampled above.

@@ -3,7 +3,7 @@
 Shape letters: R rows, L slots of a row, D width, N heads.
 """
 
-from collections.abc import Set
+from collections.abc import Iterator, Set
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ class Trunk(nn.Module):
 
     def __init__(self, config: TrunkConfig, max_positions: int, rides: Set[Ride] = frozenset()) -> None:
         super().__init__()
+        for problem in problems_of_rides(config, rides):
+            raise ValueError(problem)
         self.config = config
         self.positions = EnteringPositions(config.positions, max_positions, config.dim)
         if config.kind == "hstu" and self.positions.learned is not None:
@@ -110,25 +112,26 @@ class Trunk(nn.Module):
         return 2.0 * weights * num_tokens + 4.0 * self.config.dim * pairs
 
 
-def why_no_rides(config: TrunkConfig, rides: Set[Ride]) -> str:
-    """Why this kind of trunk carries no such rides; empty where it does.
+def problems_of_rides(config: TrunkConfig, rides: Set[Ride]) -> Iterator[str]:
+    """Why this kind of trunk carries no such rides; nothing where it does.
 
-    >>> why_no_rides(TrunkConfig(), {"values"})
-    ''
+    >>> list(problems_of_rides(TrunkConfig(kind="hstu"), {"pool"}))
+    []
     """
-    if rides and config.kind == "hstu":
-        return (
-            f"the hstu trunk carries no rides ({', '.join(sorted(rides))}): it takes queries, keys, values and "
-            "gate from one projection of one stream; use model.trunk.kind = 'gpt'"
+    mixed = ", ".join(sorted(rides - {"pool"}))
+    if mixed and config.kind == "hstu":
+        yield (
+            f"actions that ride in the layers ({mixed}) are not built for the hstu trunk; use model.trunk.kind = "
+            "'gpt', or a final pooling alone, as attn_lfa has"
         )
     if rides and config.positions == "rab":
-        return "actions that ride are pooled with learned, rope, alibi or genrank positions, not with 'rab'"
-    return ""
+        yield (
+            "attention to actions that ride is not built with 'rab' positions; use learned, rope, alibi or genrank "
+            "positions"
+        )
 
 
 def _block(config: TrunkConfig, max_positions: int, rides: Set[Ride]) -> Block:
-    if reason := why_no_rides(config, rides):
-        raise ValueError(reason)
     if config.kind == "hstu":
         return HstuBlock(config, max_positions)
     if "helix" in rides:

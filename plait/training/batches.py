@@ -73,6 +73,19 @@ def asks_candidates(layout: Layout, exposure: Exposure, protocol: Protocol) -> b
     return protocol.supervise == "candidates" or supervises_candidates_only(layout, exposure)
 
 
+def check_labels(dataset: Dataset, layout: Layout) -> None:
+    """Raises ValueError where an action is to be predicted of which training shows nothing."""
+    predicted = {target.fact.field for token in layout.all_tokens for target in token.predicted}
+    if "a" not in predicted:
+        return
+    for action, num_labels in zip(dataset.actions, dataset.train_action_counts(), strict=True):
+        if not num_labels:
+            raise ValueError(
+                f"layout '{layout}' predicts action {action.name!r}, which has 0 labels in the training events of "
+                f"{dataset.folder}: prepare the log without that action, or fill its column"
+            )
+
+
 def training_stream(
     dataset: Dataset,
     layout: Layout,

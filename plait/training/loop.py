@@ -26,13 +26,14 @@ from plait.layouts import Layout, audit
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs
 from plait.nn.runtime import tune_process
-from plait.training.batches import num_steps, training_stream
+from plait.training.batches import check_labels, num_steps, training_stream
 from plait.training.checkpoint import differences, load_state, save_state, write_whole
 from plait.training.evaluate import answers_of, values_of
 from plait.training.flops import step_flops
 from plait.training.interrupts import interrupts_kept
 from plait.training.optimiser import learning_rate, make_optimiser, warmup_steps
 from plait.training.precision import autocast, resolve_precision
+from plait.training.provenance import note_on_requests
 from plait.training.selection import Selection
 from plait.training.settings import Optim, Protocol
 from plait.training.unread import check_read, notes_on_unread
@@ -107,14 +108,15 @@ def fit(
     """Trains one model. `folder` keeps its checkpoint and metrics.jsonl.
 
     Args:
-        report: takes a line per validation, and before them one per setting that this layout does not read.
+        report: takes a line per validation, and before them one per setting that this layout does not read, and one
+            where requests are read that the log does not name.
         watch: is called after every step.
         begin: is called once, when the settings were found to fit and the folder was made, before anything else is
             written to it; not where training goes on from a checkpoint.
 
     Raises:
-        ValueError: the settings do not fit each other, the data or the checkpoint found in the folder. Nothing was
-            written then.
+        ValueError: the settings do not fit each other, the data or the checkpoint found in the folder; or the layout
+            predicts an action that no training event has. Nothing was written then.
         Diverged: the loss is no longer a number, or has run away.
         KeyboardInterrupt: SIGINT or SIGTERM came; says where training stands.
     """
@@ -123,8 +125,10 @@ def fit(
     layout = Layout.parse(config.layout, allow_leaks=config.settings.allow_leaks)
     selection = Selection.parse(protocol.select).resolve(audit(layout).can_retrieve)
     check_read(config, protocol)
-    for note in notes_on_unread(config, protocol):
-        report(note)
+    check_labels(dataset, layout)
+    note = note_on_requests(dataset, config.settings, protocol, layout)
+    for line in [*([note] if note else []), *notes_on_unread(config, protocol)]:
+        report(line)
     run = _Run(dataset, config, optim, protocol, selection, folder, report, device, watch)
     if not run.restore():
         run.start()

@@ -12,7 +12,9 @@ import msgspec
 import torch
 
 from plait.data import Dataset, LeaveOneOut
+from plait.layouts import Layout
 from plait.models.generative import ModelSettings
+from plait.training.batches import asks_candidates
 from plait.training.precision import resolve_precision
 from plait.training.selection import Selection
 from plait.training.settings import Optim, Protocol
@@ -76,9 +78,14 @@ def protocol_line(
     protocol: Protocol,
     seeds: Sequence[int],
     device: str = "cpu",
+    layout: Layout | None = None,
 ) -> str:
-    """Everything two results must share to be compared, and the seeds they were found with, in one line."""
-    note = note_on_requests(dataset, model, protocol)
+    """Everything two results must share to be compared, and the seeds they were found with, in one line.
+
+    Args:
+        layout: whose result it is: some layouts read requests under settings under which others do not.
+    """
+    note = note_on_requests(dataset, model, protocol, layout)
     parts = [
         *([dataset.manifest.note] if dataset.manifest.note else []),
         *_words_of_data(dataset),
@@ -91,9 +98,13 @@ def protocol_line(
     return "; ".join(parts)
 
 
-def note_on_requests(dataset: Dataset, model: ModelSettings, protocol: Protocol) -> str | None:
-    """What to know where settings read requests, and the log names none."""
+def note_on_requests(
+    dataset: Dataset, model: ModelSettings, protocol: Protocol, layout: Layout | None = None
+) -> str | None:
+    """What to know where the settings or the layout read requests, and the log names none."""
     reads_requests = model.reads_requests or protocol.supervise == "candidates"
+    if layout is not None:
+        reads_requests |= asks_candidates(layout, model.exposure, protocol)
     if dataset.manifest.settings.request is not None or not reads_requests:
         return None
     return "no request column: events of one time count as one request"

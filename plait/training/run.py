@@ -152,7 +152,9 @@ def _result(
         wall_s=wall_s,
         peak_memory_mb=peak_memory_mb,
         curve=progress.curve,
-        protocol=protocol_line(dataset, settings.model, settings.optim, protocol, [protocol.seed], device),
+        protocol=protocol_line(
+            dataset, settings.model, settings.optim, protocol, [protocol.seed], device, fitted.model.layout
+        ),
         provenance=origin,
     )
 
@@ -213,7 +215,7 @@ def save_answers(path: Path, answers: Answers) -> None:
 
 
 def config_of(dataset: Dataset, settings: RunSettings) -> ModelConfig:
-    """What shapes the weights of a run."""
+    """What shapes the weights of a run, and how they are asked."""
     return ModelConfig(
         layout=settings.layout,
         settings=settings.model,
@@ -223,6 +225,7 @@ def config_of(dataset: Dataset, settings: RunSettings) -> ModelConfig:
         item_features=dataset.manifest.item_features,
         user_features=dataset.manifest.user_features,
         context=dataset.context,
+        asked_as_candidates=settings.protocol.supervise == "candidates",
     )
 
 

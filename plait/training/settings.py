@@ -1,8 +1,10 @@
 """What decides a training run, apart from the data and the model's shape."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+from plait.schema import check_from_zero
 from plait.training.selection import Selection
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -27,6 +29,9 @@ class Optim:
 
     def __post_init__(self) -> None:
         _check_positive("optim", self, "learning_rate", "clip_norm", "users_per_step")
+        check_from_zero({f"optim.{name}": getattr(self, name) for name in ("weight_decay", "warmup_steps")})
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optim.betas = {self.betas}: expected two shares from 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,5 +96,5 @@ class Protocol:
 def _check_positive(section: str, settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"{section}.{name} = {value}: expected a number above 0")
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{section}.{name} = {value}: expected a finite number above 0")

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from words import SMALL, Capture, complaint, plait, said_by, table_of
+from words import SMALL, Capture, complaint, plait, said_by, table_of, train
 
 from plait.data import Dataset
 from plait.training import loop
@@ -141,12 +141,25 @@ def test_a_page_that_cannot_be_made_is_known_before_training(
 def test_settings_that_read_requests_tell_of_a_log_without(
     dataset: Dataset, tmp_path: Path, capsys: Capture
 ) -> None:
-    words = ("train", dataset.folder, "--layout", "genrank", "--out", tmp_path / "run", *SMALL)
-    said = said_by(capsys, *words, "--protocol.supervise", "candidates")
-    assert said.startswith("no request column: events of one time count as one request\n")
+    note = "no request column: events of one time count as one request"
+    said = said_by(capsys, "train", dataset.folder, "--layout", "genrank", "--out", tmp_path / "run", *SMALL)
+    assert said.startswith(f"{note}\n") and said.count(note) == 2, "before training, and in the protocol line"
     shown = said_by(capsys, "evaluate", tmp_path / "run")
-    assert "protocol: split leave-one-out" in shown and "supervised on the last request" in shown
+    assert "protocol: split leave-one-out" in shown and "as candidates" in shown
     assert re.search(r"^by plait \S+, ", shown, re.MULTILINE)
+    assert note not in said_by(capsys, *train(dataset, tmp_path / "lac")), "lac asks where events stand"
+
+
+def test_a_comparison_tells_of_the_layouts_that_read_requests(
+    dataset: Dataset, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ("compare", dataset.folder, "--layouts", "genrank,action_out", "--seeds", 1)
+    said = said_by(capsys, *words, "--out", tmp_path / "out", *SMALL)
+    assert re.search(r"^genrank, seed 0\n  no request column: events of one time", said, re.MULTILINE)
+    assert said.count("  no request column") == 1
+    of_layout = {row["layout"]: row["protocol"] for row in rows_of(tmp_path / "out")}
+    assert "no request column" in of_layout["genrank"]
+    assert "no request column" not in of_layout["action_out"]
 
 
 @pytest.mark.parametrize(

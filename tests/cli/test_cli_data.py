@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from tiny import random_log
-from words import ACTIONS, COLUMNS, Capture, complaint, numbered, plait, prepared_by, said_by, train
+from words import ACTIONS, COLUMNS, SMALL, Capture, complaint, numbered, plait, prepared_by, said_by, train
 
 from plait.data import Dataset
 from plait.training.run import load_answers
@@ -130,6 +130,33 @@ def test_missing_values_are_told_and_the_name_is_kept(tmp_path: Path, capsys: Ca
     assert "0.0%" not in shares, "nothing is missing, so this proves nothing"
     assert f"events without a value: {', '.join(shares)}\n" in capsys.readouterr().out
     assert Dataset.open(tmp_path / "out").manifest.name == "films"
+
+
+NO_ACTIONS = "uses actions, and the data has none: name an action column when preparing"
+NO_LABELS = "predicts action 'rating', which has 0 labels in the training events"
+
+
+@pytest.mark.parametrize(
+    ("actions", "layout", "message"),
+    [
+        ((), "lac", NO_ACTIONS),
+        ((), "action_in", NO_ACTIONS),
+        ((), "attn_mvp", NO_ACTIONS),
+        (ACTIONS, "lac", NO_LABELS),
+        (ACTIONS, "genrank", NO_LABELS),
+    ],
+)
+def test_a_layout_with_actions_on_a_log_without(
+    actions: tuple[str, ...], layout: str, message: str, tmp_path: Path, capsys: Capture
+) -> None:
+    empty = random_log().with_columns(rating=pl.lit(None, pl.Float64))
+    empty.write_parquet(tmp_path / "log.parquet")
+    words = ("data", "prepare", tmp_path / "log.parquet", *COLUMNS, *actions, "--min-item-events", 1)
+    assert plait(*words, "--out", tmp_path / "data") == 0
+    train_it = ("train", tmp_path / "data", "--out", tmp_path / "run", *SMALL)
+    assert message in complaint(capsys, 2, *train_it, "--layout", layout)
+    assert not (tmp_path / "run").exists()
+    assert plait(*train_it, "--layout", "item") == 0, "a layout without actions can be trained"
 
 
 def test_bad_rows_can_be_set_aside(tmp_path: Path, capsys: Capture) -> None:

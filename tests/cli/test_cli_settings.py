@@ -77,6 +77,27 @@ def test_settings_of_verbs_without_settings_are_refused(tmp_path: Path, capsys: 
     assert "`plait recommend` reads no settings from a file" in said
 
 
+@pytest.mark.parametrize(
+    ("layout", "option", "value"),
+    [
+        ("attn_mvp", "model.trunk.ride-weight", "nan"),
+        ("attn_mvp", "model.trunk.ride-weight", "-1"),
+        ("lac", "optim.weight-decay", "-0.1"),
+        ("lac", "optim.warmup-steps", "-3"),
+        ("lac", "optim.learning-rate", "inf"),
+        ("lac", "model.retrieval-weight", "-1"),
+        ("lac", "model.action-weights.liked", "nan"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(
+    layout: str, option: str, value: str, dataset: Dataset, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ("train", dataset.folder, "--layout", layout, "--out", tmp_path / "out", f"--{option}={value}")
+    said = complaint(capsys, 2, *words)
+    assert f"{option.replace('-', '_')} = " in said and "expected a finite number" in said
+    assert not (tmp_path / "out").exists()
+
+
 WHOLE = """
 [dataset]
 user = "user"

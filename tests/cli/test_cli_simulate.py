@@ -101,3 +101,17 @@ def test_a_comparison_on_a_world_shows_the_oracle_and_the_distance(tmp_path: Pat
     assert len(rows) == 4 and all(row["regret"]["ndcg@10"]["unit"] == "points" for row in rows)
     page = (out / "report.html").read_text()
     assert '<th scope="row">oracle</th>' in page and 'title="95 % interval +' in page
+
+
+def test_retrieval_that_cannot_be_held_against_the_oracle_is_said(tmp_path: Path, capsys: Capture) -> None:
+    assert plait("simulate", "--out", tmp_path / "world", *TINY) == 0
+    words = ("compare", tmp_path / "world", "--seeds", 1, "--protocol.negatives", 3, *SMALL)
+    kept = "--protocol.no-filter-seen"
+    why = "the oracle ranks no items: sampled items (--protocol.negatives) are never seen ones"
+    said = said_by(capsys, *words, kept, "--layouts", "lac", "--out", tmp_path / "out")
+    assert why in " ".join(said.split()) and re.search(r"^ oracle ", said, re.MULTILINE)
+    found = msgspec.json.decode((tmp_path / "out" / "comparison.json").read_bytes())
+    assert "ndcg@10" in found["retrieval"] and not set(found["oracle"]) & set(found["retrieval"])
+    assert why not in said_by(capsys, *words, "--layouts", "lac", "--out", tmp_path / "filtered")
+    said = said_by(capsys, *words, kept, "--layouts", "action_out", "--out", tmp_path / "scored")
+    assert why not in said, "nothing is missing where nothing retrieves"

@@ -186,6 +186,20 @@ def test_training_counts_of_items(data):
     assert data.train_item_counts()[UNKNOWN_ITEM] == 0
 
 
+def test_training_labels_of_actions_are_counted(data, tmp_path):
+    missing = pl.when(pl.col("rank") % 3 > 0).then("rank")
+    log = random_log().with_columns(missing.alias("rank"), last=pl.lit(None, pl.Float64))
+    kept = {name: getattr(data.manifest.settings, name) for name in ("min_user_events", "min_item_events")}
+    names = {"user": "user", "item": "item", "time": "time", "split": data.manifest.split}
+    actions = {"rank": Regression(0, 10_000), "last": Regression(0, 1)}
+    with_gaps = prepare(log, **names, **kept, actions=actions, out=tmp_path / "out")
+    value_EA = np.load(with_gaps.folder / "action.npy")
+    training = [row for rows, validation, _ in users_of(with_gaps) for row in rows[:validation]]
+    known = int((~np.isnan(value_EA[training, 0])).sum())
+    assert 0 < known < len(training), "nothing missing, or nothing there"
+    assert with_gaps.train_action_counts().tolist() == [known, 0]
+
+
 def test_ids_and_indices_are_inverses(data):
     assert data.item_ids().to_list() == [5 * item for item in range(NUM_ITEMS)]
     assert data.item_index(data.item_ids()).tolist() == list(range(1, NUM_ITEMS + 1))

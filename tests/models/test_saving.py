@@ -72,6 +72,15 @@ def test_every_setting_survives(tmp_path):
     assert load_model(tmp_path).config == model.config
 
 
+def test_how_a_model_is_asked_survives_and_older_models_were_asked_where_events_stand(tmp_path):
+    save_model(model_of(resolve("lac"), asked_as_candidates=True), tmp_path)
+    assert load_model(tmp_path).config.asked_as_candidates and load_model(tmp_path).asks_candidates
+    config = msgspec.json.decode((tmp_path / CONFIG).read_bytes())
+    del config["model"]["asked_as_candidates"]
+    (tmp_path / CONFIG).write_bytes(msgspec.json.encode(config))
+    assert not load_model(tmp_path).asks_candidates
+
+
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
 def test_a_missing_file_is_named(name, tmp_path):
     (saved(tmp_path) / name).unlink()

@@ -312,6 +312,12 @@ def test_a_start_at_the_means_costs_their_entropy_and_everything_learns_from_the
     assert heads.weight_KD.grad.any(dim=1).all()
 
 
+def test_labels_of_fewer_actions_than_there_are_heads_are_no_labels():
+    heads = ActionHeads(ALL, D)
+    with pytest.raises(AssertionError, match=rf"1 columns of labels, .* {len(ALL)} actions"):
+        heads.losses(torch.randn(3, D), torch.full((3, 1), torch.nan))
+
+
 def test_an_action_without_labels_starts_at_zero():
     heads, raw = ActionHeads(ALL, D), labels()
     raw[:, 1::2] = NAN

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from plait.nn.positions import LearnedPositions, alibi_slopes, rope, rope_angles
+from plait.nn.positions import LearnedPositions, RequestPositions, alibi_slopes, rope, rope_angles
+from plait.nn.visibility import NO_REQUEST_BEFORE, Clock
 
 H = 10
 
@@ -55,3 +56,14 @@ def test_learned_positions_end():
         ValueError, match=r"a sequence of 6 tokens, but there are learned positions for 5 .*'rope'"
     ):
         learned(torch.tensor([[0, 5, 0]]))
+
+
+def test_a_request_is_its_number_plus_the_bucket_of_the_time_since_the_one_before():
+    """GenRank paper, section 4.2; buckets of ln(seconds) / 0.301, with one more for the first request."""
+    positions = RequestPositions(max_requests=5, dim=3)
+    request = torch.tensor([[1, 1, 2, 3, 4, 5]])
+    gap_s = torch.tensor([[NO_REQUEST_BEFORE, NO_REQUEST_BEFORE, 1, 60, 120, 86_400]])
+    found_RLD = positions(Clock(torch.zeros_like(gap_s), torch.zeros_like(gap_s), request, gap_s))
+    bucket = torch.tensor([[0, 0, 1 + 0, 1 + 13, 1 + 15, 1 + 37]])
+    assert torch.equal(found_RLD, positions.index.weight[request] + positions.gap.weight[bucket])
+    assert len(found_RLD[0].unique(dim=0)) == 5, "all differ but the two of the first request"

@@ -7,6 +7,8 @@ import torch
 from tiny import model_of
 
 from plait.layouts import resolve
+from plait.models.generative import ModelSettings
+from plait.nn.config import TrunkConfig
 from plait.training.optimiser import learning_rate, make_optimiser
 from plait.training.selection import LOWER_IS_BETTER, Selection
 from plait.training.settings import Optim, Protocol
@@ -107,11 +109,45 @@ def _owner(model: torch.nn.Module, name: str) -> torch.nn.Module:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("learning_rate", 0.0), ("learning_rate", math.nan), ("clip_norm", -1.0), ("users_per_step", 0)],
+    [
+        ("learning_rate", 0.0),
+        ("learning_rate", math.nan),
+        ("learning_rate", math.inf),
+        ("clip_norm", -1.0),
+        ("users_per_step", 0),
+    ],
 )
 def test_optim_refuses_what_is_not_above_zero(name, value):
-    with pytest.raises(ValueError, match=f"optim.{name} = {value}: expected a number above 0"):
+    with pytest.raises(ValueError, match=f"optim.{name} = {value}: expected a finite number above 0"):
         Optim(**{name: value})
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("name", "build"),
+    [
+        ("optim.weight_decay", lambda value: Optim(weight_decay=value)),
+        ("model.retrieval_weight", lambda value: ModelSettings(retrieval_weight=value)),
+        ("model.action_weights.liked", lambda value: ModelSettings(action_weights={"liked": value})),
+        ("model.trunk.ride_weight", lambda value: TrunkConfig(ride_weight=value)),
+    ],
+)
+def test_weights_and_steps_are_finite_numbers_from_zero(name, build, value):
+    with pytest.raises(ValueError, match=f"{name} = {value:g}: expected a finite number from 0"):
+        build(value)
+    build(0.0)
+
+
+def test_warm_up_takes_steps_from_zero():
+    with pytest.raises(ValueError, match=r"optim.warmup_steps = -3: expected a finite number from 0"):
+        Optim(warmup_steps=-3)
+    Optim(warmup_steps=0)
+
+
+@pytest.mark.parametrize("betas", [(1.0, 0.9), (0.9, -0.1), (math.nan, 0.9)])
+def test_betas_are_shares(betas):
+    with pytest.raises(ValueError, match=r"optim.betas = .*expected two shares from 0 to below 1"):
+        Optim(betas=betas)
 
 
 @pytest.mark.parametrize(
@@ -119,5 +155,5 @@ def test_optim_refuses_what_is_not_above_zero(name, value):
 )
 def test_protocol_refuses_what_is_not_above_zero(name):
     value = 0.0 if name in ("max_tokens", "max_flops") else 0
-    with pytest.raises(ValueError, match=f"protocol.{name} = {value}: expected a number above 0"):
+    with pytest.raises(ValueError, match=f"protocol.{name} = {value}: expected a finite number above 0"):
         Protocol(**{name: value})

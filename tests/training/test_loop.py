@@ -20,6 +20,7 @@ from small_runs import (
 from tiny import ACTIONS, assert_caught, prepared, random_log
 
 from plait.data import Dataset, prepare
+from plait.layouts import CATALOGUE
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Exposure
 from plait.nn.config import TrunkConfig
@@ -65,7 +66,7 @@ def check_resume(dataset: Dataset, settings: RunSettings, folder: Path) -> None:
                 fitted(dataset, folder / "killed", settings, report)
         lines: list[str] = []
         resumed = fitted(dataset, folder / "killed", settings, lines.append)
-    assert lines[0] == "resumed from epoch 2, step 2"
+    assert "resumed from epoch 2, step 2" in lines
     states = [load_state(folder / name / loop.CHECKPOINT) for name in ("killed", "whole")]
     assert_same_state(*states)
     assert_same_state(resumed.model.state_dict(), whole.model.state_dict())
@@ -128,6 +129,40 @@ GENRANK, RAB = TrunkConfig(positions="genrank"), TrunkConfig(kind="hstu", positi
 )
 def test_a_killed_run_on_requests_goes_on_to_the_same_bits(in_requests, settings, tmp_path):
     check_resume(in_requests, settings, tmp_path)
+
+
+def check_resume_in_epoch(dataset: Dataset, settings: RunSettings, folder: Path) -> None:
+    """One epoch, killed after two of its three steps: as if never killed."""
+    optim = replace(settings.optim, users_per_step=8)
+    settings = replace(settings, optim=optim, protocol=replace(settings.protocol, max_epochs=1))
+    whole = fitted(dataset, folder / "whole", settings)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
+        kill_before_step(patch, 3)
+        fitted(dataset, folder / "killed", settings)
+    lines: list[str] = []
+    resumed = fitted(dataset, folder / "killed", settings, lines.append)
+    assert "resumed from epoch 0, step 2" in lines and whole.progress.spent.steps == 3
+    assert_same_state(*(load_state(folder / name / loop.CHECKPOINT) for name in ("killed", "whole")))
+    assert_same_state(resumed.model.state_dict(), whole.model.state_dict())
+
+
+@pytest.mark.parametrize("layout", CATALOGUE)
+def test_a_killed_run_of_any_layout_goes_on_to_the_same_bits(in_requests, layout, tmp_path):
+    check_resume_in_epoch(in_requests, settings_of(layout), tmp_path)
+
+
+def test_weights_that_are_not_restored_are_caught(in_requests, tmp_path, monkeypatch):
+    """Every one counts, those of the rides among them."""
+    right = loop.load_state
+
+    def forgetful(path: Path) -> dict[str, object]:
+        state = right(path)
+        name = next(name for name in state["model"] if "pooling" in name)
+        return state | {"model": state["model"] | {name: torch.zeros_like(state["model"][name])}}
+
+    monkeypatch.setattr(loop, "load_state", forgetful)
+    assert_caught(check_resume_in_epoch, in_requests, settings_of("attn_dhn"), tmp_path)
 
 
 def test_a_stream_of_samples_that_starts_again_is_caught(in_requests, tmp_path, monkeypatch):
@@ -439,3 +474,22 @@ def test_users_too_short_to_train_on_are_named(tmp_path):
     )
     with pytest.raises(ValueError, match="no user has two training events"):
         fitted(short, tmp_path / "run", settings_of())
+
+
+def without_ratings(folder: Path) -> Dataset:
+    """The tiny log, with an action column in which training finds nothing: its only value is a test event's."""
+    is_last = pl.int_range(pl.len()).over("user") == pl.len().over("user") - 1
+    only_test = pl.when(is_last & (pl.col("user") == "u00")).then(3.0)
+    return prepared(random_log().with_columns(rating=only_test), folder)
+
+
+def test_an_action_that_training_never_shows_is_refused_where_it_is_predicted(tmp_path):
+    data = without_ratings(tmp_path / "data")
+    with pytest.raises(
+        ValueError,
+        match=r"predicts action 'rating', which has 0 labels in the training events of .*data: prepare",
+    ):
+        fitted(data, tmp_path / "run", settings_of("action_out", max_epochs=1))
+    assert not (tmp_path / "run").exists()
+    for layout in ("item", "action_in"):  # they predict none
+        fitted(data, tmp_path / layout, settings_of(layout, max_epochs=1))

@@ -14,6 +14,7 @@ from small_runs import MODEL, OPTIM, PROTOCOL
 from tiny import ACTIONS, assert_caught, assert_not_vacuous, prepared, random_log
 
 from plait.data import Temporal, prepare
+from plait.layouts import resolve
 from plait.models.generative import ModelSettings
 from plait.models.inputs import Exposure
 from plait.training import memory, provenance
@@ -22,8 +23,8 @@ from plait.training.provenance import protocol_line
 from plait.training.settings import Optim, Protocol
 
 
-def line(dataset, model=MODEL, optim=OPTIM, protocol=PROTOCOL, seeds=(0,)):
-    return protocol_line(dataset, model, optim, protocol, seeds)
+def line(dataset, model=MODEL, optim=OPTIM, protocol=PROTOCOL, seeds=(0,), layout=None):
+    return protocol_line(dataset, model, optim, protocol, seeds, layout=layout)
 
 
 @pytest.mark.parametrize(
@@ -142,11 +143,29 @@ def test_settings_without_words_stand_in_the_line_by_name_and_defaults_do_not(da
     ).replace("same_request = causal", "")
 
 
+@pytest.mark.parametrize(
+    ("layout", "exposure", "says"),
+    [
+        ("genrank", Exposure(), True),
+        ("lac", Exposure(), False),
+        ("lac", Exposure(history="full"), True),
+        ("item", Exposure(time_anchor="request"), True),
+        ("item", Exposure(time_anchor="next"), False),
+    ],
+)
+def test_layouts_and_exposures_that_ask_candidates_tell_of_a_log_without_requests(
+    dataset, layout, exposure, says
+):
+    model = replace(MODEL, trunk=replace(MODEL.trunk, positions="rab"), exposure=exposure)
+    assert ("no request column" in line(dataset, model=model, layout=resolve(layout))) is says
+
+
 def test_a_request_column_needs_no_note(tmp_path):
     log = random_log().with_columns(request=pl.int_range(pl.len()))
     columns = {"user": "user", "item": "item", "time": "time", "request": "request"}
     other = prepare(log, **columns, actions=list(ACTIONS), out=tmp_path / "requests", min_item_events=1)
-    assert "no request column" not in line(other, protocol=replace(PROTOCOL, supervise="candidates"))
+    asked = {"protocol": replace(PROTOCOL, supervise="candidates"), "layout": resolve("genrank")}
+    assert "no request column" not in line(other, **asked)
 
 
 def test_a_temporal_split_and_a_note_stand_in_the_line(dataset, tmp_path):

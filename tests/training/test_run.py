@@ -61,6 +61,12 @@ def test_the_saved_model_is_the_one_that_gave_the_answers(dataset, tmp_path):
     np.testing.assert_array_equal(answers.rank_Q, again.rank_Q)
 
 
+@pytest.mark.parametrize("supervise", ["all", "candidates"])
+def test_a_saved_model_knows_how_it_was_trained_to_be_asked(dataset, supervise, tmp_path):
+    run(dataset, settings_of("lac", supervise=supervise, max_epochs=1), tmp_path, silent)
+    assert load_model(tmp_path / MODEL).asks_candidates is (supervise == "candidates")
+
+
 def test_a_killed_run_ends_in_the_same_result(dataset, tmp_path, monkeypatch):
     settings = settings_of("lac")
     whole = run(dataset, settings, tmp_path / "whole", silent)

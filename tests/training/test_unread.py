@@ -66,14 +66,14 @@ REFUSED = [
     (
         trunk(kind="hstu", ride_weight=0.5),
         "model.trunk.ride_weight = 0.5",
-        "carry rides",
+        "mix them into values.*this one is hstu with learned positions",
         trunk(ride_weight=0.5),
     ),
     (
         trunk(positions="rab", pool_fuses_item=False),
         "model.trunk.pool_fuses_item = False",
         "this one is gpt with rab positions",
-        trunk(pool_fuses_item=False),
+        trunk(kind="hstu", pool_fuses_item=False),
     ),
     (
         tower(kind="mlp", num_shared_experts=3),
