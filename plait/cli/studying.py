@@ -11,7 +11,7 @@ from plait.cli.settings import Device
 from plait.cli.showing import console, say, training_bar
 from plait.cli.training import Unfinished
 from plait.studies.papers import STUDIES
-from plait.studies.study import Place, Study, run_study
+from plait.studies.study import Place, Study, is_recorded, run_study
 from plait.studies.tables import study_list, study_report
 
 
@@ -21,6 +21,7 @@ def study(
     *,
     out: Path = Path("studies"),
     data: Path | None = None,
+    part: tuple[str, ...] = (),
     quick: bool = False,
     device: Device = "auto",
     command_line: Annotated[tuple[str, ...], Parameter(parse=False)] = (),
@@ -37,6 +38,9 @@ def study(
         Folder of NAME.json, and of the runs under NAME/. Started again, it goes on.
     data
         Folder with logs of your own that cannot be downloaded; a study that wants one says which.
+    part
+        Only this part of the study, and those of further --part; records nothing unless all parts are named. What it
+        trained is used again: parts that take times can run alone on a quiet machine.
     quick
         Seconds, on tiny worlds: shows that it runs, and records nothing.
     device
@@ -46,26 +50,29 @@ def study(
     if not name:
         screen.print(study_list(STUDIES))
         return
-    chosen, command = _find(name), shlex.join(command_line)
+    found, command = _find(name), shlex.join(command_line)
     with training_bar(screen) as watch:
         place = Place(
             out=out,
             data=data,
+            parts=part,
             quick=quick,
             command=command,
             device=device,
             report=lambda line: say(line, screen),
             watch=watch,
         )
-        result = run_study(chosen, place)
+        result = run_study(found, place)
     screen.print(study_report(result))
     for finding in result.findings:
         if finding.page:
             say(f"page: {out / finding.page}", screen)
-    say("quick: nothing was recorded" if quick else f"result: {out / f'{chosen.name}.json'}", screen)
+    why = "quick" if quick else "not all parts"
+    recorded = is_recorded(found, place)
+    say(f"result: {out / f'{found.name}.json'}" if recorded else f"{why}: nothing was recorded", screen)
     undone = [*result.not_run.values(), *(run for finding in result.findings for run in finding.failed)]
     if undone:
-        raise Unfinished("\n".join([f"{chosen.name} is not whole", *undone]))
+        raise Unfinished("\n".join([f"{found.name} is not whole", *undone]))
 
 
 def _find(name: str) -> Study:

@@ -1,7 +1,7 @@
 """What one change to a model is worth: its metrics against those of the same model without it, in pairs.
 
-Papers of ablations print differences to a baseline, and so does this: in % of the baseline's metric, or in points of
-it, with the interval of the difference on the same users. The page of each comparison shows the metrics themselves.
+Papers of ablations print differences to a baseline, and so does this: in % of the baseline's metric, or as it is (of
+AUC), with the interval of the difference on the same users. The page of each comparison shows the metrics themselves.
 
 Shape letter: D draws.
 """
@@ -15,17 +15,17 @@ import numpy as np
 from jaxtyping import Float64
 
 from plait.data import Dataset
-from plait.metrics.intervals import Bootstrap, average, bootstrap, paired_difference
+from plait.metrics.intervals import Bootstrap, bootstrap, paired_difference
 from plait.metrics.statistic import Statistic
-from plait.studies.claims import Claim, judge
+from plait.studies.claims import Claim, SeedNoise, averages, judge, seed_noise
 from plait.studies.compare import DRAWS, Compared, Variant, compare_variants
 from plait.studies.logs import Log, NotHere
 from plait.studies.reading import origins
-from plait.studies.study import Figure, Finding, Place, failures, shrunk, words_of
+from plait.studies.study import Figure, Finding, Place, failures, shrunk, words_of, words_of_epochs
 from plait.studies.words import number
 from plait.training.batches import training_stream
 
-Unit = Literal["%", "points"]
+Unit = Literal["%", "AUC"]
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,17 @@ class Ablation:
         protocols = dict.fromkeys(comparison.protocol for comparison in comparisons)
         return Finding(
             part=self.name,
-            data="; ".join(words_of(comparison.dataset) for comparison in comparisons),
+            data=" || ".join(map(words_of, datasets)),
             protocol=" || ".join(protocols),
             metrics={f"{name}, {self.unit}": column.paper for name, column in self.columns.items()},
             figures=tuple(self._figures(statistics)),
             verdicts=judge(self.claims, statistics),
-            notes=(*self._words_of_baselines(statistics), self._words_of_targets(datasets), *self.notes),
+            notes=(
+                *self._words_of_baselines(statistics),
+                words_of_epochs(rows),
+                self._words_of_targets(datasets),
+                *self.notes,
+            ),
             failed=failures(rows),
             page=page,
             wall_s=sum(row.cost.wall_s for row in rows if row.cost),
@@ -145,10 +150,12 @@ class Ablation:
                 if name == variant and column in its
             }
 
+        noise = {column: seed_noise(statistics, column) for column in self.columns}
         return [
             difference_figure(
                 resampled(change.variant, name),
                 resampled(change.baseline, name),
+                noise[name],
                 self.unit,
                 Figure(
                     variant=f"{change.variant} \N{MINUS SIGN} {change.baseline}",
@@ -214,17 +221,21 @@ def mean_of(statistics: Sequence[Statistic]) -> Statistic:
 
 
 def difference_figure(
-    variant: Mapping[int, Bootstrap], baseline: Mapping[int, Bootstrap], unit: Unit, figure: Figure
+    variant: Mapping[int, Bootstrap],
+    baseline: Mapping[int, Bootstrap],
+    noise: SeedNoise,
+    unit: Unit,
+    figure: Figure,
 ) -> Figure:
     """The figure, with the difference of two variants' means over seeds where both are measured.
 
-    The spread is that of the difference between two runs of one seed.
+    Its interval covers users and seeds; the spread is that of the difference between two runs of one seed.
     """
-    difference = _difference(list(variant.values()), list(baseline.values()), unit)
+    difference = _difference(list(variant.values()), list(baseline.values()), noise, unit)
     if difference is None:
         return figure
     pairs = [([variant[seed]], [baseline[seed]]) for seed in variant.keys() & baseline.keys()]
-    by_seed = [found[0] for pair in pairs if (found := _difference(*pair, unit))]
+    by_seed = [found[0] for pair in pairs if (found := _difference(*pair, noise, unit))]
     value, low, high = difference
     return Figure(
         variant=figure.variant,
@@ -238,16 +249,16 @@ def difference_figure(
 
 
 def _difference(
-    variant: Sequence[Bootstrap], baseline: Sequence[Bootstrap], unit: Unit
+    variant: Sequence[Bootstrap], baseline: Sequence[Bootstrap], noise: SeedNoise, unit: Unit
 ) -> tuple[float, float, float] | None:
     """Value and 95 % interval; None where one of the two is not defined."""
     if not variant or not baseline:
         return None
-    a, b = average(variant), average(baseline)
+    a, b = averages(variant, baseline, noise)
     if a.value is None or b.value is None:
         return None
     points = paired_difference(a, b)
-    if unit == "points":
+    if unit == "AUC":
         return points.value, points.low, points.high
     share = replace(a, value=100 * points.value / b.value, value_D=100 * (a.value_D / b.value_D - 1)).estimate
     assert share.value is not None and share.low is not None and share.high is not None

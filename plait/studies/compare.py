@@ -33,6 +33,7 @@ from plait.studies.rows import (
     Row,
     summarise,
 )
+from plait.training.batches import check_labels
 from plait.training.checkpoint import write_whole
 from plait.training.evaluate import measure
 from plait.training.loop import Diverged, Watch
@@ -192,7 +193,9 @@ class _Study:
 
     def line_of(self, variant: Variant, seeds: Sequence[int]) -> str:
         of = variant.settings
-        return protocol_line(self.dataset, of.model, of.optim, of.protocol, seeds, self.device)
+        return protocol_line(
+            self.dataset, of.model, of.optim, of.protocol, seeds, self.device, variant.layout
+        )
 
     @property
     def protocol(self) -> str:
@@ -226,6 +229,7 @@ def _check_variants(variants: Sequence[Variant], dataset: Dataset) -> None:
         model = variant.settings.model
         check_supported(variant.layout, dataset.actions, model.trunk, model.exposure)
         check_read(config_of(dataset, variant.settings), variant.settings.protocol)
+        check_labels(dataset, variant.layout)
 
 
 def _folder_name(name: str) -> str:

@@ -1,8 +1,10 @@
-"""Logs made of other logs: a number turned into a binary action, items that tell their category.
+"""Logs made of other logs: a number turned into a binary action, actions of another kind, items that tell their
+category.
 
 A derived log holds the same events of the same users as the log that it is made of.
 """
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +15,10 @@ import polars as pl
 from plait.data import Dataset, LeaveOneOut, Temporal, prepare
 from plait.data.caching import cached_folder, open_if_whole
 from plait.data.simulator import World
+from plait.data.simulator.simulating import TRUTH
 from plait.data.simulator.truth import truth_of
+from plait.data.simulator.world import WORLD
+from plait.data.writing import whole_folder
 from plait.schema import Action, Binary, Feature, Vector
 from plait.studies.logs import Log, Simulated, stand_in
 
@@ -103,6 +108,51 @@ class Described:
             items=pl.DataFrame({ITEM: np.arange(1, len(category_V) + 1), self.feature.name: told}),
             item_features=(self.feature,),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declared:
+    """A simulated log whose actions are declared to models as other kinds than the world draws them by.
+
+    Events and truth stay, so the oracle's limits hold as they did.
+    """
+
+    name: str
+    of: Simulated
+    actions: tuple[Action, ...]  # by the names and in the order of the world's
+
+    def open(self, kept: Path, given: Path | None) -> Dataset:
+        made_of = self.of.open(kept, given)
+        names, expected = ([a.name for a in actions] for actions in (self.actions, made_of.actions))
+        assert names == expected, f"{self.name}: actions {names}; the world has {expected}"
+        return _kept(
+            kept,
+            self.name,
+            (made_of.manifest.content_hash, self.actions),
+            lambda folder: self._make(made_of, folder),
+        )
+
+    def quick(self) -> "Declared":
+        return replace(self, of=self.of.quick())
+
+    def _make(self, made_of: Dataset, folder: Path) -> None:
+        with whole_folder(folder) as aside:
+            prepare(
+                events_of(made_of),
+                user=USER,
+                item=ITEM,
+                time=TIME,
+                request=REQUEST,
+                actions=self.actions,
+                out=aside,
+                name=self.name,
+                note=made_of.manifest.note,
+                min_user_events=2,
+                min_item_events=1,
+                split=self.of.split,
+            )
+            for name in (WORLD, TRUTH):  # row by row, and the rows are the same
+                shutil.copyfile(made_of.folder / name, aside / name)
 
 
 def events_of(dataset: Dataset) -> pl.DataFrame:

@@ -1,6 +1,7 @@
 """Whether LAC's last layer finds an item's action where it stands: one token after the item.
 
-Shape letters: B sequences, R rows, N heads, L tokens of a sequence, H head width, S seeds.
+Shape letters: B sequences, R rows, N heads, L tokens of a sequence, H head width, S seeds, P places of the item,
+V different actions.
 """
 
 from dataclasses import dataclass, replace
@@ -24,9 +25,9 @@ from plait.training.checkpoint import write_whole
 from plait.training.provenance import protocol_line
 from plait.training.run import MODEL, resolve_device, run
 
-KNOWN = (1, 5)  # where the dummy sequence holds the item; the model does not know the items elsewhere
-LENGTH = 6
-LAST, OTHERS = 5, (0, 3, 4)  # the query that is read, and what positions 1 and 2 are measured against
+LENGTH, LAST = 6, 5  # of the dummy sequence; its query that is read, which holds the item again
+PLACES = (1, 2, 3)  # where the item stands in turn; the paper's is the first
+OFFSETS = {0: "an item", 1: "the token after an item, which shows its action,"}  # from the item's place
 SHADES = " ░▒▓█"
 CELL, MARGIN = 54, 70  # of the drawing, in pixels
 
@@ -35,8 +36,10 @@ CELL, MARGIN = 54, 70  # of the drawing, in pixels
 class LagByOne:
     """The attention map of the paper's dummy sequence [unk, item, unk, unk, unk, item], last layer, mean over heads.
 
-    The paper shows one item; here the map is the mean over the most frequent items, each with the actions of several
-    of the log's events. Those of unknown items are the log's mean.
+    The paper shows one item; here the map is the mean over the most frequent items, each with several of the log's
+    actions, from the least to the greatest. Those of unknown items are the log's mean. A map of one sequence cannot
+    tell what a query looks for from where it always looks, so the item stands in other places, too, and its
+    attention is held against that of the same position when the item stands elsewhere.
     """
 
     name: str
@@ -61,25 +64,29 @@ class LagByOne:
             result = run(
                 dataset, settings, where, lambda line: place.report(f"  {line}"), device, place.watch
             )
-            batch = dummies(dataset, self.num_items, self.num_actions)
-            maps.append(attention_map(load_model(where / MODEL), batch))
+            model = load_model(where / MODEL)
+            batches = [dummies(dataset, self.num_items, self.num_actions, at) for at in PLACES]
+            maps.append(np.stack([attention_map(model, batch) for batch in batches]))
             wall_s += result.wall_s
             origins[str(result.provenance)] = f"seeds up to {seed}"
-        map_SLL = np.stack(maps)
+        map_SPLL = np.stack(maps)
+        map_SLL = map_SPLL[:, 0]  # the paper's
         drawing = folder / "attention.svg"
         write_whole(drawing, lambda aside: aside.write_text(svg(map_SLL.mean(0)), encoding="utf-8"))
         of = self.variant.settings
         return Finding(
             part=self.name,
             data=f"{dataset.manifest.name}: {dataset.num_users:,} users, {dataset.num_items:,} items",
-            protocol=protocol_line(dataset, of.model, of.optim, of.protocol, range(self.num_seeds), device),
+            protocol=protocol_line(
+                dataset, of.model, of.optim, of.protocol, range(self.num_seeds), device, self.variant.layout
+            ),
             metrics={f"key {key}": "" for key in range(LENGTH)},
             figures=tuple(_figures(map_SLL)),
-            verdicts=tuple(looks_at(map_SLL, position) for position in (1, 2)),
+            verdicts=tuple(looks_at(map_SPLL, offset) for offset in OFFSETS),
             notes=(
-                "Attention of the last layer, mean over heads, items, actions and seeds; rows are queries. Low "
-                f"and high are the range over seeds. Position {LAST} itself is not among the others: a token sees "
-                "itself.",
+                f"Attention of the last layer with the item at {PLACES[0]} and {LAST}, mean over heads, items, actions "
+                "and seeds; rows are queries. Low and high are the range over seeds. Verdicts are of the last query, "
+                f"with the item at {', '.join(map(str, PLACES))} in turn.",
             ),
             drawing=tuple(shaded(map_SLL.mean(0))),
             page=str(drawing.relative_to(place.out)),
@@ -88,17 +95,19 @@ class LagByOne:
         )
 
 
-def dummies(dataset: Dataset, num_items: int, num_actions: int) -> EventBatch:
-    """The dummy sequence with each of the most frequent items, and for each the actions of several true events."""
+def dummies(dataset: Dataset, num_items: int, num_actions: int, place: int = PLACES[0]) -> EventBatch:
+    """The dummy sequence with each of the most frequent items at `place` and last, and for each several actions."""
     action_EA = dataset.train_batch(dataset.train_users(), LENGTH, 0).action_EA
-    action_VA = action_EA[np.linspace(0, len(action_EA) - 1, num_actions).astype(int)]
+    different_VA = np.unique(action_EA[~np.isnan(action_EA).any(axis=1)], axis=0)  # sorted
+    action_VA = different_VA[np.linspace(0, len(different_VA) - 1, num_actions).round().astype(int)]
     item_V = 1 + np.argsort(-dataset.train_item_counts()[1:], kind="stable")[:num_items]
+    known = [place, LAST]
     num_sequences = len(item_V) * num_actions
     item_BL = np.full((num_sequences, LENGTH), UNKNOWN_ITEM)
-    item_BL[:, KNOWN] = np.repeat(item_V, num_actions)[:, None]
+    item_BL[:, known] = np.repeat(item_V, num_actions)[:, None]
     action_BLA = np.empty((num_sequences, LENGTH, action_EA.shape[1]), dtype=np.float32)
     action_BLA[:] = np.nanmean(action_EA, axis=0)
-    action_BLA[:, KNOWN] = np.tile(action_VA, (len(item_V), 1))[:, None]
+    action_BLA[:, known] = np.tile(action_VA, (len(item_V), 1))[:, None]
     return EventBatch(
         user_U=np.arange(num_sequences),
         start_U1=np.arange(0, item_BL.size + 1, LENGTH),
@@ -132,19 +141,26 @@ def attention_map(model: GenerativeRecommender, batch: EventBatch) -> Float64[np
     return map_LL.double().numpy()
 
 
-def looks_at(map_SLL: Float64[np.ndarray, "S L L"], position: int) -> Verdict:
-    """Whether the last query looks at a position more than at each of the others: every seed must agree."""
-    weight_SL = map_SLL[:, LAST]
-    most_S = weight_SL[:, list(OTHERS)].max(1)
-    above_S = weight_SL[:, position] > most_S
+def looks_at(map_SPLL: Float64[np.ndarray, "S P L L"], offset: int) -> Verdict:
+    """Whether the last query looks at what stands `offset` after the item more than at the same position when the
+    item is elsewhere; mean over places, and every seed must agree."""
+    weight_SPL = map_SPLL[:, :, LAST]
+    there_PS, elsewhere_PS = [], []
+    for at, place in enumerate(PLACES):
+        position = place + offset
+        others = [n for n, other in enumerate(PLACES) if position - other not in OFFSETS]
+        there_PS.append(weight_SPL[:, at, position])
+        elsewhere_PS.append(weight_SPL[:, others, position].mean(1))
+    there_S, elsewhere_S = np.mean(there_PS, axis=0), np.mean(elsewhere_PS, axis=0)
+    above_S = there_S > elsewhere_S
     outcome: Outcome = "too close to tell"
     if above_S.all() or not above_S.any():
         outcome = "reproduced" if above_S.all() else "not reproduced"
     return Verdict(
-        claim=f"the last query looks at position {position} more than at {', '.join(map(str, OTHERS))}",
+        claim=f"the last query looks at {OFFSETS[offset]} more than at the same position without it",
         outcome=outcome,
-        why=", ".join(f"{a:.3f} against {b:.3f}" for a, b in zip(weight_SL[:, position], most_S, strict=True))
-        + " at most, by seed",
+        why=", ".join(f"{a:.3f} against {b:.3f}" for a, b in zip(there_S, elsewhere_S, strict=True))
+        + ", by seed",
         source="section 5.1.1",
     )
 
@@ -168,7 +184,7 @@ def names() -> list[str]:
     >>> names()[:3]
     ['0 unk', '1 item', '2 unk']
     """
-    return [f"{position} {'item' if position in KNOWN else 'unk'}" for position in range(LENGTH)]
+    return [f"{position} {'item' if position in (PLACES[0], LAST) else 'unk'}" for position in range(LENGTH)]
 
 
 def shaded(map_LL: Float64[np.ndarray, "L L"]) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import msgspec
+import polars as pl
 
 from plait.data import Dataset, LeaveOneOut, Temporal, prepare, sources
 from plait.data.caching import cached_folder, open_if_whole
@@ -80,7 +81,7 @@ class Public:
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """A file that people have in a folder of their own (`--data`)."""
+    """A Parquet file that people have in a folder of their own (`--data`), with every action on every row."""
 
     name: str
     file: str
@@ -92,8 +93,10 @@ class Given:
     milliseconds: bool = False
 
     def open(self, kept: Path, given: Path | None) -> Dataset:
+        """Raises ValueError where an action is missing on some rows, beside what `Log.open` raises."""
         path = given / self.file if given else None
         if path is not None and path.exists():
+            self._check_whole(path)
             return prepare(
                 path,
                 user=self.user,
@@ -108,6 +111,18 @@ class Given:
 
     def quick(self) -> Simulated:
         return stand_in(self.name, self.actions)
+
+    def _check_whole(self, path: Path) -> None:
+        """Actions that are missing are seldom missing by chance: what is left of them tells another story."""
+        rows = pl.scan_parquet(path)
+        names = [action.name for action in self.actions if action.name in rows.collect_schema()]
+        missing = rows.select(pl.col(names).cast(pl.Float64).fill_nan(None).null_count()).collect()
+        for name, count in missing.row(0, named=True).items():
+            if count:
+                raise ValueError(
+                    f"{path}: {name} is missing on {count:,} rows; expected {self.what}. Give a file whose rows all "
+                    "have it, such as those of users that are whole"
+                )
 
 
 def stand_in(name: str, actions: tuple[Action, ...]) -> Simulated:
@@ -130,13 +145,23 @@ ML_1M = Given(
     time="timestamp",
     actions=(Action("rating", Regression(1, 5)),),
 )
+ML_1M_LIKED = Given(
+    name="ml-1m-liked",
+    file="ml-1m-liked.parquet",
+    what="columns user_id, item_id, timestamp in seconds, and liked, 1 for a rating of 4 or 5 and else 0, on every "
+    "row; rows of one time in the user's order",
+    user="user_id",
+    item="item_id",
+    time="timestamp",
+    actions=(Action("liked", Binary()),),
+)
 KUAIRAND = Given(
     name="kuairand",
     file="kuairand.parquet",
-    what="columns user_id, item_id, timestamp_ms, and play_time_ms",
+    what="columns user_id, item_id, timestamp_ms, and play_time_ms on every row",
     user="user_id",
     item="item_id",
     time="timestamp_ms",
     milliseconds=True,
-    actions=(Action("play_time_ms", Amount(zero_inflated=True)),),
+    actions=(Action("play_time_ms", Amount()),),  # few are 0: its mean, not its being above 0, is asked for
 )

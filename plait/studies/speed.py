@@ -67,7 +67,9 @@ class Race:
             data=f"{self.log.name}: {dataset.num_users:,} users, {dataset.num_items:,} items",
             protocol=shared_line(
                 {
-                    variant.name: protocol_line(dataset, its.model, its.optim, its.protocol, seeds, device)
+                    variant.name: protocol_line(
+                        dataset, its.model, its.optim, its.protocol, seeds, device, variant.layout
+                    )
                     for racer in self.racers
                     for variant in (racer.cheap, racer.dear)
                     for its in (variant.settings,)

@@ -5,7 +5,7 @@ OUT/NAME/PART/           the runs of each part, its rows and page (see `plait.st
 OUT/logs/                simulated logs
 
 A study that was stopped goes on where it stood. With `quick` everything shrinks to seconds, in OUT/NAME-quick/; that
-says whether the code runs and nothing about the paper, so no OUT/NAME.json is written.
+says whether the code runs and nothing about the paper, so no OUT/NAME.json is written; nor is it for some of the parts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +15,12 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from plait.studies.claims import Claim, Verdict, judge
+from plait.data import Dataset
+from plait.studies.claims import Claim, Verdict, answer, judge
 from plait.studies.compare import Compared, Variant, compare_variants
 from plait.studies.logs import Log, NotHere
 from plait.studies.reading import origins
-from plait.studies.rows import DatasetFacts, Row
+from plait.studies.rows import Row
 from plait.training.loop import Watch
 from plait.training.provenance import provenance
 from plait.training.run import RunSettings, resolve_device, write_json
@@ -31,6 +32,7 @@ class Place:
 
     out: Path
     data: Path | None = None  # people's own logs
+    parts: tuple[str, ...] = ()  # only these; (): all
     quick: bool = False
     command: str = ""
     device: str = "auto"
@@ -62,7 +64,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     value: float | None = None
     low: float | None = None
     high: float | None = None
-    spread: float | None = None  # standard deviation over seeds
+    spread: float | None = None  # standard deviation over seeds, of one run
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +98,7 @@ class StudyResult(msgspec.Struct, frozen=True, kw_only=True):
     wall_s: float  # of all runs, also those that an earlier call finished
     setting: tuple[Setting, ...]
     findings: tuple[Finding, ...]
+    answers: dict[str, str] = {}  # part -> what became of its claims, in one line
     not_run: dict[str, str] = {}  # part -> why
 
 
@@ -169,13 +172,13 @@ class Trial:
             device=place.device,
             watch=place.watch,
         )
-        return self._finding(compared, str((folder / "report.html").relative_to(place.out)))
+        return self._finding(dataset, compared, str((folder / "report.html").relative_to(place.out)))
 
-    def _finding(self, compared: Compared, page: str) -> Finding:
+    def _finding(self, dataset: Dataset, compared: Compared, page: str) -> Finding:
         comparison = compared.comparison
         return Finding(
             part=self.name,
-            data=words_of(comparison.dataset),
+            data=words_of(dataset),
             protocol=comparison.protocol,
             metrics=dict(self.metrics),
             figures=tuple(
@@ -184,7 +187,7 @@ class Trial:
                 for column, metric in enumerate(self.metrics)
             ),
             verdicts=judge(self.claims, compared.statistics),
-            notes=self.notes,
+            notes=(words_of_epochs(comparison.rows), *self.notes),
             failed=failures(comparison.rows),
             page=page,
             wall_s=sum(row.cost.wall_s for row in comparison.rows if row.cost),
@@ -210,8 +213,32 @@ class Trial:
         )
 
 
-def words_of(facts: DatasetFacts) -> str:
-    return f"{facts.name}: {facts.num_users:,} users, {facts.num_items:,} items, {facts.num_events:,} events"
+def words_of(dataset: Dataset) -> str:
+    """Its size, and that of the test: a split in time does not test all users."""
+    tested = dataset.targets("test").user_Q
+    return (
+        f"{dataset.manifest.name}: {dataset.num_users:,} users, {dataset.num_items:,} items, "
+        f"{dataset.manifest.counts.events:,} events; test: {len(tested):,} events of "
+        f"{len(set(tested.tolist())):,} users"
+    )
+
+
+def words_of_epochs(rows: Sequence[Row]) -> str:
+    """How long runs trained, and where they were best: close to their end, more epochs might have helped."""
+    costs = [row.cost for row in rows if row.cost]
+    if not costs:
+        return "No run finished."
+    trained, best = (_range([getattr(cost, name) for cost in costs]) for name in ("epochs", "best_epoch"))
+    return f"Trained for {trained} epochs; the best one in validation, which is judged, was {best}."
+
+
+def _range(numbers: Sequence[int]) -> str:
+    """
+    >>> _range([8, 8]), _range([7, 5, 6])
+    ('8', '5 to 7')
+    """
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def failures(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -232,15 +259,33 @@ def shrunk(settings: RunSettings) -> RunSettings:
     return replace(settings, model=model, optim=optim, protocol=protocol)
 
 
-def run_study(study: Study, place: Place) -> StudyResult:
-    """Runs every part, as far as that is not done yet; what lacks its log is left out and said.
+def chosen(study: Study, names: Sequence[str]) -> Study:
+    """The study with only these of its parts, in its own order; all of them where none is named.
 
     Raises:
-        ValueError: nothing could be run, or a folder holds runs of other settings or data.
+        ValueError: it has no such part.
+    """
+    known = [part.name for part in study.parts]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{study.name} has no part {name!r}; its parts are {', '.join(known)}")
+    return replace(study, parts=tuple(part for part in study.parts if not names or part.name in names))
+
+
+def is_recorded(study: Study, place: Place) -> bool:
+    """Whether OUT/NAME.json is written: of a whole study, and not of a quick one."""
+    return not place.quick and len(chosen(study, place.parts).parts) == len(study.parts)
+
+
+def run_study(study: Study, place: Place) -> StudyResult:
+    """Runs the parts that are asked for, as far as that is not done yet; what lacks its log is left out and said.
+
+    Raises:
+        ValueError: nothing could be run, a part is unknown, or a folder holds runs of other settings or data.
         ModuleNotFoundError: the extra `report` is not installed.
     """
     findings, not_run = [], {}
-    for part in study.parts:
+    for part in chosen(study, place.parts).parts:
         place.report(f"{study.name}, {part.name}")
         try:
             findings.append((part.quick() if place.quick else part).run(study.name, place))
@@ -262,8 +307,9 @@ def run_study(study: Study, place: Place) -> StudyResult:
         wall_s=sum(finding.wall_s for finding in findings),
         setting=study.setting,
         findings=tuple(findings),
+        answers={finding.part: answer(finding.verdicts) for finding in findings if finding.verdicts},
         not_run=not_run,
     )
-    if not place.quick:
+    if is_recorded(study, place):
         write_json(place.out / f"{study.name}.json", result)
     return result

@@ -38,6 +38,8 @@ def _lines(result: StudyResult) -> Iterator[Table | Text]:
     yield setting
     for finding in result.findings:
         yield _table(finding)
+        if said := result.answers.get(finding.part):
+            yield Text(f"{finding.part}: {said}", style="bold")
         yield from map(Text, finding.drawing)
         for verdict in finding.verdicts:
             text = Text("  ")
@@ -70,12 +72,19 @@ def _table(finding: Finding) -> Table:
 
 
 def _cell(figure: Figure) -> Text:
-    """Ours with half its interval, the paper's below.
+    """Ours with half its interval and the standard deviation over seeds; the paper's below.
 
-    >>> _cell(Figure(variant="lac", metric="hr@10", paper=0.0869, value=0.11, low=0.10, high=0.12)).plain
-    '0.1100 ±.0100\\n0.0869'
+    >>> figure = Figure(variant="lac", metric="hr@10", paper=0.0869, value=0.11, low=0.10, high=0.12, spread=0.002)
+    >>> _cell(figure).plain
+    '0.1100 ±.0100 (SD .0020)\\n0.0869'
     """
     text = Text(number(figure.value))
     if figure.low is not None and figure.high is not None:
-        text.append(f" ±{number((figure.high - figure.low) / 2).removeprefix('0')}")
+        text.append(f" ±{_bare((figure.high - figure.low) / 2)}")
+    if figure.spread is not None:
+        text.append(f" (SD {_bare(figure.spread)})", style="dim")
     return text if figure.paper is None else text.append(f"\n{number(figure.paper)}", style="dim")
+
+
+def _bare(size: float) -> str:
+    return number(size).removeprefix("0")

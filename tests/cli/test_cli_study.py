@@ -9,6 +9,7 @@ from words import Capture, complaint, said_by
 from plait.cli import studying
 from plait.studies import logs
 from plait.studies.papers import STUDIES, lac
+from plait.studies.speed import Race
 from plait.studies.study import Study
 
 
@@ -21,7 +22,7 @@ def test_a_quick_study_shows_its_table_and_records_nothing(tmp_path: Path, capsy
     said = said_by(capsys, "study", "lac-figure-2", "--quick", "--out", tmp_path)
     assert (
         "the paper" in said
-        and "the last query looks at position 2" in said
+        and "the last query looks at an item more than" in said
         and "nothing was recorded" in said
     )
     assert f"page: {tmp_path / 'lac-figure-2-quick/ratings/attention.svg'}" in said
@@ -31,6 +32,24 @@ def test_a_quick_study_shows_its_table_and_records_nothing(tmp_path: Path, capsy
 def test_an_unknown_study_is_named(tmp_path: Path, capsys: Capture) -> None:
     assert "did you mean 'lac-table-3'" in complaint(capsys, 2, "study", "lac-tabel-3", "--out", tmp_path)
     assert "`plait study` lists" in complaint(capsys, 2, "study", "xyz", "--out", tmp_path)
+
+
+def test_a_part_runs_alone_and_records_nothing(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [race] = lac.table_5.parts
+    assert isinstance(race, Race)
+    one = replace(race, racers=race.racers[:1]).quick()
+    two = replace(lac.table_5, name="two", parts=(one, *lac.figure_2.parts))
+    monkeypatch.setattr(studying, "STUDIES", (two,))
+    said = said_by(capsys, "study", "two", "--part", "world", "--out", tmp_path)
+    assert "not all parts: nothing was recorded" in said and "attention.svg" not in said
+    assert not list(tmp_path.glob("*.json")) and (tmp_path / "two/world").is_dir()
+
+
+def test_an_unknown_part_is_named(tmp_path: Path, capsys: Capture) -> None:
+    said = complaint(capsys, 2, "study", "lac-table-1", "--part", "films", "--out", tmp_path)
+    assert "no part 'films'" in said and "ratings, play-time" in said
 
 
 def test_what_lacks_its_log_is_no_success(

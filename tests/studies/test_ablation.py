@@ -29,7 +29,7 @@ from plait.studies.ablation import (
 )
 from plait.studies.claims import Claim
 from plait.studies.compare import Variant
-from plait.studies.logs import NotHere, stand_in
+from plait.studies.logs import ML_1M_LIKED, NotHere, stand_in
 from plait.studies.papers import attnmvp, genrank
 from plait.studies.speed import Race
 from plait.studies.study import Figure, Finding, Place, Study, StudyResult, run_study, shrunk
@@ -119,10 +119,10 @@ def test_a_change_is_one_change() -> None:
         for change in ablation.changes:
             met[change.variant] += 1
     assert_not_vacuous(met)
-    [arm] = genrank.mechanisms.arms
+    [arm] = genrank.of_feed.arms
     longer = [replace(v.settings, protocol=Protocol(max_events=31)) for v in arm.variants]
     broken = Arm(arm.log, (arm.variants[0], *map(Variant, [v.name for v in arm.variants[1:]], longer[1:])))
-    assert_caught(check_one_thing_changes, replace(genrank.mechanisms, arms=(broken,)))
+    assert_caught(check_one_thing_changes, replace(genrank.of_feed, arms=(broken,)))
 
 
 def test_every_change_is_claimed_and_every_claim_is_of_a_variant_that_is_shown() -> None:
@@ -151,7 +151,7 @@ def users(value_U: np.ndarray, seed: int = 0) -> Bootstrap:
 def check_paired(of: Callable[..., Figure]) -> None:
     """A gain that every user has is certain, however unlike the users are."""
     value_U = np.random.default_rng(1).random(len(USER_U))
-    points = of({0: users(value_U + 0.1)}, {0: users(value_U)}, "points", EMPTY)
+    points = of({0: users(value_U + 0.1)}, {0: users(value_U)}, "AUC", EMPTY)
     share = of({0: users(1.1 * value_U)}, {0: users(value_U)}, "%", EMPTY)
     assert [points.value, points.low, points.high] == pytest.approx([0.1] * 3)
     assert [share.value, share.low, share.high] == pytest.approx([10.0] * 3)
@@ -177,9 +177,22 @@ def test_seeds_are_averaged_and_their_spread_is_that_of_the_difference() -> None
     new = {
         seed: users(noise_U + gain) for seed, (noise_U, gain) in enumerate(zip(noise_SU, gains, strict=True))
     }
-    found = difference_figure(new, old, "points", EMPTY)
+    found = difference_figure(new, old, "AUC", EMPTY)
     assert (found.value, found.spread) == (pytest.approx(0.3), pytest.approx(np.std(gains, ddof=1)))
-    assert difference_figure({0: new[0]}, {0: old[0]}, "points", EMPTY).spread is None
+    assert difference_figure({0: new[0]}, {0: old[0]}, "AUC", EMPTY).spread is None
+
+
+def test_what_seeds_scatter_by_widens_the_interval() -> None:
+    """All users have the same gain in each run, so only the seeds leave it open."""
+    value_U = np.random.default_rng(5).random(len(USER_U))
+    old = {seed: users(value_U) for seed in range(3)}
+    certain = {seed: users(value_U + 0.3) for seed in range(3)}
+    scattered = {seed: users(value_U + gain) for seed, gain in enumerate((0.2, 0.3, 0.4))}
+    exact, blurred = (difference_figure(new, old, "AUC", EMPTY) for new in (certain, scattered))
+    assert [exact.low, exact.high] == pytest.approx([0.3] * 2)
+    half = 2.776 * 0.1 / np.sqrt(3)  # of Student's t with four degrees of freedom
+    assert blurred.value == pytest.approx(0.3)
+    assert [blurred.low, blurred.high] == pytest.approx([0.3 - half, 0.3 + half], abs=0.06)
 
 
 def test_what_is_not_measured_is_left_empty() -> None:
@@ -192,7 +205,7 @@ def test_what_is_not_measured_is_left_empty() -> None:
 def test_other_users_are_no_baseline() -> None:
     others = bootstrap(mean_over_users(USER_U + 1, np.ones(len(USER_U))), 400)
     with pytest.raises(ValueError, match="not the same users"):
-        difference_figure({0: users(np.ones(len(USER_U)))}, {0: others}, "points", EMPTY)
+        difference_figure({0: users(np.ones(len(USER_U)))}, {0: others}, "AUC", EMPTY)
 
 
 def check_mean(of: Callable[..., Statistic]) -> None:
@@ -250,7 +263,7 @@ def tiny_ablation(**more: Any) -> Ablation:
         "columns": {"auc": Column(("auc:click",), "AUC")},
         "changes": (Change(variant="lac", baseline="action_out", paper=(0.5,)),),
         "claims": (Claim(first="lac", second="action_out", metric="auc"),),
-        "unit": "points",
+        "unit": "AUC",
         "num_seeds": 2,
     }
     return Ablation(**fields | more)
@@ -273,21 +286,22 @@ def test_what_is_found_names_baseline_and_supervision(tmp_path: Path) -> None:
     [figure] = finding.figures
     assert (figure.variant, figure.metric, figure.paper) == (
         "lac \N{MINUS SIGN} action_out",
-        "auc, points",
+        "auc, AUC",
         0.5,
     )
     assert figure.low is not None and figure.value is not None and figure.high is not None
     assert figure.low <= figure.value <= figure.high and figure.spread is not None
-    baseline, supervised = finding.notes
+    baseline, trained, supervised = finding.notes
+    assert "test: " in finding.data and trained.startswith("Trained for 1 epochs")
     assert baseline.startswith("action_out: auc 0.") and "(lac, action_out)" in supervised
     assert finding.page == "tiny/tiny/liked/report.html" and (tmp_path / finding.page).is_file()
 
 
 def test_another_ablation_stands_in_for_a_missing_log(tmp_path: Path) -> None:
     [arm] = tiny_ablation().arms
-    missing = tiny_ablation(name="films", arms=(Arm(attnmvp.LIKED_1M, arm.variants),))
-    with pytest.raises(ValueError, match=r"nothing could be run.*ml-1m\.parquet"):
+    missing = tiny_ablation(name="films", arms=(Arm(ML_1M_LIKED, arm.variants),))
+    with pytest.raises(ValueError, match=r"nothing could be run.*ml-1m-liked\.parquet"):
         finding_of(missing, tmp_path)
     assert finding_of(replace(missing, otherwise=tiny_ablation()), tmp_path).part == "tiny"
     with pytest.raises(NotHere):
-        attnmvp.LIKED_1M.open(tmp_path, None)
+        ML_1M_LIKED.open(tmp_path, None)

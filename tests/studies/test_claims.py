@@ -1,10 +1,11 @@
 """What may be said of a claim: planted differences are found, and chance is not taken for one.
 
-Shape letters: U users.
+Shape letters: U users, N runs.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import assert_caught, assert_not_vacuous
 
+from plait.metrics.intervals import bootstrap, paired_difference
 from plait.metrics.scoring import labelled, rmse
 from plait.metrics.statistic import Statistic, mean_over_users
 from plait.studies import claims
-from plait.studies.claims import Claim, Statistics, Verdict, judge
+from plait.studies.claims import Claim, SeedNoise, Statistics, Verdict, answer, averages, judge, seed_noise
 
 U = 307
 Judge = Callable[[Sequence[Claim], Statistics], tuple[Verdict, ...]]
@@ -111,16 +113,80 @@ def test_parity_across_the_margin_is_too_close() -> None:
     assert outcome(measured(-0.05), claim(margin=0.1)) == ["too close to tell"]
 
 
-def test_seeds_that_overlap_settle_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    noisy = measured(0.02, wobble=0.1)
-    assert outcome(noisy, claim()) == ["too close to tell"]
-    assert "seeds overlap" in judge([claim()], noisy)[0].why
-    monkeypatch.setattr(claims, "_if_seeds_agree", lambda found, bar, words: ("reproduced", words))
-    assert_caught(lambda: assert_too_close(noisy))
+def runs_without_a_difference(trial: int, num_seeds: int, users: int = 41) -> Statistics:
+    """Users agree on how good a run is, and runs scatter by training alone."""
+    rng = np.random.default_rng((trial, num_seeds))
+    level_N = rng.normal(0.5, 0.05, 2 * num_seeds)
+    value_NU = level_N[:, None] + rng.normal(0, 0.01, (2 * num_seeds, users))
+    names = [(name, seed) for name in "ab" for seed in range(num_seeds)]
+    return {
+        run: {"hr@10": mean_over_users(np.arange(users), value_U)}
+        for run, value_U in zip(names, value_NU, strict=True)
+    }
 
 
-def assert_too_close(statistics: Statistics) -> None:
-    assert outcome(statistics, claim()) == ["too close to tell"]
+def share_of_false_findings(num_seeds: int, trials: int, *asked: Claim) -> float:
+    found = [outcome(runs_without_a_difference(trial, num_seeds), *asked) for trial in range(trials)]
+    return float(np.mean([its != ["too close to tell"] for its in found]))
+
+
+def check_training_noise(num_seeds: int) -> None:
+    """5 % are to be expected; of 120 trials, 12 % are as likely as 1 in 500."""
+    assert share_of_false_findings(num_seeds, 120, claim()) < 0.12
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3])
+def test_training_noise_is_not_taken_for_a_difference(
+    num_seeds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_training_noise(num_seeds)
+    runs = dict(runs_without_a_difference(0, num_seeds))
+    runs |= {("a", n): raised(runs["a", n]["hr@10"], by=2.0) for n in range(num_seeds)}
+    assert outcome(runs, claim()) == ["reproduced"]  # forty times what seeds scatter by
+    monkeypatch.setattr(claims, "seed_noise", lambda statistics, metric: claims.SeedNoise())
+    assert share_of_false_findings(num_seeds, 30, claim()) > 0.5  # without the term
+    assert_caught(check_training_noise, num_seeds)
+
+
+def test_noise_is_pooled_over_all_variants_with_several_seeds() -> None:
+    values = {"a": [0.1, 0.3], "b": [0.5, 0.5, 0.8], "c": [0.9]}
+    runs = {
+        (name, seed): {"hr@10": mean_over_users(np.arange(2), np.full(2, value))}
+        for name, its in values.items()
+        for seed, value in enumerate(its)
+    }
+    found = seed_noise(runs, "hr@10")
+    assert found.variance == pytest.approx((0.02 + 0.06) / 3) and found.freedom == 3
+    assert seed_noise(runs, "hr@5") == SeedNoise()
+    assert not SeedNoise(0.1, 3).draws(1, 2, 5).any() and SeedNoise(0.1, 3).draws(2, 2, 5).any()
+
+
+def raised(statistic: Statistic, by: float) -> dict[str, Statistic]:
+    return {"hr@10": replace(statistic, under=lambda weight_DU: statistic.under(weight_DU) + by)}
+
+
+def test_the_interval_is_that_of_a_t_test_where_users_are_alike() -> None:
+    """Users who are all alike say nothing, so the bounds are those of Student's t over the seeds."""
+    seeds = [[0.5, 0.52, 0.57], [0.4, 0.43, 0.41]]
+    levels = [
+        (name, n, level) for name, side in zip("ab", seeds, strict=True) for n, level in enumerate(side)
+    ]
+    first, second = (
+        [bootstrap(mean_over_users(np.arange(U), np.full(U, level)), 40_000) for level in side]
+        for side in seeds
+    )
+    runs = {(side, n): mean_over_users(np.arange(U), np.full(U, level)) for side, n, level in levels}
+    noise = seed_noise({run: {"hr@10": statistic} for run, statistic in runs.items()}, "hr@10")
+    assert noise.freedom == 4
+    found = paired_difference(*averages(first, second, noise))
+    half = 2.776 * np.sqrt(sum(np.var(side, ddof=1) / 3 for side in seeds))
+    assert [found.low, found.high] == pytest.approx([found.value - half, found.value + half], rel=0.05)
+
+
+def test_training_noise_widens_parity_too() -> None:
+    """As good as the other on average, with a margin that users alone would stay within."""
+    assert outcome(measured(0.0, wobble=0.002), claim(margin=0.05)) == ["reproduced"]
+    assert outcome(measured(0.0, wobble=0.05), claim(margin=0.05)) == ["too close to tell"]
 
 
 def test_one_seed_settles_nothing() -> None:
@@ -148,6 +214,11 @@ def test_what_was_not_measured_is_said() -> None:
     found = measured(0.05)
     asked = (claim("a", "c"), claim(metric="auc:y"), claim())
     assert outcome(found, *asked) == ["not measured", "not measured", "reproduced"]
+
+
+def test_one_line_says_what_became_of_all_claims() -> None:
+    found = judge((claim(), claim("b", "a"), claim("a", "c")), measured(0.05))
+    assert answer(found) == "reproduced in 1 of 3 claims, not in 1, 0 too close to tell, 1 not measured"
 
 
 def test_a_margin_must_leave_room() -> None:

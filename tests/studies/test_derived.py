@@ -1,20 +1,23 @@
 """Derived logs: the same events as the log they are made of, and what they add is the truth."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
 from tiny import ACTIONS, assert_caught, assert_not_vacuous, prepared
 
 from plait.data import Dataset, LeaveOneOut, Temporal
-from plait.data.simulator import World
+from plait.data.simulator import World, oracle
 from plait.data.simulator.truth import truth_of
-from plait.schema import FIRST_VALUE, Category, Feature, Vector
+from plait.schema import FIRST_VALUE, Amount, Category, Feature, Vector
 from plait.studies.derived import Described, Thresholded, events_of
+from plait.studies.papers import lac_setup
 from plait.studies.papers.genrank import FEED
+from plait.studies.regret import metrics_of
 
 QUICK = FEED.quick()
 CODED, ONE_HOT = (
@@ -123,6 +126,51 @@ def test_items_tell_their_category(log: Described, tmp_path: Path) -> None:
     assert_not_vacuous({"categories": len(np.unique(true)), "items": len(true)}, above=4)
     check_same_partition(told, true)
     assert_caught(check_same_partition, np.roll(told, 1), true)
+
+
+BUYERS = replace(
+    lac_setup.TWO_TASKS.of,
+    name="buyers",
+    world=msgspec.structs.replace(lac_setup.TWO_TASKS.of.world, num_users=1_500, num_events=12),
+)
+REGRESSED = replace(lac_setup.TWO_TASKS, name="regressed", of=BUYERS)
+
+
+def test_actions_declared_otherwise_leave_events_and_truth(tmp_path: Path) -> None:
+    made_of, declared = BUYERS.open(tmp_path, None), REGRESSED.open(tmp_path, None)
+    assert events_of(made_of).equals(events_of(declared))
+    before, after = (next(a.kind for a in its.actions if a.name == "purchase") for its in (made_of, declared))
+    assert isinstance(before, Amount) and before.zero_inflated
+    assert isinstance(after, Amount) and not after.zero_inflated
+    best, again = oracle(made_of, "test"), oracle(declared, "test")
+    np.testing.assert_array_equal(best.item_Q, again.item_Q)
+    np.testing.assert_array_equal(best.log_mean["purchase"], again.log_mean["purchase"])
+
+
+def test_who_knows_the_truth_of_purchases_beats_a_constant(tmp_path: Path) -> None:
+    """The study's error asks for the mean of log1p(amount), which is what a head of a plain amount gives; that of a
+    zero-inflated one answers P(buys) * amount, and loses to "nobody buys" although it knows everything."""
+    dataset = REGRESSED.open(tmp_path, None)
+    best = oracle(dataset, "test")
+    column = [action.name for action in dataset.actions].index("purchase")
+    kind = dataset.actions[column].kind
+    assert isinstance(kind, Amount)
+    log_Q = np.log1p(best.label_QA[:, column].astype(np.float64))
+    assert_not_vacuous({"purchases": int((log_Q > 0).sum())}, above=50)
+
+    def error(log_answer: np.ndarray | float) -> float:
+        return float(np.sqrt(np.mean((log_answer - log_Q) ** 2)) / kind.log1p_scale)
+
+    constant, never = error(log_Q.mean()), error(0.0)
+    measured = metrics_of(best, dataset, lac_setup.WORLD)["rmse_scaled:purchase"].value
+    assert measured == pytest.approx(error(np.log1p(best.log_mean["purchase"])), rel=1e-4)
+
+    def check(log_answer: np.ndarray) -> None:
+        assert error(log_answer) < 0.97 * constant < never
+
+    check(np.log1p(best.log_mean["purchase"]))
+    assert_caught(check, np.log1p(best.predicted["purchase"]))  # of the world's own kind, zero-inflated
+    assert error(np.log1p(best.predicted["purchase"])) > never
 
 
 def test_a_derived_log_keeps_its_actions(tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 """The attention map: what is drawn is what the block attends with.
 
-Shape letters: S seeds, L tokens, R rows, N heads, H head width.
+Shape letters: S seeds, P places of the item, L tokens, R rows, N heads, H head width.
 """
 
 import numpy as np
 import pytest
 import tiny
 import torch
-from tiny import assert_caught, model_of
+from tiny import assert_caught, assert_not_vacuous, model_of
 
 from plait.data import Dataset
 from plait.layouts import resolve
@@ -15,7 +15,7 @@ from plait.models.inputs import training_inputs
 from plait.nn.config import TrunkConfig
 from plait.nn.gpt import GptBlock
 from plait.schema import UNKNOWN_ITEM
-from plait.studies.lag import KNOWN, LAST, LENGTH, attention_map, dummies, looks_at, shaded, svg
+from plait.studies.lag import LAST, LENGTH, OFFSETS, PLACES, attention_map, dummies, looks_at, shaded, svg
 
 
 def test_the_dummy_sequence_is_the_papers(dataset: Dataset) -> None:
@@ -28,7 +28,25 @@ def test_the_dummy_sequence_is_the_papers(dataset: Dataset) -> None:
     assert counts_V1[item_BL[:, 1]].min() >= np.sort(counts_V1)[-5]
     action_BLA = batch.action_EA.reshape(15, LENGTH, -1)
     np.testing.assert_array_equal(action_BLA[:, 1], action_BLA[:, 5])
-    assert len(np.unique(action_BLA[:, 1, 0])) > 1 and len(np.unique(action_BLA[:, 0, 0])) == 1
+    assert len(np.unique(action_BLA[:, 0, 0])) == 1
+    assert (action_BLA.reshape(5, 3, LENGTH, -1)[0] == action_BLA.reshape(5, 3, LENGTH, -1)[4]).all()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_item_stands_where_it_is_asked_for(place: int, dataset: Dataset) -> None:
+    item_BL = dummies(dataset, 2, 2, place).item_E.reshape(-1, LENGTH)
+    assert np.flatnonzero(item_BL[0] != UNKNOWN_ITEM).tolist() == [place, LAST]
+
+
+def test_actions_differ_from_the_least_to_the_greatest(dataset: Dataset) -> None:
+    """Five ratings where the log has five, however rare one of them is."""
+    known_E = dataset.train_batch(dataset.train_users(), LENGTH, 0).action_EA
+    known = np.unique(known_E[~np.isnan(known_E).any(1)], axis=0)
+    assert_not_vacuous({"different actions": len(known)}, above=4)
+    action_BLA = dummies(dataset, 1, 5).action_EA.reshape(5, LENGTH, -1)
+    chosen = action_BLA[:, PLACES[0]]
+    assert len(np.unique(chosen, axis=0)) == 5 and not np.isnan(chosen).any()
+    np.testing.assert_array_equal(chosen[[0, -1]], known[[0, -1]])
 
 
 def check_map(map_LL: np.ndarray, dataset: Dataset) -> None:
@@ -62,31 +80,39 @@ def test_the_map_is_what_the_block_attends_with(dataset: Dataset, monkeypatch: p
     assert_caught(check_map, np.tril(np.ones((LENGTH, LENGTH))) / np.arange(1, LENGTH + 1)[:, None], dataset)
 
 
-def maps(*rows: list[float]) -> np.ndarray:
-    map_SLL = np.zeros((len(rows), LENGTH, LENGTH))
-    map_SLL[:, LAST] = rows
-    return map_SLL
+def maps(*seeds: str) -> np.ndarray:
+    """Maps of queries that look in some way, one for each seed, beside a liking for a position."""
+    map_SPLL = np.zeros((len(seeds), len(PLACES), LENGTH, LENGTH))
+    map_SPLL[:, :, LAST] = [0.1, 0.9, 0.2, 0.5, 0.1, 0.3]  # of positions, whatever stands there
+    for seed, looks in enumerate(seeds):
+        for at, place in enumerate(PLACES):
+            for offset in OFFSETS:
+                towards = {"item": offset == 0, "both": True, "neither": False}[looks]
+                map_SPLL[seed, at, LAST, place + offset] += 0.05 if towards else -0.05
+    return map_SPLL
 
 
-TOWARDS, AWAY = [0.1, 0.3, 0.3, 0.1, 0.1, 0.1], [0.3, 0.1, 0.1, 0.2, 0.2, 0.1]
+def outcomes(*seeds: str) -> list[str]:
+    return [looks_at(maps(*seeds), offset).outcome for offset in OFFSETS]
 
 
-@pytest.mark.parametrize(
-    ("rows", "expected"),
-    [
-        ((TOWARDS, TOWARDS), "reproduced"),
-        ((AWAY, AWAY), "not reproduced"),
-        ((TOWARDS, AWAY), "too close to tell"),
-    ],
-)
-def test_all_seeds_must_agree(rows: tuple[list[float], ...], expected: str) -> None:
-    assert [looks_at(maps(*rows), position).outcome for position in (1, 2)] == [expected] * 2
+def test_content_is_told_from_position() -> None:
+    """A position that is always looked at says nothing of what stands there."""
+    assert outcomes("both", "both") == ["reproduced", "reproduced"]
+    assert outcomes("neither", "neither") == ["not reproduced", "not reproduced"]
+    assert outcomes("item", "item") == ["reproduced", "not reproduced"]
+    of_the_paper = maps("neither")[0, 0, LAST]  # at 1, more than at 0, 3 and 4 all the same
+    assert of_the_paper[1] > of_the_paper[[0, 3, 4]].max()
 
 
-def test_each_position_is_judged_for_itself() -> None:
-    found = maps([0.1, 0.4, 0.1, 0.1, 0.2, 0.1])
-    assert [looks_at(found, position).outcome for position in (1, 2)] == ["reproduced", "not reproduced"]
-    assert "0.400 against 0.200" in looks_at(found, 1).why
+def test_all_seeds_must_agree() -> None:
+    assert outcomes("both", "neither") == ["too close to tell"] * 2
+    assert outcomes("both", "item") == ["reproduced", "too close to tell"]
+
+
+def test_attention_is_held_against_the_same_position() -> None:
+    """0.9, 0.2 and 0.5 of positions 1 to 3, and 0.05 more where the item is."""
+    assert "0.583 against 0.533, by seed" in looks_at(maps("both"), 0).why
 
 
 def test_the_drawings_show_the_map() -> None:
@@ -97,5 +123,5 @@ def test_the_drawings_show_the_map() -> None:
     drawing = svg(map_LL)
     assert drawing.count("<rect") == LENGTH * (LENGTH + 1) // 2 and drawing.count(">0.88<") == 1
     assert all(
-        f">{position} {'item' if position in KNOWN else 'unk'}<" in drawing for position in range(LENGTH)
+        f">{position} {'item' if position in (1, 5) else 'unk'}<" in drawing for position in range(LENGTH)
     )

@@ -18,9 +18,9 @@ from plait.schema import Action, Regression
 from plait.studies.claims import Claim
 from plait.studies.compare import Variant, compare_variants, shared_line
 from plait.studies.logs import Given, NotHere, Public, Simulated, stand_in
-from plait.studies.papers import STUDIES, lac
+from plait.studies.papers import STUDIES, attnmvp, lac, lac_setup
 from plait.studies.speed import Race
-from plait.studies.study import Part, Place, Study, StudyResult, Trial, run_study, shrunk
+from plait.studies.study import Part, Place, Study, StudyResult, Trial, run_study, shrunk, words_of
 from plait.studies.tables import study_list, study_report
 from plait.training import loop
 from plait.training.run import load_result
@@ -44,7 +44,7 @@ def place(out: Path, **more: Any) -> Place:
 
 def tiny_trial(name: str = "ratings", log: Simulated | Given | None = None, **more: Any) -> Trial:
     layouts = ("item", "lac")
-    settings = [shrunk(lac.variant(layout, lac.FILMS).settings) for layout in layouts]
+    settings = [shrunk(lac_setup.variant(layout, lac_setup.FILMS).settings) for layout in layouts]
     fields: dict[str, Any] = {
         "name": name,
         "log": log or stand_in(name, RATING),
@@ -113,6 +113,9 @@ def test_a_recorded_result_says_where_it_comes_from(tmp_path: Path) -> None:
     assert figures["item", "rmse_scaled:rating"].value is None and figures["item", "hr@10"].paper is None
     [verdict] = recorded.findings[0].verdicts
     assert verdict.outcome == "too close to tell" and "p = " in verdict.why
+    assert recorded.answers == {"ratings": "reproduced in 0 of 1 claims, not in 0, 1 too close to tell"}
+    assert "ratings: reproduced in 0 of 1 claims" in shown(recorded)
+    assert "Trained for 1 epochs; the best one in validation, which is judged, was 1." in shown(recorded)
 
 
 def test_a_study_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +183,20 @@ def test_a_log_that_is_given_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert opened.manifest.settings.time_unit == "ms"
 
 
+@pytest.mark.parametrize("empty", [None, np.nan])
+def test_a_given_log_with_an_action_missing_is_refused(
+    empty: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAIT_DATA", str(tmp_path / "cache"))
+    write_stars(tmp_path)
+    path = tmp_path / "stars.parquet"
+    some = pl.col("rating").cast(pl.Float32)
+    holes = pl.when(pl.int_range(pl.len()).is_in([3, 70])).then(pl.lit(empty, pl.Float32)).otherwise(some)
+    pl.read_parquet(path).with_columns(holes.alias("rating")).write_parquet(path)
+    with pytest.raises(ValueError, match=r"stars.parquet: rating is missing on 2 rows; expected columns who"):
+        GIVEN.open(tmp_path, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("given", "message"), [(None, "no folder was given"), (Path("/nowhere"), "does not exist")]
 )
@@ -196,6 +213,46 @@ def test_a_part_without_its_log_is_left_out_and_said(tmp_path: Path) -> None:
     assert "stars.parquet" in result.not_run["stars"] and "not run" in shown(result)
     with pytest.raises(ValueError, match=r"nothing could be run.*stars\.parquet"):
         run_study(study_of(tiny_trial("stars", GIVEN)), place(tmp_path / "other", quick=False))
+
+
+def test_some_of_the_parts_run_alone_and_are_used_again(tmp_path: Path) -> None:
+    study = study_of(tiny_trial("first"), tiny_trial("second"), tiny_trial("third"))
+    alone = run_study(study, place(tmp_path, quick=False, parts=("third", "first")))
+    assert [finding.part for finding in alone.findings] == ["first", "third"]
+    assert not (tmp_path / "tiny.json").exists()
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    assert len(finished) == 4
+    run_study(study, place(tmp_path, quick=False, parts=("first", "second", "third")))
+    assert (tmp_path / "tiny.json").is_file() and len(list(tmp_path.rglob("result.json"))) == 6
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+
+
+def test_an_unknown_part_is_named_with_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tiny has no part 'second'; its parts are ratings"):
+        run_study(study_of(tiny_trial()), place(tmp_path, parts=("ratings", "second")))
+
+
+def test_the_data_says_what_is_tested(tmp_path: Path) -> None:
+    """In time, some users have several events to test and others none."""
+    dataset = attnmvp.TWELVE_TASKS.quick().open(tmp_path, None)
+    tested = dataset.targets("test")
+    assert 0 < len(set(tested.user_Q.tolist())) < dataset.num_users and len(tested) > 0
+    expected = f"test: {len(tested)} events of {len(set(tested.user_Q.tolist()))} users"
+    assert words_of(dataset).endswith(expected)
+
+
+def test_all_variants_of_a_part_train_for_as_many_epochs() -> None:
+    """None may be better for having been stopped later."""
+    met = 0
+    for study in STUDIES:
+        for part in study.parts:
+            runs = [v.settings for arm in getattr(part, "arms", ()) for v in arm.variants]
+            runs += [v.settings for v in getattr(part, "variants", ())]
+            met += bool(runs)
+            assert len({its.protocol.max_epochs for its in runs}) <= 1, part.name
+            assert all(its.protocol.patience >= its.protocol.max_epochs for its in runs), part.name
+            assert all(its.optim.schedule == "cosine" for its in runs), part.name
+    assert_not_vacuous({"parts": met}, above=11)
 
 
 def test_a_log_that_cannot_be_fetched_is_left_out_and_said(
@@ -247,8 +304,8 @@ def test_simulated_logs_are_drawn_once_and_told_apart(tmp_path: Path) -> None:
 
 
 def test_variants_keep_their_own_settings(dataset: Dataset, tmp_path: Path) -> None:
-    settings = shrunk(lac.variant("lac", lac.FILMS).settings)
-    wide = replace(settings, model=lac.sized(24, 1))
+    settings = shrunk(lac_setup.variant("lac", lac_setup.FILMS).settings)
+    wide = replace(settings, model=lac_setup.sized(24, 1))
     pair = (Variant("narrow", settings), Variant("wide: 24", wide))
     found = compare_variants(dataset, pair, 1, tmp_path, command="", title="Two widths", report=quiet)
     dims = [load_result(path).settings.model.trunk.dim for path in sorted((tmp_path / "runs").iterdir())]
@@ -259,7 +316,7 @@ def test_variants_keep_their_own_settings(dataset: Dataset, tmp_path: Path) -> N
 
 
 def test_variants_need_names_that_files_can_tell_apart(dataset: Dataset, tmp_path: Path) -> None:
-    settings = shrunk(lac.variant("lac", lac.FILMS).settings)
+    settings = shrunk(lac_setup.variant("lac", lac_setup.FILMS).settings)
     twins = (Variant("a: b", settings), Variant("a b", settings))
     with pytest.raises(ValueError, match="more than once"):
         compare_variants(dataset, twins, 1, tmp_path, command="", report=quiet)
