@@ -27,7 +27,7 @@ from plait.studies.ablation import (
     mean_of,
     targets_per_epoch,
 )
-from plait.studies.claims import Claim
+from plait.studies.claims import Claim, SeedNoise
 from plait.studies.compare import Variant
 from plait.studies.logs import ML_1M_LIKED, NotHere, stand_in
 from plait.studies.papers import attnmvp, genrank
@@ -151,8 +151,8 @@ def users(value_U: np.ndarray, seed: int = 0) -> Bootstrap:
 def check_paired(of: Callable[..., Figure]) -> None:
     """A gain that every user has is certain, however unlike the users are."""
     value_U = np.random.default_rng(1).random(len(USER_U))
-    points = of({0: users(value_U + 0.1)}, {0: users(value_U)}, "AUC", EMPTY)
-    share = of({0: users(1.1 * value_U)}, {0: users(value_U)}, "%", EMPTY)
+    points = of({0: users(value_U + 0.1)}, {0: users(value_U)}, SeedNoise(), "AUC", EMPTY)
+    share = of({0: users(1.1 * value_U)}, {0: users(value_U)}, SeedNoise(), "%", EMPTY)
     assert [points.value, points.low, points.high] == pytest.approx([0.1] * 3)
     assert [share.value, share.low, share.high] == pytest.approx([10.0] * 3)
     assert (points.variant, points.metric, points.paper) == ("new", "m", -0.5)
@@ -161,11 +161,9 @@ def check_paired(of: Callable[..., Figure]) -> None:
 def test_differences_are_paired() -> None:
     check_paired(difference_figure)
 
-    def unpaired(
-        new: Mapping[int, Bootstrap], old: Mapping[int, Bootstrap], unit: Any, figure: Figure
-    ) -> Figure:
+    def unpaired(new: Mapping[int, Bootstrap], old: Mapping[int, Bootstrap], *rest: Any) -> Figure:
         shuffled = {seed: replace(each, value_D=np.roll(each.value_D, 1)) for seed, each in new.items()}
-        return difference_figure(shuffled, old, unit, figure)
+        return difference_figure(shuffled, old, *rest)
 
     assert_caught(check_paired, unpaired)
 
@@ -177,35 +175,35 @@ def test_seeds_are_averaged_and_their_spread_is_that_of_the_difference() -> None
     new = {
         seed: users(noise_U + gain) for seed, (noise_U, gain) in enumerate(zip(noise_SU, gains, strict=True))
     }
-    found = difference_figure(new, old, "AUC", EMPTY)
+    found = difference_figure(new, old, SeedNoise(), "AUC", EMPTY)
     assert (found.value, found.spread) == (pytest.approx(0.3), pytest.approx(np.std(gains, ddof=1)))
-    assert difference_figure({0: new[0]}, {0: old[0]}, "AUC", EMPTY).spread is None
+    assert difference_figure({0: new[0]}, {0: old[0]}, SeedNoise(), "AUC", EMPTY).spread is None
 
 
 def test_what_seeds_scatter_by_widens_the_interval() -> None:
     """All users have the same gain in each run, so only the seeds leave it open."""
     value_U = np.random.default_rng(5).random(len(USER_U))
-    old = {seed: users(value_U) for seed in range(3)}
-    certain = {seed: users(value_U + 0.3) for seed in range(3)}
-    scattered = {seed: users(value_U + gain) for seed, gain in enumerate((0.2, 0.3, 0.4))}
-    exact, blurred = (difference_figure(new, old, "AUC", EMPTY) for new in (certain, scattered))
+    old, new = ({seed: users(value_U + gain) for seed in range(3)} for gain in (0.0, 0.3))
+    exact, blurred = (
+        difference_figure(new, old, SeedNoise(variance, 4), "AUC", EMPTY) for variance in (0.0, 0.01)
+    )
     assert [exact.low, exact.high] == pytest.approx([0.3] * 2)
-    half = 2.776 * 0.1 / np.sqrt(3)  # of Student's t with four degrees of freedom
+    half = 2.776 * 0.1 * np.sqrt(2 / 3)  # of Student's t with four degrees of freedom
     assert blurred.value == pytest.approx(0.3)
-    assert [blurred.low, blurred.high] == pytest.approx([0.3 - half, 0.3 + half], abs=0.06)
+    assert [blurred.low, blurred.high] == pytest.approx([0.3 - half, 0.3 + half], abs=0.08)
 
 
 def test_what_is_not_measured_is_left_empty() -> None:
     some = {0: users(np.ones(len(USER_U)))}
     undefined = {0: replace(some[0], value=None)}
     for pair in (({}, some), (some, {}), (undefined, some), (some, undefined)):
-        assert difference_figure(*pair, "%", EMPTY) == EMPTY
+        assert difference_figure(*pair, SeedNoise(), "%", EMPTY) == EMPTY
 
 
 def test_other_users_are_no_baseline() -> None:
     others = bootstrap(mean_over_users(USER_U + 1, np.ones(len(USER_U))), 400)
     with pytest.raises(ValueError, match="not the same users"):
-        difference_figure({0: users(np.ones(len(USER_U)))}, {0: others}, "AUC", EMPTY)
+        difference_figure({0: users(np.ones(len(USER_U)))}, {0: others}, SeedNoise(), "AUC", EMPTY)
 
 
 def check_mean(of: Callable[..., Statistic]) -> None:
