@@ -51,11 +51,14 @@ def place(out: Path, **more: Any) -> Place:
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_a_study_runs_in_seconds_and_records_nothing(study: Study, tmp_path: Path) -> None:
-    result = run_study(study, place(tmp_path))
+    parts = [
+        part.name for part in study.parts if part.name != "five-epochs"
+    ]  # shrunk, it is that of one epoch
+    result = run_study(study, place(tmp_path, parts=tuple(parts)))
     assert not (tmp_path / f"{study.name}.json").exists() and not result.not_run
     met = {"measured": 0, "of the paper": 0, "verdicts": 0}
-    for part, finding in zip(study.parts, result.findings, strict=True):
-        assert finding.part == part.name and finding.wall_s > 0 and not finding.failed
+    for part, finding in zip(parts, result.findings, strict=True):
+        assert finding.part == part and finding.wall_s > 0 and not finding.failed
         assert {figure.metric for figure in finding.figures} == set(finding.metrics)
         assert not finding.page or (tmp_path / finding.page).is_file()
         assert not [v for v in finding.verdicts if v.outcome == "not measured"]
