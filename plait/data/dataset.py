@@ -18,6 +18,7 @@ from jaxtyping import Bool, Int64
 from plait.data.coding import item_index, similar_texts
 from plait.data.gathering import Windows, concatenated_ranges, windows
 from plait.data.manifest import FORMAT_VERSION, Manifest
+from plait.data.shaping import training_rows
 from plait.data.writing import MANIFEST
 from plait.schema import Action, EventBatch, Feature, FeatureTable
 
@@ -292,8 +293,7 @@ class Dataset:
 
     def train_action_counts(self) -> Int64[np.ndarray, "A"]:
         """Training events that have a value of each action."""
-        end_U2 = np.stack([self._validation_U, self._start_U1[1:]], axis=1)
-        is_train_E = np.repeat(np.arange(end_U2.size) % 2 == 0, np.diff(end_U2.reshape(-1), prepend=0))
+        is_train_E = training_rows(self._start_U1, self._validation_U)
         known_A = [np.count_nonzero(is_train_E & ~np.isnan(value_E)) for value_E in self._action_EA.T]
         return np.array(known_A, dtype=np.int64)
 
