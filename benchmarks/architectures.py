@@ -99,7 +99,7 @@ def measure(num_events: int, precision: str) -> dict[str, object]:
         ratio = found[name]["median_ms"] / found[architecture.beside]["median_ms"]
         rows[name] = found[name] | {
             "beside": architecture.beside,
-            "time_saved": f"{100 * (ratio - 1):+.1f} %",
+            "time_change": f"{100 * (ratio - 1):+.1f} %",
             "speed": f"{100 * (1 / ratio - 1):+.1f} %",
             "of_interleaved_hstu": found[name]["median_ms"] / found["interleaved hstu"]["median_ms"],
             "paper": architecture.paper,

@@ -1,9 +1,9 @@
 """MovieLens-1M, the 3,416-item version: five layouts under one protocol; HSTU with and without the target's time.
 
     python benchmarks/ml1m.py prepare --log ml1m_reconstructed.parquet --out runs/ml-1m-data
-    plait compare runs/ml-1m-data --layouts lac,interleaved,lac_patched --config benchmarks/ml1m.toml --seeds 2 ...
+    plait compare runs/ml-1m-data --config benchmarks/ml1m.toml --layouts item,interleaved,pc,lac,lac_patched ...
     plait compare runs/ml-1m-data --layouts item --config benchmarks/ml1m_hstu.toml --out runs/ml-1m-hstu ...
-    python benchmarks/ml1m.py by-exactness runs/ml-1m-hstu/runs/item-seed0 --log ml1m_reconstructed.parquet
+    python benchmarks/ml1m.py by-exactness runs/ml-1m-hstu/runs/item-seed0 --log ml1m_reconstructed.parquet --out ...
 
 The log is a reconstruction of MovieLens-1M: (user, item) pairs and their order are complete, `liked` (rating of
 4 and 5) is exact on every row, and `position` is the user's rank in the 3,416-item file that SASRec and its
@@ -15,13 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import cyclopts
+import msgspec
 import numpy as np
 import polars as pl
+from provenance import write_result
 
 import plait
-from plait.metrics.intervals import bootstrap
+from plait.metrics.intervals import Estimate, bootstrap
 from plait.training.evaluate import Answers, measure
-from plait.training.run import load_answers, load_result
+from plait.training.run import Result, load_answers, load_result
 
 app = cyclopts.App()
 
@@ -45,19 +47,43 @@ def prepare(*, log: Path, out: Path) -> None:
 
 
 @app.command
-def by_exactness(run: Path, *, log: Path) -> None:
-    """HR@10 and NDCG@10 of a finished run, for all users and for those whose target time is exact."""
+def by_exactness(*runs: Path, log: Path, out: Path) -> None:
+    """HR@10 and NDCG@10 of finished runs, for all users and for those whose target time is exact."""
+    found = {f"{run.parent.parent.name}, {run.name}": of_users(run, log) for run in runs}
+    for name, (_, by_users) in found.items():
+        for users, (count, estimates) in by_users.items():
+            figures = [f"{m} {e.value:.4f} ({e.low:.4f} to {e.high:.4f})" for m, e in estimates.items()]
+            print(f"{name}, {users} ({count:,}): {', '.join(figures)}")
+    record = {
+        name: {
+            "protocol": result.protocol,
+            "provenance": str(result.provenance),
+            "epochs": result.epochs,
+            "train_wall_s": round(result.train_wall_s),
+            "users": {
+                users: {"count": count} | msgspec.to_builtins(estimates)
+                for users, (count, estimates) in by_users.items()
+            },
+        }
+        for name, (result, by_users) in found.items()
+    }
+    write_result(out, {"runs": record})
+
+
+def of_users(run: Path, log: Path) -> tuple[Result, dict[str, tuple[int, dict[str, Estimate]]]]:
+    """The run, and by choice of users how many they are, and their metrics."""
     result = load_result(run)
     answers = load_answers(run, result.actions)
     dataset = plait.Dataset.open(result.dataset_folder)
     last = _rows(log).sort("user_id", "timestamp", "position").group_by("user_id", maintain_order=True).last()
     exact = dict(last.select("user_id", "timestamp_exact").iter_rows())
     is_exact_Q = np.array([exact[user] for user in dataset.user_ids().gather(answers.user_Q)])
+    by_users = {}
     for name, chosen_Q in (("all users", np.ones_like(is_exact_Q)), ("exact target time", is_exact_Q)):
         found = measure(chosen(answers, chosen_Q))
         estimates = {metric: bootstrap(found[metric]).estimate for metric in ("hr@10", "ndcg@10")}
-        figures = [f"{m} {e.value:.4f} ({e.low:.4f} to {e.high:.4f})" for m, e in estimates.items()]
-        print(f"{name} ({chosen_Q.sum():,}): {', '.join(figures)}")
+        by_users[name] = int(chosen_Q.sum()), estimates
+    return result, by_users
 
 
 def chosen(answers: Answers, chosen_Q: np.ndarray) -> Answers:

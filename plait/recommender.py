@@ -6,6 +6,7 @@ model.score(state, items); model.retrieve(state, k=10)
 """
 
 import difflib
+import reprlib
 import tempfile
 import time as clock
 import warnings
@@ -20,14 +21,14 @@ from jaxtyping import Int64
 from plait.data import Dataset, checking
 from plait.data.coding import item_index
 from plait.data.features import code_context, new_items
-from plait.data.history import Columns, History, load_vocabulary, read_history, save_vocabulary
+from plait.data.history import ITEMS, Columns, History, load_vocabulary, read_history, save_vocabulary
 from plait.engine import plain
 from plait.engine.state import State
 from plait.engine.state import append as append_event
 from plait.engine.state import encode as encode_history
 from plait.layouts import resolve
 from plait.models.generative import GenerativeRecommender, ModelSettings
-from plait.models.saving import load_model, save_model
+from plait.models.saving import CONFIG, load_model, put_in_place, save_model
 from plait.schema import UNKNOWN_ITEM, Action, Categorical, EventBatch
 from plait.training.loop import Watch
 from plait.training.run import MODEL, RunSettings, resolve_device, run
@@ -73,8 +74,15 @@ class Recommender:
         if users is not None:
             self._check_takes_users(history)
         read = self._of_batch(history) if isinstance(history, EventBatch) else self._read(history, users)
-        window, lag = self.model.config.max_events, self.model.layout.lag
-        return encode_history(read.events, window, lag, read.user_ids, read.unknown_items, read.exposure_U)
+        return encode_history(
+            read.events,
+            self.model.config.max_events,
+            self.model.layout.lag,
+            read.user_ids,
+            read.unknown_items,
+            request_name_U=read.request_name_U,
+            place_U=read.place_U,
+        )
 
     def append(self, state: State, event: Frame) -> State:
         """The state after one more event of every user (for one user, a mapping of single values will do).
@@ -84,20 +92,27 @@ class Recommender:
         the same.
 
         Raises:
-            ValueError: as `encode`, and: the event lies before the last one, or is of other users; or the model reads
-                the log's requests, and the state came from an `EventBatch`, which does not name them.
+            ValueError: as `encode`, and: the event lies before the last one, by its time or by what breaks ties of
+                time in the log, or is of other users; or the model reads the log's requests, and the state came from
+                an `EventBatch`, which does not name them. (Of its times, an `EventBatch` knows whole seconds.)
         """
         read = self._read(event)
         names_requests = self.model.config.settings.reads_requests and self.columns.request is not None
-        if names_requests and state.exposure_U is not None and None in state.exposure_U:
+        if names_requests and state.request_name_U is not None and None in state.request_name_U:
             raise ValueError(
                 f"append: the model was trained to tell by the log's {self.columns.request!r} what was shown together, "
                 "and the state was encoded from an EventBatch, which does not name its last request; encode a table of "
                 "the log's columns"
             )
-        window, lag = self.model.config.max_events, self.model.layout.lag
         return append_event(
-            state, read.events, window, lag, read.user_ids, read.unknown_items, read.exposure_U
+            state,
+            read.events,
+            self.model.config.max_events,
+            self.model.layout.lag,
+            read.user_ids,
+            read.unknown_items,
+            request_name_U=read.request_name_U,
+            place_U=read.place_U,
         )
 
     def add_items(self, items: Frame) -> "Recommender":
@@ -133,14 +148,16 @@ class Recommender:
             context: values of that moment's context features, by name; missing where not named.
 
         Raises:
-            ValueError: an item is unknown, the layout cannot score, the time is needed and not given or lies before
-                the last event, or the model has no such context.
+            ValueError: items are no list of ids, or one of them is unknown, the layout cannot score, the time is
+                needed and not given or lies before the last event, or the model has no such context.
         """
         item_C = self._known(items)
         item_UC = np.tile(item_C, (state.events.num_users, 1))
-        at_s, exposure = self._when(at)
+        at_s, request_name = self._when(at)
         context_F = self._context(context or {})
-        predicted = plain.score(self.model, state, item_UC, at_s=at_s, exposure=exposure, context_F=context_F)
+        predicted = plain.score(
+            self.model, state, item_UC, at_s=at_s, request_name=request_name, context_F=context_F
+        )
         columns = []
         for action in self.actions:
             value_M = predicted[action.name].reshape(item_UC.size, -1)
@@ -159,20 +176,33 @@ class Recommender:
             at: when they are shown, as in `score`.
 
         Raises:
-            ValueError: the layout cannot retrieve, fewer than `k` items are left, or the time is needed and not given
-                or lies before the last event.
+            ValueError: the layout cannot retrieve, `k` is no whole number or more than the items left to a user, or
+                the time is needed and not given or lies before the last event.
         """
-        at_s, exposure = self._when(at)
-        item_UK, score_UK = plain.retrieve(self.model, state, k, filter_seen, at_s=at_s, exposure=exposure)
+        if isinstance(k, bool) or not isinstance(k, int | np.integer):
+            raise ValueError(f"k = {k!r}: expected a whole number, how many items each user gets")
+        at_s, request_name = self._when(at)
+        item_UK, score_UK = plain.retrieve(
+            self.model, state, int(k), filter_seen, at_s=at_s, request_name=request_name
+        )
         rank_K = pl.Series("rank", np.tile(np.arange(1, k + 1), len(item_UK)))
         return self._rows(state, item_UK).with_columns(rank_K, pl.Series("score", score_UK.reshape(-1)))
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Writes weights, configuration and the item table; no pickle."""
+        """Writes weights, configuration and the item table; no pickle.
+
+        They are written aside, then take the place of a recommender that the folder holds, and of nothing else in it. A
+        kill leaves the old one, the new one or, in a short moment between, what `from_pretrained` refuses.
+
+        Raises:
+            OSError: the folder cannot be written (disk full, no permission); what it holds stays.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_vocabulary(folder, self.items, self.columns)
-        save_model(self.model, folder)
+        with tempfile.TemporaryDirectory(prefix=".writing.", dir=folder) as aside:
+            save_vocabulary(Path(aside), self.items, self.columns)
+            save_model(self.model, Path(aside))
+            put_in_place(Path(aside), folder)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, device: str = "auto") -> "Recommender":
@@ -183,15 +213,21 @@ class Recommender:
         """
         folder = Path(folder)
         items, columns = load_vocabulary(folder)
-        return cls(load_model(folder).to(resolve_device(device)), items, columns)
+        model = load_model(folder)
+        if len(items) != model.config.num_items:
+            raise ValueError(
+                f"{folder} cannot be loaded: {ITEMS} holds {len(items)} items, and {CONFIG} is of a model of "
+                f"{model.config.num_items}. Expected the files of one save_pretrained: save it there again"
+            )
+        return cls(model.to(resolve_device(device)), items, columns)
 
     def _rows(self, state: State, item_UC: Int64[np.ndarray, "U C"]) -> pl.DataFrame:
         user_M = np.repeat(np.arange(len(item_UC)), item_UC.shape[1])
         users = pl.Series("user", state.id_U).gather(user_M)
         return pl.DataFrame({"user": users, "item": self.items.gather(item_UC.reshape(-1) - 1)})
 
-    def _known(self, items: Sequence[Any]) -> Int64[np.ndarray, "C"]:
-        item_C = item_index(pl.Series("item_id", list(items), strict=False), self.items)
+    def _known(self, items: Any) -> Int64[np.ndarray, "C"]:
+        item_C = item_index(_ids(items), self.items)
         unknown = [item for item, index in zip(items, item_C, strict=True) if index == UNKNOWN_ITEM]
         if unknown:
             raise ValueError(
@@ -242,7 +278,7 @@ class Recommender:
     def _of_batch(self, events: EventBatch) -> History:
         """Where the log names requests, a batch has their numbers alone: an event to come is of none of them."""
         unnamed = None if self.columns.request is None else (None,) * events.num_users
-        return History(events, None, (), unnamed)
+        return History(events, None, (), unnamed, place_U=None)
 
     def _read(self, history: Frame, users: Frame | None = None) -> History:
         needs_request = self.model.config.settings.reads_requests
@@ -254,6 +290,23 @@ class Recommender:
                 stacklevel=3,
             )
         return read
+
+
+def _ids(items: Any) -> pl.Series:
+    """Item ids as a column.
+
+    Raises:
+        ValueError: they are no list of single values.
+    """
+    try:
+        ids = pl.Series("item_id", list(items), strict=False)
+    except TypeError:
+        ids = None
+    if ids is None or isinstance(items, str | bytes) or ids.dtype.is_nested() or ids.dtype == pl.Object:
+        raise ValueError(
+            f"items = {reprlib.repr(items)}: expected a list of item ids, as the log spells them"
+        )
+    return ids
 
 
 def fit(

@@ -1,10 +1,11 @@
 """What the README and the docs show is run as it stands, on a small log and with fewer epochs."""
 
+import json
 import re
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from tiny import assert_caught
 
 import plait
 from plait.cli import main
 from plait.data import Dataset, sources
-from plait.layouts import CATALOGUE
+from plait.layouts import CATALOGUE, audit
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -153,6 +155,112 @@ def test_the_picture_shows_the_catalogues_layouts() -> None:
     rows = re.findall(r'class="name"[^>]*>([^<]+)</text>\s*<text class="note"[^>]*>([^<]+)<', picture)
     assert len(rows) == 4
     assert all(notation == str(CATALOGUE[name].layout) for name, notation in rows), rows
+
+
+def result_of(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def estimates(found: dict[str, Any], metric: str) -> dict[str, dict[str, Any]]:
+    """Of the layouts that give the metric."""
+    measured = {summary["layout"]: summary["metrics"].get(metric) for summary in found["summaries"]}
+    return {layout: its["estimate"] for layout, its in measured.items() if its}
+
+
+def cells(found: dict[str, Any], metric: str, write: Callable[..., str]) -> dict[str, str]:
+    """A metric as a table writes it, by layout: the best in bold, a dash where a layout does not give it."""
+    its = estimates(found, metric)
+    choose = max if next(iter(its.values()))["better"] == "higher" else min
+    best = choose(its, key=lambda layout: its[layout]["value"])
+    texts = {layout: write(**estimate) for layout, estimate in its.items()}
+    names = [summary["layout"] for summary in found["summaries"]]
+    return {name: f"**{texts[name]}**" if name == best else texts.get(name, "–") for name in names}
+
+
+def costs(found: dict[str, Any], of: Callable[[dict[str, float]], float]) -> dict[str, str]:
+    """As multiples of the reference's."""
+    by_layout = {summary["layout"]: of(summary["cost"]) for summary in found["summaries"]}
+    return {layout: f"{cost / by_layout[found['reference']]:.2f}" for layout, cost in by_layout.items()}
+
+
+def rows_of(columns: Sequence[dict[str, str]]) -> list[str]:
+    names = columns[0]
+    return [f"| {' | '.join([f'`{name}`', *(column[name] for column in columns)])} |" for name in names]
+
+
+def halved(value: float, low: float, high: float, **more: Any) -> str:
+    return f"{value:.3f} ± {(high - low) / 2:.3f}"
+
+
+def spanned(value: float, low: float, high: float, **more: Any) -> str:
+    return f"{value:.4f} ({low:.4f} to {high:.4f})"
+
+
+def beyond_chance(found: dict[str, Any], *metrics: str) -> set[tuple[str, str]]:
+    """Layout and metric, where a layout differs from the best."""
+    differ = set()
+    for summary in found["summaries"]:
+        for metric in metrics:
+            contrast = summary["metrics"].get(metric, {}).get("vs_best")
+            if contrast and contrast["seeds_apart"]:
+                p = contrast.get("p_adjusted", contrast.get("p_holm"))  # as it is called, and was
+                differ |= {(summary["layout"], metric)} if p < 0.05 else set()
+    return differ
+
+
+def check_readme(page: str) -> None:
+    found = result_of("ml-100k")
+    by_layout = {summary["layout"]: summary["cost"] for summary in found["summaries"]}
+    columns = [cells(found, metric, halved) for metric in ("hr@10", "ndcg@10", "rmse:rating")]
+    columns += [
+        costs(found, lambda cost: cost["train_flops"] / cost["epochs"]),
+        {name: f"{cost['train_wall_s'] / cost['epochs']:.1f}" for name, cost in by_layout.items()},
+        {name: audit(CATALOGUE[name].layout).can_score for name in by_layout},
+    ]
+    table = page.partition("<!-- table:start -->\n")[2].partition("<!-- table:end -->")[0]
+    assert [line for line in table.splitlines() if line.startswith("| `")] == rows_of(columns)
+    assert f"{found['dataset']['tie_share']:.1%} of".replace("%", " %") in table
+    assert f"commit `{found['commit']}`" in table
+    assert "No layout differs" in table and not beyond_chance(found, "hr@10", "ndcg@10", "rmse:rating")
+
+
+def check_benchmarks(page: str) -> None:
+    found = result_of("ml-1m")
+    columns = [cells(found, metric, spanned) for metric in ("hr@10", "ndcg@10", "auc:liked")]
+    columns.append(costs(found, lambda cost: cost["train_flops"]))
+    table = page.partition("## MovieLens-1M\n")[2].partition("\n## ")[0]
+    assert [line for line in table.splitlines() if line.startswith("| `")] == rows_of(columns)
+    differ = {("interleaved", "hr@10"), ("interleaved", "ndcg@10")}
+    differ |= {(layout, "auc:liked") for layout in ("interleaved", "lac", "lac_patched")}
+    assert "`interleaved` retrieves worse than\n`lac`, and `pc` scores better than the others" in table
+    assert beyond_chance(found, "hr@10", "ndcg@10", "auc:liked") == differ
+
+
+@pytest.mark.parametrize(
+    ("page", "check", "figure", "wrong"),
+    [
+        ("README.md", check_readme, "0.173 ± 0.022", "0.174 ± 0.022"),
+        ("README.md", check_readme, "| 1.69 | 2.4 |", "| 1.69 | 1.4 |"),
+        ("README.md", check_readme, "75.6 %", "76.5 %"),
+        ("benchmarks/README.md", check_benchmarks, "**0.1866 (0.1790 to 0.1941)**", "0.1866 (0.1790 to 0.1941)"),
+        ("benchmarks/README.md", check_benchmarks, "| 1.48 |", "| 1.49 |"),
+    ],
+)  # fmt: skip
+def test_tables_are_those_of_the_results(
+    page: str, check: Callable[[str], None], figure: str, wrong: str
+) -> None:
+    text = (ROOT / page).read_text()
+    check(text)
+    assert figure in text
+    assert_caught(check, text.replace(figure, wrong))
+
+
+def test_the_command_of_a_result_names_what_it_was_trained_on() -> None:
+    """A name that Plait knows is that dataset, and the 3,416 items are none of those."""
+    known = [recipe.name for recipe in sources.catalogue()]
+    for name, is_known in (("ml-100k", True), ("ml-1m", False)):
+        words = shlex.split(result_of(name)["command"])
+        assert (words[words.index("compare") + 1] in known) == is_known, words
 
 
 def test_the_example_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,22 +1,30 @@
 """The face: histories and items as the log spells them, answers likewise."""
 
+import copy
+import inspect
 import itertools
-from dataclasses import fields
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
 import torch
 from described import COLD, LATE, described, described_log, items_table, users_table
-from tiny import ACTIONS, assert_caught, model_of, prepared, random_log, trunk_of
+from tiny import ACTIONS, assert_caught, assert_not_vacuous, model_of, prepared, random_log, trunk_of
 
 import plait
 from plait.data import Dataset, prepare
+from plait.data import history as data_history
+from plait.data.history import Columns
 from plait.engine.state import State
 from plait.layouts import resolve
+from plait.models import saving
 from plait.models.generative import ModelSettings
 from plait.models.inputs import Exposure
 from plait.nn.encoders import ItemEncoding
@@ -117,7 +125,8 @@ def test_a_frame_of_a_user_is_that_user_of_the_dataset(recommender, data, log, u
     assert_same_events(from_frame.events, from_data.events, "user_U", "request_E")
     assert answers(recommender, from_frame).equals(answers(recommender, from_data))
     num_events = len(data.history(user).item_E)
-    assert from_data.events.num_events_U[0] == min(num_events, WINDOW + 1), "a window and what the lag needs"
+    kept = min(num_events, WINDOW + 1 + 1)
+    assert from_data.events.num_events_U[0] == kept, "a window, what the lag needs, and the last request"
 
 
 def test_users_do_not_share_a_state(recommender, log):
@@ -282,6 +291,72 @@ def test_appending_one_event_changes_the_answers(recommender, log):
         recommender.append(after, event | {"user": "u11"})
 
 
+def of_log(columns: Columns) -> Recommender:
+    return Recommender(model_of(resolve("lac")), pl.Series([f"i{item:02d}" for item in range(17)]), columns)
+
+
+COLUMNS = Columns(user="user", item="item", time="time", time_unit="ms")
+IN_ORDER = msgspec.structs.replace(COLUMNS, order="place")
+
+
+def check_order(columns: Columns, by_text: bool = False) -> None:
+    """Events of one second in any order: each is appended as encoding the longer history puts it, or refused."""
+    model, rng, met = of_log(columns), np.random.default_rng(2), {"appended": 0, "refused": 0}
+    for _ in range(12):
+        place = rng.permutation(6)
+        log = pl.DataFrame(
+            {
+                "item": [f"i{item:02d}" for item in rng.permutation(17)[:6]],
+                "time": (10_000 + 400 * rng.integers(0, 3, 6)).tolist(),
+                "place": [f"p{at}" for at in place] if by_text else place.tolist(),
+            }
+        )
+        log = log if columns.order else log.drop("place")
+        state = model.encode(log[:3])
+        for row in log[3:].iter_rows(named=True):
+            try:
+                state = model.append(state, row)
+            except ValueError as error:
+                assert "lies before the last of its history" in str(error)
+                met["refused"] += 1
+                break
+            longer = log[: 1 + log["item"].to_list().index(row["item"])]
+            assert_same_events(state.events, model.encode(longer).events)
+            met["appended"] += 1
+    assert_not_vacuous(met, above=2)
+
+
+@pytest.mark.parametrize(("columns", "by_text"), [(COLUMNS, False), (IN_ORDER, False), (IN_ORDER, True)])
+def test_events_of_one_second_are_appended_in_the_order_of_the_log_or_refused(columns, by_text):
+    check_order(columns, by_text)
+
+
+@pytest.mark.parametrize("columns", [COLUMNS, IN_ORDER])
+def test_an_order_by_whole_seconds_is_caught(columns, monkeypatch):
+    right = Recommender._read
+    by_seconds = lambda model, *tables: replace(right(model, *tables), place_U=None)  # noqa: E731
+    monkeypatch.setattr(Recommender, "_read", by_seconds)
+    assert_caught(check_order, columns)
+
+
+def test_what_breaks_ties_must_be_there_and_comparable():
+    model, log = of_log(IN_ORDER), {"item": ["i01", "i02"], "time": [10_000, 10_000], "place": [2, 1]}
+    state = model.encode(log)
+    assert state.events.item_E.tolist() == [3, 2]
+    event = {"item": "i03", "time": 10_000}
+    assert model.append(state, event | {"place": 2}).events.item_E.tolist() == [3, 2, 4]
+    with pytest.raises(ValueError, match=r"\(10000000, 1 < 10000000, 2, by place in the log\)"):
+        model.append(state, event | {"place": 1})
+    with pytest.raises(
+        ValueError, match=r"cannot be put in order with the last .*'2'\) and .*; write both in one"
+    ):
+        model.append(state, event | {"place": "2"})
+    with pytest.raises(ValueError, match="the history breaks a rule: place is missing, in the event"):
+        model.append(state, event | {"place": None})
+    with pytest.raises(ValueError, match="the history breaks a rule: place is missing, in the event"):
+        model.encode(log | {"place": [None, 1]})
+
+
 def test_scores_are_in_the_units_of_the_log(recommender, log):
     state = recommender.encode(of_users(log, "u03", "u11"))
     found = recommender.score(state, ["i03", "i11", "i16"])
@@ -303,6 +378,26 @@ def test_unknown_candidates_are_refused(recommender, log):
         recommender.score(state, [])
 
 
+@pytest.mark.parametrize(
+    "items", [3, None, "i03", b"i03", [["i03"]], [["i03"], ["i04", "i05"]], [{"item": "i03"}], [{3}]]
+)
+def test_what_is_no_list_of_items_is_refused(recommender, log, items):
+    """As by a caller whose types nobody checks."""
+    state, score = recommender.encode(of_users(log, "u03")), inspect.unwrap(Recommender.score)
+    with pytest.raises(ValueError, match=r"items = .*: expected a list of item ids"):
+        score(recommender, state, items)
+    for listed in (["i03"], ("i03",), np.array(["i03"]), pl.Series(["i03"]), pd.Series(["i03"])):
+        assert score(recommender, state, listed).equals(recommender.score(state, ["i03"]))
+
+
+@pytest.mark.parametrize("k", [2.0, True, "3", None])
+def test_what_is_no_number_of_items_is_refused(recommender, log, k):
+    state, retrieve = recommender.encode(of_users(log, "u03")), inspect.unwrap(Recommender.retrieve)
+    with pytest.raises(ValueError, match=rf"k = {k!r}: expected a whole number"):
+        retrieve(recommender, state, k)
+    assert retrieve(recommender, state, np.int64(2)).equals(recommender.retrieve(state, 2))
+
+
 def test_recommendations_are_ranked_and_new(recommender, log):
     users = ("u03", "u11")
     state = recommender.encode(of_users(log, *users))
@@ -315,7 +410,12 @@ def test_recommendations_are_ranked_and_new(recommender, log):
         assert not set(of_user["item"]) & set(of_users(log, user)["item"])
     everything = recommender.retrieve(state, 17, filter_seen=False)
     assert set(everything["item"]) == set(recommender.items)
-    with pytest.raises(ValueError, match="k = 17: expected 1 to"):
+    seen = {user: of_users(log, user)["item"].n_unique() for user in users}
+    user = max(users, key=seen.__getitem__)
+    assert seen[users[0]] != seen[users[1]]
+    with pytest.raises(
+        ValueError, match=f"k = 17: expected 1 to {17 - seen[user]}, .* user '{user}' has not seen"
+    ):
         recommender.retrieve(state, 17)
 
 
@@ -357,6 +457,94 @@ def test_a_folder_that_is_not_whole_is_refused(recommender, name, tmp_path):
     path.unlink()
     with pytest.raises(ValueError, match=f"{tmp_path} is no saved .*: it has no {name}"):
         Recommender.from_pretrained(tmp_path)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def check_kills(
+    first: Recommender, second: Recommender, ask: Callable[[Recommender], pl.DataFrame], folder: Path
+) -> None:
+    """Killed before any step of writing over another, a folder holds the one or the other, or nothing that loads."""
+    expected, met = [ask(first), ask(second)], {"first": 0, "second": 0, "refused": 0}
+    assert not expected[0].equals(expected[1])
+    steps = [(Path, "replace"), (Path, "unlink"), (saving, "save_file"), (data_history, "write_bytes")]
+    while not met["second"]:
+        first.save_pretrained(folder)
+        left = itertools.count(met["first"] + met["refused"], -1)
+
+        def before(right: Callable[..., object], left: Iterator[int] = left) -> Callable[..., object]:
+            def step(*arguments: object, **more: object) -> object:
+                if next(left) == 0:
+                    raise Killed
+                return right(*arguments, **more)
+
+            return step
+
+        with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+            for place, name in steps:
+                patch.setattr(place, name, before(getattr(place, name)))
+            second.save_pretrained(folder)
+        try:
+            found = ask(Recommender.from_pretrained(folder, "cpu"))
+        except ValueError:
+            met["refused"] += 1
+            continue
+        assert any(found.equals(one) for one in expected), "the weights of one and the ids of the other"
+        met["second" if found.equals(expected[1]) else "first"] += 1
+    assert_not_vacuous(met)
+
+
+@pytest.fixture(scope="module")
+def other(recommender: Recommender) -> Recommender:
+    """As many items under other numbers, and other weights of the same shapes."""
+    model = copy.deepcopy(recommender.model)
+    with torch.no_grad():
+        model.items.embedding.weight.neg_()
+    return Recommender(model, recommender.items.reverse(), recommender.columns)
+
+
+def asked_of(log: pl.DataFrame) -> Callable[[Recommender], pl.DataFrame]:
+    return lambda model: answers(model, model.encode(of_users(log, "u03")))
+
+
+def test_a_folder_that_was_half_written_over_is_refused(recommender, other, log, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    check_kills(recommender, other, asked_of(log), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, "README.md"])
+
+
+def test_files_replaced_under_a_configuration_are_caught(recommender, other, log, tmp_path, monkeypatch):
+    def one_by_one(draft: Path, folder: Path) -> None:
+        for path in sorted(draft.iterdir()):
+            path.replace(folder / path.name)
+
+    monkeypatch.setattr("plait.recommender.put_in_place", one_by_one)
+    assert_caught(check_kills, recommender, other, asked_of(log), tmp_path)
+
+
+def test_a_model_is_forgotten_before_its_weights_are_replaced(tmp_path, monkeypatch):
+    """As a run's folder is written: two models of equal shapes and other settings."""
+    saving.save_model(model_of(resolve("lac")), tmp_path)
+
+    def killed(weights: object, path: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(saving, "save_file", killed)
+    with pytest.raises(Killed):
+        saving.save_model(model_of(resolve("both_out")), tmp_path)
+    with pytest.raises(ValueError, match=r"is no saved model: it has no config\.json"):
+        saving.load_model(tmp_path)
+
+
+def test_a_vocabulary_of_another_size_is_refused(recommender, tmp_path):
+    recommender.save_pretrained(tmp_path)
+    data_history.save_vocabulary(tmp_path, recommender.items.head(16), recommender.columns)
+    with pytest.raises(
+        ValueError, match=rf"{tmp_path} .*items.parquet holds 16 items, and config.json .* of 17\. Exp"
+    ):
+        Recommender.from_pretrained(tmp_path, "cpu")
 
 
 def test_a_fitted_run_keeps_its_folder_and_gives_the_same_recommender(data, log, tmp_path):

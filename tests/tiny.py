@@ -4,7 +4,7 @@ Shape letters: U users, E events, A action columns.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ import torch
 
 from plait.data import Dataset, LeaveOneOut, prepare
 from plait.data.manifest import Split
+from plait.engine.state import joined
 from plait.layouts import CATALOGUE, Layout, audit
 from plait.layouts.packing import pack
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
 from plait.models.inputs import Inputs, Packer, training_inputs
 from plait.nn.config import TrunkConfig
-from plait.schema import Action, Binary, EventBatch, Regression
+from plait.schema import UNKNOWN_ITEM, Action, Binary, EventBatch, Feature, Regression
 
 ACTIONS = (Action("rating", Regression(1, 5)), Action("liked", Binary()))
 NUM_ITEMS = 17
@@ -45,9 +46,10 @@ def model_of(
     max_events: int = MAX_EVENTS,
     settings: ModelSettings | None = None,
     asked_as_candidates: bool = False,
+    **features: tuple[Feature, ...],
 ) -> GenerativeRecommender:
     """A model in evaluation mode whose weights are large, so that no path through it is near to zero, and whose
-    predicted actions lie well inside their ranges."""
+    predicted actions lie well inside their ranges. `features` are a `ModelConfig`'s, fitted."""
     torch.manual_seed(3)
     settings = settings or ModelSettings(trunk=trunk_of(positions))
     config = ModelConfig(
@@ -57,6 +59,7 @@ def model_of(
         actions=actions,
         max_events=max_events,
         asked_as_candidates=asked_as_candidates,
+        **features,
     )
     model = GenerativeRecommender(config).eval()
     for parameter in model.parameters():
@@ -112,18 +115,18 @@ def part_of(
         action_EA=batch.action_EA[rows],
         time_s_E=batch.time_s_E[rows],
         request_E=batch.request_E[rows],
+        context_EF=batch.context_EF[rows],
+        user_code_UK=batch.user_code_UK[user : user + 1],
     )
 
 
 def together(*batches: EventBatch) -> EventBatch:
     """The users of several batches as one."""
-
-    def all_of(name: str) -> np.ndarray:
-        return np.concatenate([getattr(batch, name) for batch in batches])
-
     length_U = np.concatenate([batch.num_events_U for batch in batches])
-    rest = {n: all_of(n) for n in ("user_U", "lead_U", "item_E", "action_EA", "time_s_E", "request_E")}
-    return EventBatch(start_U1=np.cumsum([0, *length_U]), **rest)
+    start_U1 = np.cumsum([0, *length_U])
+    names = [field.name for field in fields(EventBatch) if field.name != "start_U1"]
+    rest = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names}
+    return EventBatch(start_U1=start_U1, **rest)
 
 
 def random_log(num_users: int = 23, seed: int = 7) -> pl.DataFrame:
@@ -163,6 +166,22 @@ def prepared(
         out=out,
         min_item_events=1,
         split=split,
+    )
+
+
+def before_the_next(events: EventBatch, time_s_U: np.ndarray | None = None) -> EventBatch:
+    """The histories, each with one event to come of which nothing is known, or only when; by default as if it came
+    with the last one, but in a request of its own."""
+    coming = together(*(part_of(events, user, int(n) - 1) for user, n in enumerate(events.num_events_U)))
+    return joined(
+        events,
+        replace(
+            coming,
+            item_E=np.full_like(coming.item_E, UNKNOWN_ITEM),
+            action_EA=np.full_like(coming.action_EA, np.nan),
+            time_s_E=coming.time_s_E if time_s_U is None else time_s_U,
+            request_E=coming.request_E + 1,
+        ),
     )
 
 

@@ -1,5 +1,6 @@
 """Verbs that ask a trained run about one user."""
 
+import csv
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -28,10 +29,11 @@ def recommend(
     user: str,
     k: Annotated[int, Parameter(name="-k")] = 10,
     at: str | None = None,
+    filter_seen: bool | None = None,
     dataset: str | None = None,
     device: Device = "auto",
 ) -> None:
-    """The items that a user is most likely to meet next, without those already met.
+    """The items that a user is most likely to meet next.
 
     Example: plait recommend runs/lac --user 196 -k 10
 
@@ -45,14 +47,19 @@ def recommend(
         How many items.
     at
         When they are shown: a time as the log writes it. Needed by models that know the time.
+    filter_seen
+        Leave out the items that the user has met; without it, as the run was judged (protocol.filter-seen).
     dataset
         A prepared folder, or a name of `plait data list`, with the user's history; without it, the dataset
         that the run was trained on.
     device
         What the model runs on; auto is cuda where there is one.
     """
-    model, state = state_of(run, user, dataset, device)
-    found = model.retrieve(state, k, at=at).drop("user")
+    result = finished_run(run)
+    model, state = state_of(run, result, user, dataset, device)
+    if filter_seen is None:
+        filter_seen = result.settings.protocol.filter_seen
+    found = model.retrieve(state, k, filter_seen=filter_seen, at=at).drop("user")
     show_table(found.columns, found.rows())
 
 
@@ -78,7 +85,7 @@ def score(
     user
         The user's id, as the log spells it.
     items
-        Item ids as the log spells them, separated by commas.
+        Item ids as the log spells them, separated by commas; one that holds a comma in double quotes.
     at
         When they are shown: a time as the log writes it. Needed by models that know the time.
     context
@@ -89,20 +96,38 @@ def score(
     device
         What the model runs on; auto is cuda where there is one.
     """
-    model, state = state_of(run, user, dataset, device)
-    asked = [item.strip() for item in items.split(",")]
-    found = model.score(state, asked, at=at, context=_values_of(context)).drop("user")
+    model, state = state_of(run, finished_run(run), user, dataset, device)
+    found = model.score(state, split_items(items), at=at, context=_values_of(context)).drop("user")
     show_table(found.columns, found.rows())
 
 
-def state_of(run: Path, user: str, dataset: str | None, device: Device) -> tuple[Recommender, State]:
-    """A run's model, and one user's history as the model sees it.
+def split_items(text: str) -> list[str]:
+    """Ids between commas; the commas inside double quotes are an id's own.
 
     Raises:
-        ValueError: the run is not finished, the dataset or the user is not there, or the dataset's actions or features
-            are not those that the model was trained on.
+        ValueError: a quoted id has no end, or goes on after it.
+
+    >>> split_items('i05, "Heat, 1995"')
+    ['i05', 'Heat, 1995']
     """
-    result = finished_run(run)
+    try:
+        [ids] = csv.reader([text], skipinitialspace=True, strict=True)
+    except csv.Error as error:
+        raise ValueError(
+            f'--items {text}: {error}; expected ids between commas, such as i05,"Heat, 1995"'
+        ) from None
+    return [item.strip() for item in ids] or [text]  # nothing is no item's id either
+
+
+def state_of(
+    run: Path, result: Result, user: str, dataset: str | None, device: Device
+) -> tuple[Recommender, State]:
+    """A finished run's model, and one user's history as the model sees it.
+
+    Raises:
+        ValueError: the dataset or the user is not there, or the dataset's actions or features are not those that the
+            model was trained on.
+    """
     model = Recommender.from_pretrained(run / MODEL, device)
     data = _dataset_of(run, result, dataset, model)
     text_ids = data.user_ids().dtype == pl.String

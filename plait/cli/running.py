@@ -6,10 +6,11 @@ wrong; 130 interrupted. Whatever goes wrong, people see one message, and a trace
 
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import CycloptsError, Parameter
+from cyclopts import CycloptsError, MissingArgumentError, Parameter
 
 from plait.cli.settings import settings_file, whole_numbers
 from plait.cli.training import Unfinished
@@ -26,13 +27,27 @@ def main(tokens: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # --help and --version
         return int(stop.code or 0)
     except (ValueError, CycloptsError) as error:
-        return _fail(error, 2)
+        return _fail(f"{error}{_hint(error)}", 2)
     except (OSError, ModuleNotFoundError, Diverged, Unfinished) as error:
         return _fail(error, 1)
     except KeyboardInterrupt as interrupt:
         where = str(interrupt) or "given again, the command goes on from the last checkpoint"
         return _fail(f"interrupted; {where}", 130)
     return 0
+
+
+def _hint(error: Exception) -> str:
+    """Where an option lacks its value: a word that begins with a hyphen could be meant as one.
+
+    >>> _hint(MissingArgumentError(keyword="--user", root_input_tokens=["--user", "-x1", "-k", "3"]))
+    ' If it is to be -x1, write --user=-x1'
+    >>> _hint(MissingArgumentError(keyword="--user", root_input_tokens=["--user"]))
+    ''
+    """
+    if not isinstance(error, MissingArgumentError) or error.keyword is None:
+        return ""
+    following = dict(pairwise(error.root_input_tokens or [])).get(error.keyword)
+    return f" If it is to be {following}, write {error.keyword}={following}" if following else ""
 
 
 def _fail(why: object, code: int) -> int:

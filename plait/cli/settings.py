@@ -101,6 +101,9 @@ def _is_fraction(text: str) -> bool:
 def split_layouts(text: str) -> list[str]:
     """Names or notations between commas; the commas inside a notation's brackets are its own.
 
+    Raises:
+        ValueError: there is nothing before or after a comma.
+
     >>> split_layouts("item, (i[t], a[t-1]) -> (i[t+1], a[t]),pc")
     ['item', '(i[t], a[t-1]) -> (i[t+1], a[t])', 'pc']
     """
@@ -111,4 +114,7 @@ def split_layouts(text: str) -> list[str]:
             parts.append("")
         else:
             parts[-1] += character
-    return [part.strip() for part in parts]
+    names = [part.strip() for part in parts]
+    if not all(names):
+        raise ValueError(f"--layouts {text!r}: one of {len(names)} layouts is empty; leave its comma out")
+    return names

@@ -124,5 +124,7 @@ def _begin(toy: bool, tasks: int | None) -> World:
     if toy and tasks is not None:
         raise ValueError("--toy and --tasks begin with different worlds; give one of them")
     if tasks is not None:
+        if tasks < 1:
+            raise ValueError(f"--tasks {tasks}: expected at least 1")
         return World.of_tasks(tasks)
     return World.toy() if toy else World()

@@ -104,7 +104,7 @@ def evaluate(run: Path, /) -> None:
     out = console()
     out.print(table)
     say(
-        f"epoch {result.best_epoch} of {result.epochs}, chosen by validation {result.selection}; "
+        f"epoch {result.best_epoch:.4g} of {result.epochs:.4g}, chosen by validation {result.selection}; "
         f"stopped: {result.why_stopped}",
         out,
     )
@@ -165,13 +165,6 @@ def compare(
             watch=watch,
         )
     screen.print(terminal_table(comparison, screen.width))
-    if comparison.oracle and comparison.retrieval and not set(comparison.oracle) & set(comparison.retrieval):
-        say(
-            "the oracle ranks no items: sampled items (--protocol.negatives) are never seen ones, so where answers may "
-            "be, being seen would tell them; leave one of --protocol.negatives and --protocol.no-filter-seen out to "
-            "see what retrieval lacks to it",
-            screen,
-        )
     say(f"page: {out / 'report.html'}", screen)
     failed = [f"{row.layout} with seed {row.seed}: {row.note}" for row in comparison.rows if row.cost is None]
     if failed:

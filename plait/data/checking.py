@@ -14,6 +14,7 @@ from plait.schema import Action, Amount, Binary, Categorical, Category, Feature,
 
 DType = Any  # a pl.DataType: its metaclass has a repr that beartype refuses in annotations
 MICROSECONDS = {"s": 1_000_000, "ms": 1_000}
+MEANT = "ids that are meant to be so need a letter before them"  # -1 often stands for nobody
 RULE = "reject_rule"  # the column that holds the number of the first rule that a row breaks, 0 for none
 
 
@@ -42,18 +43,16 @@ def id_column(name: str, dtype: DType, categories: pl.Categories | None) -> Colu
     if categories is not None:
         text = raw.cast(pl.String)
         missing = Rule(f"{name} is missing", text.is_null() | (text == ""))
-        negative = Rule(f"{name} is negative", text.cast(pl.Int64, strict=False) < 0)
+        negative = Rule(f"{name} is negative; {MEANT}", text.cast(pl.Int64, strict=False) < 0)
         return Column(name, text.cast(pl.Categorical(categories)), (missing, negative))
     missing = Rule(f"{name} is missing", raw.is_nan() | raw.is_null() if dtype.is_float() else raw.is_null())
     if not (dtype.is_integer() or dtype.is_float()):
         raise _wrong_type(name, dtype, "whole numbers or text")
     whole = raw.cast(pl.Int64, strict=False)
-    broken = whole.is_null() | (whole.cast(dtype) != raw) if dtype.is_float() else whole.is_null()
-    return Column(
-        name,
-        whole,
-        (missing, Rule(f"{name} is not a whole number", broken), Rule(f"{name} is negative", raw < 0)),
-    )
+    broken = Rule(f"{name} is above 2^63 - 1: give the column as text", whole.is_null())
+    if dtype.is_float():
+        broken = Rule(f"{name} is not a whole number", whole.is_null() | (whole.cast(dtype) != raw))
+    return Column(name, whole, (missing, broken, Rule(f"{name} is negative; {MEANT}", raw < 0)))
 
 
 def order_column(name: str, dtype: DType, categories: pl.Categories | None) -> Column:

@@ -6,7 +6,7 @@ Shape letters: E events, U users, K codes of a user's features.
 import difflib
 import time as clock
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +48,9 @@ class History:
     unknown_items: tuple[Any, ...]  # ids that the model does not know, each once; UNKNOWN_ITEM in the events
     # By which each user's last request is told from others: its id where the history has them, else its time in µs;
     # None where nothing but the events' own request numbers is known.
-    exposure_U: tuple[Any, ...] | None
+    request_name_U: tuple[Any, ...] | None
+    # Where each user's last event stands in the order of the log: its time in µs, then what breaks ties of time.
+    place_U: tuple[tuple[Any, ...], ...] | None
 
 
 def save_vocabulary(folder: Path, item_ids: pl.Series, columns: Columns) -> None:
@@ -104,16 +106,20 @@ def read_history(
         frame = frame.with_columns(pl.lit(0).alias(columns.user))
     time = checking.time_column(columns.time, frame.schema[columns.time], columns.time_unit, clock.time())
     actions_in = [checking.action_column(action, frame.schema[action.name]) for action in actions]
-    values = _checked(frame, [_user_column(columns.user, frame.schema[columns.user]), time, *actions_in])
-    values = values.with_columns(frame[name].alias(f"order of {name}") for name in ordering)
-    by = (columns.user, columns.time, *(f"order of {name}" for name in ordering))
+    user = _given_column(columns.user, frame.schema[columns.user])
+    order_in = [
+        replace(_given_column(name, frame.schema[name]), name=f"order of {name}") for name in ordering
+    ]
+    values = _checked(frame, [user, time, *order_in, *actions_in])
+    place = (columns.time, *(column.name for column in order_in))
+    by = (columns.user, *place)
     order = values.select(pl.arg_sort_by(*by, maintain_order=True)).to_series()
     frame, values = frame[order], values[order]
     user_E = frame[columns.user].rank("dense").to_numpy().astype(np.int64) - 1
     tick_E = values[columns.time].to_numpy()
-    exposure_E = values[columns.time]
+    request_name_E = values[columns.time]
     if columns.request is not None and columns.request in frame.columns:
-        exposure_E = frame[columns.request]
+        request_name_E = frame[columns.request]
     start_U1 = np.concatenate([[0], np.cumsum(np.bincount(user_E))]).astype(np.int64)
     user_ids = frame[columns.user].gather(start_U1[:-1])
     item_E = item_index(frame[columns.item], item_ids)
@@ -127,13 +133,19 @@ def read_history(
         .reshape(len(frame), len(actions))
         .astype(np.float32, copy=False),  # a frame without columns has a type of its own
         time_s_E=tick_E // MICROSECONDS_PER_S,
-        request_E=exposure_E.rle_id().to_numpy().astype(np.int64),
+        request_E=request_name_E.rle_id().to_numpy().astype(np.int64),
         context_EF=code_context(columns.context, frame, "the history"),
         user_code_UK=_user_codes(users, columns, user_ids),
     )
     unknown = frame[columns.item].filter(pl.Series(item_E == UNKNOWN_ITEM)).unique(maintain_order=True)
-    exposure_U = tuple(exposure_E.gather(start_U1[1:] - 1))
-    return History(events, tuple(user_ids) if has_users else None, tuple(unknown), exposure_U)
+    last_U = start_U1[1:] - 1
+    return History(
+        events,
+        tuple(user_ids) if has_users else None,
+        tuple(unknown),
+        request_name_U=tuple(request_name_E.gather(last_U)),
+        place_U=tuple(values.select(place)[last_U].iter_rows()),
+    )
 
 
 def _check_requests(frame: pl.DataFrame, request: str) -> None:
@@ -190,7 +202,7 @@ def _as_column(values: Any) -> Any:
     return list(values) if is_object or isinstance(values, tuple) else values
 
 
-def _user_column(name: str, dtype: DType) -> Column:
+def _given_column(name: str, dtype: DType) -> Column:
     raw = pl.col(name)
     missing = raw.is_null() | raw.is_nan() if dtype.is_float() else raw.is_null()
     return Column(name, raw, (Rule(f"{name} is missing", missing),))

@@ -1,5 +1,6 @@
 """What a prepared folder says about itself: how it was made, what was counted, which files it holds."""
 
+import operator
 from typing import Literal
 
 import msgspec
@@ -32,6 +33,9 @@ class Temporal(msgspec.Struct, frozen=True, tag="temporal"):
     test: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("cut_validation_s", "cut_test_s"):  # of a dataframe's column, they are numpy's numbers
+            if hasattr(cut := getattr(self, name), "__index__"):
+                msgspec.structs.force_setattr(self, name, operator.index(cut))
         match (self.cut_validation_s, self.cut_test_s, self.validation, self.test):
             case (int(), int(), None, None) if self.cut_validation_s < self.cut_test_s:
                 return

@@ -1,24 +1,26 @@
 """Scoring and retrieval, the plain way: one sequence per candidate. The reference for every faster way.
 
 Shape letters: U users, C candidates of a user, F context features, M questions, K items returned, V catalogue items.
+Small ones count those of a step: u users, c candidates.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from plait.engine.state import State, before_last_request, in_last_request, joined, repeated
+from plait.engine.state import State, in_last_request, joined, repeated, some_users, window
 from plait.layouts import audit
 from plait.layouts.audit import reader
 from plait.layouts.facts import Field
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Inputs, query_inputs
+from plait.models.late import LateStatistics
 from plait.schema import MISSING_VALUE, UNKNOWN_ITEM, EventBatch
 
-CANDIDATES_PER_STEP = 256
+SEQUENCES_PER_STEP = 256  # in memory at a time: one for every candidate, or user where items are retrieved
 
 
 @torch.no_grad()
@@ -28,34 +30,38 @@ def score(
     item_UC: Int64[np.ndarray, "U C"],
     *,
     at_s: int | None = None,
-    exposure: Hashable = None,
+    request_name: Hashable = None,
     context_F: Int64[np.ndarray, "F"] | None = None,
 ) -> dict[str, Float32[np.ndarray, "U C ..."]]:
     """The expected actions of every user on its candidates, in the log's units; a category's probabilities.
 
     Args:
         at_s: when the candidates are shown, in unix seconds; only models that know the time or requests look at it.
-        exposure: what tells the candidates' request from others, as `encode` takes it of the history's. Candidates of
-            the last event's request are asked about as they were trained; without `at_s`, they are of a later one.
+        request_name: what tells the candidates' request from others, as `encode` takes it of the history's. Candidates
+            of the last event's request are asked about as they were trained; without `at_s`, they are of a later one.
         context_F: codes of what is known of that moment; without it all are missing.
 
     Raises:
-        ValueError: the layout cannot score a given candidate, there are no candidates, or the time is needed and not
-            given, or lies before the last event of a user.
+        ValueError: the layout cannot score a given candidate, there are no candidates, the time is needed and not
+            given, or lies before the last event of a user, or nothing is left of a history from which to ask.
     """
     verdict = audit(model.layout)
     if verdict.can_score == "no":
         raise ValueError(f"layout '{model.layout}' cannot score a given item: {verdict.why_not_score}")
     if not item_UC.size:
         raise ValueError(f"no candidates to score: {item_UC.shape[1]} items for {len(item_UC)} users")
-    coming = _coming(model, "a", state, at_s, exposure)
+    coming = _coming(model, "a", state, at_s, request_name)
     if context_F is None:
         context_F = _no_context(state.events)
-    found = [
-        _score_step(model, coming, step_UC, context_F)
-        for step_UC in _steps(item_UC, max(1, CANDIDATES_PER_STEP // len(item_UC)))
-    ]
-    return {name: np.concatenate([step[name] for step in found], axis=1) for name in found[0]}
+    late = model.late_statistics()
+    found = []
+    for users in _steps(len(item_UC), SEQUENCES_PER_STEP):
+        item_uC, some = item_UC[users], coming.of(users)
+        steps = _steps(item_uC.shape[1], max(1, SEQUENCES_PER_STEP // len(item_uC)))
+        found.append(
+            _joined([_score_step(model, some, item_uC[:, c], context_F, late) for c in steps], axis=1)
+        )
+    return _joined(found, axis=0)
 
 
 @torch.no_grad()
@@ -66,31 +72,28 @@ def retrieve(
     filter_seen: bool,
     *,
     at_s: int | None = None,
-    exposure: Hashable = None,
+    request_name: Hashable = None,
 ) -> tuple[Int64[np.ndarray, "U K"], Float32[np.ndarray, "U K"]]:
     """The `k` items most likely to come next for every user, best first, and their logits.
 
     Args:
-        at_s, exposure: when they are shown, and in which request, as in `score`.
+        at_s, request_name: when they are shown, and in which request, as in `score`.
 
     Raises:
-        ValueError: the layout predicts no item, fewer than `k` items are left, or the time is needed and not given, or
-            lies before the last event of a user.
+        ValueError: the layout predicts no item, fewer than `k` items are left to a user, the time is needed and not
+            given, or lies before the last event of a user, or nothing is left of a history from which to ask.
     """
     if not audit(model.layout).can_retrieve:
         raise ValueError(f"layout '{model.layout}' cannot retrieve: it predicts no item")
-    coming = _coming(model, "i", state, at_s, exposure)
-    to_come = _candidates(coming, _unknown(coming.events), _no_context(coming.events))
-    (state_UD,) = model(_inputs(model, joined(coming.events, to_come), "i"))
-    score_UV = model.item_scores(state_UD)
-    if filter_seen:
-        for user, seen in enumerate(state.seen_U):
-            score_UV[user, torch.from_numpy(seen).to(score_UV.device)] = -torch.inf
-    left = int((score_UV[:, UNKNOWN_ITEM + 1 :] > -torch.inf).sum(1).min())
-    if not 0 < k <= left:
-        raise ValueError(f"k = {k}: expected 1 to {left}, the items of the catalogue that were not seen yet")
-    top_UK = score_UV.topk(k)
-    return top_UK.indices.cpu().numpy(), top_UK.values.cpu().numpy()
+    seen_U = state.seen_U if filter_seen else ()
+    _check_left(model, state, k, seen_U)
+    coming = _coming(model, "i", state, at_s, request_name)
+    found = [
+        _retrieve_step(model, coming.of(users), k, seen_U[users])
+        for users in _steps(state.events.num_users, SEQUENCES_PER_STEP)
+    ]
+    item_UK, score_UK = (np.concatenate(steps) for steps in zip(*found, strict=True))
+    return item_UK, score_UK
 
 
 def needs_time(model: GenerativeRecommender, field: Field) -> bool:
@@ -105,15 +108,6 @@ def needs_time(model: GenerativeRecommender, field: Field) -> bool:
     return anchor == "next" and all(target.offset > 0 for target in token.predicted)
 
 
-def before_the_next(events: EventBatch, time_s_U: Int64[np.ndarray, "U"] | None = None) -> EventBatch:
-    """The histories, each with one event to come of which nothing is known, or only when; by default as if it came
-    with the last one, but in a request of its own."""
-    last_U = events.start_U1[1:] - 1
-    time_s_U = events.time_s_E[last_U] if time_s_U is None else time_s_U
-    coming = _Coming(events, time_s_U, events.request_E[last_U] + 1)
-    return joined(events, _candidates(coming, _unknown(events), _no_context(events)))
-
-
 @dataclass(frozen=True)
 class _Coming:
     """What an event to come is asked about from, when it comes, and the number of its request."""
@@ -122,27 +116,62 @@ class _Coming:
     time_s_U: Int64[np.ndarray, "U"]
     request_U: Int64[np.ndarray, "U"]
 
+    def of(self, users: slice) -> "_Coming":
+        return _Coming(some_users(self.events, users), self.time_s_U[users], self.request_U[users])
+
 
 def _coming(
-    model: GenerativeRecommender, field: Field, state: State, at_s: int | None, exposure: Hashable
+    model: GenerativeRecommender, field: Field, state: State, at_s: int | None, request_name: Hashable
 ) -> _Coming:
     """An event of the last event's request comes as in training: in a request that is blind to itself, or asked about
     as candidates are, after what lay before the request; else after all events.
 
     Raises:
-        ValueError: as `_request_times`.
+        ValueError: as `_request_times`, or a history is too short to be asked from.
     """
     time_s_U = _request_times(model, field, state, at_s)
     request_U = state.events.request_E[state.events.start_U1[1:] - 1]
-    if at_s is None:
-        return _Coming(state.events, time_s_U, request_U + 1)
-    exposure_U = None if exposure is None else (exposure,) * len(time_s_U)
-    at_s_U = np.full_like(time_s_U, at_s)
-    in_last_U = in_last_request(state, at_s_U, exposure_U)
-    events = state.events
-    if model.config.settings.exposure.same_request == "blind" or model.asks_candidates:
-        events = before_last_request(events, in_last_U)
+    in_last_U = np.zeros(state.events.num_users, dtype=bool)
+    if at_s is not None:
+        name_U = None if request_name is None else (request_name,) * len(in_last_U)
+        in_last_U = in_last_request(state, np.full_like(time_s_U, at_s), name_U)
+    from_before = model.config.settings.exposure.same_request == "blind" or model.asks_candidates
+    events = window(
+        state.events, model.config.max_events, model.layout.lag, in_last_U if from_before else None
+    )
+    _check_long_enough(model, field, state, events)
     return _Coming(events, time_s_U, request_U + ~in_last_U)
+
+
+def _check_long_enough(model: GenerativeRecommender, field: Field, state: State, events: EventBatch) -> None:
+    found = reader(model.layout, field)
+    assert found is not None, "the layout predicts what it is asked about"
+    length_U = events.num_events_U - events.lead_U
+    short_U = np.flatnonzero(length_U < found.target.offset)
+    if len(short_U):
+        raise ValueError(
+            f"user {state.id_U[short_U[0]]!r} has {length_U[short_U[0]]} events before what is asked about; "
+            f"predicting {found.target.fact} needs {found.target.offset}. Recommend popular items to users without "
+            "history"
+        )
+
+
+def _check_left(
+    model: GenerativeRecommender, state: State, k: int, seen_U: Sequence[Int64[np.ndarray, "_"]]
+) -> None:
+    """Raises ValueError where `k` items are not left to every user."""
+    num_items = model.config.num_items
+    seen = [int((item_S != UNKNOWN_ITEM).sum()) for item_S in seen_U]
+    most = int(np.argmax(seen)) if seen else None
+    left = num_items - (0 if most is None else seen[most])
+    if 0 < k <= left:
+        return
+    if most is not None:
+        whose = f"the items of the catalogue that user {state.id_U[most]!r} has not seen, of {num_items}"
+        raise ValueError(
+            f"k = {k}: expected 1 to {left}, {whose}; ask for fewer, or do not filter the seen ones"
+        )
+    raise ValueError(f"k = {k}: expected 1 to {left}, the items of the catalogue")
 
 
 def _request_times(
@@ -180,28 +209,46 @@ def _no_context(events: EventBatch) -> Int64[np.ndarray, "F"]:
     return np.full(events.context_EF.shape[1], MISSING_VALUE)
 
 
-def _inputs(model: GenerativeRecommender, batch: EventBatch, field: Field) -> Inputs:
-    device = next(model.parameters()).device
-    exposure, late = model.config.settings.exposure, model.late_statistics()
+def _inputs(
+    model: GenerativeRecommender, batch: EventBatch, field: Field, late: LateStatistics | None
+) -> Inputs:
+    device, exposure = next(model.parameters()).device, model.config.settings.exposure
     return query_inputs(model.layout, batch, (field,), device=device, exposure=exposure, late=late)
 
 
-def _steps(item_UC: Int64[np.ndarray, "U C"], size: int) -> Iterator[Int64[np.ndarray, "U c"]]:
-    return (item_UC[:, at : at + size] for at in range(0, item_UC.shape[1], size))
+def _steps(count: int, size: int) -> Iterator[slice]:
+    return (slice(at, at + size) for at in range(0, count, size))
+
+
+def _joined(steps: Sequence[dict[str, np.ndarray]], axis: int) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([step[name] for step in steps], axis=axis) for name in steps[0]}
 
 
 def _score_step(
     model: GenerativeRecommender,
     coming: _Coming,
-    item_UC: Int64[np.ndarray, "U C"],
+    item_uc: Int64[np.ndarray, "u c"],
     context_F: Int64[np.ndarray, "F"],
-) -> dict[str, Float32[np.ndarray, "U C ..."]]:
-    shape = item_UC.shape
-    candidates = _candidates(coming, item_UC, context_F)
-    inputs = _inputs(model, joined(repeated(coming.events, shape[1]), candidates), "a")
+    late: LateStatistics | None,
+) -> dict[str, Float32[np.ndarray, "u c ..."]]:
+    shape = item_uc.shape
+    candidates = _candidates(coming, item_uc, context_F)
+    inputs = _inputs(model, joined(repeated(coming.events, shape[1]), candidates), "a", late)
     (state_MD,) = model(inputs)
     predicted = model.heads.predict(state_MD, inputs.asked[0].late_MF)
     return {name: value.unflatten(0, shape).cpu().numpy() for name, value in predicted.items()}
+
+
+def _retrieve_step(
+    model: GenerativeRecommender, coming: _Coming, k: int, seen_u: Sequence[Int64[np.ndarray, "_"]]
+) -> tuple[Int64[np.ndarray, "u K"], Float32[np.ndarray, "u K"]]:
+    to_come = _candidates(coming, _unknown(coming.events), _no_context(coming.events))
+    (state_uD,) = model(_inputs(model, joined(coming.events, to_come), "i", late=None))
+    score_uV = model.item_scores(state_uD)
+    for user, seen in enumerate(seen_u):
+        score_uV[user, torch.from_numpy(seen).to(score_uV.device)] = -torch.inf
+    top_uK = score_uV.topk(k)
+    return top_uK.indices.cpu().numpy(), top_uK.values.cpu().numpy()
 
 
 def _candidates(

@@ -5,6 +5,7 @@ Shape letters: U users, E events, A action columns, C candidates of a user.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -15,7 +16,8 @@ from plait.schema import EventBatch
 
 @dataclass(frozen=True)
 class State:
-    """The events that a model looks at. Beyond the window only those that older offsets still need are kept."""
+    """The events that a model may be asked from: `window` says which it looks at, of those up to the last, and of those
+    before the last request."""
 
     events: EventBatch
     seen_U: tuple[Int64[np.ndarray, "_"], ...]  # every item of each user's whole history, once
@@ -23,7 +25,8 @@ class State:
     unknown_items: tuple[
         Hashable, ...
     ] = ()  # ids met so far that the model does not know: UNKNOWN_ITEM in the events
-    exposure_U: tuple[Hashable, ...] | None = None  # as `encode` takes it
+    request_name_U: tuple[Hashable, ...] | None = None  # as `encode` takes it, like the next
+    place_U: tuple[tuple[Any, ...], ...] | None = None
 
 
 def encode(
@@ -32,15 +35,18 @@ def encode(
     lag: int,
     id_U: Sequence[Hashable] | None = None,
     unknown_items: Sequence[Hashable] = (),
-    exposure_U: Sequence[Hashable] | None = None,
+    request_name_U: Sequence[Hashable] | None = None,
+    place_U: Sequence[tuple[Any, ...]] | None = None,
 ) -> State:
-    """The last `max_events` events of every user, and `lag` more where there are.
+    """The events that questions are answered from: windows of `max_events`, and `lag` more where there are.
 
     Args:
         id_U: what the caller calls the users; by default their dense numbers.
         unknown_items: what the caller calls the items that are UNKNOWN_ITEM in the history.
-        exposure_U: what tells each user's last request from others, such as its id in the log; None for a user of whom
-            that is not known, and for all where it is the time.
+        request_name_U: what tells each user's last request from others, such as its id in the log; None for a user of
+            whom that is not known, and for all where it is the time.
+        place_U: where each user's last event stands in the log, such as its time and what breaks ties of time: events
+            are in the order of their places. Without them, in the order of their whole seconds.
 
     Raises:
         ValueError: a user has no events, or there is no user.
@@ -57,8 +63,8 @@ def encode(
         np.unique(history.item_E[a:b])
         for a, b in zip(history.start_U1[:-1], history.start_U1[1:], strict=True)
     )
-    exposures = None if exposure_U is None else tuple(exposure_U)
-    return State(_window(history, max_events, lag), seen_U, ids, tuple(unknown_items), exposures)
+    events = _kept(history, max_events, lag)
+    return State(events, seen_U, ids, tuple(unknown_items), _tuple(request_name_U), _tuple(place_U))
 
 
 def append(
@@ -68,7 +74,8 @@ def append(
     lag: int,
     id_U: Sequence[Hashable] | None = None,
     unknown_items: Sequence[Hashable] = (),
-    exposure_U: Sequence[Hashable] | None = None,
+    request_name_U: Sequence[Hashable] | None = None,
+    place_U: Sequence[tuple[Any, ...]] | None = None,
 ) -> State:
     """The state after one more event per user: encoding the longer history again, by construction.
 
@@ -77,52 +84,55 @@ def append(
     Args:
         id_U: whose events these are, in the order of `event`; by default those of the state, in its order.
         unknown_items: what the caller calls the items that are UNKNOWN_ITEM in the events.
-        exposure_U: what tells the requests of the events from others, as in `encode`.
+        request_name_U, place_U: what tells the requests of the events from others, and where the events stand, as in
+            `encode`.
 
     Raises:
-        ValueError: not exactly one event for every user of the state, or one before the last.
+        ValueError: not exactly one event for every user of the state, or one that stands before the last.
     """
     if id_U is not None and tuple(id_U) != state.id_U:
         raise ValueError(f"append: events of the users {tuple(id_U)}, and the state is of {state.id_U}")
     _check_one_each(state, event)
+    _check_not_before_last(state, event, place_U)
     last_U = state.events.start_U1[1:] - 1
-    early_U = np.flatnonzero(event.time_s_E < state.events.time_s_E[last_U])
-    if len(early_U):
-        raise ValueError(
-            f"append: the event of user {state.id_U[early_U[0]]!r} lies before the last of its history "
-            f"({event.time_s_E[early_U[0]]} < {state.events.time_s_E[last_U[early_U[0]]]}); encode the history again"
-        )
-    is_later_U = ~in_last_request(state, event.time_s_E, exposure_U)
+    is_later_U = ~in_last_request(state, event.time_s_E, request_name_U)
     event = replace(event, request_E=state.events.request_E[last_U] + is_later_U)
     seen_U = tuple(
         np.union1d(seen, item) for seen, item in zip(state.seen_U, event.item_E[:, None], strict=True)
     )
     met = tuple(dict.fromkeys((*state.unknown_items, *unknown_items)))
-    exposures = None if exposure_U is None else tuple(exposure_U)
-    return State(_window(joined(state.events, event), max_events, lag), seen_U, state.id_U, met, exposures)
+    events = _kept(joined(state.events, event), max_events, lag)
+    return State(events, seen_U, state.id_U, met, _tuple(request_name_U), _tuple(place_U))
 
 
 def in_last_request(
-    state: State, time_s_U: Int64[np.ndarray, "U"], exposure_U: Sequence[Hashable] | None = None
+    state: State, time_s_U: Int64[np.ndarray, "U"], request_name_U: Sequence[Hashable] | None = None
 ) -> Bool[np.ndarray, "U"]:
     """Whether what comes at these times is of the request of each user's last event.
 
-    It is where the same `exposure_U` tells of both, as in preparation. Where either side gives none, times tell, which
+    It is where both have the same `request_name_U`, as in preparation. Where either side gives none, times tell, which
     an `EventBatch` knows in whole seconds.
     """
-    if state.exposure_U is None or exposure_U is None:
+    if state.request_name_U is None or request_name_U is None:
         return time_s_U == state.events.time_s_E[state.events.start_U1[1:] - 1]
-    pairs = zip(state.exposure_U, exposure_U, strict=True)
+    pairs = zip(state.request_name_U, request_name_U, strict=True)
     return np.array([last is not None and last == coming for last, coming in pairs])
 
 
-def before_last_request(events: EventBatch, which_U: Bool[np.ndarray, "U"]) -> EventBatch:
-    """Without the last request of the users that are named; what lay before their windows still does."""
-    begin_E = begin_of_request(events.start_U1, events.request_E)
-    last_U = events.start_U1[1:] - 1
-    end_U = np.where(which_U, begin_E[last_U], events.start_U1[1:])
-    lead_U = np.minimum(events.lead_U, end_U - events.start_U1[:-1])
-    return _taken(events, np.arange(events.num_users), events.start_U1[:-1], lead_U, end_U)
+def window(
+    events: EventBatch,
+    max_events: int,
+    lag: int,
+    without_last_request_U: Bool[np.ndarray, "U"] | None = None,
+) -> EventBatch:
+    """What a model looks at: the last `max_events` events of every user, and `lag` more before them where there are;
+    of the users that are named those before their last request."""
+    end_U = events.start_U1[1:]
+    if without_last_request_U is not None:
+        end_U = np.where(without_last_request_U, _begin_of_last_request(events), end_U)
+    first_U = np.maximum(events.start_U1[:-1], end_U - max_events - lag)
+    lead_U = np.maximum(0, end_U - first_U - max_events)
+    return _taken(events, np.arange(events.num_users), first_U, lead_U, end_U)
 
 
 def joined(history: EventBatch, more: EventBatch) -> EventBatch:
@@ -145,8 +155,12 @@ def joined(history: EventBatch, more: EventBatch) -> EventBatch:
 
 def repeated(events: EventBatch, times: int) -> EventBatch:
     """Every user `times` times in a row."""
-    user_W = np.repeat(np.arange(events.num_users), times)
-    return _taken(events, user_W, events.start_U1[:-1][user_W], events.lead_U[user_W])
+    return _users(events, np.repeat(np.arange(events.num_users), times))
+
+
+def some_users(events: EventBatch, users: slice) -> EventBatch:
+    """These users alone."""
+    return _users(events, np.arange(events.num_users)[users])
 
 
 def _check_one_each(state: State, event: EventBatch) -> None:
@@ -159,11 +173,67 @@ def _check_one_each(state: State, event: EventBatch) -> None:
         raise ValueError(f"append takes one event for each of the state's {users} users, got {found}")
 
 
-def _window(events: EventBatch, max_events: int, lag: int) -> EventBatch:
-    end_U = events.start_U1[1:]
-    first_U = np.maximum(events.start_U1[:-1], end_U - max_events - lag)
-    lead_U = np.maximum(0, end_U - first_U - max_events)
-    return _taken(events, np.arange(events.num_users), first_U, lead_U)
+def _check_not_before_last(
+    state: State, event: EventBatch, place_U: Sequence[tuple[Any, ...]] | None
+) -> None:
+    """Raises ValueError where an event stands before the last one of its user: the longer history would hold it in
+    between."""
+    last_U, by = state.place_U, "place in the log"
+    if last_U is None or place_U is None:
+        last_U, by = _seconds(state.events, state.events.start_U1[1:] - 1), "unix seconds"
+        place_U = _seconds(event, event.start_U1[:-1])
+    for id, place, last in zip(state.id_U, place_U, last_U, strict=True):
+        try:
+            is_before = place < last
+        except TypeError as error:
+            raise ValueError(
+                f"append: the event of user {id!r} cannot be put in order with the last of its history: {place} and "
+                f"{last}, by {by} ({error}); write both in one way"
+            ) from None
+        if is_before:
+            raise ValueError(
+                f"append: the event of user {id!r} lies before the last of its history ({_spelled(place)} < "
+                f"{_spelled(last)}, by {by}); encode the history again"
+            )
+
+
+def _seconds(events: EventBatch, event_U: Int64[np.ndarray, "U"]) -> tuple[tuple[int], ...]:
+    return tuple((time_s,) for time_s in events.time_s_E[event_U].tolist())
+
+
+def _spelled(place: tuple[Any, ...]) -> str:
+    return ", ".join(map(str, place))
+
+
+def _tuple(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def _kept(events: EventBatch, max_events: int, lag: int) -> EventBatch:
+    """What `window` may need, now or after appending: of every user the last events, and the last before the last
+    request. What lies between them, in a long request, is out of reach already, and stays so when the request grows."""
+    reach = max_events + lag
+    length_U = events.num_events_U
+    event_E, end_E = np.arange(len(events.item_E)), np.repeat(events.start_U1[1:], length_U)
+    begin_E = np.repeat(_begin_of_last_request(events), length_U)
+    is_last_E = event_E >= end_E - reach
+    is_before_E = (event_E >= begin_E - reach) & (event_E < begin_E)
+    index_E = np.flatnonzero(is_last_E | is_before_E)
+    start_U1 = np.searchsorted(index_E, events.start_U1)
+    lead_U = np.maximum(0, np.diff(start_U1) - max_events)
+    return _gathered(events, np.arange(events.num_users), start_U1, lead_U, index_E)
+
+
+def _begin_of_last_request(events: EventBatch) -> Int64[np.ndarray, "U"]:
+    begin_E = begin_of_request(events.start_U1, events.request_E)
+    return begin_E[events.start_U1[1:] - 1]
+
+
+def _users(events: EventBatch, user_W: Int64[np.ndarray, "W"]) -> EventBatch:
+    """The users chosen, in this order."""
+    return _taken(
+        events, user_W, events.start_U1[:-1][user_W], events.lead_U[user_W], events.start_U1[1:][user_W]
+    )
 
 
 def _taken(
@@ -171,12 +241,22 @@ def _taken(
     user_W: Int64[np.ndarray, "W"],
     first_W: Int64[np.ndarray, "W"],
     lead_W: Int64[np.ndarray, "W"],
-    end_W: Int64[np.ndarray, "W"] | None = None,
+    end_W: Int64[np.ndarray, "W"],
 ) -> EventBatch:
-    """The events from `first_W` to `end_W`, by default each chosen user's end."""
-    length_W = (events.start_U1[1:][user_W] if end_W is None else end_W) - first_W
+    """The events from `first_W` to `end_W` of the users chosen."""
+    length_W = end_W - first_W
     start_W1 = np.concatenate([[0], np.cumsum(length_W)])
     index_E = np.arange(start_W1[-1]) + np.repeat(first_W - start_W1[:-1], length_W)
+    return _gathered(events, user_W, start_W1, lead_W, index_E)
+
+
+def _gathered(
+    events: EventBatch,
+    user_W: Int64[np.ndarray, "W"],
+    start_W1: Int64[np.ndarray, "W1"],
+    lead_W: Int64[np.ndarray, "W"],
+    index_E: Int64[np.ndarray, "E"],
+) -> EventBatch:
     return EventBatch(
         user_U=events.user_U[user_W],
         start_U1=start_W1,

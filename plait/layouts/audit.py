@@ -55,6 +55,7 @@ class Audit:
     can_retrieve: bool
     can_score: Literal["early", "late", "no"]
     why_not_score: str  # empty where it can
+    blindness: str  # what same_request = "blind" takes from it
 
     def __str__(self) -> str:
         retrieves = "yes" if self.can_retrieve else "no: no item of an event to come is predicted"
@@ -68,6 +69,7 @@ class Audit:
                 f"retrieves             {retrieves}",
                 f"scores a candidate    {scores}",
                 f"tokens per event      {self.tokens_per_event}",
+                f"blind to its request  {self.blindness}",
             ]
         )
 
@@ -92,6 +94,7 @@ def audit(layout: Layout) -> Audit:
         can_retrieve=reader(layout, "i") is not None,
         can_score=sees_item or "no",
         why_not_score="" if sees_item else _why_not_score(targets, scorer),
+        blindness=_blindness(layout),
     )
 
 
@@ -111,9 +114,7 @@ def reader(layout: Layout, field: Field) -> TargetAudit | None:
 
 def _answers(audited: TargetAudit, layout: Layout) -> bool:
     """A candidate's tokens answer for its own event; they are the history's where none are spelled."""
-    if audited.target.offset == 0:
-        return audited.in_candidate or not layout.candidate
-    return not audited.in_candidate
+    return audited.target.offset > 0 or audited.in_candidate or not layout.candidate
 
 
 def _audit_targets(layout: Layout) -> tuple[TargetAudit, ...]:
@@ -162,6 +163,22 @@ def _p1(targets: tuple[TargetAudit, ...]) -> tuple[Informed, str]:
 def _p2(targets: tuple[TargetAudit, ...]) -> str:
     verdicts = [f"{t.target.fact} {P2_WORDS[t.conditioning]}" for t in targets if t.conditioning]
     return "; ".join(verdicts) or "no action is predicted"
+
+
+def _blindness(layout: Layout) -> str:
+    """What a layout loses where no event sees what was exposed beside it; where each event is a request, nothing."""
+    targets = [target for token in layout.all_tokens for target in token.predicted]
+    known = [fact for token in layout.all_tokens for fact in token.shown]
+    known += [fact for target in targets for fact in target.given]
+    lagged = dict.fromkeys(str(fact) for fact in known if fact.offset is not None and fact.offset < 0)
+    later = dict.fromkeys(str(target.fact) for target in targets if target.offset > 0)
+    return "; ".join(
+        [
+            "no other event of it",
+            *([f"{', '.join(lagged)} of an earlier one"] if lagged else []),
+            *([f"{', '.join(later)} only where it ends"] if later else []),
+        ]
+    )
 
 
 def _why_not_score(targets: tuple[TargetAudit, ...], scorer: TargetAudit | None) -> str:

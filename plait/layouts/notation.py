@@ -124,6 +124,8 @@ def _problems(layout: Layout) -> Iterator[str]:
             yield from _problems_of_shown(token, may_mask)
             for target in token.predicted:
                 yield from _problems_of_target(target)
+                if tokens is layout.candidate and target.offset > 0:
+                    yield f"a candidate's token predicts {target.fact}; a candidate answers for its own event: [t]"
 
 
 def _problems_of_shown(token: Token, may_mask: bool) -> Iterator[str]:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from plait.layouts import Layout
 from plait.layouts.arrange import MASK, NOTHING, SPECIALS, START, candidate_tokens
 from plait.layouts.facts import Field, Target
-from plait.models.combining import check_supported as check_supported
-from plait.models.combining import supervises_candidates_only as supervises_candidates_only
+from plait.models.combining import check_supported, supervises_candidates_only
 from plait.models.inputs import Asked, Exposure, Inputs
 from plait.models.late import LateSettings, LateStatistics, check_late, columns_of
 from plait.nn.config import TINY, TrunkConfig

@@ -23,7 +23,8 @@ CELLS = 1 << 18  # of questions x events compared at a time: what they take stay
 class LateSettings:
     """What is counted of a user's events for the heads of the actions: of every action, how many of its values are
     known, and their mean at model scale (of a category the share of each value). Only events of the window before
-    the request that is asked about count.
+    the one that is asked about count; where requests are blind to themselves, or events are asked about as
+    candidates, only those before its request.
 
     Sources: GenRank paper, section 3.2 (window statistics, and SIM's hard search); AttnMVP paper, section 2.
     """

@@ -20,18 +20,28 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def save_model(model: GenerativeRecommender, folder: Path) -> None:
-    """Writes both files; the folder must exist.
+    """Writes both files, the configuration last; the folder must exist. A model that it holds is forgotten first, so
+    that a kill leaves no weights of one with the configuration of another.
 
     Raises:
         OSError: the folder cannot be written (disk full, no permission).
     """
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    (folder / CONFIG).unlink(missing_ok=True)
     try:
         save_file(weights, folder / WEIGHTS)
     except SafetensorError as error:
         raise OSError(f"{folder / WEIGHTS} could not be written: {error}") from error
     saved = Saved(format_version=FORMAT_VERSION, model=model.config)
     (folder / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(saved)))
+
+
+def put_in_place(draft: Path, folder: Path) -> None:
+    """Moves the files of a saved model into a folder, over those of another. While the folder holds some of each it
+    has no configuration, which `load_model` refuses."""
+    (folder / CONFIG).unlink(missing_ok=True)
+    for path in sorted(draft.iterdir(), key=lambda path: path.name == CONFIG):
+        path.replace(folder / path.name)
 
 
 def load_model(folder: Path) -> GenerativeRecommender:

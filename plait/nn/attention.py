@@ -14,8 +14,6 @@ from torch.autograd.function import once_differentiable
 
 from plait.nn.visibility import Segments
 
-__all__ = ["Segments", "attend", "attend_reference"]
-
 # Queries scored at a time; keys after the block are skipped. 64 was slower, and so was 256 up to 512 slots.
 QUERY_BLOCK = 128
 MAX_BLOCKED_SLOTS = 1024  # longer rows would store too many probabilities: R * N * L * L / 2 in each layer

@@ -50,7 +50,7 @@ class TrunkConfig:
     num_layers: int = 2
     num_heads: int = 2
     dropout: float = 0.2
-    """Of the input and of both branches of a block, not of attention weights."""
+    """Of the input and of both branches of a block, not of attention weights; on a CPU rounded to 256ths."""
     positions: Positions = "learned"
     rab: Rab = "both"
     """Of positions = "rab": what the relative attention bias reads."""

@@ -14,15 +14,17 @@ class Dropout(nn.Module):
     torch's default generator: `torch.manual_seed` and a checkpoint of its state reproduce them.
 
     Raises:
-        ValueError: p is not in [0, 1), or so near to 1 that it would be rounded to 1.
+        ValueError: p is not in [0, 1), or would be rounded to 1 or, though above 0, to 0.
     """
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
         self.threshold = round(256 * p)  # bytes below it drop their element
-        if not (0 <= p < 1 and self.threshold < 256):
-            raise ValueError(f"Dropout(p={p}): p is the share of elements to drop, from 0 to 255/256")
+        if not (0 <= p < 1 and self.threshold < 256 and (self.threshold or not p)):
+            raise ValueError(
+                f"Dropout(p={p}): p is the share of elements to drop, 0 or what rounds to one of 1/256 to 255/256"
+            )
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         if not self.training or self.threshold == 0:

@@ -17,10 +17,11 @@ from jaxtyping import Float64
 from plait.data import Dataset
 from plait.metrics.intervals import Bootstrap, bootstrap, paired_difference
 from plait.metrics.statistic import Statistic
-from plait.studies.claims import Claim, SeedNoise, averages, judge, seed_noise
+from plait.studies.claims import Claim, averages, judge, seed_noise
 from plait.studies.compare import DRAWS, Compared, Variant, compare_variants
-from plait.studies.logs import Log, NotHere
+from plait.studies.logs import Log
 from plait.studies.reading import origins
+from plait.studies.seeds import SeedNoise
 from plait.studies.study import Figure, Finding, Place, failures, shrunk, words_of, words_of_epochs
 from plait.studies.words import number
 from plait.training.batches import training_stream
@@ -69,7 +70,6 @@ class Ablation:
     unit: Unit
     num_seeds: int = 2
     notes: tuple[str, ...] = ()
-    otherwise: "Ablation | None" = None  # what is done where a log is not here
 
     def __post_init__(self) -> None:
         names = [variant.name for arm in self.arms for variant in arm.variants]
@@ -80,6 +80,10 @@ class Ablation:
         assert {claim.metric for claim in self.claims} <= set(self.columns), self.name
         assert all(len(change.paper) in (0, len(self.columns)) for change in self.changes), self.name
 
+    @property
+    def logs(self) -> tuple[Log, ...]:
+        return tuple(arm.log for arm in self.arms)
+
     def quick(self) -> "Ablation":
         arms = tuple(
             Arm(arm.log.quick(), tuple(Variant(v.name, shrunk(v.settings)) for v in arm.variants))
@@ -88,13 +92,7 @@ class Ablation:
         return replace(self, arms=arms, num_seeds=1)
 
     def run(self, study: str, place: Place) -> Finding:
-        try:
-            datasets = [arm.log.open(place.logs, place.data) for arm in self.arms]
-        except NotHere as error:
-            if self.otherwise is None:
-                raise
-            place.report(f"  {error}; instead: {self.otherwise.name}")
-            return self.otherwise.run(study, place)
+        datasets = [arm.log.open(place.logs, place.data) for arm in self.arms]
         folder = place.folder_of(study, self.name)
         compared = [
             compare_variants(

@@ -1,13 +1,14 @@
 """What a paper says of its figures, put to the test on ours: reproduced, not reproduced, or too close to tell.
 
 Two things blur a difference: which users there are, and which seeds were run. Both enter its interval and its p.
+Where a run gives a number and no users (an attention map, a time), the runs alone are tested.
 
-Shape letter: D draws.
+Shape letters: D draws, N runs (seeds, rounds), A angles.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
@@ -18,10 +19,13 @@ from jaxtyping import Float64
 from plait.metrics.intervals import Bootstrap, Difference, average, bootstrap, holm, paired_difference
 from plait.metrics.statistic import Statistic
 from plait.studies.rows import LEVEL
+from plait.studies.seeds import SeedNoise
 from plait.studies.words import metric_label, number, p_value, signed
 
 Outcome = Literal["reproduced", "not reproduced", "too close to tell", "not measured"]
 Statistics = Mapping[tuple[str, int], Mapping[str, Statistic]]  # by (variant, seed), then by metric
+
+ANGLES = 20_000  # at which the distribution of Student's t is summed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,46 +118,22 @@ def judge(claims: Sequence[Claim], statistics: Statistics, min_draws: int = 1000
     )
 
 
-@dataclass(frozen=True)
-class SeedNoise:
-    """What another seed changes of a metric, taken to be alike for all variants that were trained together."""
-
-    variance: float = 0.0  # of one run
-    freedom: int = 0  # degrees, of the estimate: 0 where no variant has two seeds
-
-    def draws(self, num_first: int, num_second: int, num_draws: int) -> Float64[np.ndarray, "D"]:
-        """Of the difference of two means over so many seeds: none where a side has one, which tells nothing."""
-        if not self.freedom or min(num_first, num_second) < 2:
-            return np.zeros(num_draws)
-        error = np.sqrt(self.variance * (1 / num_first + 1 / num_second))
-        rng = np.random.default_rng(self.freedom)  # the same for every claim, and apart from the users'
-        return error * rng.standard_t(self.freedom, num_draws)
-
-
 def seed_noise(statistics: Statistics, metric: str) -> SeedNoise:
-    """Pooled over the variants that have several seeds: few seeds of one variant tell too little of themselves."""
+    """Pooled over all variants of the part."""
     by_variant: dict[str, list[float]] = {}
     for (variant, _), its in statistics.items():
         if metric in its and (value := its[metric].value) is not None:
             by_variant.setdefault(variant, []).append(value)
-    several = [values for values in by_variant.values() if len(values) > 1]
-    freedom = sum(len(values) - 1 for values in several)
-    squares = sum(float(np.var(values)) * len(values) for values in several)
-    return SeedNoise(squares / freedom, freedom) if freedom else SeedNoise()
+    return SeedNoise.of(by_variant.values())
 
 
 def averages(
     first: Sequence[Bootstrap], second: Sequence[Bootstrap], noise: SeedNoise
 ) -> tuple[Bootstrap, Bootstrap]:
-    """Both sides averaged over their seeds; the draws of the first carry what other seeds would have changed.
-
-    To every draw is added a draw of s * sqrt(1 / n1 + 1 / n2) * t, with s and the degrees of freedom of `noise`. So
-    the interval of the difference is that of a t test of the seeds where users are many, and that of the users where
-    seeds agree.
-    """
-    mean_first, mean_second = average(first), average(second)
-    noise_D = noise.draws(len(first), len(second), len(mean_first.value_D))
-    return replace(mean_first, value_D=mean_first.value_D + noise_D), mean_second
+    """Both sides averaged over their seeds, in draws that cover users and seeds."""
+    sides = enumerate((first, second))
+    mean_first, mean_second = (noise.added(average(runs), len(runs), side) for side, runs in sides)
+    return mean_first, mean_second
 
 
 def _tested(
@@ -177,35 +157,84 @@ def _verdict(claim: Claim, found: _Tested | None, p_holm: float | None) -> Verdi
     outcome: Outcome = "not measured"
     why = "one side has no finished run, or its metric is not defined"
     if found is not None:
-        outcome, why = _order(found, p_holm) if p_holm is not None else _parity(found)
+        if p_holm is None:
+            outcome, why = _parity(found)
+        else:
+            outcome, why = _order(found.difference, p_holm, found.sign * found.difference.value > 0)
         if found.num_seeds < 2:
-            outcome, why = (
-                "too close to tell",
-                f"{why}; but one seed does not tell training noise from a difference",
-            )
+            outcome, why = _alone(why, "seed")
     return Verdict(claim=str(claim), outcome=outcome, why=why, source=claim.source)
 
 
-def _order(found: _Tested, p_holm: float) -> tuple[Outcome, str]:
-    words = f"{_interval(found)}, {p_value(p_holm)}"
+def _order(difference: Difference, p_holm: float, is_as_claimed: bool) -> tuple[Outcome, str]:
+    words = f"{_interval(difference)}, {p_value(p_holm)}"
     if p_holm >= LEVEL:
         return "too close to tell", words
-    return ("reproduced" if found.sign * found.difference.value > 0 else "not reproduced"), words
+    return ("reproduced" if is_as_claimed else "not reproduced"), words
+
+
+def _alone(words: str, unit: str) -> tuple[Outcome, str]:
+    return "too close to tell", f"{words}; but one {unit} does not tell noise from a difference"
 
 
 def _parity(found: _Tested) -> tuple[Outcome, str]:
     assert found.claim.margin is not None
     allowed = found.claim.margin * abs(found.second)
     low, high = found.gain
-    words = f"{_interval(found)}, margin {number(allowed)}"
+    words = f"{_interval(found.difference)}, margin {number(allowed)}"
     if low <= -allowed <= high:
         return "too close to tell", words
     return ("reproduced" if low > -allowed else "not reproduced"), words
 
 
-def _interval(found: _Tested) -> str:
-    d = found.difference
-    return f"{signed(d.value)} ({signed(d.low)} to {signed(d.high)})"
+def _interval(difference: Difference) -> str:
+    return f"{signed(difference.value)} ({signed(difference.low)} to {signed(difference.high)})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeated:
+    """The claim that a number lies above a bar, and what each of several runs found."""
+
+    claim: str
+    value_N: Float64[np.ndarray, "N"]
+    bar: float = 0.0
+    unit: str  # what is repeated: "seed"
+    words: str  # what the runs found
+    source: str = ""
+
+
+def judge_repeated(claims: Sequence[Repeated]) -> tuple[Verdict, ...]:
+    """Every claim by a t test over its runs, at 5 % after Holm's correction over the claims judged together."""
+    tested = [t_test(claim.value_N, claim.bar) if len(claim.value_N) > 1 else None for claim in claims]
+    p_values = [1.0 if found is None else found.p for found in tested]
+    verdicts = []
+    for claim, found, p in zip(claims, tested, holm(np.array(p_values)).tolist(), strict=True):
+        outcome, why = _alone(claim.words, claim.unit)
+        if found is not None:
+            outcome, why = _order(found, p, found.value > claim.bar)
+            why += f"; {claim.words}"
+        verdicts.append(Verdict(claim=claim.claim, outcome=outcome, why=why, source=claim.source))
+    return tuple(verdicts)
+
+
+def t_test(value_N: Float64[np.ndarray, "N"], bar: float = 0.0) -> Difference:
+    """The mean with its 95 % interval by Student's t, and the two-sided p of its distance to `bar`.
+
+    >>> found = t_test(np.array([1.0, 2.0, 3.0]))
+    >>> f"{found.value:.1f} ({found.low:.1f} to {found.high:.1f}), p = {found.p:.2f}"
+    '2.0 (-0.5 to 4.5), p = 0.07'
+    """
+    assert len(value_N) > 1, "one run has no spread"
+    mean, error = float(np.mean(value_N)), np.std(value_N, ddof=1) / np.sqrt(len(value_N))
+    # Of f degrees of freedom, t / sqrt(f) is the tangent of an angle whose density is cos(angle) ** (f - 1).
+    freedom = len(value_N) - 1
+    angle_A = (np.arange(ANGLES) + 0.5) * np.pi / (2 * ANGLES)
+    share_A = np.cos(angle_A) ** (freedom - 1)
+    share_A /= share_A.sum()
+    away_A = error * np.sqrt(freedom) * np.tan(angle_A)
+    half = float(away_A[np.searchsorted(share_A.cumsum(), 1 - LEVEL)])
+    p = float(share_A[away_A >= abs(mean - bar)].sum())
+    return Difference(mean, mean - half, mean + half, min(1.0, p))
 
 
 def answer(verdicts: Sequence[Verdict]) -> str:

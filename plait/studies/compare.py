@@ -16,9 +16,11 @@ import msgspec
 
 from plait.data import Dataset
 from plait.layouts import Layout, audit, draw, name_of, resolve
+from plait.layouts.audit import reader
 from plait.metrics.intervals import Estimate, average, bootstrap
 from plait.metrics.statistic import Statistic
-from plait.models.generative import ModelSettings, check_supported
+from plait.models.combining import check_supported
+from plait.models.generative import ModelSettings
 from plait.schema import Action, Amount, Binary, Categorical, Regression, check_unique
 from plait.studies.reading import origins
 from plait.studies.regret import limits, regrets
@@ -41,29 +43,21 @@ from plait.training.provenance import Provenance, protocol_line, provenance
 from plait.training.run import (
     Result,
     RunSettings,
+    check_takes_runs,
     config_of,
     load_answers,
     resolve_device,
     run,
     write_json,
 )
+from plait.training.selection import Selection
 from plait.training.settings import Optim, Protocol
 from plait.training.unread import check_read
 
 DRAWS = 1000
 SUMMARY = (
-    "command",
-    "commit",
-    "machine",
-    "date",
-    "version",
-    "dataset",
-    "protocol",
-    "cap",
-    "reference",
-    "oracle",
-    "summaries",
-)
+    "command", "commit", "machine", "date", "version", "dataset", "protocol", "cap", "reference", "oracle", "summaries",
+)  # fmt: skip
 RETRIEVAL_METRICS = ("hr@10", "ndcg@10", "hr@50", "ndcg@50", "mrr")
 
 
@@ -141,10 +135,11 @@ def compare_variants(
 
     Raises:
         ValueError: two variants have one name, one cannot be trained on this data, or the folder holds runs of other
-            settings or data.
+            settings or data, or is none for runs.
         ModuleNotFoundError: the extra `report` is not installed.
     """
     page_template()  # what the page lacks should be known before hours of training, not after
+    check_takes_runs(out)
     if num_seeds < 1:
         raise ValueError(f"seeds = {num_seeds}: expected at least 1")
     device = resolve_device(device)
@@ -230,6 +225,26 @@ def _check_variants(variants: Sequence[Variant], dataset: Dataset) -> None:
         check_supported(variant.layout, dataset.actions, model.trunk, model.exposure)
         check_read(config_of(dataset, variant.settings), variant.settings.protocol)
         check_labels(dataset, variant.layout)
+        _check_selection(variant, dataset)
+
+
+def _check_selection(variant: Variant, dataset: Dataset) -> None:
+    """Raises ValueError where the best epoch is to be chosen by what the layout or the data do not give."""
+    layout, actions = variant.layout, [action.name for action in dataset.actions]
+    selection = Selection.parse(variant.settings.protocol.select).resolve(reader(layout, "i") is not None)
+    for metric, _ in selection.weights:
+        _, of_action, action = metric.partition(":")
+        if reader(layout, "a" if of_action else "i") is None:
+            raise ValueError(
+                f"protocol.select names {metric!r}, and {variant.name} predicts no "
+                f"{'action' if of_action else 'next item'}; leave that layout out, or choose by what all of them give "
+                "(auto chooses for each)"
+            )
+        if of_action and action not in actions and metric != "loss:actions":
+            raise ValueError(
+                f"protocol.select names {metric!r}, and the data has no action {action!r}, only "
+                f"{', '.join(actions) or 'none'}"
+            )
 
 
 def _folder_name(name: str) -> str:

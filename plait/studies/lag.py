@@ -17,9 +17,10 @@ from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import training_inputs
 from plait.models.saving import load_model
 from plait.schema import UNKNOWN_ITEM, EventBatch
-from plait.studies.claims import Outcome, Verdict
+from plait.studies.claims import Repeated, Verdict, judge_repeated
 from plait.studies.compare import Variant
 from plait.studies.logs import Log
+from plait.studies.reading import origins_of
 from plait.studies.study import Figure, Finding, Place, shrunk
 from plait.training.checkpoint import write_whole
 from plait.training.provenance import protocol_line
@@ -45,9 +46,13 @@ class LagByOne:
     name: str
     log: Log
     variant: Variant
-    num_seeds: int = 3
+    num_seeds: int
     num_items: int = 100
     num_actions: int = 5
+
+    @property
+    def logs(self) -> tuple[Log, ...]:
+        return (self.log,)
 
     def quick(self) -> "LagByOne":
         variant = Variant(self.variant.name, shrunk(self.variant.settings))
@@ -56,7 +61,7 @@ class LagByOne:
     def run(self, study: str, place: Place) -> Finding:
         dataset, folder = self.log.open(place.logs, place.data), place.folder_of(study, self.name)
         device = resolve_device(place.device)
-        maps, wall_s, origins = [], 0.0, {}
+        maps, wall_s, runs = [], 0.0, []
         for seed in range(self.num_seeds):
             where = folder / "runs" / f"{self.variant.name}-seed{seed}"
             settings = self.variant.seeded(seed)
@@ -68,7 +73,7 @@ class LagByOne:
             batches = [dummies(dataset, self.num_items, self.num_actions, at) for at in PLACES]
             maps.append(np.stack([attention_map(model, batch) for batch in batches]))
             wall_s += result.wall_s
-            origins[str(result.provenance)] = f"seeds up to {seed}"
+            runs.append((self.variant.name, seed, result.provenance))
         map_SPLL = np.stack(maps)
         map_SLL = map_SPLL[:, 0]  # the paper's
         drawing = folder / "attention.svg"
@@ -82,7 +87,7 @@ class LagByOne:
             ),
             metrics={f"key {key}": "" for key in range(LENGTH)},
             figures=tuple(_figures(map_SLL)),
-            verdicts=tuple(looks_at(map_SPLL, offset) for offset in OFFSETS),
+            verdicts=judged(map_SPLL),
             notes=(
                 f"Attention of the last layer with the item at {PLACES[0]} and {LAST}, mean over heads, items, actions "
                 "and seeds; rows are queries. Low and high are the range over seeds. Verdicts are of the last query, "
@@ -91,7 +96,7 @@ class LagByOne:
             drawing=tuple(shaded(map_SLL.mean(0))),
             page=str(drawing.relative_to(place.out)),
             wall_s=wall_s,
-            origins=origins,
+            origins=origins_of(runs),
         )
 
 
@@ -141,9 +146,14 @@ def attention_map(model: GenerativeRecommender, batch: EventBatch) -> Float64[np
     return map_LL.double().numpy()
 
 
-def looks_at(map_SPLL: Float64[np.ndarray, "S P L L"], offset: int) -> Verdict:
-    """Whether the last query looks at what stands `offset` after the item more than at the same position when the
-    item is elsewhere; mean over places, and every seed must agree."""
+def judged(map_SPLL: Float64[np.ndarray, "S P L L"]) -> tuple[Verdict, ...]:
+    """Whether the last query looks at the item, and at the token after it."""
+    return judge_repeated([looks_at(map_SPLL, offset) for offset in OFFSETS])
+
+
+def looks_at(map_SPLL: Float64[np.ndarray, "S P L L"], offset: int) -> Repeated:
+    """How much more the last query looks at what stands `offset` after the item than at the same position when the
+    item is elsewhere; mean over places."""
     weight_SPL = map_SPLL[:, :, LAST]
     there_PS, elsewhere_PS = [], []
     for at, place in enumerate(PLACES):
@@ -152,15 +162,12 @@ def looks_at(map_SPLL: Float64[np.ndarray, "S P L L"], offset: int) -> Verdict:
         there_PS.append(weight_SPL[:, at, position])
         elsewhere_PS.append(weight_SPL[:, others, position].mean(1))
     there_S, elsewhere_S = np.mean(there_PS, axis=0), np.mean(elsewhere_PS, axis=0)
-    above_S = there_S > elsewhere_S
-    outcome: Outcome = "too close to tell"
-    if above_S.all() or not above_S.any():
-        outcome = "reproduced" if above_S.all() else "not reproduced"
-    return Verdict(
+    by_seed = (f"{a:.3f} against {b:.3f}" for a, b in zip(there_S, elsewhere_S, strict=True))
+    return Repeated(
         claim=f"the last query looks at {OFFSETS[offset]} more than at the same position without it",
-        outcome=outcome,
-        why=", ".join(f"{a:.3f} against {b:.3f}" for a, b in zip(there_S, elsewhere_S, strict=True))
-        + ", by seed",
+        value_N=there_S - elsewhere_S,
+        unit="seed",
+        words=f"{', '.join(by_seed)}, by seed",
         source="section 5.1.1",
     )
 

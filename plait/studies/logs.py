@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import msgspec
-import polars as pl
 
 from plait.data import Dataset, LeaveOneOut, Temporal, prepare, sources
 from plait.data.caching import cached_folder, open_if_whole
@@ -93,36 +92,31 @@ class Given:
     milliseconds: bool = False
 
     def open(self, kept: Path, given: Path | None) -> Dataset:
-        """Raises ValueError where an action is missing on some rows, beside what `Log.open` raises."""
+        """Raises ValueError where the file cannot be prepared, or an action is missing on some events, beside what
+        `Log.open` raises."""
         path = given / self.file if given else None
-        if path is not None and path.exists():
-            self._check_whole(path)
-            return prepare(
-                path,
-                user=self.user,
-                item=self.item,
-                time=self.time,
-                actions=self.actions,
-                time_unit="ms" if self.milliseconds else "s",
-                name=self.name,
-            )
-        where = f"{path} does not exist" if path else "no folder was given"
-        raise NotHere(f"{self.name}: {where}; give a folder with {self.file} ({self.what}) as --data")
+        if path is None or not path.exists():
+            where = f"{path} does not exist" if path else "no folder was given"
+            raise NotHere(f"{self.name}: {where}; give a folder with {self.file} ({self.what}) as --data")
+        dataset = prepare(
+            path,
+            user=self.user,
+            item=self.item,
+            time=self.time,
+            actions=self.actions,
+            time_unit="ms" if self.milliseconds else "s",
+            name=self.name,
+        )
+        for name, missing in dataset.manifest.counts.missing.items():
+            if missing:  # seldom by chance: what is left tells another story
+                raise ValueError(
+                    f"{path}: {name} is missing on {missing:,} events; expected {self.what}. Give a file whose rows "
+                    "all have it, such as those of users that are whole"
+                )
+        return dataset
 
     def quick(self) -> Simulated:
         return stand_in(self.name, self.actions)
-
-    def _check_whole(self, path: Path) -> None:
-        """Actions that are missing are seldom missing by chance: what is left of them tells another story."""
-        rows = pl.scan_parquet(path)
-        names = [action.name for action in self.actions if action.name in rows.collect_schema()]
-        missing = rows.select(pl.col(names).cast(pl.Float64).fill_nan(None).null_count()).collect()
-        for name, count in missing.row(0, named=True).items():
-            if count:
-                raise ValueError(
-                    f"{path}: {name} is missing on {count:,} rows; expected {self.what}. Give a file whose rows all "
-                    "have it, such as those of users that are whole"
-                )
 
 
 def stand_in(name: str, actions: tuple[Action, ...]) -> Simulated:

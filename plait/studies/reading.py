@@ -3,7 +3,7 @@
 The terminal and the page show the same; this is where it is decided.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +24,7 @@ from plait.studies.words import (
     times,
     with_prefix,
 )
+from plait.training.provenance import Provenance
 
 COST_COLUMNS = (
     "training FLOPs",
@@ -123,9 +124,8 @@ def findings(comparison: Comparison, metric: str) -> list[str]:
         contrast = summary.metrics[metric].vs_best
         if contrast is not None and not contrast.is_significant:
             ratio = times(summary.cost.train_flops / leader.cost.train_flops)
-            words = f"{signed(contrast.difference.value)}, {p_value(contrast.p_holm)}"
-            close = f"{summary.layout}, at {ratio} its training FLOPs, is not told apart from it ({words})."
-            return [f"{lead} {close}"]
+            words = _words(contrast, False, "the best")
+            return [f"{lead} {summary.layout}, at {ratio} its training FLOPs, against it {words}."]
     return [f"{lead} Every layout that trained for less is worse by more than chance."]
 
 
@@ -133,11 +133,12 @@ def rules(comparison: Comparison) -> list[str]:
     """How to read numbers and marks."""
     seeds = max((summary.num_seeds for summary in comparison.summaries), default=0)
     several = seeds > 1
-    told = "no seed of one within the other's" if several else "one seed each: training noise is not covered"
+    told = "users and seeds drawn" if several else "users drawn; one seed each: training noise is not covered"
     return [
         f"Best bold, second underlined. ± half the 95 % interval, by bootstrap over users"
         f"{f', of the mean over {seeds} seeds' if several else ''}.",
-        f"* differs from the column's best: p < {LEVEL:g}, paired, Holm over the column; {told}.",
+        f"* differs from the column's best: p < {LEVEL:g} that chance parts any two of the column as far "
+        f"(paired; {told}).",
         f"Cost: training FLOPs, {comparison.reference} = 1. {NOTHING} not measured.",
         *([ABOUT_ORACLE] if comparison.oracle else []),
     ]
@@ -163,22 +164,34 @@ def notes(comparison: Comparison) -> list[str]:
 
 def _stops(comparison: Comparison) -> list[str]:
     """The runs that did not finish by themselves, those of one reason together."""
-    reasons: dict[tuple[str, str], list[Row]] = {}
+    reasons: dict[tuple[str, str], list[tuple[str, int]]] = {}
     for row in comparison.rows:
         if row.status != "finished":
-            reasons.setdefault((row.status, row.note), []).append(row)
+            reasons.setdefault((row.status, row.note), []).append((row.layout, row.seed))
     return [
-        f"{'† ' if status == 'capped' else ''}{status}, {note}: {_names_of(rows)}"
-        for (status, note), rows in reasons.items()
+        f"{'† ' if status == 'capped' else ''}{status}, {note}: {_names_of(runs)}"
+        for (status, note), runs in reasons.items()
     ]
 
 
 def origins(rows: Sequence[Row]) -> dict[str, str]:
-    """The code and the machine of runs, and which runs are of them."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(str(msgspec.structs.replace(row.provenance, date="")), []).append(row)
-    return {origin: _names_of(its) for origin, its in found.items()}
+    """The code and the machine of rows, and which of them are of it."""
+    return origins_of((row.layout, row.seed, row.provenance) for row in rows)
+
+
+def origins_of(runs: Iterable[tuple[str, int, Provenance]], unit: str = "seed") -> dict[str, str]:
+    """The code and the machine of runs, each a name with its seed or whatever else is counted, and which runs are
+    of it. The date tells nothing apart: a study that runs past midnight is of one origin.
+
+    >>> at = Provenance(commit="0a1b")
+    >>> origins_of([("lac", 0, at), ("lac", 1, Provenance()), ("lac", 2, at)], "round")
+    {'commit 0a1b': 'lac (round 0, 2)', 'not recorded': 'lac (round 1)'}
+    """
+    found: dict[str, list[tuple[str, int]]] = {}
+    for name, count, provenance in runs:
+        undated = msgspec.structs.replace(provenance, date="")
+        found.setdefault(str(undated), []).append((name, count))
+    return {origin: _names_of(its, unit) for origin, its in found.items()}
 
 
 def _several_origins(comparison: Comparison) -> list[str]:
@@ -189,11 +202,11 @@ def _several_origins(comparison: Comparison) -> list[str]:
     return [f"The runs are not all of one commit and machine. {of_each}"]
 
 
-def _names_of(rows: Sequence[Row]) -> str:
-    seeds: dict[str, list[int]] = {}
-    for row in rows:
-        seeds.setdefault(row.layout, []).append(row.seed)
-    return ", ".join(f"{layout} (seed {', '.join(map(str, its))})" for layout, its in seeds.items())
+def _names_of(runs: Sequence[tuple[str, int]], unit: str = "seed") -> str:
+    counts: dict[str, list[int]] = {}
+    for name, count in runs:
+        counts.setdefault(name, []).append(count)
+    return ", ".join(f"{name} ({unit} {', '.join(map(str, its))})" for name, its in counts.items())
 
 
 def details(comparison: Comparison, metric: str) -> list[Detail]:
@@ -327,13 +340,9 @@ def _words(contrast: Contrast | None, is_it: bool, name: str) -> str:
     if contrast is None:
         return f"is {name}" if is_it else NOTHING
     difference = contrast.difference
-    if contrast.p_holm >= LEVEL:
-        verdict = "not told apart"
-    else:
-        verdict = "differs" if contrast.seeds_apart else "differs on these users, but seeds overlap"
     return (
         f"{signed(difference.value)} ({signed(difference.low)} to {signed(difference.high)}), "
-        f"{p_value(contrast.p_holm)}: {verdict}"
+        f"{p_value(contrast.p_adjusted)}: {'differs' if contrast.is_significant else 'not told apart'}"
     )
 
 

@@ -97,7 +97,7 @@ def metrics_of(
     answers = Answers(
         user_Q=asked.user_Q,
         item_Q=best.item_Q[row_Q],
-        rank_Q=_rank(best, row_Q, dataset, asked, protocol) if _ranks_fairly(protocol) else None,
+        rank_Q=_rank(best, row_Q, dataset, asked, protocol),
         predicted=_as_answered(best.mean, row_Q),
         label_QA=best.label_QA[row_Q],
         loss={},
@@ -146,11 +146,6 @@ def kind_of(metric: str) -> str:
     ('ndcg', 'auc')
     """
     return metric.partition(":")[0].partition("@")[0]
-
-
-def _ranks_fairly(protocol: Protocol) -> bool:
-    """Sampled items are never seen ones: where an answer may be one, being seen would tell that it is the answer."""
-    return protocol.negatives is None or protocol.filter_seen
 
 
 def _rank(

@@ -1,9 +1,12 @@
 """What a comparison found, as plain data: a row per layout and seed, a summary per layout, the setting.
 
 Where a study varies more than the layout, `layout` is the name of a variant.
+
+Shape letter: D draws.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Literal
 
 import msgspec
@@ -20,9 +23,10 @@ from plait.metrics.intervals import (
 )
 from plait.metrics.statistic import Statistic
 from plait.studies.regret import Regret, regrets
+from plait.studies.seeds import SeedNoise
 from plait.training.provenance import Provenance
 
-LEVEL = 0.05  # of the tests, after Holm's correction
+LEVEL = 0.05  # of the tests, after their correction
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,17 +81,18 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contrast(msgspec.Struct, frozen=True):
-    """A layout's metric minus another layout's, each averaged over its seeds, on the same users."""
+    """A layout's metric minus another layout's, each averaged over its seeds, on the same users.
+
+    Interval and p cover users and, where a layout has several, seeds.
+    """
 
     other: str
     difference: Difference
-    p_holm: float  # corrected for all layouts that are compared in this metric
-    seeds_apart: bool  # every seed of one side beats every seed of the other
+    p_adjusted: float  # for all layouts compared in this metric; against the best, for choosing it, too
 
     @property
     def is_significant(self) -> bool:
-        """Users alone do not settle it: where the seeds overlap, training noise could be the reason."""
-        return self.p_holm < LEVEL and self.seeds_apart
+        return self.p_adjusted < LEVEL
 
 
 class MetricSummary(msgspec.Struct, frozen=True):
@@ -202,7 +207,8 @@ def summarise(
     """One summary per layout that has a finished run, in the rows' order.
 
     Every metric is averaged over a layout's seeds and resampled by user, with the same draws for all layouts,
-    so that the differences are paired. p-values are corrected over the layouts compared in one metric (Holm).
+    so that the differences are paired. p-values are corrected over the layouts compared in one metric: those against
+    the reference by Holm, those against the best by what choosing it does (see `_despite_choice`).
 
     Args:
         statistics: by (layout, seed), the metrics of that run on the test users.
@@ -265,8 +271,12 @@ def _column(
     if defined:
         choose = max if next(iter(means.values())).better == "higher" else min
         best = choose(defined, key=defined.__getitem__)
-    against_reference = _contrasts(reference, seeds, means)
-    against_best = _contrasts(best, seeds, means)
+    noise = SeedNoise.of([boot.value for boot in its if boot.value is not None] for its in seeds.values())
+    sides = {
+        layout: noise.added(means[layout], len(seeds[layout]), side) for side, layout in enumerate(defined)
+    }
+    against_reference = _contrasts(reference, sides, _by_holm)
+    against_best = _contrasts(best, sides, _despite_choice)
     limit = {metric: average([resample(statistic) for statistic in limits])} if limits else {}
     return {
         layout: MetricSummary(
@@ -280,30 +290,57 @@ def _column(
     }
 
 
-def _contrasts(
-    other: str | None, seeds: Mapping[str, Sequence[Bootstrap]], means: Mapping[str, Bootstrap]
-) -> dict[str, Contrast]:
+def _contrasts(other: str | None, means: Mapping[str, Bootstrap], adjust: "_Adjust") -> dict[str, Contrast]:
     """Every layout against `other`, where both have the metric."""
-    if other is None or other not in means or means[other].value is None:
+    if other is None or other not in means:
         return {}
-    compared = [layout for layout, mean in means.items() if layout != other and mean.value is not None]
-    differences = []
-    for layout in compared:
+    differences = {}
+    for layout in (layout for layout in means if layout != other):
         try:
-            differences.append(paired_difference(means[layout], means[other]))
+            differences[layout] = paired_difference(means[layout], means[other])
         except ValueError as error:
             raise ValueError(f"{layout} against {other}: {error}") from None
-    adjusted = holm(np.array([difference.p for difference in differences]))
     return {
-        layout: Contrast(other, difference, float(p), _are_apart(seeds[layout], seeds[other]))
-        for layout, difference, p in zip(compared, differences, adjusted, strict=True)
+        layout: Contrast(other, differences[layout], p)
+        for layout, p in adjust(differences, means, other).items()
     }
 
 
-def _are_apart(a: Sequence[Bootstrap], b: Sequence[Bootstrap]) -> bool:
-    """Whether no seed's value lies within the range of the other side's."""
-    values_a, values_b = ([run.value for run in side if run.value is not None] for side in (a, b))
-    return max(values_a) < min(values_b) or max(values_b) < min(values_a)
+_Adjust = Callable[[Mapping[str, Difference], Mapping[str, Bootstrap], str], dict[str, float]]
+
+
+def _by_holm(
+    differences: Mapping[str, Difference], means: Mapping[str, Bootstrap], reference: str
+) -> dict[str, float]:
+    """p-values of several layouts against one that was fixed beforehand."""
+    adjusted = holm(np.array([difference.p for difference in differences.values()]))
+    return dict(zip(differences, adjusted.tolist(), strict=True))
+
+
+def _despite_choice(
+    differences: Mapping[str, Difference], means: Mapping[str, Bootstrap], best: str
+) -> dict[str, float]:
+    """p-values of several layouts against one that is only known to be the best from the same data.
+
+    Of layouts that are alike one is always ahead, and the more there are the further. So a difference to it is held
+    against the largest that chance makes between any two: the share of draws in which some pair, against where the
+    two are, moves apart by as much. Every pair is measured in its own standard errors, or one layout that scatters
+    more than the others would hide what tells these apart.
+
+    Source: Westfall & Young, Resampling-Based Multiple Testing, 1993, section 2.3 (single-step maxT), over all pairs.
+    """
+    away_D = {layout: mean.value_D - mean.value for layout, mean in means.items() if mean.value is not None}
+    largest_D = np.zeros(len(means[best].value_D))
+    adjusted = {}
+    with np.errstate(divide="ignore", invalid="ignore"):  # layouts that are as far apart for every user
+        for one, other in combinations(away_D, 2):
+            apart_D = away_D[one] - away_D[other]
+            largest_D = np.fmax(largest_D, np.abs(apart_D) / np.nanstd(apart_D))
+        for layout, difference in differences.items():
+            size = abs(difference.value) / np.nanstd(away_D[layout] - away_D[best])
+            p = float((1 + np.count_nonzero(largest_D >= size)) / (1 + len(largest_D)))
+            adjusted[layout] = max(difference.p, p)  # the pair's own p knows how little a few users tell
+    return adjusted
 
 
 def _spread(runs: Sequence[Bootstrap]) -> float | None:

@@ -4,10 +4,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from plait.data import Dataset
-from plait.studies.claims import Outcome, Verdict
+from plait.studies.claims import Repeated, Verdict, judge_repeated
 from plait.studies.compare import Variant, shared_line
 from plait.studies.logs import Log
+from plait.studies.reading import origins_of
 from plait.studies.study import Figure, Finding, Place, shrunk
 from plait.training.provenance import protocol_line
 from plait.training.run import Result, resolve_device, run
@@ -35,8 +38,12 @@ class Race:
     name: str
     log: Log
     racers: tuple[Racer, ...]
-    at_least: float | None = None  # %, where the paper claims one saving for all; else each racer's own
+    at_least: float | None = None  # % of the time, that the paper claims of all; None: that each saves some
     num_rounds: int = 5
+
+    @property
+    def logs(self) -> tuple[Log, ...]:
+        return (self.log,)
 
     def quick(self) -> "Race":
         racers = tuple(
@@ -56,12 +63,11 @@ class Race:
         ]  # seeds of the runs
         device = resolve_device(place.device)
         seeds = range(self.num_rounds + 1)
-        figures, verdicts = [], []
+        figures, savings = [], []
         for racer in self.racers:
             pairs = [(found[racer.cheap.name], found[racer.dear.name]) for found in rounds[1:]]
-            savings = [saving(cheap.train_wall_s, dear.train_wall_s) for cheap, dear in pairs]
-            figures += self._figures(racer, savings, *pairs[0])
-            verdicts.append(self.verdict(racer, savings))
+            savings.append([saving(cheap.train_wall_s, dear.train_wall_s) for cheap, dear in pairs])
+            figures += self._figures(racer, savings[-1], *pairs[0])
         return Finding(
             part=self.name,
             data=f"{self.log.name}: {dataset.num_users:,} users, {dataset.num_items:,} items",
@@ -77,13 +83,20 @@ class Race:
             ),
             metrics={SAVING: "training cost saving, %", THEORY: ""},
             figures=tuple(figures),
-            verdicts=tuple(verdicts),
+            verdicts=self.verdicts(savings),
             notes=(
                 f"Median of {self.num_rounds} rounds that take turns, after one that warms up; low and high are the "
                 "range. Seconds of a shared machine are no figures; their ratios within a round are.",
             ),
             wall_s=sum(result.wall_s for found in rounds for result in found.values()),
-            origins=_origins(rounds),
+            origins=origins_of(
+                (
+                    (name, number, result.provenance)
+                    for number, found in enumerate(rounds)
+                    for name, result in found.items()
+                ),
+                "round",
+            ),
         )
 
     def _round(self, number: int, dataset: Dataset, study: str, place: Place) -> Mapping[str, Result]:
@@ -111,28 +124,24 @@ class Race:
             Figure(variant=racer.name, metric=THEORY, value=saving(cheap.train_flops, dear.train_flops)),
         ]
 
-    def verdict(self, racer: Racer, savings: list[float]) -> Verdict:
-        """Every round must say the same."""
-        bar = racer.paper if self.at_least is None else self.at_least
-        outcome: Outcome = "too close to tell"
-        if min(savings) >= bar:
-            outcome = "reproduced"
-        elif max(savings) < bar:
-            outcome = "not reproduced"
-        return Verdict(
-            claim=f"at {racer.name}, {racer.cheap.name} saves at least {bar:.4g} % against {racer.dear.name}",
-            outcome=outcome,
-            why=f"{min(savings):.1f} to {max(savings):.1f} % in {len(savings)} rounds",
+    def verdicts(self, savings: Sequence[Sequence[float]]) -> tuple[Verdict, ...]:
+        """What each racer saves, round by round in %, against what the paper claims."""
+        return judge_repeated(
+            [
+                Repeated(
+                    claim=self._claim(racer),
+                    value_N=np.array(its),
+                    bar=self.at_least or 0.0,
+                    unit="round",
+                    words=f"{min(its):.1f} to {max(its):.1f} % in {len(its)} rounds",
+                )
+                for racer, its in zip(self.racers, savings, strict=True)
+            ]
         )
 
-
-def _origins(rounds: Sequence[Mapping[str, Result]]) -> dict[str, str]:
-    """Which rounds ran on which code and machine: those of a race that was stopped may differ."""
-    by_origin: dict[str, list[str]] = {}
-    for number, found in enumerate(rounds):
-        for origin in dict.fromkeys(str(result.provenance) for result in found.values()):
-            by_origin.setdefault(origin, []).append(str(number))
-    return {origin: f"round {', '.join(numbers)}" for origin, numbers in by_origin.items()}
+    def _claim(self, racer: Racer) -> str:
+        share = "time" if self.at_least is None else f"at least {self.at_least:.4g} % of the time"
+        return f"{racer.cheap.name} saves {share} against {racer.dear.name}"
 
 
 def saving(cheap: float, dear: float) -> float:

@@ -109,6 +109,9 @@ class Part(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def logs(self) -> tuple[Log, ...]: ...
+
     def quick(self) -> "Part":
         """The same in seconds."""
         ...
@@ -118,13 +121,28 @@ class Part(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Either:
+    """A part, and what is run in its place where a log of it is not here."""
+
+    first: Part
+    otherwise: Part
+
+    @property
+    def name(self) -> str:
+        return self.first.name
+
+    def quick(self) -> Part:
+        return self.first.quick()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     name: str  # of `plait study NAME`
     paper: str  # "LAC paper, table 1"
     question: str
     setting: tuple[Setting, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[Part | Either, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +157,6 @@ class Trial:
     claims: tuple[Claim, ...]
     num_seeds: int = 2
     notes: tuple[str, ...] = ()
-    otherwise: "Trial | None" = None  # what is done where the log is not here
 
     def __post_init__(self) -> None:
         names = {variant.name for variant in self.variants}
@@ -148,19 +165,16 @@ class Trial:
         assert {claim.metric for claim in self.claims} <= set(self.metrics), self.name
         assert all(len(row) == len(self.metrics) for row in self.paper.values()), self.name
 
+    @property
+    def logs(self) -> tuple[Log, ...]:
+        return (self.log,)
+
     def quick(self) -> "Trial":
         variants = tuple(Variant(variant.name, shrunk(variant.settings)) for variant in self.variants)
         return replace(self, log=self.log.quick(), variants=variants, num_seeds=1)
 
     def run(self, study: str, place: Place) -> Finding:
-        try:
-            dataset = self.log.open(place.logs, place.data)
-        except NotHere as error:
-            if self.otherwise is None:
-                raise
-            place.report(f"  {error}; instead: {self.otherwise.name}")
-            return self.otherwise.run(study, place)
-        folder = place.folder_of(study, self.name)
+        dataset, folder = self.log.open(place.logs, place.data), place.folder_of(study, self.name)
         compared = compare_variants(
             dataset,
             self.variants,
@@ -232,13 +246,12 @@ def words_of_epochs(rows: Sequence[Row]) -> str:
     return f"Trained for {trained} epochs; the best one in validation, which is judged, was {best}."
 
 
-def _range(numbers: Sequence[int]) -> str:
+def _range(numbers: Sequence[float]) -> str:
     """
-    >>> _range([8, 8]), _range([7, 5, 6])
-    ('8', '5 to 7')
+    >>> _range([8.0, 8.0]), _range([7.0, 0.3125, 6.0])
+    ('8', '0.3125 to 7')
     """
-    low, high = min(numbers), max(numbers)
-    return str(low) if low == high else f"{low} to {high}"
+    return " to ".join(f"{number:.4g}" for number in sorted({min(numbers), max(numbers)}))
 
 
 def failures(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -277,23 +290,48 @@ def is_recorded(study: Study, place: Place) -> bool:
     return not place.quick and len(chosen(study, place.parts).parts) == len(study.parts)
 
 
+def here(part: Part | Either, place: Place) -> Part:
+    """The part, or what stands in for it, with its logs opened: fetched, drawn or prepared, and kept for its runs.
+
+    Raises:
+        NotHere: a log is missing.
+        ValueError: a log that people gave cannot be read.
+    """
+    if isinstance(part, Either):
+        try:
+            return here(part.first, place)
+        except NotHere as error:
+            place.report(f"{part.name}: {error}; instead: {part.otherwise.name}")
+            return here(part.otherwise, place)
+    for log in part.logs:
+        log.open(place.logs, place.data)
+    return part
+
+
 def run_study(study: Study, place: Place) -> StudyResult:
     """Runs the parts that are asked for, as far as that is not done yet; what lacks its log is left out and said.
 
+    All logs are opened before the first part runs: what is wrong with the last one should not be told after hours.
+
     Raises:
-        ValueError: nothing could be run, a part is unknown, or a folder holds runs of other settings or data.
+        ValueError: nothing could be run, a part is unknown, a log cannot be read, or a folder holds runs of other
+            settings or data.
         ModuleNotFoundError: the extra `report` is not installed.
     """
-    findings, not_run = [], {}
+    parts: list[Part] = []
+    not_run = {}
     for part in chosen(study, place.parts).parts:
-        place.report(f"{study.name}, {part.name}")
         try:
-            findings.append((part.quick() if place.quick else part).run(study.name, place))
+            parts.append(here(part.quick() if place.quick else part, place))
         except NotHere as error:
             not_run[part.name] = str(error)
-            place.report(f"  not run: {error}")
-    if not findings:
+            place.report(f"{study.name}, {part.name}: not run: {error}")
+    if not parts:
         raise ValueError(f"{study.name}: nothing could be run. {' '.join(not_run.values())}")
+    findings = []
+    for part in parts:
+        place.report(f"{study.name}, {part.name}")
+        findings.append(part.run(study.name, place))
     origin = provenance(resolve_device(place.device))
     result = StudyResult(
         study=study.name,

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 from plait.data import Dataset, Targets
 from plait.layouts import Layout
-from plait.models.generative import supervises_candidates_only
+from plait.models.combining import supervises_candidates_only
 from plait.models.inputs import Exposure, Inputs, training_inputs
 from plait.models.late import LateStatistics
 from plait.schema import EventBatch
@@ -30,7 +30,8 @@ def users_of_step(
 
 def targets_of_step(dataset: Dataset, users_per_step: int, protocol: Protocol, epoch: int) -> list[Targets]:
     """The candidates of every step of an epoch where each is a sample: as many steps as there are of whole users."""
-    targets = dataset.train_targets(protocol.candidate_requests)
+    if not len(targets := dataset.train_targets(protocol.candidate_requests)):
+        return []
     order_Q = np.random.default_rng((protocol.seed, epoch)).permutation(len(targets))
     num_steps = -(-len(dataset.train_users()) // users_per_step)
     return [targets[chosen_Q] for chosen_Q in np.array_split(order_Q, num_steps) if len(chosen_Q)]

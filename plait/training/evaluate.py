@@ -4,7 +4,7 @@ One forward pass answers both questions: the next item is read at the history, t
 token of the event that came. Shape letters: Q queries (held-out events), A actions, V catalogue items.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
@@ -18,7 +18,7 @@ from plait.data import Dataset, Targets
 from plait.metrics import retrieval, scoring
 from plait.metrics.statistic import Statistic, mean_over_users
 from plait.models.generative import GenerativeRecommender
-from plait.models.inputs import Inputs, query_inputs
+from plait.models.inputs import Exposure, Inputs, query_inputs
 from plait.nn.actions import scaled
 from plait.schema import UNKNOWN_ITEM, Action, Binary, Categorical
 from plait.training.batches import ahead, asks_candidates
@@ -48,25 +48,26 @@ class Answers:
 def answers_of(
     model: GenerativeRecommender, dataset: Dataset, part: Part, protocol: Protocol, device: str = "cpu"
 ) -> Answers:
-    """Runs the model over every held-out event of a part. Leaves the model in evaluation mode."""
+    """Runs the model over every held-out event of a part. Leaves the model in evaluation mode.
+
+    What counts as seen does not depend on how a layout asks: all events of `Dataset.targets`' histories do.
+    """
     model.eval()
     exposure = model.config.settings.exposure
-    targets = dataset.targets(part, exposure.same_request)
-    if asks_candidates(model.layout, exposure, protocol):  # as in training: before their request
-        targets = dataset.before_requests(targets)
-    if not len(targets):
-        raise ValueError(f"{dataset.folder} has no {part} events to evaluate; see the counts of its manifest")
-    starts = range(0, len(targets), QUERIES_PER_STEP)
+    targets = targets_of(dataset, part, exposure)
+    as_candidates = asks_candidates(model.layout, exposure, protocol)  # as in training: before their request
     late = model.late_statistics()
+    starts = range(0, len(targets), QUERIES_PER_STEP)
     chunks = [targets[np.arange(at, min(at + QUERIES_PER_STEP, len(targets)))] for at in starts]
 
-    def prepare(chunk: Targets) -> tuple[Targets, Inputs]:
+    def prepare(asked: Targets) -> tuple[Targets, Inputs]:
+        chunk = dataset.before_requests(asked) if as_candidates else asked
         count_B = None
         if exposure.time_anchor == "current":  # the history is the same to all of its targets
             batch, count_B = dataset.candidate_batch(chunk, protocol.max_events, model.layout.lag)
         else:
             batch = dataset.target_batch(chunk, protocol.max_events, model.layout.lag)
-        return chunk, query_inputs(
+        return asked, query_inputs(
             model.layout,
             batch,
             ("i", "a"),
@@ -81,6 +82,21 @@ def answers_of(
         _answer(model, dataset, chunk, inputs, protocol, rng) for chunk, inputs in ahead(prepare, chunks)
     ]
     return _joined(parts, targets, dataset)
+
+
+def targets_of(dataset: Dataset, part: Part, exposure: Exposure) -> Targets:
+    """The held-out events that models of this exposure are asked about.
+
+    Raises:
+        ValueError: there are none.
+    """
+    targets = dataset.targets(part, exposure.same_request)
+    if len(targets):
+        return targets
+    why = "no user with an event in it has one before it; give other cuts, or --split leave_one_out"
+    if len(dataset.targets(part)):
+        why = "under same_request = blind, no user has an event before the request that is asked about"
+    raise ValueError(f"{dataset.folder} has no {part} events to evaluate: {why}")
 
 
 @dataclass(frozen=True)
@@ -137,7 +153,7 @@ def ranks_in_catalogue(
     protocol: Protocol,
     rng: np.random.Generator,
 ) -> Int64[np.ndarray, "Q"]:
-    """Ranks in the full catalogue, or among sampled items that were not seen; 1 is the top.
+    """Ranks in the full catalogue, or among sampled items; 1 is the top.
 
     Where seen items are filtered, an answer that was seen before could never be recommended: it ranks last,
     behind the unknown item. (To let it compete would tell the label by its being the one seen item left.)
@@ -158,9 +174,15 @@ def _ranks_of_unseen(
     protocol: Protocol,
     rng: np.random.Generator,
 ) -> Int64[np.ndarray, "Q"]:
-    """Ranks in which the answer always competes."""
+    """Ranks in which the answer always competes.
+
+    Where seen items stay in the list, they are sampled like others: against unseen items alone, an answer that was
+    seen would be told by that.
+    """
     start_Q1, query_S, seen_S = seen
     if protocol.negatives is not None:
+        if not protocol.filter_seen:
+            start_Q1, seen_S = np.zeros_like(start_Q1), seen_S[:0]
         item_QN = retrieval.sample_negatives(
             dataset.num_items, item_Q, start_Q1, seen_S, protocol.negatives, rng
         )
@@ -213,12 +235,17 @@ def measure(answers: Answers) -> dict[str, Statistic]:
     return found
 
 
-def values_of(answers: Answers) -> dict[str, float]:
-    """The metrics that are defined, and the losses: "loss:rating", and "loss:actions" for their sum."""
+def values_of(answers: Answers, untrained: Collection[str] = ()) -> dict[str, float]:
+    """The metrics that are defined, and the losses: "loss:rating", and "loss:actions" for their sum.
+
+    Args:
+        untrained: actions of weight 0, whose losses do not count in the sum.
+    """
     values = {name: statistic.value for name, statistic in measure(answers).items()}
     losses = {f"loss:{name}": loss for name, loss in answers.loss.items()}
-    if losses:
-        losses["loss:actions"] = sum(losses.values())
+    trained = [loss for name, loss in answers.loss.items() if name not in untrained]
+    if trained:
+        losses["loss:actions"] = sum(trained)
     return {name: value for name, value in values.items() if value is not None} | losses
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -28,7 +28,7 @@ from plait.models.inputs import Inputs
 from plait.nn.runtime import tune_process
 from plait.training.batches import check_labels, num_steps, training_stream
 from plait.training.checkpoint import differences, load_state, save_state, write_whole
-from plait.training.evaluate import answers_of, values_of
+from plait.training.evaluate import Part, answers_of, targets_of, values_of
 from plait.training.flops import step_flops
 from plait.training.interrupts import interrupts_kept
 from plait.training.optimiser import learning_rate, make_optimiser, warmup_steps
@@ -79,7 +79,7 @@ class Progress:
     spent: Spent = field(default_factory=Spent)
     curve: list[dict[str, float]] = field(default_factory=list)  # one row per validation
     best: float = -math.inf
-    best_epoch: int = 0
+    best_epoch: float = 0.0  # epochs trained until it
     stale: int = 0  # validations since the best, those during warm-up left out
     why_stopped: str = ""
 
@@ -91,6 +91,7 @@ class Fitted:
     model: GenerativeRecommender
     optim: Optim  # with the precision that was chosen
     progress: Progress
+    epochs: float  # trained; a cap may end inside one
     selection: Selection
 
 
@@ -123,16 +124,19 @@ def fit(
     tune_process()
     optim = replace(optim, precision=resolve_precision(optim.precision, device))
     layout = Layout.parse(config.layout, allow_leaks=config.settings.allow_leaks)
-    selection = Selection.parse(protocol.select).resolve(audit(layout).can_retrieve)
+    retrieves = audit(layout).can_retrieve and config.settings.retrieval_weight > 0
+    selection = Selection.parse(protocol.select).resolve(retrieves)
     check_read(config, protocol)
     check_labels(dataset, layout)
+    for part in get_args(Part):  # what the test lacks is told before the training, too
+        targets_of(dataset, part, config.settings.exposure)
     note = note_on_requests(dataset, config.settings, protocol, layout)
     for line in [*([note] if note else []), *notes_on_unread(config, protocol)]:
         report(line)
     run = _Run(dataset, config, optim, protocol, selection, folder, report, device, watch)
     if not run.restore():
         run.start()
-        if protocol.select != Selection.AUTO or protocol.negatives:
+        if str(selection) != "ndcg@10" or protocol.negatives:
             run.selected()  # settings that the data cannot meet are found before the first step, not after an epoch
         folder.mkdir(parents=True, exist_ok=True)
         if begin:
@@ -143,7 +147,7 @@ def fit(
             run.obey(arrived)
     run.model.load_state_dict(run.best_weights)
     run.model.eval()
-    return Fitted(run.model, optim, run.progress, selection)
+    return Fitted(run.model, optim, run.progress, run.epochs, selection)
 
 
 class _Run:
@@ -172,16 +176,20 @@ class _Run:
         self.best_weights: dict[str, Any] = {}
         self.steps_per_epoch = num_steps(dataset, optim.users_per_step, protocol)
         if not self.steps_per_epoch:
-            raise ValueError(
-                f"{dataset.folder}: no user has two training events, one to see and one to predict; prepare it with "
-                "later cuts, or with users of at least four events"
+            why = (
+                "no user has two training events, one to see and one to predict; prepare it with later cuts, or with "
+                "users of at least four events"
             )
+            if len(dataset.train_users()):
+                why = "no user has two requests in training, so no event has a history; use protocol.sample = 'user'"
+            raise ValueError(f"{dataset.folder}: {why}")
         asked = {
             "layout": config.layout,
             "model": config.settings,
             "optim": optim,
             "protocol": protocol,
             "data": dataset.manifest.content_hash,
+            "actions": dataset.actions,
         }
         self.fingerprint = msgspec.to_builtins(asked)
         self.saved_at_s = time.monotonic()
@@ -312,7 +320,8 @@ class _Run:
         """The validation metrics, and the one that is to rise."""
         with autocast(self.optim.precision, self.device):
             answers = answers_of(self.model, self.dataset, "validation", self.protocol, self.device)
-        metrics = values_of(answers)
+        weights = self.model.config.settings.action_weights
+        metrics = values_of(answers, [name for name, weight in weights.items() if not weight])
         return metrics, self.selection.value(metrics)
 
     def _step(self, users_U: Int64[np.ndarray, "U"], inputs: Inputs) -> None:
@@ -344,6 +353,11 @@ class _Run:
         amounts = ((spent.tokens, protocol.max_tokens), (spent.flops, protocol.max_flops))
         of_caps = [spent.steps * cap / amount for amount, cap in amounts if cap is not None and amount]
         return min([self.steps_per_epoch * protocol.max_epochs, *map(math.ceil, of_caps)])
+
+    @property
+    def epochs(self) -> float:
+        """Trained so far, with the share of the one that a cap ended."""
+        return self.progress.spent.steps / self.steps_per_epoch
 
     def _shares_spent(self) -> dict[str, float]:
         """By cap, in words, how much of it is spent: at 1 the run ends."""
@@ -380,18 +394,18 @@ class _Run:
         progress, spent = self.progress, self.progress.spent
         metrics, value = self.selected()
         if value > progress.best:
-            progress.best, progress.best_epoch, progress.stale = value, progress.epoch, 0
+            progress.best, progress.best_epoch, progress.stale = value, self.epochs, 0
             self.best_weights = _copy(self.model)
         elif spent.steps >= warmup_steps(self.optim, self.max_steps):
             progress.stale += 1  # before, too small a learning rate is no reason to give up
-        row = {"epoch": progress.epoch, "loss": progress.epoch_loss, **vars(spent), **metrics}
+        row = {"epoch": self.epochs, "loss": progress.epoch_loss, **vars(spent), **metrics}
         row = {name: float(number) for name, number in row.items()}  # as a checkpoint gives them back
         progress.curve.append(row)
         lines = "".join(json.dumps(row) + "\n" for row in progress.curve)
         write_whole(self.folder / METRICS, lambda aside: aside.write_text(lines))
         self.report(
-            f"epoch {progress.epoch:3d}  loss {progress.epoch_loss:.4f}  {self.selection} {abs(value):.4f}"
-            f"{' best' if progress.best_epoch == progress.epoch else ''}  {spent.tokens_per_s:,.0f} tokens/s"
+            f"epoch {self.epochs:3.4g}  loss {progress.epoch_loss:.4f}  {self.selection} {abs(value):.4f}"
+            f"{' best' if progress.best_epoch == self.epochs else ''}  {spent.tokens_per_s:,.0f} tokens/s"
         )
 
 

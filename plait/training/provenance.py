@@ -123,7 +123,8 @@ def _words_of_data(dataset: Dataset) -> list[str]:
 
 
 def _words_of_evaluation(model: ModelSettings, protocol: Protocol) -> list[str]:
-    ranked = f"{protocol.negatives} sampled unseen items" if protocol.negatives else "full catalogue"
+    sampled = f"{protocol.negatives} sampled {'unseen ' if protocol.filter_seen else ''}items"
+    ranked = sampled if protocol.negatives else "full catalogue"
     seen = "filtered (an answer seen before is a miss)" if protocol.filter_seen else "kept"
     exposure = model.exposure
     time = "known where actions are predicted" if model.trunk.reads_time else "unknown"
@@ -141,7 +142,7 @@ def _words_of_training(
     dataset: Dataset, model: ModelSettings, optim: Optim, protocol: Protocol, device: str
 ) -> list[str]:
     trunk, retrieval = model.trunk, model.retrieval.resolved(dataset.num_items)
-    select = "NDCG@10 (loss of the actions where a layout cannot retrieve)"
+    select = "NDCG@10 (loss of the actions where a layout does not retrieve)"
     if protocol.select != Selection.AUTO:
         select = protocol.select
     last = "request" if protocol.candidate_requests == 1 else f"{protocol.candidate_requests} requests"

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 
 from plait.data import Dataset
 from plait.data.history import Columns, save_vocabulary
+from plait.data.writing import MANIFEST
 from plait.models.generative import ModelConfig, ModelSettings
 from plait.models.saving import save_model
 from plait.schema import Action
@@ -57,8 +59,8 @@ class Result:
     selection: str
     actions: tuple[Action, ...]  # of the data, as fitted
     num_parameters: int
-    epochs: int
-    best_epoch: int
+    epochs: float  # trained; a cap may end inside one
+    best_epoch: float
     why_stopped: str
     train_tokens: int
     train_flops: float
@@ -81,13 +83,14 @@ def run(
     """Trains and tests, or goes on where the folder stands; a finished run is only read.
 
     Raises:
-        ValueError: the folder holds a run of other settings or data, or the settings, the data and the device do
-            not fit each other; nothing was written then.
+        ValueError: the folder holds a run of other settings or data, or is none for runs, or the settings, the data
+            and the device do not fit each other; nothing was written then.
         Diverged, KeyboardInterrupt: as `plait.training.loop.fit`.
     """
     start_s, device = time.perf_counter(), resolve_device(device)
     if (folder / RESULT).exists():
         return _finished(dataset, settings, folder)
+    check_takes_runs(folder)
     if not (folder / CHECKPOINT).exists():  # of a checkpoint, `fit` knows more: the data that it is of
         _check_settings(folder, settings)
     origin = provenance(device)
@@ -143,7 +146,7 @@ def _result(
         selection=str(fitted.selection),
         actions=dataset.actions,
         num_parameters=sum(p.numel() for p in fitted.model.parameters()),
-        epochs=progress.epoch,
+        epochs=fitted.epochs,
         best_epoch=progress.best_epoch,
         why_stopped=progress.why_stopped,
         train_tokens=progress.spent.tokens,
@@ -178,6 +181,17 @@ def resolve_device(device: str) -> str:
             f"device = {device!r}: torch finds no GPU here; use auto or cpu, or a torch built for CUDA"
         )
     return device
+
+
+def check_takes_runs(folder: Path) -> None:
+    """Raises ValueError where a folder cannot be made, or is a prepared dataset's."""
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"{place} is a file; name a folder (--out), which is made where it is missing")
+    if (folder / MANIFEST).exists():
+        raise ValueError(
+            f"{folder} holds a prepared dataset; name another folder for what is trained (--out)"
+        )
 
 
 def columns_of(dataset: Dataset) -> Columns:
@@ -238,21 +252,22 @@ def load_result(folder: Path) -> Result:
 
 
 def load_answers(folder: Path, actions: tuple[Action, ...]) -> Answers:
-    """The answers of a finished run, for the actions of its data."""
-    with np.load(folder / ANSWERS, allow_pickle=False) as arrays:
+    """The answers of a finished run, for the actions of its data. Raises ValueError where they are not whole."""
+    path = folder / ANSWERS
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            arrays = dict(found)
         return Answers(
-            user_Q=arrays["user_Q"],
-            item_Q=arrays["item_Q"],
-            rank_Q=arrays.get("rank_Q"),
-            predicted={
-                name.removeprefix("predicted:"): arrays[name]
-                for name in arrays
-                if name.startswith("predicted:")
-            },
-            label_QA=arrays["label_QA"],
+            user_Q=arrays.pop("user_Q"),
+            item_Q=arrays.pop("item_Q"),
+            rank_Q=arrays.pop("rank_Q", None),
+            label_QA=arrays.pop("label_QA"),
+            predicted={name.removeprefix("predicted:"): answer for name, answer in arrays.items()},
             loss={},
             actions=actions,
         )
+    except (FileNotFoundError, EOFError, KeyError, RuntimeError, ValueError, BadZipFile) as error:
+        raise _damaged(path, error) from error
 
 
 def _finished(dataset: Dataset, settings: RunSettings, folder: Path) -> Result:
@@ -281,6 +296,10 @@ def _read(path: Path, kind: type[Kind]) -> Kind:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except msgspec.MsgspecError as error:
-        raise ValueError(
-            f"{path} is damaged, or of another version of Plait ({error}). Use another folder, or delete it."
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} is damaged, or of another version of Plait ({error}). Use another folder, or delete it."
+    )

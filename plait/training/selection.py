@@ -16,7 +16,7 @@ class Selection:
     0.0
     """
 
-    AUTO: ClassVar[str] = "auto"  # ndcg@10 where the layout can retrieve, else the loss of the actions
+    AUTO: ClassVar[str] = "auto"  # ndcg@10 where retrieval is trained, else the loss of the actions
 
     weights: tuple[tuple[str, float], ...]
 
@@ -34,11 +34,11 @@ class Selection:
             parts.append((found[1], float(found[2] or 1)))
         return cls(tuple(parts))
 
-    def resolve(self, can_retrieve: bool) -> "Selection":
-        """AUTO made definite by what the layout can do."""
+    def resolve(self, retrieves: bool) -> "Selection":
+        """AUTO made definite by whether the next item is predicted, and trained to be."""
         if self.weights != ((self.AUTO, 1.0),):
             return self
-        return Selection((("ndcg@10" if can_retrieve else "loss:actions", 1.0),))
+        return Selection((("ndcg@10" if retrieves else "loss:actions", 1.0),))
 
     def value(self, metrics: dict[str, float]) -> float:
         """Raises ValueError where a metric was not measured, with those that were."""

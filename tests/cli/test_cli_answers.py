@@ -44,6 +44,41 @@ def test_questions_without_an_answer(
     assert message in complaint(capsys, 2, verb, run, *rest)
 
 
+def met(said: str, dataset: Dataset, user: str) -> tuple[int, int]:
+    """How many items were recommended, and how many of them the user has in the history."""
+    items = {item for item, _, _ in table_of(said)}
+    history = dataset.history(dataset.user_index(user))
+    return len(items), len(items & set(dataset.item_ids().gather(history.item_E - 1)))
+
+
+def test_recommendations_leave_out_what_the_run_was_judged_to_leave_out(
+    run: Path, dataset: Dataset, tmp_path: Path, capsys: Capture
+) -> None:
+    assert plait(*train(dataset, tmp_path / "kept", "--protocol.no-filter-seen")) == 0
+    least = dataset.num_items - len(dataset.history(dataset.user_index("u03")).item_E)
+    for folder, usual in ((run, "--filter-seen"), (tmp_path / "kept", "--no-filter-seen")):
+        words = ("recommend", folder, "--user", "u03", "-k")
+        found = {flag: said_by(capsys, *words, least, flag) for flag in ("--filter-seen", "--no-filter-seen")}
+        assert said_by(capsys, *words, least) == found[usual]
+        assert met(found["--filter-seen"], dataset, "u03") == (least, 0)
+        every = said_by(capsys, *words, dataset.num_items, "--no-filter-seen")
+        assert met(every, dataset, "u03")[0] == dataset.num_items and met(every, dataset, "u03")[1] > 0
+    assert met(said_by(capsys, *words, dataset.num_items), dataset, "u03")[0] == dataset.num_items
+
+
+def test_ids_that_hold_commas_or_begin_with_a_hyphen(tmp_path: Path, capsys: Capture) -> None:
+    log = random_log().with_columns(pl.col("item").replace("i05", "Heat, 1995"))
+    log = log.with_columns(pl.col("user").replace("u03", "-x1"))
+    assert prepared_by(log, tmp_path / "data") == 0
+    assert plait(*train(tmp_path / "data", tmp_path / "run")) == 0
+    words = ("score", tmp_path / "run", "--user=-x1", "--items")
+    rows = table_of(said_by(capsys, *words, 'i02, "Heat, 1995",i07'))
+    assert [row[0] for row in rows] == ["i02", "Heat,", "i07"]
+    assert "'Heat'" in complaint(capsys, 2, *words, "Heat, 1995")
+    assert '--items "Heat' in complaint(capsys, 2, *words, '"Heat, 1995')
+    assert "such as ''" in complaint(capsys, 2, *words, "")
+
+
 def renumbered(tmp_path: Path) -> tuple[tuple[object, ...], tuple[object, ...]]:
     """Recommendations from the trained dataset and from one that holds the same history of u05, but numbers users
     and items otherwise; both without items that only the second knows."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tiny import assert_caught
 from words import SMALL, Capture, complaint, plait, said_by, table_of, train
 
 from plait.data import Dataset
@@ -167,6 +168,14 @@ def test_a_comparison_tells_of_the_layouts_that_read_requests(
     [
         ("item,i[t] -> a[t] {values, helix, pool}", (), "not both"),
         ("item,lac", ("--model.trunk.hstu.bias",), "model.trunk.kind = hstu alone"),
+        (
+            "item,action_out",
+            ("--protocol.select", "ndcg@10"),
+            "'ndcg@10', and action_out predicts no next item",
+        ),
+        ("lac,item", ("--protocol.select", "mrr,auc:liked"), "'auc:liked', and item predicts no action"),
+        ("lac,item", ("--protocol.select", "loss:actions"), "'loss:actions', and item predicts no action"),
+        ("lac", ("--protocol.select", "auc:likd"), "the data has no action 'likd', only rating, liked"),
     ],
 )
 def test_every_layout_is_checked_before_the_first_run(
@@ -175,3 +184,65 @@ def test_every_layout_is_checked_before_the_first_run(
     words = ("compare", dataset.folder, "--layouts", layouts, "--out", tmp_path / "out", *SMALL, *more)
     assert reason in complaint(capsys, 2, *words)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("layouts", "select"), [("lac,action_out", "loss:actions,auc:liked=0.5"), ("lac,item", "ndcg@10")]
+)
+def test_a_metric_that_all_layouts_give_selects(
+    layouts: str, select: str, dataset: Dataset, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ("compare", dataset.folder, "--layouts", layouts, "--seeds", 1, "--protocol.select", select)
+    assert said_by(capsys, *words, "--out", tmp_path, *SMALL)
+
+
+SHORT = ("--optim.users-per-step", 3, "--protocol.max-tokens", 1)  # one of the 8 steps of an epoch
+
+
+def check_epochs(out: Path, expected: float) -> None:
+    [row] = rows_of(out)
+    assert (row["cost"]["epochs"], row["cost"]["best_epoch"]) == (expected, expected)
+    assert [point["epoch"] for point in row["curve"]] == [expected]
+    [summary] = msgspec.json.decode((out / "summary.json").read_bytes())["summaries"]
+    assert summary["cost"]["epochs"] == expected
+
+
+def test_a_cap_inside_an_epoch_counts_the_share_that_was_trained(
+    dataset: Dataset, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("compare", dataset.folder, "--layouts", "lac", "--seeds", 1, *SMALL, *SHORT, "--out")
+    assert "epoch 0.125  loss" in said_by(capsys, *words, tmp_path / "out")
+    check_epochs(tmp_path / "out", 0.125)
+    said = said_by(capsys, "evaluate", tmp_path / "out/runs/lac-seed0")
+    assert "epoch 0.125 of 0.125, chosen by" in said and "cap of 1 tokens reached" in said
+    monkeypatch.setattr(loop._Run, "epochs", property(lambda self: float(self.progress.epoch)))  # the mutant
+    assert said_by(capsys, *words, tmp_path / "mutant")
+    assert_caught(check_epochs, tmp_path / "mutant", 0.125)
+
+
+def test_epochs_that_were_written_as_whole_numbers_are_read(
+    dataset: Dataset, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ("compare", dataset.folder, "--layouts", "lac", "--seeds", 1, "--out", tmp_path, *SMALL)
+    assert said_by(capsys, *words)
+    before, result = rows_of(tmp_path), tmp_path / "runs/lac-seed0/result.json"
+    old, changed = re.subn(r'("(?:epochs|best_epoch|epoch)": \d+)\.0', r"\1", result.read_text())
+    assert changed == 4, "epochs, the best one, and those of the curve"
+    result.write_text(old)
+    assert said_by(capsys, *words) and rows_of(tmp_path) == before
+    assert re.search(r"^epoch [12] of 2, ", said_by(capsys, "evaluate", result.parent), re.MULTILINE)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, None])
+def test_answers_that_are_not_whole_are_named(
+    share: float | None, dataset: Dataset, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ("compare", dataset.folder, "--layouts", "lac", "--seeds", 1, "--out", tmp_path, *SMALL)
+    assert said_by(capsys, *words)
+    answers = tmp_path / "runs/lac-seed0/answers.npz"
+    whole = answers.read_bytes()
+    answers.unlink()
+    if share is not None:
+        answers.write_bytes(whole[: int(share * len(whole))])
+    for again in (words, ("evaluate", answers.parent)):
+        assert f"{answers} is damaged, or of another version of Plait" in complaint(capsys, 2, *again)

@@ -10,6 +10,7 @@ from tiny import random_log
 from words import ACTIONS, COLUMNS, SMALL, Capture, complaint, numbered, plait, prepared_by, said_by, train
 
 from plait.data import Dataset
+from plait.data.checking import MEANT
 from plait.training.run import load_answers
 
 
@@ -31,8 +32,11 @@ BAD_LOGS: dict[str, tuple[Callable[[pl.DataFrame], pl.DataFrame], str]] = {
     "ids of a wrong type": (lambda log: log.with_columns(pl.lit([1]).alias("user")), "column 'user' holds"),
     "null user": (changed("user", None), "user is missing: 1 rows, e.g. row 3"),
     "null item": (changed("item", None), "item is missing: 1 rows, e.g. row 3"),
-    "negative user among text": (changed("user", "-4"), "user is negative: 1 rows, e.g. row 3"),
-    "negative user": (lambda log: changed("user", -4)(numbered(log)), "user is negative: 1 rows, e.g. row 3"),
+    "negative user among text": (changed("user", "-4"), f"user is negative; {MEANT}: 1 rows, e.g. row 3"),
+    "negative user": (
+        lambda log: changed("user", -4)(numbered(log)),
+        f"user is negative; {MEANT}: 1 rows, e.g. row 3",
+    ),
     "NaN time": (
         lambda log: changed("time", float("nan"))(log.with_columns(pl.col("time").cast(pl.Float64))),
         "time is missing",

@@ -85,6 +85,14 @@ def test_datasets_are_listed(capsys: Capture) -> None:
         (("train", "{data}", "--layout", "lac", "--out", "{out}", "--model.action-weights.ratin", "2"), "'ratin'"),
         (("train", "{data}", "--layout", "lac"), "--out"),
         (("compare", "{data}", "--layouts", "item,item", "--out", "{out}"), "twice"),
+        (("compare", "{data}", "--layouts", "item,", "--out", "{out}"), "--layouts 'item,': one of 2 layouts is empty"),
+        (("compare", "{data}", "--layouts", "", "--out", "{out}"), "one of 1 layouts is empty"),
+        (("recommend", "{out}", "--user", "-x1", "-k", "3"), "If it is to be -x1, write --user=-x1"),
+        (("score", "{out}", "--user", "u00", "--items", "-a,b"), "If it is to be -a,b, write --items=-a,b"),
+        (("train", "{data}", "--layout", "lac", "--out", "{data}"), "holds a prepared dataset; name another folder"),
+        (("compare", "{data}", "--layouts", "lac", "--out", "{data}"), "holds a prepared dataset; name another folder"),
+        (("train", "{data}", "--layout", "lac", "--out", "{data}/manifest.json"), "manifest.json is a file; name a"),
+        (("compare", "{data}", "--layouts", "lac", "--out", "{data}/manifest.json/new"), "manifest.json is a file"),
         (("compare", "{data}", "--layouts", "item", "--seeds", "0", "--out", "{out}"), "at least 1"),
         (("evaluate", "{out}"), "no finished run"),
         (("recommend", "{out}", "--user", "u00"), "no finished run"),
@@ -96,7 +104,8 @@ def test_a_mistake_is_named_and_leaves_nothing(
     out = tmp_path / "out"
     message = message.replace("{data}", str(dataset.folder))
     assert message in complaint(capsys, 2, *(word.format(data=dataset.folder, out=out) for word in words))
-    assert not (out / "result.json").exists() and not (out / "runs").exists()
+    for folder in (out, dataset.folder):
+        assert not (folder / "result.json").exists() and not (folder / "runs").exists()
 
 
 def test_a_terminal_shows_a_bar_with_speed_and_time_left(

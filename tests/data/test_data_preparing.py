@@ -7,6 +7,7 @@ import pytest
 from plain_preparing import plain_prepare, random_rows
 
 from plait.data import Dataset, Temporal, coding, prepare, shaping
+from plait.data.checking import MEANT
 from plait.schema import Action, Amount, Binary, Categorical, Regression
 
 COLUMNS = {"user": "user", "item": "item", "time": "time"}
@@ -250,8 +251,13 @@ def test_a_torn_request_is_counted(tmp_path):
 
 BAD = {
     "user is missing": ("user", [7, None, 7, 7, 9, 9, 9, 9], "None"),
-    "user is negative": ("user", [7, -7, 7, 7, 9, 9, 9, 9], "-7"),
-    "item is negative": ("item", ["3", "-1", "b", "3", "-", "b", "3", "1"], "'-1'"),
+    f"user is negative; {MEANT}": ("user", [7, -7, 7, 7, 9, 9, 9, 9], "-7"),
+    f"item is negative; {MEANT}": ("item", ["3", "-1", "b", "3", "-", "b", "3", "1"], "'-1'"),
+    "item is above 2^63 - 1: give the column as text": (
+        "item",
+        pl.Series([1, 2**63, *range(6)], dtype=pl.UInt64),
+        str(2**63),
+    ),
     "item is not a whole number": ("item", [3, 1.5, 2, 3, 1, 1, 2, 3], "1.5"),
     "item is missing": ("item", ["a", "", "b", "a", "a", "b", "b", "a"], "''"),
     "time is missing": ("time", [1e9, math.nan, *([1e9] * 6)], "nan"),

@@ -80,6 +80,16 @@ def test_responses_come_as_the_truth_says(log):
             assert abs(ratio_E.mean() - 1) < 0.02 and abs(ratio_E.std() - SHAPE**-0.5) < 0.02
 
 
+@pytest.mark.parametrize("name", ["taste", "quality", "mood", "scenario"])
+def test_the_strongest_of_causes_leaves_chances_that_have_logarithms(name):
+    world = replaced(SMALL, **{name: 99.0})
+    truth = truth_of(world)
+    for column, response in enumerate(EVERY_KIND):
+        with np.errstate(all="raise"):
+            found = weights(response, item_chances(world, truth, column))
+        assert np.isfinite(found).all()
+
+
 def test_responses_keep_their_rates_whatever_the_strengths(log):
     tasted = draw_log(replaced(SMALL, taste=4.0, choice=3.0, follow=0.0))
     for world_log in (log, tasted):

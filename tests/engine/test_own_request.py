@@ -1,6 +1,8 @@
 """What is asked about in the request of the last event is asked about as it was trained; and how requests are told."""
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -15,11 +17,12 @@ from tiny import (
     batch_of,
     model_of,
     part_of,
+    together,
     trunk_of,
 )
 
 from plait.data.history import Columns
-from plait.engine import plain
+from plait.engine import plain, state
 from plait.engine.state import encode
 from plait.layouts import Layout, resolve
 from plait.models.combining import supervises_candidates_only
@@ -45,42 +48,79 @@ EXPOSED = [
 BLIND = Exposure(same_request="blind")
 
 
-def tied_log() -> EventBatch:
-    """Two users of a log without a request column: a request is the events of one time."""
-    request_E = np.array([0, 0, 1, 2, 2, 0, 1, 1])
+SHORT = 2  # a window that the requests of `long_log` outgrow
+
+
+def log_in(*requests: tuple[int, ...]) -> EventBatch:
+    """A user for each tuple of a log without a request column: a request is the events of one time."""
+    request_E = np.concatenate(requests)
     time_s_E = 1_000_000 + 7_000 * request_E**3
-    return EventBatch(**vars(batch_of((5, 3))) | {"request_E": request_E, "time_s_E": time_s_E})
+    batch = batch_of([len(one) for one in requests])
+    return replace(batch, request_E=request_E, time_s_E=time_s_E)
 
 
-def models() -> list[GenerativeRecommender]:
+def tied_log() -> EventBatch:
+    return log_in((0, 0, 1, 2, 2), (0, 1, 1))
+
+
+def long_log() -> EventBatch:
+    return log_in((0, 1, 1, 1, 2, 2, 2))
+
+
+def models(max_events: int, exposed: Sequence[tuple[str, Exposure]] = EXPOSED) -> list[GenerativeRecommender]:
     """Each trained on every event where it stands, and by choice on candidates."""
     found = []
-    for layout, (positions, exposure), chosen in itertools.product(LAYOUTS, EXPOSED, (False, True)):
+    for layout, (positions, exposure), chosen in itertools.product(LAYOUTS, exposed, (False, True)):
         if chosen and supervises_candidates_only(layout, exposure):
             continue  # as without the choice
         trunk = TrunkConfig(dim=12, num_layers=1, num_heads=2, dropout=0.0, positions=positions)
         try:
             settings = ModelSettings(trunk=trunk, exposure=exposure)
-            found.append(model_of(layout, settings=settings, asked_as_candidates=chosen))
+            asked = {"max_events": max_events, "asked_as_candidates": chosen}
+            found.append(model_of(layout, settings=settings, **asked))
         except ValueError:  # not for each other; `check_supported` has its own tests
             continue
     return found
 
 
+def by_candidates(model: GenerativeRecommender) -> bool:
+    return model.config.asked_as_candidates or supervises_candidates_only(
+        model.layout, model.config.settings.exposure
+    )
+
+
+def window_of(model: GenerativeRecommender, batch: EventBatch, event: int) -> tuple[EventBatch, int]:
+    """The window that training asks about an event in, and the event's place there: the last events of its history,
+    and what comes, which is its request or, where events are asked about where they stand, the event."""
+    user = int(np.searchsorted(batch.start_U1, event, side="right")) - 1
+    start, stop = batch.start_U1[user : user + 2].tolist()
+    begin, end = event, event + 1
+    if model.config.settings.exposure.same_request == "blind" or by_candidates(model):
+        mates = start + np.flatnonzero(batch.request_E[start:stop] == batch.request_E[event])
+        begin, end = int(mates[0]), int(mates[-1]) + 1
+    first = max(start, begin - model.config.max_events)
+    lead = min(first - start, model.layout.lag)
+    return part_of(batch, user, first - lead - start, end - start, lead), event - first + lead
+
+
 @torch.no_grad()
 def trained(model: GenerativeRecommender, batch: EventBatch) -> dict[tuple[str, int], np.ndarray]:
     """By field and event, the answer of training's question about it: an action, or the scores of all items."""
-    exposure = model.config.settings.exposure
-    by_candidates = model.config.asked_as_candidates or supervises_candidates_only(model.layout, exposure)
-    requests = 1 if by_candidates else None
-    inputs = training_inputs(model.layout, batch, exposure=exposure, candidate_requests=requests)
+    exposure, requests = model.config.settings.exposure, 1 if by_candidates(model) else None
+    windows, places = zip(
+        *(window_of(model, batch, event) for event in range(len(batch.item_E))), strict=True
+    )
+    rows = together(*windows)
+    inputs = training_inputs(model.layout, rows, exposure=exposure, candidate_requests=requests)
+    event_of = {
+        int(start) + place: n for n, (start, place) in enumerate(zip(rows.start_U1, places, strict=False))
+    }
     found = {}
     for asked, state_MD in zip(inputs.asked, model(inputs), strict=True):
         field = asked.target.fact.field
         answer_M = model.heads.predict(state_MD)["rating"] if field == "a" else model.item_scores(state_MD)
-        found |= {
-            (field, int(event)): answer.numpy() for event, answer in zip(asked.label_M, answer_M, strict=True)
-        }
+        labelled = zip(asked.label_M.tolist(), answer_M.numpy(), strict=True)
+        found |= {(field, event_of[label]): answer for label, answer in labelled if label in event_of}
     return found
 
 
@@ -88,20 +128,21 @@ def served(model: GenerativeRecommender, batch: EventBatch, field: str, event: i
     """The same of a state that holds all events before it, asked at its time."""
     user = int(np.searchsorted(batch.start_U1, event, side="right")) - 1
     history = part_of(batch, user, 0, event - int(batch.start_U1[user]))
-    state, at_s = encode(history, MAX_EVENTS, model.layout.lag), int(batch.time_s_E[event])
+    state = encode(history, model.config.max_events, model.layout.lag)
+    at_s = int(batch.time_s_E[event])
     if field == "a":
         return plain.score(model, state, batch.item_E[None, event : event + 1], at_s=at_s)["rating"][0, 0]
     item_1K, score_1K = plain.retrieve(model, state, NUM_ITEMS, False, at_s=at_s)
     return np.concatenate([[-np.inf], score_1K[0, np.argsort(item_1K[0])]], dtype=np.float32)
 
 
-def check_own_request() -> None:
-    batch = tied_log()
+def check_own_request(asked: Sequence[GenerativeRecommender], batch: EventBatch, first: int = 1) -> None:
+    """Of the events from `first` on."""
     met: dict[tuple[str, bool, str, bool], int] = {}
-    for model in models():
+    for model in asked:
         shown = model.config.settings.exposure
         for (field, event), answer in trained(model, batch).items():
-            if event in batch.start_U1:  # served by popularity
+            if event < first or event in batch.start_U1:  # served by popularity
                 continue
             found = served(model, batch, field, event)
             np.testing.assert_allclose(found, answer, rtol=1e-4, atol=1e-4, err_msg=f"{model.config}")
@@ -109,29 +150,62 @@ def check_own_request() -> None:
             key = field, tied, shown.same_request, model.config.asked_as_candidates
             met[key] = met.get(key, 0) + 1
     assert len(met) == 16, met
-    assert_not_vacuous(met, above=5)
+    assert_not_vacuous(met, above=1)
+
+
+def check_beyond_the_window() -> None:
+    learned = [pair for pair in EXPOSED if pair[0] == "learned"]
+    check_own_request(models(SHORT, learned), long_log(), first=4)
 
 
 def test_what_comes_at_the_time_of_the_last_event_is_answered_as_trained():
-    check_own_request()
+    check_own_request(models(MAX_EVENTS), tied_log())
+
+
+def test_so_it_is_where_history_and_request_outgrow_the_window():
+    check_beyond_the_window()
+
+
+def test_a_state_without_what_lay_before_a_long_request_is_caught(monkeypatch):
+    monkeypatch.setattr(state, "_kept", state.window)
+    assert_caught(check_beyond_the_window)
+
+
+def test_a_window_that_is_cut_before_the_request_is_left_out_is_caught(monkeypatch):
+    def cut_first(events, max_events, lag, own_U=None):
+        return right(right(events, max_events, lag), max_events, lag, own_U)
+
+    right = state.window
+    monkeypatch.setattr(plain, "window", cut_first)
+    with pytest.raises((AssertionError, ValueError)):
+        check_beyond_the_window()
+
+
+def test_a_window_of_more_than_training_has_is_caught(monkeypatch):
+    def more(events, max_events, lag, own_U):
+        return right(events, max_events, lag + 1, own_U)
+
+    right = state.window
+    monkeypatch.setattr(plain, "window", more)
+    assert_caught(check_beyond_the_window)
 
 
 @pytest.mark.parametrize(
     ("name", "broken"),
     [
-        ("in_last_request", lambda state, time_s_U, exposure_U: np.zeros(len(time_s_U), bool)),
-        ("before_last_request", lambda events, which_U: events),
+        ("in_last_request", lambda state, time_s_U, request_name_U: np.zeros(len(time_s_U), bool)),
+        ("window", lambda events, max_events, lag, own_U: state.window(events, max_events, lag)),
     ],
 )
 def test_a_request_of_its_own_for_everything_is_caught(name, broken, monkeypatch):
     monkeypatch.setattr(plain, name, broken)
-    assert_caught(check_own_request)
+    assert_caught(check_own_request, models(MAX_EVENTS), tied_log())
 
 
 def test_a_model_that_forgets_how_it_was_trained_to_be_asked_is_caught(monkeypatch):
     layouts_alone = property(lambda m: supervises_candidates_only(m.layout, m.config.settings.exposure))
     monkeypatch.setattr(GenerativeRecommender, "asks_candidates", layouts_alone)
-    assert_caught(check_own_request)
+    assert_caught(check_own_request, models(MAX_EVENTS), tied_log())
 
 
 def test_without_a_time_what_comes_is_of_a_later_request():

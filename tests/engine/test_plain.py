@@ -18,6 +18,7 @@ from tiny import (
     assert_caught,
     assert_not_vacuous,
     batch_of,
+    before_the_next,
     model_of,
     part_of,
     together,
@@ -25,12 +26,12 @@ from tiny import (
 )
 
 from plait.engine import plain
-from plait.engine.plain import before_the_next
-from plait.engine.state import State, encode
+from plait.engine.state import State, encode, window
 from plait.layouts import Layout, audit, resolve
 from plait.layouts.casting import SameRequest
 from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.models.inputs import Exposure, query_inputs
+from plait.models.late import LateSettings
 from plait.nn.config import TrunkConfig
 from plait.schema import UNKNOWN_ITEM, EventBatch
 
@@ -106,11 +107,51 @@ def test_neither_the_order_nor_the_company_of_candidates_matters(layout, monkeyp
     whole = plain.score(model, state, ITEMS)
     order = np.random.default_rng(0).permutation(np.tile(np.arange(ITEMS.shape[1]), 2))
     shuffled = plain.score(model, state, ITEMS[:, order])
-    monkeypatch.setattr(plain, "CANDIDATES_PER_STEP", len(LENGTHS) * 2)
-    in_steps = plain.score(model, state, ITEMS)
     for name, score_UC in whole.items():
         close(shuffled[name], score_UC[:, order])
-        close(in_steps[name], score_UC)
+
+
+def check_steps(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many sequences in memory at a time, of users and of candidates, give the answers of all at once."""
+    late = LateSettings(windows=(2,))
+    settings = ModelSettings(trunk=trunk_of(), exposure=Exposure(same_request="blind"), late=late)
+    model, state = model_of(resolve("lac"), max_events=WINDOW, settings=settings), state_of(resolve("lac"))
+    at_s = int(state.events.time_s_E[-1])  # of the last user's last request, and of no other's
+    ask = partial(plain.score, model, state, ITEMS, at_s=at_s), partial(plain.retrieve, model, state, 5, True)
+    scores, retrieved = (asked() for asked in ask)
+    met = {"sequences": [], "statistics": []}
+
+    def inputs(layout, batch, *arguments, right=plain.query_inputs, **more):
+        met["sequences"].append(batch.num_users)
+        return right(layout, batch, *arguments, **more)
+
+    def statistics(model, right=GenerativeRecommender.late_statistics):
+        met["statistics"].append(model)
+        return right(model)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plain, "SEQUENCES_PER_STEP", size)
+        patch.setattr(plain, "query_inputs", inputs)
+        patch.setattr(GenerativeRecommender, "late_statistics", statistics)
+        scores_in_steps, retrieved_in_steps = (asked() for asked in ask)
+    for name, score_UC in scores.items():
+        close(scores_in_steps[name], score_UC)
+    for found_UK, expected_UK in zip(retrieved_in_steps, retrieved, strict=True):
+        close(found_UK, expected_UK)
+    assert max(met["sequences"]) <= size and sum(met["sequences"]) == ITEMS.size + len(LENGTHS)
+    assert len(met["statistics"]) == 1, "they are the same for all steps"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_steps_of_users_and_of_candidates_change_no_answer(size, monkeypatch):
+    check_steps(size, monkeypatch)
+
+
+def test_steps_that_all_ask_about_the_first_users_are_caught(monkeypatch):
+    right = plain._Coming.of
+    first_ones = lambda coming, users: right(coming, slice(0, len(coming.time_s_U[users])))  # noqa: E731
+    monkeypatch.setattr(plain._Coming, "of", first_ones)
+    assert_caught(check_steps, 1, monkeypatch)
 
 
 def test_a_twin_gets_the_same_score():
@@ -146,13 +187,14 @@ def clock_model(layout: Layout, trunk: TrunkConfig, anchor: str) -> GenerativeRe
 @torch.no_grad()
 def states_at(model: GenerativeRecommender, state: State, field: str) -> list[torch.Tensor]:
     exposure = model.config.settings.exposure
-    batches = (before_the_next(state.events, time_s_U) for time_s_U in TIMES_S)
+    events = window(state.events, WINDOW, model.layout.lag)
+    batches = (before_the_next(events, time_s_U) for time_s_U in TIMES_S)
     return [model(query_inputs(model.layout, batch, (field,), exposure=exposure))[0] for batch in batches]
 
 
 def answer(model: GenerativeRecommender, state: State, field: str, at_s: int | None) -> np.ndarray:
     if field == "a":
-        return plain.score(model, state, ITEMS[:1, :2], at_s=at_s)["rating"]
+        return plain.score(model, state, ITEMS[: len(state.id_U), :2], at_s=at_s)["rating"]
     return plain.retrieve(model, state, 5, False, at_s=at_s)[1]
 
 
@@ -233,7 +275,8 @@ def check_retrieval(layout: Layout, filter_seen: bool) -> None:
     for user in range(len(LENGTHS)):
         history = part_of(batch, user)
         alone = encode(history, WINDOW, layout.lag)
-        (state_1D,) = model(query_inputs(layout, before_the_next(alone.events), ("i",)))
+        events = window(alone.events, WINDOW, layout.lag)
+        (state_1D,) = model(query_inputs(layout, before_the_next(events), ("i",)))
         score_V = model.item_scores(state_1D)[0].numpy()
         order = [item for item in np.argsort(-score_V, kind="stable") if item != UNKNOWN_ITEM]
         best = [item for item in order if not (filter_seen and item in history.item_E)][:k]
@@ -253,8 +296,8 @@ def test_forgetting_what_was_seen_before_the_window_is_caught(monkeypatch):
     right = plain.retrieve
 
     def forgetful(model, state, k, filter_seen):
-        start_U1 = state.events.start_U1
-        in_window = (state.events.item_E[a:b] for a, b in pairwise(start_U1))
+        events = window(state.events, WINDOW, 0)
+        in_window = (events.item_E[a:b] for a, b in pairwise(events.start_U1))
         return right(model, replace(state, seen_U=tuple(in_window)), k, filter_seen)
 
     monkeypatch.setattr(plain, "retrieve", forgetful)
@@ -281,8 +324,34 @@ def test_more_items_than_are_left_are_refused(k, filter_seen, left):
     layout = resolve("lac")
     state = state_of(layout)
     assert NUM_ITEMS - max(map(len, state.seen_U)) == 13
-    with pytest.raises(ValueError, match=f"k = {k}: expected 1 to {left}"):
+    whose = (
+        "that user 500 has not seen, of 17; ask for fewer" if filter_seen else "the items of the catalogue$"
+    )
+    with pytest.raises(ValueError, match=f"k = {k}: expected 1 to {left}, .*{whose}"):
         plain.retrieve(short_model(layout), state, k, filter_seen)
+
+
+def test_the_user_with_the_fewest_items_left_is_named():
+    """An item that the model does not know is none of the catalogue's."""
+    batch = batch_of((2, 4))
+    batch.item_E[:] = [3, 5, 1, 2, UNKNOWN_ITEM, 7]
+    state, model = encode(batch, WINDOW, 1, ["ann", "bob"]), short_model(resolve("lac"))
+    with pytest.raises(ValueError, match=r"k = 15: expected 1 to 14, .* that user 'bob' has not seen"):
+        plain.retrieve(model, state, 15, filter_seen=True)
+    assert plain.retrieve(model, state, 14, filter_seen=True)[0].shape == (2, 14)
+
+
+@pytest.mark.parametrize(("layout", "field", "fact"), [("lac", "i", r"i\[t\+1\]"), ("pc", "a", r"a\[t\+1\]")])
+def test_a_user_of_whom_nothing_lies_before_the_request_is_named(layout, field, fact):
+    """Bob's whole history is the request that is asked about; ann's is not."""
+    batch = replace(batch_of((3, 2)), request_E=np.array([0, 0, 1, 0, 0]), time_s_E=np.array([5, 5, 9, 9, 9]))
+    model = short_model(resolve(layout), same_request="blind")
+    state = encode(batch, WINDOW, model.layout.lag, ["ann", "bob"])
+    with pytest.raises(
+        ValueError, match=f"user 'bob' has 0 events before .*; predicting {fact} needs 1. Recomm"
+    ):
+        answer(model, state, field, 9)
+    assert len(answer(model, state, field, 10)) == 2
 
 
 def test_an_item_read_at_its_own_event_is_retrieved():

@@ -63,20 +63,24 @@ def build(plain: PlainLayout) -> Layout:
 @st.composite
 def layouts(draw: st.DrawFn) -> PlainLayout:
     """Data of layouts that make sense, leaking or not."""
-    tokens = draw(_tokens(may_mask=False))
-    candidate = draw(st.one_of(st.just([]), _tokens(may_mask=True)))
+    tokens = draw(_tokens(is_candidate=False))
+    candidate = draw(st.one_of(st.just([]), _tokens(is_candidate=True)))
     if not any(targets for _, targets, _ in (*tokens, *candidate)):
         tokens[0][1].append((("i", 1), []))
     return tokens, candidate
 
 
 @st.composite
-def _tokens(draw: st.DrawFn, may_mask: bool) -> list[PlainToken]:
+def _tokens(draw: st.DrawFn, is_candidate: bool) -> list[PlainToken]:
+    """A candidate's may show the mask, and predict of their own event alone."""
     past = st.tuples(FIELDS, st.integers(-3, 0))
-    shown = st.lists(past | st.just(("a", None)) if may_mask else past, min_size=1, max_size=3, unique=True)
+    shown = st.lists(
+        past | st.just(("a", None)) if is_candidate else past, min_size=1, max_size=3, unique=True
+    )
     rides = st.lists(st.sampled_from(RIDES), max_size=2, unique=True)
     tokens: list[PlainToken] = [(draw(shown), [], draw(rides)) for _ in range(draw(st.integers(1, 3)))]
-    for field, offset in draw(st.lists(st.tuples(FIELDS, st.integers(0, 2)), max_size=4, unique=True)):
+    offsets = st.integers(0, 0 if is_candidate else 2)
+    for field, offset in draw(st.lists(st.tuples(FIELDS, offsets), max_size=4, unique=True)):
         given = draw(st.lists(st.tuples(FIELDS, st.integers(-2, offset)), max_size=2, unique=True))
         tokens[draw(st.integers(0, len(tokens) - 1))][1].append(((field, offset), given))
     return tokens

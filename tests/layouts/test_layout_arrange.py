@@ -310,7 +310,7 @@ def test_a_read_at_another_token_or_of_another_target_is_noticed(monkeypatch):
 
 
 def test_a_spelled_candidate_is_read_at_its_own_tokens():
-    layout = Layout.parse("i[t] -> () / (i[t], a[t-1]) -> (); (a[?], i[t]) -> (a[t], i[t+1])")
+    layout = Layout.parse("i[t] -> () / (i[t], a[t-1]) -> (); (a[?], i[t]) -> a[t]")
     asked = read(layout, "a", last_events(np.array([0, 4]), np.array([0])))
     assert asked is not None and asked.row_M.tolist() == [4], "three of history, then the candidate's second"
     assert read(layout, "i", last_events(np.array([0, 4]), np.array([0]))) is None

@@ -127,10 +127,6 @@ def test_a_target_that_sees_its_item_answers_before_one_that_does_not():
     assert audit(Layout.parse("(i[t], a[t]) -> (a[t+1], a[t+2] | i[t+2])")).can_score == "late"
 
 
-def test_an_item_that_only_a_candidate_of_its_own_event_predicts_later_cannot_retrieve():
-    assert not audit(Layout.parse("i[t] -> a[t] / i[t] -> (a[t], i[t+1])")).can_retrieve
-
-
 def test_str_says_all_of_it():
     assert str(audit(resolve("pc"))).splitlines() == [
         "P1 information        full: items and actions both inform and supervise",
@@ -141,7 +137,13 @@ def test_str_says_all_of_it():
         "retrieves             yes",
         "scores a candidate    late",
         "tokens per event      1",
+        "blind to its request  no other event of it; i[t+1], a[t+1] only where it ends",
     ]
+    assert audit(named("action_out")).blindness == "no other event of it"
+    assert (
+        audit(named("lac")).blindness
+        == "no other event of it; a[t-1] of an earlier one; i[t+1] only where it ends"
+    )
     assert "i[t] from conditions up to c[t], items up to i[t-1], no action" in str(audit(named("lum")))
 
 

@@ -209,6 +209,7 @@ def test_lac_explained():
         "  retrieves             yes",
         "  scores a candidate    early",
         "  tokens per event      1",
+        "  blind to its request  no other event of it; a[t-1] of an earlier one; i[t+1] only where it ends",
         "",
         "Trunk FLOPs against item-only, one token per event and per candidate, 12 layers",
         "  training (d = 256)                  T = 100: 1.00, T = 1000: 1.00",

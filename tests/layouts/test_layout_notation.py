@@ -117,6 +117,10 @@ def test_a_parse_error_points_at_the_character(text, at, message):
         ("i[t] -> () / i[?] -> a[t]", "i[?] is shown; the learned mask is a candidate's action"),
         ("a[?] -> () / a[?] -> (); i[t] -> a[t]", "a[?] is shown; the learned mask is a candidate's action"),
         ("i[t] -> a[?]", "a[?] is no fact of the log"),
+        (
+            "i[t] -> () / i[t] -> a[t+1]",
+            "a candidate's token predicts a[t+1]; a candidate answers for its own",
+        ),
         ("i[t] -> a[t+1] | a[?]", "a[?] is no fact of the log"),
     ],
 )
@@ -134,7 +138,7 @@ def test_a_layout_without_tokens_or_with_a_token_that_shows_nothing_is_refused()
 
 
 def test_properties_read_the_candidate_and_the_heads_too():
-    layout = Layout.parse("i[t] -> a[t+1] | a[t-2] | i[t+1] {pool} / (i[t], a[?]) -> (a[t], i[t+1] | c[t-3])")
+    layout = Layout.parse("i[t] -> a[t+1] | a[t-2] | i[t+1] {pool} / (i[t], a[?]) -> a[t] | c[t-3]")
     assert layout.fields == {"i", "a", "c"}
     assert layout.rides == {"pool"}
     assert layout.lag == 3

@@ -9,12 +9,12 @@ from tiny import (
     MAX_EVENTS,
     asked_in_training,
     batch_of,
+    before_the_next,
     model_of,
     part_of,
     trunk_of,
 )
 
-from plait.engine.plain import before_the_next
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
 from plait.models.inputs import Exposure, query_inputs

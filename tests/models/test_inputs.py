@@ -5,8 +5,9 @@ import pytest
 from tiny import assert_caught, batch_of
 
 from plait.layouts import resolve
+from plait.layouts.arrange import SPECIALS, START
 from plait.models import inputs
-from plait.models.inputs import Inputs, query_inputs, training_inputs
+from plait.models.inputs import Exposure, Inputs, query_inputs, training_inputs
 from plait.nn.visibility import NO_REQUEST_BEFORE
 from plait.schema import EventBatch
 
@@ -73,3 +74,16 @@ def test_a_clock_that_goes_wrong_is_caught(mutant, monkeypatch):
     right = inputs._clock
     monkeypatch.setattr(inputs, "_clock", lambda *given: MUTANTS[mutant](right(*given)))
     assert_caught(check_table)
+
+
+@pytest.mark.parametrize(("lead", "lagged"), [(1, None), (2, 0)])
+def test_a_request_begun_before_the_window_lags_to_start_where_nothing_older_is_at_hand(lead, lagged):
+    """Blind windows: the lag counts from where the request begins, here at the event before the window."""
+    request_E = np.array([0, 1, 1, 2])[2 - lead :]
+    given = vars(batch_of([len(request_E)], lead_U=(lead,))) | {"request_E": request_E}
+    blind = Exposure(same_request="blind")
+    for batch_inputs in (training_inputs, lambda *asked, **how: query_inputs(*asked, ("a",), **how)):
+        shown = dict(batch_inputs(resolve("lac"), EventBatch(**given), exposure=blind).shown)
+        first, second = shown["a"].tolist()
+        assert first == (START if lagged is None else SPECIALS + lagged)
+        assert second == SPECIALS + lead, "the next request has its true lag"

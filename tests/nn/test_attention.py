@@ -6,8 +6,9 @@ import torch
 from tiny import assert_caught, assert_not_vacuous
 
 from plait.nn import attention
-from plait.nn.attention import Segments, attend, attend_blocked, attend_fused, attend_reference
+from plait.nn.attention import attend, attend_blocked, attend_fused, attend_reference
 from plait.nn.positions import alibi_slopes
+from plait.nn.visibility import Segments
 
 N, H, L = 3, 8, 11
 WAYS = (attend, attend_blocked, attend_fused)

@@ -73,3 +73,11 @@ def test_does_nothing_in_evaluation_or_at_zero():
 def test_refuses_what_is_no_share(p):
     with pytest.raises(ValueError, match=rf"Dropout\(p={p}\)"):
         Dropout(p)
+
+
+@pytest.mark.parametrize("p", (1e-9, 0.001, 1 / 512))
+def test_a_share_is_never_rounded_to_none_in_silence(p):
+    with pytest.raises(ValueError, match=rf"Dropout\(p={p}\).* rounds to one of 1/256 to 255/256"):
+        Dropout(p)
+    least = Dropout(1 / 512 + 1e-6)
+    assert (least(torch.ones(NUM)) == 0).sum() == pytest.approx(NUM / 256, rel=0.3)

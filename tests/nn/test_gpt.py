@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from plait.nn import config
-from plait.nn.attention import Segments, attend
+from plait.nn.attention import attend
 from plait.nn.config import TrunkConfig
 from plait.nn.trunk import Trunk
+from plait.nn.visibility import Segments
 
 SMALL = TrunkConfig(dim=12, num_layers=2, num_heads=3, dropout=0.0)
 POSITIONS = ("learned", "rope", "alibi")

@@ -160,6 +160,23 @@ def test_without_weight_only_the_pooling_sees_actions(family, weight):
     assert moved == (moved_in_trunk or "pool" in FAMILIES[family])
 
 
+@pytest.mark.parametrize(("positions", "actions_turn"), [("learned", False), ("rope", True)])
+def test_learned_positions_enter_the_items_alone(positions, actions_turn):
+    """By what the first layer of AttnDHN weighs its streams: RoPE, the paper's choice, orders both."""
+    trunk = trunk_of("dhn", positions)
+    x, ride, segments = packed()
+    turned = Segments(segments.segment_RL, segments.position_RL.flip(1))
+    of_items, of_actions = [], []
+    for places in (segments, turned):
+        angles, block = trunk.where(places).angles, trunk.blocks[0]
+        entered = trunk.enter(x, places)
+        of_items.append(block.items.project(entered, ride, angles)[:2])
+        of_actions.append(block.actions.project(ride, entered, angles)[:2])
+    for found, expected in ((of_items, True), (of_actions, actions_turn)):
+        (q, k), (turned_q, turned_k) = found
+        assert torch.equal(q, turned_q) != expected and torch.equal(k, turned_k) != expected
+
+
 def first_slots(state_RLD: Tensor) -> Tensor:
     return torch.stack([state_RLD[row, slots.start] for row, slots in USERS.values()])
 

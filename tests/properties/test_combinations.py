@@ -3,15 +3,16 @@
 import runpy
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
+import checks
 import conformance
 import jaxtyping
 import numpy as np
 import pytest
 import torch
-from conformance import CHECKS, OF_TRAINING, Case, a_log, cases, check_losses, failures
+from checks import CHECKS, OF_TRAINING, check_losses, failures
+from conformance import Case, a_log, cases
 from tiny import model_of
 
 from plait.engine import state
@@ -24,6 +25,7 @@ from plait.models.generative import ModelSettings
 from plait.models.inputs import Exposure
 from plait.nn import gpt, hstu, rides
 from plait.nn.attention import attend_reference
+from plait.nn.encoders import FeatureEncoder, ItemEncoder
 from plait.nn.visibility import Segments
 
 EVERY = list(combinations())
@@ -43,6 +45,31 @@ def shapes_are_not_checked():
 @pytest.mark.parametrize("combination", ALLOWED, ids=str)
 def test_a_combination_keeps_every_promise(combination):
     first, *others = cases(combination)
+    found = failures(first) + [failure for case in others for failure in failures(case, OF_TRAINING)]
+    assert not found, "\n".join(found)
+
+
+BLIND = Exposure(same_request="blind")
+# Of every family, by models that read features of every kind.
+DESCRIBED = [
+    ("lac-gpt-learned", Exposure()),
+    ("lac-gpt-learned", BLIND),
+    ("pc-gpt-rope", Exposure()),
+    ("lac_patched-gpt-alibi", Exposure()),
+    ("interleaved-hstu-rab", BLIND),
+    ("lac-hstu-alibi", Exposure()),
+    ("attn_lfa-gpt-rope", Exposure()),
+    ("attn_mvp-gpt-rope", Exposure()),
+    ("attn_mvp_early-gpt-alibi", BLIND),
+    ("attn_dhn-gpt-learned", Exposure()),
+    ("genrank-hstu-genrank", Exposure()),
+]
+
+
+@pytest.mark.usefixtures("shapes_are_not_checked")
+@pytest.mark.parametrize(("choices", "exposure"), DESCRIBED)
+def test_a_combination_keeps_every_promise_with_features(choices, exposure):
+    first, *others = cases(the(choices, exposure), knows_features=True)
     found = failures(first) + [failure for case in others for failure in failures(case, OF_TRAINING)]
     assert not found, "\n".join(found)
 
@@ -89,9 +116,6 @@ def the(choices: str, exposure: Exposure = Exposure()) -> Combination:
         c for c in ALLOWED if (c.name, c.trunk, c.positions, c.exposure) == (name, trunk, positions, exposure)
     )
     return found
-
-
-BLIND = Exposure(same_request="blind")
 
 
 def attend_to_all(monkeypatch):
@@ -177,13 +201,57 @@ def show_candidates_each_other(monkeypatch):
 
 
 def forget_what_lay_before_the_window(monkeypatch):
-    right = state._window
-    monkeypatch.setattr(state, "_window", lambda events, max_events, lag: right(events, max_events, 0))
-    monkeypatch.setattr(conformance, "encode", partial(_encode_with, right))
+    monkeypatch.setattr(checks, "window", lambda events, max_events, lag: state.window(events, max_events, 0))
 
 
-def _encode_with(window, history, max_events, lag):
-    return replace(state.encode(history, max_events, lag), events=window(history, max_events, lag))
+def change_inputs(monkeypatch, change):
+    right = inputs_module._inputs
+    monkeypatch.setattr(inputs_module, "_inputs", lambda *arguments: change(right(*arguments)))
+
+
+def take_all_for_the_first_user(monkeypatch):
+    change_inputs(monkeypatch, lambda inputs: replace(inputs, user_N=torch.zeros_like(inputs.user_N)))
+
+
+def show_the_next_context(monkeypatch):
+    change_inputs(monkeypatch, lambda inputs: replace(inputs, context_EF=inputs.context_EF.roll(-1, 0)))
+
+
+def know_new_items_by_id(monkeypatch):
+    """Of the items of a batch, though not in the table of all of them."""
+    right = ItemEncoder._vectors
+
+    def broken(encoder, item_N, is_new_N):
+        return right(encoder, item_N, is_new_N if item_N is None else torch.zeros_like(is_new_N))
+
+    monkeypatch.setattr(ItemEncoder, "_vectors", broken)
+
+
+def count(monkeypatch, now_M_of):
+    """Late features of the events up to another one."""
+    right = inputs_module._late
+
+    def broken(late, batch, cast, asked):
+        return right(late, batch, cast, replace(asked, now_M=now_M_of(asked)))
+
+    monkeypatch.setattr(inputs_module, "_late", broken)
+
+
+def count_the_event_itself(monkeypatch):
+    count(monkeypatch, lambda asked: asked.label_M + 1)
+
+
+def count_the_own_request(monkeypatch):
+    count(monkeypatch, lambda asked: asked.label_M)
+
+
+def append_without_context(monkeypatch):
+    right = state.joined
+
+    def broken(history, more):
+        return right(history, replace(more, context_EF=np.zeros_like(more.context_EF)))
+
+    monkeypatch.setattr(state, "joined", broken)
 
 
 MUTANTS = [
@@ -204,11 +272,23 @@ MUTANTS = [
     (show_candidates_each_other, "genrank-hstu-rab", Exposure(), {"check_candidates", "check_no_leak"}),
     (forget_what_lay_before_the_window, "lac-gpt-learned", Exposure(), {"check_append"}),
 ]
+OF_FEATURES = [
+    (take_all_for_the_first_user, "lac-gpt-learned", Exposure(), {"check_no_leak", "check_company"}),
+    (take_all_for_the_first_user, "genrank-hstu-genrank", Exposure(), {"check_no_leak", "check_company"}),
+    (show_the_next_context, "lac-gpt-learned", Exposure(), {"check_causality", "check_serving"}),
+    (show_the_next_context, "attn_lfa-gpt-rope", Exposure(), {"check_candidates", "check_company"}),
+    (know_new_items_by_id, "interleaved-hstu-rab", BLIND, {"check_serving"}),
+    (count_the_event_itself, "attn_mvp-gpt-rope", Exposure(), {"check_causality", "check_serving"}),
+    (count_the_own_request, "attn_mvp_early-gpt-alibi", BLIND, {"check_causality", "check_serving"}),
+    (count_the_own_request, "genrank-hstu-genrank", Exposure(), {"check_causality", "check_candidates"}),
+    (append_without_context, "attn_dhn-gpt-learned", Exposure(), {"check_append"}),
+]
+EVERY_MUTANT = [(*mutant, False) for mutant in MUTANTS] + [(*mutant, True) for mutant in OF_FEATURES]
 
 
-@pytest.mark.parametrize(("break_it", "choices", "exposure", "caught_by"), MUTANTS)
-def test_what_is_broken_is_caught(break_it, choices, exposure, caught_by, monkeypatch):
-    every = cases(the(choices, exposure))
+@pytest.mark.parametrize(("break_it", "choices", "exposure", "caught_by", "knows_features"), EVERY_MUTANT)
+def test_what_is_broken_is_caught(break_it, choices, exposure, caught_by, knows_features, monkeypatch):
+    every = cases(the(choices, exposure), knows_features)
     break_it(monkeypatch)
     found = {failure.split(",")[0] for case in every for failure in failures(case)}
     assert found >= caught_by, f"caught by {found}"
@@ -226,4 +306,12 @@ def test_weights_that_nothing_trains_are_caught(monkeypatch):
     monkeypatch.setattr(generative, "check_supported", lambda *_: None)
     case = Case(the("attn_dhn-gpt-learned"), model_of("i[t] -> a[t] {helix}"), by_candidates=False)
     (failure,) = failures(case, [check_losses])
-    assert "no training changes ['blocks.1.actions" in failure
+    assert "no training changes ['trunk.blocks.1.actions" in failure
+
+
+def test_features_that_nothing_trains_are_caught(monkeypatch):
+    case, *_ = cases(the("lac-gpt-learned"), knows_features=True)
+    right = FeatureEncoder.forward
+    monkeypatch.setattr(FeatureEncoder, "forward", lambda *arguments: right(*arguments).detach())
+    (failure,) = failures(case, [check_losses])
+    assert "no training changes ['users.codes.table.weight', 'context.codes.table.weight']" in failure

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from conformance import Case, check_no_leak, facts_read, states_and_facts
+from checks import check_no_leak, facts_read, states_and_facts
+from conformance import Case
 from tiny import EVERY_LAYOUT, assert_not_vacuous, batch_of, model_of
 
 from plait.layouts import Layout, audit

@@ -27,12 +27,13 @@ from plait.studies.ablation import (
     mean_of,
     targets_per_epoch,
 )
-from plait.studies.claims import Claim, SeedNoise
+from plait.studies.claims import Claim
 from plait.studies.compare import Variant
 from plait.studies.logs import ML_1M_LIKED, NotHere, stand_in
 from plait.studies.papers import attnmvp, genrank
+from plait.studies.seeds import SeedNoise
 from plait.studies.speed import Race
-from plait.studies.study import Figure, Finding, Place, Study, StudyResult, run_study, shrunk
+from plait.studies.study import Either, Figure, Finding, Place, Study, StudyResult, run_study, shrunk
 from plait.studies.tables import study_report
 from plait.training.settings import Protocol
 
@@ -106,8 +107,9 @@ EXPECTED = {
     genrank.PPNET: {".model.tower.gate"},
     genrank.SIMILAR: {".model.late.similar"},
 }
-ABLATIONS = [part for study in STUDIES for part in study.parts if isinstance(part, Ablation)]
-ABLATIONS += [part.otherwise for part in ABLATIONS if part.otherwise]
+PARTS = [part for study in STUDIES for part in study.parts]
+PARTS += [its for part in PARTS if isinstance(part, Either) for its in (part.first, part.otherwise)]
+ABLATIONS = [part for part in PARTS if isinstance(part, Ablation)]
 
 
 def check_one_thing_changes(ablation: Ablation) -> None:
@@ -276,7 +278,7 @@ def pair(rate: float) -> tuple[Variant, Variant]:
     return first, second
 
 
-def finding_of(ablation: Ablation, out: Path, **more: Any) -> Finding:
+def finding_of(ablation: Ablation | Either, out: Path, **more: Any) -> Finding:
     study = Study(name="tiny", paper="no paper", question="Does it run?", setting=(), parts=(ablation,))
     [finding] = run_study(study, place(out, quick=False, **more)).findings
     return finding
@@ -303,6 +305,6 @@ def test_another_ablation_stands_in_for_a_missing_log(tmp_path: Path) -> None:
     missing = tiny_ablation(name="films", arms=(Arm(ML_1M_LIKED, arm.variants),))
     with pytest.raises(ValueError, match=r"nothing could be run.*ml-1m-liked\.parquet"):
         finding_of(missing, tmp_path)
-    assert finding_of(replace(missing, otherwise=tiny_ablation()), tmp_path).part == "tiny"
+    assert finding_of(Either(missing, tiny_ablation()), tmp_path).part == "tiny"
     with pytest.raises(NotHere):
         ML_1M_LIKED.open(tmp_path, None)

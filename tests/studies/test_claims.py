@@ -17,7 +17,19 @@ from plait.metrics.intervals import bootstrap, paired_difference
 from plait.metrics.scoring import labelled, rmse
 from plait.metrics.statistic import Statistic, mean_over_users
 from plait.studies import claims
-from plait.studies.claims import Claim, SeedNoise, Statistics, Verdict, answer, averages, judge, seed_noise
+from plait.studies.claims import (
+    Claim,
+    Repeated,
+    Statistics,
+    Verdict,
+    answer,
+    averages,
+    judge,
+    judge_repeated,
+    seed_noise,
+    t_test,
+)
+from plait.studies.seeds import SeedNoise
 
 U = 307
 Judge = Callable[[Sequence[Claim], Statistics], tuple[Verdict, ...]]
@@ -143,7 +155,7 @@ def test_training_noise_is_not_taken_for_a_difference(
     runs = dict(runs_without_a_difference(0, num_seeds))
     runs |= {("a", n): raised(runs["a", n]["hr@10"], by=2.0) for n in range(num_seeds)}
     assert outcome(runs, claim()) == ["reproduced"]  # forty times what seeds scatter by
-    monkeypatch.setattr(claims, "seed_noise", lambda statistics, metric: claims.SeedNoise())
+    monkeypatch.setattr(claims, "seed_noise", lambda statistics, metric: SeedNoise())
     assert share_of_false_findings(num_seeds, 30, claim()) > 0.5  # without the term
     assert_caught(check_training_noise, num_seeds)
 
@@ -158,7 +170,6 @@ def test_noise_is_pooled_over_all_variants_with_several_seeds() -> None:
     found = seed_noise(runs, "hr@10")
     assert found.variance == pytest.approx((0.02 + 0.06) / 3) and found.freedom == 3
     assert seed_noise(runs, "hr@5") == SeedNoise()
-    assert not SeedNoise(0.1, 3).draws(1, 2, 5).any() and SeedNoise(0.1, 3).draws(2, 2, 5).any()
 
 
 def raised(statistic: Statistic, by: float) -> dict[str, Statistic]:
@@ -219,6 +230,41 @@ def test_what_was_not_measured_is_said() -> None:
 def test_one_line_says_what_became_of_all_claims() -> None:
     found = judge((claim(), claim("b", "a"), claim("a", "c")), measured(0.05))
     assert answer(found) == "reproduced in 1 of 3 claims, not in 1, 0 too close to tell, 1 not measured"
+
+
+def repeated(*value_N: float, bar: float = 0.0) -> Repeated:
+    return Repeated(
+        claim="", value_N=np.array(value_N, dtype=np.float64), bar=bar, unit="round", words="so it was"
+    )
+
+
+def test_runs_without_users_are_tested_by_their_spread() -> None:
+    """Critical values of Student's t, two-sided at 5 %: 12.706 with one degree of freedom, 2.776 with four."""
+    for critical, value_N in ((12.706, [0.0, 2.0]), (2.776, [3.0, 5.0, 4.0, 6.0, 2.0])):
+        found, error = t_test(np.array(value_N)), np.std(value_N, ddof=1) / np.sqrt(len(value_N))
+        half = critical * error
+        assert [found.low, found.high] == pytest.approx([found.value - half, found.value + half], rel=0.001)
+        above, below = (t_test(np.array(value_N), found.value - part * half).p for part in (1.01, 0.99))
+        assert above < 0.05 < below
+    assert t_test(np.array([1.0, 1.0]), 1.0).p == 1.0
+
+
+def test_repeated_runs_lie_above_or_below_the_bar_or_are_too_close() -> None:
+    """The first would do alone; beside nineteen that say nothing it is what chance brings."""
+    strong, weak, against = (repeated(40, 42, 41, bar=bar) for bar in (31.3, 40.6, 60.0))
+    found = judge_repeated([strong, weak, against])
+    assert [v.outcome for v in found] == ["reproduced", "too close to tell", "not reproduced"]
+    assert found[0].why.startswith("+41.00 (+38.52 to +43.48), p = 0.0") and found[0].why.endswith(
+        "; so it was"
+    )
+    nothing = repeated(-1, 0, 1)
+    assert judge_repeated([strong, *[nothing] * 19])[0].outcome == "too close to tell"
+
+
+def test_one_run_settles_nothing() -> None:
+    [verdict] = judge_repeated([repeated(99.0)])
+    assert verdict.outcome == "too close to tell"
+    assert verdict.why == "so it was; but one round does not tell noise from a difference"
 
 
 def test_a_margin_must_leave_room() -> None:

@@ -3,6 +3,11 @@
 Shape letters: S seeds, P places of the item, L tokens, R rows, N heads, H head width.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import tiny
@@ -15,7 +20,24 @@ from plait.models.inputs import training_inputs
 from plait.nn.config import TrunkConfig
 from plait.nn.gpt import GptBlock
 from plait.schema import UNKNOWN_ITEM
-from plait.studies.lag import LAST, LENGTH, OFFSETS, PLACES, attention_map, dummies, looks_at, shaded, svg
+from plait.studies import lag
+from plait.studies.claims import Verdict
+from plait.studies.lag import (
+    LAST,
+    LENGTH,
+    OFFSETS,
+    PLACES,
+    attention_map,
+    dummies,
+    judged,
+    looks_at,
+    shaded,
+    svg,
+)
+from plait.studies.papers import lac
+from plait.studies.study import Place
+from plait.training.provenance import Provenance
+from plait.training.run import run
 
 
 def test_the_dummy_sequence_is_the_papers(dataset: Dataset) -> None:
@@ -88,31 +110,82 @@ def maps(*seeds: str) -> np.ndarray:
         for at, place in enumerate(PLACES):
             for offset in OFFSETS:
                 towards = {"item": offset == 0, "both": True, "neither": False}[looks]
-                map_SPLL[seed, at, LAST, place + offset] += 0.05 if towards else -0.05
+                map_SPLL[seed, at, LAST, place + offset] += (0.05 if towards else -0.05) + 0.001 * seed
     return map_SPLL
 
 
 def outcomes(*seeds: str) -> list[str]:
-    return [looks_at(maps(*seeds), offset).outcome for offset in OFFSETS]
+    return [verdict.outcome for verdict in judged(maps(*seeds))]
 
 
 def test_content_is_told_from_position() -> None:
     """A position that is always looked at says nothing of what stands there."""
-    assert outcomes("both", "both") == ["reproduced", "reproduced"]
-    assert outcomes("neither", "neither") == ["not reproduced", "not reproduced"]
-    assert outcomes("item", "item") == ["reproduced", "not reproduced"]
+    assert outcomes(*["both"] * 3) == ["reproduced", "reproduced"]
+    assert outcomes(*["neither"] * 3) == ["not reproduced", "not reproduced"]
+    assert outcomes(*["item"] * 3) == ["reproduced", "not reproduced"]
     of_the_paper = maps("neither")[0, 0, LAST]  # at 1, more than at 0, 3 and 4 all the same
     assert of_the_paper[1] > of_the_paper[[0, 3, 4]].max()
 
 
-def test_all_seeds_must_agree() -> None:
-    assert outcomes("both", "neither") == ["too close to tell"] * 2
-    assert outcomes("both", "item") == ["reproduced", "too close to tell"]
+def test_seeds_that_disagree_settle_nothing() -> None:
+    assert outcomes("both", "neither", "both") == ["too close to tell"] * 2
+    assert outcomes("both", "item", "both") == ["reproduced", "too close to tell"]
+
+
+def test_one_seed_settles_nothing() -> None:
+    """What --quick runs."""
+    found = judged(maps("both"))
+    assert [verdict.outcome for verdict in found] == ["too close to tell"] * 2
+    assert all("one seed does not tell noise" in verdict.why for verdict in found)
 
 
 def test_attention_is_held_against_the_same_position() -> None:
     """0.9, 0.2 and 0.5 of positions 1 to 3, and 0.05 more where the item is."""
-    assert "0.583 against 0.533, by seed" in looks_at(maps("both"), 0).why
+    assert looks_at(maps("both"), 0).words == "0.583 against 0.533, by seed"
+
+
+def check_random_maps(judge: Callable[[np.ndarray], tuple[Verdict, ...]], trials: int = 100) -> None:
+    """5 % are to be expected of both verdicts together; of 100 trials, 12 % are as likely as 1 in 200."""
+    rng = np.random.default_rng(0)
+    settled = [
+        any(
+            verdict.outcome != "too close to tell"
+            for verdict in judge(rng.dirichlet(np.ones(LENGTH), (num_seeds, len(PLACES), LENGTH)))
+        )
+        for num_seeds in (3, 6)
+        for _ in range(trials // 2)
+    ]
+    assert sum(settled) < 0.12 * trials, sum(settled)
+
+
+def by_agreement(map_SPLL: np.ndarray) -> tuple[Verdict, ...]:
+    """A verdict wherever every seed says the same."""
+    agree = [abs(np.sign(looks_at(map_SPLL, offset).value_N).sum()) == len(map_SPLL) for offset in OFFSETS]
+    return tuple(
+        Verdict(claim="", outcome="reproduced" if alike else "too close to tell", why="") for alike in agree
+    )
+
+
+def test_random_maps_settle_nothing() -> None:
+    check_random_maps(judged)
+    assert_caught(check_random_maps, by_agreement)
+
+
+def test_the_runs_say_where_they_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed 1 of another commit, and after midnight; the study has seeds enough to decide."""
+    [part] = lac.figure_2.parts
+    assert isinstance(part, lag.LagByOne) and part.num_seeds == 6
+
+    def run_elsewhere(dataset: Dataset, settings: Any, *arguments: Any) -> Any:
+        seed = settings.protocol.seed
+        origin = Provenance(commit="ab"[seed == 1], date=f"2030-01-0{1 + seed}")
+        return replace(run(dataset, settings, *arguments), provenance=origin)
+
+    monkeypatch.setattr(lag, "run", run_elsewhere)
+    where = Place(out=tmp_path, quick=True, report=lambda line: None)
+    finding = replace(part.quick(), num_seeds=3).run("figure", where)
+    assert finding.origins == {"commit a": "lac (seed 0, 2)", "commit b": "lac (seed 1)"}
+    assert len(finding.verdicts) == 2
 
 
 def test_the_drawings_show_the_map() -> None:

@@ -17,10 +17,20 @@ from plait.data import Dataset, sources
 from plait.schema import Action, Regression
 from plait.studies.claims import Claim
 from plait.studies.compare import Variant, compare_variants, shared_line
-from plait.studies.logs import Given, NotHere, Public, Simulated, stand_in
+from plait.studies.logs import Given, Log, NotHere, Public, Simulated, stand_in
 from plait.studies.papers import STUDIES, attnmvp, lac, lac_setup
 from plait.studies.speed import Race
-from plait.studies.study import Part, Place, Study, StudyResult, Trial, run_study, shrunk, words_of
+from plait.studies.study import (
+    Either,
+    Part,
+    Place,
+    Study,
+    StudyResult,
+    Trial,
+    run_study,
+    shrunk,
+    words_of,
+)
 from plait.studies.tables import study_list, study_report
 from plait.training import loop
 from plait.training.run import load_result
@@ -57,7 +67,7 @@ def tiny_trial(name: str = "ratings", log: Simulated | Given | None = None, **mo
     return Trial(**fields | more)
 
 
-def study_of(*parts: Part) -> Study:
+def study_of(*parts: Part | Either) -> Study:
     return Study(name="tiny", paper="no paper", question="Does it run?", setting=(), parts=parts)
 
 
@@ -193,7 +203,9 @@ def test_a_given_log_with_an_action_missing_is_refused(
     some = pl.col("rating").cast(pl.Float32)
     holes = pl.when(pl.int_range(pl.len()).is_in([3, 70])).then(pl.lit(empty, pl.Float32)).otherwise(some)
     pl.read_parquet(path).with_columns(holes.alias("rating")).write_parquet(path)
-    with pytest.raises(ValueError, match=r"stars.parquet: rating is missing on 2 rows; expected columns who"):
+    with pytest.raises(
+        ValueError, match=r"stars.parquet: rating is missing on 2 events; expected columns who"
+    ):
         GIVEN.open(tmp_path, tmp_path)
 
 
@@ -246,12 +258,13 @@ def test_all_variants_of_a_part_train_for_as_many_epochs() -> None:
     met = 0
     for study in STUDIES:
         for part in study.parts:
-            runs = [v.settings for arm in getattr(part, "arms", ()) for v in arm.variants]
-            runs += [v.settings for v in getattr(part, "variants", ())]
-            met += bool(runs)
-            assert len({its.protocol.max_epochs for its in runs}) <= 1, part.name
-            assert all(its.protocol.patience >= its.protocol.max_epochs for its in runs), part.name
-            assert all(its.optim.schedule == "cosine" for its in runs), part.name
+            for one in (part.first, part.otherwise) if isinstance(part, Either) else (part,):
+                runs = [v.settings for arm in getattr(one, "arms", ()) for v in arm.variants]
+                runs += [v.settings for v in getattr(one, "variants", ())]
+                met += bool(runs)
+                assert len({its.protocol.max_epochs for its in runs}) <= 1, one.name
+                assert all(its.protocol.patience >= its.protocol.max_epochs for its in runs), one.name
+                assert all(its.optim.schedule == "cosine" for its in runs), one.name
     assert_not_vacuous({"parts": met}, above=11)
 
 
@@ -270,11 +283,62 @@ def test_a_log_that_cannot_be_fetched_is_left_out_and_said(
 
 def test_another_trial_stands_in_for_a_missing_log(tmp_path: Path) -> None:
     said: list[str] = []
-    trial = tiny_trial("stars", GIVEN, otherwise=tiny_trial("instead"))
+    either = Either(tiny_trial("stars", GIVEN), tiny_trial("instead"))
     where = replace(place(tmp_path, quick=False), report=said.append)
-    result = run_study(study_of(trial), where)
+    result = run_study(study_of(either), where)
     assert [finding.part for finding in result.findings] == ["instead"]
+    assert (tmp_path / "tiny/instead/report.html").is_file() and not result.not_run
     assert any("instead: instead" in line and "stars.parquet" in line for line in said)
+
+
+def test_where_neither_log_is_here_the_last_one_is_named(tmp_path: Path) -> None:
+    other = replace(GIVEN, name="moons", file="moons.parquet")
+    study = study_of(Either(tiny_trial("stars", GIVEN), tiny_trial("moons", other)), tiny_trial())
+    result = run_study(study, place(tmp_path, quick=False))
+    assert list(result.not_run) == ["stars"] and "moons.parquet" in result.not_run["stars"]
+    assert [finding.part for finding in result.findings] == ["ratings"]
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no action": (
+        lambda path: pl.read_parquet(path).drop("rating").write_parquet(path),
+        "no column 'rating'",
+    ),
+    "not Parquet": (lambda path: path.write_text("who,what,when_ms,rating\n1,2,3,4\n"), "stars.parquet"),
+    "text": (
+        lambda path: pl.read_parquet(path).with_columns(rating=pl.lit("good")).write_parquet(path),
+        "rating",
+    ),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_given_log_that_is_broken_is_told_before_any_part_runs(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAIT_DATA", str(tmp_path / "cache"))
+    write_stars(tmp_path)
+    change, message = BROKEN[broken]
+    change(tmp_path / "stars.parquet")
+    where = place(tmp_path / "out", quick=False, data=tmp_path)
+    for last in (tiny_trial("stars", GIVEN), Either(tiny_trial("stars", GIVEN), tiny_trial("instead"))):
+        with pytest.raises(ValueError, match=message):
+            run_study(study_of(tiny_trial(), last), where)
+    assert not (tmp_path / "out/tiny").exists(), "the first part ran"
+    monkeypatch.setattr(Trial, "logs", ())  # the mutant
+    with pytest.raises(ValueError, match=message):
+        run_study(study_of(tiny_trial(), tiny_trial("stars", GIVEN)), where)
+    assert (tmp_path / "out/tiny/ratings/report.html").is_file()
+
+
+def test_all_logs_of_every_part_are_known_before_it_runs() -> None:
+    """Those that its runs open, so that nothing is found wrong later."""
+    met = 0
+    for part in (part for study in STUDIES for part in study.parts):
+        for its in (part.first, part.otherwise) if isinstance(part, Either) else (part,):
+            assert its.logs and all(isinstance(log, Log) for log in its.logs), its.name
+            met += len(its.logs) > 1
+    assert_not_vacuous({"parts of several logs": met})
 
 
 def test_a_diverged_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,16 +404,6 @@ def test_rounds_of_a_race_take_turns(tmp_path: Path) -> None:
     short.run("race", replace(place(tmp_path), report=said.append))
     turns = [line.partition(",")[0].split()[0] for line in said]
     assert turns == ["interleaved", "lac", "lac", "interleaved", "interleaved", "lac"]
-
-
-@pytest.mark.parametrize(
-    ("savings", "expected"),
-    [([35.0, 40.0], "reproduced"), ([10.0, 31.0], "not reproduced"), ([30.0, 40.0], "too close to tell")],
-)
-def test_every_round_must_say_the_same(savings: list[float], expected: str) -> None:
-    [race] = lac.table_5.parts
-    assert isinstance(race, Race)
-    assert race.verdict(race.racers[0], savings).outcome == expected
 
 
 def test_weights_of_two_tasks_sum_to_the_same() -> None:

@@ -60,10 +60,10 @@ def test_a_metric_that_was_not_measured_is_named_with_those_that_were():
 
 def test_auto_selects_by_what_the_layout_can_do():
     auto = Selection.parse("auto")
-    assert str(auto.resolve(can_retrieve=True)) == "ndcg@10"
-    assert str(auto.resolve(can_retrieve=False)) == "loss:actions"
+    assert str(auto.resolve(retrieves=True)) == "ndcg@10"
+    assert str(auto.resolve(retrieves=False)) == "loss:actions"
     chosen = Selection.parse("auc:liked")
-    assert chosen.resolve(can_retrieve=True) is chosen
+    assert chosen.resolve(retrieves=True) is chosen
 
 
 def test_the_learning_rate_warms_up_and_then_stays_or_falls_to_a_tenth():

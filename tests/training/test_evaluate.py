@@ -11,10 +11,12 @@ from small_runs import PROTOCOL
 from tiny import (
     EVERY_LAYOUT,
     NO_SCORERS,
+    NUM_ITEMS,
     RETRIEVERS,
     SCORERS,
     assert_caught,
     assert_not_vacuous,
+    before_the_next,
     model_of,
     part_of,
     prepared,
@@ -23,8 +25,8 @@ from tiny import (
 )
 
 from plait.data import Dataset, Temporal
+from plait.data.simulator import World, simulate
 from plait.engine import plain
-from plait.engine.plain import before_the_next
 from plait.engine.state import encode
 from plait.layouts import Layout, audit, resolve
 from plait.models.generative import ModelSettings
@@ -212,6 +214,49 @@ def test_sampled_negatives_are_unseen_items(dataset):
         answers_of(model, dataset, "test", replace(PROTOCOL, negatives=fewest + 1))
 
 
+def hits_of_who_knows_what_was_seen(dataset: Dataset, protocol: Protocol) -> float:
+    """HR@1 of scores that tell seen items from others, and nothing else."""
+    targets = dataset.targets("test")
+    start_Q1, seen_S = dataset.seen_items(targets)
+    query_S = np.repeat(np.arange(len(targets)), np.diff(start_Q1))
+    score_QV = np.random.default_rng(0).random((len(targets), dataset.num_items + 1), dtype=np.float32)
+    score_QV[query_S, seen_S] += 1
+    batch = dataset.target_batch(targets, 1, 0)
+    item_Q = batch.item_E[batch.start_U1[1:] - 1]
+    rank_Q = evaluate.ranks_in_catalogue(
+        score_QV, item_Q, dataset, targets, protocol, np.random.default_rng(1)
+    )
+    return float((rank_Q == 1).mean())
+
+
+def test_sampled_items_do_not_tell_an_answer_that_was_seen(tmp_path):
+    """Where seen items stay in the list, an answer among unseen samples would stand out by having been seen."""
+    dataset = simulate(World(num_users=307, num_events=20, num_items=30), tmp_path / "world")
+    kept = replace(PROTOCOL, negatives=9, filter_seen=False)
+    again = np.mean([item in seen for item, seen in answers_and_seen(dataset)])
+    assert 0.3 < again < 0.7
+    assert hits_of_who_knows_what_was_seen(dataset, kept) < 0.35  # 0.66 against unseen items
+
+
+def test_what_was_seen_does_not_depend_on_how_a_layout_asks(tmp_path):
+    """Asked as a candidate, the target's history ends before its request; what the user has seen does not."""
+    world = World(num_users=101, num_events=12, num_items=NUM_ITEMS, request_events=4.0)
+    dataset = simulate(world, tmp_path / "world")
+    layout, protocol = resolve("lac"), replace(PROTOCOL, filter_seen=True)
+    settings, actions = ModelSettings(trunk=trunk_of()), dataset.actions
+    missed = []
+    for supervise in ("all", "candidates"):
+        model = model_of(layout, actions=actions, max_events=WINDOW, settings=settings)
+        answers = answers_of(model, dataset, "test", replace(protocol, supervise=supervise))
+        missed.append((answers.rank_Q == dataset.num_items + 1).tolist())
+    assert missed[0] == missed[1] and 0 < sum(missed[0]) < len(missed[0])
+
+
+def answers_and_seen(dataset: Dataset) -> list[tuple[int, set[int]]]:
+    histories = [dataset.history(user).item_E for user in range(dataset.num_users)]
+    return [(int(item_E[-1]), set(item_E[:-1].tolist())) for item_E in histories]
+
+
 def test_action_losses_are_means_over_the_labels_that_are_there(dataset):
     found = answers_of(model_of(resolve("lac"), max_events=WINDOW), dataset, "test", PROTOCOL)
     rating_Q, liked_Q = found.label_QA.T
@@ -251,6 +296,8 @@ def test_the_values_of_answers_are_the_metrics_rooms_own(dataset):
     assert values["rmse:rating"] == pytest.approx(np.sqrt((error_Q**2).mean()), rel=1e-5)
     assert values["rmse_scaled:rating"] == pytest.approx(values["rmse:rating"] / 4, rel=1e-5)
     assert values["loss:actions"] == pytest.approx(values["loss:rating"] + values["loss:liked"])
+    assert values_of(answers, untrained=["liked"]) == values | {"loss:actions": values["loss:rating"]}
+    assert "loss:actions" not in values_of(answers, untrained=["liked", "rating"])
 
 
 @pytest.mark.parametrize("layout", [RETRIEVERS[0], SCORERS[0], NO_SCORERS[-1], SCORERS[-1]])
@@ -283,7 +330,7 @@ def test_a_segment_without_events_cannot_be_evaluated(tmp_path):
     late = Temporal(cut_validation_s=first_s[-2], cut_test_s=first_s[-1])
     dataset = prepared(log, tmp_path / "late", split=late)
     assert len(dataset.history(dataset.num_users - 1).item_E)
-    with pytest.raises(ValueError, match="has no test events to evaluate"):
+    with pytest.raises(ValueError, match="has no test events to evaluate: no user with an event in it"):
         answers_of(model_of(resolve("lac")), dataset, "test", Protocol())
 
 

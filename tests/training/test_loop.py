@@ -19,12 +19,13 @@ from small_runs import (
 )
 from tiny import ACTIONS, assert_caught, prepared, random_log
 
-from plait.data import Dataset, prepare
+from plait.data import Dataset, Temporal, prepare
 from plait.layouts import CATALOGUE
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Exposure
 from plait.nn.config import TrunkConfig
 from plait.nn.losses import RetrievalLoss
+from plait.schema import Action, Regression
 from plait.training import loop, precision
 from plait.training.batches import users_of_step
 from plait.training.checkpoint import load_state
@@ -55,7 +56,7 @@ def check_resume(dataset: Dataset, settings: RunSettings, folder: Path) -> None:
     assert whole.progress.spent.steps == 3 * STEPS_PER_EPOCH
 
     def kill_after_validation(line: str) -> None:
-        if line.startswith("epoch   2"):
+        if line.startswith("epoch "):
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
@@ -229,6 +230,11 @@ def test_a_checkpoint_of_other_settings_is_refused(dataset, key, settings, tmp_p
 
 def test_a_checkpoint_of_other_data_is_refused(dataset, tmp_path):
     half_done(dataset, tmp_path / "run")
+    log, stars = random_log().rename({"rating": "stars"}), Action("stars", Regression(1, 5))
+    renamed = prepared(log, tmp_path / "renamed", actions=(stars, ACTIONS[1]))
+    assert renamed.manifest.content_hash == dataset.manifest.content_hash
+    with pytest.raises(ValueError, match=r"other settings or data:\n  actions: found .*'rating'"):
+        fitted(renamed, tmp_path / "run", settings_of())
     other = prepared(random_log(seed=8), tmp_path / "other")
     with pytest.raises(ValueError, match="of a run with other settings or data"):
         fitted(other, tmp_path / "run", settings_of())
@@ -316,7 +322,7 @@ def test_patience_does_not_count_while_the_learning_rate_warms_up(dataset, tmp_p
 def with_validations(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
     """Validation gives these values of NDCG@10, one after the other, whatever the model does."""
     given = iter(values)
-    monkeypatch.setattr(loop, "values_of", lambda answers: {"ndcg@10": next(given)})
+    monkeypatch.setattr(loop, "values_of", lambda answers, untrained: {"ndcg@10": next(given)})
 
 
 def test_training_stops_by_patience_with_the_best_weights(dataset, tmp_path, monkeypatch):
@@ -335,7 +341,7 @@ def test_training_stops_by_patience_with_the_best_weights(dataset, tmp_path, mon
 
 def test_a_metric_that_is_better_when_lower_is_selected_downwards(dataset, tmp_path, monkeypatch):
     given = iter((0.1, 0.5, 0.2, 0.4))  # the first before training, to see that the metric is there
-    monkeypatch.setattr(loop, "values_of", lambda answers: {"rmse:rating": next(given)})
+    monkeypatch.setattr(loop, "values_of", lambda answers, untrained: {"rmse:rating": next(given)})
     found = fitted(dataset, tmp_path, settings_of(select="rmse:rating"))
     assert found.progress.best_epoch == 2
 
@@ -355,7 +361,7 @@ def test_training_stops_with_the_step_that_reaches_a_cap(dataset, protocol, epoc
     found = fitted(dataset, tmp_path, settings_of(validate_every=7, **protocol)).progress
     assert dataset.train_lengths(7).sum() == 133, "a history of 6, and the event that comes"
     assert (found.epoch, found.spent.steps, found.why_stopped) == (epochs, steps, why)
-    assert [(row["epoch"], row["steps"]) for row in found.curve] == [(epochs, steps)]
+    assert [(row["epoch"], row["steps"]) for row in found.curve] == [(steps / STEPS_PER_EPOCH, steps)]
 
 
 def rates_of(dataset, folder, settings, monkeypatch) -> list[float]:
@@ -451,6 +457,46 @@ def test_settings_that_the_data_cannot_meet_are_found_before_training(dataset, p
     with pytest.raises(ValueError, match=problem):
         fitted(dataset, tmp_path / "run", settings_of(**protocol), stepped.append)
     assert not stepped and not (tmp_path / "run").exists()
+
+
+def in_one_request(folder: Path) -> Dataset:
+    log = random_log().with_columns(time=pl.lit(1_000).cast(pl.Int64))
+    return prepared(log, folder)
+
+
+def without_test(folder: Path) -> Dataset:
+    """Users come one after the other: the last one has no history before the cut."""
+    log = random_log()
+    first_s = log.group_by("user").agg(pl.col("time").min()).sort("user")["time"]
+    return prepared(log, folder, split=Temporal(cut_validation_s=first_s[-2], cut_test_s=first_s[-1]))
+
+
+@pytest.mark.parametrize(
+    ("made", "exposure", "problem"),
+    [
+        (without_test, Exposure(), "has no (validation|test) events to evaluate: no user with"),
+        (in_one_request, Exposure(same_request="blind"), "to evaluate: under same_request = blind, no user"),
+    ],
+)
+def test_data_that_has_nothing_to_ask_is_found_before_training(made, exposure, problem, tmp_path):
+    settings = settings_of()
+    settings = replace(settings, model=replace(settings.model, exposure=exposure))
+    with pytest.raises(ValueError, match=problem):
+        fitted(made(tmp_path / "data"), tmp_path / "run", settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_samples_without_a_history_are_refused(tmp_path):
+    settings = settings_of(supervise="candidates", sample="event")
+    with pytest.raises(ValueError, match="no user has two requests in training"):
+        fitted(in_one_request(tmp_path / "data"), tmp_path / "run", settings)
+
+
+def test_retrieval_that_is_not_trained_does_not_choose_the_epoch(dataset, tmp_path):
+    settings = settings_of(max_epochs=1)
+    assert str(fitted(dataset, tmp_path / "both", settings).selection) == "ndcg@10"
+    silent = replace(settings, model=replace(settings.model, retrieval_weight=0.0))
+    assert str(fitted(dataset, tmp_path / "actions", silent).selection) == "loss:actions"
 
 
 @pytest.mark.parametrize(("faster", "chosen"), [(True, "bf16"), (False, "fp32")])

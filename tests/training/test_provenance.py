@@ -32,6 +32,7 @@ def line(dataset, model=MODEL, optim=OPTIM, protocol=PROTOCOL, seeds=(0,), layou
     [
         ({"protocol": replace(PROTOCOL, negatives=99)}, "ranked against the 99 sampled unseen items"),
         ({"protocol": replace(PROTOCOL, filter_seen=False)}, "seen items kept"),
+        ({"protocol": replace(PROTOCOL, filter_seen=False, negatives=9)}, "the 9 sampled items, seen items"),
         ({"protocol": replace(PROTOCOL, max_flops=1e15)}, "cap 3 epochs, 1e+15 FLOPs"),
         ({"protocol": replace(PROTOCOL, select="mrr=2")}, "selected by validation mrr=2"),
         ({"protocol": replace(PROTOCOL, window="random")}, "T = 6 events, random window"),

@@ -19,6 +19,7 @@ LEVELS = 4  # trials behind a bounded number: it takes one of five values, as fi
 SHAPE = 64.0  # of the gamma distribution of log1p(amount): its standard deviation is an eighth of its mean
 SWING = 0.5  # by which share of itself the mean of log1p(amount) can move
 BIAS_WITHIN, BISECTIONS = 500.0, 60
+LARGEST_LOGIT = 36.0  # a little above, fp64 rounds the chance to 1
 LARGEST_SIZE = 10.0  # mean of log1p(amount); far below SHAPE, where the mean of the amount would be infinite
 
 
@@ -73,8 +74,12 @@ def chances_of(response: Response, bias: float, effect: Float[np.ndarray, "*X"])
     >>> chances_of(purchase, -1.0, np.array([0.0, 1.0])).hit.round(3)
     array([0.269, 0.5  ])
     """
-    hit = 1 / (1 + np.exp(-(bias + effect)))
-    return Chances(hit, response.size * (1 + SWING * np.tanh(effect / 3)))
+    return Chances(_chance(bias + effect), response.size * (1 + SWING * np.tanh(effect / 3)))
+
+
+def _chance(logit: Float[np.ndarray, "*X"]) -> Float64[np.ndarray, "*X"]:
+    """Never 0 or 1: the logarithm of a chance and that of its complement stay finite."""
+    return 1 / (1 + np.exp(-np.clip(logit, -LARGEST_LOGIT, LARGEST_LOGIT)))
 
 
 def bias_for(rate: float, effect_E: Float64[np.ndarray, "E"]) -> float:
@@ -86,7 +91,7 @@ def bias_for(rate: float, effect_E: Float64[np.ndarray, "E"]) -> float:
     low, high = -BIAS_WITHIN, BIAS_WITHIN
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        is_high = (1 / (1 + np.exp(-(middle + effect_E)))).mean() > rate
+        is_high = _chance(middle + effect_E).mean() > rate
         low, high = (low, middle) if is_high else (middle, high)
     return (low + high) / 2
 

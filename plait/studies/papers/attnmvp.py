@@ -19,7 +19,7 @@ from plait.studies.derived import Thresholded
 from plait.studies.logs import ML_1M_LIKED, ML_100K, Log, Simulated
 from plait.studies.papers.training import epochs, optim
 from plait.studies.speed import Race, Racer
-from plait.studies.study import Setting, Study
+from plait.studies.study import Either, Setting, Study
 from plait.training.run import RunSettings
 from plait.training.settings import Protocol
 
@@ -120,9 +120,7 @@ def fused(protocol: Protocol, users_per_step: int = 8) -> Variant:
     return Variant(FUSED, replace(lfa, model=replace(MODEL, trunk=trunk)))
 
 
-def films(
-    name: str, log: Log, protocol: Protocol, layouts: tuple[str, ...], otherwise: Ablation | None = None
-) -> Ablation:
+def films(name: str, log: Log, protocol: Protocol, layouts: tuple[str, ...]) -> Ablation:
     """Layouts, or `FUSED`, against the baseline on films that were liked or not."""
     named = {FUSED: fused(protocol, users_per_step=16)}
     named |= {its: variant(its, protocol, users_per_step=16) for its in (BASELINE, *layouts) if its != FUSED}
@@ -137,14 +135,14 @@ def films(
             for its in layouts
         ),
         unit="%",
-        otherwise=otherwise,
     )
 
 
-def both_films(*layouts: str) -> Ablation:
+def both_films(*layouts: str) -> Either:
     """ML-1M where it is given, else ML-100K."""
-    otherwise = films("films", LIKED_100K, SHORT_FILMS, layouts)
-    return films("films-1m", ML_1M_LIKED, FILMS, layouts, otherwise)
+    return Either(
+        films("films-1m", ML_1M_LIKED, FILMS, layouts), films("films", LIKED_100K, SHORT_FILMS, layouts)
+    )
 
 
 def race(savings: dict[str, float]) -> Race:

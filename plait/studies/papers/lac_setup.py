@@ -67,7 +67,7 @@ FOLLOWS = Setting(
     "not known",
     "the world's next category follows the last action, a[t]; when LAC retrieves it has read a[t-1]",
 )
-SEEDS, THREE_SEEDS = (Setting("seeds", "not stated", str(count)) for count in (2, 3))
+SEEDS, SIX_SEEDS = (Setting("seeds", "not stated", str(count)) for count in (2, 6))
 
 
 def variant(
