@@ -20,6 +20,7 @@ check: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/combinations.py > docs/combinations.md
+	$(BIN)/python docs/study_results.py > docs/study-results.md
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

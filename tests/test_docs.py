@@ -19,6 +19,7 @@ import plait
 from plait.cli import main
 from plait.data import Dataset, sources
 from plait.layouts import CATALOGUE, audit
+from plait.studies.words import number
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -202,7 +203,9 @@ def beyond_chance(found: dict[str, Any], *metrics: str) -> set[tuple[str, str]]:
     for summary in found["summaries"]:
         for metric in metrics:
             contrast = summary["metrics"].get(metric, {}).get("vs_best")
-            if contrast and contrast.get("p_adjusted", contrast.get("p_holm")) < 0.05:  # as it is called, and was
+            if (
+                contrast and contrast.get("p_adjusted", contrast.get("p_holm")) < 0.05
+            ):  # as it is called, and was
                 differ.add((summary["layout"], metric))
     return differ
 
@@ -232,6 +235,16 @@ def check_benchmarks(page: str) -> None:
     differ = {("interleaved", "hr@10"), ("interleaved", "ndcg@10")}
     assert "`interleaved` retrieves worse than `lac`, and nothing else differs" in table
     assert beyond_chance(found, "hr@10", "ndcg@10", "auc:liked") == differ
+
+
+def test_the_page_of_the_studies_is_what_they_recorded() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "study_results.py"))
+    results = made["recorded"]()
+    page = made["page"](results)
+    assert (ROOT / "docs" / "study-results.md").read_text() == page, "stale: run `make docs`"
+    figures = [figure for result in results for finding in result.findings for figure in finding.figures]
+    assert len(figures) > 20 and all(number(figure.value) in page for figure in figures)
+    assert not [result.study for result in results if "dirty" in result.commit or "/" in result.command]
 
 
 def check_hstu(page: str) -> None:

@@ -1,0 +1,100 @@
+"""Prints docs/study-results.md from what studies recorded: `make docs`. A test compares the two."""
+
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+import msgspec
+
+from plait.studies.papers import STUDIES
+from plait.studies.study import Figure, Finding, StudyResult
+from plait.studies.words import duration, number
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "studies"
+
+HEAD = """# What the studies found
+
+Each study of [the list](studies.md), run in full on two processor cores. This page is made by `make docs` from
+`benchmarks/results/studies`, where commit, command, machine and date of every run stand beside the figures. A verdict
+is about our size and our logs; [what it says](studies.md#what-a-verdict-says), and how a claim is tested.
+
+"Not reproduced" means that the same evidence stands against the claim. "Too close to tell" means that this size cannot
+tell the two apart: the interval says how far apart they may be.
+"""
+
+
+def recorded() -> list[StudyResult]:
+    """In the order of the papers."""
+    paths = [RESULTS / f"{study.name}.json" for study in STUDIES]
+    return [msgspec.json.decode(path.read_bytes(), type=StudyResult) for path in paths if path.exists()]
+
+
+def page(results: list[StudyResult]) -> str:
+    return "\n".join([HEAD, *_summary(results), *(line for result in results for line in _study(result))])
+
+
+def _summary(results: list[StudyResult]) -> Iterator[str]:
+    yield "| study | part | the paper's claims |"
+    yield "|---|---|---|"
+    for result in results:
+        for part, answer in result.answers.items():
+            yield f"| [{result.study}](#{result.study}) | {part} | {answer} |"
+    yield ""
+    missing = [study.name for study in STUDIES if study.name not in {result.study for result in results}]
+    if missing:
+        yield f"Not recorded yet: {', '.join(missing)}."
+        yield ""
+
+
+def _study(result: StudyResult) -> Iterator[str]:
+    yield f"## {result.study}"
+    yield ""
+    yield f"{result.paper}. {result.question}"
+    yield ""
+    spent = f"{duration(result.wall_s)} of training and evaluation"
+    yield f"`{result.command}`: {spent}, on {result.machine}; {result.date}."
+    yield ""
+    yield "| | the paper | here |"
+    yield "|---|---|---|"
+    yield from (f"| {row.what} | {row.paper} | {row.ours} |" for row in result.setting)
+    yield ""
+    for finding in result.findings:
+        yield from _part(finding)
+    yield from (f"- {part}: not run. {why}" for part, why in result.not_run.items())
+
+
+def _part(finding: Finding) -> Iterator[str]:
+    yield f"### {finding.part}"
+    yield ""
+    yield f"{finding.data}."
+    yield ""
+    yield from _table(finding)
+    if finding.drawing:
+        yield from ("```text", *finding.drawing, "```", "")
+    for outcome, verdicts in groupby(sorted(finding.verdicts, key=lambda v: v.outcome), lambda v: v.outcome):
+        yield f"*{outcome.capitalize()}*:"
+        yield ""
+        yield from (f"- {v.claim}{v.source and f' ({v.source})'}: {v.why}" for v in verdicts)
+        yield ""
+    yield from (f"{note}\n" for note in (*finding.notes, *finding.failed))
+
+
+def _table(finding: Finding) -> Iterator[str]:
+    """Ours, half its interval, and the paper's figure in brackets."""
+    heads = [f"{ours} ({papers})" if papers else ours for ours, papers in finding.metrics.items()]
+    yield f"| variant | {' | '.join(heads)} |"
+    yield f"|---|{'---|' * len(heads)}"
+    for variant, figures in groupby(finding.figures, lambda figure: figure.variant):
+        yield f"| {variant} | {' | '.join(map(_cell, figures))} |"
+    yield ""
+
+
+def _cell(figure: Figure) -> str:
+    text = number(figure.value)
+    if figure.low is not None and figure.high is not None:
+        text += f" ± {number((figure.high - figure.low) / 2)}"
+    return text if figure.paper is None else f"{text} [{number(figure.paper)}]"
+
+
+if __name__ == "__main__":
+    print(page(recorded()), end="")
