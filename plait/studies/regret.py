@@ -59,12 +59,13 @@ def limits(
     if not (dataset.folder / WORLD).is_file() or len(judged) > 1:
         return {}
     about_items, about_actions = knows_of([of.model for of in runs])
-    of_items = of_actions = oracle(dataset, "test", about_items)
+    same_request = runs[0].model.exposure.same_request
+    of_items = of_actions = oracle(dataset, "test", about_items, same_request)
     if about_actions != about_items:
-        of_actions = oracle(dataset, "test", about_actions)
+        of_actions = oracle(dataset, "test", about_actions, same_request)
     found = {}
     for seed in seeds:  # which decides the items that are sampled
-        asked = dataset, replace(runs[0].protocol, seed=seed), runs[0].model.exposure.same_request
+        asked = dataset, replace(runs[0].protocol, seed=seed), same_request
         found[seed] = metrics_of(of_actions, *asked)
         if of_items is not of_actions:
             others = metrics_of(of_items, *asked)
@@ -90,21 +91,20 @@ def metrics_of(
 
     Args:
         best: its answers about the test.
-        same_request: as for `Dataset.targets`; the events that are ranked, and what counts as seen.
+        same_request: under which it was asked.
     """
     asked = dataset.targets("test", same_request)
-    row_Q = np.flatnonzero(np.isin(dataset.targets("test").event_Q, asked.event_Q))
     answers = Answers(
-        user_Q=asked.user_Q,
-        item_Q=best.item_Q[row_Q],
-        rank_Q=_rank(best, row_Q, dataset, asked, protocol),
-        predicted=_as_answered(best.mean, row_Q),
-        label_QA=best.label_QA[row_Q],
+        user_Q=best.user_Q,
+        item_Q=best.item_Q,
+        rank_Q=_rank(best, dataset, asked, protocol),
+        predicted=_as_answered(best.mean),
+        label_QA=best.label_QA,
         loss={},
         actions=best.actions,
     )
     in_units = measure(answers)
-    at_scale = measure(replace(answers, rank_Q=None, predicted=_as_answered(best.log_mean, row_Q)))
+    at_scale = measure(replace(answers, rank_Q=None, predicted=_as_answered(best.log_mean)))
     found = in_units | {name: of for name, of in at_scale.items() if kind_of(name) == "rmse_scaled"}
     return {name: of for name, of in found.items() if kind_of(name) in LIMITED}
 
@@ -148,24 +148,18 @@ def kind_of(metric: str) -> str:
     return metric.partition(":")[0].partition("@")[0]
 
 
-def _rank(
-    best: Oracle, row_Q: Int64[np.ndarray, "Q"], dataset: Dataset, asked: Targets, protocol: Protocol
-) -> Int64[np.ndarray, "Q"]:
+def _rank(best: Oracle, dataset: Dataset, asked: Targets, protocol: Protocol) -> Int64[np.ndarray, "Q"]:
     """The item that came, ranked as a model's are, with the same sampled items."""
     rng = np.random.default_rng((protocol.seed, len(asked)))
     ranks = []
     for at in range(0, len(asked), QUERIES_AT_ONCE):
         rows = slice(at, at + QUERIES_AT_ONCE)
-        score_QV = best.item_scores(row_Q[rows])
+        score_QV = best.item_scores(rows)
         # The order alone, which fp32 holds exactly: it would round the scores of nearly equal items to ties.
         order_QV = score_QV.argsort(axis=1).argsort(axis=1).astype(np.float32)
-        ranks.append(
-            ranks_in_catalogue(order_QV, best.item_Q[row_Q[rows]], dataset, asked[rows], protocol, rng)
-        )
+        ranks.append(ranks_in_catalogue(order_QV, best.item_Q[rows], dataset, asked[rows], protocol, rng))
     return np.concatenate(ranks)
 
 
-def _as_answered(
-    prediction: dict[str, Float[np.ndarray, "A"]], row_Q: Int64[np.ndarray, "Q"]
-) -> dict[str, Float[np.ndarray, "Q"]]:
-    return {name: value[row_Q].astype(np.float32) for name, value in prediction.items()}
+def _as_answered(prediction: dict[str, Float[np.ndarray, "Q"]]) -> dict[str, Float[np.ndarray, "Q"]]:
+    return {name: value_Q.astype(np.float32) for name, value_Q in prediction.items()}

@@ -156,9 +156,9 @@ def left(truth, item, liked):
     return 1 + truth.category_V[item] + (TINY.num_categories if liked else 0)
 
 
-def questions(data, part, knows):
+def questions(data, part, knows, same_request):
     """Index and question of every target that is not too long to enumerate."""
-    targets = data.targets(part)
+    targets = data.targets(part, same_request)
     hidden = oracle_module.pl.read_parquet(data.folder / "truth.parquet")["scenario"].to_list()
     world_item = [id - 1 for id in data.item_ids()]
     is_temporal = isinstance(data.manifest.split, Temporal)
@@ -176,7 +176,9 @@ def questions(data, part, knows):
         chance_new = [1 / TINY.request_events] * (between + 1)
         if is_temporal:
             chance_new[0] = 1.0
-        if knows.time:
+        if (
+            knows.time or same_request == "blind"
+        ):  # of one user's only target, that is where its request begins
             chance_new = [float(new) for new in opens[size : size + between + 1]]
         at = size + between
         yield (
@@ -200,18 +202,18 @@ def questions(data, part, knows):
         )
 
 
-def chosen(data, part, knows, each):
+def chosen(data, part, knows, each, same_request):
     """Some of the questions, of every number of events between."""
     met = {}
-    for index, asked in questions(data, part, knows):
+    for index, asked in questions(data, part, knows, same_request):
         met.setdefault(asked.between, []).append((index, asked))
     return [pair for between in sorted(met) for pair in met[between][:each]]
 
 
-def disagreement(data, part, knows, each=EACH):
+def disagreement(data, part, knows, each=EACH, same_request="causal"):
     """The largest relative difference between oracle and enumeration, and for which numbers of events between."""
-    truth, found, worst, checked = truth_of(TINY), oracle(data, part, knows), 0.0, set()
-    for index, asked in chosen(data, part, knows, each):
+    truth, found, worst, checked = truth_of(TINY), oracle(data, part, knows, same_request), 0.0, set()
+    for index, asked in chosen(data, part, knows, each, same_request):
         item_V, moment_A4 = enumerate_all(truth, asked)
         got_V = found.item_probability(np.array([index]))[0]
         wanted = list(item_V[[id - 1 for id in data.item_ids()]])
@@ -251,6 +253,13 @@ def test_so_it_is_where_events_lie_between_that_nobody_saw(cut, knows):
     assert checked == {0, 1, 2} and worst < 1e-9
 
 
+@pytest.mark.parametrize("knows", [Knows(), Knows("with_item", time=True)], ids=str)
+def test_so_it_is_where_a_target_is_blind_to_its_own_request(tiny, knows):
+    """The enumeration goes through all that may have been of the events of the request that nobody saw."""
+    worst, checked = disagreement(tiny, "test", knows, same_request="blind")
+    assert checked >= {0, 1} and worst < 1e-9
+
+
 def forgets_actions(monkeypatch):
     monkeypatch.setattr(
         filtering,
@@ -287,6 +296,11 @@ def sees_its_own_action(monkeypatch):
 def test_the_enumeration_catches(tiny, monkeypatch, mutant):
     mutant(monkeypatch)
     assert disagreement(tiny, "test", Knows(), each=8)[0] > 1e-2
+
+
+def test_an_oracle_that_sees_its_own_request_is_caught(tiny, monkeypatch):
+    sees_its_own_action(monkeypatch)  # or, where that is not the target, the event that opened its request
+    assert disagreement(tiny, "test", Knows(), same_request="blind")[0] > 1e-2
 
 
 def test_an_unseen_event_that_leaves_no_trace_is_caught(cut, monkeypatch):

@@ -141,7 +141,7 @@ def test_it_is_ranked_as_models_are(lively, changes):
     dataset, protocol = lively, replace(PROTOCOL, **changes)
     best, asked = oracle(dataset, "test"), dataset.targets("test")
     score_QV, item_Q = best.item_probability(slice(None)), best.item_Q
-    rank_Q = regret._rank(best, np.arange(len(item_Q)), dataset, asked, protocol)
+    rank_Q = regret._rank(best, dataset, asked, protocol)
     start_Q1, seen_S = dataset.seen_items(asked)
     met = {"seen": 0, "new": 0}
     for query, (item, rank) in enumerate(zip(item_Q, rank_Q, strict=True)):

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from plait.data.dataset import Dataset, Targets
 from plait.data.gathering import concatenated_ranges
@@ -48,7 +48,7 @@ class Knows:
 
 @dataclass(frozen=True)
 class Oracle:
-    """Exact predictions for every target, in the order of `dataset.targets(part)`."""
+    """Exact predictions for every target, in the order of `dataset.targets(part, same_request)`."""
 
     user_Q: Int64[np.ndarray, "Q"]
     item_Q: Int64[np.ndarray, "Q"]  # dense index of the item that came
@@ -79,12 +79,21 @@ class Oracle:
         return self.item_probability(rows) * (1 + 1e-9 * tiebreak_V1)
 
 
-def oracle(dataset: Dataset, part: Literal["validation", "test"], knows: Knows = Knows()) -> Oracle:
+def oracle(
+    dataset: Dataset,
+    part: Literal["validation", "test"],
+    knows: Knows = Knows(),
+    same_request: Literal["causal", "blind"] = "causal",
+) -> Oracle:
     """The Bayes-optimal predictions for the held-out events of a simulated dataset.
 
-    A history is all that the user did before `Targets.history_end_Q`, in order: no window of T events limits it,
-    and a target sees the events of its own request that stand before it. Of a segment with several events, the
-    oracle is told how many lie between history and target (a model is not), but not what they were.
+    A history is all that the user did before `Targets.history_end_Q`, in order: no window of T events limits it. Of a
+    segment with several events, the oracle is told how many lie between history and target (a model is not), but not
+    what they were.
+
+    Args:
+        same_request: whether a target sees the events of its own request that stand before it, or ("blind") none of
+            them; what these were, where nobody saw it, changes nothing of the events that follow in that request.
 
     Raises:
         ValueError: the dataset was not simulated, or its truth does not fit its events.
@@ -92,7 +101,7 @@ def oracle(dataset: Dataset, part: Literal["validation", "test"], knows: Knows =
     world = World.open(dataset.folder)
     truth = truth_of(world)
     machine = machine_of(world, truth)
-    asked = _asked(dataset, part)
+    asked = _asked(dataset, part, same_request)
     if knows.scenario is None:
         is_shown = SCENARIO in (feature.name for feature in dataset.context)
         knows = replace(knows, scenario="with_item" if is_shown else "never")
@@ -125,7 +134,10 @@ class _Asked:
     targets: Targets
     item_Q: Int64[np.ndarray, "Q"]
     label_QA: Float32[np.ndarray, "Q A"]
-    new_Q: Float64[np.ndarray, "Q"]  # 1 where the target opens a request, else 0
+    new_Q: Float64[
+        np.ndarray, "Q"
+    ]  # 1 where a request begins between the target and the event before it, else 0
+    ends_requests: bool  # no history breaks off inside of a request
 
     def hidden(self, name: str, row_E: Int64[np.ndarray, "E"]) -> Int64[np.ndarray, "E"]:
         return self.truth[name].to_numpy()[row_E].astype(np.int64)
@@ -151,7 +163,9 @@ class _Found:
         )
 
 
-def _asked(dataset: Dataset, part: Literal["validation", "test"]) -> _Asked:
+def _asked(
+    dataset: Dataset, part: Literal["validation", "test"], same_request: Literal["causal", "blind"]
+) -> _Asked:
     truth = pl.read_parquet(dataset.folder / TRUTH) if (dataset.folder / TRUTH).is_file() else None
     events = dataset.manifest.counts.events
     if truth is None or truth.height != events:
@@ -159,12 +173,10 @@ def _asked(dataset: Dataset, part: Literal["validation", "test"]) -> _Asked:
         raise ValueError(
             f"{dataset.folder / TRUTH} {found}; expected one row for each of {events} events: simulate again"
         )
-    targets = dataset.targets(part)
+    targets = dataset.targets(part, same_request)
     pairs = dataset.target_batch(targets, 1, 0)  # the last event of the history and the target
     request_Q2 = pairs.request_E.reshape(-1, 2)
-    before_Q = np.where(
-        targets.event_Q == targets.history_end_Q, request_Q2[:, 0], np.roll(request_Q2[:, 1], 1)
-    )
+    before_Q = np.where(_is_first(targets), request_Q2[:, 0], np.roll(request_Q2[:, 1], 1))
     return _Asked(
         dataset=dataset,
         truth=truth,
@@ -173,7 +185,14 @@ def _asked(dataset: Dataset, part: Literal["validation", "test"]) -> _Asked:
         item_Q=pairs.item_E[1::2],
         label_QA=pairs.action_EA[1::2],
         new_Q=(request_Q2[:, 1] != before_Q).astype(np.float64),
+        # Events of one request have one time, which no cut parts.
+        ends_requests=same_request == "blind" or isinstance(dataset.manifest.split, Temporal),
     )
+
+
+def _is_first(targets: Targets) -> Bool[np.ndarray, "Q"]:
+    """Of each user's targets. Right after the history, or, where that is blind, after events of its own request."""
+    return np.diff(targets.user_Q, prepend=-1) != 0
 
 
 def _looked_ahead(
@@ -181,7 +200,7 @@ def _looked_ahead(
 ) -> Iterator[tuple[Int64[np.ndarray, "R"], Float64[np.ndarray, "R L Z"]]]:
     """Queries, and the chances of state and trace of their events: first of every user's first, then on."""
     new_Q = asked.new_Q if knows.time else _chance_of_new(machine, asked)
-    first_U = np.flatnonzero(asked.targets.event_Q == asked.targets.history_end_Q)
+    first_U = np.flatnonzero(_is_first(asked.targets))
     count_U = np.diff(first_U, append=len(asked.targets))
     for begin in range(0, len(first_U), USERS_AT_ONCE):
         query_R, left_R = first_U[begin : begin + USERS_AT_ONCE], count_U[begin : begin + USERS_AT_ONCE]
@@ -199,10 +218,10 @@ def _looked_ahead(
 
 
 def _chance_of_new(machine: Machine, asked: _Asked) -> Float64[np.ndarray, "Q"]:
-    """Requests end by the toss of a coin; but events of one request have one time, which no cut parts."""
+    """Requests end by the toss of a coin."""
     chance_Q = np.full(len(asked.targets), 1 / machine.world.request_events)
-    if isinstance(asked.dataset.manifest.split, Temporal):
-        chance_Q[asked.targets.event_Q == asked.targets.history_end_Q] = 1.0
+    if asked.ends_requests:
+        chance_Q[_is_first(asked.targets)] = 1.0
     return chance_Q
 
 
