@@ -18,6 +18,10 @@ Each study of [the list](studies.md), run in full on two processor cores. This p
 `benchmarks/results/studies`, where commit, command, machine and date of every run stand beside the figures. A verdict
 is about our size and our logs; [what it says](studies.md#what-a-verdict-says), and how a claim is tested.
 
+```bash
+plait study
+```
+
 "Not reproduced" means that the same evidence stands against the claim. "Too close to tell" means that this size cannot
 tell the two apart: the interval says how far apart they may be.
 """

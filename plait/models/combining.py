@@ -128,7 +128,13 @@ def _problems_of_rides(layout: Layout, trunk: TrunkConfig) -> Iterator[str]:
 
 def _problems_of_time(layout: Layout, trunk: TrunkConfig, exposure: Exposure) -> Iterator[str]:
     anchor = exposure.time_anchor
-    if anchor != "current" and trunk.positions != "rab":
+    if trunk.positions == "dlrm_v3":
+        if anchor != "request":
+            yield (
+                "positions = 'dlrm_v3' count back from the moment that is asked about; use time_anchor = 'request', "
+                "which trains the last request of a window as candidates"
+            )
+    elif anchor != "current" and trunk.positions != "rab":
         yield f"time_anchor = '{anchor}' is read by positions = 'rab' alone, and these are '{trunk.positions}'"
     elif anchor != "current" and trunk.rab == "position":
         yield f"time_anchor = '{anchor}' is not read by rab = 'position'; use rab = 'time' or 'both'"

@@ -36,8 +36,8 @@ class Exposure:
     history: History = "causal"
     """full: the history sees the whole history (GenRank paper, section 3.1); only candidates can be supervised."""
     time_anchor: TimeAnchor = "current"
-    """What a token takes for now, of positions = "rab". next: it knows when the event that it predicts happens, as
-    HSTU does; request: when the candidates are asked about."""
+    """What a token takes for now, of positions that read times against it. next (rab alone): it knows when the event
+    that it predicts happens, as HSTU does; request: when the candidates are asked about."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,8 @@ def _late(
 def _clock(
     layout: Layout, batch: EventBatch, cast: Cast, tokens: Tokens, anchor: TimeAnchor
 ) -> dict[str, Int64[np.ndarray, "N"]]:
-    """For every token the time of its event, the time it takes for now, and its request within the window."""
+    """For every token the time of its event, the time it takes for now, its request within the window, and how much
+    of the history is left."""
     event_N = tokens.event_N
     user_N = np.repeat(np.arange(cast.num_users), tokens.length_U)
     first_N = cast.first_U[user_N]
@@ -216,6 +217,7 @@ def _clock(
         "anchor_s_RL": _anchor(layout, batch, cast, tokens, user_N, anchor),
         "request_RL": 1 + np.where(has_before_N, opened_E[earlier_N] - opened_E[first_N] + 1, 0),
         "gap_s_RL": np.where(has_before_N, time_s_N - batch.time_s_E[earlier_N], NO_REQUEST_BEFORE),
+        "left_RL": np.maximum(0, cast.num_history_U[user_N] * layout.tokens_per_event - tokens.position_N),
     }
 
 

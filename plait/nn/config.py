@@ -6,7 +6,7 @@ from typing import Literal
 from plait.schema import check_from_zero
 
 TrunkKind = Literal["gpt", "hstu"]
-Positions = Literal["learned", "rope", "alibi", "rab", "genrank"]
+Positions = Literal["learned", "rope", "alibi", "rab", "genrank", "dlrm_v3"]
 Rab = Literal["position", "time", "both"]
 
 
@@ -36,7 +36,7 @@ class HstuSwitches:
 
 
 RESEARCH = HstuSwitches()
-DLRM_V3 = HstuSwitches(
+DLRM_V3 = HstuSwitches(  # its input is positions = "dlrm_v3"
     silu="u_only", scale="rsqrt", out="concat3", ln_affine=True, bias=True, final_norm="layer"
 )
 
@@ -92,7 +92,9 @@ class TrunkConfig:
     @property
     def reads_time(self) -> bool:
         """Whether positions depend on when events happened, a candidate's own among them."""
-        return self.positions == "genrank" or (self.positions == "rab" and self.rab != "position")
+        return self.positions in ("genrank", "dlrm_v3") or (
+            self.positions == "rab" and self.rab != "position"
+        )
 
 
 # 85M is GPT-2 small's trunk, as in the LAC paper. 355M and 774M are GPT-2's own totals, word embeddings

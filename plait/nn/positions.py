@@ -1,4 +1,4 @@
-"""Where and when a token stands: learned positions, RoPE, ALiBi, and GenRank's embeddings of requests.
+"""Where and when a token stands: learned positions, RoPE, ALiBi, and the embeddings of GenRank and of DLRM-v3.
 
 Shape letters: R rows, L slots of a row, D width, N heads, H head width, F = H / 2 rotation frequencies.
 """
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from plait.nn.config import Positions
 from plait.nn.visibility import NO_REQUEST_BEFORE, Clock, Segments
 
+LARGEST_MOMENT = 2048  # bucket of DLRM-v3's times
 TIME_BUCKETS = 129  # of HSTU's bias and, with one more for "none before", of GenRank's pre-request time
 
 
@@ -38,6 +39,7 @@ class EnteringPositions(nn.Module):
         has_table = positions in ("learned", "rab", "genrank")
         self.learned = LearnedPositions(max_positions, dim) if has_table else None
         self.requests = RequestPositions(max_positions, dim) if positions == "genrank" else None
+        self.moment = MomentPositions(max_positions, dim) if positions == "dlrm_v3" else None
 
     def forward(self, x_RLD: Float[Tensor, "R L D"], segments: Segments) -> Float[Tensor, "R L D"]:
         """Raises ValueError where a position or a request has no vector."""
@@ -46,6 +48,11 @@ class EnteringPositions(nn.Module):
         if self.requests is not None:
             assert segments.clock is not None, "positions that know requests take inputs with a clock"
             x_RLD = x_RLD + self.requests(segments.clock)
+        if self.moment is not None:
+            assert segments.clock is not None, (
+                "positions that count back from a moment take inputs with a clock"
+            )
+            x_RLD = x_RLD + self.moment(segments.clock)
         return x_RLD
 
 
@@ -67,6 +74,33 @@ class RequestPositions(nn.Module):
         first = clock.gap_s_RL == NO_REQUEST_BEFORE
         bucket_RL = torch.where(first, 0, 1 + time_bucket(clock.gap_s_RL))
         return self.index(clock.request_RL) + self.gap(bucket_RL)
+
+
+class MomentPositions(nn.Module):
+    """How many tokens and how much time lie between a token and the moment that is asked about, as vectors.
+
+    Candidates all stand at that moment. The bucket of a time is the square root of its minutes, rounded down.
+
+    Source: the input of Meta's DLRM-v3 (its published code): distance from the end, and time before the query.
+    """
+
+    def __init__(self, max_positions: int, dim: int) -> None:
+        super().__init__()
+        self.left = LearnedPositions(max_positions + 1, dim)
+        self.time = nn.Embedding(LARGEST_MOMENT + 1, dim)
+        nn.init.normal_(self.time.weight, std=0.02)
+
+    def forward(self, clock: Clock) -> Float[Tensor, "R L D"]:
+        """Raises ValueError where a user has more tokens than there are positions."""
+        return self.left(clock.left_RL) + self.time(moment_bucket(clock.anchor_s_RL - clock.time_s_RL))
+
+
+def moment_bucket(gap_s: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
+    """
+    >>> moment_bucket(torch.tensor([-9, 59, 60, 239, 240, 10**9])).tolist()
+    [0, 0, 1, 1, 2, 2048]
+    """
+    return (gap_s.clamp(min=0).double() / 60).sqrt().long().clamp(max=LARGEST_MOMENT)
 
 
 class LearnedPositions(nn.Module):

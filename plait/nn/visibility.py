@@ -21,6 +21,7 @@ class Clock:
     anchor_s_RL: Int64[Tensor, "R L"]  # what a slot takes for "now" when it looks back (time_anchor)
     request_RL: Int64[Tensor, "R L"]  # number of the event's request within its user, from 1
     gap_s_RL: Int64[Tensor, "R L"]  # from the request before to the event; NO_REQUEST_BEFORE for the first
+    left_RL: Int64[Tensor, "R L"]  # tokens of the history from the slot on, itself included; 0 for candidates
 
 
 NO_REQUEST_BEFORE = -1

@@ -24,7 +24,7 @@ def timed(segments: Segments, seed: int = 2) -> Segments:
     time_s_RL = 1_600_000_000 + gap_s_RL.cumsum(1)
     anchor_s_RL = torch.cat([time_s_RL[:, 1:], time_s_RL[:, -1:] + DAY_S], dim=1)
     none_RL = torch.zeros_like(time_s_RL)
-    return replace(segments, clock=Clock(time_s_RL, anchor_s_RL, none_RL, none_RL))
+    return replace(segments, clock=Clock(time_s_RL, anchor_s_RL, none_RL, none_RL, none_RL))
 
 
 EVERY = {name: timed(segments) for name, segments in (SEGMENTS | AHEAD).items()}

@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from plait.nn.positions import LearnedPositions, RequestPositions, alibi_slopes, rope, rope_angles
+from plait.nn.positions import (
+    LearnedPositions,
+    MomentPositions,
+    RequestPositions,
+    alibi_slopes,
+    rope,
+    rope_angles,
+)
 from plait.nn.visibility import NO_REQUEST_BEFORE, Clock
 
 H = 10
@@ -63,7 +70,22 @@ def test_a_request_is_its_number_plus_the_bucket_of_the_time_since_the_one_befor
     positions = RequestPositions(max_requests=5, dim=3)
     request = torch.tensor([[1, 1, 2, 3, 4, 5]])
     gap_s = torch.tensor([[NO_REQUEST_BEFORE, NO_REQUEST_BEFORE, 1, 60, 120, 86_400]])
-    found_RLD = positions(Clock(torch.zeros_like(gap_s), torch.zeros_like(gap_s), request, gap_s))
+    none = torch.zeros_like(gap_s)
+    found_RLD = positions(Clock(none, none, request, gap_s, none))
     bucket = torch.tensor([[0, 0, 1 + 0, 1 + 13, 1 + 15, 1 + 37]])
     assert torch.equal(found_RLD, positions.index.weight[request] + positions.gap.weight[bucket])
     assert len(found_RLD[0].unique(dim=0)) == 5, "all differ but the two of the first request"
+
+
+def test_a_moment_is_as_far_as_tokens_and_the_root_of_minutes_say():
+    """Distance from the end, and floor(sqrt(minutes)) up to 2,048."""
+    positions = MomentPositions(max_positions=4, dim=3)
+    left, none = torch.tensor([[4, 3, 1, 0, 0]]), torch.zeros(1, 5).long()
+    back_s = torch.tensor(
+        [[10**9, 16 * 60, 59, 0, -5]]
+    )  # a candidate may come a little after its request opened
+    found_RLD = positions(Clock(10**9 - back_s, torch.full_like(left, 10**9), none, none, left))
+    bucket = torch.tensor([[2048, 4, 0, 0, 0]])
+    assert torch.equal(found_RLD, positions.left.table.weight[left] + positions.time.weight[bucket])
+    with pytest.raises(ValueError, match="a sequence of 6 tokens, but there are learned positions for 5"):
+        positions(Clock(none, none, none, none, left + 1))

@@ -54,7 +54,7 @@ def test_another_formula_would_be_noticed(changed):
 
 def test_a_packed_pair_by_hand():
     """Two tokens a minute apart; the second looks from an hour later."""
-    clock = Clock(*(torch.tensor([[*pair]]) for pair in ((0, 60), (60, 3660), (1, 2), (0, 60))))
+    clock = Clock(*(torch.tensor([[*pair]]) for pair in ((0, 60), (60, 3660), (1, 2), (0, 60), (2, 1))))
     bias = RelativeBias(2)
     bias.position_P.data, bias.time_P.data = torch.tensor([1.0, 2.0, 3.0]), torch.arange(129) * 100.0
     found = bias(Segments(torch.zeros(1, 2).long(), torch.tensor([[0, 1]]), clock=clock))

@@ -56,7 +56,7 @@ class Case:
 
     @property
     def knows_time(self) -> bool:
-        return self.combination.positions in ("rab", "genrank")
+        return self.combination.positions in ("rab", "genrank", "dlrm_v3")
 
     @property
     def knows_features(self) -> bool:
