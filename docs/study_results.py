@@ -89,7 +89,9 @@ def _table(finding: Finding) -> Iterator[str]:
     yield f"| variant | {' | '.join(heads)} |"
     yield f"|---|{'---|' * len(heads)}"
     for variant, figures in groupby(finding.figures, lambda figure: figure.variant):
-        yield f"| {variant} | {' | '.join(map(_cell, figures))} |"
+        cells = [_cell(figure) for figure in figures]
+        cells += [""] * (len(heads) - len(cells))  # a query looks at nothing that comes after it
+        yield f"| {variant} | {' | '.join(cells)} |"
     yield ""
 
 
