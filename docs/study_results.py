@@ -74,7 +74,7 @@ def _part(finding: Finding) -> Iterator[str]:
     yield ""
     yield from _table(finding)
     if finding.drawing:
-        yield from ("```text", *finding.drawing, "```", "")
+        yield from ("```", *finding.drawing, "```", "")
     for outcome, verdicts in groupby(sorted(finding.verdicts, key=lambda v: v.outcome), lambda v: v.outcome):
         yield f"*{outcome.capitalize()}*:"
         yield ""
