@@ -12,7 +12,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,6 +33,7 @@ from plait.training.flops import step_flops
 from plait.training.interrupts import interrupts_kept
 from plait.training.optimiser import learning_rate, make_optimiser, warmup_steps
 from plait.training.precision import autocast, resolve_precision
+from plait.training.progress import Progress
 from plait.training.provenance import note_on_requests
 from plait.training.selection import Selection
 from plait.training.settings import Optim, Protocol
@@ -52,36 +53,6 @@ Watch = Callable[[float, float], None]  # called after every step: share of the 
 
 class Diverged(ArithmeticError):
     """Training went wrong in a way that more steps will not mend. The message names the batch."""
-
-
-@dataclass
-class Spent:
-    """What training has cost so far. FLOPs are those of `plait.training.flops`, forward and backward."""
-
-    steps: int = 0
-    tokens: int = 0
-    flops: float = 0.0
-    train_wall_s: float = 0.0
-
-    @property
-    def tokens_per_s(self) -> float:
-        return self.tokens / self.train_wall_s
-
-
-@dataclass
-class Progress:
-    """Where a run stands: everything of a checkpoint that is not a tensor of the model or the optimiser."""
-
-    epoch: int = 0  # epochs finished; with a cap, the last one may be a part of one
-    step: int = 0  # steps of the current epoch finished
-    epoch_loss: float = 0.0  # sum over those steps
-    untrained_loss: float = 0.0  # of the first batch; 0 before it
-    spent: Spent = field(default_factory=Spent)
-    curve: list[dict[str, float]] = field(default_factory=list)  # one row per validation
-    best: float = -math.inf
-    best_epoch: float = 0.0  # epochs trained until it
-    stale: int = 0  # validations since the best, those during warm-up left out
-    why_stopped: str = ""
 
 
 @dataclass(frozen=True)
