@@ -93,7 +93,7 @@ def targets_of(dataset: Dataset, part: Part, exposure: Exposure) -> Targets:
     targets = dataset.targets(part, exposure.same_request)
     if len(targets):
         return targets
-    why = "no user with an event in it has one before it; give other cuts, or --split leave_one_out"
+    why = "no user with an event in it has one before it; prepare it with other cuts, or without --temporal"
     if len(dataset.targets(part)):
         why = "under same_request = blind, no user has an event before the request that is asked about"
     raise ValueError(f"{dataset.folder} has no {part} events to evaluate: {why}")
