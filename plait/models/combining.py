@@ -48,7 +48,7 @@ def combinations() -> Iterator[Combination]:
 
     >>> hstu = [c for c in combinations() if c.name == "lac" and c.trunk == "hstu"]
     >>> len(hstu), sum(not c.problems for c in hstu)
-    (60, 20)
+    (72, 24)
     """
     exposures = [
         Exposure(same_request=same_request, history=history, time_anchor=anchor)
