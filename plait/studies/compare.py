@@ -230,8 +230,8 @@ def _check_variants(variants: Sequence[Variant], dataset: Dataset) -> None:
 
 def _check_selection(variant: Variant, dataset: Dataset) -> None:
     """Raises ValueError where the best epoch is to be chosen by what the layout or the data do not give."""
-    layout, actions = variant.layout, [action.name for action in dataset.actions]
-    selection = Selection.parse(variant.settings.protocol.select).resolve(reader(layout, "i") is not None)
+    layout, actions, its = variant.layout, [action.name for action in dataset.actions], variant.settings
+    selection = Selection.parse(its.protocol.select).resolve(layout, its.model.retrieval_weight)
     for metric, _ in selection.weights:
         _, of_action, action = metric.partition(":")
         if reader(layout, "a" if of_action else "i") is None:

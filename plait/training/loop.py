@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Int64
 
 from plait.data import Dataset
-from plait.layouts import Layout, audit
+from plait.layouts import Layout
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs
 from plait.nn.runtime import tune_process
@@ -95,8 +95,7 @@ def fit(
     tune_process()
     optim = replace(optim, precision=resolve_precision(optim.precision, device))
     layout = Layout.parse(config.layout, allow_leaks=config.settings.allow_leaks)
-    retrieves = audit(layout).can_retrieve and config.settings.retrieval_weight > 0
-    selection = Selection.parse(protocol.select).resolve(retrieves)
+    selection = Selection.parse(protocol.select).resolve(layout, config.settings.retrieval_weight)
     check_read(config, protocol)
     check_labels(dataset, layout)
     for part in get_args(Part):  # what the test lacks is told before the training, too

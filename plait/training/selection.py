@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
+from plait.layouts import Layout, audit
+
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 LOWER_IS_BETTER = ("loss", "rmse", "rmse_scaled", "mae", "mae_scaled", "ne", "log_loss", "ece")
 
@@ -34,10 +36,16 @@ class Selection:
             parts.append((found[1], float(found[2] or 1)))
         return cls(tuple(parts))
 
-    def resolve(self, retrieves: bool) -> "Selection":
-        """AUTO made definite by whether the next item is predicted, and trained to be."""
+    def resolve(self, layout: Layout, retrieval_weight: float) -> "Selection":
+        """AUTO made definite by whether the next item is predicted, and trained to be.
+
+        >>> auto = Selection.parse("auto")
+        >>> [str(auto.resolve(Layout.parse("i[t] -> i[t+1]"), weight)) for weight in (1.0, 0.0)]
+        ['ndcg@10', 'loss:actions']
+        """
         if self.weights != ((self.AUTO, 1.0),):
             return self
+        retrieves = audit(layout).can_retrieve and retrieval_weight > 0
         return Selection((("ndcg@10" if retrieves else "loss:actions", 1.0),))
 
     def value(self, metrics: dict[str, float]) -> float:

@@ -58,12 +58,14 @@ def test_a_metric_that_was_not_measured_is_named_with_those_that_were():
         Selection.parse("ndcg@10,auc:liked").value({"ndcg@10": 0.5, "mrr": 0.1})
 
 
-def test_auto_selects_by_what_the_layout_can_do():
-    auto = Selection.parse("auto")
-    assert str(auto.resolve(retrieves=True)) == "ndcg@10"
-    assert str(auto.resolve(retrieves=False)) == "loss:actions"
+@pytest.mark.parametrize(
+    ("layout", "weight", "expected"),
+    [("lac", 1.0, "ndcg@10"), ("lac", 0.0, "loss:actions"), ("i[t] -> a[t]", 1.0, "loss:actions")],
+)
+def test_auto_selects_by_what_the_layout_can_do_and_is_trained_to(layout: str, weight: float, expected: str):
+    assert str(Selection.parse("auto").resolve(resolve(layout), weight)) == expected
     chosen = Selection.parse("auc:liked")
-    assert chosen.resolve(retrieves=True) is chosen
+    assert chosen.resolve(resolve(layout), weight) is chosen
 
 
 def test_the_learning_rate_warms_up_and_then_stays_or_falls_to_a_tenth():
