@@ -19,9 +19,17 @@ import polars as pl
 from jaxtyping import Int64
 
 from plait.data import Dataset, checking
+from plait.data.checking import MICROSECONDS_PER_S
 from plait.data.coding import item_index
 from plait.data.features import code_context, new_items
-from plait.data.history import ITEMS, Columns, History, load_vocabulary, read_history, save_vocabulary
+from plait.data.history import (
+    ITEMS,
+    Columns,
+    History,
+    load_vocabulary,
+    read_history,
+    save_vocabulary,
+)
 from plait.engine import plain
 from plait.engine.state import State
 from plait.engine.state import append as append_event
@@ -35,7 +43,6 @@ from plait.training.run import MODEL, RunSettings, resolve_device, run
 from plait.training.settings import Optim, Protocol
 
 CENTURY_S = 3_200_000_000  # a request may lie ahead, but not in the milliseconds of a log of seconds
-MICROSECONDS_PER_S = 1_000_000
 
 Frame = Any  # whatever polars reads: a dataframe of polars, pandas or Arrow, or a mapping of columns
 
@@ -97,7 +104,7 @@ class Recommender:
                 an `EventBatch`, which does not name them. (Of its times, an `EventBatch` knows whole seconds.)
         """
         read = self._read(event)
-        names_requests = self.model.config.settings.reads_requests and self.columns.request is not None
+        names_requests = self.model.reads_requests and self.columns.request is not None
         if names_requests and state.request_name_U is not None and None in state.request_name_U:
             raise ValueError(
                 f"append: the model was trained to tell by the log's {self.columns.request!r} what was shown together, "
@@ -227,11 +234,12 @@ class Recommender:
         return pl.DataFrame({"user": users, "item": self.items.gather(item_UC.reshape(-1) - 1)})
 
     def _known(self, items: Any) -> Int64[np.ndarray, "C"]:
-        item_C = item_index(_ids(items), self.items)
-        unknown = [item for item, index in zip(items, item_C, strict=True) if index == UNKNOWN_ITEM]
-        if unknown:
+        ids = _ids(items)
+        item_C = item_index(ids, self.items)
+        unknown = ids.filter(item_C == UNKNOWN_ITEM)
+        if len(unknown):
             raise ValueError(
-                f"{len(unknown)} of {len(item_C)} items are not among the model's {len(self.items)}, "
+                f"{len(unknown)} of {len(ids)} items are not among the model's {len(self.items)}, "
                 f"such as {unknown[0]!r}"
             )
         return item_C
@@ -281,8 +289,7 @@ class Recommender:
         return History(events, None, (), unnamed, place_U=None)
 
     def _read(self, history: Frame, users: Frame | None = None) -> History:
-        needs_request = self.model.config.settings.reads_requests
-        read = read_history(history, self.columns, self.actions, self.items, users, needs_request)
+        read = read_history(history, self.columns, self.actions, self.items, users, self.model.reads_requests)
         if read.unknown_items and (read.events.item_E == UNKNOWN_ITEM).all():
             warnings.warn(
                 f"the model knows no item of these events, such as {read.unknown_items[0]!r}: all count as unknown. "

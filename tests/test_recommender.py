@@ -784,7 +784,15 @@ def test_a_model_that_knows_the_time_is_asked_with_one(timed, recommender, log):
     assert recommender.retrieve(state, 3, at=7).equals(recommender.retrieve(state, 3))
 
 
-def test_requests_of_a_column_are_those_of_the_dataset(tmp_path):
+READERS_OF_REQUESTS = {
+    "blind": {"layout": resolve("lac"), "settings": ModelSettings(exposure=Exposure(same_request="blind"))},
+    "by choice": {"layout": resolve("lac"), "asked_as_candidates": True},
+    "by layout": {"layout": resolve("genrank")},
+}
+
+
+@pytest.mark.parametrize("reader", READERS_OF_REQUESTS)
+def test_requests_of_a_column_are_those_of_the_dataset(reader, tmp_path):
     """Sessions of three events, minutes apart: by time alone each would be a request."""
     log = random_log().with_columns((pl.int_range(pl.len()).over("user") // 3).alias("session"))
     data = prepare(
@@ -797,7 +805,7 @@ def test_requests_of_a_column_are_those_of_the_dataset(tmp_path):
         out=tmp_path / "data",
         min_item_events=1,
     )
-    model = model_of(resolve("lac"), settings=ModelSettings(exposure=Exposure(same_request="blind")))
+    model = model_of(**READERS_OF_REQUESTS[reader])
     recommender = Recommender(model, data.item_ids(), columns_of(data))
     frame = of_users(log, data.user_ids()[4]).drop("user")
     found = recommender.encode(frame).events
@@ -806,3 +814,7 @@ def test_requests_of_a_column_are_those_of_the_dataset(tmp_path):
     assert 0 in np.diff(found.request_E) and 1 in np.diff(found.request_E)
     with pytest.raises(ValueError, match="no column 'session', and the model was trained to tell by it"):
         recommender.encode(frame.drop("session"))
+    with pytest.raises(ValueError, match="encoded from an EventBatch, which does not name its last request"):
+        recommender.append(recommender.encode(data.history(4)), frame.tail(1))
+    free = Recommender(model_of(resolve("lac")), data.item_ids(), columns_of(data))
+    assert len(free.encode(frame.drop("session")).events.item_E), "nothing reads requests"

@@ -13,7 +13,8 @@ import polars as pl
 from plait.schema import Action, Amount, Binary, Categorical, Category, Feature, Regression
 
 DType = Any  # a pl.DataType: its metaclass has a repr that beartype refuses in annotations
-MICROSECONDS = {"s": 1_000_000, "ms": 1_000}
+MICROSECONDS_PER_S = 1_000_000
+MICROSECONDS = {"s": MICROSECONDS_PER_S, "ms": 1_000}
 MEANT = "ids that are meant to be so need a letter before them"  # -1 often stands for nobody
 RULE = "reject_rule"  # the column that holds the number of the first rule that a row breaks, 0 for none
 

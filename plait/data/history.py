@@ -16,13 +16,12 @@ import polars as pl
 from jaxtyping import Int64
 
 from plait.data import checking
-from plait.data.checking import RULE, Column, DType, Rule
+from plait.data.checking import MICROSECONDS_PER_S, RULE, Column, DType, Rule
 from plait.data.coding import item_index
 from plait.data.features import code_context, user_features_of
 from plait.data.writing import parquet_bytes, write_bytes
 from plait.schema import UNKNOWN_ITEM, Action, EventBatch, Feature
 
-MICROSECONDS_PER_S = 1_000_000
 COLUMNS, ITEMS = "recommender.json", "items.parquet"  # files of a saved model, beside its weights
 
 

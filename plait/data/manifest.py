@@ -1,9 +1,9 @@
 """What a prepared folder says about itself: how it was made, what was counted, which files it holds."""
 
-import operator
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 from plait.schema import Action, Feature
 
@@ -34,8 +34,8 @@ class Temporal(msgspec.Struct, frozen=True, tag="temporal"):
 
     def __post_init__(self) -> None:
         for name in ("cut_validation_s", "cut_test_s"):  # of a dataframe's column, they are numpy's numbers
-            if hasattr(cut := getattr(self, name), "__index__"):
-                msgspec.structs.force_setattr(self, name, operator.index(cut))
+            if isinstance(cut := getattr(self, name), np.integer):
+                msgspec.structs.force_setattr(self, name, int(cut))
         match (self.cut_validation_s, self.cut_test_s, self.validation, self.test):
             case (int(), int(), None, None) if self.cut_validation_s < self.cut_test_s:
                 return

@@ -16,6 +16,7 @@ import polars as pl
 
 from plait.data import features, shaping
 from plait.data.caching import cached_folder, file_stamps, open_if_whole
+from plait.data.checking import MICROSECONDS_PER_S
 from plait.data.coding import coarsest_unit, order_events
 from plait.data.dataset import Dataset
 from plait.data.features import Described, Features
@@ -32,8 +33,6 @@ from plait.data.writing import (
     write_table,
 )
 from plait.schema import Action, ActionKind, Amount, Feature, Vector
-
-MICROSECONDS_PER_S = 1_000_000
 
 
 def prepare(

@@ -110,7 +110,7 @@ def supervise(layout: Layout, cast: Cast) -> tuple[Supervised, ...]:
             for tokens, in_candidate in ((layout.tokens, False), (layout.candidate, True))
             for index, token in enumerate(tokens)
             for target in token.predicted
-            if in_candidate or target.offset > 0 or not layout.candidate
+            if layout.answers(target, in_candidate)
         )
     return tuple(
         _asked_of_history(layout, cast, target, index)

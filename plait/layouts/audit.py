@@ -107,14 +107,9 @@ def reader(layout: Layout, field: Field) -> TargetAudit | None:
     answers = [
         audited
         for audited in _audit_targets(layout)
-        if audited.target.fact.field == field and _answers(audited, layout)
+        if audited.target.fact.field == field and layout.answers(audited.target, audited.in_candidate)
     ]
     return min(answers, key=lambda a: (a.conditioning == "violated", a.target.offset), default=None)
-
-
-def _answers(audited: TargetAudit, layout: Layout) -> bool:
-    """A candidate's tokens answer for its own event; they are the history's where none are spelled."""
-    return audited.target.offset > 0 or audited.in_candidate or not layout.candidate
 
 
 def _audit_targets(layout: Layout) -> tuple[TargetAudit, ...]:
@@ -167,11 +162,10 @@ def _p2(targets: tuple[TargetAudit, ...]) -> str:
 
 def _blindness(layout: Layout) -> str:
     """What a layout loses where no event sees what was exposed beside it; where each event is a request, nothing."""
-    targets = [target for token in layout.all_tokens for target in token.predicted]
     known = [fact for token in layout.all_tokens for fact in token.shown]
-    known += [fact for target in targets for fact in target.given]
+    known += [fact for target in layout.targets for fact in target.given]
     lagged = dict.fromkeys(str(fact) for fact in known if fact.offset is not None and fact.offset < 0)
-    later = dict.fromkeys(str(target.fact) for target in targets if target.offset > 0)
+    later = dict.fromkeys(str(target.fact) for target in layout.targets if target.offset > 0)
     return "; ".join(
         [
             "no other event of it",

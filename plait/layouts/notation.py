@@ -81,11 +81,19 @@ class Layout:
         return self.tokens + self.candidate
 
     @property
+    def targets(self) -> tuple[Target, ...]:
+        return tuple(target for token in self.all_tokens for target in token.predicted)
+
+    def answers(self, target: Target, in_candidate: bool) -> bool:
+        """Whether a target is asked about an event yet to come: at the candidate's own tokens, which are the history's
+        where none are spelled, or at an earlier event's."""
+        return in_candidate or target.offset > 0 or not self.candidate
+
+    @property
     def fields(self) -> frozenset[Field]:
         """Every field that some token shows, predicts or is given."""
         facts = (fact for token in self.all_tokens for fact in token.shown)
-        targets = (target for token in self.all_tokens for target in token.predicted)
-        used = {fact.field for fact in facts} | {f.field for t in targets for f in (t.fact, *t.given)}
+        used = {fact.field for fact in facts} | {f.field for t in self.targets for f in (t.fact, *t.given)}
         return frozenset(used | ({"a"} if self.rides else set()))
 
     @property
@@ -96,7 +104,7 @@ class Layout:
     def lag(self) -> int:
         """How many events back, at most, a shown or given fact lies."""
         facts = [fact for token in self.all_tokens for fact in token.shown]
-        facts += [fact for token in self.all_tokens for target in token.predicted for fact in target.given]
+        facts += [fact for target in self.targets for fact in target.given]
         return max((-fact.offset for fact in facts if fact.offset is not None), default=0)
 
     @property
@@ -114,7 +122,7 @@ def _problems(layout: Layout) -> Iterator[str]:
     """What keeps the tokens from making sense, whether or not leaks are allowed; the first one counts."""
     if not layout.tokens:
         yield "a layout needs at least one token"
-    if not any(token.predicted for token in layout.all_tokens):
+    if not layout.targets:
         yield "no token predicts anything, so there is nothing to train"
     for tokens, may_mask in ((layout.tokens, False), (layout.candidate, True)):
         targets = [target.fact for token in tokens for target in token.predicted]

@@ -93,12 +93,11 @@ def problems_of(layout: Layout, trunk: TrunkConfig, exposure: Exposure) -> Itera
                 f"token '{token}' shows two facts of one field, and the sum of their embeddings could not tell them "
                 "apart; show them in tokens of their own"
             )
-    targets = [target for token in layout.all_tokens for target in token.predicted]
-    if len({target.fact.field for target in targets}) < len(targets):
+    if len({target.fact.field for target in layout.targets}) < len(layout.targets):
         yield "predicts two facts of one field; this model has one head for each"
     if "c" in layout.fields:
         yield "this model has no conditions; show items and actions only"
-    if exposure.same_request == "blind" and any(target.offset > 1 for target in targets):
+    if exposure.same_request == "blind" and any(target.offset > 1 for target in layout.targets):
         yield (
             "predicts an event after the next, and with same_request = 'blind' that one may be of the next request or "
             "of a later one, which serving could not tell; predict the next event, or use same_request = 'causal'"
@@ -135,12 +134,13 @@ def _problems_of_time(layout: Layout, trunk: TrunkConfig, exposure: Exposure) ->
                 "which trains the last request of a window as candidates"
             )
     elif anchor != "current" and trunk.positions != "rab":
-        yield f"time_anchor = '{anchor}' is read by positions = 'rab' alone, and these are '{trunk.positions}'"
+        readers = "'rab' or 'dlrm_v3'" if anchor == "request" else "'rab'"
+        yield f"time_anchor = '{anchor}' is read by positions = {readers}, and these are '{trunk.positions}'"
     elif anchor != "current" and trunk.rab == "position":
         yield f"time_anchor = '{anchor}' is not read by rab = 'position'; use rab = 'time' or 'both'"
     if anchor != "next":
         return
-    if not any(target.offset for token in layout.all_tokens for target in token.predicted):
+    if not any(target.offset for target in layout.targets):
         yield (
             "time_anchor = 'next' is read by tokens that predict the next event, and this layout has none; use "
             "time_anchor = 'current'"

@@ -56,7 +56,7 @@ class ModelSettings:
 
     @property
     def reads_requests(self) -> bool:
-        """Whether it matters to the model which events were exposed together."""
+        """Whether it matters under every layout which events were exposed together."""
         return self.trunk.positions == "genrank" or self.exposure.same_request == "blind"
 
 
@@ -87,6 +87,20 @@ class ModelConfig:
             raise ValueError(
                 f"model.action_weights names {unknown[0]!r}; the data's actions are "
                 f"{', '.join(action.name for action in self.actions) or 'none'}"
+            )
+        self._check_trained()
+
+    def _check_trained(self) -> None:
+        """Raises ValueError where nothing that the layout predicts has a weight."""
+        layout = Layout.parse(self.layout, allow_leaks=self.settings.allow_leaks)
+        predicted = {target.fact.field for target in layout.targets}
+        weights = [self.settings.retrieval_weight] if "i" in predicted else []
+        if "a" in predicted:
+            weights += [self.settings.action_weights.get(action.name, 1.0) for action in self.actions]
+        if weights and not any(weights):
+            raise ValueError(
+                f"layout '{layout}' is trained for nothing: all that it predicts has weight 0; raise "
+                f"model.{'retrieval_weight' if 'i' in predicted else 'action_weights'}, or leave the layout out"
             )
 
 
@@ -123,12 +137,17 @@ class GenerativeRecommender(nn.Module):
         self.retrieval = settings.retrieval.resolved(config.num_items)
         self.sampler: Sampler | None = None  # of negatives; training sets it where the loss needs one
         self.couplers = nn.ModuleDict(
-            {_key(t): nn.ModuleList(Coupler(dim) for _ in t.given) for t in _targets(layout) if t.given}
+            {_key(t): nn.ModuleList(Coupler(dim) for _ in t.given) for t in layout.targets if t.given}
         )
 
     def forward(self, inputs: Inputs) -> list[Float[Tensor, "M D"]]:
         """For every question of the inputs, the state its head reads: after the trunk and the couplers."""
         return self._states(inputs, None)
+
+    @property
+    def reads_requests(self) -> bool:
+        """Whether it matters to the model which events were exposed together."""
+        return self.config.settings.reads_requests or self.asks_candidates
 
     @property
     def asks_candidates(self) -> bool:
@@ -237,10 +256,6 @@ class GenerativeRecommender(nn.Module):
             field: torch.cat([event_ED.new_zeros(1, event_ED.shape[1]), self.specials[field], event_ED])
             for field, event_ED in events.items()
         }
-
-
-def _targets(layout: Layout) -> list[Target]:
-    return [target for token in layout.all_tokens for target in token.predicted]
 
 
 def _key(target: Target) -> str:

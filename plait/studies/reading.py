@@ -125,7 +125,7 @@ def findings(comparison: Comparison, metric: str) -> list[str]:
         if contrast is not None and not contrast.is_significant:
             ratio = times(summary.cost.train_flops / leader.cost.train_flops)
             words = _words(contrast, False, "the best")
-            return [f"{lead} {summary.layout}, at {ratio} its training FLOPs, against it {words}."]
+            return [f"{lead} {summary.layout} trained for {ratio} its FLOPs; against it: {words}."]
     return [f"{lead} Every layout that trained for less is worse by more than chance."]
 
 

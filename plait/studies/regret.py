@@ -17,14 +17,15 @@ from jaxtyping import Float, Int64
 from plait.data import Dataset, Targets
 from plait.data.simulator import Knows, Oracle, oracle
 from plait.data.simulator.world import WORLD
+from plait.layouts import Layout
 from plait.metrics.intervals import Bootstrap, paired_difference
 from plait.metrics.statistic import Statistic
-from plait.models.generative import ModelSettings
+from plait.training import evaluate
+from plait.training.batches import asks_candidates
 from plait.training.evaluate import Answers, measure, ranks_in_catalogue
 from plait.training.run import RunSettings
 from plait.training.settings import Protocol
 
-QUERIES_AT_ONCE = 512
 RETRIEVAL = ("hr", "ndcg", "mrr")
 # A distance in these is a share of the oracle's own error, which has the size of what is predicted.
 RELATIVE = ("ne", "log_loss", "rmse", "rmse_scaled")
@@ -58,7 +59,7 @@ def limits(
     judged = {(of.model.exposure.same_request, of.protocol.filter_seen, of.protocol.negatives) for of in runs}
     if not (dataset.folder / WORLD).is_file() or len(judged) > 1:
         return {}
-    about_items, about_actions = knows_of([of.model for of in runs])
+    about_items, about_actions = knows_of(runs)
     same_request = runs[0].model.exposure.same_request
     of_items = of_actions = oracle(dataset, "test", about_items, same_request)
     if about_actions != about_items:
@@ -73,15 +74,22 @@ def limits(
     return found
 
 
-def knows_of(models: Sequence[ModelSettings]) -> tuple[Knows, Knows]:
+def knows_of(runs: Sequence[RunSettings]) -> tuple[Knows, Knows]:
     """What the oracle is told when items, and when actions are predicted: whether the event that came shares its
     request with the one before.
 
-    Who knows the time of the event knows that. A blind history ends with a request, which tells it as well. Where
-    positions read times, the candidate whose actions are predicted has one of its own.
+    Where positions read times, the candidate whose actions are predicted has one of its own.
     """
-    always = any(of.exposure.same_request == "blind" or of.exposure.time_anchor != "current" for of in models)
-    return Knows(time=always), Knows(time=always or any(of.trunk.reads_time for of in models))
+    always = any(map(_knows_request, runs))
+    return Knows(time=always), Knows(time=always or any(of.model.trunk.reads_time for of in runs))
+
+
+def _knows_request(of: RunSettings) -> bool:
+    """Who knows the time of the event that came knows whether it opened a request. A history that ends with a request,
+    because it is blind to the event's own or asks about it as a candidate, tells it as well."""
+    exposure, layout = of.model.exposure, Layout.parse(of.layout, allow_leaks=of.model.allow_leaks)
+    ends_with_request = exposure.same_request == "blind" or asks_candidates(layout, exposure, of.protocol)
+    return ends_with_request or exposure.time_anchor != "current"
 
 
 def metrics_of(
@@ -152,8 +160,9 @@ def _rank(best: Oracle, dataset: Dataset, asked: Targets, protocol: Protocol) ->
     """The item that came, ranked as a model's are, with the same sampled items."""
     rng = np.random.default_rng((protocol.seed, len(asked)))
     ranks = []
-    for at in range(0, len(asked), QUERIES_AT_ONCE):
-        rows = slice(at, at + QUERIES_AT_ONCE)
+    at_once = evaluate.QUERIES_PER_STEP  # the model's, since each step samples items anew
+    for at in range(0, len(asked), at_once):
+        rows = slice(at, at + at_once)
         score_QV = best.item_scores(rows)
         # The order alone, which fp32 holds exactly: it would round the scores of nearly equal items to ties.
         order_QV = score_QV.argsort(axis=1).argsort(axis=1).astype(np.float32)

@@ -10,6 +10,10 @@ import numpy as np
 
 from plait.metrics.intervals import Bootstrap
 
+NOISE_DRAWS = (
+    10  # for every draw of users; few would give each number of degrees one error of its own, always the same
+)
+
 
 @dataclass(frozen=True)
 class SeedNoise:
@@ -41,8 +45,9 @@ class SeedNoise:
         """
         if not self.freedom:
             return mean
-        num_draws = len(mean.value_D)
+        value_D = np.tile(mean.value_D, NOISE_DRAWS)
+        num_draws = len(value_D)
         error_D = self.freedom / np.random.default_rng(self.freedom).chisquare(self.freedom, num_draws)
         error_D = np.sqrt(self.variance * error_D / num_seeds)
-        noise_D = np.random.default_rng((self.freedom, side)).standard_normal(num_draws)
-        return replace(mean, value_D=mean.value_D + error_D * noise_D)
+        noise_D = np.random.default_rng((self.freedom, 1 + side)).standard_normal(num_draws)
+        return replace(mean, value_D=value_D + error_D * noise_D)

@@ -174,18 +174,10 @@ def _ranks_of_unseen(
     protocol: Protocol,
     rng: np.random.Generator,
 ) -> Int64[np.ndarray, "Q"]:
-    """Ranks in which the answer always competes.
-
-    Where seen items stay in the list, they are sampled like others: against unseen items alone, an answer that was
-    seen would be told by that.
-    """
+    """Ranks in which the answer always competes."""
     start_Q1, query_S, seen_S = seen
     if protocol.negatives is not None:
-        if not protocol.filter_seen:
-            start_Q1, seen_S = np.zeros_like(start_Q1), seen_S[:0]
-        item_QN = retrieval.sample_negatives(
-            dataset.num_items, item_Q, start_Q1, seen_S, protocol.negatives, rng
-        )
+        item_QN = _sampled(item_Q, dataset, (start_Q1, seen_S), protocol, rng)
         item_QC = np.concatenate([item_Q[:, None], item_QN], axis=1)
         return retrieval.ranks_of(np.zeros_like(item_Q), np.take_along_axis(score_QV, item_QC, axis=1))
     allowed_QV = np.ones(score_QV.shape, dtype=bool)
@@ -193,6 +185,36 @@ def _ranks_of_unseen(
     if protocol.filter_seen:
         allowed_QV[query_S, seen_S] = False
     return retrieval.ranks_of(item_Q, score_QV, allowed_QV)
+
+
+def _sampled(
+    item_Q: Int64[np.ndarray, "Q"],
+    dataset: Dataset,
+    seen: tuple[Int64[np.ndarray, "Q1"], Int64[np.ndarray, "S"]],
+    protocol: Protocol,
+    rng: np.random.Generator,
+) -> Int64[np.ndarray, "Q N"]:
+    """Items to rank each answer among.
+
+    Where seen items stay in the list, they are sampled like others: against unseen items alone, an answer that was
+    seen would be told by that.
+    """
+    assert protocol.negatives is not None
+    start_Q1, seen_S = seen
+    if not protocol.filter_seen:
+        start_Q1, seen_S = np.zeros_like(start_Q1), seen_S[:0]
+    return retrieval.sample_negatives(dataset.num_items, item_Q, start_Q1, seen_S, protocol.negatives, rng)
+
+
+def check_negatives(dataset: Dataset, part: Part, targets: Targets, protocol: Protocol) -> None:
+    """Raises ValueError where a held-out event has too few items that could be sampled."""
+    item_Q = dataset.target_batch(targets, 1, 0).item_E[1::2]  # of an event of the history and the target
+    try:
+        _sampled(item_Q, dataset, dataset.seen_items(targets), protocol, np.random.default_rng(0))
+    except ValueError as error:
+        raise ValueError(
+            f"protocol.negatives = {protocol.negatives} is too much for the {part}: {error}"
+        ) from error
 
 
 def _joined(parts: list[_Part], targets: Targets, dataset: Dataset) -> Answers:

@@ -22,13 +22,13 @@ import torch
 from jaxtyping import Int64
 
 from plait.data import Dataset
-from plait.layouts import Layout
+from plait.layouts import Layout, audit
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs
 from plait.nn.runtime import tune_process
 from plait.training.batches import check_labels, num_steps, training_stream
 from plait.training.checkpoint import differences, load_state, save_state, write_whole
-from plait.training.evaluate import Part, answers_of, targets_of, values_of
+from plait.training.evaluate import Part, answers_of, check_negatives, targets_of, values_of
 from plait.training.flops import step_flops
 from plait.training.interrupts import interrupts_kept
 from plait.training.optimiser import learning_rate, make_optimiser, warmup_steps
@@ -99,14 +99,16 @@ def fit(
     check_read(config, protocol)
     check_labels(dataset, layout)
     for part in get_args(Part):  # what the test lacks is told before the training, too
-        targets_of(dataset, part, config.settings.exposure)
+        targets = targets_of(dataset, part, config.settings.exposure)
+        if protocol.negatives is not None and audit(layout).can_retrieve:
+            check_negatives(dataset, part, targets, protocol)
     note = note_on_requests(dataset, config.settings, protocol, layout)
     for line in [*([note] if note else []), *notes_on_unread(config, protocol)]:
         report(line)
     run = _Run(dataset, config, optim, protocol, selection, folder, report, device, watch)
     if not run.restore():
         run.start()
-        if str(selection) != "ndcg@10" or protocol.negatives:
+        if protocol.select != Selection.AUTO or str(selection) != "ndcg@10":
             run.selected()  # settings that the data cannot meet are found before the first step, not after an epoch
         folder.mkdir(parents=True, exist_ok=True)
         if begin:

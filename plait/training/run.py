@@ -266,7 +266,7 @@ def load_answers(folder: Path, actions: tuple[Action, ...]) -> Answers:
             loss={},
             actions=actions,
         )
-    except (FileNotFoundError, EOFError, KeyError, RuntimeError, ValueError, BadZipFile) as error:
+    except (FileNotFoundError, EOFError, KeyError, RuntimeError, TypeError, ValueError, BadZipFile) as error:
         raise _damaged(path, error) from error
 
 

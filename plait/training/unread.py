@@ -114,7 +114,7 @@ def _by_data(config: ModelConfig) -> list[_Reader]:
 def _by_layout(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
     """Where only the layout decides."""
     layout = Layout.parse(config.layout, allow_leaks=config.settings.allow_leaks)
-    predicted = {target.fact.field for token in layout.all_tokens for target in token.predicted}
+    predicted = {target.fact.field for target in layout.targets}
     asks = asks_candidates(layout, config.settings.exposure, protocol)
     of_items = "model.retrieval", "model.retrieval_weight", "protocol.negatives", "protocol.filter_seen"
     of_actions = "model.tower", "model.late", "model.action_weights"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from tiny import assert_caught
 from words import SMALL, Capture, complaint, plait, said_by, table_of, train
@@ -233,16 +234,19 @@ def test_epochs_that_were_written_as_whole_numbers_are_read(
     assert re.search(r"^epoch [12] of 2, ", said_by(capsys, "evaluate", result.parent), re.MULTILINE)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, None])
+@pytest.mark.parametrize("share", [0.0, 0.5, None, "an array"])
 def test_answers_that_are_not_whole_are_named(
-    share: float | None, dataset: Dataset, tmp_path: Path, capsys: Capture
+    share: float | str | None, dataset: Dataset, tmp_path: Path, capsys: Capture
 ) -> None:
     words = ("compare", dataset.folder, "--layouts", "lac", "--seeds", 1, "--out", tmp_path, *SMALL)
     assert said_by(capsys, *words)
     answers = tmp_path / "runs/lac-seed0/answers.npz"
     whole = answers.read_bytes()
     answers.unlink()
-    if share is not None:
+    if isinstance(share, str):
+        with answers.open("wb") as file:
+            np.save(file, np.arange(7))
+    elif share is not None:
         answers.write_bytes(whole[: int(share * len(whole))])
     for again in (words, ("evaluate", answers.parent)):
         assert f"{answers} is damaged, or of another version of Plait" in complaint(capsys, 2, *again)

@@ -73,6 +73,19 @@ def test_the_total_is_the_weighted_sum_of_the_tasks():
     torch.testing.assert_close(plain.total(losses), sum(losses.values()))
 
 
+NOTHING = {"retrieval_weight": 0.0, "action_weights": {"rating": 0.0, "liked": 0.0}}
+
+
+@pytest.mark.parametrize("layout", ["item", "action_out", "lac"])
+def test_a_layout_that_is_trained_for_nothing_is_refused(layout):
+    named = "action_weights" if layout == "action_out" else "retrieval_weight"
+    with pytest.raises(ValueError, match=rf"is trained for nothing: .* raise model\.{named}, or leave"):
+        model_of(resolve(layout), settings=ModelSettings(trunk=trunk_of(), **NOTHING))
+    for name in NOTHING if layout == "lac" else [named]:
+        rest = {other: value for other, value in NOTHING.items() if other != name}
+        model_of(resolve(layout), settings=ModelSettings(trunk=trunk_of(), **rest))
+
+
 @pytest.mark.parametrize(
     "retrieval",
     [

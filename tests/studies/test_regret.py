@@ -107,24 +107,30 @@ def test_an_oracle_that_sees_too_little_is_noticed(datasets, trained, monkeypatc
     assert_caught(check_not_passed, trained["moody", "lac"], best, {})
 
 
-def told_apart(dataset, model, knows):
-    """Whether models that know as much pass the oracle that compare would set against these settings."""
-    settings = replace(settings_of(), model=model)
-    known = metrics_of(oracle(dataset, "test", knows), dataset, PROTOCOL)
+def told_apart(dataset, settings):
+    """Whether a model that knows when a request begins passes the oracle that compare would set against these."""
+    known = metrics_of(oracle(dataset, "test", Knows(time=True)), dataset, PROTOCOL)
     check_not_passed(known, limits(dataset, [settings], [0])[0], {})
 
 
 def test_the_oracle_is_told_what_models_are(tmp_path):
     world = msgspec.structs.replace(WORLDS["moody"], num_users=2003, persistence=0.0, request_events=2.0)
     dataset = simulate(world, tmp_path / "fickle")
-    trunk = TrunkConfig(positions="rab")
+    trunk, settings = TrunkConfig(positions="rab"), settings_of()
     timed = ModelSettings(trunk=trunk, exposure=Exposure(time_anchor="next"))
-    told_apart(dataset, timed, Knows(time=True))
-    assert_caught(told_apart, dataset, ModelSettings(), Knows(time=True))
-    assert knows_of([ModelSettings(trunk=trunk)]) == (Knows(), Knows(time=True))
-    assert knows_of([ModelSettings(trunk=replace(trunk, rab="position"))]) == (Knows(), Knows())
     blind = ModelSettings(exposure=Exposure(same_request="blind"))
-    assert knows_of([ModelSettings(), blind]) == (Knows(time=True), Knows(time=True))
+    knowing = [replace(settings, model=timed), settings_of("genrank"), settings_of(supervise="candidates")]
+    for its in knowing:
+        told_apart(dataset, its)
+    for its in (*knowing, replace(settings, model=blind)):
+        assert knows_of([settings, its]) == (Knows(time=True), Knows(time=True))
+    assert_caught(told_apart, dataset, settings)
+
+    def told(**model):
+        return knows_of([replace(settings, model=ModelSettings(**model))])
+
+    assert told(trunk=trunk) == (Knows(), Knows(time=True))
+    assert told(trunk=replace(trunk, rab="position")) == (Knows(), Knows())
 
 
 @pytest.mark.parametrize(

@@ -286,7 +286,7 @@ def test_findings_name_the_leader_and_what_is_as_good_for_less(comparison):
     twin = dataclasses.replace(LAYOUTS[5], name="twin_layout", flops=4e13)  # a name as long: the same noise
     (finding,) = reading.findings(compared((*LAYOUTS, twin)), "ndcg@10")
     assert re.search(
-        rf"twin_layout, at {times(4 / 9.3)} its training FLOPs, against it .*: not told apart\.", finding
+        rf"twin_layout trained for {times(4 / 9.3)} its FLOPs; against it: .*: not told apart\.", finding
     )
     (finding,) = reading.findings(compared(LAYOUTS[:1]), "ndcg@10")
     assert finding.endswith("Nothing that was measured in it trained for less.")

@@ -34,7 +34,7 @@ from plait.models.inputs import Exposure, query_inputs
 from plait.nn.heads import UNIFORM_VARIANCE
 from plait.schema import EventBatch
 from plait.training import evaluate
-from plait.training.evaluate import Answers, answers_of, measure, values_of
+from plait.training.evaluate import Answers, answers_of, check_negatives, measure, targets_of, values_of
 from plait.training.run import ANSWERS, load_answers, save_answers
 from plait.training.settings import Protocol
 
@@ -210,8 +210,17 @@ def test_sampled_negatives_are_unseen_items(dataset):
     assert sampled.rank_Q[exact_Q].tolist() == full.rank_Q[exact_Q].tolist()
     assert (sampled.rank_Q <= full.rank_Q).all() and (sampled.rank_Q < full.rank_Q).any()
     assert sampled.rank_Q.tolist() == again.rank_Q.tolist() != other.rank_Q.tolist()
-    with pytest.raises(ValueError, match=f"has {fewest} unseen items of 17, asked for {fewest + 1}"):
-        answers_of(model, dataset, "test", replace(PROTOCOL, negatives=fewest + 1))
+    targets, more = (
+        targets_of(dataset, "test", model.config.settings.exposure),
+        replace(PROTOCOL, negatives=fewest + 1),
+    )
+    check_negatives(dataset, "test", targets, replace(PROTOCOL, negatives=fewest))
+    check_negatives(dataset, "test", targets, replace(more, filter_seen=False))
+    too_few = f"has {fewest} unseen items of 17, asked for {fewest + 1}"
+    with pytest.raises(ValueError, match=too_few):
+        answers_of(model, dataset, "test", more)
+    with pytest.raises(ValueError, match=f"negatives = {fewest + 1} is too much for the test: .*{too_few}"):
+        check_negatives(dataset, "test", targets, more)
 
 
 def hits_of_who_knows_what_was_seen(dataset: Dataset, protocol: Protocol) -> float:

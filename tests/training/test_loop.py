@@ -449,7 +449,11 @@ def test_spent_counts_tokens_and_flops_of_the_layout(dataset, tmp_path):
             {"select": "auc:purchased"},
             "protocol.select names 'auc:purchased', which this layout and data do not give",
         ),
-        ({"negatives": 1000}, "asked for 1000"),
+        ({"negatives": 1000}, "negatives = 1000 is too much for the validation: .* asked for 1000"),
+        (
+            {"negatives": 8},
+            "negatives = 8 is too much for the test: .* asked for 8",
+        ),  # and fits the validation
     ],
 )
 def test_settings_that_the_data_cannot_meet_are_found_before_training(dataset, protocol, problem, tmp_path):

@@ -11,6 +11,7 @@ import torch
 from small_runs import STEPS_PER_EPOCH, Killed, kill_before_step, settings_of, silent
 from tiny import prepared, random_log
 
+from plait.models.generative import ModelSettings
 from plait.models.saving import load_model
 from plait.training import evaluate, loop
 from plait.training import run as run_module
@@ -149,6 +150,8 @@ def test_a_begun_run_of_other_settings_is_refused_and_its_own_goes_on(dataset, t
         settings_of(select="auc:purchased"),
         settings_of(negatives=1000),
         settings_of("i[t] -> a[t]", select="mrr"),
+        settings_of("i[t] -> a[t]", select="ndcg@10"),
+        replace(settings_of("item"), model=ModelSettings(retrieval_weight=0.0)),
     ],
 )
 def test_a_refused_call_leaves_no_folder(dataset, settings, tmp_path):
