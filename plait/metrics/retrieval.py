@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 from plait.schema import UNKNOWN_ITEM
 
 FIRST_ITEM = UNKNOWN_ITEM + 1
+NEVER = np.iinfo(np.int64).max  # the rank of an answer that cannot be recommended: beyond every k
 
 
 def ranks_of(

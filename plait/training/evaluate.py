@@ -155,14 +155,14 @@ def ranks_in_catalogue(
 ) -> Int64[np.ndarray, "Q"]:
     """Ranks in the full catalogue, or among sampled items; 1 is the top.
 
-    Where seen items are filtered, an answer that was seen before could never be recommended: it ranks last,
-    behind the unknown item. (To let it compete would tell the label by its being the one seen item left.)
+    Where seen items are filtered, an answer that was seen before could never be recommended: it has no rank that
+    counts. (To let it compete would tell the label by its being the one seen item left.)
     """
     start_Q1, seen_S = dataset.seen_items(chunk)
     query_S = np.repeat(np.arange(len(item_Q)), np.diff(start_Q1))
     rank_Q = _ranks_of_unseen(score_QV, item_Q, dataset, (start_Q1, query_S, seen_S), protocol, rng)
     if protocol.filter_seen:
-        rank_Q[query_S[seen_S == item_Q[query_S]]] = score_QV.shape[1]
+        rank_Q[query_S[seen_S == item_Q[query_S]]] = retrieval.NEVER
     return rank_Q
 
 

@@ -6,10 +6,12 @@ RUN/checkpoint.pt   training state, while it is not finished
 RUN/model/          the best weights, and what they need to read histories
 RUN/answers.npz     the model's answers on the test events
 RUN/result.json     written last: a run that has it is finished
+RUN/.lock           locked by the process that trains there, until it ends in whatever way
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +20,7 @@ from zipfile import BadZipFile
 import msgspec
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from plait.data import Dataset
 from plait.data.history import Columns, save_vocabulary
@@ -36,6 +39,7 @@ from plait.training.settings import Optim, Protocol
 Kind = TypeVar("Kind")
 
 SETTINGS, ANSWERS, RESULT, MODEL = "settings.json", "answers.npz", "result.json", "model"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,30 +87,38 @@ def run(
     """Trains and tests, or goes on where the folder stands; a finished run is only read.
 
     Raises:
-        ValueError: the folder holds a run of other settings or data, or is none for runs, or the settings, the data
-            and the device do not fit each other; nothing was written then.
+        ValueError: the folder holds a run of other settings or data, or one that another process trains just now, or
+            is none for runs; or the settings, the data and the device do not fit each other. Nothing was written then.
         Diverged, KeyboardInterrupt: as `plait.training.loop.fit`.
     """
-    start_s, device = time.perf_counter(), resolve_device(device)
+    device = resolve_device(device)
     if (folder / RESULT).exists():
         return _finished(dataset, settings, folder)
     check_takes_runs(folder)
+    with _alone(folder) as alone:
+        return _train(dataset, settings, folder, report, device, watch, alone)
+
+
+def _train(
+    dataset: Dataset,
+    settings: RunSettings,
+    folder: Path,
+    report: Callable[[str], None],
+    device: str,
+    watch: Watch | None,
+    alone: Callable[[], None],
+) -> Result:
+    start_s, origin, has_own_peak = time.perf_counter(), provenance(device), forget_peak_memory()
     if not (folder / CHECKPOINT).exists():  # of a checkpoint, `fit` knows more: the data that it is of
         _check_settings(folder, settings)
-    origin = provenance(device)
-    has_own_peak = forget_peak_memory()
+
+    def begin() -> None:
+        alone()
+        _check_settings(folder, settings)  # once more: another process may have begun meanwhile
+        write_json(folder / SETTINGS, settings)
+
     config = config_of(dataset, settings)
-    fitted = fit(
-        dataset,
-        config,
-        settings.optim,
-        settings.protocol,
-        folder,
-        report,
-        device,
-        watch,
-        begin=lambda: write_json(folder / SETTINGS, settings),
-    )
+    fitted = fit(dataset, config, settings.optim, settings.protocol, folder, report, device, watch, begin)
     with autocast(fitted.optim.precision, device):  # as validation ran
         answers = answers_of(fitted.model, dataset, "test", settings.protocol, device)
     save_answers(folder / ANSWERS, answers)
@@ -125,6 +137,34 @@ def run(
     write_json(folder / RESULT, result)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return result
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[Callable[[], None]]:
+    """Keeps other processes from training in the folder, from now on where it is there, else from the call of what is
+    given, which wants the folder made. The system lets go of the lock with the process, however that ends.
+
+    Raises:
+        ValueError: another process trains there.
+    """
+    lock = FileLock(folder / LOCK)
+
+    def alone() -> None:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"{folder}: another process trains there; let it end or stop it, or use another folder"
+            ) from None
+        except NotImplementedError:  # a file system that has no locks
+            return
+
+    if folder.exists():
+        alone()
+    try:
+        yield alone
+    finally:
+        lock.release(force=True)
 
 
 def _result(

@@ -29,6 +29,7 @@ from plait.data.simulator import World, simulate
 from plait.engine import plain
 from plait.engine.state import encode
 from plait.layouts import Layout, audit, resolve
+from plait.metrics.retrieval import NEVER
 from plait.models.generative import ModelSettings
 from plait.models.inputs import Exposure, query_inputs
 from plait.nn.heads import UNIFORM_VARIANCE
@@ -64,7 +65,7 @@ def check_answers(dataset: Dataset, layout: Layout, part: str = "test", filter_s
             score_V = model.item_scores(state_1D)[0].numpy()
             seen = set(history.item_E.tolist()) if filter_seen else set()
             rivals = [i for i in range(1, dataset.num_items + 1) if i != item and i not in seen]
-            last = dataset.num_items + 1
+            last = NEVER
             expected = last if item in seen else 1 + sum(score_V[i] >= score_V[item] for i in rivals)
             assert answers.rank_Q[user] == expected
             met["ranks above 1"] += int(1 < answers.rank_Q[user] < last)
@@ -257,7 +258,7 @@ def test_what_was_seen_does_not_depend_on_how_a_layout_asks(tmp_path):
     for supervise in ("all", "candidates"):
         model = model_of(layout, actions=actions, max_events=WINDOW, settings=settings)
         answers = answers_of(model, dataset, "test", replace(protocol, supervise=supervise))
-        missed.append((answers.rank_Q == dataset.num_items + 1).tolist())
+        missed.append((answers.rank_Q == NEVER).tolist())
     assert missed[0] == missed[1] and 0 < sum(missed[0]) < len(missed[0])
 
 

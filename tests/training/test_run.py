@@ -8,9 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from small_runs import STEPS_PER_EPOCH, Killed, kill_before_step, settings_of, silent
 from tiny import prepared, random_log
 
+from plait.layouts import resolve
 from plait.models.generative import ModelSettings
 from plait.models.saving import load_model
 from plait.training import evaluate, loop
@@ -18,6 +20,7 @@ from plait.training import run as run_module
 from plait.training.evaluate import answers_of, measure
 from plait.training.run import (
     ANSWERS,
+    LOCK,
     MODEL,
     RESULT,
     SETTINGS,
@@ -40,7 +43,8 @@ def test_a_run_leaves_what_it_promises(dataset, tmp_path):
     settings = settings_of("lac")
     lines: list[str] = []
     result = run(dataset, settings, tmp_path, lines.append)
-    assert {path.name for path in tmp_path.iterdir()} == {SETTINGS, "metrics.jsonl", MODEL, ANSWERS, RESULT}
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {SETTINGS, "metrics.jsonl", MODEL, ANSWERS, RESULT, LOCK}
     assert msgspec.json.decode((tmp_path / SETTINGS).read_bytes(), type=RunSettings) == settings
     assert load_result(tmp_path) == result
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -134,7 +138,7 @@ def test_a_begun_run_of_other_settings_is_refused_and_its_own_goes_on(dataset, t
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_before_step(patch, 1)
         run(dataset, settings, tmp_path, silent)
-    assert [path.name for path in tmp_path.iterdir()] == [SETTINGS]
+    assert {path.name for path in tmp_path.iterdir()} == {SETTINGS, LOCK}
     other = replace(settings, optim=replace(settings.optim, learning_rate=0.5))
     with pytest.raises(ValueError, match="holds the beginning of a run of other settings:") as refused:
         run(dataset, other, tmp_path, silent)
@@ -142,6 +146,28 @@ def test_a_begun_run_of_other_settings_is_refused_and_its_own_goes_on(dataset, t
     assert "max_epochs" not in str(refused.value)
     assert msgspec.json.decode((tmp_path / SETTINGS).read_bytes(), type=RunSettings) == settings
     assert run(dataset, settings, tmp_path, silent).epochs == 1
+
+
+@pytest.mark.parametrize("came", ["before", "meanwhile"])
+def test_two_processes_do_not_train_in_one_folder(came, dataset, tmp_path, monkeypatch):
+    """The other has begun before this one looks, or while this one checks its settings."""
+    other, right = FileLock(tmp_path / "run" / LOCK), loop.check_labels
+
+    def begin_other(*arguments):
+        (tmp_path / "run").mkdir()
+        other.acquire()
+        return right(*arguments)
+
+    if came == "before":
+        begin_other(dataset, resolve("lac"))
+    else:
+        monkeypatch.setattr(loop, "check_labels", begin_other)
+    with pytest.raises(ValueError, match=f"{tmp_path}/run: another process trains there"):
+        run(dataset, settings_of(max_epochs=1), tmp_path / "run", silent)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {LOCK}
+    monkeypatch.undo()
+    other.release()
+    assert run(dataset, settings_of(max_epochs=1), tmp_path / "run", silent).epochs == 1
 
 
 @pytest.mark.parametrize(
