@@ -1,5 +1,6 @@
 """A model's folder: `model.safetensors` and `config.json`, no pickle."""
 
+import hashlib
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 
     format_version: int
     model: ModelConfig
+    weights_sha256: str = ""  # of the other file; "" in models that were saved before it was recorded
 
 
 def save_model(model: GenerativeRecommender, folder: Path) -> None:
@@ -32,7 +34,7 @@ def save_model(model: GenerativeRecommender, folder: Path) -> None:
         save_file(weights, folder / WEIGHTS)
     except SafetensorError as error:
         raise OSError(f"{folder / WEIGHTS} could not be written: {error}") from error
-    saved = Saved(format_version=FORMAT_VERSION, model=model.config)
+    saved = Saved(format_version=FORMAT_VERSION, model=model.config, weights_sha256=_sha256(folder / WEIGHTS))
     (folder / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(saved)))
 
 
@@ -48,7 +50,7 @@ def load_model(folder: Path) -> GenerativeRecommender:
     """The model of a folder, in evaluation mode.
 
     Raises:
-        ValueError: a file is missing, cannot be read, or is of another format version.
+        ValueError: a file is missing, damaged, or of another format version.
     """
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
@@ -62,8 +64,16 @@ def load_model(folder: Path) -> GenerativeRecommender:
             raise ValueError(
                 f"format_version is {version}, this Plait reads {FORMAT_VERSION}; save it again with this version"
             )
-        model = GenerativeRecommender(msgspec.json.decode(raw, type=Saved).model)
+        saved = msgspec.json.decode(raw, type=Saved)
+        if saved.weights_sha256 not in ("", _sha256(folder / WEIGHTS)):
+            raise ValueError(f"{WEIGHTS} is damaged, or not the one that {CONFIG} was saved with")
+        model = GenerativeRecommender(saved.model)
         model.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
     return model.eval()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
