@@ -75,8 +75,8 @@ class Recommender:
                 are not in it, or of all where it is not given, none is known. An `EventBatch` brings its own.
 
         Raises:
-            ValueError: a column is missing, of the wrong type or not one of the log's, there is no event, or users are
-                given to a model that was trained without features of them.
+            ValueError: a column is missing, of the wrong type or not one of the log's, an event lacks its user, item or
+                time, there is no event, or users are given to a model that was trained without features of them.
         """
         if users is not None:
             self._check_takes_users(history)
@@ -317,7 +317,7 @@ def _ids(items: Any) -> pl.Series:
 
 
 def fit(
-    data: Dataset,
+    data: Dataset | Path | str,
     layout: str = "lac",
     *,
     model: ModelSettings = ModelSettings(),
@@ -331,6 +331,7 @@ def fit(
     """Trains a recommender and tests it.
 
     Args:
+        data: a dataset, or the path of a prepared folder.
         layout: a name of the catalogue, or a layout in notation.
         report: takes a line per validation.
         watch: is called after every step with the share of the cap that is spent, and tokens per second.
@@ -338,11 +339,29 @@ def fit(
         device: cpu, cuda, or auto, which is cuda where there is one. The tests run on a CPU.
 
     Raises:
-        ValueError: the layout, the settings and the data do not fit each other, or there is no such device.
+        ValueError: the layout, the settings and the data do not fit each other, one is of the wrong type, the folder
+            is not prepared, or there is no such device.
     """
+    if isinstance(data, str | Path):
+        data = Dataset.open(data)
+    _check_type(
+        "data", data, Dataset, "a prepared plait.Dataset, or its folder; plait.prepare makes them of a log"
+    )
+    _check_type("layout", layout, str, "text: a name of `plait layouts`, or a notation")
+    for name, given, settings_of in (
+        ("model", model, ModelSettings),
+        ("optim", optim, Optim),
+        ("protocol", protocol, Protocol),
+    ):
+        _check_type(name, given, settings_of, f"a plait.{settings_of.__name__}(...)")
     resolved = resolve(layout, allow_leaks=model.allow_leaks)
     settings = RunSettings(layout=str(resolved), model=model, optim=optim, protocol=protocol)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(out) if out is not None else Path(scratch)
         run(data, settings, folder, report, resolve_device(device), watch)
         return Recommender.from_pretrained(folder / MODEL, device)
+
+
+def _check_type(name: str, given: Any, of: type, expected: str) -> None:
+    if not isinstance(given, of):
+        raise ValueError(f"fit: {name} = {reprlib.repr(given)}: expected {expected}")

@@ -39,7 +39,9 @@ ANSWERED = ["rating", "liked", "device=phone", "device=tablet", "device=watch"]
 WINDOW = 6
 
 
-def quick(data: Dataset, layout: str, model: ModelSettings | None = None, **more: object) -> Recommender:
+def quick(
+    data: Dataset | str | Path, layout: str, model: ModelSettings | None = None, **more: object
+) -> Recommender:
     return fit(
         data,
         layout,
@@ -224,6 +226,13 @@ def test_columns_that_the_model_does_not_know_change_nothing(recommender, reader
     assert answers(grown_wide, wide).equals(answers(grown, wide))
 
 
+def first_without(column: str, value: str | None) -> list[pl.Expr]:
+    return [
+        pl.exclude(column),
+        pl.when(pl.int_range(pl.len()) == 0).then(pl.lit(value)).otherwise(column).alias(column),
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -233,9 +242,17 @@ def test_columns_that_the_model_does_not_know_change_nothing(recommender, reader
         ),
         (
             [pl.exclude("rating", "liked"), pl.lit(3).alias("stars")],
-            "has no column 'rating', .* none that is called 'stars'; Leave such columns out",
+            r"has no column 'rating', .* none that is called 'stars'\. Leave such columns out",
         ),
-        (pl.exclude("time"), "has no column 'time'"),
+        (
+            pl.all().name.replace("user", "usr"),
+            "no column 'user', so all .* would be of one user, .* did you mean 'user' by 'usr'",
+        ),
+        (pl.exclude("time"), r"has no column 'time'\. It has: user, item"),
+        (
+            pl.all().name.replace("item", "itm"),
+            r"has no column 'item', did you mean 'itm'\? It has: user, itm",
+        ),
         (
             [pl.exclude("rating"), pl.lit(7.0).alias("rating")],
             "breaks a rule: rating is outside 1 to 5, in the event .*'rating': 7.0",
@@ -251,11 +268,27 @@ def test_columns_that_the_model_does_not_know_change_nothing(recommender, reader
         ),
         ([pl.exclude("user"), pl.lit(None, pl.String).alias("user")], "user is missing"),
         ([pl.exclude("user"), pl.lit(float("nan")).alias("user")], "user is missing"),
+        (first_without("user", ""), "user is missing, in the event"),
+        (first_without("item", None), "item is missing, in the event .*'item': None"),
+        (first_without("item", ""), "item is missing, in the event .*'item': ''"),
     ],
 )
 def test_a_history_that_breaks_a_rule_is_refused(recommender, log, change, reason):
     with pytest.raises(ValueError, match=reason):
         recommender.encode(of_users(log, "u03").select(change))
+
+
+@pytest.mark.parametrize("path", ["log.csv", Path("log.csv")])
+def test_a_path_is_no_history(recommender, path):
+    with pytest.raises(ValueError, match=r"the history is the path 'log.csv'; .* read the file first"):
+        recommender.encode(path)
+
+
+@pytest.mark.parametrize("item", [None, ""])
+def test_an_event_without_an_item_is_not_appended(recommender, log, item):
+    state = recommender.encode(of_users(log, "u03"))
+    with pytest.raises(ValueError, match="item is missing, in the event"):
+        recommender.append(state, {"item": item, "time": 2_000_000})
 
 
 @pytest.mark.parametrize("as_history", [lambda frame: frame, lambda frame: frame.drop("user")])
@@ -517,7 +550,8 @@ def test_a_folder_that_was_half_written_over_is_refused(recommender, other, log,
 
 def test_files_replaced_under_a_configuration_are_caught(recommender, other, log, tmp_path, monkeypatch):
     def one_by_one(draft: Path, folder: Path) -> None:
-        for path in sorted(draft.iterdir()):
+        """The items last: a configuration knows its weights, and not them."""
+        for path in sorted(draft.iterdir(), key=lambda path: path.name == data_history.ITEMS):
             path.replace(folder / path.name)
 
     monkeypatch.setattr("plait.recommender.put_in_place", one_by_one)
@@ -560,6 +594,32 @@ def test_a_fitted_run_keeps_its_folder_and_gives_the_same_recommender(data, log,
         quick(data, "pc", out=tmp_path / "run")
     with pytest.raises(ValueError, match=r"no layout is named 'lack'; did you mean 'lac'?"):
         quick(data, "lack")
+
+
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_a_folder_is_fitted_as_its_dataset(data, log, tmp_path, as_path):
+    models = [quick(given, "lac") for given in (data, as_path(data.folder))]
+    found, expected = (answers(model, model.encode(of_users(log, "u03"))) for model in models)
+    assert found.equals(expected)
+    with pytest.raises(ValueError, match="is not a prepared dataset"):
+        quick(as_path(tmp_path), "lac")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("data", 3, "a prepared plait.Dataset, or its folder"),
+        ("layout", None, "text: a name of `plait layouts`"),
+        ("model", {"trunk": {}}, r"a plait\.ModelSettings\("),
+        ("optim", None, r"a plait\.Optim\("),
+        ("protocol", {"max_epochs": 1}, r"a plait\.Protocol\("),
+        ("protocol", Protocol, r"a plait\.Protocol\("),
+    ],
+)
+def test_settings_of_the_wrong_type_are_refused(data, name, given, expected):
+    """As by a caller whose types nobody checks."""
+    with pytest.raises(ValueError, match=f"^fit: {name} = .*: expected {expected}"):
+        inspect.unwrap(fit)(**{"data": data, name: given})
 
 
 def test_a_log_of_numbers_and_no_actions(tmp_path):

@@ -18,7 +18,7 @@ from plait.data import Dataset
 from plait.data.coding import item_index
 from plait.engine.state import State
 from plait.recommender import Recommender
-from plait.schema import UNKNOWN_ITEM, Action, Amount, EventBatch
+from plait.schema import UNKNOWN_ITEM, Action, Amount, EventBatch, check_unique
 from plait.training.run import MODEL, Result
 
 
@@ -180,6 +180,7 @@ def _values_of(context: tuple[str, ...]) -> dict[str, str]:
     for text in context:
         if "=" not in text:
             raise ValueError(f"--context {text!r}: expected NAME=VALUE")
+    check_unique([text.partition("=")[0] for text in context], "--context")
     return dict(text.split("=", 1) for text in context)
 
 

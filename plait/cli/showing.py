@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from plait.data import Dataset
@@ -15,6 +16,8 @@ from plait.data.manifest import left_out
 from plait.training.loop import Watch
 
 MILLION = 1_000_000  # rich counts in whole numbers
+YEAR_1971_S = 31_536_000
+LONGEST_CELL = 200  # characters in a table on a terminal: an id may be a page of text
 LOG_WIDTH = 140  # off a terminal, so that the tables in a log stay whole
 
 
@@ -28,10 +31,13 @@ def say(line: str, out: Console | None = None) -> None:
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> None:
-    table = Table(*headings, box=None, pad_edge=False, caption=Text(caption), caption_justify="left")
+    columns = (Column(heading, overflow="fold") for heading in headings)  # off a terminal nothing is cut
+    table = Table(*columns, box=None, pad_edge=False, caption=Text(caption), caption_justify="left")
+    out = console()
     for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
-    console().print(table)
+        cells = [_cell(value) for value in row]
+        table.add_row(*(Text(_shortened(cell) if out.is_terminal else cell) for cell in cells))
+    out.print(table)
 
 
 def show_dataset(dataset: Dataset) -> None:
@@ -43,6 +49,11 @@ def show_dataset(dataset: Dataset) -> None:
     )
     gone = (counts.rejected, counts.duplicates_removed, counts.single_event_rows, counts.core_rows)
     say(f"{counts.rows_read:,} rows read, left out: {left_out(manifest.settings, *gone)}")
+    if dataset.last_s < YEAR_1971_S:
+        say(
+            f"all times lie before 1971, the last at {datetime.fromtimestamp(dataset.last_s, UTC):%Y-%m-%d %H:%M:%S}, "
+            f"read in {manifest.settings.time_unit}; where that is wrong, prepare again with another --time-unit"
+        )
     shares = [f"{name} {missing / counts.events:.1%}" for name, missing in counts.missing.items() if missing]
     if shares:
         say(f"events without a value: {', '.join(shares)}")
@@ -91,3 +102,12 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _shortened(text: str) -> str:
+    """
+    >>> len(_shortened("x" * 5_000)), _shortened("Heat, 1995")
+    (200, 'Heat, 1995')
+    """
+    begin, end = LONGEST_CELL // 2, LONGEST_CELL // 2 - 1
+    return text if len(text) <= LONGEST_CELL else f"{text[:begin]}…{text[-end:]}"

@@ -50,6 +50,10 @@ def study(
     if not name:
         screen.print(study_list(STUDIES))
         return
+    if data is not None and not data.is_dir():
+        raise ValueError(
+            f"--data {data}: there is no such folder; name the one that holds your logs, or leave it out"
+        )
     found, command = _find(name), shlex.join(command_line)
     with training_bar(screen) as watch:
         place = Place(

@@ -125,6 +125,11 @@ class Dataset:
         """A row for every dense user."""
         return self._features("user", self.manifest.user_features, self.num_users)
 
+    @property
+    def last_s(self) -> int:
+        """When the last event of all was, in unix seconds."""
+        return int(self._time_s_E[self._start_U1[1:] - 1].max())
+
     def item_ids(self) -> pl.Series:
         """The log's item ids; dense item i is at index i - 1."""
         return self._items["item_id"]

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, Int32, Int64
 
 from plait.data.coding import item_index
 from plait.data.manifest import Settings
-from plait.data.reading import collect, open_tables, reading
+from plait.data.reading import check_columns, collect, open_tables, reading
 from plait.data.values import file_of, values_of
 from plait.schema import (
     FIRST_VALUE,
@@ -48,12 +48,6 @@ class Described:
     inputs: tuple[str, ...]  # names of the files
 
 
-def declared(features: Features) -> tuple[Feature, ...]:
-    if isinstance(features, Mapping):
-        return tuple(Feature(name, kind) for name, kind in features.items())
-    return tuple(features)
-
-
 def check_context(features: Sequence[Feature]) -> None:
     """Raises ValueError where a kind has no single code per event."""
     for feature in features:
@@ -72,12 +66,14 @@ def describe(source: Any, id_column: str, features: Sequence[Feature], what: str
             there twice, or a .npy file does not fit.
     """
     if not features:
-        raise ValueError(f"{what}s are given, but no {what}_features: name their columns and kinds")
+        raise ValueError(
+            f"{what}s are given, but no {what}_features: name their columns and kinds (--{what}-feature)"
+        )
     check_unique([id_column, *(feature.name for feature in features)], f"{what}s, column")
     tables = open_tables(source)
     wanted = [id_column, *(f.name for f in features if not file_of(f))]
     for table in tables:
-        _check_columns(table.schema, wanted, table.name, f"{what}_features")
+        check_columns(table.schema, wanted, table.name, f" (of {what}_features, --{what}-feature)")
     frames = []
     for table in tables:
         with reading(table.name):
@@ -111,10 +107,13 @@ def describe_all(items: Any, users: Any, settings: Settings) -> dict[str, Descri
         if source is not None:
             about[of] = describe(source, id_column, declared_features, of)
         elif declared_features:
-            raise ValueError(f"{of}_features are named, but no {of}s: give the table that holds them")
+            raise ValueError(
+                f"{of}_features are named, but no {of}s: give the table that holds them (--{of}s)"
+            )
     if settings.keep_unseen_items and "item" not in about:
         raise ValueError(
-            "keep_unseen_items takes the items from a feature table: give items and item_features"
+            "keep_unseen_items takes the items from a feature table: give items and item_features (--items, "
+            "--item-feature)"
         )
     return about
 
@@ -380,12 +379,6 @@ def _code_lists(name: str, kind: Categories, values: pl.Series) -> Int32[np.ndar
 
 def _distinct(values: pl.Series) -> tuple[str, ...]:
     return tuple(values.drop_nulls().unique().sort().to_list())
-
-
-def _check_columns(columns: Mapping[str, Any], wanted: Sequence[str], name: str, argument: str) -> None:
-    for column in wanted:
-        if column not in columns:
-            raise ValueError(f"{name} has no column {column!r} (of {argument}). It has: {', '.join(columns)}")
 
 
 def _check_ids(id_N: pl.Series, name: str) -> None:

@@ -19,6 +19,7 @@ from plait.data import checking
 from plait.data.checking import MICROSECONDS_PER_S, RULE, Column, DType, Rule
 from plait.data.coding import item_index
 from plait.data.features import code_context, user_features_of
+from plait.data.reading import check_columns
 from plait.data.writing import parquet_bytes, write_bytes
 from plait.schema import UNKNOWN_ITEM, Action, EventBatch, Feature
 
@@ -91,25 +92,27 @@ def read_history(
             request.
 
     Raises:
-        ValueError: a column is missing, of the wrong type, or holds a value that breaks a rule.
+        ValueError: a column is missing, of the wrong type, or holds a value that breaks a rule; or there is no user
+            column, and one that may have been meant.
     """
-    frame = _with_missing_actions(_as_frame(history), columns, actions)
+    frame = _as_frame(history)
+    has_users = columns.user in frame.columns
+    if not has_users:
+        _check_one_user(frame, columns, actions)
+    frame = _with_missing_actions(frame, columns, actions)
     if needs_request and columns.request is not None:
         _check_requests(frame, columns.request)
     ordering = () if columns.order is None else (columns.order,)
-    for name in (columns.item, columns.time, *ordering):
-        if name not in frame.columns:
-            raise ValueError(f"the history has no column {name!r}; it has {', '.join(frame.columns)}")
-    has_users = columns.user in frame.columns
+    check_columns(frame.columns, (columns.item, columns.time, *ordering), "the history")
     if not has_users:
         frame = frame.with_columns(pl.lit(0).alias(columns.user))
     time = checking.time_column(columns.time, frame.schema[columns.time], columns.time_unit, clock.time())
     actions_in = [checking.action_column(action, frame.schema[action.name]) for action in actions]
-    user = _given_column(columns.user, frame.schema[columns.user])
+    ids_in = [_given_column(name, frame.schema[name]) for name in (columns.user, columns.item)]
     order_in = [
         replace(_given_column(name, frame.schema[name]), name=f"order of {name}") for name in ordering
     ]
-    values = _checked(frame, [user, time, *order_in, *actions_in])
+    values = _checked(frame, [*ids_in, time, *order_in, *actions_in])
     place = (columns.time, *(column.name for column in order_in))
     by = (columns.user, *place)
     order = values.select(pl.arg_sort_by(*by, maintain_order=True)).to_series()
@@ -162,23 +165,42 @@ def _user_codes(users: Any, columns: Columns, user_ids: pl.Series) -> Int64[np.n
     return user_features_of(users, columns.user, columns.user_features, user_ids).code_NK.astype(np.int64)
 
 
+def _optional(columns: Columns, actions: tuple[Action, ...]) -> list[str]:
+    return [action.name for action in actions] + [feature.name for feature in columns.context]
+
+
+def _unread(frame: pl.DataFrame, columns: Columns, actions: tuple[Action, ...]) -> list[str]:
+    known = {columns.user, columns.item, columns.time, columns.order, columns.request}
+    return [name for name in frame.columns if name not in known.union(_optional(columns, actions))]
+
+
+def _check_one_user(frame: pl.DataFrame, columns: Columns, actions: tuple[Action, ...]) -> None:
+    """Raises ValueError where a frame without the user column has one that may have been meant for it."""
+    near = difflib.get_close_matches(columns.user, _unread(frame, columns, actions), n=1)
+    if near:
+        raise ValueError(
+            f"the history has no column {columns.user!r}, so all its events would be of one user, and the model knows "
+            f"none that is called {near[0]!r}; did you mean {columns.user!r} by {near[0]!r}? Leave it out where all "
+            "events are of one user"
+        )
+
+
 def _with_missing_actions(frame: pl.DataFrame, columns: Columns, actions: tuple[Action, ...]) -> pl.DataFrame:
     """The frame with a column for every action, empty where it has none.
 
     Raises:
         ValueError: an action has no column, and a column is there that may have been meant for it.
     """
-    optional = [action.name for action in actions] + [feature.name for feature in columns.context]
+    optional = _optional(columns, actions)
     absent = [name for name in optional if name not in frame.columns]
-    known = {columns.user, columns.item, columns.time, columns.order, columns.request, *optional}
-    strange = [name for name in frame.columns if name not in known]
+    strange = _unread(frame, columns, actions)
     if absent and strange:
         near = difflib.get_close_matches(absent[0], strange, n=1)
         raise ValueError(
             f"the history has no column {absent[0]!r}, and the model knows none that is called "
-            f"{', '.join(map(repr, strange))}; "
-            + (f"did you mean {absent[0]!r} by {near[0]!r}? " if near else "")
-            + f"Leave such columns out where {absent[0]!r} is missing in every event"
+            f"{', '.join(map(repr, strange))}"
+            + (f"; did you mean {absent[0]!r} by {near[0]!r}?" if near else ".")
+            + f" Leave such columns out where {absent[0]!r} is missing in every event"
         )
     return frame.with_columns(pl.lit(None).alias(action.name) for action in actions if action.name in absent)
 
@@ -186,6 +208,11 @@ def _with_missing_actions(frame: pl.DataFrame, columns: Columns, actions: tuple[
 def _as_frame(history: Any) -> pl.DataFrame:
     if isinstance(history, pl.DataFrame):
         return history
+    if isinstance(history, str | Path):
+        raise ValueError(
+            f"the history is the path {str(history)!r}; expected a frame of polars, pandas or Arrow, or a mapping of "
+            "columns: read the file first, as polars.read_csv does"
+        )
     if isinstance(history, Mapping):
         history = {name: _as_column(values) for name, values in history.items()}
     try:
@@ -204,6 +231,8 @@ def _as_column(values: Any) -> Any:
 def _given_column(name: str, dtype: DType) -> Column:
     raw = pl.col(name)
     missing = raw.is_null() | raw.is_nan() if dtype.is_float() else raw.is_null()
+    if dtype == pl.String:
+        missing = missing | (raw == "")
     return Column(name, raw, (Rule(f"{name} is missing", missing),))
 
 

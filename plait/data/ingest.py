@@ -3,7 +3,6 @@
 Shape letters: N rows accepted.
 """
 
-import difflib
 import time as clock
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from plait.data import checking
 from plait.data.checking import RULE, Column
 from plait.data.coding import dense_codes
 from plait.data.manifest import Settings
-from plait.data.reading import Table, collect, reading
+from plait.data.reading import Table, check_columns, collect, reading
 from plait.schema import Category
 
 CLOCK_SKEW_S = 86_400  # how far ahead of this machine's clock a log may be
@@ -58,8 +57,10 @@ def ingest(tables: Sequence[Table], settings: Settings) -> Rows:
         ValueError: columns are missing or of the wrong type, a file cannot be read, no row is left, or rows
             break a rule and `settings.on_bad_row` is "stop".
     """
+    wanted = [settings.user, settings.item, settings.time, settings.request, settings.order]
+    wanted += [action.name for action in settings.actions] + [feature.name for feature in settings.context]
     for table in tables:
-        _check_columns(table, settings)
+        check_columns(table.schema, filter(None, wanted), table.name)
     parts, frames = _read_all(tables, settings)
     num_read = sum(frame.height for frame in frames)
     if num_read == 0:
@@ -85,19 +86,6 @@ def ingest(tables: Sequence[Table], settings: Settings) -> Rows:
             columns[role] = column.to_numpy()
     context_label = {role: labels for role, labels in ids.items() if role.startswith("context")}
     return Rows(columns, ids["user"], ids["item"], num_read, rejected, rejects, context_label)
-
-
-def _check_columns(table: Table, settings: Settings) -> None:
-    wanted = [settings.user, settings.item, settings.time, settings.request, settings.order]
-    wanted += [action.name for action in settings.actions] + [feature.name for feature in settings.context]
-    for name in filter(None, wanted):
-        if name not in table.schema:
-            near = difflib.get_close_matches(name, list(table.schema), n=1)
-            raise ValueError(
-                f"{table.name} has no column {name!r}"
-                + (f", did you mean {near[0]!r}?" if near else "")
-                + f" It has: {', '.join(list(table.schema))}"
-            )
 
 
 def _read_all(tables: Sequence[Table], settings: Settings) -> tuple[list[Part], list[pl.DataFrame]]:

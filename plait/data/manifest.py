@@ -1,6 +1,8 @@
 """What a prepared folder says about itself: how it was made, what was counted, which files it holds."""
 
-from typing import Literal
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -83,6 +85,13 @@ class Settings(
     keep_unseen_items: bool = False
 
 
+def declared(given: Any, of: type[Action] | type[Feature]) -> tuple[Any, ...]:
+    """What a mapping of names to kinds declares, or a list; not yet checked."""
+    if isinstance(given, Mapping):
+        return tuple(of(name, kind) for name, kind in given.items())
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+
+
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Where every row of the log went.
 
@@ -153,3 +162,45 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_json(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=2)
+
+
+DECLARED = ("actions", "item_features", "user_features", "context")
+COLUMN, TEXT, FLAG = "the name of a column", "text", "True or False"
+FEATURES = "kinds by name, such as {'genre': plait.Category()}, or a list of plait.Feature"
+EXPECTED = {
+    **dict.fromkeys(("user", "item", "time"), COLUMN),
+    **dict.fromkeys(("request", "order"), f"{COLUMN}, or None"),
+    "actions": "kinds by name, such as {'rating': plait.Regression(1, 5)}, or a list of plait.Action",
+    "time_unit": "'s' or 'ms'",
+    "min_user_events": "a whole number from 1 (--min-user-events)",
+    "min_item_events": "a whole number from 1 (--min-item-events)",
+    **dict.fromkeys(("deduplicate", "keep_unseen_items"), FLAG),
+    "split": "plait.LeaveOneOut(), or as plait.Temporal(validation=0.1, test=0.1)",
+    "on_bad_row": "'stop' or 'reject'",
+    **dict.fromkeys(DECLARED[1:], FEATURES),
+    **dict.fromkeys(("name", "note"), TEXT),
+}
+TYPES = {
+    field.name: field.type for struct in (Manifest, Settings) for field in msgspec.structs.fields(struct)
+}
+
+
+def check_types(given: Mapping[str, Any]) -> None:
+    """Raises ValueError where an argument of `prepare` is not of its type in a manifest, or is no such number.
+
+    >>> check_types({"time_unit": "us"})
+    Traceback (most recent call last):
+        ...
+    ValueError: time_unit: found 'us', expected 's' or 'ms'
+    """
+    for name, value in given.items():
+        parts: list[Any] = [(one,) for one in value] if name in DECLARED else [value]
+        for part in parts:
+            try:
+                msgspec.convert(msgspec.to_builtins(part), TYPES[name])
+                fits = not name.startswith("min_") or part >= 1
+            except (msgspec.ValidationError, TypeError):  # the latter: msgspec knows no such type
+                fits = False
+            if not fits:
+                shown = textwrap.shorten(repr(part[0] if name in DECLARED else part), 100)
+                raise ValueError(f"{name}: found {shown}, expected {EXPECTED[name]}")

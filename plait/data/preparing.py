@@ -21,7 +21,17 @@ from plait.data.coding import coarsest_unit, order_events
 from plait.data.dataset import Dataset
 from plait.data.features import Described, Features
 from plait.data.ingest import Rows, ingest
-from plait.data.manifest import FORMAT_VERSION, Counts, LeaveOneOut, Manifest, Settings, Split, left_out
+from plait.data.manifest import (
+    FORMAT_VERSION,
+    Counts,
+    LeaveOneOut,
+    Manifest,
+    Settings,
+    Split,
+    check_types,
+    declared,
+    left_out,
+)
 from plait.data.reading import fingerprint, open_tables
 from plait.data.writing import (
     MANIFEST,
@@ -73,7 +83,7 @@ def prepare(
         request: the column of the exposure's id; without it, a user's events with one time are one request.
             A request's events are neighbours: an id that comes back after another one opens a new request.
         order: the column that breaks ties of time within a user; without it, the order of the rows.
-        min_user_events, min_item_events: k-core, repeated until nothing changes. Users with one event
+        min_user_events, min_item_events: k-core, repeated until nothing changes; from 1. Users with one event
             always go.
         deduplicate: drops all but the first of a user's events with the same item and time.
         on_bad_row: what happens to rows with missing or impossible values: "stop" raises; "reject" writes
@@ -90,24 +100,15 @@ def prepare(
         The dataset, opened. `manifest.counts` says where every row went.
 
     Raises:
-        ValueError: columns are missing or of the wrong type, rows break a rule, nothing is left, or `out`
-            is taken.
+        ValueError: an argument or a column is of the wrong type, columns are missing, rows break a rule, nothing is
+            left, or `out` is taken.
         OSError: `out` cannot be written.
     """
-    if isinstance(actions, Mapping):
-        actions = [Action(key, kind) for key, kind in actions.items()]
-    context = features.declared(context)
-    features.check_context(context)
-    _check_columns_differ(
-        [("user", user), ("item", item), ("time", time), ("request", request), ("order", order)]
-        + [("action", action.name) for action in actions]
-        + [("context", column.name) for column in context]
-    )
     settings = Settings(
         user=user,
         item=item,
         time=time,
-        actions=tuple(actions),
+        actions=declared(actions, Action),
         request=request,
         order=order,
         time_unit=time_unit,
@@ -116,13 +117,16 @@ def prepare(
         deduplicate=deduplicate,
         split=split,
         on_bad_row=on_bad_row,
-        item_features=features.declared(item_features),
-        user_features=features.declared(user_features),
-        context=context,
+        item_features=declared(item_features, Feature),
+        user_features=declared(user_features, Feature),
+        context=declared(context, Feature),
         keep_unseen_items=keep_unseen_items,
     )
     if name is None:
         name = _name_of(source, out)
+    check_types({**msgspec.structs.asdict(settings), "name": name, "note": note})
+    features.check_context(settings.context)
+    _check_columns_differ(settings)
     if out is None:
         out = cached_folder(None, name, settings, name, note, _fingerprints(settings, source, items, users))
         found = None if overwrite else open_if_whole(out)
@@ -154,8 +158,11 @@ def _fingerprints(settings: Settings, *sources: Any) -> list[tuple[str | int, ..
     return [*map(fingerprint, tables), *(stamp for file in vectors for stamp in file_stamps(file))]
 
 
-def _check_columns_differ(columns: Sequence[tuple[str, str | None]]) -> None:
-    """Raises ValueError where one column is given for two (what, column)."""
+def _check_columns_differ(settings: Settings) -> None:
+    """Raises ValueError where one column is given for two things."""
+    columns = [(what, getattr(settings, what)) for what in ("user", "item", "time", "request", "order")]
+    columns += [("action", action.name) for action in settings.actions]
+    columns += [("context", feature.name) for feature in settings.context]
     what_of: dict[str, str] = {}
     for what, column in columns:
         if column is not None and column in what_of:

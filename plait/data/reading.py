@@ -1,7 +1,8 @@
 """A log in any of the accepted forms, as lazy polars tables that nothing has read yet."""
 
+import difflib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,25 @@ def reading(name: str) -> Iterator[None]:
         raise ValueError(
             f"{name} cannot be read: {first_line}. It may be cut off or of another format; fetch it again"
         ) from error
+
+
+def check_columns(columns: Iterable[str], wanted: Iterable[str], where: str, what: str = "") -> None:
+    """Raises ValueError where a column is missing; names the nearest that is there.
+
+    >>> check_columns(["user", "itm"], ["user", "item"], "log.csv")
+    Traceback (most recent call last):
+        ...
+    ValueError: log.csv has no column 'item', did you mean 'itm'? It has: user, itm
+    """
+    there = list(columns)
+    for name in wanted:
+        if name not in there:
+            near = difflib.get_close_matches(name, there, n=1)
+            raise ValueError(
+                f"{where} has no column {name!r}{what}"
+                + (f", did you mean {near[0]!r}?" if near else ".")
+                + f" It has: {', '.join(there)}"
+            )
 
 
 def _files_of(path: Path) -> list[Path]:

@@ -39,9 +39,10 @@ def whole_folder(out: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written (disk full, no permission).
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    draft = None
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         draft.chmod(0o755)  # mkdtemp's folders are for their owner alone
         yield draft
         _fsync(draft)
@@ -57,10 +58,12 @@ def whole_folder(out: Path) -> Iterator[Path]:
         code = error.errno or errno.EIO
         reason = error.strerror or str(error)
         raise OSError(
-            code, f"{reason}: writing {out} failed and nothing of it was kept; free space there"
+            code,
+            f"{reason}: writing {out} failed and nothing of it was kept; free space there, or name another folder",
         ) from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_array(path: Path, array: np.ndarray) -> bytes:

@@ -1,14 +1,17 @@
 """Recommendations and scores of a finished run."""
 
+from dataclasses import astuple
 from pathlib import Path
 
 import polars as pl
 import pytest
+from rich.console import Console
 from tiny import random_log
 from words import COLUMNS, Capture, complaint, numbered, plait, prepared_by, said_by, table_of, train
 
-from plait.cli import answering
+from plait.cli import answering, showing
 from plait.data import Dataset
+from plait.layouts.draw import catalogue_rows
 
 
 def test_a_finished_run_recommends_and_scores(run: Path, dataset: Dataset, capsys: Capture) -> None:
@@ -42,6 +45,26 @@ def test_questions_without_an_answer(
 ) -> None:
     verb, *rest = words
     assert message in complaint(capsys, 2, verb, run, *rest)
+
+
+def test_an_id_of_a_page_is_shortened_on_a_terminal_alone(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [("x" * 5_000 + "end", 0.5), ("Heat, 1995", 0.25)]
+    showing.show_table(("item", "score"), rows)
+    assert capsys.readouterr().out.count("x") == 5_000
+    terminal = Console(width=80, force_terminal=True, color_system=None)
+    monkeypatch.setattr(showing, "console", lambda: terminal)
+    showing.show_table(("item", "score"), rows)
+    said = capsys.readouterr().out
+    assert (
+        said.count("x") == showing.LONGEST_CELL - 4
+        and "x…x" in said
+        and "xend" in said
+        and "Heat, 1995" in said
+    )
+    longest = max(len(str(cell)) for row in catalogue_rows() for cell in astuple(row))
+    assert longest < showing.LONGEST_CELL, "a notation would be cut"
 
 
 def met(said: str, dataset: Dataset, user: str) -> tuple[int, int]:

@@ -116,6 +116,12 @@ def test_a_file_that_is_no_log(
             "no events left of 202 rows; left out: 202 of users below 99 or items below 5",
         ),
         (("--time-unit", "us"), '"ms"'),
+        (
+            ("--min-user-events", "-3"),
+            "min_user_events: found -3, expected a whole number from 1 (--min-user",
+        ),
+        (("--order", "foo"), "has no column 'foo'. It has: user, item, time, rating, liked\n"),
+        (("--item-feature", "genre:category"), "give the table that holds them (--items)"),
     ],
 )
 def test_settings_of_preparation_that_do_not_fit(
@@ -134,6 +140,23 @@ def test_missing_values_are_told_and_the_name_is_kept(tmp_path: Path, capsys: Ca
     assert "0.0%" not in shares, "nothing is missing, so this proves nothing"
     assert f"events without a value: {', '.join(shares)}\n" in capsys.readouterr().out
     assert Dataset.open(tmp_path / "out").manifest.name == "films"
+
+
+def test_times_in_the_wrong_unit_are_told(tmp_path: Path, capsys: Capture) -> None:
+    log = random_log().with_columns(pl.col("time") + 1_500_000_000)
+    told = "all times lie before 1971, the last at 1970-01-18 08:56:52, read in ms; where that is wrong, "
+    assert prepared_by(log, tmp_path / "seconds") == 0
+    assert "1971" not in capsys.readouterr().out
+    assert prepared_by(log, tmp_path / "ms", "--time-unit", "ms") == 0
+    assert told + "prepare again with another --time-unit\n" in capsys.readouterr().out
+
+
+def test_files_of_a_known_dataset_that_are_none(tmp_path: Path, capsys: Capture) -> None:
+    random_log().write_csv(tmp_path / "log.csv")
+    get = ("data", "get", "ml-20m", "--cache", tmp_path / "cache", "--from-files")
+    said = complaint(capsys, 2, *get, tmp_path / "log.csv")
+    assert "log.csv has no column 'userId' (expected the owner's userId, movieId," in said
+    assert "nodir does not exist" in complaint(capsys, 2, *get, tmp_path / "nodir")
 
 
 NO_ACTIONS = "uses actions, and the data has none: name an action column when preparing"

@@ -56,7 +56,9 @@ def test_a_described_log_is_prepared_trained_and_asked(trained: Path, capsys: Ca
         (("--item-feature", "genre:categorie"), "expected NAME:category"),
         (("--item-feature", "genre:categories:|", "--context", "rating:number"), "as action and as context"),
         (("--item-feature", "colour:category", "--user-feature", "plan:category"), "has no column 'colour'"),
-        (("--item-feature", "genre:categories:|"), "users are given, but no user_features"),
+        (("--item-feature", "genre:categories:|"), "users are given, but no user_features: name their"),
+        (("--item-feature", "genre:categories:|"), "columns and kinds (--user-feature)"),
+        (("--item-feature", "gnre:category", "--user-feature", "plan:category"), "did you mean 'genre'?"),
     ],
 )
 def test_features_that_do_not_fit(
@@ -71,6 +73,8 @@ def test_questions_that_the_model_cannot_read(
 ) -> None:
     ask = ("score", trained / "run", "--user", "u03", "--items", "i05")
     assert "'devise' was not there in training" in complaint(capsys, 2, *ask, "--context", "devise=tv")
+    twice = ("--context", "device=tv", "--context", "device=phone")
+    assert "--context: 'device' given more than once" in complaint(capsys, 2, *ask, *twice)
     assert "expected NAME=VALUE" in complaint(capsys, 2, *ask, "--context", "device")
     other = prepared(described_log(), tmp_path / "plain")
     assert "codes the context or the users otherwise" in complaint(capsys, 2, *ask, "--dataset", other.folder)

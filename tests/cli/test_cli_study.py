@@ -52,6 +52,12 @@ def test_an_unknown_part_is_named(tmp_path: Path, capsys: Capture) -> None:
     assert "no part 'films'" in said and "ratings, play-time" in said
 
 
+def test_a_folder_of_logs_that_is_not_there_is_named(tmp_path: Path, capsys: Capture) -> None:
+    words = ("study", "lac-table-1", "--quick", "--out", tmp_path / "out", "--data", tmp_path / "nodir")
+    assert "nodir: there is no such folder" in complaint(capsys, 2, *words)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_lacks_its_log_is_no_success(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

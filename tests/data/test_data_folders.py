@@ -77,6 +77,15 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("parent", ["file", "file/deeper", "/proc"])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, parent):
+    (tmp_path / "file").touch()
+    out = tmp_path / parent / "out"
+    with pytest.raises(OSError, match=f": writing {out} failed and .* name another folder$"):
+        prepare(log(), out=out, **OPTIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_full_disk_leaves_nothing(tmp_path):
     """The real thing: the kernel refuses files beyond 1000 bytes."""
     resource = pytest.importorskip("resource")

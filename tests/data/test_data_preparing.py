@@ -1,3 +1,4 @@
+import inspect
 import json
 import math
 
@@ -6,7 +7,7 @@ import polars as pl
 import pytest
 from plain_preparing import plain_prepare, random_rows
 
-from plait.data import Dataset, Temporal, coding, prepare, shaping
+from plait.data import Dataset, LeaveOneOut, Temporal, coding, prepare, shaping
 from plait.data.checking import MEANT
 from plait.schema import Action, Amount, Binary, Categorical, Regression
 
@@ -327,8 +328,9 @@ def test_wrong_time_unit_is_suggested(tmp_path):
         (
             "log.csv",
             b"user,items,time,rating\n1,2,3,4\n",
-            "no column 'item', did you mean 'items'. It has: user, ",
+            r"no column 'item', did you mean 'items'\? It has: user, ",
         ),
+        ("log.csv", b"a,item,time,rating\n1,2,3,4\n", r"no column 'user'\. It has: a, item, time, rating$"),
         ("log.parquet", b"PAR1 half of a file", "log.parquet cannot be read: .*cut off"),
         ("log.arrow", b"ARROW1 half of a file", "log.arrow cannot be read: "),
         ("log.xml", b"<log/>", "expected a file ending in .parquet"),
@@ -360,6 +362,38 @@ def test_a_truncated_parquet_file_is_named(tmp_path):
 def test_columns_of_the_wrong_type_are_named(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         prepare(log(**changes), actions=RATING, out=tmp_path / "out", **ALL)
+
+
+OF_NO_TYPE = [
+    ("actions", {"rating": "regression:1:5"}, ".*kind='regression:1:5'.*such as .*plait.Regression"),
+    ("actions", {"rating": Regression}, "found Action.*expected kinds by name"),
+    ("actions", ["rating"], "found 'rating', expected .*plait.Action"),
+    ("actions", "rating", "found 'rating'"),
+    ("actions", 5, "found 5"),
+    ("item_features", ["genre:category"], "found 'genre:category', expected .*plait.Category"),
+    ("user_features", {"plan": "category"}, ".*kind='category'"),
+    ("context", "device", "found 'device', expected .*plait.Feature"),
+    ("split", "temporal", "found 'temporal', expected plait.LeaveOneOut.*plait.Temporal"),
+    ("split", LeaveOneOut, "found <class"),
+    ("user", 0, "found 0, expected the name of a column"),
+    ("order", ["time"], "found .'time'., expected the name of a column, or None"),
+    ("min_user_events", "5", "found '5', expected a whole number from 1"),
+    ("min_user_events", -3, "found -3, expected a whole number from 1 .--min-user-events"),
+    ("min_item_events", 0, "found 0, expected a whole number from 1 .--min-item-events"),
+    ("min_item_events", 2.5, "found 2.5, expected a whole number"),
+    ("time_unit", "us", "found 'us', expected 's' or 'ms'"),
+    ("on_bad_row", "drop", "found 'drop', expected 'stop' or 'reject'"),
+    ("note", None, "found None, expected text"),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "message"), OF_NO_TYPE)
+def test_arguments_of_the_wrong_type_are_refused_before_anything_is_written(tmp_path, name, given, message):
+    """As by a caller whose types nobody checks."""
+    options = ALL | {"actions": RATING} | {name: given}
+    with pytest.raises(ValueError, match=f"^{name}: {message}"):
+        inspect.unwrap(prepare)(log(), out=tmp_path / "out", **options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_left_is_an_error(tmp_path):

@@ -224,6 +224,46 @@ def test_no_network_says_where_to_get_the_files(tmp_path, monkeypatch):
         sources.get("ml-100k", cache=tmp_path)
 
 
+NO_FILES_OF_THEIRS = {
+    "ml-20m": "has no column 'userId' .expected the owner's userId, movieId, rating, timestamp., did you mean 'user",
+    "ml-100k": "has 1 columns between tabs; expected the owner's user, item, rating, timestamp",
+    "ml-1m": "has 1 columns between ::; expected the owner's user",
+    "amazon-2014-beauty": "cannot be read: .*of another format",
+    "amazon-2023-video-games": "has no column 'parent_asin' .expected the owner's user_id, parent_asin, ",
+    "kuairand-pure": "has no column 'video_id' .expected the owner's user_id, video_id, time_ms, is_click",
+    "kuaisar": "has no column 'click'",
+    "complete-journey": "cannot be read: ",
+}
+
+
+@pytest.mark.parametrize("name", NO_FILES_OF_THEIRS)
+def test_a_file_of_another_log_is_refused(tmp_path, name):
+    columns = (USERS, ITEMS, SECONDS, STARS)
+    text = lines(*columns, separator=",", header=["user_id,item_id,timestamp,rating"])
+    (tmp_path / "log.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"log\.csv {NO_FILES_OF_THEIRS[name]}"):
+        sources.get(name, cache=tmp_path / "cache", from_files=tmp_path / "log.csv")
+    assert not list(tmp_path.glob("cache/*"))
+
+
+def test_files_that_are_not_there_are_refused_beside_a_kept_download(tmp_path, monkeypatch, capsys):
+    published = sources.Published(rows="60", users="5", items="4")
+    whole = dataclasses.replace(ML_100K, fetch=(short_download,), published=published)
+    monkeypatch.setattr(sources, "find_recipe", lambda name: whole)
+    kept = sources.get("ml-100k", cache=tmp_path / "cache")
+    assert sources.get("ml-100k", cache=tmp_path / "cache").folder == kept.folder
+    (tmp_path / "empty").mkdir()
+    for folder, message in (("nodir", "nodir does not exist; give"), ("empty", "empty holds no u.data")):
+        with pytest.raises(ValueError, match=message):
+            sources.get("ml-100k", cache=tmp_path / "cache", from_files=tmp_path / folder)
+    write_100k(tmp_path)
+    for said in (False, True):
+        capsys.readouterr()
+        found = sources.get("ml-100k", cache=tmp_path / "cache", from_files=tmp_path / "u.data")
+        assert found.folder != kept.folder
+        assert (f"u.data has not changed since {found.folder} was" in capsys.readouterr().err) == said
+
+
 def test_missing_files_and_names_are_explained(tmp_path):
     with pytest.raises(ValueError, match=r"holds no u\.data or ml-100k.inter"):
         sources.get("ml-100k", cache=tmp_path / "cache", from_files=tmp_path)

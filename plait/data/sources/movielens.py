@@ -4,8 +4,9 @@ from pathlib import Path
 
 import polars as pl
 
+from plait.data.reading import reading
 from plait.data.sources.downloading import check, download, download_wheel, unpack
-from plait.data.sources.recipe import FIVE_STARS, ITEM, TIME, USER, Published, Recipe, find
+from plait.data.sources.recipe import FIVE_STARS, ITEM, TIME, USER, Published, Recipe, find, renamed
 from plait.schema import Action, Regression
 
 FILES = "https://files.grouplens.org/datasets/movielens"
@@ -16,21 +17,33 @@ HALF_STARS = (Action("rating", Regression(0.5, 5)),)
 def read_100k(path: Path) -> pl.LazyFrame:
     """The owner's `u.data` (tabs, no header), or RecBole's copy, `ml-100k.inter` (tabs, typed header)."""
     file = find(path, "u.data", "ml-100k.inter")
-    columns = [USER, ITEM, "rating", TIME]
-    typed_header = file.suffix == ".inter"
-    return pl.scan_csv(file, separator="\t", has_header=typed_header, with_column_names=lambda _: columns)
+    lazy = pl.scan_csv(file, separator="\t", has_header=file.suffix == ".inter")  # a typed header
+    return _named(lazy, file, "tabs")
 
 
 def read_1m(path: Path) -> pl.LazyFrame:
     """`ratings.dat`: user::item::rating::timestamp, no header. Every second column of ':' is empty."""
-    lazy = pl.scan_csv(find(path, "ratings.dat"), separator=":", has_header=False)
-    names = lazy.collect_schema().names()[::2]
-    return lazy.select(names).rename(dict(zip(names, [USER, ITEM, "rating", TIME], strict=True)))
+    file = find(path, "ratings.dat")
+    lazy = pl.scan_csv(file, separator=":", has_header=False)
+    return _named(lazy, file, "::", every=2)
 
 
 def read_csv(path: Path) -> pl.LazyFrame:
     """`ratings.csv` of 20M and 32M: userId,movieId,rating,timestamp."""
-    return pl.scan_csv(find(path, "ratings.csv")).rename({"userId": USER, "movieId": ITEM})
+    file = find(path, "ratings.csv")
+    columns = {"userId": USER, "movieId": ITEM, "rating": "rating", "timestamp": TIME}
+    return renamed(pl.scan_csv(file), file, columns)
+
+
+def _named(lazy: pl.LazyFrame, file: Path, between: str, every: int = 1) -> pl.LazyFrame:
+    """The four columns of a file that does not name them."""
+    with reading(str(file)):
+        names = lazy.collect_schema().names()[::every]
+    if len(names) != 4:
+        raise ValueError(
+            f"{file} has {len(names)} columns between {between}; expected the owner's user, item, rating, timestamp"
+        )
+    return lazy.select(names).rename(dict(zip(names, [USER, ITEM, "rating", TIME], strict=True)))
 
 
 def fetch_100k(folder: Path) -> Path:

@@ -1,11 +1,12 @@
 """What a recipe is: where a public log comes from, how it is read, how one knows that it is whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
+from plait.data.reading import check_columns, reading
 from plait.schema import Action, Regression
 
 USER, ITEM, TIME, REQUEST = (
@@ -62,6 +63,8 @@ def find(path: Path, *names: str) -> Path:
     """
     if path.is_file():
         return path
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; give the owner's file, or the folder that it is in")
     for name in names:
         found = sorted(path.rglob(name))
         if found:
@@ -69,6 +72,18 @@ def find(path: Path, *names: str) -> Path:
     raise ValueError(
         f"{path} holds no {' or '.join(names)}; give the owner's file, or the folder that it is in"
     )
+
+
+def renamed(lazy: pl.LazyFrame, file: Path, columns: Mapping[str, str]) -> pl.LazyFrame:
+    """The owner's columns under the names that every reader returns.
+
+    Raises:
+        ValueError: one is missing, or the file cannot be read.
+    """
+    with reading(str(file)):
+        schema = lazy.collect_schema()
+    check_columns(schema, columns, str(file), f" (expected the owner's {', '.join(columns)})")
+    return lazy.select(pl.col(theirs).alias(ours) for theirs, ours in columns.items())
 
 
 def agrees(published: str, count: int) -> bool:
