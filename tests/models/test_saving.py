@@ -125,5 +125,5 @@ def test_weights_of_another_model_are_refused(tmp_path):
     saved(tmp_path / "a")
     saved(tmp_path / "b", "interleaved")
     (tmp_path / "a" / WEIGHTS).write_bytes((tmp_path / "b" / WEIGHTS).read_bytes())
-    with pytest.raises(ValueError, match="damaged, or not the one that config.json was saved with"):
+    with pytest.raises(ValueError, match=r"damaged, or not the one that config\.json was saved with"):
         load_model(tmp_path / "a")
