@@ -19,7 +19,7 @@ from plait.data.coding import item_index, similar_texts
 from plait.data.gathering import Windows, concatenated_ranges, windows
 from plait.data.manifest import FORMAT_VERSION, Manifest
 from plait.data.shaping import training_rows
-from plait.data.writing import MANIFEST
+from plait.data.writing import MANIFEST, REJECTS, array_digest, content_hash, table_digest
 from plait.schema import Action, EventBatch, Feature, FeatureTable
 
 Rows = Int64[np.ndarray, "R"] | Bool[np.ndarray, "Q"]
@@ -90,6 +90,27 @@ class Dataset:
                 what = "is missing" if found is None else f"has {found} bytes instead of {size}"
                 raise ValueError(f"{folder / name} {what}; the folder is not whole: prepare the log again")
         return cls(folder, manifest)
+
+    def check_content(self) -> None:
+        """Reads everything once.
+
+        Raises:
+            ValueError: these are not the events that were prepared: a file was damaged, or replaced by another.
+        """
+        digests = {}
+        try:
+            for path in (self.folder / name for name in self.manifest.files if name != REJECTS):
+                if path.suffix == ".npy":
+                    digests[path.stem] = array_digest(path.name, self._map(path.stem))
+                else:
+                    digests[path.stem] = table_digest(path.name, pl.read_parquet(path))
+        except (ValueError, pl.exceptions.PolarsError) as error:
+            raise ValueError(f"{self.folder} is damaged ({error}); prepare the log again") from error
+        if content_hash(digests) != self.manifest.content_hash:
+            raise ValueError(
+                f"{self.folder} is damaged: its arrays are not those that {MANIFEST} was written for; prepare the "
+                "log again"
+            )
 
     def __reduce__(self) -> tuple[Callable[[Path], "Dataset"], tuple[Path]]:
         return Dataset.open, (self.folder,)  # a copy in another process maps the same files

@@ -35,7 +35,9 @@ from plait.data.manifest import (
 from plait.data.reading import fingerprint, open_tables
 from plait.data.writing import (
     MANIFEST,
+    REJECTS,
     check_free,
+    content_hash,
     parquet_bytes,
     whole_folder,
     write_array,
@@ -373,8 +375,7 @@ def _write(
     digests = {key: write_array(folder / f"{key}.npy", array) for key, array in events.arrays.items()}
     digests |= {key: write_table(folder / f"{key}.parquet", table) for key, table in events.tables.items()}
     if events.rejects is not None:
-        write_bytes(folder / "rejects.parquet", parquet_bytes(events.rejects))
-    content = b"".join(digests[key] for key in sorted(digests))
+        write_bytes(folder / REJECTS, parquet_bytes(events.rejects))
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=name,
@@ -387,7 +388,7 @@ def _write(
         actions=events.actions,
         counts=events.counts,
         tied_share=events.tied_share,
-        content_hash=hashlib.sha256(content).hexdigest(),
+        content_hash=content_hash(digests),
         **events.features,
         files={file.name: file.stat().st_size for file in sorted(folder.iterdir())},
     )

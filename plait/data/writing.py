@@ -6,14 +6,14 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-MANIFEST = "manifest.json"
+MANIFEST, REJECTS = "manifest.json", "rejects.parquet"
 
 
 def check_free(out: Path, overwrite: bool) -> None:
@@ -72,8 +72,12 @@ def write_array(path: Path, array: np.ndarray) -> bytes:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
     write_bytes(path, header.getvalue(), content)  # not numpy's writer: its errors do not say "disk full"
-    digest = hashlib.sha256(f"{path.name} {array.dtype.str} {array.shape}".encode())
-    digest.update(content)
+    return array_digest(path.name, array)
+
+
+def array_digest(name: str, array: np.ndarray) -> bytes:
+    digest = hashlib.sha256(f"{name} {array.dtype.str} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
     return digest.digest()
 
 
@@ -95,7 +99,11 @@ def parquet_bytes(table: pl.DataFrame) -> bytes:
 def write_table(path: Path, table: pl.DataFrame) -> bytes:
     """Writes a Parquet file of numbers and text without nulls; returns a digest of its content."""
     write_bytes(path, parquet_bytes(table))
-    digest = hashlib.sha256(path.name.encode())
+    return table_digest(path.name, table)
+
+
+def table_digest(name: str, table: pl.DataFrame) -> bytes:
+    digest = hashlib.sha256(name.encode())
     for column in table:
         digest.update(f"{column.name} {column.dtype}".encode())
         if column.dtype == pl.String:
@@ -103,6 +111,11 @@ def write_table(path: Path, table: pl.DataFrame) -> bytes:
         else:
             digest.update(column.to_numpy().tobytes())
     return digest.digest()
+
+
+def content_hash(digests: Mapping[str, bytes]) -> str:
+    """Of the digests of arrays and tables, by their names without ending."""
+    return hashlib.sha256(b"".join(digests[name] for name in sorted(digests))).hexdigest()
 
 
 def _fsync(folder: Path) -> None:

@@ -88,7 +88,7 @@ def fit(
 
     Raises:
         ValueError: the settings do not fit each other, the data or the checkpoint found in the folder; or the layout
-            predicts an action that no training event has. Nothing was written then.
+            predicts an action that no training event has; or the data was damaged. Nothing was written then.
         Diverged: the loss is no longer a number, or has run away.
         KeyboardInterrupt: SIGINT or SIGTERM came; says where training stands.
     """
@@ -97,6 +97,7 @@ def fit(
     layout = Layout.parse(config.layout, allow_leaks=config.settings.allow_leaks)
     selection = Selection.parse(protocol.select).resolve(layout, config.settings.retrieval_weight)
     check_read(config, protocol)
+    dataset.check_content()
     check_labels(dataset, layout)
     for part in get_args(Part):  # what the test lacks is told before the training, too
         targets = targets_of(dataset, part, config.settings.exposure)

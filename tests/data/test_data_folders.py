@@ -32,6 +32,26 @@ def test_a_folder_that_is_not_whole_names_the_file(folder, name):
         Dataset.open(folder)
 
 
+@pytest.mark.parametrize("rejected", [False, True])
+def test_what_changed_in_any_file_is_noticed(tmp_path, rejected):
+    table = log().with_columns(rating=pl.Series([9.0 if rejected else 1.0, *log()["rating"][1:]]))
+    data = prepare(table, out=tmp_path / "out", on_bad_row="reject", **OPTIONS)
+    data.check_content()
+    files = [name for name in data.manifest.files if name != "rejects.parquet"]
+    assert len(files) == len(data.manifest.files) - rejected and len(files) > 6
+    for name in files:
+        path = data.folder / name
+        whole = path.read_bytes()
+        if name.endswith(".npy"):
+            path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        else:
+            pl.read_parquet(path).reverse().write_parquet(path)
+        with pytest.raises(ValueError, match=r"out is damaged.*prepare the log again"):
+            data.check_content()
+        path.write_bytes(whole)
+        data.check_content()
+
+
 def test_a_folder_of_another_format_says_which(folder):
     path = folder / "manifest.json"
     path.write_text(json.dumps({"format_version": 99, "unknown": 1}))

@@ -12,6 +12,7 @@ from filelock import FileLock
 from small_runs import STEPS_PER_EPOCH, Killed, kill_before_step, settings_of, silent
 from tiny import prepared, random_log
 
+from plait.data import Dataset
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
 from plait.models.saving import load_model
@@ -146,6 +147,15 @@ def test_a_begun_run_of_other_settings_is_refused_and_its_own_goes_on(dataset, t
     assert "max_epochs" not in str(refused.value)
     assert msgspec.json.decode((tmp_path / SETTINGS).read_bytes(), type=RunSettings) == settings
     assert run(dataset, settings, tmp_path, silent).epochs == 1
+
+
+def test_damaged_data_is_refused_before_training(tmp_path):
+    data = prepared(random_log(), tmp_path / "data")
+    path = data.folder / "item.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x40")  # an item that is none
+    with pytest.raises(ValueError, match=f"{tmp_path}/data is damaged"):
+        run(Dataset.open(data.folder), settings_of(), tmp_path / "run", silent)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("came", ["before", "meanwhile"])
