@@ -199,8 +199,8 @@ class Recommender:
         """Writes weights, configuration and the item table; no pickle.
 
         They are written aside, then take the place of a recommender that the folder holds, and of nothing else in it. A
-        kill leaves the old one, the new one or, in a short moment between, what `from_pretrained` refuses; and beside it
-        a folder `.writing.*`, which nothing reads.
+        kill leaves the old one, the new one or, in a short moment between, what `from_pretrained` refuses; and a folder
+        `.writing.*`, which nothing reads.
 
         Raises:
             OSError: the folder cannot be written (disk full, no permission); what it holds stays.
