@@ -66,7 +66,9 @@ def load_model(folder: Path) -> GenerativeRecommender:
             )
         saved = msgspec.json.decode(raw, type=Saved)
         if saved.weights_sha256 not in ("", _sha256(folder / WEIGHTS)):
-            raise ValueError(f"{WEIGHTS} is damaged, or not the one that {CONFIG} was saved with")
+            raise ValueError(
+                f"{WEIGHTS} is damaged, or not the one that {CONFIG} was saved with; save the model there again"
+            )
         model = GenerativeRecommender(saved.model)
         model.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:

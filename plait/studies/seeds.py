@@ -10,9 +10,8 @@ import numpy as np
 
 from plait.metrics.intervals import Bootstrap
 
-NOISE_DRAWS = (
-    10  # for every draw of users; few would give each number of degrees one error of its own, always the same
-)
+# For every draw of users: few would give each number of degrees of freedom one error of its own, always the same.
+NOISE_DRAWS = 10
 
 
 @dataclass(frozen=True)

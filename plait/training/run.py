@@ -156,7 +156,7 @@ def _alone(folder: Path) -> Iterator[Callable[[], None]]:
             raise ValueError(
                 f"{folder}: another process trains there; let it end or stop it, or use another folder"
             ) from None
-        except NotImplementedError:  # a file system that has no locks
+        except NotImplementedError:  # filelock's word for a file system without locks: train there unguarded
             return
 
     if folder.exists():

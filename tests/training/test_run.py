@@ -180,6 +180,18 @@ def test_two_processes_do_not_train_in_one_folder(came, dataset, tmp_path, monke
     assert run(dataset, settings_of(max_epochs=1), tmp_path / "run", silent).epochs == 1
 
 
+def test_a_file_system_without_locks_is_trained_on(dataset, tmp_path, monkeypatch):
+    asked = []
+
+    def acquire(lock, timeout):
+        asked.append(timeout)
+        raise NotImplementedError
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    assert run(dataset, settings_of(max_epochs=1), tmp_path, silent).epochs == 1
+    assert asked == [0, 0], "where the folder is, and where training begins"
+
+
 @pytest.mark.parametrize(
     "settings",
     [
