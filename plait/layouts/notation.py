@@ -84,6 +84,11 @@ class Layout:
     def targets(self) -> tuple[Target, ...]:
         return tuple(target for token in self.all_tokens for target in token.predicted)
 
+    @property
+    def predicts(self) -> frozenset[Field]:
+        """Every field that some token predicts."""
+        return frozenset(target.fact.field for target in self.targets)
+
     def answers(self, target: Target, in_candidate: bool) -> bool:
         """Whether a target is asked about an event yet to come: at the candidate's own tokens, which are the history's
         where none are spelled, or at an earlier event's."""

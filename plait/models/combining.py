@@ -93,7 +93,7 @@ def problems_of(layout: Layout, trunk: TrunkConfig, exposure: Exposure) -> Itera
                 f"token '{token}' shows two facts of one field, and the sum of their embeddings could not tell them "
                 "apart; show them in tokens of their own"
             )
-    if len({target.fact.field for target in layout.targets}) < len(layout.targets):
+    if len(layout.predicts) < len(layout.targets):
         yield "predicts two facts of one field; this model has one head for each"
     if "c" in layout.fields:
         yield "this model has no conditions; show items and actions only"

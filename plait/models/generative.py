@@ -93,14 +93,13 @@ class ModelConfig:
     def _check_trained(self) -> None:
         """Raises ValueError where nothing that the layout predicts has a weight."""
         layout = Layout.parse(self.layout, allow_leaks=self.settings.allow_leaks)
-        predicted = {target.fact.field for target in layout.targets}
-        weights = [self.settings.retrieval_weight] if "i" in predicted else []
-        if "a" in predicted:
+        weights = [self.settings.retrieval_weight] if "i" in layout.predicts else []
+        if "a" in layout.predicts:
             weights += [self.settings.action_weights.get(action.name, 1.0) for action in self.actions]
         if weights and not any(weights):
             raise ValueError(
                 f"layout '{layout}' is trained for nothing: all that it predicts has weight 0; raise "
-                f"model.{'retrieval_weight' if 'i' in predicted else 'action_weights'}, or leave the layout out"
+                f"model.{'retrieval_weight' if 'i' in layout.predicts else 'action_weights'}, or leave the layout out"
             )
 
 

@@ -76,8 +76,7 @@ def asks_candidates(layout: Layout, exposure: Exposure, protocol: Protocol) -> b
 
 def check_labels(dataset: Dataset, layout: Layout) -> None:
     """Raises ValueError where an action is to be predicted of which training shows nothing."""
-    predicted = {target.fact.field for target in layout.targets}
-    if "a" not in predicted:
+    if "a" not in layout.predicts:
         return
     for action, num_labels in zip(dataset.actions, dataset.train_action_counts(), strict=True):
         if not num_labels:

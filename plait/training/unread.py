@@ -114,7 +114,6 @@ def _by_data(config: ModelConfig) -> list[_Reader]:
 def _by_layout(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
     """Where only the layout decides."""
     layout = Layout.parse(config.layout, allow_leaks=config.settings.allow_leaks)
-    predicted = {target.fact.field for target in layout.targets}
     asks = asks_candidates(layout, config.settings.exposure, protocol)
     of_items = "model.retrieval", "model.retrieval_weight", "protocol.negatives", "protocol.filter_seen"
     of_actions = "model.tower", "model.late", "model.action_weights"
@@ -123,7 +122,7 @@ def _by_layout(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
     return [
         _Reader(mixed, ("model.trunk.ride_weight",), "actions that ride in the values", none),
         _Reader(pooled, ("model.trunk.pool_fuses_item",), "a final pooling of actions", none),
-        _Reader("i" in predicted, of_items, "predicted items", none),
-        _Reader("a" in predicted, of_actions, "predicted actions", none),
+        _Reader("i" in layout.predicts, of_items, "predicted items", none),
+        _Reader("a" in layout.predicts, of_actions, "predicted actions", none),
         _Reader(asks, ("protocol.candidate_requests",), "candidates (protocol.supervise = candidates)", none),
     ]
