@@ -9,7 +9,6 @@ from plait.layouts import CATALOGUE, Layout
 from plait.layouts.casting import SameRequest
 from plait.models.inputs import Exposure, History, TimeAnchor
 from plait.nn.config import DLRM_V3, RESEARCH, TINY, Positions, TrunkConfig
-from plait.nn.trunk import problems_of_rides
 from plait.schema import Action
 
 TRUNKS = {
@@ -102,7 +101,7 @@ def problems_of(layout: Layout, trunk: TrunkConfig, exposure: Exposure) -> Itera
             "predicts an event after the next, and with same_request = 'blind' that one may be of the next request or "
             "of a later one, which serving could not tell; predict the next event, or use same_request = 'causal'"
         )
-    yield from _problems_of_rides(layout, trunk)
+    yield from _problems_of_rides(layout)
     yield from _problems_of_time(layout, trunk, exposure)
     if exposure.history == "full" and trunk.positions in ("alibi", "genrank"):
         yield (
@@ -110,7 +109,7 @@ def problems_of(layout: Layout, trunk: TrunkConfig, exposure: Exposure) -> Itera
         )
 
 
-def _problems_of_rides(layout: Layout, trunk: TrunkConfig) -> Iterator[str]:
+def _problems_of_rides(layout: Layout) -> Iterator[str]:
     if not layout.rides:
         return
     if layout.tokens_per_event > 1 or layout.candidate:
@@ -122,7 +121,6 @@ def _problems_of_rides(layout: Layout, trunk: TrunkConfig) -> Iterator[str]:
             "nothing reads the action stream that the last helix layer updates, so those weights would never be "
             "trained; pool it at the end: {helix, pool}, as AttnDHN does"
         )
-    yield from problems_of_rides(trunk, layout.rides)
 
 
 def _problems_of_time(layout: Layout, trunk: TrunkConfig, exposure: Exposure) -> Iterator[str]:

@@ -91,7 +91,7 @@ def attend_fused(
         return out_RNLH[..., :head_width]
     mask_B1QK = segments.softmax_mask(strict)[:, None]
     out_RNLH = F.scaled_dot_product_attention(q_RNLH, k_RNLH, v_RNLH, attn_mask=mask_B1QK, scale=scale)
-    return _nothing_seen(out_RNLH, segments, strict)[..., :head_width]
+    return segments.zeroed(out_RNLH, strict)[..., :head_width]
 
 
 def attend_blocked(
@@ -108,14 +108,7 @@ def attend_blocked(
     bias_B1QK = segments.mask_bias(q_RNLH.dtype, strict)
     alibi = None if slopes_N is None else (slopes_N.to(q_RNLH.dtype), segments.position_RL)
     out_RNLH: Tensor = _BlockedAttention.apply(q_RNLH, k_RNLH, v_RNLH, bias_B1QK, alibi)
-    return _nothing_seen(out_RNLH, segments, strict)
-
-
-def _nothing_seen(out_RNLH: Tensor, segments: Segments, strict: bool) -> Tensor:
-    """Zeros where a softmax over nothing was kept finite by letting a slot see itself."""
-    if not strict:
-        return out_RNLH
-    return out_RNLH.masked_fill(segments.sees_nothing_RL[:, None, :, None], 0.0)
+    return segments.zeroed(out_RNLH, strict)
 
 
 def _fold_alibi(

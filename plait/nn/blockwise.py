@@ -65,21 +65,23 @@ def attend_blockwise(
     scale: float,
     slopes_N: Float[Tensor, "N"] | None = None,
     lookups: tuple[Lookup, ...] = (),
+    strict: bool = False,
 ) -> Float[Tensor, "R N L H"]:
     """Every slot's weighted sum of what it sees (`Segments`), with weights made from the scores
     `scale * q.k - slope * distance + lookups`.
 
     Args:
         slopes_N: no gradient flows to it.
+        strict: a slot does not see its own event; where nothing is left to see, the result is 0.
 
     Returns:
         Finite everywhere; what stands at padding has no meaning.
     """
     entries = tuple(lookup.entries for lookup in lookups)
-    scoring = _Scoring(segments, weighing, scale, slopes_N, entries)
+    scoring = _Scoring(segments, weighing, scale, slopes_N, entries, strict)
     tables = (lookup.table_P for lookup in lookups)
     out_RNLH: Tensor = _Blockwise.apply(scoring, q_RNLH, k_RNLH, v_RNLH, *tables)
-    return out_RNLH
+    return segments.zeroed(out_RNLH, strict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,7 @@ class _Scoring:
     scale: float
     slopes_N: Tensor | None
     entries: tuple[Callable[[Block], Tensor], ...]
+    strict: bool = False
 
     def blocks(self, num_heads: int) -> Iterator[Block]:
         num_rows, num_slots = self.segments.segment_RL.shape
@@ -116,11 +119,14 @@ class _Scoring:
         for table_P, entry_GQK in zip(tables, entries, strict=True):
             looked_up_GQK = table_P.index_select(0, entry_GQK.flatten()).view(entry_GQK.shape)
             term_GQK = looked_up_GQK if term_GQK is None else term_GQK.add_(looked_up_GQK)
-        if self.segments.causality_is_all:
+        if self.segments.causality_is_all and not self.strict:
             triangle_QQ = score_XQK.new_full((score_XQK.shape[1],) * 2, MASKED).triu_(1)
             (score_GNQK if term_GQK is None else term_GQK)[..., block.queries].add_(triangle_QQ)
         else:
-            visible_GQK = self.segments.visible_RQK[block]
+            visible_BQK = self.segments.softmax_mask(self.strict)
+            visible_GQK = visible_BQK[
+                block if len(visible_BQK) > 1 else (slice(1), block.queries, block.keys)
+            ]
             term_GQK = torch.where(visible_GQK, 0.0 if term_GQK is None else term_GQK, MASKED)
         if term_GQK is not None:
             score_GNQK.add_(term_GQK.to(score_XQK.dtype)[:, None])

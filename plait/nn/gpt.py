@@ -1,6 +1,6 @@
 """The block of the `gpt` trunk: causal softmax attention and a GELU MLP, pre-norm, built as GPT-2's is.
 
-Shape letters: R rows, L slots of a row, D width, N heads, H head width.
+Shape letters: R rows, L slots of a row, D width, E = 2 D, N heads, H head width.
 """
 
 import torch.nn.functional as F
@@ -11,9 +11,11 @@ from plait.nn.attention import attend
 from plait.nn.block import Streams, Where
 from plait.nn.config import TrunkConfig
 from plait.nn.dropout import Dropout
-from plait.nn.linear import linear
+from plait.nn.linear import linear, part_of
 from plait.nn.positions import Angles, rope
 from plait.nn.relative import RelativeBias, attend_biased
+
+Heads = tuple[Float[Tensor, "R N L H"], Float[Tensor, "R N L H"], Float[Tensor, "R N L H"]]
 
 
 class GptBlock(nn.Module):
@@ -36,22 +38,33 @@ class GptBlock(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x_RLD: Float[Tensor, "R L D"], ride_RLD: Tensor | None, where: Where) -> Streams:
-        q_RNLH, k_RNLH, v_RNLH = self.project(x_RLD, where.angles)
-        if self.bias is not None:
-            attended_RNLH = attend_biased(q_RNLH, k_RNLH, v_RNLH, where.segments, self.bias)
-        else:
-            attended_RNLH = attend(q_RNLH, k_RNLH, v_RNLH, where.segments, slopes_N=where.slopes_N)
-        return self.merge(x_RLD, attended_RNLH), ride_RLD
+        return self.update(x_RLD, where), ride_RLD
+
+    def update(
+        self, x_RLD: Float[Tensor, "R L D"], where: Where, mixed_RLD: Float[Tensor, "R L D"] | None = None
+    ) -> Float[Tensor, "R L D"]:
+        """The residual stream after the block. Strict where something is mixed into values (`project`)."""
+        qkv = self.project(x_RLD, where.angles, mixed_RLD)
+        return self.merge(x_RLD, attend_softmax(qkv, where, self.bias, strict=mixed_RLD is not None))
 
     def project(
-        self, x_RLD: Float[Tensor, "R L D"], angles: Angles | None
-    ) -> tuple[Float[Tensor, "R N L H"], Float[Tensor, "R N L H"], Float[Tensor, "R N L H"]]:
-        """Queries, keys and values; with `angles`, queries and keys turned to their positions."""
-        qkv_RL3NH = self.qkv(self.attention_norm(x_RLD)).unflatten(-1, (3, self.num_heads, -1))
-        q_RNLH, k_RNLH, v_RNLH = qkv_RL3NH.permute(2, 0, 3, 1, 4)
-        if angles is not None:
-            q_RNLH, k_RNLH = rope(q_RNLH, angles), rope(k_RNLH, angles)
-        return q_RNLH, k_RNLH, v_RNLH
+        self,
+        x_RLD: Float[Tensor, "R L D"],
+        angles: Angles | None,
+        mixed_RLD: Float[Tensor, "R L D"] | None = None,
+    ) -> Heads:
+        """Queries, keys and values; with `angles`, queries and keys turned to their positions.
+
+        Args:
+            mixed_RLD: is added to the normalised states that values are made from.
+        """
+        own_RLD, dim = self.attention_norm(x_RLD), x_RLD.shape[-1]
+        if mixed_RLD is None:
+            qk_RLE, v_RLD = self.qkv(own_RLD).split((2 * dim, dim), dim=-1)
+        else:
+            qk_RLE = part_of(self.qkv, slice(2 * dim), own_RLD)
+            v_RLD = part_of(self.qkv, slice(2 * dim, None), own_RLD + mixed_RLD)
+        return heads_of(qk_RLE, v_RLD, self.num_heads, angles)
 
     def merge(
         self, x_RLD: Float[Tensor, "R L D"], attended_RNLH: Float[Tensor, "R N L H"]
@@ -59,3 +72,23 @@ class GptBlock(nn.Module):
         """The residual stream after the attention branch and the MLP branch."""
         x_RLD = x_RLD + self.dropout(self.attention_out(attended_RNLH.transpose(1, 2).flatten(2)))
         return x_RLD + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x_RLD)))))
+
+
+def heads_of(
+    qk_RLE: Float[Tensor, "R L E"], v_RLD: Float[Tensor, "R L D"], num_heads: int, angles: Angles | None
+) -> Heads:
+    """Queries and keys, side by side in E = 2 D, and values, split into heads and turned."""
+    q_RNLH, k_RNLH = qk_RLE.unflatten(-1, (2, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    v_RNLH = v_RLD.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    if angles is not None:
+        q_RNLH, k_RNLH = rope(q_RNLH, angles), rope(k_RNLH, angles)
+    return q_RNLH, k_RNLH, v_RNLH
+
+
+def attend_softmax(
+    qkv: Heads, where: Where, bias: RelativeBias | None, strict: bool
+) -> Float[Tensor, "R N L H"]:
+    """Softmax attention with whatever the positions add to its scores; `strict` as in `attend`."""
+    if bias is not None:
+        return attend_biased(*qkv, where.segments, bias, strict=strict)
+    return attend(*qkv, where.segments, slopes_N=where.slopes_N, strict=strict)

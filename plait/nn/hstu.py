@@ -12,6 +12,7 @@ from plait.nn.block import Streams, Where
 from plait.nn.blockwise import SILU, attend_blockwise
 from plait.nn.config import TrunkConfig
 from plait.nn.dropout import Dropout
+from plait.nn.linear import part_of
 from plait.nn.positions import Angles, rope
 from plait.nn.relative import RelativeBias
 from plait.nn.visibility import Segments
@@ -54,7 +55,13 @@ class HstuBlock(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x_RLD: Float[Tensor, "R L D"], ride_RLD: Tensor | None, where: Where) -> Streams:
-        u_RLD, q_RNLH, k_RNLH, v_RNLH = self.project(x_RLD, where.angles)
+        return self.update(x_RLD, where), ride_RLD
+
+    def update(
+        self, x_RLD: Float[Tensor, "R L D"], where: Where, mixed_RLD: Float[Tensor, "R L D"] | None = None
+    ) -> Float[Tensor, "R L D"]:
+        """The residual stream after the block. Strict where something is mixed into values (`project`)."""
+        u_RLD, q_RNLH, k_RNLH, v_RNLH = self.project(x_RLD, where.angles, mixed_RLD)
         attended_RNLH = attend_silu(
             q_RNLH,
             k_RNLH,
@@ -64,16 +71,24 @@ class HstuBlock(nn.Module):
             scale=self.scale,
             slopes_N=where.slopes_N,
             bias=self.bias,
+            strict=mixed_RLD is not None,
         )
-        return self.merge(x_RLD, u_RLD, attended_RNLH), ride_RLD
+        return self.merge(x_RLD, u_RLD, attended_RNLH)
 
     def project(
-        self, x_RLD: Float[Tensor, "R L D"], angles: Angles | None
+        self,
+        x_RLD: Float[Tensor, "R L D"],
+        angles: Angles | None,
+        mixed_RLD: Float[Tensor, "R L D"] | None = None,
     ) -> tuple[
         Float[Tensor, "R L D"], Float[Tensor, "R N L H"], Float[Tensor, "R N L H"], Float[Tensor, "R N L H"]
     ]:
-        """The gate, queries, keys and values; with `angles`, queries and keys turned to their positions."""
-        uvqk_RLD4 = self.uvqk(self.norm(x_RLD))
+        """The gate, queries, keys and values; with `angles`, queries and keys turned to their positions.
+
+        Args:
+            mixed_RLD: is added to the normalised states that values are made from.
+        """
+        uvqk_RLD4 = self._uvqk(self.norm(x_RLD), mixed_RLD)
         if self.silu_all:
             u_RLD, *vqk = F.silu(uvqk_RLD4).chunk(4, dim=-1)
         else:
@@ -83,6 +98,15 @@ class HstuBlock(nn.Module):
         if angles is not None:
             q_RNLH, k_RNLH = rope(q_RNLH, angles), rope(k_RNLH, angles)
         return u_RLD, q_RNLH, k_RNLH, v_RNLH
+
+    def _uvqk(self, own_RLD: Tensor, mixed_RLD: Tensor | None) -> Tensor:
+        if mixed_RLD is None:
+            return self.uvqk(own_RLD)
+        dim = own_RLD.shape[-1]
+        u_RLD = part_of(self.uvqk, slice(dim), own_RLD)
+        v_RLD = part_of(self.uvqk, slice(dim, 2 * dim), own_RLD + mixed_RLD)
+        qk_RLE = part_of(self.uvqk, slice(2 * dim, None), own_RLD)
+        return torch.cat([u_RLD, v_RLD, qk_RLE], dim=-1)
 
     def merge(
         self,
@@ -108,8 +132,10 @@ def attend_silu(
     scale: float,
     slopes_N: Float[Tensor, "N"] | None = None,
     bias: RelativeBias | None = None,
+    strict: bool = False,
 ) -> Float[Tensor, "R N L H"]:
-    """sum_j SiLU(scale * q_i.k_j - slope * (p_i - p_j) + b_ij) / norm_len * v_j, over the j that i sees.
+    """sum_j SiLU(scale * q_i.k_j - slope * (p_i - p_j) + b_ij) / norm_len * v_j, over the j that i sees; with `strict`
+    those of its own event left out.
 
     Weights are neither positive nor do they sum to 1. The division stands behind the sum.
 
@@ -118,7 +144,7 @@ def attend_silu(
     """
     lookups = () if bias is None else bias.lookups(segments)
     summed_RNLH = attend_blockwise(
-        q_RNLH, k_RNLH, v_RNLH, segments, SILU, scale=scale, slopes_N=slopes_N, lookups=lookups
+        q_RNLH, k_RNLH, v_RNLH, segments, SILU, scale=scale, slopes_N=slopes_N, lookups=lookups, strict=strict
     )
     return summed_RNLH / norm_len
 
@@ -133,6 +159,7 @@ def attend_silu_reference(
     scale: float,
     slopes_N: Float[Tensor, "N"] | None = None,
     bias: RelativeBias | None = None,
+    strict: bool = False,
 ) -> Float[Tensor, "R N L H"]:
     """What `attend_silu` must equal, in the published order: bias, SiLU, division, mask; all in fp32."""
     score_RNLL = q_RNLH.float() @ k_RNLH.float().transpose(-1, -2) * scale
@@ -141,5 +168,6 @@ def attend_silu_reference(
         score_RNLL = score_RNLL - slopes_N[:, None, None] * distance_RLL[:, None]
     if bias is not None:
         score_RNLL = score_RNLL + bias(segments)[:, None]
-    weight_RNLL = F.silu(score_RNLL) / norm_len * segments.visible_RQK[:, None]
+    visible_RQK = segments.strictly_visible_RQK if strict else segments.visible_RQK
+    weight_RNLL = F.silu(score_RNLL) / norm_len * visible_RQK[:, None]
     return (weight_RNLL @ v_RNLH.float()).to(v_RNLH.dtype)

@@ -1,6 +1,11 @@
-"""The linear layer of every module here: GPT-2's initialisation."""
+"""The linear layer of every module here: GPT-2's initialisation.
 
-from torch import nn
+Shape letters: D inputs, E outputs, P some of the outputs.
+"""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
 
 
 def linear(num_in: int, num_out: int, std: float = 0.02) -> nn.Linear:
@@ -9,3 +14,13 @@ def linear(num_in: int, num_out: int, std: float = 0.02) -> nn.Linear:
     nn.init.normal_(layer.weight, std=std)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def part_of(layer: nn.Linear, outputs: slice, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows P"]:
+    """Some of a layer's outputs, for layers that project more than one input.
+
+    >>> x, layer = torch.ones(2, 3), linear(3, 6)
+    >>> torch.equal(part_of(layer, slice(4, 6), x), layer(x)[:, 4:])
+    True
+    """
+    return F.linear(x, layer.weight[outputs], None if layer.bias is None else layer.bias[outputs])

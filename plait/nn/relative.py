@@ -67,11 +67,13 @@ def attend_biased(
     v_RNLH: Float[Tensor, "R N L H"],
     segments: Segments,
     bias: RelativeBias,
+    *,
+    strict: bool = False,
 ) -> Float[Tensor, "R N L H"]:
-    """Softmax attention with scores scaled by H ** -0.5 and a trained bias added."""
+    """Softmax attention with scores scaled by H ** -0.5 and a trained bias added; `strict` as in `attend`."""
     scale = q_RNLH.shape[-1] ** -0.5
     return attend_blockwise(
-        q_RNLH, k_RNLH, v_RNLH, segments, SOFTMAX, scale=scale, lookups=bias.lookups(segments)
+        q_RNLH, k_RNLH, v_RNLH, segments, SOFTMAX, scale=scale, lookups=bias.lookups(segments), strict=strict
     )
 
 
@@ -81,11 +83,14 @@ def attend_biased_reference(
     v_RNLH: Float[Tensor, "R N L H"],
     segments: Segments,
     bias: RelativeBias,
+    *,
+    strict: bool = False,
 ) -> Float[Tensor, "R N L H"]:
     """What `attend_biased` must equal, written plainly: all scores in fp32, a dense bias and a dense mask."""
     score_RNLL = q_RNLH.float() @ k_RNLH.float().transpose(-1, -2) * q_RNLH.shape[-1] ** -0.5
     score_RNLL = score_RNLL + bias(segments)[:, None]
-    weight_RNLL = score_RNLL.masked_fill(~segments.visible_RQK[:, None], -torch.inf).softmax(-1)
+    visible_RQK = segments.strictly_visible_RQK if strict else segments.visible_RQK
+    weight_RNLL = score_RNLL.masked_fill(~visible_RQK[:, None], -torch.inf).softmax(-1).nan_to_num(0.0)
     return (weight_RNLL @ v_RNLH.float()).to(v_RNLH.dtype)
 
 

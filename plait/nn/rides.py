@@ -7,64 +7,48 @@ start about fifty times smaller than the normalised states that they are added t
 Shape letters: R rows, L slots of a row, D width, N heads, H head width.
 """
 
-from dataclasses import replace
-
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from plait.nn.attention import attend
 from plait.nn.block import Streams, Where
 from plait.nn.config import TrunkConfig
-from plait.nn.gpt import GptBlock
+from plait.nn.gpt import GptBlock, Heads, attend_softmax, heads_of
+from plait.nn.hstu import HstuBlock
 from plait.nn.linear import linear
-from plait.nn.positions import Angles, rope
-
-Heads = tuple[Float[Tensor, "R N L H"], Float[Tensor, "R N L H"], Float[Tensor, "R N L H"]]
+from plait.nn.positions import Angles
+from plait.nn.relative import RelativeBias
 
 
 class MixedValueBlock(nn.Module):
-    """AttnMVP's layer: a `GptBlock`, but strict, and with values that carry the actions of their events.
+    """AttnMVP's layer: any block, but strict, and with values that carry the actions of their events.
 
     q and k come from h = LN(x), v from h + ride_weight * LN(ride), through one projection. The paper mixes the
     streams themselves, H + lambda * a; mixed before the norm, an action would fade as H grows from layer to layer.
-    The residual is x alone: one over the values would hand every event its own action. The ride leaves as it came,
-    so each layer mixes in the original action.
+    The residual is x alone: one over the values would hand every event its own action, and so would a gate (HSTU's)
+    made from them. The ride leaves as it came, so each layer mixes in the original action.
 
-    Source: the AttnMVP paper, section 4.
+    Source: the AttnMVP paper, section 4; for HSTU's block, Plait.
+
+    Args:
+        layer: of width `dim`.
     """
 
     num_attentions = 1
 
-    def __init__(self, config: TrunkConfig) -> None:
+    def __init__(self, layer: GptBlock | HstuBlock, dim: int, ride_weight: float) -> None:
         super().__init__()
-        self.ride_weight = config.ride_weight
-        self.ride_norm = nn.LayerNorm(config.dim)
-        self.gpt = GptBlock(config, max_positions=0)  # none: it has no table of them
+        self.ride_weight = ride_weight
+        self.ride_norm = nn.LayerNorm(dim)
+        self.layer = layer
 
     def forward(
         self, x_RLD: Float[Tensor, "R L D"], ride_RLD: Float[Tensor, "R L D"], where: Where
     ) -> Streams:
-        q_RNLH, k_RNLH, v_RNLH = self.project(x_RLD, ride_RLD, where.angles)
-        attended_RNLH = attend(q_RNLH, k_RNLH, v_RNLH, where.segments, slopes_N=where.slopes_N, strict=True)
-        return self.merge(x_RLD, attended_RNLH), ride_RLD
+        return self.layer.update(x_RLD, where, self.mixed(ride_RLD)), ride_RLD
 
-    def project(
-        self, x_RLD: Float[Tensor, "R L D"], ride_RLD: Float[Tensor, "R L D"], angles: Angles | None
-    ) -> Heads:
-        """Queries, keys and mixed values; with `angles`, queries and keys turned to their positions."""
-        own_RLD = self.gpt.attention_norm(x_RLD)
-        mixed_RLD = own_RLD + self.ride_weight * self.ride_norm(ride_RLD)
-        qkv, dim = self.gpt.qkv, x_RLD.shape[-1]
-        qk_RLE = F.linear(own_RLD, qkv.weight[: 2 * dim], qkv.bias[: 2 * dim])
-        v_RLD = F.linear(mixed_RLD, qkv.weight[2 * dim :], qkv.bias[2 * dim :])
-        return _heads(qk_RLE, v_RLD, self.gpt.num_heads, angles)
-
-    def merge(
-        self, x_RLD: Float[Tensor, "R L D"], attended_RNLH: Float[Tensor, "R N L H"]
-    ) -> Float[Tensor, "R L D"]:
-        """The residual stream after the attention branch and the MLP branch."""
-        return self.gpt.merge(x_RLD, attended_RNLH)
+    def mixed(self, ride_RLD: Float[Tensor, "R L D"]) -> Float[Tensor, "R L D"]:
+        """What is added to the normalised states that values are made from."""
+        return self.ride_weight * self.ride_norm(ride_RLD)
 
 
 class DualHelixBlock(nn.Module):
@@ -79,11 +63,12 @@ class DualHelixBlock(nn.Module):
 
     num_attentions = 2
 
-    def __init__(self, config: TrunkConfig) -> None:
+    def __init__(
+        self, item_layer: GptBlock | HstuBlock, action_layer: GptBlock | HstuBlock, dim: int
+    ) -> None:
         super().__init__()
-        equal = replace(config, ride_weight=1.0)  # the paper's lambda is AttnMVP's
-        self.items = MixedValueBlock(equal)
-        self.actions = MixedValueBlock(equal)
+        self.items = MixedValueBlock(item_layer, dim, ride_weight=1.0)  # the paper's lambda is AttnMVP's
+        self.actions = MixedValueBlock(action_layer, dim, ride_weight=1.0)
 
     def forward(
         self, x_RLD: Float[Tensor, "R L D"], ride_RLD: Float[Tensor, "R L D"], where: Where
@@ -107,7 +92,7 @@ class ActionPooling(nn.Module):
     Source: the AttnMVP paper, section 3; for the fusion its section 4, which leaves the form open.
     """
 
-    def __init__(self, config: TrunkConfig, fuses_item: bool) -> None:
+    def __init__(self, config: TrunkConfig, max_positions: int, fuses_item: bool) -> None:
         super().__init__()
         dim = config.dim
         self.num_heads = config.num_heads
@@ -116,19 +101,19 @@ class ActionPooling(nn.Module):
         self.qk = linear(dim, 2 * dim)
         self.value = linear(dim, dim, dim**-0.5)
         self.out = linear(dim, dim, dim**-0.5)
+        self.bias = RelativeBias(max_positions, config.rab) if config.positions == "rab" else None
 
     def forward(
         self, hidden_RLD: Float[Tensor, "R L D"], ride_RLD: Float[Tensor, "R L D"], where: Where
     ) -> Float[Tensor, "R L D"]:
-        q_RNLH, k_RNLH, v_RNLH = self.project(hidden_RLD, ride_RLD, where.angles)
-        pooled_RNLH = attend(q_RNLH, k_RNLH, v_RNLH, where.segments, slopes_N=where.slopes_N, strict=True)
-        return self.merge(hidden_RLD, pooled_RNLH)
+        qkv = self.project(hidden_RLD, ride_RLD, where.angles)
+        return self.merge(hidden_RLD, attend_softmax(qkv, where, self.bias, strict=True))
 
     def project(
         self, hidden_RLD: Float[Tensor, "R L D"], ride_RLD: Float[Tensor, "R L D"], angles: Angles | None
     ) -> Heads:
         """Queries and keys of items, values of actions; with `angles`, queries and keys turned."""
-        return _heads(self.qk(hidden_RLD), self.value(self.ride_norm(ride_RLD)), self.num_heads, angles)
+        return heads_of(self.qk(hidden_RLD), self.value(self.ride_norm(ride_RLD)), self.num_heads, angles)
 
     def merge(
         self, hidden_RLD: Float[Tensor, "R L D"], pooled_RNLH: Float[Tensor, "R N L H"]
@@ -136,12 +121,3 @@ class ActionPooling(nn.Module):
         """What heads read."""
         pooled_RLD = self.out(pooled_RNLH.transpose(1, 2).flatten(2))
         return hidden_RLD + pooled_RLD if self.fuses_item else pooled_RLD
-
-
-def _heads(qk_RLE: Tensor, v_RLD: Tensor, num_heads: int, angles: Angles | None) -> Heads:
-    """Queries and keys, side by side in E = 2 D, and values, split into heads and turned."""
-    q_RNLH, k_RNLH = qk_RLE.unflatten(-1, (2, num_heads, -1)).permute(2, 0, 3, 1, 4)
-    v_RNLH = v_RLD.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-    if angles is not None:
-        q_RNLH, k_RNLH = rope(q_RNLH, angles), rope(k_RNLH, angles)
-    return q_RNLH, k_RNLH, v_RNLH

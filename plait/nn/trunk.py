@@ -3,7 +3,7 @@
 Shape letters: R rows, L slots of a row, D width, N heads.
 """
 
-from collections.abc import Iterator, Set
+from collections.abc import Set
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -28,17 +28,12 @@ class Trunk(nn.Module):
     Args:
         max_positions: tokens of the longest sequence; only positions with a table are limited by it.
         rides: how actions travel that no token shows (AttnLFA, AttnMVP, AttnDHN).
-
-    Raises:
-        ValueError: the kind of trunk carries no such rides.
     """
 
     slopes_N: Tensor | None
 
     def __init__(self, config: TrunkConfig, max_positions: int, rides: Set[Ride] = frozenset()) -> None:
         super().__init__()
-        for problem in problems_of_rides(config, rides):
-            raise ValueError(problem)
         self.config = config
         self.positions = EnteringPositions(config.positions, max_positions, config.dim)
         if config.kind == "hstu" and self.positions.learned is not None:
@@ -57,7 +52,9 @@ class Trunk(nn.Module):
         self.pooling: ActionPooling | None = None
         if "pool" in rides:
             fuses_item = config.pool_fuses_item
-            self.pooling = ActionPooling(config, len(rides) > 1 if fuses_item is None else fuses_item)
+            self.pooling = ActionPooling(
+                config, max_positions, len(rides) > 1 if fuses_item is None else fuses_item
+            )
 
     def forward(
         self,
@@ -112,28 +109,10 @@ class Trunk(nn.Module):
         return 2.0 * weights * num_tokens + 4.0 * self.config.dim * pairs
 
 
-def problems_of_rides(config: TrunkConfig, rides: Set[Ride]) -> Iterator[str]:
-    """Why this kind of trunk carries no such rides; nothing where it does.
-
-    >>> list(problems_of_rides(TrunkConfig(kind="hstu"), {"pool"}))
-    []
-    """
-    mixed = ", ".join(sorted(rides - {"pool"}))
-    if mixed and config.kind == "hstu":
-        yield (
-            f"actions that ride in the layers ({mixed}) are not built for the hstu trunk; use model.trunk.kind = "
-            "'gpt', or a final pooling alone, as attn_lfa has"
-        )
-    if rides and config.positions == "rab":
-        yield (
-            "attention to actions that ride is not built with 'rab' positions; use learned, rope, alibi or genrank "
-            "positions"
-        )
-
-
 def _block(config: TrunkConfig, max_positions: int, rides: Set[Ride]) -> Block:
-    if config.kind == "hstu":
-        return HstuBlock(config, max_positions)
+    def layer() -> GptBlock | HstuBlock:
+        return (HstuBlock if config.kind == "hstu" else GptBlock)(config, max_positions)
+
     if "helix" in rides:
-        return DualHelixBlock(config)
-    return MixedValueBlock(config) if "values" in rides else GptBlock(config, max_positions)
+        return DualHelixBlock(layer(), layer(), config.dim)
+    return MixedValueBlock(layer(), config.dim, config.ride_weight) if "values" in rides else layer()

@@ -124,6 +124,10 @@ class Segments:
             lambda: torch.where(self.softmax_mask(strict), zero, -torch.inf)[:, None],
         )
 
+    def zeroed(self, out_RNLH: Float[Tensor, "R N L H"], strict: bool) -> Float[Tensor, "R N L H"]:
+        """What attention over `softmax_mask` found, with zeros where a slot saw itself for want of anything."""
+        return out_RNLH.masked_fill(self.sees_nothing_RL[:, None, :, None], 0.0) if strict else out_RNLH
+
     def kept(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
         """What `make` returned at the first call with this key: it must depend on these segments alone."""
         if key not in self._kept:

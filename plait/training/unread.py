@@ -68,18 +68,11 @@ def _by_choice(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
     """Where one setting decides whether another is read."""
     trunk, tower, items = config.settings.trunk, config.settings.tower, config.settings.items
     kind, experts = f"here it is {trunk.kind}", f"here it is {tower.kind}"
-    pools = trunk.positions != "rab"
-    mixes = pools and trunk.kind == "gpt"
-    pooling = "trunks that pool actions that ride (with positions other than rab)"
-    mixing = "trunks that mix them into values (model.trunk.kind = gpt, with positions other than rab)"
-    found = f"this one is {trunk.kind} with {trunk.positions} positions"
     shared = "model.tower.num_shared_experts", "model.tower.expert_multiple"
     own = "model.tower.num_task_experts", "model.tower.num_levels"
     return [
         _Reader(trunk.kind == "hstu", ("model.trunk.hstu",), "model.trunk.kind = hstu", kind),
         _Reader(trunk.kind == "gpt", ("model.trunk.mlp_multiple",), "model.trunk.kind = gpt", kind),
-        _Reader(mixes, ("model.trunk.ride_weight",), mixing, found),
-        _Reader(pools, ("model.trunk.pool_fuses_item",), pooling, found),
         _Reader(tower.kind in ("mmoe", "ple"), shared, "model.tower.kind = mmoe or ple", experts),
         _Reader(tower.kind == "ple", own, "model.tower.kind = ple", experts),
         _Reader(items.use_id, ("model.items.id_dropout",), "model.items.use_id = True", "here it is False"),

@@ -56,11 +56,11 @@ def out_and_gradients(attend, qkv, segments, bias) -> dict[str, torch.Tensor]:
     return {"out": out.detach().float(), **{n: g.float() for n, g in zip(wanted, gradients, strict=True)}}
 
 
-def settled(way, scale: float = 0.7, alibi: bool = False):
+def settled(way, scale: float = 0.7, alibi: bool = False, strict: bool = False):
     """`way` with its settings, called as `out_and_gradients` calls."""
     slopes_N = alibi_slopes(N) if alibi else None
 
     def attend(q, k, v, segments, bias):
-        return way(q, k, v, segments, norm_len=5, scale=scale, slopes_N=slopes_N, bias=bias)
+        return way(q, k, v, segments, norm_len=5, scale=scale, slopes_N=slopes_N, bias=bias, strict=strict)
 
     return attend

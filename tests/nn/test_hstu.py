@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from biased import CASES, MAX_POSITIONS, L, N, bias_of, inputs, out_and_gradients, settled, timed
-from test_attention import SEGMENTS, rows
+from test_attention import SEGMENTS, STRICT, rows
 from tiny import assert_caught
 
 from plait.nn import blockwise, hstu
@@ -306,10 +306,11 @@ def test_a_normaliser_below_one_is_refused():
 @pytest.mark.parametrize("segments", CASES)
 @pytest.mark.parametrize("alibi", (False, True), ids=("plain", "alibi"))
 @pytest.mark.parametrize("reads", (None, "position", "both"))
-def test_equals_the_reference_in_fp32(segments, alibi, reads, small_blocks):
-    bias = bias_of(reads) if reads else None
-    found = out_and_gradients(settled(attend_silu, alibi=alibi), inputs(), segments, bias)
-    expected = out_and_gradients(settled(attend_silu_reference, alibi=alibi), inputs(), segments, bias)
+@STRICT
+def test_equals_the_reference_in_fp32(segments, alibi, reads, strict, small_blocks):
+    bias, settings = bias_of(reads) if reads else None, {"alibi": alibi, "strict": strict}
+    found = out_and_gradients(settled(attend_silu, **settings), inputs(), segments, bias)
+    expected = out_and_gradients(settled(attend_silu_reference, **settings), inputs(), segments, bias)
     for name, slow in expected.items():
         torch.testing.assert_close(
             found[name], slow, rtol=1e-5, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"

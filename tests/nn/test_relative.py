@@ -1,11 +1,12 @@
 """The bias against its formula pair by pair; softmax attention with it, block by block, against the plain one."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from biased import CASES, EVERY, MAX_POSITIONS, READS, L, bias_of, inputs, out_and_gradients, timed
-from test_attention import rows
+from test_attention import STRICT, rows
 from tiny import assert_caught
 
 from plait.nn import blockwise
@@ -86,10 +87,11 @@ def test_starts_small_and_has_an_entry_for_every_step_and_bucket():
 
 @pytest.mark.parametrize("segments", CASES)
 @pytest.mark.parametrize("reads", READS)
-def test_equals_the_reference_in_fp32(segments, reads, small_blocks):
+@STRICT
+def test_equals_the_reference_in_fp32(segments, reads, strict, small_blocks):
     bias = bias_of(reads)
-    found = out_and_gradients(attend_biased, inputs(), segments, bias)
-    expected = out_and_gradients(attend_biased_reference, inputs(), segments, bias)
+    found = out_and_gradients(partial(attend_biased, strict=strict), inputs(), segments, bias)
+    expected = out_and_gradients(partial(attend_biased_reference, strict=strict), inputs(), segments, bias)
     for name, slow in expected.items():
         torch.testing.assert_close(
             found[name], slow, rtol=1e-5, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
@@ -112,11 +114,12 @@ def test_the_parity_tests_can_fail(monkeypatch, small_blocks):
     segments, bias = EVERY["candidates packed"], bias_of()
     expected = out_and_gradients(attend_biased_reference, inputs(), segments, bias)
 
-    def check() -> None:
-        found = out_and_gradients(attend_biased, inputs(), segments, bias)
+    def check(strict: bool = False) -> None:
+        found = out_and_gradients(partial(attend_biased, strict=strict), inputs(), segments, bias)
         assert all(torch.allclose(found[name], slow, rtol=1e-5, atol=1e-5) for name, slow in expected.items())
 
     check()
+    assert_caught(check, True)
     summed = blockwise.torch.bincount
     with monkeypatch.context() as broken:  # a table's gradient from the last block alone
         broken.setattr(

@@ -3,30 +3,38 @@
 Shape letters: R rows, L slots of a row, D width, H head width.
 """
 
+import math
 from collections.abc import Callable
 from itertools import cycle
 
 import pytest
 import torch
 import torch.nn.functional as F
-from riding import EVERY_FAMILY, EVERY_POSITION, USERS, packed, trunk_of
+from riding import EVERY_FAMILY, EVERY_KIND, EVERY_POSITION, MAX_POSITIONS, USERS, packed, trunk_of
 from tiny import assert_caught
 from torch import Tensor
 
-from plait.nn import rides
-from plait.nn.attention import attend
+from plait.nn import gpt
 from plait.nn.config import TrunkConfig
 from plait.nn.positions import Angles
+from plait.nn.relative import RelativeBias
 from plait.nn.rides import ActionPooling, DualHelixBlock, MixedValueBlock
 from plait.nn.trunk import Trunk
 from plait.nn.visibility import Segments
 
 
 def plain_attention(
-    q_LD: Tensor, k_LD: Tensor, v_LD: Tensor, config: TrunkConfig, first_key: Callable[[int], int]
+    q_LD: Tensor,
+    k_LD: Tensor,
+    v_LD: Tensor,
+    config: TrunkConfig,
+    first_key: Callable[[int], int],
+    bias: RelativeBias | None,
+    silu: bool = False,
 ) -> Tensor:
-    """Event n over the events before `first_key(n)`; zeros where there are none."""
+    """Event n over the events before `first_key(n)`; zeros where there are none. Weights from a softmax, or HSTU's."""
     (length, dim), width = q_LD.shape, config.head_width
+    scale = 1.0 if silu else width**-0.5
     out_LD = torch.zeros(length, dim)
     for head in range(config.num_heads):
         part = slice(head * width, (head + 1) * width)
@@ -35,10 +43,21 @@ def plain_attention(
         if config.positions == "rope":
             q_LH, k_LH = plain_rope(q_LH), plain_rope(k_LH)
         for n in range(length):
-            score = [q_LH[n] @ k_LH[m] / width**0.5 - slope * (n - m) for m in range(first_key(n))]
+            pairs = [(n, m) for m in range(first_key(n))]
+            score = [q_LH[n] @ k_LH[m] * scale - slope * (n - m) + plain_bias(bias, n, m) for n, m in pairs]
             if score:
-                out_LD[n, part] = torch.stack(score).softmax(0) @ v_LD[: first_key(n), part]
+                weight = F.silu(torch.stack(score)) / MAX_POSITIONS if silu else torch.stack(score).softmax(0)
+                out_LD[n, part] = weight @ v_LD[: first_key(n), part]
     return out_LD
+
+
+def plain_bias(bias: RelativeBias | None, n: int, m: int) -> Tensor | float:
+    """Of steps back, and of the time from event m to event n (`timed`)."""
+    if bias is None:
+        return 0.0
+    gap_s = 1800 * (n * (n + 1) - m * (m + 1))
+    bucket = math.floor(math.log(max(gap_s, 1)) / 0.301)
+    return bias.position_P[MAX_POSITIONS - 1 + m - n] + bias.time_P[bucket]
 
 
 def plain_rope(x_LH: Tensor) -> Tensor:
@@ -56,29 +75,46 @@ def plain_mlp(gpt, x_LD: Tensor) -> Tensor:
 
 def plain_item_layer(block, x_LD: Tensor, config: TrunkConfig) -> Tensor:
     """AttnLFA's trunk: plain causal attention among items."""
+    if config.kind == "hstu":
+        return plain_hstu(block, x_LD, torch.zeros_like(x_LD), config, lambda n: n + 1)
     q_LD, k_LD, v_LD = block.qkv(block.attention_norm(x_LD)).chunk(3, dim=1)
-    attended_LD = plain_attention(q_LD, k_LD, v_LD, config, lambda n: n + 1)
+    attended_LD = plain_attention(q_LD, k_LD, v_LD, config, lambda n: n + 1, block.bias)
     return plain_mlp(block, x_LD + block.attention_out(attended_LD))
+
+
+def plain_hstu(block, x_LD: Tensor, mixed_LD: Tensor, config: TrunkConfig, first_key) -> Tensor:
+    """[U|V|Q|K] = SiLU(LN(x) W), V of LN(x) + what is mixed in; x += (U * LN(A V)) W_o + b_o."""
+    h_LD = F.layer_norm(x_LD, x_LD.shape[-1:], eps=1e-6)
+    u_LD, _, q_LD, k_LD = F.silu(h_LD @ block.uvqk.weight.T).chunk(4, dim=1)
+    v_LD = F.silu((h_LD + mixed_LD) @ block.uvqk.weight.T).chunk(4, dim=1)[1]
+    attended_LD = plain_attention(q_LD, k_LD, v_LD, config, first_key, block.bias, silu=True)
+    gated_LD = u_LD * F.layer_norm(attended_LD, x_LD.shape[-1:], eps=1e-6)
+    return x_LD + gated_LD @ block.out.weight.T + block.out.bias
 
 
 def plain_mixed(block, x_LD: Tensor, a_LD: Tensor, config: TrunkConfig, weight: float) -> Tensor:
     """(q, k, v) = (x, x, x + weight * a), strictly; the residual on x."""
-    h_LD = block.gpt.attention_norm(x_LD)
-    q_LD, k_LD, _ = block.gpt.qkv(h_LD).chunk(3, dim=1)
-    _, _, v_LD = block.gpt.qkv(h_LD + weight * block.ride_norm(a_LD)).chunk(3, dim=1)
-    attended_LD = plain_attention(q_LD, k_LD, v_LD, config, lambda n: n)
-    return plain_mlp(block.gpt, x_LD + block.gpt.attention_out(attended_LD))
+    layer, a_LD = block.layer, weight * block.ride_norm(a_LD)
+    if config.kind == "hstu":
+        return plain_hstu(layer, x_LD, a_LD, config, lambda n: n)
+    h_LD = layer.attention_norm(x_LD)
+    q_LD, k_LD, _ = layer.qkv(h_LD).chunk(3, dim=1)
+    _, _, v_LD = layer.qkv(h_LD + a_LD).chunk(3, dim=1)
+    attended_LD = plain_attention(q_LD, k_LD, v_LD, config, lambda n: n, layer.bias)
+    return plain_mlp(layer, x_LD + layer.attention_out(attended_LD))
 
 
 def plain_pooling(pooling: ActionPooling, hidden_LD: Tensor, a_LD: Tensor, config: TrunkConfig) -> Tensor:
     q_LD, k_LD = pooling.qk(hidden_LD).chunk(2, dim=1)
     v_LD = pooling.value(pooling.ride_norm(a_LD))
-    return pooling.out(plain_attention(q_LD, k_LD, v_LD, config, lambda n: n))
+    return pooling.out(plain_attention(q_LD, k_LD, v_LD, config, lambda n: n, pooling.bias))
 
 
 def plain_trunk(trunk: Trunk, x_LD: Tensor, a_LD: Tensor, family: str) -> Tensor:
     config, original_LD = trunk.config, a_LD
-    if config.positions == "learned":
+    if config.kind == "hstu":
+        x_LD = config.dim**0.5 * x_LD
+    if config.positions in ("learned", "rab"):
         x_LD = x_LD + trunk.positions.learned.table.weight[: len(x_LD)]
     for block in trunk.blocks:
         match family:
@@ -96,8 +132,8 @@ def plain_trunk(trunk: Trunk, x_LD: Tensor, a_LD: Tensor, family: str) -> Tensor
     return pooled_LD if family == "lfa" else hidden_LD + pooled_LD
 
 
-def check_formulas(family: str, positions: str) -> None:
-    trunk = trunk_of(family, positions, ride_weight=0.7)
+def check_formulas(family: str, positions: str, kind: str = "gpt") -> None:
+    trunk = trunk_of(family, positions, kind=kind, ride_weight=0.7)
     x, ride, segments = packed()
     states = trunk(x, segments, ride)
     for row, slots in USERS.values():
@@ -106,16 +142,15 @@ def check_formulas(family: str, positions: str) -> None:
 
 
 @EVERY_FAMILY
+@EVERY_KIND
 @EVERY_POSITION
-def test_equals_the_formulas_written_plainly(family, positions):
-    check_formulas(family, positions)
+def test_equals_the_formulas_written_plainly(family, kind, positions):
+    check_formulas(family, positions, kind)
 
 
 def updates_the_ride(block, x_RLD, ride_RLD, where):
     """AttnMVP with the mixed values handed on in place of the original actions."""
-    qkv = block.project(x_RLD, ride_RLD, where.angles)
-    attended_RNLH = attend(*qkv, where.segments, slopes_N=where.slopes_N, strict=True)
-    return block.merge(x_RLD, attended_RNLH), x_RLD + ride_RLD
+    return block.layer.update(x_RLD, where, block.mixed(ride_RLD)), x_RLD + ride_RLD
 
 
 def takes_items_before_their_update(block, x_RLD, ride_RLD, where):
@@ -136,13 +171,13 @@ def test_the_formulas_notice_another_order_of_updates(block, mutant, family, mon
 
 def test_the_formulas_notice_turns_after_the_shift(monkeypatch):
     """Queries turned to the positions of the keys that they are shifted to are off by one event."""
-    turn, of_queries = rides.rope, cycle((True, False))  # queries, then keys
+    turn, of_queries = gpt.rope, cycle((True, False))  # queries, then keys
 
     def one_late(x_RNLH, angles):
         late = Angles(*(angle.roll(1, dims=2) for angle in angles))
         return turn(x_RNLH, late if next(of_queries) else angles)
 
-    monkeypatch.setattr(rides, "rope", one_late)
+    monkeypatch.setattr(gpt, "rope", one_late)
     assert_caught(check_formulas, "mvp", "rope")
 
 

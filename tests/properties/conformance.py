@@ -24,7 +24,7 @@ from plait.models.inputs import Inputs, Packer, query_inputs, training_inputs
 from plait.schema import EventBatch
 
 # The first user's window begins inside a request, the second user's last request is all but one event.
-REQUESTS, LEADS = ((0, 0, 1, 1, 2, 2), (0, 1, 1), (0, 1, 2)), (1, 0, 1)
+REQUESTS, LEADS = ((0, 0, 1, 1, 2, 2), (0, 1, 1), (0, 1, 2, 3, 4)), (1, 0, 1)
 LENGTHS = tuple(map(len, REQUESTS))
 LATER_S = 50_000_000  # far beyond the bucket of any gap of the batch
 

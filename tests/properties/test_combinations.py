@@ -23,7 +23,7 @@ from plait.models import inputs as inputs_module
 from plait.models.combining import Combination, combinations, trunk_of
 from plait.models.generative import ModelSettings
 from plait.models.inputs import Exposure
-from plait.nn import gpt, hstu, rides
+from plait.nn import gpt, hstu
 from plait.nn.attention import attend_reference
 from plait.nn.encoders import FeatureEncoder, ItemEncoder
 from plait.nn.visibility import Segments
@@ -127,8 +127,7 @@ def attend_to_all(monkeypatch):
         both_ways.__dict__.update(visible_RQK=same_RQK, strictly_visible_RQK=same_RQK)
         return attend_reference(q, k, v, both_ways, slopes_N=slopes_N, strict=strict)
 
-    for room in (gpt, rides):
-        monkeypatch.setattr(room, "attend", broken)
+    monkeypatch.setattr(gpt, "attend", broken)
 
 
 def attend_across_users(monkeypatch):
@@ -138,8 +137,7 @@ def attend_across_users(monkeypatch):
         row = Segments(torch.zeros_like(segments.segment_RL), segments.position_RL)
         return attend_reference(q, k, v, row, slopes_N=slopes_N, strict=strict)
 
-    for room in (gpt, rides):
-        monkeypatch.setattr(room, "attend", broken)
+    monkeypatch.setattr(gpt, "attend", broken)
 
 
 def divide_by_company(monkeypatch):

@@ -15,7 +15,7 @@ from plait.data import Dataset
 from plait.layouts import CATALOGUE, resolve
 from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.models.inputs import Exposure, Inputs, training_inputs
-from plait.nn import gpt, hstu, rides
+from plait.nn import gpt, hstu
 from plait.nn.config import DLRM_V3, TrunkConfig
 from plait.nn.encoders import ItemEncoding
 from plait.nn.heads import ActionHeads
@@ -42,7 +42,7 @@ def counted(model: GenerativeRecommender, inputs: Inputs) -> float:
         return q_RNLH + k_RNLH + v_RNLH
 
     with pytest.MonkeyPatch.context() as patch, FlopCounterMode(display=False) as counter:
-        for room, name in ((gpt, "attend"), (gpt, "attend_biased"), (rides, "attend"), (hstu, "attend_silu")):
+        for room, name in ((gpt, "attend"), (gpt, "attend_biased"), (hstu, "attend_silu")):
             patch.setattr(room, name, attend)
         model.total(model.losses(inputs)).backward()
     assert min(attended) > 0

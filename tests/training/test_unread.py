@@ -64,18 +64,6 @@ REFUSED = [
     ),
     (trunk(kind="hstu", mlp_multiple=3), "model.trunk.mlp_multiple = 3", "kind = gpt", trunk(mlp_multiple=3)),
     (
-        trunk(kind="hstu", ride_weight=0.5),
-        "model.trunk.ride_weight = 0.5",
-        "mix them into values.*this one is hstu with learned positions",
-        trunk(ride_weight=0.5),
-    ),
-    (
-        trunk(positions="rab", pool_fuses_item=False),
-        "model.trunk.pool_fuses_item = False",
-        "this one is gpt with rab positions",
-        trunk(kind="hstu", pool_fuses_item=False),
-    ),
-    (
         tower(kind="mlp", num_shared_experts=3),
         "model.tower.num_shared_experts = 3",
         "mmoe or ple",
