@@ -19,6 +19,7 @@ def linear(num_in: int, num_out: int, std: float = 0.02) -> nn.Linear:
 def part_of(layer: nn.Linear, outputs: slice, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows P"]:
     """Some of a layer's outputs, for layers that project more than one input.
 
+    >>> import torch
     >>> x, layer = torch.ones(2, 3), linear(3, 6)
     >>> torch.equal(part_of(layer, slice(4, 6), x), layer(x)[:, 4:])
     True

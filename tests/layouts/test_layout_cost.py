@@ -19,7 +19,7 @@ from plait.layouts.cost import (
 )
 from plait.layouts.draw import mask_of
 from plait.layouts.facts import Ride
-from plait.nn import gpt, rides
+from plait.nn import gpt
 from plait.nn.config import TrunkConfig
 from plait.nn.trunk import Trunk
 from plait.nn.visibility import Segments
@@ -68,8 +68,7 @@ def check_rides(layout: Layout, dim: int = 12, num_layers: int = 3) -> None:
     trunk = Trunk(TrunkConfig(dim=dim, num_layers=num_layers, num_heads=2), 5, layout.rides)
     called: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        for room in (gpt, rides):
-            patch.setattr(room, "attend", lambda q, k, v, *_, **__: called.append(0) or q + k + v)
+        patch.setattr(gpt, "attend", lambda q, k, v, *_, **__: called.append(0) or q + k + v)
         segments = Segments(torch.zeros(1, 5, dtype=torch.int64), torch.arange(5)[None])
         trunk(torch.zeros(1, 5, dim), segments, torch.zeros(1, 5, dim))
     weights = sum(m.weight.numel() for m in trunk.modules() if isinstance(m, nn.Linear))
