@@ -262,9 +262,32 @@ def check_hstu(page: str) -> None:
     assert rows == expected
 
 
+def check_oracle(page: str) -> None:
+    """Every result is a row: its FLOPs, and its regrets in NE with their intervals."""
+
+    def row(found: dict[str, Any]) -> tuple[str, ...]:
+        (its,) = found["summaries"]
+        regrets = (its["metrics"][f"ne:{action}"]["regret"] for action in ("click", "like"))
+        spans = ([f"{100 * regret[key]:.2f}" for key in ("value", "low", "high")] for regret in regrets)
+        users, events = found["dataset"]["num_users"], found["dataset"]["num_events"]
+        epochs, flops = its["cost"]["epochs"], its["cost"]["train_flops"]
+        return (
+            f"`{its['layout']}`", f"{users:,}", f"{events / 1e6:.1f}M", f"{epochs:.0f}", f"{flops / 1e12:.1f}e12",
+            *(f"+{value} % ({low} to {high})" for value, low, high in spans),
+        )  # fmt: skip
+
+    results = [
+        result_of(f"oracle/{path.stem}") for path in (ROOT / "benchmarks/results/oracle").glob("*.json")
+    ]
+    table = page.partition("## How close to the oracle\n")[2].partition("\n## ")[0]
+    rows = [tuple(line.strip("| ").split(" | ")) for line in table.splitlines() if line.startswith("| `")]
+    assert sorted((row[0], *row[2:]) for row in rows) == sorted(map(row, results))
+
+
 @pytest.mark.parametrize(
     ("page", "check", "figure", "wrong"),
     [
+        ("benchmarks/README.md", check_oracle, "+0.76 % (0.68 to 0.83)", "+0.76 % (0.69 to 0.83)"),
         ("README.md", check_readme, "0.173 ± 0.022", "0.174 ± 0.022"),
         ("README.md", check_readme, "| 1.69 | 2.4 |", "| 1.69 | 1.4 |"),
         ("README.md", check_readme, "75.6 %", "76.5 %"),
