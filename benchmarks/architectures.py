@@ -54,6 +54,12 @@ ARCHITECTURES = {
         "attn_mvp_early", "gpt", "rope", "ranker gpt", "-13.0 % (AttnMVP, table 2)"
     ),
     "attn_dhn": Architecture("attn_dhn", "gpt", "rope", "ranker gpt"),
+    "attn_lfa hstu": Architecture("attn_lfa", "hstu", "rab", "ranker hstu", "-22.8 % (AttnMVP, table 1)"),
+    "attn_mvp hstu": Architecture("attn_mvp", "hstu", "rab", "ranker hstu", "-12.3 % (AttnMVP, table 2)"),
+    "attn_mvp_early hstu": Architecture(
+        "attn_mvp_early", "hstu", "rab", "ranker hstu", "-13.0 % (AttnMVP, table 2)"
+    ),
+    "attn_dhn hstu": Architecture("attn_dhn", "hstu", "rab", "ranker hstu"),
     "candidates hstu": Architecture(RANKER, "hstu", "rab", "candidates hstu", candidates=True),
     "action-oriented": Architecture(
         "genrank", "hstu", "rab", "candidates hstu", "+78.7 % speed (GenRank, table 1)", candidates=True
