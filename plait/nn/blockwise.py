@@ -124,9 +124,8 @@ class _Scoring:
             (score_GNQK if term_GQK is None else term_GQK)[..., block.queries].add_(triangle_QQ)
         else:
             visible_BQK = self.segments.softmax_mask(self.strict)
-            visible_GQK = visible_BQK[
-                block if len(visible_BQK) > 1 else (slice(1), block.queries, block.keys)
-            ]
+            rows = block.rows if len(visible_BQK) > 1 else slice(1)
+            visible_GQK = visible_BQK[rows, block.queries, block.keys]
             term_GQK = torch.where(visible_GQK, 0.0 if term_GQK is None else term_GQK, MASKED)
         if term_GQK is not None:
             score_GNQK.add_(term_GQK.to(score_XQK.dtype)[:, None])

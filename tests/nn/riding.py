@@ -35,9 +35,8 @@ USERS = {  # user: row and slots; the rest is padding
 def trunk_of(family: str, positions: Positions = "learned", **changes) -> Trunk:
     torch.manual_seed(0)
     trunk = Trunk(replace(SMALL, positions=positions, **changes), MAX_POSITIONS, frozenset(FAMILIES[family]))
-    std = (
-        0.2 if trunk.config.kind == "hstu" else 0.5
-    )  # hstu's states have no norm: a softmax would see one of them
+    # hstu's states have no norm: were they larger, the pooling's softmax would see a single event.
+    std = 0.2 if trunk.config.kind == "hstu" else 0.5
     for parameter in trunk.parameters():
         torch.nn.init.normal_(parameter, std=std)  # attention far from uniform, so that every path shows
     return trunk.eval()
