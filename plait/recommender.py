@@ -34,6 +34,7 @@ from plait.engine import plain
 from plait.engine.state import State
 from plait.engine.state import append as append_event
 from plait.engine.state import encode as encode_history
+from plait.files import draft_folder
 from plait.layouts import resolve
 from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.models.saving import CONFIG, load_model, put_in_place, save_model
@@ -199,18 +200,18 @@ class Recommender:
         """Writes weights, configuration and the item table; no pickle.
 
         They are written aside, then take the place of a recommender that the folder holds, and of nothing else in it. A
-        kill leaves the old one, the new one or, in a short moment between, what `from_pretrained` refuses; and a folder
-        `.writing.*`, which nothing reads.
+        kill leaves the old one, the new one or, in a short moment between, what `from_pretrained` refuses; and a hidden
+        folder, which nothing reads and the next call removes.
 
         Raises:
             OSError: the folder cannot be written (disk full, no permission); what it holds stays.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".writing.", dir=folder) as aside:
-            save_vocabulary(Path(aside), self.items, self.columns)
-            save_model(self.model, Path(aside))
-            put_in_place(Path(aside), folder)
+        with draft_folder(folder, "writing") as aside:
+            save_vocabulary(aside, self.items, self.columns)
+            save_model(self.model, aside)
+            put_in_place(aside, folder)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, device: str = "auto") -> "Recommender":

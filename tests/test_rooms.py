@@ -5,8 +5,15 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "plait"
 
+EVERYWHERE = {
+    "schema",
+    "files",
+    "limits",
+}  # datasets, runs and models are written, and numbers checked, by one rule
 MAY_IMPORT = {
-    "schema": set(),
+    "schema": {"limits"},
+    "files": set(),
+    "limits": set(),
     "layouts": set(),
     "data": set(),
     "metrics": set(),
@@ -43,7 +50,7 @@ def test_imports_point_one_way() -> None:
         room = room_of(path)
         if room in ("__init__", "__main__", "cli"):
             continue
-        extra = imported_rooms(path.read_text()) - MAY_IMPORT[room] - {room, "schema"}
+        extra = imported_rooms(path.read_text()) - MAY_IMPORT[room] - {room} - EVERYWHERE
         assert not extra, (
             f"{path} imports {sorted(extra)}; {room} may import {sorted(MAY_IMPORT[room]) or 'nothing'}"
         )

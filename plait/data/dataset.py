@@ -15,12 +15,15 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int64
 
+from plait import files
 from plait.data.coding import item_index, similar_texts
 from plait.data.gathering import Windows, concatenated_ranges, windows
 from plait.data.manifest import FORMAT_VERSION, Manifest
 from plait.data.shaping import training_rows
 from plait.data.writing import MANIFEST, REJECTS, array_digest, content_hash, table_digest
 from plait.schema import Action, EventBatch, Feature, FeatureTable
+
+AGAIN = "prepare the log again, or simulate it again"
 
 Rows = Int64[np.ndarray, "R"] | Bool[np.ndarray, "Q"]
 
@@ -63,7 +66,7 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: Path | str) -> "Dataset":
-        """Opens a prepared folder after checking its version and the sizes of its files.
+        """Opens a prepared folder after checking its version, and its files against their hashes.
 
         Raises:
             ValueError: the folder is not prepared, was prepared by another format, or is not whole.
@@ -80,23 +83,31 @@ class Dataset:
             raise ValueError(
                 f"{folder} has format version {version}, this plait reads {FORMAT_VERSION}; prepare again"
             )
+        files.check(folder, AGAIN, MANIFEST)
         try:
             manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
         except msgspec.MsgspecError as error:
-            raise ValueError(f"{path} is damaged ({error}); prepare the log again") from error
+            raise ValueError(f"{path} is damaged ({error}); {AGAIN}") from error
         for name, size in manifest.files.items():
             found = (folder / name).stat().st_size if (folder / name).is_file() else None
             if found != size:
                 what = "is missing" if found is None else f"has {found} bytes instead of {size}"
-                raise ValueError(f"{folder / name} {what}; the folder is not whole: prepare the log again")
-        return cls(folder, manifest)
+                raise ValueError(f"{folder / name} {what}; the folder is not whole: {AGAIN}")
+        files.check(folder, AGAIN)
+        try:
+            return cls(folder, manifest)
+        except (ValueError, EOFError) as error:  # of a folder without hashes
+            raise ValueError(f"{folder} is damaged ({error}); {AGAIN}") from error
 
     def check_content(self) -> None:
-        """Reads everything once.
+        """Reads everything once more that has changed since the folder was opened.
 
         Raises:
             ValueError: these are not the events that were prepared: a file was damaged, or replaced by another.
         """
+        if files.has_hashes(self.folder):
+            files.check(self.folder, AGAIN)
+            return
         digests = {}
         try:
             for path in (self.folder / name for name in self.manifest.files if name != REJECTS):
@@ -105,11 +116,10 @@ class Dataset:
                 else:
                     digests[path.stem] = table_digest(path.name, pl.read_parquet(path))
         except (ValueError, pl.exceptions.PolarsError) as error:
-            raise ValueError(f"{self.folder} is damaged ({error}); prepare the log again") from error
+            raise ValueError(f"{self.folder} is damaged ({error}); {AGAIN}") from error
         if content_hash(digests) != self.manifest.content_hash:
             raise ValueError(
-                f"{self.folder} is damaged: its arrays are not those that {MANIFEST} was written for; prepare the "
-                "log again"
+                f"{self.folder} is damaged: its arrays are not those that {MANIFEST} was written for; {AGAIN}"
             )
 
     def __reduce__(self) -> tuple[Callable[[Path], "Dataset"], tuple[Path]]:
@@ -377,4 +387,4 @@ def _format_version(path: Path) -> int:
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Version).format_version
     except msgspec.MsgspecError as error:
-        raise ValueError(f"{path} is damaged ({error}); prepare the log again") from error
+        raise ValueError(f"{path} is damaged ({error}); {AGAIN}") from error

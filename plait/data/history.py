@@ -15,12 +15,13 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
+from plait import files
 from plait.data import checking
 from plait.data.checking import MICROSECONDS_PER_S, RULE, Column, DType, Rule
 from plait.data.coding import item_index
 from plait.data.features import code_context, user_features_of
 from plait.data.reading import check_columns
-from plait.data.writing import parquet_bytes, write_bytes
+from plait.data.writing import parquet_bytes
 from plait.schema import UNKNOWN_ITEM, Action, EventBatch, Feature
 
 COLUMNS, ITEMS = "recommender.json", "items.parquet"  # files of a saved model, beside its weights
@@ -55,8 +56,9 @@ class History:
 
 def save_vocabulary(folder: Path, item_ids: pl.Series, columns: Columns) -> None:
     """Writes what a model needs to read histories: the item ids in dense order, and the columns' names."""
-    write_bytes(folder / ITEMS, parquet_bytes(item_ids.to_frame("item_id")))
-    write_bytes(folder / COLUMNS, msgspec.json.format(msgspec.json.encode(columns)))
+    items, names = parquet_bytes(item_ids.to_frame("item_id")), msgspec.json.encode(columns)
+    files.write_listed(folder / ITEMS, lambda aside: aside.write_bytes(items))
+    files.write_listed(folder / COLUMNS, lambda aside: aside.write_bytes(msgspec.json.format(names)))
 
 
 def load_vocabulary(folder: Path) -> tuple[pl.Series, Columns]:
@@ -64,6 +66,7 @@ def load_vocabulary(folder: Path) -> tuple[pl.Series, Columns]:
     for name in (COLUMNS, ITEMS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is no saved recommender: it has no {name}")
+    files.check(folder, "save the model there again, or train it again", COLUMNS, ITEMS)
     try:
         columns = msgspec.json.decode((folder / COLUMNS).read_bytes(), type=Columns)
         return pl.read_parquet(folder / ITEMS)["item_id"], columns

@@ -5,13 +5,14 @@ import hashlib
 import io
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+
+from plait import files
 
 MANIFEST, REJECTS = "manifest.json", "rejects.parquet"
 
@@ -34,26 +35,26 @@ def check_free(out: Path, overwrite: bool) -> None:
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out`, which takes its place when the block ends well and vanishes if not.
+    """A temporary folder beside `out`, which takes its place when the block ends well and vanishes if not. What killed
+    processes left behind of theirs for the same `out` is removed first. A folder that is itself a draft is written
+    as it is: it vanishes with all that it holds.
 
     Raises:
         OSError: the folder cannot be written (disk full, no permission).
     """
-    draft = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        draft.chmod(0o755)  # mkdtemp's folders are for their owner alone
-        yield draft
-        _fsync(draft)
-        if out.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-            out.replace(old / out.name)
-            draft.replace(out)
-            shutil.rmtree(old)
-        else:
-            draft.replace(out)
-        _fsync(out.parent)
+        if files.DRAFT in out.name:
+            yield out
+            files.seal(out)
+            return
+        _put_back(out)
+        with files.draft_folder(out.parent, out.name) as draft:
+            draft.chmod(0o755)  # mkdtemp's folders are for their owner alone
+            yield draft
+            files.seal(draft)
+            _fsync(draft)
+            _replace(out, draft)
     except OSError as error:
         code = error.errno or errno.EIO
         reason = error.strerror or str(error)
@@ -61,9 +62,31 @@ def whole_folder(out: Path) -> Iterator[Path]:
             code,
             f"{reason}: writing {out} failed and nothing of it was kept; free space there, or name another folder",
         ) from error
-    finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _replace(out: Path, draft: Path) -> None:
+    """Puts the draft in the place of `out`, which is set aside until then."""
+    if out.exists():
+        before = _before(out)
+        before.mkdir()
+        out.replace(before / out.name)
+        draft.replace(out)
+        shutil.rmtree(before)
+    else:
+        draft.replace(out)
+    _fsync(out.parent)
+
+
+def _put_back(out: Path) -> None:
+    """What a kill left set aside: back in its place where that is empty, else gone."""
+    before = _before(out)
+    if (before / out.name).exists() and not out.exists():
+        (before / out.name).replace(out)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _before(out: Path) -> Path:
+    return out.with_name(f".{out.name}.plait-before")
 
 
 def write_array(path: Path, array: np.ndarray) -> bytes:

@@ -1,16 +1,18 @@
 """A model's folder: `model.safetensors` and `config.json`, no pickle."""
 
-import hashlib
+import errno
 from pathlib import Path
 
 import msgspec
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from plait import files
 from plait.models.generative import GenerativeRecommender, ModelConfig
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+AGAIN = "save the model there again, or train it again"
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,7 +20,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 
     format_version: int
     model: ModelConfig
-    weights_sha256: str = ""  # of the other file; "" in models that were saved before it was recorded
+    weights_sha256: str = ""  # of the other file, in models of before files had hashes
 
 
 def save_model(model: GenerativeRecommender, folder: Path) -> None:
@@ -30,20 +32,27 @@ def save_model(model: GenerativeRecommender, folder: Path) -> None:
     """
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     (folder / CONFIG).unlink(missing_ok=True)
-    try:
-        save_file(weights, folder / WEIGHTS)
-    except SafetensorError as error:
-        raise OSError(f"{folder / WEIGHTS} could not be written: {error}") from error
-    saved = Saved(format_version=FORMAT_VERSION, model=model.config, weights_sha256=_sha256(folder / WEIGHTS))
-    (folder / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(saved)))
+
+    def write_weights(aside: Path) -> None:
+        try:
+            save_file(weights, aside)
+        except SafetensorError as error:
+            raise OSError(errno.EIO, f"no room, or a broken disk ({error})") from error
+
+    files.write_listed(folder / WEIGHTS, write_weights)
+    config = msgspec.json.format(
+        msgspec.json.encode(Saved(format_version=FORMAT_VERSION, model=model.config))
+    )
+    files.write_listed(folder / CONFIG, lambda aside: aside.write_bytes(config))
 
 
 def put_in_place(draft: Path, folder: Path) -> None:
     """Moves the files of a saved model into a folder, over those of another. While the folder holds some of each it
     has no configuration, which `load_model` refuses."""
     (folder / CONFIG).unlink(missing_ok=True)
-    for path in sorted(draft.iterdir(), key=lambda path: path.name == CONFIG):
-        path.replace(folder / path.name)
+    moved = [path for path in draft.iterdir() if path.name != files.HASHES]
+    for path in sorted(moved, key=lambda path: path.name == CONFIG):
+        files.move_listed(path, folder / path.name)
 
 
 def load_model(folder: Path) -> GenerativeRecommender:
@@ -64,18 +73,12 @@ def load_model(folder: Path) -> GenerativeRecommender:
             raise ValueError(
                 f"format_version is {version}, this Plait reads {FORMAT_VERSION}; save it again with this version"
             )
+        files.check(folder, AGAIN, CONFIG, WEIGHTS)
         saved = msgspec.json.decode(raw, type=Saved)
-        if saved.weights_sha256 not in ("", _sha256(folder / WEIGHTS)):
-            raise ValueError(
-                f"{WEIGHTS} is damaged, or not the one that {CONFIG} was saved with; save the model there again"
-            )
+        if saved.weights_sha256 not in ("", files.sha256(folder / WEIGHTS)):
+            raise ValueError(f"{WEIGHTS} is damaged, or not the one that {CONFIG} was saved with; {AGAIN}")
         model = GenerativeRecommender(saved.model)
         model.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
     return model.eval()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

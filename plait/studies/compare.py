@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from plait.data import Dataset
+from plait.files import write_whole
 from plait.layouts import Layout, audit, draw, name_of, resolve
 from plait.layouts.audit import reader
 from plait.metrics.intervals import Estimate, average, bootstrap
@@ -36,7 +37,6 @@ from plait.studies.rows import (
     summarise,
 )
 from plait.training.batches import check_labels
-from plait.training.checkpoint import write_whole
 from plait.training.evaluate import measure
 from plait.training.loop import Diverged, Watch
 from plait.training.provenance import Provenance, protocol_line, provenance

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float64
 
 from plait.data import Dataset
+from plait.files import write_whole
 from plait.layouts.packing import pad
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import training_inputs
@@ -22,7 +23,6 @@ from plait.studies.compare import Variant
 from plait.studies.logs import Log
 from plait.studies.reading import origins_of
 from plait.studies.study import Figure, Finding, Place, shrunk
-from plait.training.checkpoint import write_whole
 from plait.training.provenance import protocol_line
 from plait.training.run import MODEL, resolve_device, run
 

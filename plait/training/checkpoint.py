@@ -1,36 +1,14 @@
-"""Files of a run: written aside, flushed to the disk, then renamed, so that a half-written one is never read."""
+"""The state of a training on the disk."""
 
 import errno
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from plait import files
+
 MISSING = object()  # stands for a key that one side lacks
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` with a path beside `path`, then renames. On any error nothing is left behind.
-
-    Raises:
-        OSError: the file cannot be written (disk full, no permission); says which.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(aside)
-        with open(aside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(
-            error.errno or errno.EIO,
-            f"{reason}: {path} could not be written; make room there, then the same command goes on",
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -42,7 +20,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         except RuntimeError as error:  # torch's name for a failed write, a full disk among them
             raise OSError(errno.EIO, f"no room, or a broken disk ({error})") from error
 
-    write_whole(path, write)
+    files.write_listed(path, write)
 
 
 def differences(found: object, asked: object, key: str = "") -> str:
@@ -64,7 +42,8 @@ def _spelled(value: object) -> str:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Raises ValueError where the file cannot be read back."""
+    """Raises ValueError where the file is damaged or cannot be read back."""
+    files.check(path.parent, f"delete {path} to train this run from the start", path.name)
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:

@@ -22,12 +22,13 @@ import torch
 from jaxtyping import Int64
 
 from plait.data import Dataset
+from plait.files import write_listed
 from plait.layouts import Layout, audit
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs
 from plait.nn.runtime import tune_process
 from plait.training.batches import check_labels, num_steps, training_stream
-from plait.training.checkpoint import differences, load_state, save_state, write_whole
+from plait.training.checkpoint import differences, load_state, save_state
 from plait.training.evaluate import Part, answers_of, check_negatives, targets_of, values_of
 from plait.training.flops import step_flops
 from plait.training.interrupts import interrupts_kept
@@ -375,7 +376,7 @@ class _Run:
         row = {name: float(number) for name, number in row.items()}  # as a checkpoint gives them back
         progress.curve.append(row)
         lines = "".join(json.dumps(row) + "\n" for row in progress.curve)
-        write_whole(self.folder / METRICS, lambda aside: aside.write_text(lines))
+        write_listed(self.folder / METRICS, lambda aside: aside.write_text(lines))
         self.report(
             f"epoch {self.epochs:3.4g}  loss {progress.epoch_loss:.4f}  {self.selection} {abs(value):.4f}"
             f"{' best' if progress.best_epoch == self.epochs else ''}  {spent.tokens_per_s:,.0f} tokens/s"

@@ -25,12 +25,13 @@ from filelock import FileLock, Timeout
 from plait.data import Dataset
 from plait.data.history import Columns, save_vocabulary
 from plait.data.writing import MANIFEST
+from plait.files import check, is_listed, remove_listed, write_listed, write_whole
 from plait.models.generative import ModelConfig, ModelSettings
 from plait.models.saving import save_model
 from plait.schema import Action
-from plait.training.checkpoint import differences, write_whole
+from plait.training.checkpoint import differences
 from plait.training.evaluate import Answers, answers_of
-from plait.training.loop import CHECKPOINT, Fitted, Watch, fit
+from plait.training.loop import CHECKPOINT, METRICS, Fitted, Watch, fit
 from plait.training.memory import forget_peak_memory, peak_memory_mb
 from plait.training.precision import autocast
 from plait.training.provenance import Provenance, protocol_line, provenance
@@ -40,6 +41,7 @@ Kind = TypeVar("Kind")
 
 SETTINGS, ANSWERS, RESULT, MODEL = "settings.json", "answers.npz", "result.json", "model"
 LOCK = ".lock"
+ANEW = "train it again in another folder, or delete this one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +111,14 @@ def _train(
     alone: Callable[[], None],
 ) -> Result:
     start_s, origin, has_own_peak = time.perf_counter(), provenance(device), forget_peak_memory()
+    _check_begun(folder)
     if not (folder / CHECKPOINT).exists():  # of a checkpoint, `fit` knows more: the data that it is of
         _check_settings(folder, settings)
 
     def begin() -> None:
         alone()
         _check_settings(folder, settings)  # once more: another process may have begun meanwhile
-        write_json(folder / SETTINGS, settings)
+        _write_listed_json(folder / SETTINGS, settings)
 
     config = config_of(dataset, settings)
     fitted = fit(dataset, config, settings.optim, settings.protocol, folder, report, device, watch, begin)
@@ -134,8 +137,8 @@ def _train(
         wall_s=time.perf_counter() - start_s,
         peak_memory_mb=peak_memory_mb() if has_own_peak else None,
     )
-    write_json(folder / RESULT, result)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    _write_listed_json(folder / RESULT, result)
+    remove_listed(folder / CHECKPOINT)
     return result
 
 
@@ -250,8 +253,15 @@ def columns_of(dataset: Dataset) -> Columns:
 
 
 def write_json(path: Path, value: object) -> None:
-    text = msgspec.json.format(msgspec.json.encode(value))
-    write_whole(path, lambda aside: aside.write_bytes(text))
+    write_whole(path, lambda aside: aside.write_bytes(_json(value)))
+
+
+def _write_listed_json(path: Path, value: object) -> None:
+    write_listed(path, lambda aside: aside.write_bytes(_json(value)))
+
+
+def _json(value: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value))
 
 
 def save_answers(path: Path, answers: Answers) -> None:
@@ -265,7 +275,7 @@ def save_answers(path: Path, answers: Answers) -> None:
         with open(aside, "wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
-    write_whole(path, write)
+    write_listed(path, write)
 
 
 def config_of(dataset: Dataset, settings: RunSettings) -> ModelConfig:
@@ -288,12 +298,14 @@ def load_result(folder: Path) -> Result:
     path = folder / RESULT
     if not path.is_file():
         raise ValueError(f"{folder} holds no finished run: it has no {RESULT}; train it, or let it finish")
+    check(folder, ANEW, RESULT, SETTINGS, METRICS)
     return _read(path, Result)
 
 
 def load_answers(folder: Path, actions: tuple[Action, ...]) -> Answers:
     """The answers of a finished run, for the actions of its data. Raises ValueError where they are not whole."""
     path = folder / ANSWERS
+    check(folder, ANEW, ANSWERS)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             arrays = dict(found)
@@ -319,6 +331,17 @@ def _finished(dataset: Dataset, settings: RunSettings, folder: Path) -> Result:
     return result
 
 
+def _check_begun(folder: Path) -> None:
+    """Raises ValueError where files of a run that was begun there are damaged, or are gone that a kill leaves."""
+    is_going = (folder / CHECKPOINT).exists()
+    if not is_going and is_listed(folder / RESULT):  # a checkpoint goes only after the result was there
+        check(folder, ANEW, RESULT)
+    if is_going or (folder / SETTINGS).exists():
+        check(folder, ANEW, SETTINGS)
+    if (folder / METRICS).exists():
+        check(folder, f"delete {folder / METRICS}: it is written again from the checkpoint", METRICS)
+
+
 def _check_settings(folder: Path, settings: RunSettings) -> None:
     """A run that was begun there, and has no checkpoint yet, must be this one."""
     if (folder / SETTINGS).exists():
@@ -340,6 +363,4 @@ def _read(path: Path, kind: type[Kind]) -> Kind:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path} is damaged, or of another version of Plait ({error}). Use another folder, or delete it."
-    )
+    return ValueError(f"{path} is damaged, or of another version of Plait ({error}); {ANEW}")

@@ -1,12 +1,16 @@
 """A model's folder: what comes back is what was written, and nothing half-written comes back."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import torch
 from tiny import EVERY_LAYOUT, EVERY_POSITION, asked_in_training, assert_caught, batch_of, model_of, trunk_of
 
+from plait.files import HASHES, sha256
 from plait.layouts import Layout, resolve
 from plait.models import saving
 from plait.models.generative import ModelSettings
@@ -19,6 +23,15 @@ from plait.schema import Action, Amount, Categorical, Regression
 def saved(folder: Path, layout: Layout | str = "lac", positions: str = "learned") -> Path:
     save_model(model_of(resolve(str(layout)), positions), folder)
     return folder
+
+
+@contextmanager
+def of_before(folder: Path, config: dict[str, Any]) -> Iterator[None]:
+    """The folder as it was written before files had hashes, with this configuration; a warning says that it is."""
+    (folder / HASHES).unlink(missing_ok=True)
+    (folder / CONFIG).write_bytes(msgspec.json.encode(config))
+    with pytest.warns(UserWarning, match=f"{folder} has no {HASHES}"):
+        yield
 
 
 @torch.no_grad()
@@ -35,7 +48,7 @@ def check_round_trip(layout: Layout, positions: str, folder: Path) -> None:
     found, expected = loaded.losses(inputs), model.losses(inputs)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[task], expected[task]) for task in expected)
-    assert {path.name for path in folder.iterdir()} == {CONFIG, WEIGHTS}
+    assert {path.name for path in folder.iterdir()} == {CONFIG, WEIGHTS, HASHES}
 
 
 @pytest.mark.parametrize("positions", EVERY_POSITION)
@@ -77,8 +90,8 @@ def test_how_a_model_is_asked_survives_and_older_models_were_asked_where_events_
     assert load_model(tmp_path).config.asked_as_candidates and load_model(tmp_path).asks_candidates
     config = msgspec.json.decode((tmp_path / CONFIG).read_bytes())
     del config["model"]["asked_as_candidates"]
-    (tmp_path / CONFIG).write_bytes(msgspec.json.encode(config))
-    assert not load_model(tmp_path).asks_candidates
+    with of_before(tmp_path, config):
+        assert not load_model(tmp_path).asks_candidates
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
@@ -98,17 +111,20 @@ def test_a_truncated_file_is_refused(name, kept, tmp_path):
         load_model(tmp_path)
 
 
-def test_a_bit_that_flipped_is_noticed_and_older_models_are_loaded(tmp_path):
+def test_models_of_before_files_had_hashes_are_loaded_and_their_weights_held_against_the_configuration(tmp_path):
     path = saved(tmp_path) / WEIGHTS
+    config = msgspec.json.decode((tmp_path / CONFIG).read_bytes())
+    assert not config["weights_sha256"]
+    known = {"weights_sha256": sha256(path)}
+    for old in (config | known, config):
+        with of_before(tmp_path, old):
+            assert load_model(tmp_path)
     content = bytearray(path.read_bytes())
     content[-2] ^= 0x40
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{tmp_path} cannot be loaded: {WEIGHTS} is damaged"):
+    refused = pytest.raises(ValueError, match=f"{tmp_path} cannot be loaded: {WEIGHTS} is damaged, or not")
+    with of_before(tmp_path, config | known), refused:
         load_model(tmp_path)
-    config = msgspec.json.decode((tmp_path / CONFIG).read_bytes())
-    del config["weights_sha256"]
-    (tmp_path / CONFIG).write_bytes(msgspec.json.encode(config))
-    assert load_model(tmp_path)
 
 
 def test_another_version_is_refused(tmp_path):
@@ -125,5 +141,5 @@ def test_weights_of_another_model_are_refused(tmp_path):
     saved(tmp_path / "a")
     saved(tmp_path / "b", "interleaved")
     (tmp_path / "a" / WEIGHTS).write_bytes((tmp_path / "b" / WEIGHTS).read_bytes())
-    with pytest.raises(ValueError, match=r"damaged, or not the one that config\.json was saved with"):
+    with pytest.raises(ValueError, match=rf"{WEIGHTS} is damaged \(it is not the file that {HASHES}"):
         load_model(tmp_path / "a")

@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 
-from plait.training.checkpoint import load_state, save_state, write_whole
+from plait.files import HASHES, write_whole
+from plait.training.checkpoint import load_state, save_state
 
 
 def test_a_state_comes_back(tmp_path):
@@ -24,7 +25,10 @@ def test_a_checkpoint_runs_no_code(tmp_path, monkeypatch):
     """A pickle that would call a function is refused, not obeyed."""
     monkeypatch.chdir(tmp_path)
     torch.save({"weights": _Evil()}, tmp_path / "state.pt")
-    with pytest.raises(ValueError, match="is not a checkpoint that can be read"):
+    with (
+        pytest.warns(UserWarning, match=HASHES),
+        pytest.raises(ValueError, match="is not a checkpoint that can be read"),
+    ):
         load_state(tmp_path / "state.pt")
     assert not (tmp_path / "obeyed").exists()
 

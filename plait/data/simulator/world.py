@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from plait import files
 from plait.data.simulator.responses import Response
 from plait.schema import Action, Amount, Binary, check_unique
 
@@ -113,6 +114,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         path = Path(folder) / WORLD
         if not path.is_file():
             raise ValueError(f"{folder} was not simulated: it has no {WORLD}, so nobody knows its truth")
+        files.check(path.parent, "simulate the world again", WORLD)
         try:
             return msgspec.json.decode(path.read_bytes(), type=cls)
         except msgspec.MsgspecError as error:

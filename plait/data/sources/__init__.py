@@ -3,7 +3,6 @@
 import difflib
 import sys
 import tarfile
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from plait.data.preparing import prepare
 from plait.data.reading import collect, reading
 from plait.data.sources import amazon, completejourney, kuaishou, movielens
 from plait.data.sources.recipe import ITEM, REQUEST, TIME, USER, Published, Recipe, agrees
+from plait.files import draft_folder
 
 __all__ = ["Published", "Recipe", "catalogue", "find_recipe", "get"]
 
@@ -81,8 +81,8 @@ def get(
     if from_files is not None:
         note = _verify(recipe, Path(from_files))
         return _prepare(recipe, Path(from_files), folder, options, note)
-    with tempfile.TemporaryDirectory(prefix=".download.", dir=folder.parent) as scratch:
-        files = _download(recipe, Path(scratch))
+    with draft_folder(folder.parent, "download") as scratch:
+        files = _download(recipe, scratch)
         note = _verify(recipe, files)
         if note:
             raise ValueError(f"{note}; the download is not whole, or its owner has changed it")

@@ -24,6 +24,9 @@ def download(url: str, folder: Path) -> Path:
     path = folder / url.rpartition("/")[2]
     with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer, path.open("wb") as file:
         shutil.copyfileobj(answer, file, BLOCK_BYTES)
+        announced, found = answer.headers.get("Content-Length"), file.tell()
+    if announced is not None and int(announced) != found:  # urllib does not tell a transfer that ended early
+        raise OSError(f"{url} ended after {found} of {announced} bytes")
     return path
 
 
