@@ -149,13 +149,6 @@ def move_listed(aside: Path, path: Path) -> None:
     os.replace(aside, path)
 
 
-def remove_listed(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    hashes = Hashes.read(path.parent)
-    if hashes is not None:
-        Hashes.of({name: of for name, of in hashes.files.items() if name != path.name}).write(path.parent)
-
-
 @contextmanager
 def draft_folder(parent: Path, name: str) -> Iterator[Path]:
     """A hidden folder in `parent` that is gone when the block ends. Those of the same name that killed processes left

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -23,6 +24,7 @@ from plait.data import Dataset, prepare
 from plait.data import history as data_history
 from plait.data.history import Columns
 from plait.engine.state import State
+from plait.files import HASHES
 from plait.layouts import resolve
 from plait.models import saving
 from plait.models.generative import ModelSettings
@@ -481,11 +483,11 @@ FILES = ("recommender.json", "items.parquet", "config.json", "model.safetensors"
 @pytest.mark.parametrize("name", FILES)
 def test_a_folder_that_is_not_whole_is_refused(recommender, name, tmp_path):
     recommender.save_pretrained(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, HASHES])
     path: Path = tmp_path / name
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=f"{tmp_path}.* cannot be loaded"):
+    with pytest.raises(ValueError, match=f"{tmp_path}.*{name} is damaged .*save the model there again"):
         Recommender.from_pretrained(tmp_path)
     path.unlink()
     with pytest.raises(ValueError, match=f"{tmp_path} is no saved .*: it has no {name}"):
@@ -502,7 +504,7 @@ def check_kills(
     """Killed before any step of writing over another, a folder holds the one or the other, or nothing that loads."""
     expected, met = [ask(first), ask(second)], {"first": 0, "second": 0, "refused": 0}
     assert not expected[0].equals(expected[1])
-    steps = [(Path, "replace"), (Path, "unlink"), (saving, "save_file"), (data_history, "write_bytes")]
+    steps = [(os, "replace"), (Path, "unlink"), (saving, "save_file")]
     while not met["second"]:
         first.save_pretrained(folder)
         left = itertools.count(met["first"] + met["refused"], -1)
@@ -545,16 +547,18 @@ def asked_of(log: pl.DataFrame) -> Callable[[Recommender], pl.DataFrame]:
 def test_a_folder_that_was_half_written_over_is_refused(recommender, other, log, tmp_path):
     (tmp_path / "README.md").write_text("mine")
     check_kills(recommender, other, asked_of(log), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, "README.md"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*FILES, HASHES, "README.md"])
 
 
 def test_files_replaced_under_a_configuration_are_caught(recommender, other, log, tmp_path, monkeypatch):
     def one_by_one(draft: Path, folder: Path) -> None:
-        """The items last: a configuration knows its weights, and not them."""
+        """The items last, and the configuration not forgotten: the hashes alone tell."""
         for path in sorted(draft.iterdir(), key=lambda path: path.name == data_history.ITEMS):
             path.replace(folder / path.name)
 
     monkeypatch.setattr("plait.recommender.put_in_place", one_by_one)
+    check_kills(recommender, other, asked_of(log), tmp_path)
+    monkeypatch.setattr("plait.files.check", lambda *arguments: None)  # the mutant
     assert_caught(check_kills, recommender, other, asked_of(log), tmp_path)
 
 

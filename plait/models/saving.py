@@ -68,8 +68,8 @@ def load_model(folder: Path) -> GenerativeRecommender:
             )
     raw = (folder / CONFIG).read_bytes()
     try:
-        version = msgspec.json.decode(raw).get("format_version")
-        if version != FORMAT_VERSION:
+        version = _version_of(raw)
+        if version not in (None, FORMAT_VERSION):
             raise ValueError(
                 f"format_version is {version}, this Plait reads {FORMAT_VERSION}; save it again with this version"
             )
@@ -82,3 +82,15 @@ def load_model(folder: Path) -> GenerativeRecommender:
     except Exception as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
     return model.eval()
+
+
+class _Version(msgspec.Struct):
+    format_version: int
+
+
+def _version_of(raw: bytes) -> int | None:
+    """None where the configuration is damaged so that it does not tell."""
+    try:
+        return msgspec.json.decode(raw, type=_Version).format_version
+    except msgspec.MsgspecError:
+        return None

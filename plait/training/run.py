@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from plait.data import Dataset
 from plait.data.history import Columns, save_vocabulary
 from plait.data.writing import MANIFEST
-from plait.files import check, is_listed, remove_listed, write_listed, write_whole
+from plait.files import check, is_listed, write_listed, write_whole
 from plait.models.generative import ModelConfig, ModelSettings
 from plait.models.saving import save_model
 from plait.schema import Action
@@ -138,7 +138,7 @@ def _train(
         peak_memory_mb=peak_memory_mb() if has_own_peak else None,
     )
     _write_listed_json(folder / RESULT, result)
-    remove_listed(folder / CHECKPOINT)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
     return result
 
 

@@ -46,7 +46,7 @@ def test_what_changed_in_any_file_is_noticed(tmp_path, rejected):
             path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         else:
             pl.read_parquet(path).reverse().write_parquet(path)
-        with pytest.raises(ValueError, match=r"out is damaged.*prepare the log again"):
+        with pytest.raises(ValueError, match=rf"{path} is damaged .*prepare the log again"):
             data.check_content()
         path.write_bytes(whole)
         data.check_content()

@@ -10,6 +10,7 @@ from tiny import ACTIONS, assert_caught, assert_not_vacuous
 from plait.data import Dataset, features, prepare
 from plait.data.content import embed_texts
 from plait.data.history import Columns, read_history
+from plait.files import HASHES
 from plait.schema import (
     FIRST_VALUE,
     MISSING_VALUE,
@@ -284,7 +285,9 @@ def test_a_folder_without_features_is_what_it_was(tmp_path):
     for name in ("unseen_items", "items_without_features", "users_without_features"):
         assert manifest["counts"].pop(name) == 0
     path.write_text(json.dumps(manifest))  # as written before there were features
-    old = Dataset.open(data.folder)
+    (data.folder / HASHES).unlink()
+    with pytest.warns(UserWarning, match=HASHES):
+        old = Dataset.open(data.folder)
     batch = old.train_batch(old.train_users(), 3, 0)
     assert batch.context_EF.shape == (21, 0) and batch.user_code_UK.shape == (7, 0)
     assert old.item_features.code_NK.shape == (old.num_items + 1, 0) and not old.item_features.features

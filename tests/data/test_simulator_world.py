@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from plait import files
 from plait.data import Dataset, Temporal
 from plait.data.simulator import Response, World, simulate, simulating
 from plait.data.simulator.drawing import draw_log
@@ -266,6 +267,7 @@ def test_a_folder_that_was_not_simulated_says_so(tmp_path):
     with pytest.raises(ValueError, match=r"was not simulated: it has no world\.json"):
         World.open(tmp_path)
     (tmp_path / "world.json").write_text('{"sede": 1}')
+    files.seal(tmp_path)
     with pytest.raises(ValueError, match=r"world\.json is damaged .*sede.*simulate the world again"):
         World.open(tmp_path)
 

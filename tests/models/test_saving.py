@@ -111,7 +111,9 @@ def test_a_truncated_file_is_refused(name, kept, tmp_path):
         load_model(tmp_path)
 
 
-def test_models_of_before_files_had_hashes_are_loaded_and_their_weights_held_against_the_configuration(tmp_path):
+def test_models_of_before_files_had_hashes_are_loaded_and_their_weights_held_against_the_configuration(
+    tmp_path,
+):
     path = saved(tmp_path) / WEIGHTS
     config = msgspec.json.decode((tmp_path / CONFIG).read_bytes())
     assert not config["weights_sha256"]

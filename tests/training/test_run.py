@@ -12,7 +12,7 @@ from filelock import FileLock
 from small_runs import STEPS_PER_EPOCH, Killed, kill_before_step, settings_of, silent
 from tiny import prepared, random_log
 
-from plait.data import Dataset
+from plait.files import HASHES
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
 from plait.models.saving import load_model
@@ -45,7 +45,7 @@ def test_a_run_leaves_what_it_promises(dataset, tmp_path):
     lines: list[str] = []
     result = run(dataset, settings, tmp_path, lines.append)
     found = {path.name for path in tmp_path.iterdir()}
-    assert found == {SETTINGS, "metrics.jsonl", MODEL, ANSWERS, RESULT, LOCK}
+    assert found == {SETTINGS, "metrics.jsonl", MODEL, ANSWERS, RESULT, LOCK, HASHES}
     assert msgspec.json.decode((tmp_path / SETTINGS).read_bytes(), type=RunSettings) == settings
     assert load_result(tmp_path) == result
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -139,7 +139,7 @@ def test_a_begun_run_of_other_settings_is_refused_and_its_own_goes_on(dataset, t
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_before_step(patch, 1)
         run(dataset, settings, tmp_path, silent)
-    assert {path.name for path in tmp_path.iterdir()} == {SETTINGS, LOCK}
+    assert {path.name for path in tmp_path.iterdir()} == {SETTINGS, LOCK, HASHES}
     other = replace(settings, optim=replace(settings.optim, learning_rate=0.5))
     with pytest.raises(ValueError, match="holds the beginning of a run of other settings:") as refused:
         run(dataset, other, tmp_path, silent)
@@ -153,8 +153,8 @@ def test_damaged_data_is_refused_before_training(tmp_path):
     data = prepared(random_log(), tmp_path / "data")
     path = data.folder / "item.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"\x40")  # an item that is none
-    with pytest.raises(ValueError, match=f"{tmp_path}/data is damaged"):
-        run(Dataset.open(data.folder), settings_of(), tmp_path / "run", silent)
+    with pytest.raises(ValueError, match=f"{path} is damaged"):
+        run(data, settings_of(), tmp_path / "run", silent)  # opened before
     assert not (tmp_path / "run").exists()
 
 
@@ -217,10 +217,15 @@ def test_a_result_carries_where_it_comes_from(dataset, tmp_path):
     plain = json.loads((tmp_path / RESULT).read_text())
     assert plain["provenance"]["machine"] == found.machine and plain["settings"]["protocol"]["seed"] == 7
     del plain["provenance"], plain["protocol"]  # as before they were recorded
+    (tmp_path / HASHES).unlink()
     (tmp_path / RESULT).write_text(json.dumps(plain))
-    assert str(load_result(tmp_path).provenance) == "not recorded"
+    with pytest.warns(UserWarning, match=HASHES):
+        assert str(load_result(tmp_path).provenance) == "not recorded"
     (tmp_path / RESULT).write_text(json.dumps(plain | {"epochs": "many"}))
-    with pytest.raises(ValueError, match="is damaged, or of another version of Plait"):
+    with (
+        pytest.warns(UserWarning, match=HASHES),
+        pytest.raises(ValueError, match="is damaged, or of another version of Plait"),
+    ):
         load_result(tmp_path)
 
 
