@@ -25,6 +25,7 @@ from plait.data.writing import parquet_bytes
 from plait.schema import UNKNOWN_ITEM, Action, EventBatch, Feature
 
 COLUMNS, ITEMS = "recommender.json", "items.parquet"  # files of a saved model, beside its weights
+AGAIN = "save the model there again, or train it again"
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,8 +66,8 @@ def load_vocabulary(folder: Path) -> tuple[pl.Series, Columns]:
     """Raises ValueError where a file is missing or damaged."""
     for name in (COLUMNS, ITEMS):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} is no saved recommender: it has no {name}")
-    files.check(folder, "save the model there again, or train it again", COLUMNS, ITEMS)
+            raise ValueError(f"{folder} is no saved recommender: it has no {name}; {AGAIN}")
+    files.check(folder, AGAIN, COLUMNS, ITEMS)
     try:
         columns = msgspec.json.decode((folder / COLUMNS).read_bytes(), type=Columns)
         return pl.read_parquet(folder / ITEMS)["item_id"], columns

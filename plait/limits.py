@@ -1,0 +1,115 @@
+"""Ranges of numbers in settings, each with its reason, and what a machine can hold.
+
+A setting states its range beside its type:
+
+    dim: Annotated[int, Between(1, 65_536, "...")] = 64
+
+and `check_numbers` holds all fields of its class against theirs.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+MOST_CODES = 2**31 - 1  # users, items, events and buckets are numbered by 32 bits with a sign
+MOST_STEPS = 2**53  # beyond, not every whole number is a float64
+MOST_SEED = 2**63 - 1
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True)
+class Between:
+    """A closed range, and why it ends where it does."""
+
+    least: float
+    most: float
+    why: str = ""
+    above: bool = False  # whether `least` itself is outside
+    below: bool = False  # whether `most` itself is
+
+    def __contains__(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        inside = self.least <= value <= self.most  # NaN is not
+        return inside and not (self.above and value == self.least) and not (self.below and value == self.most)
+
+    def __str__(self) -> str:
+        """
+        >>> print(Between(0, 1, "a share", below=True))
+        a number from 0 to below 1 (a share)
+        """
+        low = f"{'above' if self.above else 'from'} {self.least:.12g}"
+        high = f"{'below ' if self.below else ''}{self.most:.12g}"
+        return f"a number {low} to {high}" + (f" ({self.why})" if self.why else "")
+
+
+WHOLE = Between(1, MOST_CODES, "they are counted by 32 bits")
+SEED = Between(0, MOST_SEED, "64 bits with a sign")
+SHARE = Between(0, 1, "a share", below=True)
+
+
+def check_number(name: str, value: object, between: Between) -> None:
+    """Raises ValueError where a number is not in its range.
+
+    >>> check_number("k", float("nan"), Between(1, 100))
+    Traceback (most recent call last):
+        ...
+    ValueError: k = nan: expected a number from 1 to 100
+    """
+    if value not in between:
+        raise ValueError(f"{name} = {value}: expected {between}")
+
+
+def check_numbers(section: str, settings: Any) -> None:
+    """Holds every number of some settings against the range that its field states; None, where it may be, passes.
+
+    Args:
+        section: what comes before a field's name in what people type, with its dot.
+
+    Raises:
+        ValueError: a number is outside.
+    """
+    for name, between in ranges_of(type(settings)).items():
+        value = getattr(settings, name)
+        for one in value if isinstance(value, tuple) else [] if value is None else [value]:
+            if one not in between:
+                raise ValueError(f"{section}{name} = {value}: expected {between}")
+
+
+@lru_cache
+def ranges_of(settings: type) -> dict[str, Between]:
+    """By field, the range of its numbers."""
+    hints = get_type_hints(settings, include_extras=True)
+    marks = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    return {name: mark for name, found in marks.items() for mark in found if isinstance(mark, Between)}
+
+
+def memory_bytes() -> float:
+    """Main memory of the machine, or of the container, where that has less; infinite where nothing tells it."""
+    try:
+        machine = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        machine = math.inf
+    try:
+        return min(machine, float(CGROUP_LIMIT.read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit: "max"
+        return machine
+
+
+def check_fits(what: str, needed_bytes: float, advice: str) -> None:
+    """Raises ValueError where something needs more than the machine's memory.
+
+    >>> check_fits("a model of 10^15 parameters", 1.6e16, "lower model.trunk.dim")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ValueError: a model of 10^15 parameters needs about 14,901,161 GiB of memory, and this machine has ...
+    """
+    there = memory_bytes()
+    if needed_bytes > there:
+        raise ValueError(
+            f"{what} needs about {needed_bytes / 2**30:,.0f} GiB of memory, and this machine has "
+            f"{there / 2**30:,.0f} GiB; {advice}"
+        )
