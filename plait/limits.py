@@ -9,13 +9,14 @@ and `check_numbers` holds all fields of its class against theirs.
 
 import math
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
+from numbers import Real
 from pathlib import Path
 from typing import Any, get_type_hints
 
 MOST_CODES = 2**31 - 1  # users, items, events and buckets are numbered by 32 bits with a sign
-MOST_STEPS = 2**53  # beyond, not every whole number is a float64
 MOST_SEED = 2**63 - 1
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -31,10 +32,11 @@ class Between:
     below: bool = False  # whether `most` itself is
 
     def __contains__(self, value: object) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, Real):
             return False
-        inside = self.least <= value <= self.most  # NaN is not
-        return inside and not (self.above and value == self.least) and not (self.below and value == self.most)
+        if not self.least <= float(value) <= self.most:  # NaN is not
+            return False
+        return not (self.above and value == self.least) and not (self.below and value == self.most)
 
     def __str__(self) -> str:
         """
@@ -47,6 +49,10 @@ class Between:
 
 
 WHOLE = Between(1, MOST_CODES, "they are counted by 32 bits")
+WIDTH = Between(1, 65_536, "no published model is as wide")
+DEPTH = Between(1, 1_024, "no published model is as deep")
+WINDOW = Between(1, 2**20, "a window of a million events")
+WEIGHT = Between(0, 1e6, "of a loss: more drowns all others in rounding")
 SEED = Between(0, MOST_SEED, "64 bits with a sign")
 SHARE = Between(0, 1, "a share", below=True)
 
@@ -72,14 +78,24 @@ def check_numbers(section: str, settings: Any) -> None:
     Raises:
         ValueError: a number is outside.
     """
-    for name, between in ranges_of(type(settings)).items():
-        value = getattr(settings, name)
-        for one in value if isinstance(value, tuple) else [] if value is None else [value]:
-            if one not in between:
-                raise ValueError(f"{section}{name} = {value}: expected {between}")
+    for field, between in ranges_of(type(settings)).items():
+        for name, value in _numbers(f"{section}{field}", getattr(settings, field)):
+            check_number(name, value, between)
 
 
-@lru_cache
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Those that a field holds, by what people call them."""
+    if isinstance(value, tuple):
+        for one in value:
+            yield from _numbers(name, one)
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield f"{name}.{key}", one
+    elif value is not None:
+        yield name, value
+
+
+@cache
 def ranges_of(settings: type) -> dict[str, Between]:
     """By field, the range of its numbers."""
     hints = get_type_hints(settings, include_extras=True)

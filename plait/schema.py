@@ -6,14 +6,15 @@ feature table, K code columns, W widths of its vectors side by side.
 """
 
 import difflib
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
+
+from plait.limits import Between, check_number
 
 UNKNOWN_ITEM = 0  # dense index of every item that the item table does not hold; real items start at 1
 
@@ -38,6 +39,8 @@ class Regression(msgspec.Struct, frozen=True, tag="regression"):
     loss: Literal["mse", "huber"] = "mse"
 
     def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            check_number(name, getattr(self, name), Between(-1e30, 1e30, "values are float32"))
         if not self.low < self.high:
             raise ValueError(f"Regression(low={self.low}, high={self.high}): low must be below high")
 
@@ -47,6 +50,9 @@ class Amount(msgspec.Struct, frozen=True, tag="amount"):
 
     zero_inflated: bool = False  # a separate head for "is it zero?"
     log1p_scale: float = 1.0  # the largest log1p(value) of the training rows; preparation fits it
+
+    def __post_init__(self) -> None:
+        check_number("log1p_scale", self.log1p_scale, Between(0, 100, "log1p of a float32", above=True))
 
 
 class Categorical(msgspec.Struct, frozen=True, tag="categorical"):
@@ -132,8 +138,7 @@ class Number(msgspec.Struct, frozen=True, tag="number"):
     ] = ()  # between the buckets, ascending, each in the upper one; preparation fits them
 
     def __post_init__(self) -> None:
-        if self.buckets < 2:
-            raise ValueError(f"Number(buckets={self.buckets}): at least 2")
+        check_number("buckets", self.buckets, Between(2, 65_536, "each has a vector of its own"))
 
 
 class Vector(msgspec.Struct, frozen=True, tag="vector"):
@@ -273,19 +278,6 @@ class EventBatch:
     @property
     def num_events_U(self) -> Int64[np.ndarray, "U"]:
         return np.diff(self.start_U1)
-
-
-def check_from_zero(settings: Mapping[str, float]) -> None:
-    """Raises ValueError where a setting, given by its full name, is no finite number from 0.
-
-    >>> check_from_zero({"model.retrieval_weight": float("nan")})
-    Traceback (most recent call last):
-        ...
-    ValueError: model.retrieval_weight = nan: expected a finite number from 0
-    """
-    for name, value in settings.items():
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} = {value:g}: expected a finite number from 0")
 
 
 def check_unique(names: Sequence[str], what: str) -> None:

@@ -11,6 +11,7 @@ from plait.cli.showing import say, show_table
 from plait.data import Dataset, LeaveOneOut, Temporal
 from plait.data.simulator import Knows, World, oracle
 from plait.data.simulator import simulate as simulate_world
+from plait.limits import Between, check_number
 from plait.studies.regret import metrics_of
 from plait.training.settings import Protocol
 
@@ -124,7 +125,6 @@ def _begin(toy: bool, tasks: int | None) -> World:
     if toy and tasks is not None:
         raise ValueError("--toy and --tasks begin with different worlds; give one of them")
     if tasks is not None:
-        if tasks < 1:
-            raise ValueError(f"--tasks {tasks}: expected at least 1")
+        check_number("--tasks", tasks, Between(1, 100, "each is rarer than the one before by a fifth"))
         return World.of_tasks(tasks)
     return World.toy() if toy else World()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from plait.limits import WHOLE
 from plait.schema import Action, Feature
 
 FORMAT_VERSION = 1  # of the folder's files; raise it whenever an older reader would misread a newer folder
@@ -172,8 +173,8 @@ EXPECTED = {
     **dict.fromkeys(("request", "order"), f"{COLUMN}, or None"),
     "actions": "kinds by name, such as {'rating': plait.Regression(1, 5)}, or a list of plait.Action",
     "time_unit": "'s' or 'ms'",
-    "min_user_events": "a whole number from 1 (--min-user-events)",
-    "min_item_events": "a whole number from 1 (--min-item-events)",
+    "min_user_events": f"{WHOLE}, whole (--min-user-events)",
+    "min_item_events": f"{WHOLE}, whole (--min-item-events)",
     **dict.fromkeys(("deduplicate", "keep_unseen_items"), FLAG),
     "split": "plait.LeaveOneOut(), or as plait.Temporal(validation=0.1, test=0.1)",
     "on_bad_row": "'stop' or 'reject'",
@@ -198,7 +199,7 @@ def check_types(given: Mapping[str, Any]) -> None:
         for part in parts:
             try:
                 msgspec.convert(msgspec.to_builtins(part), TYPES[name])
-                fits = not name.startswith("min_") or part >= 1
+                fits = not name.startswith("min_") or part in WHOLE
             except (msgspec.ValidationError, TypeError):  # the latter: msgspec knows no such type
                 fits = False
             if not fits:

@@ -5,6 +5,7 @@ V items of the catalogue (with row 0 for unknown items).
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from plait.layouts import Layout
 from plait.layouts.arrange import MASK, NOTHING, SPECIALS, START, candidate_tokens
 from plait.layouts.facts import Field, Target
+from plait.limits import WEIGHT, check_numbers
 from plait.models.combining import check_supported, supervises_candidates_only
 from plait.models.inputs import Asked, Exposure, Inputs
 from plait.models.late import LateSettings, LateStatistics, check_late, columns_of
@@ -24,7 +26,7 @@ from plait.nn.losses import RetrievalLoss, retrieval_loss
 from plait.nn.sampling import Sampler
 from plait.nn.towers import TowerConfig
 from plait.nn.trunk import Trunk
-from plait.schema import Action, Feature, FeatureTable, check_from_zero
+from plait.schema import Action, Feature, FeatureTable
 
 TASKS = (
     "retrieval",
@@ -44,15 +46,14 @@ class ModelSettings:
     tower: TowerConfig = TowerConfig()
     items: ItemEncoding = ItemEncoding()
     late: LateSettings = LateSettings()
-    retrieval_weight: float = 1.0
-    action_weights: dict[str, float] = field(default_factory=dict)
+    retrieval_weight: Annotated[float, WEIGHT] = 1.0
+    action_weights: Annotated[dict[str, float], WEIGHT] = field(default_factory=dict)
     """By action name; 1 where not named."""
     allow_leaks: bool = False
     """Train a layout that reads its own answers, to study it; every table marks it."""
 
     def __post_init__(self) -> None:
-        weights = {f"model.action_weights.{name}": weight for name, weight in self.action_weights.items()}
-        check_from_zero({"model.retrieval_weight": self.retrieval_weight} | weights)
+        check_numbers("model.", self)
 
     @property
     def reads_requests(self) -> bool:

@@ -7,12 +7,14 @@ one item feature, F late features.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int32, Int64
 
 from plait.layouts import Layout, audit
+from plait.limits import WINDOW, check_numbers
 from plait.nn.actions import scaled
 from plait.schema import FIRST_VALUE, Action, Categorical, EventBatch, Feature, Vector
 
@@ -29,16 +31,15 @@ class LateSettings:
     Sources: GenRank paper, section 3.2 (window statistics, and SIM's hard search); AttnMVP paper, section 2.
     """
 
-    windows: tuple[int, ...] = ()
+    windows: Annotated[tuple[int, ...], WINDOW] = ()
     """Of the last so many events; one group of numbers for each."""
     similar: str | None = None
     """Of the events whose item shares a value of this item feature with the item asked about."""
 
     def __post_init__(self) -> None:
-        if any(window < 1 for window in self.windows) or len(set(self.windows)) < len(self.windows):
-            raise ValueError(
-                f"late.windows = {self.windows}: expected numbers of events from 1, all different"
-            )
+        check_numbers("model.late.", self)
+        if len(set(self.windows)) < len(self.windows):
+            raise ValueError(f"model.late.windows = {self.windows}: expected numbers that are all different")
 
     @property
     def num_groups(self) -> int:

@@ -1,9 +1,9 @@
 """The shape of a trunk, and the sizes with names."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from plait.schema import check_from_zero
+from plait.limits import DEPTH, SHARE, WEIGHT, WHOLE, WIDTH, Between, check_numbers
 
 TrunkKind = Literal["gpt", "hstu"]
 Positions = Literal["learned", "rope", "alibi", "rab", "genrank", "dlrm_v3"]
@@ -18,7 +18,7 @@ class HstuSwitches:
     """Which of the projections U, V, Q, K pass a SiLU."""
     scale: Literal["none", "rsqrt"] = "none"
     """Of scores: head_width ** -0.5 or nothing."""
-    norm_len: int | None = None
+    norm_len: Annotated[int | None, WHOLE] = None
     """What attention weights are divided by: a constant, so that a score never depends on batch-mates.
     By default the number of positions that the trunk is built for."""
     out: Literal["gate", "concat3"] = "gate"
@@ -31,8 +31,7 @@ class HstuSwitches:
     final_norm: Literal["none", "layer"] = "none"
 
     def __post_init__(self) -> None:
-        if self.norm_len is not None and self.norm_len < 1:
-            raise ValueError(f"model.trunk.hstu.norm_len = {self.norm_len}: expected at least 1, or none")
+        check_numbers("model.trunk.hstu.", self)
 
 
 RESEARCH = HstuSwitches()
@@ -46,34 +45,29 @@ class TrunkConfig:
     """The shape of a trunk. The defaults are the tiny size, which trains in minutes on a CPU."""
 
     kind: TrunkKind = "gpt"
-    dim: int = 64
-    num_layers: int = 2
-    num_heads: int = 2
-    dropout: float = 0.2
+    dim: Annotated[int, WIDTH] = 64
+    num_layers: Annotated[int, DEPTH] = 2
+    num_heads: Annotated[int, WIDTH] = 2
+    dropout: Annotated[float, SHARE] = 0.2
     """Of the input and of both branches of a block, not of attention weights; on a CPU rounded to 256ths."""
     positions: Positions = "learned"
     rab: Rab = "both"
     """Of positions = "rab": what the relative attention bias reads."""
-    mlp_multiple: int = 4
+    mlp_multiple: Annotated[int, Between(1, 64, "of the width")] = 4
     """Of gpt: the MLP's inner width over dim."""
     hstu: HstuSwitches = HstuSwitches()
-    ride_weight: float = 1.0
+    ride_weight: Annotated[float, WEIGHT] = 1.0
     """lambda, of a layout whose actions ride in the values: v comes from H + lambda * a (AttnMVP, section 4)."""
     pool_fuses_item: bool | None = None
     """Of a layout with a final pooling of actions: whether heads see the item's state beside the pooled action.
     By default only where actions ride in the trunk, too (AttnMVP and AttnDHN; AttnLFA's heads do not)."""
 
     def __post_init__(self) -> None:
-        for name in ("dim", "num_layers", "num_heads", "mlp_multiple"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.trunk.{name} = {getattr(self, name)}: expected at least 1")
+        check_numbers("model.trunk.", self)
         if self.dim % self.num_heads:
             raise ValueError(
                 f"model.trunk.dim = {self.dim}: expected a multiple of model.trunk.num_heads = {self.num_heads}"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.trunk.dropout = {self.dropout}: expected a share from 0 to below 1")
-        check_from_zero({"model.trunk.ride_weight": self.ride_weight})
         if self.positions != "rab" and self.rab != "both":
             raise ValueError(
                 f"model.trunk.rab = {self.rab}: is read by model.trunk.positions = rab alone, and these are "

@@ -7,6 +7,7 @@ where it has several values), W width of one coded feature, X width of a row's f
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 
+from plait.limits import SHARE, WIDTH, check_numbers
 from plait.nn.actions import scaled
 from plait.schema import (
     FIRST_VALUE,
@@ -40,16 +42,13 @@ class ItemEncoding:
 
     use_id: bool = True
     """Give every item a trained vector of its own, beside its features."""
-    feature_dim: int = 16
+    feature_dim: Annotated[int, WIDTH] = 16
     """Width of a category's or a number's vector before the projection."""
-    id_dropout: float = 0.1
+    id_dropout: Annotated[float, SHARE] = 0.1
     """Share of the items that each step of training takes for new ones, known by their features only."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.id_dropout < 1:
-            raise ValueError(f"id_dropout={self.id_dropout}: a share of the items, from 0 to below 1")
-        if self.feature_dim < 1:
-            raise ValueError(f"feature_dim={self.feature_dim}: at least 1")
+        check_numbers("model.items.", self)
 
 
 class CodeEmbedding(nn.Module):

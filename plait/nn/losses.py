@@ -6,13 +6,14 @@ S sampled negatives, U different targets of a batch.
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from plait.limits import Between, check_numbers
 from plait.nn.cross_entropy import chunked_cross_entropy
 from plait.nn.sampling import Sampler, by_popularity, uniform
 from plait.schema import UNKNOWN_ITEM
@@ -26,7 +27,7 @@ class RetrievalLoss:
 
     kind: Literal["auto", "full", "sampled", "info_nce"] = "auto"
     """auto: by the catalogue's size, see `resolved`."""
-    num_negatives: int = 256
+    num_negatives: Annotated[int, Between(1, 2**24, "every position of a batch is compared with all")] = 256
     """Of "sampled": shared by all positions of a batch."""
     sampler: Literal["uniform", "popularity"] = "popularity"
     """Of "sampled"."""
@@ -34,17 +35,12 @@ class RetrievalLoss:
     """Correction of "sampled" and "info_nce" for how often an item serves as a negative. none: every negative
     counts as itself (SASRec, HSTU, LUM). negatives: each stands for 1 / its expected count, consistent with the
     full softmax. both: the target's score is corrected likewise (Yi et al., RecSys 2019)."""
-    temperature: float = 1.0
+    temperature: Annotated[float, Between(1e-4, 1e4, "beyond, logits overflow or are all alike")] = 1.0
     l2_norm: bool = False
     """Cosine instead of the inner product."""
 
     def __post_init__(self) -> None:
-        if self.num_negatives < 1:
-            raise ValueError(f"RetrievalLoss(num_negatives={self.num_negatives}): expected at least 1")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(
-                f"RetrievalLoss(temperature={self.temperature}): expected a finite number above 0"
-            )
+        check_numbers("model.retrieval.", self)
 
     def resolved(self, num_items: int) -> "RetrievalLoss":
         """`auto` made definite: exact up to FULL_SOFTMAX_ITEMS, sampled above.

@@ -6,16 +6,20 @@ G groups, I and O what goes into a layer and comes out.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from plait.limits import DEPTH, Between, check_numbers
 from plait.nn.linear import linear
 
 LATE_LIMIT = 10.0  # standard deviations: a count that explodes once served must not drown the state
+
+
+EXPERTS = Between(1, 4_096, "every example passes through all of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,21 +29,19 @@ class TowerConfig:
     kind: Literal["linear", "mlp", "mmoe", "ple"] = "mlp"
     """linear: nothing. mlp: one hidden layer for all tasks. mmoe, ple: experts, mixed for each task by a gate of its
     own (Ma et al., KDD 2018; Tang et al., RecSys 2020), then a hidden layer per task."""
-    num_shared_experts: int = 4
+    num_shared_experts: Annotated[int, EXPERTS] = 4
     """Of mmoe all experts, of ple those beside the tasks' own, at each level."""
-    num_task_experts: int = 1
+    num_task_experts: Annotated[int, EXPERTS] = 1
     """Of ple: per task and level."""
-    num_levels: int = 2
+    num_levels: Annotated[int, DEPTH] = 2
     """Of ple."""
-    expert_multiple: int = 1
+    expert_multiple: Annotated[int, Between(1, 64, "of the width")] = 1
     """An expert's width over dim."""
     gate: Literal["none", "ppnet"] = "none"
     """ppnet: late features scale what each task's own layers read (Chang et al., KDD 2023)."""
 
     def __post_init__(self) -> None:
-        for name in ("num_shared_experts", "num_task_experts", "num_levels", "expert_multiple"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"TowerConfig({name}={getattr(self, name)}): expected at least 1")
+        check_numbers("model.tower.", self)
 
 
 class ActionTower(nn.Module):

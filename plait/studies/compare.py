@@ -18,6 +18,7 @@ from plait.data import Dataset
 from plait.files import write_whole
 from plait.layouts import Layout, audit, draw, name_of, resolve
 from plait.layouts.audit import reader
+from plait.limits import Between, check_number
 from plait.metrics.intervals import Estimate, average, bootstrap
 from plait.metrics.statistic import Statistic
 from plait.models.combining import check_supported
@@ -58,6 +59,7 @@ DRAWS = 1000
 SUMMARY = (
     "command", "commit", "machine", "date", "version", "dataset", "protocol", "cap", "reference", "oracle", "summaries",
 )  # fmt: skip
+SEEDS = Between(1, 10_000, "every layout is trained with each")
 RETRIEVAL_METRICS = ("hr@10", "ndcg@10", "hr@50", "ndcg@50", "mrr")
 
 
@@ -140,8 +142,7 @@ def compare_variants(
     """
     page_template()  # what the page lacks should be known before hours of training, not after
     check_takes_runs(out)
-    if num_seeds < 1:
-        raise ValueError(f"seeds = {num_seeds}: expected at least 1")
+    check_number("seeds", num_seeds, SEEDS)
     device = resolve_device(device)
     _check_variants(variants, dataset)
     study = _Study(dataset, tuple(variants), num_seeds, title, command, device, provenance(device))

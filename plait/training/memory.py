@@ -1,4 +1,5 @@
-"""The most memory that a process took while something ran. Linux tells it; elsewhere nothing does."""
+"""Whether training fits the memory, and the most that a process took while something ran (Linux tells it; elsewhere
+nothing does)."""
 
 import ctypes
 import gc
@@ -6,8 +7,25 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from plait.limits import check_fits
+from plait.models.generative import ModelConfig
+
+BYTES_PER_WEIGHT = 16  # of fp32 training with Adam: the weight, its gradient and two moments
 OF_PROCESS = Path("/proc/self")
 FORGET_PEAK = "5"  # proc(5), clear_refs: the peak becomes what is in use now
+
+
+def check_fits_memory(config: ModelConfig) -> None:
+    """Raises ValueError where the weights alone, counted low, do not fit the machine's memory when they are trained."""
+    trunk, dim = config.settings.trunk, config.settings.trunk.dim
+    of_layers = 4 * trunk.num_layers * dim**2  # queries, keys, values and what is made of them
+    of_items = config.num_items * dim if config.settings.items.use_id else 0
+    weights = of_layers + of_items + config.max_events * dim
+    check_fits(
+        f"training a model of over {weights:,} weights",
+        BYTES_PER_WEIGHT * weights,
+        "lower model.trunk.dim, model.trunk.num_layers or protocol.max_events, or prepare fewer items",
+    )
 
 
 def forget_peak_memory() -> bool:

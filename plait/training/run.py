@@ -32,7 +32,7 @@ from plait.schema import Action
 from plait.training.checkpoint import differences
 from plait.training.evaluate import Answers, answers_of
 from plait.training.loop import CHECKPOINT, METRICS, Fitted, Watch, fit
-from plait.training.memory import forget_peak_memory, peak_memory_mb
+from plait.training.memory import check_fits_memory, forget_peak_memory, peak_memory_mb
 from plait.training.precision import autocast
 from plait.training.provenance import Provenance, protocol_line, provenance
 from plait.training.settings import Optim, Protocol
@@ -94,6 +94,7 @@ def run(
         Diverged, KeyboardInterrupt: as `plait.training.loop.fit`.
     """
     device = resolve_device(device)
+    check_fits_memory(config_of(dataset, settings))
     if (folder / RESULT).exists():
         return _finished(dataset, settings, folder)
     check_takes_runs(folder)

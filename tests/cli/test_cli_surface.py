@@ -93,7 +93,7 @@ def test_datasets_are_listed(capsys: Capture) -> None:
         (("compare", "{data}", "--layouts", "lac", "--out", "{data}"), "holds a prepared dataset; name another folder"),
         (("train", "{data}", "--layout", "lac", "--out", "{data}/manifest.json"), "manifest.json is a file; name a"),
         (("compare", "{data}", "--layouts", "lac", "--out", "{data}/manifest.json/new"), "manifest.json is a file"),
-        (("compare", "{data}", "--layouts", "item", "--seeds", "0", "--out", "{out}"), "at least 1"),
+        (("compare", "{data}", "--layouts", "item", "--seeds", "0", "--out", "{out}"), "seeds = 0: expected a number"),
         (("evaluate", "{out}"), "no finished run"),
         (("recommend", "{out}", "--user", "u00"), "no finished run"),
     ],

@@ -232,14 +232,14 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_events": 3}, "num_events=3; expected at least 6"),
-        ({"num_items": 7}, "num_items=7; expected at least 8"),
-        ({"num_moods": 0}, "num_moods=0; expected at least 1"),
-        ({"persistence": 1.0}, "persistence=1.0; expected a correlation from 0, below 1"),
-        ({"request_events": 0.5}, "request_events=0.5; expected a mean of at least 1"),
-        ({"overlap": 1.5}, "overlap=1.5; expected a share from 0 to 1"),
-        ({"taste": -1.0}, "taste=-1.0; expected a strength from 0"),
-        ({"mood": float("nan")}, "mood=nan; expected a strength"),
+        ({"num_events": 3}, "num_events = 3: expected a number from 6"),
+        ({"num_items": 7}, "num_items = 7: expected at least 8"),
+        ({"num_moods": 0}, "num_moods = 0: expected a number from 1"),
+        ({"persistence": 1.0}, "persistence = 1.0: expected a number from 0 to below 1"),
+        ({"request_events": 0.5}, "request_events = 0.5: expected a number from 1"),
+        ({"overlap": 1.5}, "overlap = 1.5: expected a number from 0 to 1"),
+        ({"taste": -1.0}, "taste = -1.0: expected a number from 0"),
+        ({"mood": float("nan")}, "mood = nan: expected a number"),
         ({"steer": "watch_s"}, "steer='watch_s' is no binary response; expected one of click, like"),
         ({"tastes": ((1.0,),)}, r"rows of \[1\] numbers; expected 6 rows \(types\) of 8"),
         ({"responses": (RATING, RATING)}, "'rating' given more than once"),
@@ -254,8 +254,11 @@ def test_impossible_worlds_say_what_is_wrong(settings, message):
     ("settings", "message"),
     [
         ({"action": Action("device", Categorical(("a", "b")))}, "'device' is categorical; expected binary"),
-        ({"action": Action("like", Binary()), "rate": 1.0}, "rate=1.0; expected a chance between 0 and 1"),
-        ({"action": Action("watch", Amount()), "size": 30.0}, "size=30.0; expected above 0, up to 10"),
+        (
+            {"action": Action("like", Binary()), "rate": 1.0},
+            "rate = 1.0: expected a number above 0 to below 1",
+        ),
+        ({"action": Action("watch", Amount()), "size": 30.0}, "size = 30.0: expected a number above 0 to 10"),
     ],
 )
 def test_impossible_responses_say_what_is_wrong(settings, message):

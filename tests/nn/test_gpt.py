@@ -235,7 +235,7 @@ def test_starts_as_gpt2_does():
             {"dim": 64, "num_heads": 5},
             "model.trunk.dim = 64: expected a multiple of model.trunk.num_heads = 5",
         ),
-        ({"num_layers": 0}, "model.trunk.num_layers = 0: expected at least 1"),
+        ({"num_layers": 0}, "model.trunk.num_layers = 0: expected a number from 1"),
         ({"dim": 6, "num_heads": 2, "positions": "rope"}, "a head width of 3 is odd"),
         ({"dropout": 1.0}, "model.trunk.dropout = 1.0: expected a share"),
     ),

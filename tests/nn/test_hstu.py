@@ -296,7 +296,7 @@ def test_dropout_only_in_training():
 
 
 def test_a_normaliser_below_one_is_refused():
-    with pytest.raises(ValueError, match=r"model.trunk.hstu.norm_len = 0: expected at least 1"):
+    with pytest.raises(ValueError, match=r"model.trunk.hstu.norm_len = 0: expected a number from 1"):
         HstuSwitches(norm_len=0)
 
 

@@ -320,7 +320,7 @@ def test_settings_travel_as_json():
 
 @pytest.mark.parametrize("name", ("num_shared_experts", "num_task_experts", "num_levels", "expert_multiple"))
 def test_nothing_cannot_be_mixed(name):
-    with pytest.raises(ValueError, match=rf"TowerConfig\({name}=0\): expected at least 1"):
+    with pytest.raises(ValueError, match=f"model.tower.{name} = 0: expected a number from 1"):
         TowerConfig(**{name: 0})
 
 

@@ -120,7 +120,7 @@ def _owner(model: torch.nn.Module, name: str) -> torch.nn.Module:
     ],
 )
 def test_optim_refuses_what_is_not_above_zero(name, value):
-    with pytest.raises(ValueError, match=f"optim.{name} = {value}: expected a finite number above 0"):
+    with pytest.raises(ValueError, match=f"optim.{name} = {value}: expected a number (above 0|from 1) to"):
         Optim(**{name: value})
 
 
@@ -135,20 +135,20 @@ def test_optim_refuses_what_is_not_above_zero(name, value):
     ],
 )
 def test_weights_and_steps_are_finite_numbers_from_zero(name, build, value):
-    with pytest.raises(ValueError, match=f"{name} = {value:g}: expected a finite number from 0"):
+    with pytest.raises(ValueError, match=f"{name} = {value}: expected a number from 0 to"):
         build(value)
     build(0.0)
 
 
 def test_warm_up_takes_steps_from_zero():
-    with pytest.raises(ValueError, match=r"optim.warmup_steps = -3: expected a finite number from 0"):
+    with pytest.raises(ValueError, match=r"optim.warmup_steps = -3: expected a number from 0 to"):
         Optim(warmup_steps=-3)
     Optim(warmup_steps=0)
 
 
 @pytest.mark.parametrize("betas", [(1.0, 0.9), (0.9, -0.1), (math.nan, 0.9)])
 def test_betas_are_shares(betas):
-    with pytest.raises(ValueError, match=r"optim.betas = .*expected two shares from 0 to below 1"):
+    with pytest.raises(ValueError, match=r"optim.betas = .*expected a number from 0 to below 1"):
         Optim(betas=betas)
 
 
@@ -157,5 +157,5 @@ def test_betas_are_shares(betas):
 )
 def test_protocol_refuses_what_is_not_above_zero(name):
     value = 0.0 if name in ("max_tokens", "max_flops") else 0
-    with pytest.raises(ValueError, match=f"protocol.{name} = {value}: expected a finite number above 0"):
+    with pytest.raises(ValueError, match=f"protocol.{name} = {value}: expected a number (above 0|from 1) to"):
         Protocol(**{name: value})

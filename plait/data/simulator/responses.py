@@ -8,11 +8,13 @@ Shape letters: E events, F features of a value, X the axes of whatever states th
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 import numpy as np
 from jaxtyping import Float, Float64
 
+from plait.limits import Between, check_numbers
 from plait.schema import Action, Amount, Categorical, Regression
 
 LEVELS = 4  # trials behind a bounded number: it takes one of five values, as five stars do
@@ -32,17 +34,14 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     action: Action
-    rate: float = 0.5
-    size: float = 3.0
+    rate: Annotated[float, Between(0, 1, "a chance", above=True, below=True)] = 0.5
+    size: Annotated[float, Between(0, LARGEST_SIZE, "the mean of log1p(amount)", above=True)] = 3.0
 
     def __post_init__(self) -> None:
         name, kind = self.action.name, self.action.kind
         if isinstance(kind, Categorical):
             raise ValueError(f"response {name!r} is categorical; expected binary, regression or amount")
-        if not 0 < self.rate < 1:
-            raise ValueError(f"response {name!r}: rate={self.rate}; expected a chance between 0 and 1")
-        if not 0 < self.size <= LARGEST_SIZE:
-            raise ValueError(f"response {name!r}: size={self.size}; expected above 0, up to {LARGEST_SIZE:g}")
+        check_numbers(f"response {name!r}: ", self)
 
     @property
     def trials(self) -> int:

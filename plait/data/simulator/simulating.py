@@ -11,10 +11,12 @@ from plait.data.preparing import prepare
 from plait.data.simulator.drawing import Log, draw_log
 from plait.data.simulator.world import WORLD, World
 from plait.data.writing import check_free, whole_folder, write_bytes, write_table
+from plait.limits import WHOLE, check_fits, check_number
 from plait.schema import Category
 
 TRUTH = "truth.parquet"  # row by row what no model is told: type, mood, scenario, trace
 SCENARIO = "scenario"  # column of both
+NUMBERS_PER_EVENT = 12  # of 8 bytes, held at once while a log is drawn, beside two for each response
 NOTE = "simulated; world.json holds the settings and the seed"
 
 
@@ -38,6 +40,7 @@ def simulate(
     """
     out = Path(out)
     check_free(out, overwrite)
+    _check_fits(world)
     log = draw_log(world)
     with whole_folder(out) as folder:
         prepare(
@@ -58,6 +61,17 @@ def simulate(
         write_bytes(folder / WORLD, world.to_json())
         write_table(folder / TRUTH, _hidden(log))
     return Dataset.open(out)
+
+
+def _check_fits(world: World) -> None:
+    """Raises ValueError where drawing the log would take more numbers or memory than there are."""
+    A, B, longest = len(world.responses), world.num_categories, world.num_events + world.num_events // 2
+    check_number("world: num_users * num_events", world.num_users * longest, WHOLE)
+    of_events = world.num_users * longest * (NUMBERS_PER_EVENT + 2 * A)
+    of_items = world.num_items * (2 * A + 4)
+    of_states = world.num_types * world.num_scenarios * B * (3 * (1 + 2 * B) + 2 * A * world.num_moods)
+    advice = "lower num_users, num_events, num_items or the numbers of categories, types, moods and scenarios"
+    check_fits("this world", 8.0 * (of_events + of_items + of_states), advice)
 
 
 def _visible(world: World, log: Log) -> pl.DataFrame:

@@ -1,14 +1,22 @@
 """The settings of a simulated world. A world and its seed say everything: parameters, log, and what is knowable."""
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from plait import files
 from plait.data.simulator.responses import Response
+from plait.limits import SEED, WHOLE, WINDOW, Between, check_numbers
 from plait.schema import Action, Amount, Binary, check_unique
 
 WORLD = "world.json"
+STATES = Between(1, 1_000, "chances of all states together are tables")
+LENGTH = Between(6, WINDOW.most, WINDOW.why)
+MEAN = Between(1, WINDOW.most, "a mean number of events")
+TASTE = Between(-100, 100, "in logits, before their strength")
+CORRELATION = Between(0, 1, "a correlation", below=True)
+STRENGTH = Between(0, 100, "a strength in logits", below=True)
 
 CLICK = Response(action=Action("click", Binary()), rate=0.4)
 WATCH = Response(action=Action("watch_s", Amount()), size=3.4)
@@ -26,35 +34,43 @@ class World(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     leaves the rest as it is.
     """
 
-    seed: int = 0
-    num_users: int = 5_000
-    num_events: int = 60  # of an average user; from half to one and a half times as many
-    num_items: int = 500
-    num_categories: int = 8
-    num_types: int = 6
-    num_moods: int = 5
-    num_scenarios: int = 3
+    seed: Annotated[int, SEED] = 0
+    num_users: Annotated[int, WHOLE] = 5_000
+    num_events: Annotated[int, LENGTH] = 60  # of an average user; from half to one and a half times as many
+    num_items: Annotated[int, WHOLE] = 500
+    num_categories: Annotated[int, STATES] = 8
+    num_types: Annotated[int, STATES] = 6
+    num_moods: Annotated[int, STATES] = 5
+    num_scenarios: Annotated[int, STATES] = 3
     responses: tuple[Response, ...] = (CLICK, WATCH, LIKE, PURCHASE)
-    tastes: tuple[tuple[float, ...], ...] | None = None  # by type and category; None: drawn, of variance 1
+    tastes: Annotated[tuple[tuple[float, ...], ...] | None, TASTE] = (
+        None  # by type and category; None: drawn, of variance 1
+    )
 
-    taste: float = 1.5  # responses, by type and category
-    choice: float = 1.0  # the next item's category, by type
-    follow: float = 1.0  # ... towards the category of the last action where `steer` was 1, away from it at 0
+    taste: Annotated[float, STRENGTH] = 1.5  # responses, by type and category
+    choice: Annotated[float, STRENGTH] = 1.0  # the next item's category, by type
+    follow: Annotated[float, STRENGTH] = (
+        1.0  # ... towards the last action's category where `steer` was 1, away from it at 0
+    )
     steer: str = "like"  # the binary response that does so
-    mood: float = 1.0  # responses, by mood
-    persistence: float = 0.9  # correlation of the moods of neighbouring requests; 0: no memory
-    request_events: float = 2.0  # mean number of events in a request; 1: none shares its time
-    scenario: float = 0.7  # responses, by scenario and category
-    scenario_choice: float = 0.7  # the next item's category, by scenario
-    quality: float = 0.7  # responses, by item
-    popularity: float = 0.7  # exponent of Zipf's law; 0: all items alike
-    overlap: float = (
+    mood: Annotated[float, STRENGTH] = 1.0  # responses, by mood
+    persistence: Annotated[float, CORRELATION] = (
+        0.9  # correlation of the moods of neighbouring requests; 0: no memory
+    )
+    request_events: Annotated[float, MEAN] = (
+        2.0  # mean number of events in a request; 1: none shares its time
+    )
+    scenario: Annotated[float, STRENGTH] = 0.7  # responses, by scenario and category
+    scenario_choice: Annotated[float, STRENGTH] = 0.7  # the next item's category, by scenario
+    quality: Annotated[float, STRENGTH] = 0.7  # responses, by item
+    popularity: Annotated[float, STRENGTH] = 0.7  # exponent of Zipf's law; 0: all items alike
+    overlap: Annotated[float, Between(0, 1, "a share")] = (
         0.8  # share of the causes' variance that all responses have in common; 1: they have the same
     )
 
     def __post_init__(self) -> None:
+        check_numbers("world: ", self)
         self._check_sizes()
-        self._check_strengths()
         check_unique([response.action.name for response in self.responses], "world: response")
         binary = [r.action.name for r in self.responses if isinstance(r.action.kind, Binary)]
         if self.steer not in binary:
@@ -124,42 +140,13 @@ class World(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return msgspec.json.format(msgspec.json.encode(self), indent=2)
 
     def _check_sizes(self) -> None:
-        for name, least in (
-            ("seed", 0),
-            ("num_users", 1),
-            ("num_events", 6),
-            ("num_items", self.num_categories),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"world: {name}={getattr(self, name)}; expected at least {least}")
-        for name in ("num_categories", "num_types", "num_moods", "num_scenarios"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"world: {name}={getattr(self, name)}; expected at least 1")
+        if self.num_items < self.num_categories:
+            raise ValueError(
+                f"world: num_items = {self.num_items}: expected at least {self.num_categories}, one for each category"
+            )
         shape = (self.num_types, self.num_categories)
         if self.tastes is not None and [len(row) for row in self.tastes] != [shape[1]] * shape[0]:
             rows = [len(row) for row in self.tastes]
             raise ValueError(
                 f"world: tastes has rows of {rows} numbers; expected {shape[0]} rows (types) of {shape[1]} (categories)"
             )
-
-    def _check_strengths(self) -> None:
-        for name in (
-            "taste",
-            "choice",
-            "follow",
-            "mood",
-            "scenario",
-            "scenario_choice",
-            "quality",
-            "popularity",
-        ):
-            if not 0 <= getattr(self, name) < 100:
-                raise ValueError(
-                    f"world: {name}={getattr(self, name)}; expected a strength from 0, below 100"
-                )
-        if not 0 <= self.persistence < 1:
-            raise ValueError(f"world: persistence={self.persistence}; expected a correlation from 0, below 1")
-        if not 0 <= self.overlap <= 1:
-            raise ValueError(f"world: overlap={self.overlap}; expected a share from 0 to 1")
-        if not 1 <= self.request_events < float("inf"):
-            raise ValueError(f"world: request_events={self.request_events}; expected a mean of at least 1")
