@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from numbers import Real
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -25,8 +24,8 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 class Between:
     """A closed range, and why it ends where it does."""
 
-    least: float
-    most: float
+    least: int | float
+    most: int | float
     why: str = ""
     above: bool = False  # whether `least` itself is outside
     below: bool = False  # whether `most` itself is
@@ -69,7 +68,7 @@ def check_number(name: str, value: object, between: Between) -> None:
         raise ValueError(f"{name} = {value}: expected {between}")
 
 
-def check_numbers(section: str, settings: Any) -> None:
+def check_numbers(section: str, settings: object) -> None:
     """Holds every number of some settings against the range that its field states; None, where it may be, passes.
 
     Args:
@@ -95,7 +94,6 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-@cache
 def ranges_of(settings: type) -> dict[str, Between]:
     """By field, the range of its numbers."""
     hints = get_type_hints(settings, include_extras=True)
@@ -115,7 +113,7 @@ def memory_bytes() -> float:
         return machine
 
 
-def check_fits(what: str, needed_bytes: float, advice: str) -> None:
+def check_fits(what: str, needed_bytes: int | float, advice: str) -> None:
     """Raises ValueError where something needs more than the machine's memory.
 
     >>> check_fits("a model of 10^15 parameters", 1.6e16, "lower model.trunk.dim")  # doctest: +ELLIPSIS

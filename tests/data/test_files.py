@@ -1,0 +1,191 @@
+"""What is listed is what is there, at whatever moment a process dies; and what it leaves behind goes."""
+
+import hashlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tiny import assert_caught, assert_not_vacuous, prepared, random_log
+
+from plait import files
+from plait.data import Dataset, writing
+from plait.files import HASHES
+
+WAIT = """
+import sys, time
+from pathlib import Path
+from plait import files
+from plait.data import writing
+
+place, what = Path(sys.argv[1]), sys.argv[2]
+
+def stop(path):
+    print("there", flush=True)
+    time.sleep(600)
+
+if what == "draft":
+    with writing.whole_folder(place / "out") as draft:
+        (draft / "half").write_text("half")
+        stop(draft)
+else:
+    files.write_listed(place / "file", lambda aside: (aside.write_text("half"), stop(aside)))
+"""
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def write(path: Path, text: str) -> None:
+    files.write_listed(path, lambda aside: aside.write_text(text))
+
+
+def check_kills(place: Path) -> None:
+    """Killed before any rename, while it is written for the first time, again, and after a kill."""
+    met = {"old": 0, "new": 0}
+    for nth in range(4):
+        folder = place / str(nth)
+        folder.mkdir()
+        for text in ("one", "two", "three"):
+            count = itertools.count()
+
+            def replace(*paths: Path, right: Callable[..., None] = os.replace, count=count, nth=nth) -> None:
+                if next(count) == nth % 2:
+                    raise Killed
+                right(*paths)
+
+            with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+                patch.setattr(os, "replace", replace if text != "one" and nth < 3 else os.replace)
+                write(folder / "file", text)
+            files.check(folder, "write it again")
+            met["new" if (folder / "file").read_text() == text else "old"] += 1
+            if nth == 2:
+                write(folder / "file", "between")
+    assert_not_vacuous(met)
+
+
+def test_a_kill_at_any_moment_leaves_a_file_that_is_listed(tmp_path: Path) -> None:
+    check_kills(tmp_path)
+
+
+def test_a_list_that_is_written_after_its_file_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def after(path: Path, write: Callable[[Path], object]) -> None:
+        files.write_whole(path, write)
+        files.Hashes.of({path.name: (files.sha256(path),)}).write(path.parent)
+
+    def checked(folder: Path, advice: str) -> None:
+        try:
+            right(folder, advice)
+        except ValueError as error:
+            raise AssertionError from error
+
+    right = files.check
+    monkeypatch.setattr(files, "write_listed", after)
+    monkeypatch.setattr(files, "check", checked)
+    assert_caught(check_kills, tmp_path)
+
+
+def test_a_file_is_read_once_a_process_and_again_when_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = prepared(random_log(), tmp_path / "data")
+    names = [path for path in data.folder.iterdir() if path.name != HASHES]
+    for path in names:
+        os.utime(path, (1e9, 1e9))
+    read, right = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *of: (read.append(of[0].name), right(*of))[1])
+    for _ in range(3):
+        Dataset.open(data.folder).check_content()
+    assert sorted(read) == sorted(map(str, names)) and len(read) > 8
+    item = data.folder / "item.npy"
+    item.write_bytes(item.read_bytes()[::-1])  # as many bytes
+    with pytest.raises(ValueError, match=f"{item} is damaged"):
+        data.check_content()
+
+
+def test_a_prepared_folder_of_before_is_opened_and_its_content_checked(tmp_path: Path) -> None:
+    data = prepared(random_log(), tmp_path / "data")
+    (data.folder / HASHES).unlink()
+    with pytest.warns(UserWarning, match=f"{data.folder} has no {HASHES}"):
+        old = Dataset.open(data.folder)
+    old.check_content()
+    item = data.folder / "item.npy"
+    item.write_bytes(item.read_bytes()[:-1] + b"\x40")
+    with pytest.raises(
+        ValueError, match=f"{data.folder} is damaged: its arrays are not .*prepare the log again"
+    ):
+        old.check_content()
+    item.write_bytes(b"\0" + item.read_bytes()[1:])
+    with (
+        pytest.warns(UserWarning, match=HASHES),
+        pytest.raises(ValueError, match=f"{data.folder} is damaged .*prepare the log again"),
+    ):
+        Dataset.open(data.folder)
+
+
+def started(place: Path, what: str) -> subprocess.Popen[str]:
+    """A process that has begun to write, and never ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAIT, str(place), what], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    assert process.stdout and process.stdout.readline() == "there\n"
+    return process
+
+
+def hidden(place: Path) -> set[str]:
+    return {path.name for path in place.iterdir() if path.name.startswith(".")}
+
+
+@pytest.mark.parametrize("what", ["draft", "file"])
+def test_what_a_killed_process_left_goes_and_what_a_living_one_holds_stays(what: str, tmp_path: Path) -> None:
+    mine = {".out.training", ".file.tmp", ".other.plait-draft.abcdefgh", ".out.plait-draft.notours"}
+    for name in mine:
+        (tmp_path / name).mkdir()
+    process = started(tmp_path, what)
+    try:
+        left = hidden(tmp_path) - mine
+        assert len(left) == 1
+
+        def write_again() -> None:
+            if what == "draft":
+                with writing.whole_folder(tmp_path / "out") as draft:
+                    (draft / "whole").write_text("whole")
+            else:
+                write(tmp_path / "file", "whole")
+
+        write_again()
+        assert hidden(tmp_path) == mine | left, "another process is at work there"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    write_again()
+    assert hidden(tmp_path) == mine
+
+
+def test_a_kill_between_the_old_folder_and_the_new_loses_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, right = tmp_path / "out", Path.replace
+
+    def killed(path: Path, target: Path) -> Path:
+        if files.DRAFT in path.name:
+            raise Killed
+        return right(path, target)
+
+    for text in ("old", "new"):
+        with monkeypatch.context() as patch, suppress(Killed), writing.whole_folder(out) as draft:
+            (draft / "file").write_text(text)
+            if text == "new":
+                patch.setattr(Path, "replace", killed)
+    assert not out.exists()
+    with pytest.raises(OSError, match="disk full"), writing.whole_folder(out):
+        raise OSError("disk full")
+    assert (out / "file").read_text() == "old" and not hidden(tmp_path)
