@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 import pytest
 from tiny import assert_caught, assert_not_vacuous
-from words import Capture, complaint
+from words import COLUMNS, Capture, complaint
 
 from plait.cli.simulating import WorldChanges
 from plait.data import Dataset
@@ -179,6 +179,7 @@ def test_a_model_that_no_memory_holds_is_refused(dataset: Dataset, tmp_path: Pat
         ("--model.trunk.num-layers", ("train", "{data}", "--layout", "lac")),
         ("--model.tower.num-levels", ("train", "{data}", "--layout", "lac")),
         ("--optim.learning-rate", ("train", "{data}", "--layout", "lac")),
+        ("--min-user-events", ("data", "prepare", "log.csv", *COLUMNS)),
         ("--seeds", ("compare", "{data}", "--layouts", "lac")),
     ],
 )

@@ -3,6 +3,7 @@
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import msgspec
 import numpy as np
@@ -40,10 +41,11 @@ def test_other_worlds_splits_and_features(tmp_path: Path, capsys: Capture) -> No
 
 def test_every_field_of_a_world_is_an_option_and_tells_its_default(capsys: Capture) -> None:
     of_world = {field.name: field for field in msgspec.structs.fields(World)}
+    types = get_type_hints(World)
     assert {field.name for field in fields(WorldChanges)} == set(of_world) - ONLY_FROM_PYTHON
     shown = " ".join(re.sub("[│╭╮╰╯─]", " ", said_by(capsys, "simulate", "--help")).split())
     for field in fields(WorldChanges):
-        assert str(field.type) == f"{of_world[field.name].type.__name__} | None"
+        assert str(field.type) == f"{types[field.name].__name__} | None"
         told = re.search(rf"--{field.name.replace('_', '-')} [A-Z]+ [^\[]*\[([^\]]*)\]", shown)
         assert told and told[1] == str(of_world[field.name].default), field.name
 
@@ -54,7 +56,7 @@ def test_every_field_of_a_world_is_an_option_and_tells_its_default(capsys: Captu
         (("--toy", "--tasks", 3), "different worlds; give one"),
         (("--tasks", 0), "--tasks = 0: expected a number from 1"),
         (("--tasks", -2), "--tasks = -2: expected a number from 1"),
-        (("--taste", -1), "taste=-1.0; expected a strength"),
+        (("--taste", -1), "taste = -1.0: expected a number from 0"),
         (("--num-users", 2.5), "whole number"),
         (("--num-items", 3), "num_items = 3: expected at least 8"),
         (("--steer", "watch_s"), "steer='watch_s' is no binary response"),

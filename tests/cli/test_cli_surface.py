@@ -78,7 +78,7 @@ def test_datasets_are_listed(capsys: Capture) -> None:
         (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.max-epoch", "3"), "mean --protocol.max-"),
         (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.max-epochs", "2.5"), "whole number"),
         (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.negatives", "2.5"), "whole number"),
-        (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.max-epochs", "0"), "above 0"),
+        (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.max-epochs", "0"), "from 1 to"),
         (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.seed", "-1"), "from 0"),
         (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.select", "ndgc@"), "METRIC"),
         (("train", "{data}", "--layout", "lac", "--out", "{out}", "--model.trunk.num-heads", "3"), "num_heads = 3"),

@@ -333,5 +333,5 @@ def test_without_features_a_user_adds_nothing():
 
 @pytest.mark.parametrize("settings", [{"id_dropout": 1.0}, {"id_dropout": -0.1}, {"feature_dim": 0}])
 def test_encodings_that_make_no_sense_are_refused(settings):
-    with pytest.raises(ValueError, match=f"^{next(iter(settings))}="):
+    with pytest.raises(ValueError, match=f"^model.items.{next(iter(settings))} = "):
         ItemEncoding(**settings)

@@ -237,7 +237,7 @@ def test_starts_as_gpt2_does():
         ),
         ({"num_layers": 0}, "model.trunk.num_layers = 0: expected a number from 1"),
         ({"dim": 6, "num_heads": 2, "positions": "rope"}, "a head width of 3 is odd"),
-        ({"dropout": 1.0}, "model.trunk.dropout = 1.0: expected a share"),
+        ({"dropout": 1.0}, "model.trunk.dropout = 1.0: expected a number from 0 to below 1"),
     ),
 )
 def test_a_shape_that_cannot_be_is_refused(changes, message):

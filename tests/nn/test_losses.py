@@ -207,5 +207,5 @@ def test_scored_items_are_counted():
 @pytest.mark.parametrize("changes", ({"temperature": 0.0}, {"num_negatives": 0}))
 def test_settings_without_meaning_are_refused(changes):
     ((name, value),) = changes.items()
-    with pytest.raises(ValueError, match=rf"RetrievalLoss\({name}={value}\)"):
+    with pytest.raises(ValueError, match=rf"model.retrieval.{name} = {value}: expected"):
         RetrievalLoss(**changes)

@@ -129,7 +129,9 @@ class World(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """
         path = Path(folder) / WORLD
         if not path.is_file():
-            raise ValueError(f"{folder} was not simulated: it has no {WORLD}, so nobody knows its truth")
+            raise ValueError(
+                f"{folder} was not simulated: it has no {WORLD}, so nobody knows its truth; make one with plait simulate"
+            )
         files.check(path.parent, "simulate the world again", WORLD)
         try:
             return msgspec.json.decode(path.read_bytes(), type=cls)
