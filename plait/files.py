@@ -102,8 +102,11 @@ def has_hashes(folder: Path) -> bool:
 
 
 def is_listed(path: Path) -> bool:
-    """Whether the file was, or was about to be, written. Raises ValueError where the hashes are damaged."""
-    hashes = Hashes.read(path.parent)
+    """Whether the file was, or was about to be, written; where the hashes are damaged, it may have been."""
+    try:
+        hashes = Hashes.read(path.parent)
+    except ValueError:
+        return True
     return hashes is not None and path.name in hashes.files
 
 
@@ -192,8 +195,10 @@ def _check_file(path: Path, listed: tuple[str, ...]) -> None:
 
 def _list(path: Path, found: str) -> None:
     """With the hash of what it replaces, too: nobody knows yet which of the two will be there."""
-    hashes = Hashes.read(path.parent)
-    files = hashes.files if hashes else {}
+    files: dict[str, tuple[str, ...]] = {}
+    with suppress(ValueError):  # damaged ones are written anew: readers refuse them and what they were of
+        hashes = Hashes.read(path.parent)
+        files = hashes.files if hashes else {}
     there = [sha256(path)] if path.is_file() else []
     before = [one for one in there if one in files.get(path.name, there)]  # damage is not listed
     Hashes.of(files | {path.name: tuple(dict.fromkeys((found, *before)))}).write(path.parent)

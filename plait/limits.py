@@ -33,9 +33,10 @@ class Between:
     def __contains__(self, value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, Real):
             return False
-        if not self.least <= float(value) <= self.most:  # NaN is not
+        number = value if isinstance(value, int) else float(value)  # an int may be beyond all floats
+        if not self.least <= number <= self.most:  # NaN is not
             return False
-        return not (self.above and value == self.least) and not (self.below and value == self.most)
+        return not (self.above and number == self.least) and not (self.below and number == self.most)
 
     def __str__(self) -> str:
         """

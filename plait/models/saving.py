@@ -75,7 +75,7 @@ def load_model(folder: Path) -> GenerativeRecommender:
             )
         files.check(folder, AGAIN, CONFIG, WEIGHTS)
         saved = msgspec.json.decode(raw, type=Saved)
-        if saved.weights_sha256 not in ("", files.sha256(folder / WEIGHTS)):
+        if saved.weights_sha256 and saved.weights_sha256 != files.sha256(folder / WEIGHTS):
             raise ValueError(f"{WEIGHTS} is damaged, or not the one that {CONFIG} was saved with; {AGAIN}")
         model = GenerativeRecommender(saved.model)
         model.load_state_dict(load_file(folder / WEIGHTS))

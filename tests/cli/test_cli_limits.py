@@ -22,7 +22,7 @@ from plait.training.run import RunSettings, run
 from plait.training.settings import Protocol
 
 NOWHERE = (math.nan, math.inf, -math.inf, 1e308, -1e308)
-ABSURD = (*NOWHERE, 2**63, 2**64, -(2**63))
+ABSURD = (*NOWHERE, 2**63, 2**64, -(2**63), 10**400)
 LIKE = Action("like", Binary())
 
 
@@ -74,8 +74,8 @@ def check_refused(settings: type, **required: Any) -> int:
         assert not any(value in between for value in (*NOWHERE, *outside, True, "1"))
         whole = float not in set(kinds_in(hints[name]))
         for value in (value for value in (*ABSURD, *outside) if value not in between):
-            if whole and isinstance(value, float):
-                continue  # the type checker of tests refuses it first
+            if isinstance(value, float) if whole else value == 10**400:
+                continue  # the type checker of tests refuses it first, and 10^400 is no float
             held: Any = value if whole else float(value)
             for kind in list(kinds_in(hints[name]))[::-1]:
                 match getattr(kind, "__origin__", None):

@@ -130,7 +130,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         path = Path(folder) / WORLD
         if not path.is_file():
             raise ValueError(
-                f"{folder} was not simulated: it has no {WORLD}, so nobody knows its truth; make one with plait simulate"
+                f"{folder} was not simulated: it has no {WORLD}, so nobody knows its truth; make one with `simulate`"
             )
         files.check(path.parent, "simulate the world again", WORLD)
         try:
