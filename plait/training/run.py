@@ -111,8 +111,8 @@ def _train(
     watch: Watch | None,
     alone: Callable[[], None],
 ) -> Result:
-    start_s, origin, has_own_peak = time.perf_counter(), provenance(device), forget_peak_memory()
     _check_begun(folder)
+    start_s, origin, has_own_peak = time.perf_counter(), provenance(device), forget_peak_memory()
     if not (folder / CHECKPOINT).exists():  # of a checkpoint, `fit` knows more: the data that it is of
         _check_settings(folder, settings)
 

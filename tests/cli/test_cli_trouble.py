@@ -68,7 +68,7 @@ def test_files_that_are_written_in_place_are_seen(
         with path.open("rb+") as file:
             os.fsync(file.fileno())
 
-    monkeypatch.setattr("plait.training.run.write_listed", in_place)
+    monkeypatch.setattr("plait.files.write_whole", in_place)
     assert_caught(meet_a_full_disk, "fsync", run, dataset, tmp_path, capsys, monkeypatch)
 
 

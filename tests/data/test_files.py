@@ -23,18 +23,16 @@ from pathlib import Path
 from plait import files
 from plait.data import writing
 
-place, what = Path(sys.argv[1]), sys.argv[2]
+place = Path(sys.argv[1])
 
-def stop(path):
+def stop(aside):
+    aside.write_text("half")
     print("there", flush=True)
     time.sleep(600)
 
-if what == "draft":
-    with writing.whole_folder(place / "out") as draft:
-        (draft / "half").write_text("half")
-        stop(draft)
-else:
-    files.write_listed(place / "file", lambda aside: (aside.write_text("half"), stop(aside)))
+with writing.whole_folder(place / "out") as draft:
+    (draft / "half").write_text("half")
+    files.write_listed(place / "file", stop)
 """
 
 
@@ -131,43 +129,32 @@ def test_a_prepared_folder_of_before_is_opened_and_its_content_checked(tmp_path:
         Dataset.open(data.folder)
 
 
-def started(place: Path, what: str) -> subprocess.Popen[str]:
-    """A process that has begun to write, and never ends."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WAIT, str(place), what], stdout=subprocess.PIPE, text=True, env=os.environ
-    )
-    assert process.stdout and process.stdout.readline() == "there\n"
-    return process
-
-
 def hidden(place: Path) -> set[str]:
     return {path.name for path in place.iterdir() if path.name.startswith(".")}
 
 
-@pytest.mark.parametrize("what", ["draft", "file"])
-def test_what_a_killed_process_left_goes_and_what_a_living_one_holds_stays(what: str, tmp_path: Path) -> None:
+def test_what_a_killed_process_left_goes_and_what_a_living_one_holds_stays(tmp_path: Path) -> None:
     mine = {".out.training", ".file.tmp", ".other.plait-draft.abcdefgh", ".out.plait-draft.notours"}
     for name in mine:
         (tmp_path / name).mkdir()
-    process = started(tmp_path, what)
+
+    def write_again() -> set[str]:
+        with writing.whole_folder(tmp_path / "out") as draft:
+            (draft / "whole").write_text("whole")
+        write(tmp_path / "file", "whole")
+        return hidden(tmp_path) - mine
+
+    command = [sys.executable, "-c", WAIT, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
+        assert process.stdout and process.stdout.readline() == "there\n"
         left = hidden(tmp_path) - mine
-        assert len(left) == 1
-
-        def write_again() -> None:
-            if what == "draft":
-                with writing.whole_folder(tmp_path / "out") as draft:
-                    (draft / "whole").write_text("whole")
-            else:
-                write(tmp_path / "file", "whole")
-
-        write_again()
-        assert hidden(tmp_path) == mine | left, "another process is at work there"
+        assert len(left) == 2
+        assert write_again() == left, "another process is at work there"
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    write_again()
-    assert hidden(tmp_path) == mine
+    assert not write_again() and hidden(tmp_path) == mine
 
 
 def test_a_kill_between_the_old_folder_and_the_new_loses_neither(

@@ -145,3 +145,10 @@ def test_weights_of_another_model_are_refused(tmp_path):
     (tmp_path / "a" / WEIGHTS).write_bytes((tmp_path / "b" / WEIGHTS).read_bytes())
     with pytest.raises(ValueError, match=rf"{WEIGHTS} is damaged \(it is not the file that {HASHES}"):
         load_model(tmp_path / "a")
+
+
+def test_a_model_is_saved_over_one_whose_hashes_are_damaged(tmp_path):
+    (saved(tmp_path) / HASHES).write_text("{")
+    with pytest.raises(ValueError, match=f"{tmp_path}/{HASHES} is damaged .*save the model there again"):
+        load_model(tmp_path)
+    assert load_model(saved(tmp_path))
