@@ -66,7 +66,7 @@ def load_vocabulary(folder: Path) -> tuple[pl.Series, Columns]:
             raise ValueError(f"{folder} is no saved recommender: it has no {name}")
     try:
         columns = msgspec.json.decode((folder / COLUMNS).read_bytes(), type=Columns)
-        return pl.read_parquet(folder / ITEMS)["item_id"], columns
+        return pl.read_parquet(folder / ITEMS, glob=False)["item_id"], columns
     except (msgspec.MsgspecError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
 
@@ -208,6 +208,8 @@ def _with_missing_actions(frame: pl.DataFrame, columns: Columns, actions: tuple[
 def _as_frame(history: Any) -> pl.DataFrame:
     if isinstance(history, pl.DataFrame):
         return history
+    if isinstance(history, pl.LazyFrame):
+        return history.collect()
     if isinstance(history, str | Path):
         raise ValueError(
             f"the history is the path {str(history)!r}; expected a frame of polars, pandas or Arrow, or a mapping of "

@@ -1,0 +1,131 @@
+"""What a file holds, told by its first bytes and not by its name, with what is compressed unpacked in memory."""
+
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+import pyarrow as pa
+
+Kind = Literal["parquet", "arrow", "text"]
+HEAD_BYTES = 512
+TAR_MAGIC = slice(257, 262)
+UNREAD = ("__MACOSX", ".", "_")  # how names begin that hold no data
+
+
+@dataclass(frozen=True)
+class Content:
+    """The bytes of a file, or what was unpacked or rewritten from them."""
+
+    name: str  # in messages
+    held: Path | bytes  # a file as it stands, or bytes in memory
+
+    @cached_property
+    def data(self) -> np.ndarray:  # uint8; a file is mapped, not read
+        if isinstance(self.held, bytes):
+            return np.frombuffer(self.held, dtype=np.uint8)
+        empty = self.held.stat().st_size == 0
+        return np.empty(0, dtype=np.uint8) if empty else np.memmap(self.held, dtype=np.uint8, mode="r")
+
+    @property
+    def head(self) -> bytes:
+        return self.data[:HEAD_BYTES].tobytes()
+
+    def open(self) -> BinaryIO:
+        return io.BytesIO(self.held) if isinstance(self.held, bytes) else self.held.open("rb")
+
+    def replaced(self, held: bytes) -> "Content":
+        return Content(self.name, held)
+
+
+def open_content(path: Path) -> Content:
+    """What a file holds, without compression.
+
+    Raises:
+        ValueError: it is damaged, or an archive of several files.
+    """
+    content = Content(str(path), path)
+    while (unpack := _unpacker(content.head)) is not None:
+        content = _unpacked(content, unpack)
+    return content
+
+
+def kind_of(content: Content) -> Kind:
+    """Raises ValueError where the content is of no kind that is read."""
+    head = content.head
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head.startswith(b"ARROW1"):
+        return "arrow"
+    if head[TAR_MAGIC] == b"ustar":
+        raise ValueError(
+            f"{content.name} is a tar archive; unpack it, and give the file or folder that is read"
+        )
+    return "text"
+
+
+def _unpacker(head: bytes) -> Callable[[BinaryIO, str], bytes] | None:
+    for magic, unpack in (
+        (b"\x1f\x8b", _gzip),
+        (b"BZh", _bz2),
+        (b"\xfd7zXZ\x00", _xz),
+        (b"\x28\xb5\x2f\xfd", _zstandard),
+        (b"PK\x03\x04", _zip),
+    ):
+        if head.startswith(magic):
+            return unpack
+    return None
+
+
+def _unpacked(content: Content, unpack: Callable[[BinaryIO, str], bytes]) -> Content:
+    try:
+        with content.open() as file:
+            return content.replaced(unpack(file, content.name))
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowInvalid) as error:
+        raise ValueError(
+            f"{content.name} cannot be read: {error}. It may be cut off or of another format; fetch it again"
+        ) from error
+
+
+def _gzip(file: BinaryIO, name: str) -> bytes:
+    with gzip.GzipFile(fileobj=file) as stream:
+        return stream.read()
+
+
+def _bz2(file: BinaryIO, name: str) -> bytes:
+    with bz2.BZ2File(file) as stream:
+        return stream.read()
+
+
+def _xz(file: BinaryIO, name: str) -> bytes:
+    with lzma.LZMAFile(file) as stream:
+        return stream.read()
+
+
+def _zstandard(file: BinaryIO, name: str) -> bytes:
+    with pa.CompressedInputStream(pa.PythonFile(file), "zstd") as stream:
+        return stream.read()
+
+
+def _zip(file: BinaryIO, name: str) -> bytes:
+    """The only file of an archive."""
+    with zipfile.ZipFile(file) as archive:
+        members = [info.filename for info in archive.infolist() if not info.is_dir()]
+        if "[Content_Types].xml" in members:
+            raise ValueError(f"{name} is a spreadsheet; save it as CSV or Parquet")
+        members = [m for m in members if not any(part.startswith(UNREAD) for part in m.split("/"))]
+        if len(members) != 1:
+            found = ", ".join(members[:5]) + (", ..." if len(members) > 5 else "")
+            raise ValueError(
+                f"{name} holds {len(members)} files{': ' + found if found else ''}; expected one: unpack the archive, "
+                "and give the file or folder that is read"
+            )
+        return archive.read(members[0])
