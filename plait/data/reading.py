@@ -191,16 +191,15 @@ def _scan_typed(content: Content, kind: Literal["parquet", "arrow"]) -> pl.LazyF
 
 def _open_text(content: Content, text: TextFormat, columns: Sequence[str], path: Path) -> Table | None:
     content, encoding = to_utf8(content, text.encoding)
+    written = "" if encoding == "utf-8" else f", {encoding}"
     if is_json(content):
         found = read_json(content)
-        return Table(
-            content.name, found.scan, found.schema, path, False, found.rows(), f"{found}, {encoding}"
-        )
+        return Table(content.name, found.scan, found.schema, path, False, found.rows(), f"{found}{written}")
     plain = read_delimited(content, text, columns)
     if plain is None:
         return None
     parted = [explode.column for explode in text.explode]
-    said = f"{plain.dialect}, {encoding}"
+    said = f"{plain.dialect}{written}"
 
     def scan(as_text: Sequence[str]) -> pl.LazyFrame:
         return plain.scan([*as_text, *parted])
