@@ -6,7 +6,7 @@ import io
 import lzma
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,12 @@ class Content:
 
     def open(self) -> BinaryIO:
         return io.BytesIO(self.held) if isinstance(self.held, bytes) else self.held.open("rb")
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        """All bytes in turn, read: a mapped file that is gone through stays in the process's memory."""
+        with self.open() as file:
+            while block := file.read(size):
+                yield block
 
     def replaced(self, held: bytes) -> "Content":
         return Content(self.name, held)

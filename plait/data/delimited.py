@@ -16,7 +16,7 @@ from typing import Literal
 import polars as pl
 
 from plait.data.containers import Content
-from plait.data.surveying import QUOTE, count_even, survey_quoted
+from plait.data.surveying import BLOCK_BYTES, QUOTE, count_even, survey_quoted
 from plait.data.text import Quoting, TextFormat
 
 SEPARATORS = ("\t", "::", ",", ";", "|")  # those that are found; the first ones win
@@ -205,7 +205,7 @@ def _plain(content: Content, dialect: Dialect, mark: str) -> tuple[Content, int,
         ValueError: a line has fewer or more fields than there are columns, or a quoted field does not end.
     """
     fields, quoting = len(dialect.columns), dialect.quoting == "rfc4180"
-    even = count_even(content.data, mark, fields, quoting)
+    even = count_even(content.blocks(BLOCK_BYTES), mark, fields, quoting)
     if even is not None:
         return content, even, False
     if quoting and QUOTE in content.data:
@@ -216,7 +216,7 @@ def _plain(content: Content, dialect: Dialect, mark: str) -> tuple[Content, int,
         assert found.is_strict and found.is_even, "not rewritten as it should be"
         return content, found.records, True
     whole = content.replaced(_without_blank_lines(content.data.tobytes()))
-    even = count_even(whole.data, mark, fields, quoting)
+    even = count_even(whole.blocks(BLOCK_BYTES), mark, fields, quoting)
     if even is None:
         deque(_records(content, dialect, mark), maxlen=0)  # raises at the line that is uneven
     assert even is not None, "no line is uneven"

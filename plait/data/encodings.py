@@ -6,7 +6,7 @@ import numpy as np
 
 from plait.data.containers import Content
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 18
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -40,7 +40,7 @@ def to_utf8(content: Content, encoding: str | None) -> tuple[Content, str]:
 
 
 def _check_utf8(content: Content) -> None:
-    fault = _first_fault(content.data)
+    fault = _first_fault(content)
     if fault is None:
         if 0 in content.data[:BLOCK_BYTES]:
             raise ValueError(_binary_message(content))
@@ -52,19 +52,19 @@ def _check_utf8(content: Content) -> None:
     raise ValueError(_likely_message(content, where, likely))
 
 
-def _first_fault(data: np.ndarray) -> int | None:
+def _first_fault(content: Content) -> int | None:
     """Where the first byte stands that is not UTF-8. Blocks of ASCII alone, which are most, are not decoded."""
-    rest = b""
-    for begin in range(0, len(data), BLOCK_BYTES):
-        block = data[begin : begin + BLOCK_BYTES]
-        if not rest and block.max() < 0x80:
-            continue
-        whole = rest + block.tobytes()
-        try:
-            _, used = codecs.utf_8_decode(whole, "strict", begin + BLOCK_BYTES >= len(data))
-        except UnicodeDecodeError as error:
-            return begin - len(rest) + error.start
-        rest = whole[used:]
+    rest, place = b"", 0
+    for block in content.blocks(BLOCK_BYTES):
+        if rest or not block.isascii():
+            block = rest + block
+            place -= len(rest)
+            try:
+                _, used = codecs.utf_8_decode(block, "strict", place + len(block) == len(content.data))
+            except UnicodeDecodeError as error:
+                return place + error.start
+            rest = block[used:]
+        place += len(block)
     return None
 
 

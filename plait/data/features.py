@@ -204,7 +204,11 @@ def fit(table: Described, ids: pl.Series, is_train_V: Bool[np.ndarray, "V"]) -> 
 
 
 def new_items(
-    source: Any, id_column: str, features: Sequence[Feature], ids: pl.Series
+    source: Any,
+    id_column: str,
+    features: Sequence[Feature],
+    ids: pl.Series,
+    text: TextFormat = TextFormat(),
 ) -> tuple[pl.Series, FeatureTable]:
     """The items of a feature table that a catalogue lacks, in ascending order, and their features.
 
@@ -212,25 +216,31 @@ def new_items(
         source: a table as `plait.prepare` takes it as `items`; vectors are columns.
         features: as fitted in preparation.
         ids: of the catalogue.
+        text: how a table that is a text file is read.
 
     Raises:
         ValueError: as `describe`; an id is not of the catalogue's type; a row has more values or a wider vector
             than preparation met.
     """
-    table = describe(source, id_column, features, "item")
+    table = describe(source, id_column, features, "item", text, text.item_columns)
     new_ids = unseen_ids(table, ids)
     values, _ = _aligned(table, new_ids)
     return new_ids, tabulate(features, values)[1:]
 
 
 def user_features_of(
-    source: Any, id_column: str, features: Sequence[Feature], ids: pl.Series
+    source: Any,
+    id_column: str,
+    features: Sequence[Feature],
+    ids: pl.Series,
+    text: TextFormat = TextFormat(),
 ) -> FeatureTable:
     """A row for each of `ids`, coded as in preparation; without any value where the table lacks an id.
 
     Args:
         source: a table as `plait.prepare` takes it as `users`, or None for users of whom nothing is known.
         features: as fitted in preparation.
+        text: how a table that is a text file is read.
     """
     if not features:
         return tabulate((), ids.to_frame())
@@ -239,7 +249,8 @@ def user_features_of(
         return tabulate(
             features, pl.DataFrame([values_of(feature, nothing, "no table") for feature in features])
         )
-    values, _ = _aligned(describe(source, id_column, features, "user"), ids)
+    table = describe(source, id_column, features, "user", text, text.user_columns)
+    values, _ = _aligned(table, ids)
     return tabulate(features, values)[1:]
 
 
