@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,21 @@ Kind = Literal["parquet", "arrow", "text"]
 HEAD_BYTES = 512
 TAR_MAGIC = slice(257, 262)
 UNREAD = ("__MACOSX", ".", "_")  # how names begin that hold no data
+
+
+DAMAGED = (
+    OSError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    NotImplementedError,
+)
+
+
+class Archive(Exception):
+    """A file of files."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +54,10 @@ class Content:
     def head(self) -> bytes:
         return self.data[:HEAD_BYTES].tobytes()
 
-    def open(self) -> BinaryIO:
-        return io.BytesIO(self.held) if isinstance(self.held, bytes) else self.held.open("rb")
+    def open(self) -> io.BufferedReader:
+        if isinstance(self.held, bytes):
+            return io.BufferedReader(io.BytesIO(self.held))
+        return self.held.open("rb")
 
     def blocks(self, size: int) -> Iterator[bytes]:
         """All bytes in turn, read: a mapped file that is gone through stays in the process's memory."""
@@ -78,11 +95,11 @@ def kind_of(content: Content) -> Kind:
     return "text"
 
 
-def _unpacker(head: bytes) -> Callable[[BinaryIO, str], bytes] | None:
+def _unpacker(head: bytes) -> Callable[[bytes], bytes] | None:
     for magic, unpack in (
-        (b"\x1f\x8b", _gzip),
-        (b"BZh", _bz2),
-        (b"\xfd7zXZ\x00", _xz),
+        (b"\x1f\x8b", gzip.decompress),
+        (b"BZh", bz2.decompress),
+        (b"\xfd7zXZ\x00", lzma.decompress),
         (b"\x28\xb5\x2f\xfd", _zstandard),
         (b"PK\x03\x04", _zip),
     ):
@@ -91,47 +108,33 @@ def _unpacker(head: bytes) -> Callable[[BinaryIO, str], bytes] | None:
     return None
 
 
-def _unpacked(content: Content, unpack: Callable[[BinaryIO, str], bytes]) -> Content:
+def _unpacked(content: Content, unpack: Callable[[bytes], bytes]) -> Content:
     try:
-        with content.open() as file:
-            return content.replaced(unpack(file, content.name))
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, pa.ArrowInvalid) as error:
+        return content.replaced(unpack(content.data.tobytes()))
+    except Archive as error:
+        raise ValueError(f"{content.name} {error}") from None
+    except DAMAGED as error:
         raise ValueError(
             f"{content.name} cannot be read: {error}. It may be cut off or of another format; fetch it again"
         ) from error
 
 
-def _gzip(file: BinaryIO, name: str) -> bytes:
-    with gzip.GzipFile(fileobj=file) as stream:
+def _zstandard(data: bytes) -> bytes:
+    with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as stream:
         return stream.read()
 
 
-def _bz2(file: BinaryIO, name: str) -> bytes:
-    with bz2.BZ2File(file) as stream:
-        return stream.read()
-
-
-def _xz(file: BinaryIO, name: str) -> bytes:
-    with lzma.LZMAFile(file) as stream:
-        return stream.read()
-
-
-def _zstandard(file: BinaryIO, name: str) -> bytes:
-    with pa.CompressedInputStream(pa.PythonFile(file), "zstd") as stream:
-        return stream.read()
-
-
-def _zip(file: BinaryIO, name: str) -> bytes:
+def _zip(data: bytes) -> bytes:
     """The only file of an archive."""
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = [info.filename for info in archive.infolist() if not info.is_dir()]
         if "[Content_Types].xml" in members:
-            raise ValueError(f"{name} is a spreadsheet; save it as CSV or Parquet")
+            raise Archive("is a spreadsheet; save it as CSV or Parquet")
         members = [m for m in members if not any(part.startswith(UNREAD) for part in m.split("/"))]
         if len(members) != 1:
             found = ", ".join(members[:5]) + (", ..." if len(members) > 5 else "")
-            raise ValueError(
-                f"{name} holds {len(members)} files{': ' + found if found else ''}; expected one: unpack the archive, "
+            raise Archive(
+                f"holds {len(members)} files{': ' + found if found else ''}; expected one: unpack the archive, "
                 "and give the file or folder that is read"
             )
         return archive.read(members[0])

@@ -113,14 +113,17 @@ def find_separator(lines: Sequence[str], quoting: Quoting | None, name: str) -> 
     Raises:
         ValueError: the first line holds none of those that are looked for.
     """
-    fields_of = {
-        sep: [len(row) for row in _split(lines, sep, quoting or _usual_quoting(sep))] for sep in SEPARATORS
-    }
-    even = [sep for sep, fields in fields_of.items() if min(fields) == max(fields) > 1]
+    rows_of = {sep: list(_split(lines, sep, quoting or _usual_quoting(sep))) for sep in SEPARATORS}
+    even = [sep for sep, rows in rows_of.items() if len({len(row) for row in rows}) == 1 < len(rows[0])]
     if even and even[0] in UNLIKELY_IN_TEXT:
         return even[0]
-    found = max(even or SEPARATORS, key=lambda sep: fields_of[sep][0])
-    if fields_of[found][0] < 2:
+
+    def likeness(separator: str) -> tuple[bool, int]:
+        lone_quotes = any('"' in field for row in rows_of[separator] for field in row)
+        return not lone_quotes, len(rows_of[separator][0])
+
+    found = max(even or SEPARATORS, key=likeness)
+    if len(rows_of[found][0]) < 2:
         raise ValueError(
             f"{name}: none of the separators , ; tab | :: is in its first line ({_shown(lines[0])}); pass the one that "
             "it has (--separator, text=plait.TextFormat(separator=...))"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from plait.data.text import TextFormat
+from plait.data.text import AS_FOUND, TextFormat
 from plait.schema import Action, Feature
 
 FORMAT_VERSION = 1  # of the folder's files; raise it whenever an older reader would misread a newer folder
@@ -84,7 +84,11 @@ class Settings(
     user_features: tuple[Feature, ...] = ()
     context: tuple[Feature, ...] = ()
     keep_unseen_items: bool = False
-    text: TextFormat = TextFormat()
+    text: TextFormat = AS_FOUND
+
+    def __post_init__(self) -> None:
+        if self.text == AS_FOUND:  # msgspec omits the very default, not its equals
+            msgspec.structs.force_setattr(self, "text", AS_FOUND)
 
 
 def declared(given: Any, of: type[Action] | type[Feature]) -> tuple[Any, ...]:

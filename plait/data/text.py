@@ -147,3 +147,6 @@ def _check_encoding(encoding: str) -> None:
         raise ValueError(
             f"encoding: found {encoding!r}, expected one that Python knows, such as 'latin-1', 'cp1252' or 'utf-16'"
         ) from None
+
+
+AS_FOUND = TextFormat()  # nothing is given
