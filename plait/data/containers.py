@@ -24,6 +24,7 @@ UNREAD = ("__MACOSX", ".", "_")  # how names begin that hold no data
 DAMAGED = (
     OSError,
     EOFError,
+    ValueError,
     zlib.error,
     lzma.LZMAError,
     zipfile.BadZipFile,

@@ -29,7 +29,8 @@ class Explode(msgspec.Struct, frozen=True):
     names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.column or not self.separator or self.within == "" or "" in self.names:
+        _force(self, "separator", separator_of(self.separator))
+        if not self.column or self.within == "" or "" in self.names:
             raise ValueError(f"{self}: the column, its separators and the names cannot be empty")
         if (self.within is None) != (not self.names) or len(self.names) == 1:
             raise ValueError(f"{self}: what is cut within a part needs a separator and two names or more")
@@ -39,9 +40,9 @@ class Explode(msgspec.Struct, frozen=True):
         """From COLUMN:SEPARATOR or COLUMN:SEPARATOR:WITHIN:NAME,NAME."""
         match text.split(":"):
             case [column, separator]:
-                return cls(column, separator_of(separator))
+                return cls(column, separator)
             case [column, separator, within, names]:
-                return cls(column, separator_of(separator), within, tuple(names.split(",")))
+                return cls(column, separator, within, tuple(names.split(",")))
             case _:
                 raise ValueError(
                     f"explode: found {text!r}, expected COLUMN:SEPARATOR or COLUMN:SEPARATOR:WITHIN:NAME,NAME, such "
