@@ -23,9 +23,9 @@ def to_utf8(content: Content, encoding: str | None) -> tuple[Content, str]:
         ValueError: it is not in that encoding; where none was given, the message names the likely one.
     """
     marked = next((name for mark, name in MARKS if content.head.startswith(mark)), "utf-8")
-    encoding = codecs.lookup(encoding or marked).name
-    if encoding == "utf-8":
-        encoding = marked if marked == "utf-8-sig" else encoding
+    encoding = encoding or marked
+    if codecs.lookup(encoding).name == "utf-8":
+        encoding = "utf-8-sig" if marked == "utf-8-sig" else "utf-8"
     if encoding == "utf-8":
         _check_utf8(content)
         return content, encoding
