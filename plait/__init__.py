@@ -1,6 +1,6 @@
 """Plait: generative recommendation where the item/action layout is one line of data."""
 
-from plait.data import Dataset, LeaveOneOut, Temporal, prepare
+from plait.data import Dataset, Explode, LeaveOneOut, Temporal, TextFormat, prepare
 from plait.layouts import Layout
 from plait.models.generative import ModelSettings
 from plait.models.late import LateSettings
@@ -27,6 +27,7 @@ __all__ = [
     "Categories",
     "Category",
     "Dataset",
+    "Explode",
     "Feature",
     "LateSettings",
     "Layout",
@@ -38,6 +39,7 @@ __all__ = [
     "Recommender",
     "Regression",
     "Temporal",
+    "TextFormat",
     "Vector",
     "fit",
     "prepare",

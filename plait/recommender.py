@@ -139,7 +139,7 @@ class Recommender:
                 "the model was trained without item features, so it cannot know items that came later; prepare the "
                 "data with items and item_features (--items, --item-feature), and train again"
             )
-        ids, table = new_items(items, self.columns.item, features, self.items)
+        ids, table = new_items(items, self.columns.item, features, self.items, self.columns.text)
         return Recommender(self.model.with_items(table), pl.concat([self.items, ids]), self.columns)
 
     def score(

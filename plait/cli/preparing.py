@@ -6,8 +6,9 @@ from typing import Literal
 from cyclopts import App
 
 from plait.cli.showing import show_dataset, show_table
-from plait.data import LeaveOneOut, Temporal, sources
+from plait.data import Explode, LeaveOneOut, Temporal, TextFormat, sources
 from plait.data import prepare as prepare_log
+from plait.data.text import Quoting
 from plait.schema import Action, Feature
 
 app = App(name="data", help="Datasets: those Plait knows, and your own logs.")
@@ -68,8 +69,16 @@ def prepare(
     keep_unseen_items: bool = False,
     on_bad_row: Literal["stop", "reject"] = "stop",
     overwrite: bool = False,
+    separator: str | None = None,
+    quoting: Quoting | None = None,
+    encoding: str | None = None,
+    columns: str = "",
+    item_columns: str = "",
+    user_columns: str = "",
+    decimal_comma: bool = False,
+    explode: tuple[str, ...] = (),
 ) -> None:
-    """Prepares a log of your own: Parquet, CSV or Arrow, a file or a folder of them.
+    """Prepares a log of your own: text, JSON, Parquet or Arrow, compressed or not, a file or a folder of them.
 
     Example: plait data prepare log.parquet --user user_id --item item_id --time timestamp
     --action rating:regression:1:5 --action liked:binary --out mine
@@ -125,6 +134,24 @@ def prepare(
         stop at rows that break a rule, or write them to rejects.parquet and go on.
     overwrite
         Replace a prepared folder.
+    separator
+        Between the fields of text files; else , ; tab | or :: by their first lines, and said.
+    quoting
+        rfc4180: a field that begins with " ends with the next single one; none: a " is a character like others, which
+        is the default for tabs and for separators of several characters.
+    encoding
+        Of text files, such as latin-1; else UTF-8, or as a byte order mark says.
+    columns
+        A,B,C: names for the log's columns, where its text files have no header line.
+    item_columns
+        Likewise of --items.
+    user_columns
+        Likewise of --users.
+    decimal_comma
+        3,5 is 3.5.
+    explode
+        COLUMN:SEPARATOR, a column of text that holds several events a row, or COLUMN:SEPARATOR:WITHIN:NAME,NAME where
+        each of them is cut once more, such as "impressions: :-:item,clicked"; once for each.
     """
     split = Temporal(validation=temporal[0], test=temporal[1]) if temporal else LeaveOneOut()
     show_dataset(
@@ -152,5 +179,19 @@ def prepare(
             keep_unseen_items=keep_unseen_items,
             on_bad_row=on_bad_row,
             overwrite=overwrite,
+            text=TextFormat(
+                separator=separator,
+                quoting=quoting,
+                encoding=encoding,
+                columns=_names(columns),
+                item_columns=_names(item_columns),
+                user_columns=_names(user_columns),
+                decimal_comma=decimal_comma,
+                explode=tuple(map(Explode.parse, explode)),
+            ),
         )
     )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()

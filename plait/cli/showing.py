@@ -48,6 +48,8 @@ def show_dataset(dataset: Dataset) -> None:
         f"{manifest.tied_share:.1%} of the events share a time with another of their user"
     )
     gone = (counts.rejected, counts.duplicates_removed, counts.single_event_rows, counts.core_rows)
+    for line in manifest.read_as:
+        say(line)
     say(f"{counts.rows_read:,} rows read, left out: {left_out(manifest.settings, *gone)}")
     if dataset.last_s < YEAR_1971_S:
         say(

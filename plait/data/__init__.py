@@ -4,5 +4,16 @@ from plait.data import sources
 from plait.data.dataset import Dataset, Targets
 from plait.data.manifest import LeaveOneOut, Manifest, Temporal
 from plait.data.preparing import prepare
+from plait.data.text import Explode, TextFormat
 
-__all__ = ["Dataset", "LeaveOneOut", "Manifest", "Targets", "Temporal", "prepare", "sources"]
+__all__ = [
+    "Dataset",
+    "Explode",
+    "LeaveOneOut",
+    "Manifest",
+    "Targets",
+    "Temporal",
+    "TextFormat",
+    "prepare",
+    "sources",
+]

@@ -114,7 +114,7 @@ class Dataset:
                 if path.suffix == ".npy":
                     digests[path.stem] = array_digest(path.name, self._map(path.stem))
                 else:
-                    digests[path.stem] = table_digest(path.name, pl.read_parquet(path))
+                    digests[path.stem] = table_digest(path.name, pl.read_parquet(path, glob=False))
         except (ValueError, pl.exceptions.PolarsError) as error:
             raise ValueError(f"{self.folder} is damaged ({error}); {AGAIN}") from error
         if content_hash(digests) != self.manifest.content_hash:
@@ -372,11 +372,11 @@ class Dataset:
 
     @cached_property
     def _items(self) -> pl.DataFrame:
-        return pl.read_parquet(self.folder / "items.parquet")
+        return pl.read_parquet(self.folder / "items.parquet", glob=False)
 
     @cached_property
     def _users(self) -> pl.DataFrame:
-        return pl.read_parquet(self.folder / "users.parquet")
+        return pl.read_parquet(self.folder / "users.parquet", glob=False)
 
 
 class _Version(msgspec.Struct):

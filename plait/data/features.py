@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float32, Int32, Int64
 
 from plait.data.coding import item_index
 from plait.data.manifest import Settings
-from plait.data.reading import check_columns, collect, open_tables, reading
+from plait.data.reading import check_columns, collect, described_reading, open_tables, reading
+from plait.data.text import TextFormat, with_decimal_points
 from plait.data.values import file_of, values_of
 from plait.schema import (
     FIRST_VALUE,
@@ -46,6 +47,7 @@ class Described:
     id_N: pl.Series
     values: pl.DataFrame  # a column per feature, null where missing
     inputs: tuple[str, ...]  # names of the files
+    read_as: tuple[str, ...] = ()  # how text among them was read, in words
 
 
 def check_context(features: Sequence[Feature]) -> None:
@@ -58,7 +60,14 @@ def check_context(features: Sequence[Feature]) -> None:
             )
 
 
-def describe(source: Any, id_column: str, features: Sequence[Feature], what: str) -> Described:
+def describe(
+    source: Any,
+    id_column: str,
+    features: Sequence[Feature],
+    what: str,
+    text: TextFormat = TextFormat(),
+    columns: Sequence[str] = (),
+) -> Described:
     """Reads a feature table: a row per item or user, in any of the forms that a log has.
 
     Raises:
@@ -70,21 +79,25 @@ def describe(source: Any, id_column: str, features: Sequence[Feature], what: str
             f"{what}s are given, but no {what}_features: name their columns and kinds (--{what}-feature)"
         )
     check_unique([id_column, *(feature.name for feature in features)], f"{what}s, column")
-    tables = open_tables(source)
     wanted = [id_column, *(f.name for f in features if not file_of(f))]
+    tables = open_tables(source, text, columns, wanted)
+    numbers = [f.name for f in features if isinstance(f.kind, Number)]
     for table in tables:
         check_columns(table.schema, wanted, table.name, f" (of {what}_features, --{what}-feature)")
     frames = []
     for table in tables:
         with reading(table.name):
-            frames.append(collect(table.lazy(as_text=wanted).select(wanted)))
+            lazy = with_decimal_points(table.lazy(as_text=wanted).select(wanted), numbers, text)
+            frames.append(collect(lazy))
+        table.check_rows(frames[-1].height)
     frame = pl.concat(frames, how="vertical_relaxed", rechunk=True)
     name = tables[0].name if len(tables) == 1 else str(source)
     _check_ids(frame[id_column], name)
     values = [values_of(feature, frame, name) for feature in features]
     files = [*(table.name for table in tables), *filter(None, map(file_of, features))]
     inputs = tuple(Path(file).name for file in files)
-    return Described(what, tuple(features), frame[id_column], pl.DataFrame(values), inputs)
+    read_as = described_reading(tables)
+    return Described(what, tuple(features), frame[id_column], pl.DataFrame(values), inputs, read_as)
 
 
 def describe_all(items: Any, users: Any, settings: Settings) -> dict[str, Described]:
@@ -100,12 +113,13 @@ def describe_all(items: Any, users: Any, settings: Settings) -> dict[str, Descri
             raise ValueError(
                 f"user_features: {feature.name!r} is a vector; users are described by categories and numbers"
             )
-    for of, source, id_column, declared_features in (
-        ("item", items, settings.item, settings.item_features),
-        ("user", users, settings.user, settings.user_features),
+    text = settings.text
+    for of, source, id_column, declared_features, columns in (
+        ("item", items, settings.item, settings.item_features, text.item_columns),
+        ("user", users, settings.user, settings.user_features, text.user_columns),
     ):
         if source is not None:
-            about[of] = describe(source, id_column, declared_features, of)
+            about[of] = describe(source, id_column, declared_features, of, text, columns)
         elif declared_features:
             raise ValueError(
                 f"{of}_features are named, but no {of}s: give the table that holds them (--{of}s)"
@@ -190,7 +204,11 @@ def fit(table: Described, ids: pl.Series, is_train_V: Bool[np.ndarray, "V"]) -> 
 
 
 def new_items(
-    source: Any, id_column: str, features: Sequence[Feature], ids: pl.Series
+    source: Any,
+    id_column: str,
+    features: Sequence[Feature],
+    ids: pl.Series,
+    text: TextFormat = TextFormat(),
 ) -> tuple[pl.Series, FeatureTable]:
     """The items of a feature table that a catalogue lacks, in ascending order, and their features.
 
@@ -198,25 +216,31 @@ def new_items(
         source: a table as `plait.prepare` takes it as `items`; vectors are columns.
         features: as fitted in preparation.
         ids: of the catalogue.
+        text: how a table that is a text file is read.
 
     Raises:
         ValueError: as `describe`; an id is not of the catalogue's type; a row has more values or a wider vector
             than preparation met.
     """
-    table = describe(source, id_column, features, "item")
+    table = describe(source, id_column, features, "item", text, text.item_columns)
     new_ids = unseen_ids(table, ids)
     values, _ = _aligned(table, new_ids)
     return new_ids, tabulate(features, values)[1:]
 
 
 def user_features_of(
-    source: Any, id_column: str, features: Sequence[Feature], ids: pl.Series
+    source: Any,
+    id_column: str,
+    features: Sequence[Feature],
+    ids: pl.Series,
+    text: TextFormat = TextFormat(),
 ) -> FeatureTable:
     """A row for each of `ids`, coded as in preparation; without any value where the table lacks an id.
 
     Args:
         source: a table as `plait.prepare` takes it as `users`, or None for users of whom nothing is known.
         features: as fitted in preparation.
+        text: how a table that is a text file is read.
     """
     if not features:
         return tabulate((), ids.to_frame())
@@ -225,7 +249,8 @@ def user_features_of(
         return tabulate(
             features, pl.DataFrame([values_of(feature, nothing, "no table") for feature in features])
         )
-    values, _ = _aligned(describe(source, id_column, features, "user"), ids)
+    table = describe(source, id_column, features, "user", text, text.user_columns)
+    values, _ = _aligned(table, ids)
     return tabulate(features, values)[1:]
 
 

@@ -21,6 +21,7 @@ from plait.data.checking import MICROSECONDS_PER_S, RULE, Column, DType, Rule
 from plait.data.coding import item_index
 from plait.data.features import code_context, user_features_of
 from plait.data.reading import check_columns
+from plait.data.text import TextFormat
 from plait.data.writing import parquet_bytes
 from plait.schema import UNKNOWN_ITEM, Action, EventBatch, Feature
 
@@ -39,6 +40,7 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
     request: str | None = None  # None: events of one time are one request
     context: tuple[Feature, ...] = ()  # as fitted in preparation, like the next
     user_features: tuple[Feature, ...] = ()
+    text: TextFormat = TextFormat()  # of feature tables that are files
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def load_vocabulary(folder: Path) -> tuple[pl.Series, Columns]:
     files.check(folder, AGAIN, COLUMNS, ITEMS)
     try:
         columns = msgspec.json.decode((folder / COLUMNS).read_bytes(), type=Columns)
-        return pl.read_parquet(folder / ITEMS)["item_id"], columns
+        return pl.read_parquet(folder / ITEMS, glob=False)["item_id"], columns
     except (msgspec.MsgspecError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
 
@@ -166,7 +168,8 @@ def _check_requests(frame: pl.DataFrame, request: str) -> None:
 def _user_codes(users: Any, columns: Columns, user_ids: pl.Series) -> Int64[np.ndarray, "U K"]:
     if not columns.user_features:
         return np.empty((len(user_ids), 0), dtype=np.int64)
-    return user_features_of(users, columns.user, columns.user_features, user_ids).code_NK.astype(np.int64)
+    table = user_features_of(users, columns.user, columns.user_features, user_ids, columns.text)
+    return table.code_NK.astype(np.int64)
 
 
 def _optional(columns: Columns, actions: tuple[Action, ...]) -> list[str]:
@@ -220,7 +223,7 @@ def _as_frame(history: Any) -> pl.DataFrame:
     if isinstance(history, Mapping):
         history = {name: _as_column(values) for name, values in history.items()}
     try:
-        return pl.DataFrame(history)
+        return history.collect() if isinstance(history, pl.LazyFrame) else pl.DataFrame(history)
     except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
         raise ValueError(f"the history cannot be read as a table: {error}") from error
 

@@ -17,7 +17,8 @@ from plait.data.checking import RULE, Column
 from plait.data.coding import dense_codes
 from plait.data.manifest import Settings
 from plait.data.reading import Table, check_columns, collect, reading
-from plait.schema import Category
+from plait.data.text import decimal_hint, with_decimal_points
+from plait.schema import Categorical, Category, Number
 
 CLOCK_SKEW_S = 86_400  # how far ahead of this machine's clock a log may be
 EXAMPLES = 3  # rows named per broken rule
@@ -50,6 +51,13 @@ class Part:
         return [(column, rule.text) for column in self.columns.values() for rule in column.rules]
 
 
+def log_columns(settings: Settings) -> list[str]:
+    """The columns of the log that are read."""
+    names = [settings.user, settings.item, settings.time, settings.request, settings.order]
+    names += [action.name for action in settings.actions] + [feature.name for feature in settings.context]
+    return [name for name in names if name is not None]
+
+
 def ingest(tables: Sequence[Table], settings: Settings) -> Rows:
     """Reads, checks and encodes all rows.
 
@@ -57,11 +65,11 @@ def ingest(tables: Sequence[Table], settings: Settings) -> Rows:
         ValueError: columns are missing or of the wrong type, a file cannot be read, no row is left, or rows
             break a rule and `settings.on_bad_row` is "stop".
     """
-    wanted = [settings.user, settings.item, settings.time, settings.request, settings.order]
-    wanted += [action.name for action in settings.actions] + [feature.name for feature in settings.context]
     for table in tables:
-        check_columns(table.schema, filter(None, wanted), table.name)
+        check_columns(table.schema, log_columns(settings), table.name)
     parts, frames = _read_all(tables, settings)
+    for table, frame in zip(tables, frames, strict=True):
+        table.check_rows(frame.height)
     num_read = sum(frame.height for frame in frames)
     if num_read == 0:
         raise ValueError(f"{tables[0].name} holds no rows")
@@ -109,7 +117,10 @@ def _read_as(
     tables: Sequence[Table], settings: Settings, as_text: Sequence[str], name_errors: bool = False
 ) -> tuple[list[Part], list[pl.DataFrame]]:
     names = [feature.name for feature in settings.context if isinstance(feature.kind, Category)]
-    lazy_frames = [table.lazy([*as_text, *names]) for table in tables]
+    lazy_frames = [
+        with_decimal_points(table.lazy([*as_text, *names]), _numbers(settings), settings.text)
+        for table in tables
+    ]
     schemas = [frame.collect_schema() for frame in lazy_frames]
     categories = {
         name: pl.Categories.random()
@@ -132,6 +143,12 @@ def _read_as(
             frames.append(collect(narrow))
         parts.append(part)
     return parts, frames
+
+
+def _numbers(settings: Settings) -> list[str]:
+    """The columns that hold numbers, or times that may be."""
+    actions = [action.name for action in settings.actions if not isinstance(action.kind, Categorical)]
+    return [settings.time, *actions, *(f.name for f in settings.context if isinstance(f.kind, Number))]
 
 
 def _columns_of(
@@ -176,15 +193,18 @@ def _describe_broken(
     ]
     for text, rows in rejected.items():
         examples: list[str] = []
+        found: object = None
         for part, frame in zip(parts, frames, strict=True):
             for number, (column, rule) in enumerate(part.rules(), start=1):
                 if rule == text and len(examples) < EXAMPLES:
                     row_R = (frame[RULE] == number).arg_true().head(EXAMPLES - len(examples))
-                    examples += _examples(part, column, row_R)
+                    values = _values(part, column, row_R)
+                    examples += _examples(part, row_R, values)
+                    found = next(iter(values), found)
         hint = (
             "; if these are milliseconds, pass time_unit='ms' (--time-unit ms)"
             if text.endswith("future, read as s")
-            else ""
+            else decimal_hint(found)
         )
         lines.append(f"  {text}: {rows} rows, e.g. {', '.join(examples)}{hint}")
     lines.append(
@@ -194,8 +214,11 @@ def _describe_broken(
     return "\n".join(lines)
 
 
-def _examples(part: Part, column: Column, row_R: pl.Series) -> list[str]:
-    values = [collect(part.lazy.select(column.name).slice(row, 1)).item() for row in row_R]
+def _values(part: Part, column: Column, row_R: pl.Series) -> list[object]:
+    return [collect(part.lazy.select(column.name).slice(row, 1)).item() for row in row_R]
+
+
+def _examples(part: Part, row_R: pl.Series, values: Sequence[object]) -> list[str]:
     return [
         f"row {row + 1} of {part.table.name} ({value!r})" for row, value in zip(row_R, values, strict=True)
     ]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from plait.data.text import AS_FOUND, TextFormat
 from plait.limits import WHOLE
 from plait.schema import Action, Feature
 
@@ -84,6 +85,11 @@ class Settings(
     user_features: tuple[Feature, ...] = ()
     context: tuple[Feature, ...] = ()
     keep_unseen_items: bool = False
+    text: TextFormat = AS_FOUND
+
+    def __post_init__(self) -> None:
+        if self.text == AS_FOUND:  # msgspec omits the very default, not its equals
+            msgspec.structs.force_setattr(self, "text", AS_FOUND)
 
 
 def declared(given: Any, of: type[Action] | type[Feature]) -> tuple[Any, ...]:
@@ -160,6 +166,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     item_features: tuple[Feature, ...] = ()  # fitted on items with training events
     user_features: tuple[Feature, ...] = ()  # fitted on users with training events
     context: tuple[Feature, ...] = ()  # fitted on training events
+    read_as: tuple[str, ...] = ()  # how text files were read, in words
 
     def to_json(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=2)
@@ -179,6 +186,7 @@ EXPECTED = {
     "split": "plait.LeaveOneOut(), or as plait.Temporal(validation=0.1, test=0.1)",
     "on_bad_row": "'stop' or 'reject'",
     **dict.fromkeys(DECLARED[1:], FEATURES),
+    "text": "plait.TextFormat(), such as plait.TextFormat(separator=';', decimal_comma=True)",
     **dict.fromkeys(("name", "note"), TEXT),
 }
 TYPES = {

@@ -20,7 +20,7 @@ from plait.data.checking import MICROSECONDS_PER_S
 from plait.data.coding import coarsest_unit, order_events
 from plait.data.dataset import Dataset
 from plait.data.features import Described, Features
-from plait.data.ingest import Rows, ingest
+from plait.data.ingest import Rows, ingest, log_columns
 from plait.data.manifest import (
     FORMAT_VERSION,
     Counts,
@@ -32,7 +32,8 @@ from plait.data.manifest import (
     declared,
     left_out,
 )
-from plait.data.reading import fingerprint, open_tables
+from plait.data.reading import described_reading, fingerprint, open_tables
+from plait.data.text import TextFormat
 from plait.data.writing import (
     MANIFEST,
     REJECTS,
@@ -72,11 +73,14 @@ def prepare(
     user_features: Features = (),
     context: Features = (),
     keep_unseen_items: bool = False,
+    text: TextFormat = TextFormat(),
 ) -> Dataset:
     """Prepares a log for training and evaluation.
 
     Args:
-        source: a Parquet, CSV, TSV or Arrow file, a folder of them, or a polars, pandas or pyarrow frame.
+        source: a file of delimited text, JSON, Parquet or Arrow, compressed or not; a folder of them; or a polars,
+            pandas or pyarrow frame. A column of lists makes an event of each part, and `views.aid` names a field
+            within one.
         user, item, time: names of columns. Ids are whole numbers from 0 or text; times are numbers in
             `time_unit`, datetimes or ISO 8601 text, in UTC where they name no zone.
         actions: the action columns and their kinds. Null, NaN and empty are missing values and stay so.
@@ -97,6 +101,7 @@ def prepare(
         context: columns of the log that are known when an item is shown, before any action: categories and
             numbers.
         keep_unseen_items: items of `items` without an event left are in the catalogue too, untrained.
+        text: how text files are read, of the log and of both tables; what it leaves open is found and recorded.
 
     Returns:
         The dataset, opened. `manifest.counts` says where every row went.
@@ -123,6 +128,7 @@ def prepare(
         user_features=declared(user_features, Feature),
         context=declared(context, Feature),
         keep_unseen_items=keep_unseen_items,
+        text=text,
     )
     if name is None:
         name = _name_of(source, out)
@@ -136,13 +142,14 @@ def prepare(
             return found
     out = Path(out)
     check_free(out, overwrite)
-    tables = open_tables(source)
+    tables = open_tables(source, text, text.columns, log_columns(settings), item)
     about = features.describe_all(items, users, settings)
     events = _arrange(ingest(tables, settings), settings, about)
     inputs = tuple(Path(table.name).name for table in tables)
     inputs += tuple(name for table in about.values() for name in table.inputs)
+    read_as = described_reading(tables) + tuple(line for table in about.values() for line in table.read_as)
     with whole_folder(out) as folder:
-        _write(folder, events, settings, name, note, inputs)
+        _write(folder, events, settings, name, note, inputs, read_as)
     return Dataset.open(out)
 
 
@@ -152,12 +159,12 @@ def _name_of(source: Any, out: Path | str | None) -> str:
     return "log" if out is None else Path(out).name
 
 
-def _fingerprints(settings: Settings, *sources: Any) -> list[tuple[str | int, ...]]:
+def _fingerprints(settings: Settings, *sources: Any) -> list[tuple[object, ...]]:
     """Of all that is read: the tables, and the files of vectors."""
     kinds = [feature.kind for feature in settings.item_features]
     vectors = [Path(kind.file) for kind in kinds if isinstance(kind, Vector) and kind.file]
-    tables = [table for source in sources if source is not None for table in open_tables(source)]
-    return [*map(fingerprint, tables), *(stamp for file in vectors for stamp in file_stamps(file))]
+    given = [fingerprint(source) for source in sources if source is not None]
+    return [*given, *(stamp for file in vectors for stamp in file_stamps(file))]
 
 
 def _check_columns_differ(settings: Settings) -> None:
@@ -370,7 +377,13 @@ def _tables(
 
 
 def _write(
-    folder: Path, events: Events, settings: Settings, name: str, note: str, inputs: tuple[str, ...]
+    folder: Path,
+    events: Events,
+    settings: Settings,
+    name: str,
+    note: str,
+    inputs: tuple[str, ...],
+    read_as: tuple[str, ...],
 ) -> None:
     digests = {key: write_array(folder / f"{key}.npy", array) for key, array in events.arrays.items()}
     digests |= {key: write_table(folder / f"{key}.parquet", table) for key, table in events.tables.items()}
@@ -382,6 +395,7 @@ def _write(
         note=note,
         plait_version=importlib.metadata.version("plait"),
         inputs=inputs,
+        read_as=read_as,
         settings=settings,
         settings_hash=settings_hash(settings),
         split=events.split,

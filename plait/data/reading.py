@@ -1,17 +1,27 @@
-"""A log in any of the accepted forms, as lazy polars tables that nothing has read yet."""
+"""A log in any of the accepted forms, as lazy polars tables that nothing has read yet.
+
+Paths are never patterns: every file is opened by its very name.
+"""
 
 import difflib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, assert_never
 
 import polars as pl
 
-CSV_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
-SUFFIXES = (".parquet", ".pq", ".arrow", ".ipc", ".feather", *CSV_SUFFIXES)
+from plait.data.containers import Content, kind_of, open_content
+from plait.data.delimited import read_delimited
+from plait.data.encodings import to_utf8
+from plait.data.folders import File, files_of, whole_numbers, with_partition
+from plait.data.nested import Scan, flatten, is_json, read_json
+from plait.data.text import TextFormat
+
+LONGEST_LIST = 300  # characters of a list of columns in a message
 
 
 @dataclass(frozen=True)
@@ -19,28 +29,65 @@ class Table:
     """One file or data frame of a log."""
 
     name: str
-    scan: Callable[
-        [Sequence[str]], pl.LazyFrame
-    ]  # the columns named are read as text, where the file has no types
+    scan: Scan  # the columns named are read as text, where the file has no types
     schema: Mapping[str, Any]  # column -> polars data type
     path: Path | None = None  # of a file
+    has_types: bool = (
+        True  # Parquet, Arrow and data frames have types of their own; of text and JSON they are guessed
+    )
+    rows: int | None = None  # that are there, where they were counted apart from the reader
+    read_as: str = ""  # how a text was read, in words
 
     def lazy(self, as_text: Sequence[str] = ()) -> pl.LazyFrame:
-        return self.scan([column for column in as_text if column in self.schema])
+        return self.scan(
+            [name for name in as_text if name in self.schema and not self.schema[name].is_nested()]
+        )
+
+    def check_rows(self, read: int) -> None:
+        """Raises ValueError where other rows were read than are there."""
+        if self.rows is not None and read != self.rows:
+            raise ValueError(
+                f"{self.name}: {read} rows were read, and {self.rows} are there, {self.read_as}; save the file as "
+                "Parquet, or pass --quoting or --separator (text=plait.TextFormat(...))"
+            )
 
 
-def open_tables(source: Any) -> list[Table]:
-    """The tables of a source, files in the order of their names.
+def open_tables(
+    source: Any,
+    text: TextFormat = TextFormat(),
+    columns: Sequence[str] = (),
+    wanted: Iterable[str] = (),
+    item: str | None = None,
+) -> list[Table]:
+    """The tables of a source, files in the order of their names. Parts without a row are left out beside others.
 
     Args:
-        source: a Parquet, CSV, TSV or Arrow (IPC) file; a folder of them; a polars data frame or lazy frame;
-            or anything with the Arrow C stream interface (pandas, pyarrow).
+        source: a text (delimited or JSON), Parquet or Arrow (IPC) file, compressed or not; a folder of them; a polars
+            data frame or lazy frame; or anything with the Arrow C stream interface (pandas, pyarrow).
+        text: how text files are read.
+        columns: of text files without a header.
+        wanted: columns that are read; those that lie within others are brought to the top.
+        item: of a log, the one among `wanted` whose values make events: where it is a list, each part becomes a row,
+            and so do the parts of the columns that `text.explode` names.
 
     Raises:
         ValueError: nothing is there, a file cannot be read, or the form is not one of these.
     """
+    wanted = tuple(wanted)
     if isinstance(source, str | Path):
-        return [_open_file(path) for path in _files_of(Path(source))]
+        files = files_of(Path(source))
+        numbers = whole_numbers(files)
+        opened = [table for file in files if (table := _open_file(file, text, columns, numbers))]
+        if not opened:
+            raise ValueError(f"{source} is empty; expected rows")
+        filled = [table for table in opened if table.rows != 0]
+        tables = filled or opened[:1]
+    else:
+        tables = [_open_frame(source)]
+    return [_flattened(table, text, wanted, item) for table in tables]
+
+
+def _open_frame(source: Any) -> Table:
     if isinstance(source, pl.DataFrame):
         frame = source.lazy()
     elif isinstance(source, pl.LazyFrame):
@@ -53,7 +100,7 @@ def open_tables(source: Any) -> list[Table]:
             "or a polars, pandas or pyarrow frame"
         )
     with reading("the data frame"):
-        return [Table("the data frame", lambda as_text: frame, frame.collect_schema())]
+        return Table("the data frame", lambda as_text: frame, frame.collect_schema())
 
 
 @contextmanager
@@ -85,50 +132,114 @@ def check_columns(columns: Iterable[str], wanted: Iterable[str], where: str, wha
             raise ValueError(
                 f"{where} has no column {name!r}{what}"
                 + (f", did you mean {near[0]!r}?" if near else ".")
-                + f" It has: {', '.join(there)}"
+                + f" It has: {shortened_list(there)}{_header_hint(there)}"
             )
 
 
-def _files_of(path: Path) -> list[Path]:
-    if path.is_file():
-        if not path.name.endswith(SUFFIXES):
-            raise ValueError(f"{path}: expected a file ending in {', '.join(SUFFIXES)}, or a folder of them")
-        return [path]
-    if not path.exists():
-        raise ValueError(f"{path} does not exist")
-    files = sorted(file for file in path.iterdir() if file.is_file() and file.name.endswith(SUFFIXES))
-    if not files:
-        raise ValueError(f"{path} holds no file ending in {', '.join(SUFFIXES)}")
-    return files
+def shortened_list(names: Sequence[str]) -> str:
+    """
+    >>> shortened_list(["a", "b"])
+    'a, b'
+    >>> shortened_list([f"column{number}" for number in range(1000)])[-40:]
+    'column28, column29, ... (1000 in all)'
+    """
+    whole = ", ".join(names)
+    if len(whole) <= LONGEST_LIST:
+        return whole
+    return f"{textwrap.shorten(whole, LONGEST_LIST, placeholder='')} ... ({len(names)} in all)"
 
 
-def _open_file(path: Path) -> Table:
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty; expected rows")
-    if not path.name.endswith(CSV_SUFFIXES):
-        frame = pl.scan_parquet(path) if path.suffix in (".parquet", ".pq") else pl.scan_ipc(path)
-        with reading(str(path)):
-            return Table(str(path), lambda as_text: frame, frame.collect_schema(), path)
+def _header_hint(there: Sequence[str]) -> str:
+    """What may be wrong where columns have names that no one gives."""
+    if there and all(len(name) > 2 and name[0] == name[-1] == '"' for name in there):
+        return "; where quotes are no part of the names, pass --quoting rfc4180 (text=plait.TextFormat(quoting=...))"
+    if any(name.replace(".", "").replace("-", "").isdigit() for name in there):
+        return "; where the first line is no header, name the columns (--columns, text=plait.TextFormat(columns=...))"
+    return ""
+
+
+def _open_file(file: File, text: TextFormat, columns: Sequence[str], numbers: frozenset[str]) -> Table | None:
+    """None where nothing is in the file."""
+    content = open_content(file.path)
+    if not len(content.data):
+        return None
+    name, path = content.name, file.path
+    with reading(name):
+        kind = kind_of(content)
+        if kind == "text":
+            table = _open_text(content, text, columns, path)
+            if table is None:
+                return None
+        else:
+            frame = _scan_typed(content, kind)
+            rows = frame.select(pl.len()).collect().item()
+            table = Table(name, lambda as_text: frame, frame.collect_schema(), path, rows=rows)
+        scan = with_partition(table.scan, file, numbers)
+        return replace(table, scan=scan, schema=scan(()).collect_schema())
+
+
+def _scan_typed(content: Content, kind: Literal["parquet", "arrow"]) -> pl.LazyFrame:
+    held = content.held
+    match kind:
+        case "parquet":
+            return pl.scan_parquet(held, glob=False, hive_partitioning=False)
+        case "arrow":
+            return pl.scan_ipc(held, glob=False, hive_partitioning=False)
+        case _:
+            assert_never(kind)
+
+
+def _open_text(content: Content, text: TextFormat, columns: Sequence[str], path: Path) -> Table | None:
+    content, encoding = to_utf8(content, text.encoding)
+    written = "" if encoding == "utf-8" else f", {encoding}"
+    if is_json(content):
+        found = read_json(content)
+        return Table(content.name, found.scan, found.schema, path, False, found.rows(), f"{found}{written}")
+    plain = read_delimited(content, text, columns)
+    if plain is None:
+        return None
+    parted = [explode.column for explode in text.explode]
+    said = f"{plain.dialect}{written}"
 
     def scan(as_text: Sequence[str]) -> pl.LazyFrame:
-        return pl.scan_csv(
-            path,
-            separator="\t" if ".tsv" in path.suffixes else ",",
-            schema_overrides=dict.fromkeys(as_text, pl.String),
-            infer_schema_length=1000,
+        return plain.scan([*as_text, *parted])
+
+    return Table(content.name, scan, scan(()).collect_schema(), path, False, plain.rows, said)
+
+
+def _flattened(table: Table, text: TextFormat, wanted: tuple[str, ...], item: str | None) -> Table:
+    explode = text.explode if item is not None else ()
+    with reading(table.name):
+        flat = flatten(table.scan, wanted, explode, item, table.name)
+        rows = table.rows
+        if not flat.are_rows_as_read and table.rows is not None:
+            table.check_rows(collect(table.lazy().select(pl.len())).item())
+            rows = None
+        read_as = ", ".join(filter(None, (table.read_as, *flat.said)))
+        return replace(
+            table, scan=flat.scan, schema=flat.scan(()).collect_schema(), rows=rows, read_as=read_as
         )
 
-    with reading(str(path)):
-        return Table(str(path), scan, scan(()).collect_schema(), path)
+
+def described_reading(tables: Sequence[Table]) -> tuple[str, ...]:
+    """How text files were read, those that were read alike in one line."""
+    names: dict[str, list[str]] = {}
+    for table in tables:
+        if table.read_as:
+            names.setdefault(table.read_as, []).append(Path(table.name).name)
+    return tuple(
+        f"{files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}: {read_as}"
+        for read_as, files in names.items()
+    )
 
 
-def fingerprint(table: Table) -> tuple[str | int, ...]:
-    """Other values when the table has changed: of a file its name, size and time of change; of a frame its content,
-    for which a lazy one is collected."""
-    if table.path is not None:
-        stat = table.path.stat()
-        return str(table.path.resolve()), stat.st_size, stat.st_mtime_ns
-    frame = collect(table.lazy().select(pl.exclude(pl.Object)))
+def fingerprint(source: Any) -> tuple[object, ...]:
+    """Other values when the source has changed: of files their names, sizes and times of change; of a frame its
+    content, for which a lazy one is collected."""
+    if isinstance(source, str | Path):
+        stats = [(file.path.resolve(), file.path.stat()) for file in files_of(Path(source))]
+        return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+    frame = collect(_open_frame(source).lazy().select(pl.exclude(pl.Object)))
     digest = hashlib.sha256(str(frame.schema).encode())
     digest.update(
         frame.hash_rows(seed=0).to_numpy().tobytes()

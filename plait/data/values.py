@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from plait.data.text import decimal_hint
 from plait.schema import Categories, Category, Feature, Number, Vector
 
 
@@ -64,7 +65,8 @@ def _numbers(column: pl.Series, where: str) -> pl.Series:
     bad = (number.is_null() & column.is_not_null() & ~is_nan) | number.is_infinite().fill_null(False)
     if bad.any():
         row = int(bad.arg_true()[0])
-        raise ValueError(f"{where}: row {row + 1} holds {column[row]!r}, which is no finite number")
+        hint = decimal_hint(column[row])
+        raise ValueError(f"{where}: row {row + 1} holds {column[row]!r}, which is no finite number{hint}")
     return number
 
 

@@ -250,6 +250,7 @@ def columns_of(dataset: Dataset) -> Columns:
         request=log.request,
         context=dataset.context,
         user_features=dataset.manifest.user_features,
+        text=log.text,
     )
 
 

@@ -74,7 +74,7 @@ def test_the_log_itself_is_good(tmp_path: Path) -> None:
         ("log.csv", b"", "is empty"),
         ("log.csv", b"user,item,time,rating,liked\n", "no rows"),
         ("log.parquet", None, "cannot be read"),  # a whole one, cut
-        ("log.xlsx", b"x", "expected a file ending in"),
+        ("log.xlsx", b"x", "none of the separators"),
     ],
 )
 def test_a_file_that_is_no_log(

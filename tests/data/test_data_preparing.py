@@ -324,7 +324,11 @@ def test_wrong_time_unit_is_suggested(tmp_path):
     [
         ("log.csv", b"", "log.csv is empty"),
         ("log.csv", b"user,item,time,rating\n", "log.csv holds no rows"),
-        ("log.csv", b"user,item,time,rating\n1,2\n3,4,5,6,7,8\n", "log.csv cannot be read: .*fields"),
+        (
+            "log.csv",
+            b"user,item,time,rating\n1,2\n3,4,5,6,7,8\n",
+            r"log.csv, line 2: 2 fields, expected 4 \(user, item, time, rating\)",
+        ),
         (
             "log.csv",
             b"user,items,time,rating\n1,2,3,4\n",
@@ -333,7 +337,7 @@ def test_wrong_time_unit_is_suggested(tmp_path):
         ("log.csv", b"a,item,time,rating\n1,2,3,4\n", r"no column 'user'\. It has: a, item, time, rating$"),
         ("log.parquet", b"PAR1 half of a file", "log.parquet cannot be read: .*cut off"),
         ("log.arrow", b"ARROW1 half of a file", "log.arrow cannot be read: "),
-        ("log.xml", b"<log/>", "expected a file ending in .parquet"),
+        ("log.xml", b"<log/>", "log.xml: none of the separators .* is in its first line"),
     ],
 )
 def test_files_that_cannot_be_read_are_named(tmp_path, name, content, message):

@@ -226,8 +226,8 @@ def test_no_network_says_where_to_get_the_files(tmp_path, monkeypatch):
 
 NO_FILES_OF_THEIRS = {
     "ml-20m": "has no column 'userId' .expected the owner's userId, movieId, rating, timestamp., did you mean 'user",
-    "ml-100k": "has 1 columns between tabs; expected the owner's user, item, rating, timestamp",
-    "ml-1m": "has 1 columns between ::; expected the owner's user",
+    "ml-100k": ": the separator tab is not in its first line",
+    "ml-1m": ": the separator '::' is not in its first line",
     "amazon-2014-beauty": "cannot be read: .*of another format",
     "amazon-2023-video-games": "has no column 'parent_asin' .expected the owner's user_id, parent_asin, ",
     "kuairand-pure": "has no column 'video_id' .expected the owner's user_id, video_id, time_ms, is_click",
@@ -241,7 +241,7 @@ def test_a_file_of_another_log_is_refused(tmp_path, name):
     columns = (USERS, ITEMS, SECONDS, STARS)
     text = lines(*columns, separator=",", header=["user_id,item_id,timestamp,rating"])
     (tmp_path / "log.csv").write_text(text)
-    with pytest.raises(ValueError, match=rf"log\.csv {NO_FILES_OF_THEIRS[name]}"):
+    with pytest.raises(ValueError, match=rf"log\.csv ?{NO_FILES_OF_THEIRS[name]}"):
         sources.get(name, cache=tmp_path / "cache", from_files=tmp_path / "log.csv")
     assert not list(tmp_path.glob("cache/*"))
 

@@ -166,7 +166,8 @@ class _Found:
 def _asked(
     dataset: Dataset, part: Literal["validation", "test"], same_request: Literal["causal", "blind"]
 ) -> _Asked:
-    truth = pl.read_parquet(dataset.folder / TRUTH) if (dataset.folder / TRUTH).is_file() else None
+    path = dataset.folder / TRUTH
+    truth = pl.read_parquet(path, glob=False) if path.is_file() else None
     events = dataset.manifest.counts.events
     if truth is None or truth.height != events:
         found = "is missing" if truth is None else f"has {truth.height} rows"

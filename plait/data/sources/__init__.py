@@ -67,8 +67,9 @@ def get(
     options = Options(split=split, min_user_events=min_user_events, min_item_events=min_item_events)
     stamps = []
     if from_files is not None:
-        recipe.read(Path(from_files))  # what is not there is refused even where a download was kept
-        stamps = file_stamps(Path(from_files))
+        from_files = Path(from_files)
+        log = recipe.read(from_files)  # what is not there is refused even where a download was kept
+        stamps = file_stamps(from_files)
     folder = cached_folder(cache, name, recipe.name, recipe.actions, options, stamps)
     found = open_if_whole(folder)
     if found is not None:
@@ -79,14 +80,15 @@ def get(
         return found
     folder.parent.mkdir(parents=True, exist_ok=True)
     if from_files is not None:
-        note = _verify(recipe, Path(from_files))
-        return _prepare(recipe, Path(from_files), folder, options, note)
+        note = _verify(recipe, log, from_files)
+        return _prepare(recipe, log, folder, options, note)
     with draft_folder(folder.parent, "download") as scratch:
         files = _download(recipe, scratch)
-        note = _verify(recipe, files)
+        log = recipe.read(files)
+        note = _verify(recipe, log, files)
         if note:
             raise ValueError(f"{note}; the download is not whole, or its owner has changed it")
-        return _prepare(recipe, files, folder, options, note)
+        return _prepare(recipe, log, folder, options, note)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,9 +97,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     min_item_events: int
 
 
-def _prepare(recipe: Recipe, files: Path, folder: Path, options: Options, note: str) -> Dataset:
+def _prepare(recipe: Recipe, log: pl.LazyFrame, folder: Path, options: Options, note: str) -> Dataset:
     return prepare(
-        recipe.read(files),
+        log,
         user=USER,
         item=ITEM,
         time=TIME,
@@ -135,11 +137,11 @@ def _download(recipe: Recipe, scratch: Path) -> Path:
     )
 
 
-def _verify(recipe: Recipe, files: Path) -> str:
+def _verify(recipe: Recipe, log: pl.LazyFrame, files: Path) -> str:
     """In words, how the files' counts differ from those that the owner publishes; empty where they agree."""
     if recipe.published is None:
         return ""
-    counted = recipe.read(files).select(
+    counted = log.select(
         pl.len().alias("rows"), pl.col(USER).n_unique().alias("users"), pl.col(ITEM).n_unique().alias("items")
     )
     with reading(str(files)):

@@ -9,8 +9,20 @@ from pathlib import Path
 
 import polars as pl
 
+from plait.data.containers import open_content
 from plait.data.sources.downloading import download
-from plait.data.sources.recipe import FIVE_STARS, ITEM, TIME, USER, Published, Recipe, find, renamed
+from plait.data.sources.recipe import (
+    FIVE_STARS,
+    ITEM,
+    TIME,
+    USER,
+    Published,
+    Recipe,
+    find,
+    renamed,
+    scan_text,
+)
+from plait.data.text import TextFormat
 
 URL_2014 = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/reviews_{}_5.json.gz"
 URL_2018 = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/categoryFilesSmall/{}.csv"
@@ -55,7 +67,8 @@ def read_2014(path: Path, category: str) -> pl.LazyFrame:
     """`reviews_CATEGORY_5.json.gz`, one review a line: its reviewerID, asin, overall, unixReviewTime."""
     fields = {"reviewerID": pl.String, "asin": pl.String, "overall": pl.Float64, "unixReviewTime": pl.Int64}
     file = find(path, f"reviews_{category}_5.json*")
-    return pl.scan_ndjson(file, schema=fields).rename(
+    lines = open_content(file).data.tobytes()  # a path would be a pattern
+    return pl.scan_ndjson(lines, schema=fields).rename(
         dict(zip(fields, [USER, ITEM, "rating", TIME], strict=True))
     )
 
@@ -64,15 +77,13 @@ def read_2018(path: Path, category: str) -> pl.LazyFrame:
     """`CATEGORY.csv`: item,user,rating,timestamp, no header."""
     columns = [ITEM, USER, "rating", TIME]
     file = find(path, f"{category}.csv*")
-    return pl.scan_csv(
-        file, has_header=False, new_columns=columns, schema_overrides=dict.fromkeys((USER, ITEM), pl.String)
-    )
+    return scan_text(file, TextFormat(separator=","), columns, as_text=(USER, ITEM))
 
 
 def read_2023(path: Path, category: str) -> pl.LazyFrame:
     """`CATEGORY.csv.gz`: user_id,parent_asin,rating,timestamp, in milliseconds."""
     file = find(path, f"{category}.csv*")
-    lazy = pl.scan_csv(file, schema_overrides=dict.fromkeys(("user_id", "parent_asin"), pl.String))
+    lazy = scan_text(file, TextFormat(separator=","), as_text=("user_id", "parent_asin"))
     return renamed(lazy, file, {"user_id": USER, "parent_asin": ITEM, "rating": "rating", "timestamp": TIME})
 
 

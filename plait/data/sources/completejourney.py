@@ -26,7 +26,7 @@ COLUMNS = {
 def read(path: Path) -> pl.LazyFrame:
     """`transactions.parquet`."""
     file = find(path, "transactions.parquet")
-    return renamed(pl.scan_parquet(file), file, COLUMNS)
+    return renamed(pl.scan_parquet(file, glob=False), file, COLUMNS)
 
 
 def fetch(folder: Path) -> Path:

@@ -9,7 +9,8 @@ from pathlib import Path
 import polars as pl
 
 from plait.data.sources.downloading import download, unpack
-from plait.data.sources.recipe import ITEM, TIME, USER, Published, Recipe, find, renamed
+from plait.data.sources.recipe import ITEM, TIME, USER, Published, Recipe, find, renamed, scan_text
+from plait.data.text import TextFormat
 from plait.schema import Action, Amount, Binary
 
 KUAIRAND_ACTIONS = (
@@ -33,7 +34,8 @@ def read_kuairand(path: Path) -> pl.LazyFrame:
     first = find(path, "log_standard_*.csv")
     logs = [first] if path.is_file() else sorted(first.parent.glob("log_standard_*.csv"))
     columns = {"user_id": USER, "video_id": ITEM, "time_ms": TIME}
-    return renamed(pl.scan_csv(logs), first, columns | {a.name: a.name for a in KUAIRAND_ACTIONS})
+    lazy = pl.concat([scan_text(log, TextFormat(separator=",")) for log in logs])
+    return renamed(lazy, first, columns | {a.name: a.name for a in KUAIRAND_ACTIONS})
 
 
 def read_kuaisar(path: Path) -> pl.LazyFrame:
@@ -43,7 +45,7 @@ def read_kuaisar(path: Path) -> pl.LazyFrame:
     """
     file = find(path, "rec_inter.csv")
     columns = (USER, ITEM, TIME, *(action.name for action in KUAISAR_ACTIONS))
-    return renamed(pl.scan_csv(file), file, {name: name for name in columns})
+    return renamed(scan_text(file, TextFormat(separator=",")), file, {name: name for name in columns})
 
 
 def _fetch(folder: Path, url: str, files: str) -> Path:

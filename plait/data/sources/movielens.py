@@ -4,9 +4,19 @@ from pathlib import Path
 
 import polars as pl
 
-from plait.data.reading import reading
 from plait.data.sources.downloading import check, download, download_wheel, unpack
-from plait.data.sources.recipe import FIVE_STARS, ITEM, TIME, USER, Published, Recipe, find, renamed
+from plait.data.sources.recipe import (
+    FIVE_STARS,
+    ITEM,
+    TIME,
+    USER,
+    Published,
+    Recipe,
+    find,
+    renamed,
+    scan_text,
+)
+from plait.data.text import TextFormat
 from plait.schema import Action, Regression
 
 FILES = "https://files.grouplens.org/datasets/movielens"
@@ -14,36 +24,27 @@ TERMS = "research use, no redistribution, no commercial use without permission"
 HALF_STARS = (Action("rating", Regression(0.5, 5)),)
 
 
+COLUMNS = (USER, ITEM, "rating", TIME)  # of the files without a header
+
+
 def read_100k(path: Path) -> pl.LazyFrame:
     """The owner's `u.data` (tabs, no header), or RecBole's copy, `ml-100k.inter` (tabs, typed header)."""
     file = find(path, "u.data", "ml-100k.inter")
-    lazy = pl.scan_csv(file, separator="\t", has_header=file.suffix == ".inter")  # a typed header
-    return _named(lazy, file, "tabs")
+    if file.suffix != ".inter":
+        return scan_text(file, TextFormat(separator="tab"), COLUMNS)
+    return renamed(scan_text(file, TextFormat(separator="tab")), file, {name: name for name in COLUMNS})
 
 
 def read_1m(path: Path) -> pl.LazyFrame:
-    """`ratings.dat`: user::item::rating::timestamp, no header. Every second column of ':' is empty."""
-    file = find(path, "ratings.dat")
-    lazy = pl.scan_csv(file, separator=":", has_header=False)
-    return _named(lazy, file, "::", every=2)
+    """`ratings.dat`: user::item::rating::timestamp, no header."""
+    return scan_text(find(path, "ratings.dat"), TextFormat(separator="::"), COLUMNS)
 
 
 def read_csv(path: Path) -> pl.LazyFrame:
     """`ratings.csv` of 20M and 32M: userId,movieId,rating,timestamp."""
     file = find(path, "ratings.csv")
     columns = {"userId": USER, "movieId": ITEM, "rating": "rating", "timestamp": TIME}
-    return renamed(pl.scan_csv(file), file, columns)
-
-
-def _named(lazy: pl.LazyFrame, file: Path, between: str, every: int = 1) -> pl.LazyFrame:
-    """The four columns of a file that does not name them."""
-    with reading(str(file)):
-        names = lazy.collect_schema().names()[::every]
-    if len(names) != 4:
-        raise ValueError(
-            f"{file} has {len(names)} columns between {between}; expected the owner's user, item, rating, timestamp"
-        )
-    return lazy.select(names).rename(dict(zip(names, [USER, ITEM, "rating", TIME], strict=True)))
+    return renamed(scan_text(file, TextFormat(separator=",")), file, columns)
 
 
 def fetch_100k(folder: Path) -> Path:

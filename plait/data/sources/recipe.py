@@ -1,12 +1,13 @@
 """What a recipe is: where a public log comes from, how it is read, how one knows that it is whole."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from plait.data.reading import check_columns, reading
+from plait.data.reading import check_columns, open_tables, reading
+from plait.data.text import TextFormat
 from plait.schema import Action, Regression
 
 USER, ITEM, TIME, REQUEST = (
@@ -72,6 +73,18 @@ def find(path: Path, *names: str) -> Path:
     raise ValueError(
         f"{path} holds no {' or '.join(names)}; give the owner's file, or the folder that it is in"
     )
+
+
+def scan_text(
+    file: Path, text: TextFormat = TextFormat(), columns: Sequence[str] = (), as_text: Sequence[str] = ()
+) -> pl.LazyFrame:
+    """A text file of the owner's; `columns` names those of a file without a header.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    (table,) = open_tables(file, text, columns)
+    return table.lazy(as_text)
 
 
 def renamed(lazy: pl.LazyFrame, file: Path, columns: Mapping[str, str]) -> pl.LazyFrame:
