@@ -49,7 +49,7 @@ def show_dataset(dataset: Dataset) -> None:
     )
     gone = (counts.rejected, counts.duplicates_removed, counts.single_event_rows, counts.core_rows)
     say(f"{counts.rows_read:,} rows read, left out: {left_out(manifest.settings, *gone)}")
-    if dataset.last_s < YEAR_1971_S:
+    if manifest.settings.time is not None and dataset.last_s < YEAR_1971_S:
         say(
             f"all times lie before 1971, the last at {datetime.fromtimestamp(dataset.last_s, UTC):%Y-%m-%d %H:%M:%S}, "
             f"read in {manifest.settings.time_unit}; where that is wrong, prepare again with another --time-unit"

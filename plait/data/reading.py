@@ -24,6 +24,7 @@ class Table:
     ]  # the columns named are read as text, where the file has no types
     schema: Mapping[str, Any]  # column -> polars data type
     path: Path | None = None  # of a file
+    has_types: bool = True  # of its columns; not in text files, where they are guessed
 
     def lazy(self, as_text: Sequence[str] = ()) -> pl.LazyFrame:
         return self.scan([column for column in as_text if column in self.schema])
@@ -119,7 +120,7 @@ def _open_file(path: Path) -> Table:
         )
 
     with reading(str(path)):
-        return Table(str(path), scan, scan(()).collect_schema(), path)
+        return Table(str(path), scan, scan(()).collect_schema(), path, has_types=False)
 
 
 def fingerprint(table: Table) -> tuple[str | int, ...]:
