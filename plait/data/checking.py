@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from plait.data.ids import EXACT_BELOW, DType, as_id, is_nobody, is_text
+from plait.data.ids import EXACT_BELOW, DType, is_nobody, is_text
 from plait.data.missing import names_without, numbers_without
 from plait.data.times import PER_S, TimeForm, is_missing, microseconds, offset_minutes
 from plait.schema import Action, Amount, Binary, Categorical, Category, Feature, Regression, shortened
@@ -34,19 +34,22 @@ class Column:
 
 
 def id_column(
-    name: str, dtype: DType, wanted: DType, categories: pl.Categories | None, refuses_negative: bool
+    name: str, dtype: DType, id: pl.Expr, categories: pl.Categories | None, refuses_negative: bool
 ) -> Column:
-    """Users, items, requests: ids of the type `wanted`, text as `categories`. Words for nobody are missing."""
+    """Users, items, requests. Words for nobody are missing.
+
+    Args:
+        id: as `plait.data.ids.as_id` has it, in a column of its own: a rule and the value read it.
+        categories: where ids are text.
+    """
     if not (is_text(dtype) or dtype.is_integer() or dtype.is_float() or dtype == pl.Null):
         raise _wrong_type(name, dtype, "whole numbers or text")
-    raw = pl.col(name)
-    value = as_id(raw, dtype, wanted)
     rules = (
-        list(_float_rules(name, dtype)) if dtype.is_float() else [Rule(f"{name} is missing", value.is_null())]
+        list(_float_rules(name, dtype)) if dtype.is_float() else [Rule(f"{name} is missing", id.is_null())]
     )
     if refuses_negative:
-        rules.append(Rule(f"{name} is negative; {MEANT}", negative_number(raw, dtype) < 0))
-    return Column(name, value if categories is None else value.cast(pl.Categorical(categories)), tuple(rules))
+        rules.append(Rule(f"{name} is negative; {MEANT}", negative_number(pl.col(name), dtype) < 0))
+    return Column(name, id if categories is None else id.cast(pl.Categorical(categories)), tuple(rules))
 
 
 def given_id_column(name: str, dtype: DType) -> Column:
@@ -108,7 +111,9 @@ def time_column(form: TimeForm, schema: Mapping[str, DType], now_s: float) -> Co
     if form.offset is not None:
         offset = offset_minutes(pl.col(form.offset), schema[form.offset])
         rules.append(Rule(f"{form.offset} is no offset from UTC", offset.is_null() & value.is_null()))
-    rules += [Rule(f"{name} is not a time", value.is_null()), Rule(f"{name} is before 1970", before_1970)]
+    if number is None or is_text(schema[name]):  # a number is one
+        rules.append(Rule(f"{name} is not a time", value.is_null()))
+    rules.append(Rule(f"{name} is before 1970", before_1970))
     return Column(name, value, tuple(rules))
 
 
@@ -125,10 +130,11 @@ def action_column(action: Action, dtype: DType) -> Column:
         raw = raw.str.to_lowercase().replace(words)
     number = raw.cast(pl.Float64, strict=False)  # ranges are checked before rounding to 32 bits
     value = number.cast(pl.Float32, strict=False)
-    rules = [
-        Rule(f"{name} is not a number", raw.is_not_null() & number.is_null()),
-        Rule(f"{name} is not finite", value.is_infinite()),
-    ]
+    rules = []
+    if not dtype.is_numeric():
+        rules.append(Rule(f"{name} is not a number", raw.is_not_null() & number.is_null()))
+    if not dtype.is_integer():
+        rules.append(Rule(f"{name} is not finite", value.is_infinite()))
     given = number.is_not_nan()
     match kind:
         case Binary():

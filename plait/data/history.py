@@ -19,6 +19,7 @@ from plait.data import checking
 from plait.data.checking import RULE, Column, Rule
 from plait.data.coding import item_index
 from plait.data.features import code_context, user_features_of
+from plait.data.framing import as_frame
 from plait.data.ids import DType, held_by, ids_as, is_text
 from plait.data.reading import check_columns
 from plait.data.times import MICROSECONDS_PER_S, TimeForm, TimeUnit
@@ -243,10 +244,7 @@ def _as_frame(history: Any) -> pl.DataFrame:
         )
     if isinstance(history, Mapping):
         history = {name: _as_column(values) for name, values in history.items()}
-    try:
-        return pl.DataFrame(history)
-    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
-        raise ValueError(f"the history cannot be read as a table: {error}") from error
+    return as_frame(history, "the history")
 
 
 def _as_column(values: Any) -> Any:

@@ -16,7 +16,7 @@ import polars as pl
 from plait.data import checking
 from plait.data.checking import RULE, Column
 from plait.data.coding import dense_codes
-from plait.data.ids import Held, held_by, is_text, look_like_hashes
+from plait.data.ids import Held, as_id, held_by, is_text, look_like_hashes
 from plait.data.manifest import Settings
 from plait.data.reading import Table, check_columns, collect, reading
 from plait.data.times import MICROSECONDS_PER_S, UNIT_NAMES, fitting_unit
@@ -27,6 +27,7 @@ EXAMPLES = 3  # rows named per broken rule
 FIRST_ROWS = 1_000  # from which the type of ids is guessed
 LEAST_SHARE_LEFT = 0.5  # of the rows, for setting bad ones aside to be advised
 REJECT_ROW, REJECT_FILE = "reject_row", "reject_file"
+ID = "plait_id_of_"  # and the role: a column beside the log's own
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,8 @@ def _read_all(
     """
     refuses = settings.negative_ids == "refuse"
     forms: Forms = {
-        role: IdForm(_held_at_first(tables, name) | held.get(role, Held()), refuses)
-        for role, name in _id_columns(settings).items()
+        role: IdForm(at_first | held.get(role, Held()), refuses)
+        for role, at_first in _held_at_first(tables, _id_columns(settings)).items()
     }
     while True:
         parts, frames = _read_of_any_type(tables, settings, forms)
@@ -148,16 +149,17 @@ def _reads_alike(one: IdForm, other: IdForm) -> bool:
     return one.held.dtype == other.held.dtype and one.refuses_negative == other.refuses_negative
 
 
-def _held_at_first(tables: Sequence[Table], name: str) -> Held:
-    """What the first rows of text files hold, and what the types of others say."""
-    held = Held()
+def _held_at_first(tables: Sequence[Table], ids: Mapping[str, str]) -> dict[str, Held]:
+    """What the first rows of text files hold, and what the types of others say, by the role of the column."""
+    held = dict.fromkeys(ids, Held())
     for table in tables:
         if table.has_types:
-            held |= Held(text=is_text(table.schema[name]))
+            found = {role: Held(text=is_text(table.schema[name])) for role, name in ids.items()}
         else:
             with reading(table.name):
-                first = collect(table.lazy([name]).select(name).head(FIRST_ROWS))
-            held |= held_by(first[name], has_types=False)
+                first = collect(table.lazy(list(ids.values())).select(set(ids.values())).head(FIRST_ROWS))
+            found = {role: held_by(first[name], has_types=False) for role, name in ids.items()}
+        held = {role: held[role] | found[role] for role in ids}
     return held
 
 
@@ -182,7 +184,7 @@ def _held_in(part: Part, value: pl.Series, role: str) -> Held:
     ):  # whose rules tell fractions and merged ids
         return held
     odd = pl.col(column.name).cast(pl.String)
-    texts = collect(part.lazy.filter(column.value.is_null()).select(odd).unique()).to_series()
+    texts = collect(part.lazy.filter(pl.col(ID + role).is_null()).select(odd).unique()).to_series()
     return held | held_by(texts, has_types=False)
 
 
@@ -231,8 +233,12 @@ def _read_as(
     now_s = clock.time() + CLOCK_SKEW_S
     parts, frames = [], []
     for table, lazy, schema in zip(tables, lazy_frames, schemas, strict=True):
-        part = Part(table, lazy, schema, _columns_of(schema, settings, forms, categories, now_s))
-        narrow = lazy.select(
+        read = lazy.with_columns(
+            as_id(pl.col(name), schema[name], forms[role].held.dtype).alias(ID + role)
+            for role, name in ids.items()
+        )
+        part = Part(table, read, schema, _columns_of(schema, settings, forms, categories, now_s))
+        narrow = read.select(
             *(column.value.alias(role) for role, column in part.columns.items()),
             checking.rule_number(list(part.columns.values())),
         )
@@ -265,7 +271,7 @@ def _columns_of(
     for role, name in _id_columns(settings).items():
         form = forms[role]
         columns[role] = checking.id_column(
-            name, schema[name], form.held.dtype, categories.get(name), form.refuses_negative
+            name, schema[name], pl.col(ID + role), categories.get(name), form.refuses_negative
         )
     if settings.time is not None:
         columns["time"] = checking.time_column(settings.time_form, schema, now_s)
@@ -314,6 +320,8 @@ def _describe_broken(
 
 
 def _advice(left: int, num_read: int) -> str:
+    if left == 0:
+        return "Correct them: without these rows none is left."
     if left < num_read * LEAST_SHARE_LEFT:
         return (
             f"Correct them: without these rows only {left} of {num_read} are left. Where that is meant, take them out "
@@ -351,7 +359,7 @@ def _rejected_rows(part: Part) -> pl.DataFrame:
         pl.col(RULE).replace_strict(list(range(1, len(texts) + 1)), texts, return_dtype=pl.String),
     )
     first = [REJECT_ROW, REJECT_FILE, RULE]
-    return named.select(*first, pl.exclude(first))
+    return named.select(*first, pl.exclude(*first, f"^{ID}.*$"))
 
 
 def _tally(rejected: dict[str, int]) -> str:
