@@ -4,6 +4,8 @@ from typing import Any
 
 import polars as pl
 
+UNREADABLE = (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError)
+
 
 def as_frame(source: Any, what: str) -> pl.DataFrame:
     """The source as a frame.
@@ -13,7 +15,7 @@ def as_frame(source: Any, what: str) -> pl.DataFrame:
     """
     try:
         return pl.DataFrame(source)
-    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         for name in source if hasattr(source, "keys") else ():
             types = _mixed_types(source[name])
             if types:
@@ -28,6 +30,6 @@ def _mixed_types(column: Any) -> list[str]:
     """The types of a column that polars cannot read."""
     try:
         pl.DataFrame({"": column})
-    except (pl.exceptions.PolarsError, TypeError, ValueError):
+    except UNREADABLE:
         return sorted({type(value).__name__ for value in column})
     return []

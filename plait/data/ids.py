@@ -128,7 +128,8 @@ def held_by(values: pl.Series, has_types: bool) -> Held:
             large=bool((signed.is_null() & large.is_not_null()).any()),
         )
     if values.dtype.is_integer():
-        return Held(negative=bool((values < 0).any()), large=bool((values > LARGEST_SIGNED).any()))
+        large = values.cast(pl.UInt64, strict=False) > LARGEST_SIGNED
+        return Held(negative=bool((values < 0).any()), large=bool(large.any()))
     if values.dtype.is_float():
         return Held(negative=bool((values < 0).any()))
     return Held()
