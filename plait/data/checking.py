@@ -42,8 +42,7 @@ def id_column(
         id: as `plait.data.ids.as_id` has it, in a column of its own: a rule and the value read it.
         categories: where ids are text.
     """
-    if not (is_text(dtype) or dtype.is_integer() or dtype.is_float() or dtype == pl.Null):
-        raise _wrong_type(name, dtype, "whole numbers or text")
+    _check_id_type(name, dtype)
     rules = (
         list(_float_rules(name, dtype)) if dtype.is_float() else [Rule(f"{name} is missing", id.is_null())]
     )
@@ -53,12 +52,18 @@ def id_column(
 
 
 def given_id_column(name: str, dtype: DType) -> Column:
-    """Ids of a history as they are given, by the rules of `id_column`."""
+    """Ids of a history or a feature table as they are given, by the rules of `id_column`."""
+    _check_id_type(name, dtype)
     raw = pl.col(name)
     if dtype.is_float():
         return Column(name, raw, _float_rules(name, dtype))
     missing = is_nobody(raw.cast(pl.String)) if is_text(dtype) else raw.is_null()
     return Column(name, raw, (Rule(f"{name} is missing", missing),))
+
+
+def _check_id_type(name: str, dtype: DType) -> None:
+    if not (is_text(dtype) or dtype.is_integer() or dtype.is_float() or dtype == pl.Null):
+        raise _wrong_type(name, dtype, "whole numbers or text")
 
 
 def _float_rules(name: str, dtype: DType) -> tuple[Rule, ...]:

@@ -81,8 +81,8 @@ def describe(source: Any, id_column: str, features: Sequence[Feature], what: str
     for table in tables:
         with reading(table.name):
             frames.append(collect(table.lazy(as_text=wanted).select(wanted)))
-        held |= held_by(frames[-1][id_column], table.has_types)
         _check_ids(frames[-1][id_column], table.name)
+        held |= held_by(frames[-1][id_column], table.has_types)
     name = tables[0].name if len(tables) == 1 else str(source)
     id_N = joined([frame.drop_in_place(id_column) for frame in frames], held)
     _check_once(id_N, name)

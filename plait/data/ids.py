@@ -116,23 +116,20 @@ def held_by(values: pl.Series, has_types: bool) -> Held:
     >>> held_by(pl.Series(["7", "NA", "8"]), has_types=False), held_by(pl.Series(["07"]), has_types=False).text
     (Held(text=False, negative=False, large=False), True)
     """
+    given = values.drop_nulls()
     if is_text(values.dtype):
-        given = values.cast(pl.String).drop_nulls()
+        given = given.cast(pl.String)
         given = given.filter(~given.is_in(NOBODY_SPELT))
         if has_types:
-            return Held(text=len(given) > 0)
-        signed, large = ids_as(given, pl.Int64), ids_as(given, pl.UInt64)
-        return Held(
-            text=bool((signed.is_null() & large.is_null()).any()),
-            negative=bool((signed < 0).any()),
-            large=bool((signed.is_null() & large.is_not_null()).any()),
-        )
-    if values.dtype.is_integer():
-        large = values.cast(pl.UInt64, strict=False) > LARGEST_SIGNED
-        return Held(negative=bool((values < 0).any()), large=bool(large.any()))
-    if values.dtype.is_float():
-        return Held(negative=bool((values < 0).any()))
-    return Held()
+            return Held(text=not given.is_empty())
+    elif values.dtype.is_float():  # whose fractions and merged numbers are no ids
+        given = ids_as(given, pl.Int64).drop_nulls()
+    signed, unsigned = ids_as(given, pl.Int64), ids_as(given, pl.UInt64)
+    return Held(
+        text=bool((signed.is_null() & unsigned.is_null()).any()),
+        negative=bool((signed < 0).any()),
+        large=bool((signed.is_null() & unsigned.is_not_null()).any()),
+    )
 
 
 def look_like_hashes(negative: pl.Series, num_different: int) -> bool:

@@ -289,6 +289,26 @@ def test_hashes_of_64_bits_are_ids_like_others(tmp_path):
     assert Dataset.open(data.folder).item_index([-5000000000, BIG, 7]).tolist() == [1, 3, 2]
 
 
+@pytest.mark.parametrize("values", [[2**64, 5], [-(2**63) - 1, 5]])
+def test_whole_numbers_beyond_64_bits_are_text(tmp_path, values):
+    frame = log_of([5, 6]).with_columns(item=pl.Series(values * 4, dtype=pl.Int128))
+    items = pl.DataFrame({"item": pl.Series(values, dtype=pl.Int128), "kind": ["a", "b"]})
+    for source, described in ((frame, items), (log_of(["5", "5"]), items)):
+        data = prepare(
+            source, items=described, item_features=KIND, out=tmp_path / "out", overwrite=True, **ALL
+        )
+        assert data.item_ids().dtype == pl.String and data.manifest.counts.items_without_features == 0
+
+
+@pytest.mark.parametrize("given", [[True, False], [[1], [2]], [1.5, 2.5]])
+def test_ids_that_none_can_be_are_refused_in_feature_tables(tmp_path, given):
+    items = pl.DataFrame({"item": given, "kind": ["a", "b"]})
+    with pytest.raises(
+        ValueError, match=r"holds .*expected whole numbers or text|item is not a whole number in row 1"
+    ):
+        prepare(log_of([1, 2]), items=items, item_features=KIND, out=tmp_path / "out", **ALL)
+
+
 def test_numbers_that_lie_close_above_2_63_keep_apart():
     values = pl.Series([BIG + 3, BIG, BIG + 3, BIG + 1], dtype=pl.UInt64)
     code, value = coding.dense_codes(pl.concat([values[:1], values[1:]]))
