@@ -3,8 +3,6 @@ wherever it is read: in the log, a feature table, a history, on the command line
 
 A column is whole numbers only where every value in every table is one, and is spelt in text files as its number is;
 else it is text, and a number is its decimal spelling.
-
-Shape letters: I ids asked for.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,8 +18,8 @@ NOBODY = ("", "NA", "null", "None", "nan", r"\N")  # what logs write where they 
 LARGEST_SIGNED = 2**63 - 1
 # Floats hold every whole number below, and merge others from here on.
 EXACT_BELOW = {pl.Float64: 2**53, pl.Float32: 2**24, pl.Float16: 2**11}
-FEW_HASHES, LONG_HASH = 10, -(2**31)
-HASH_SHARE = 0.1
+LONG_HASH = -(2**31)  # no word for nobody lies below
+LEAST_HASHES, LEAST_HASH_SHARE = 10, 0.1  # negative ones among the different ids
 TEXTS = (pl.String, pl.Categorical, pl.Enum)
 
 
@@ -56,9 +54,8 @@ class Held:
 
 
 def is_text(dtype: DType) -> bool:
-    return dtype in TEXTS or isinstance(
-        dtype, pl.Categorical
-    )  # of named categories, which equals none of them
+    # A categorical type of named categories equals none of the three.
+    return dtype in TEXTS or isinstance(dtype, pl.Categorical)
 
 
 def is_nobody(text: pl.Expr) -> pl.Expr:
@@ -101,10 +98,9 @@ def ids_as(values: pl.Series, wanted: DType) -> pl.Series:
     ['7', None]
     """
     frame = pl.DataFrame({"id": values})
-    ids = frame.with_columns(
-        as_id(pl.col("id"), values.dtype, wanted).alias("id")
-    )  # a constant fills the column
-    return ids["id"].alias(values.name)
+    # Beside the column, so that a constant fills it.
+    frame = frame.with_columns(as_id(pl.col("id"), values.dtype, wanted).alias("id"))
+    return frame["id"].alias(values.name)
 
 
 def held_by(values: pl.Series, has_types: bool) -> Held:
@@ -141,7 +137,7 @@ def look_like_hashes(negative: pl.Series, num_different: int) -> bool:
     """
     if negative.is_empty():
         return True
-    many = len(negative) >= FEW_HASHES and len(negative) >= HASH_SHARE * num_different
+    many = len(negative) >= LEAST_HASHES and len(negative) >= LEAST_HASH_SHARE * num_different
     return many or bool((negative < LONG_HASH).any())
 
 
