@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
+import msgspec
 import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
 from plait.data import Dataset, checking
-from plait.data.checking import MICROSECONDS_PER_S
 from plait.data.coding import item_index
 from plait.data.features import code_context, new_items
 from plait.data.history import (
@@ -30,6 +30,8 @@ from plait.data.history import (
     read_history,
     save_vocabulary,
 )
+from plait.data.ids import id_series
+from plait.data.times import MICROSECONDS_PER_S
 from plait.engine import plain
 from plait.engine.state import State
 from plait.engine.state import append as append_event
@@ -38,7 +40,7 @@ from plait.files import draft_folder
 from plait.layouts import resolve
 from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.models.saving import CONFIG, load_model, put_in_place, save_model
-from plait.schema import UNKNOWN_ITEM, Action, Categorical, EventBatch
+from plait.schema import UNKNOWN_ITEM, UNSEEN_VALUE, Action, Categorical, Category, EventBatch, shortened
 from plait.training.loop import Watch
 from plait.training.run import MODEL, RunSettings, resolve_device, run
 from plait.training.settings import Optim, Protocol
@@ -147,7 +149,8 @@ class Recommender:
     ) -> pl.DataFrame:
         """Expected actions on given items: a row per user and item, a column per action in the log's units.
 
-        A category gives one column per value, its probability.
+        A category gives one column per value, its probability. An action whose column has a name that is taken, such as
+        `item`, is called `action:item`.
 
         Args:
             at: when the items are shown, written as times of the log are. Models that know the time need it. In a log
@@ -166,14 +169,15 @@ class Recommender:
         predicted = plain.score(
             self.model, state, item_UC, at_s=at_s, request_name=request_name, context_F=context_F
         )
-        columns = []
+        answer = self._rows(state, item_UC)
         for action in self.actions:
             value_M = predicted[action.name].reshape(item_UC.size, -1)
             names = [action.name]
             if isinstance(action.kind, Categorical):
                 names = [f"{action.name}={value}" for value in action.kind.values]
-            columns += [pl.Series(name, value_M[:, column]) for column, name in enumerate(names)]
-        return self._rows(state, item_UC).with_columns(columns)
+            for column, name in enumerate(names):
+                answer = answer.with_columns(pl.Series(_free(name, answer.columns), value_M[:, column]))
+        return answer
 
     def retrieve(
         self, state: State, k: int = 10, *, filter_seen: bool = True, at: Any = None
@@ -254,9 +258,13 @@ class Recommender:
         """
         if at is None:
             return None, None
+        form = self.columns.time_form
+        if form is None:
+            raise ValueError(f"at = {at!r}: the log that the model was trained on has no times; leave it out")
         given = pl.DataFrame({"at": [at]})
         latest_s = clock.time() + CENTURY_S
-        column = checking.time_column("at", given.schema["at"], self.columns.time_unit, latest_s)
+        form = msgspec.structs.replace(form, column="at", offset=None)
+        column = checking.time_column(form, given.schema, latest_s)
         rule, microseconds = given.select(checking.rule_number([column]), column.value).row(0)
         if rule:
             raise ValueError(f"at = {at!r}: {checking.rule_texts([column])[rule - 1]}")
@@ -272,7 +280,15 @@ class Recommender:
                     f"{', '.join(names) or 'no context'}" + (f"; did you mean {near[0]!r}?" if near else "")
                 )
         frame = pl.DataFrame({name: [value] for name, value in context.items()} or {"no context": [None]})
-        return code_context(self.columns.context, frame, "context")[0]
+        code_F = code_context(self.columns.context, frame, "context")[0]
+        for feature, code in zip(self.columns.context, code_F, strict=True):
+            if code == UNSEEN_VALUE and isinstance(feature.kind, Category):
+                warnings.warn(
+                    f"context {feature.name!r} = {context[feature.name]!r} is unseen: no training event has it, as "
+                    f"they have {shortened(feature.kind.values)}",
+                    stacklevel=3,
+                )
+        return code_F
 
     def _check_takes_users(self, history: Frame | EventBatch) -> None:
         if not self.columns.user_features:
@@ -301,6 +317,16 @@ class Recommender:
         return read
 
 
+def _free(name: str, taken: Sequence[str]) -> str:
+    """
+    >>> _free("item", ["user", "item"])
+    'action:item'
+    """
+    while name in taken:
+        name = f"action:{name}"
+    return name
+
+
 def _ids(items: Any) -> pl.Series:
     """Item ids as a column.
 
@@ -308,7 +334,7 @@ def _ids(items: Any) -> pl.Series:
         ValueError: they are no list of single values.
     """
     try:
-        ids = pl.Series("item_id", list(items), strict=False)
+        ids = id_series(items)
     except TypeError:
         ids = None
     if ids is None or isinstance(items, str | bytes) or ids.dtype.is_nested() or ids.dtype == pl.Object:

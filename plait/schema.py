@@ -6,7 +6,9 @@ feature table, K code columns, W widths of its vectors side by side.
 """
 
 import difflib
-from collections.abc import Sequence
+import re
+import reprlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,23 +58,39 @@ class Amount(msgspec.Struct, frozen=True, tag="amount"):
 
 
 class Categorical(msgspec.Struct, frozen=True, tag="categorical"):
-    """One of several named values, stored as its index in `values`."""
+    """One of several named values, stored as its index in `values`.
 
-    values: tuple[str, ...]
+    >>> Categorical([1, 2]).values
+    ('1', '2')
+    """
+
+    values: tuple[str, ...]  # any list of texts and whole numbers, which are names as they are spelt
 
     def __post_init__(self) -> None:
-        if len(self.values) < 2 or len(set(self.values)) != len(self.values):
-            raise ValueError(f"Categorical(values={self.values}): at least two values, all different")
+        given: object = self.values
+        names = [_name_of(value) for value in given] if isinstance(given, list | tuple) else []
+        if not names or None in names:
+            raise ValueError(
+                f"a categorical action takes a list of its values, texts; found {shortened([given])}"
+            )
+        twice = sorted({name for name in names if names.count(name) > 1 and name is not None})
+        if len(names) < 2 or twice:
+            raise ValueError(
+                f"a categorical action needs at least two values, all different; found {shortened(names)}"
+                + (f", with {shortened(twice)} more than once" if twice else "")
+            )
+        msgspec.structs.force_setattr(self, "values", tuple(names))
 
 
 ActionKind = Binary | Regression | Amount | Categorical
 
 
-class Action(msgspec.Struct, frozen=True):
+class Action(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True):
     """One action column: its name in the log and the kind of value that it holds."""
 
     name: str
     kind: ActionKind
+    missing: tuple[str, ...] = ()  # values that stand for none, beside null, NaN and empty
 
     @classmethod
     def parse(cls, text: str) -> "Action":
@@ -83,11 +101,12 @@ class Action(msgspec.Struct, frozen=True):
 
         >>> Action.parse("rating:regression:1:5")
         Action(name='rating', kind=Regression(low=1.0, high=5.0, loss='mse'))
-        >>> Action.parse("device:categorical:phone,tablet").kind.values
-        ('phone', 'tablet')
+        >>> Action.parse('device:categorical:phone,tablet,"tv, 4k",8:1').kind.values
+        ('phone', 'tablet', 'tv, 4k', '8:1')
         """
         name, _, rest = text.partition(":")
-        kind, *settings = rest.split(":")
+        kind, _, tail = rest.partition(":")
+        settings = [tail] if kind == "categorical" and tail else rest.split(":")[1:]
         try:
             match kind, settings:
                 case "binary", []:
@@ -101,7 +120,7 @@ class Action(msgspec.Struct, frozen=True):
                 case "amount", ["zero"]:
                     return cls(name, Amount(zero_inflated=True))
                 case "categorical", [values]:
-                    return cls(name, Categorical(tuple(values.split(","))))
+                    return cls(name, Categorical(tuple(split_quoted(values))))
         except ValueError as error:
             raise ValueError(f"action {text!r}: {error}") from None
         near = difflib.get_close_matches(kind, ("binary", "regression", "amount", "categorical"), n=1)
@@ -151,11 +170,12 @@ class Vector(msgspec.Struct, frozen=True, tag="vector"):
 FeatureKind = Category | Categories | Number | Vector
 
 
-class Feature(msgspec.Struct, frozen=True):
+class Feature(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True):
     """One column that describes an item, a user, or the moment at which an item is shown."""
 
     name: str
     kind: FeatureKind
+    missing: tuple[str, ...] = ()  # values that stand for none, beside null and empty
 
     @classmethod
     def parse(cls, text: str) -> "Feature":
@@ -278,6 +298,44 @@ class EventBatch:
     @property
     def num_events_U(self) -> Int64[np.ndarray, "U"]:
         return np.diff(self.start_U1)
+
+
+def split_quoted(text: str) -> list[str]:
+    """Values between commas. Blanks around them go; commas and blanks within double quotes stay, and two double quotes
+    are one there.
+
+    Raises:
+        ValueError: a quoted value has no end, or goes on after it.
+
+    >>> split_quoted('i05, "Heat, 1995"," b","5"" pipe"')
+    ['i05', 'Heat, 1995', ' b', '5" pipe']
+    """
+    values, rest = [], text
+    while True:
+        found = re.match(r'\s*"((?:[^"]|"")*)"\s*(?:,|$)|\s*([^,"\s][^,]*|)(?:,|$)', rest)
+        if found is None:
+            raise ValueError(f"{text}: a quote has no end, or its value goes on after it")
+        quoted, plain = found.groups()
+        values.append(plain.strip() if quoted is None else quoted.replace('""', '"'))
+        if not found[0].endswith(","):
+            return values
+        rest = rest[found.end() :]
+
+
+def shortened(values: Iterable[object], most: int = 5) -> str:
+    """Values as a message shows them: the first few, and how many there are.
+
+    >>> shortened(range(100), most=2)
+    '0, 1, ... (100 in all)'
+    """
+    texts = [reprlib.repr(value) for value in values]
+    return ", ".join(texts[:most]) + (f", ... ({len(texts)} in all)" if len(texts) > most else "")
+
+
+def _name_of(value: object) -> str | None:
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
 
 
 def check_unique(names: Sequence[str], what: str) -> None:

@@ -31,7 +31,7 @@ from plait.models.generative import ModelSettings
 from plait.models.inputs import Exposure
 from plait.nn.encoders import ItemEncoding
 from plait.recommender import Recommender, fit
-from plait.schema import UNKNOWN_ITEM, Action, Categorical, EventBatch
+from plait.schema import UNKNOWN_ITEM, Action, Binary, Categorical, EventBatch, Regression
 from plait.training import loop
 from plait.training.run import MODEL, columns_of
 from plait.training.settings import Optim, Protocol
@@ -645,6 +645,59 @@ def test_a_log_of_numbers_and_no_actions(tmp_path):
         found.score(found.encode(frame), [100])
 
 
+def test_actions_never_take_the_place_of_user_and_item(tmp_path):
+    """Whatever an action is called, its answer has a column of its own."""
+    log = random_log().rename({"user": "who", "item": "what", "rating": "item", "liked": "user"})
+    log = log.with_columns(score=pl.lit("1"))
+    kinds = {"item": Regression(1, 5), "user": Binary(), "score": Categorical(("1", "2"))}
+    data = plait.prepare(
+        log, user="who", item="what", time="time", actions=kinds, out=tmp_path / "data", min_item_events=1
+    )
+    model = quick(data, "lac")
+    state = model.encode(log.filter(pl.col("who").is_in(["u03", "u11"])))
+    found = model.score(state, ["i03", "i11"])
+    assert found.columns == ["user", "item", "action:item", "action:user", "score=1", "score=2"]
+    assert found.select("user", "item").rows() == list(itertools.product(("u03", "u11"), ("i03", "i11")))
+    assert found["action:item"].is_between(1, 5).all() and found["action:user"].is_between(0, 1).all()
+
+
+def test_an_id_means_the_same_however_it_is_given(tmp_path):
+    """Users and items are hashes of 64 bits, with and without a sign; the log has no times."""
+    large = 2**63
+    log = random_log().select(
+        user=-(2**40) - pl.col("user").str.slice(1).cast(pl.Int64),
+        item=pl.col("item").str.slice(1).cast(pl.UInt64) + pl.lit(large, pl.UInt64),
+        rating="rating",
+    )
+    data = plait.prepare(
+        log,
+        user="user",
+        item="item",
+        time=None,
+        actions=ACTIONS[:1],
+        out=tmp_path / "data",
+        min_item_events=1,
+    )
+    quick(data, "lac").save_pretrained(tmp_path / "model")
+    model = Recommender.from_pretrained(tmp_path / "model")
+    history = log.filter(pl.col("user") == log["user"][0])
+    spelt = history.with_columns(pl.col("user", "item").cast(pl.String))
+    state = model.encode(history)
+    assert state.id_U == (log["user"][0],) and (state.events.item_E != UNKNOWN_ITEM).all()
+    for same in (spelt, history.to_pandas(), spelt.to_dict(as_series=False)):
+        assert_same_events(model.encode(same).events, state.events)
+        assert model.encode(same).id_U == state.id_U
+    before = model.encode(history[:-1])
+    for last in (history[-1:], spelt[-1:]):
+        after = model.append(before, last)
+        np.testing.assert_array_equal(after.events.item_E, state.events.item_E)
+        np.testing.assert_array_equal(after.events.request_E, state.events.request_E)
+    assert model.score(state, [large + 3, str(large + 4)])["item"].to_list() == [large + 3, large + 4]
+    assert set(model.retrieve(state, 3)["item"]) <= set(data.item_ids())
+    with pytest.raises(ValueError, match="at = 5: the log that the model was trained on has no times"):
+        model.retrieve(state, 3, at=5)
+
+
 def test_ties_are_broken_at_serving_as_in_preparation(tmp_path):
     """One request of six items, the last row shown first: the log's own order column says so in both places."""
     rows = [(user, item, 1_000 + user, 6 - item) for user in range(12) for item in range(6)]
@@ -757,6 +810,13 @@ def test_the_context_of_a_moment_is_read(reader):
     )
     assert missing != phone != tv != missing
     assert reader.score(state, ["i03", COLD], context={"device": None})["rating"].to_list() == missing
+
+
+def test_an_unseen_value_of_the_context_is_said(reader):
+    state = encoded(reader, "u11")
+    with pytest.warns(UserWarning, match="context 'device' = 'fridge' is unseen: .* 'phone', 'tablet', 'tv'"):
+        unseen = reader.score(state, ["i03"], context={"device": "fridge"})
+    assert not unseen.equals(reader.score(state, ["i03"], context={"device": None}))
 
 
 def test_what_the_model_was_not_trained_with_is_refused_in_words(recommender, reader, known, log):

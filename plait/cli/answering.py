@@ -1,6 +1,5 @@
 """Verbs that ask a trained run about one user."""
 
-import csv
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Annotated
 
 import msgspec
 import numpy as np
-import polars as pl
 from cyclopts import Parameter
 
 from plait.cli.opening import finished_run, open_dataset
@@ -18,7 +16,7 @@ from plait.data import Dataset
 from plait.data.coding import item_index
 from plait.engine.state import State
 from plait.recommender import Recommender
-from plait.schema import UNKNOWN_ITEM, Action, Amount, EventBatch, check_unique
+from plait.schema import UNKNOWN_ITEM, Action, Amount, EventBatch, check_unique, split_quoted
 from plait.training.run import MODEL, Result
 
 
@@ -85,7 +83,8 @@ def score(
     user
         The user's id, as the log spells it.
     items
-        Item ids as the log spells them, separated by commas; one that holds a comma in double quotes.
+        Item ids as the log spells them, separated by commas; one that holds a comma, or a blank at an end, in double
+        quotes.
     at
         When they are shown: a time as the log writes it. Needed by models that know the time.
     context
@@ -102,7 +101,7 @@ def score(
 
 
 def split_items(text: str) -> list[str]:
-    """Ids between commas; the commas inside double quotes are an id's own.
+    """Ids between commas; commas and blanks inside double quotes are an id's own.
 
     Raises:
         ValueError: a quoted id has no end, or goes on after it.
@@ -111,12 +110,9 @@ def split_items(text: str) -> list[str]:
     ['i05', 'Heat, 1995']
     """
     try:
-        [ids] = csv.reader([text], skipinitialspace=True, strict=True)
-    except csv.Error as error:
-        raise ValueError(
-            f'--items {text}: {error}; expected ids between commas, such as i05,"Heat, 1995"'
-        ) from None
-    return [item.strip() for item in ids] or [text]  # nothing is no item's id either
+        return split_quoted(text)
+    except ValueError as error:
+        raise ValueError(f'--items {error}; expected ids between commas, such as i05,"Heat, 1995"') from None
 
 
 def state_of(
@@ -130,9 +126,9 @@ def state_of(
     """
     model = Recommender.from_pretrained(run / MODEL, device)
     data = _dataset_of(run, result, dataset, model)
-    text_ids = data.user_ids().dtype == pl.String
-    events = data.history(data.user_index(user if text_ids else _whole_number(user)))
-    return model, model.encode(_in_items_of(model, data, events))
+    index = data.user_index(user)
+    state = model.encode(_in_items_of(model, data, data.history(index)))
+    return model, replace(state, id_U=(data.user_ids()[index],))
 
 
 def _dataset_of(run: Path, result: Result, dataset: str | None, model: Recommender) -> Dataset:
@@ -182,10 +178,3 @@ def _values_of(context: tuple[str, ...]) -> dict[str, str]:
             raise ValueError(f"--context {text!r}: expected NAME=VALUE")
     check_unique([text.partition("=")[0] for text in context], "--context")
     return dict(text.split("=", 1) for text in context)
-
-
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"--user {text!r}: this dataset's user ids are whole numbers") from None

@@ -1,14 +1,16 @@
 """Verbs about datasets."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from plait.cli.showing import show_dataset, show_table
 from plait.data import Explode, LeaveOneOut, Temporal, TextFormat, sources
 from plait.data import prepare as prepare_log
+from plait.data.missing import parse_missing
 from plait.data.text import Quoting
+from plait.data.times import TimeUnit
 from plait.schema import Action, Feature
 
 app = App(name="data", help="Datasets: those Plait knows, and your own logs.")
@@ -49,12 +51,15 @@ def prepare(
     *,
     user: str,
     item: str,
-    time: str,
+    time: str | None = None,
+    no_time: Annotated[bool, Parameter(negative="")] = False,
     action: tuple[str, ...] = (),
     out: Path,
     request: str | None = None,
     order: str | None = None,
-    time_unit: Literal["s", "ms"] = "s",
+    time_unit: TimeUnit = "s",
+    time_format: str | None = None,
+    time_offset: str | None = None,
     name: str | None = None,
     note: str = "",
     min_user_events: int = 5,
@@ -67,6 +72,8 @@ def prepare(
     user_feature: tuple[str, ...] = (),
     context: tuple[str, ...] = (),
     keep_unseen_items: bool = False,
+    missing: tuple[str, ...] = (),
+    negative_ids: Literal["keep", "refuse"] | None = None,
     on_bad_row: Literal["stop", "reject"] = "stop",
     overwrite: bool = False,
     separator: str | None = None,
@@ -95,8 +102,11 @@ def prepare(
         The column of the item's id.
     time
         The column of the time.
+    no_time
+        The log has no times; the events of a user are in the order of the rows.
     action
-        NAME:binary, NAME:regression:LOW:HIGH, NAME:amount or NAME:categorical:A,B; once for each column.
+        NAME:binary, NAME:regression:LOW:HIGH, NAME:amount or NAME:categorical:A,B; once for each column. A value that
+        holds a comma, or a blank at an end, in double quotes.
     out
         The prepared folder, made whole or not at all.
     request
@@ -104,7 +114,11 @@ def prepare(
     order
         A column that breaks ties of time; without it, the order of the rows.
     time_unit
-        Of a time that is a number: seconds or milliseconds.
+        Of a time that is a number: seconds, milliseconds, microseconds or nanoseconds.
+    time_format
+        Of a time that is text and not ISO 8601, in the codes of strftime: "%d.%m.%Y %H:%M".
+    time_offset
+        The column that says how far times that name no zone are ahead of UTC: +0200, or hours, or minutes.
     name
         What results call the dataset; without it, the log's name.
     note
@@ -130,6 +144,10 @@ def prepare(
         A column of the log that is known when an item is shown: a category or a number; once for each.
     keep_unseen_items
         Items of --items without an event are in the catalogue too, known by their features alone.
+    missing
+        COLUMN=VALUE, a value that stands for none in an action, a feature or the context; once for each.
+    negative_ids
+        keep or refuse ids that are negative numbers; without it, they are kept where they look like hashes.
     on_bad_row
         stop at rows that break a rule, or write them to rejects.parquet and go on.
     overwrite
@@ -153,6 +171,12 @@ def prepare(
         COLUMN:SEPARATOR, a column of text that holds several events a row, or COLUMN:SEPARATOR:WITHIN:NAME,NAME where
         each of them is cut once more, such as "impressions: :-:item,clicked"; once for each.
     """
+    if (time is None) != no_time:
+        raise ValueError(
+            "name the column of the time (--time), or say that there is none and that the rows are in order (--no-time)"
+            if time is None
+            else f"--time {time} and --no-time: give one of them"
+        )
     split = Temporal(validation=temporal[0], test=temporal[1]) if temporal else LeaveOneOut()
     show_dataset(
         prepare_log(
@@ -165,6 +189,8 @@ def prepare(
             request=request,
             order=order,
             time_unit=time_unit,
+            time_format=time_format,
+            time_offset=time_offset,
             name=name,
             note=note,
             min_user_events=min_user_events,
@@ -177,6 +203,8 @@ def prepare(
             user_features=[Feature.parse(text) for text in user_feature],
             context=[Feature.parse(text) for text in context],
             keep_unseen_items=keep_unseen_items,
+            missing=parse_missing(missing),
+            negative_ids=negative_ids,
             on_bad_row=on_bad_row,
             overwrite=overwrite,
             text=TextFormat(

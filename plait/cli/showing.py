@@ -51,7 +51,7 @@ def show_dataset(dataset: Dataset) -> None:
     for line in manifest.read_as:
         say(line)
     say(f"{counts.rows_read:,} rows read, left out: {left_out(manifest.settings, *gone)}")
-    if dataset.last_s < YEAR_1971_S:
+    if manifest.settings.time is not None and dataset.last_s < YEAR_1971_S:
         say(
             f"all times lie before 1971, the last at {datetime.fromtimestamp(dataset.last_s, UTC):%Y-%m-%d %H:%M:%S}, "
             f"read in {manifest.settings.time_unit}; where that is wrong, prepare again with another --time-unit"

@@ -3,19 +3,18 @@ is read, checked and narrowed in one streaming pass.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
 
 import polars as pl
 
-from plait.schema import Action, Amount, Binary, Categorical, Category, Feature, Regression
+from plait.data.ids import EXACT_BELOW, DType, is_nobody, is_text
+from plait.data.missing import names_without, numbers_without
+from plait.data.times import PER_S, TimeForm, is_missing, microseconds, offset_minutes
+from plait.schema import Action, Amount, Binary, Categorical, Category, Feature, Regression, shortened
 
-DType = Any  # a pl.DataType: its metaclass has a repr that beartype refuses in annotations
-MICROSECONDS_PER_S = 1_000_000
-MICROSECONDS = {"s": MICROSECONDS_PER_S, "ms": 1_000}
-MEANT = "ids that are meant to be so need a letter before them"  # -1 often stands for nobody
+MEANT = "pass negative_ids='keep' (--negative-ids keep) where it is an id"  # -1 often stands for nobody
+MOST_SHOWN = 5  # values of a category in a message
 RULE = "reject_rule"  # the column that holds the number of the first rule that a row breaks, 0 for none
 
 
@@ -34,26 +33,55 @@ class Column:
     rules: tuple[Rule, ...]  # a row is held to the first that it breaks
 
 
-def id_column(name: str, dtype: DType, categories: pl.Categories | None) -> Column:
-    """Users, items, requests: whole numbers from 0, or text where `categories` are given.
+def id_column(
+    name: str, dtype: DType, id: pl.Expr, categories: pl.Categories | None, refuses_negative: bool
+) -> Column:
+    """Users, items, requests. Words for nobody are missing.
 
-    Text that spells a negative number is refused like the number: whether a column of a CSV file is read as text is
-    decided by its other rows.
+    Args:
+        id: as `plait.data.ids.as_id` has it, in a column of its own: a rule and the value read it.
+        categories: where ids are text.
     """
+    _check_id_type(name, dtype)
+    rules = (
+        list(_float_rules(name, dtype)) if dtype.is_float() else [Rule(f"{name} is missing", id.is_null())]
+    )
+    if refuses_negative:
+        rules.append(Rule(f"{name} is negative; {MEANT}", negative_number(pl.col(name), dtype) < 0))
+    return Column(name, id if categories is None else id.cast(pl.Categorical(categories)), tuple(rules))
+
+
+def given_id_column(name: str, dtype: DType) -> Column:
+    """Ids of a history or a feature table as they are given, by the rules of `id_column`."""
+    _check_id_type(name, dtype)
     raw = pl.col(name)
-    if categories is not None:
-        text = raw.cast(pl.String)
-        missing = Rule(f"{name} is missing", text.is_null() | (text == ""))
-        negative = Rule(f"{name} is negative; {MEANT}", text.cast(pl.Int64, strict=False) < 0)
-        return Column(name, text.cast(pl.Categorical(categories)), (missing, negative))
-    missing = Rule(f"{name} is missing", raw.is_nan() | raw.is_null() if dtype.is_float() else raw.is_null())
-    if not (dtype.is_integer() or dtype.is_float()):
-        raise _wrong_type(name, dtype, "whole numbers or text")
-    whole = raw.cast(pl.Int64, strict=False)
-    broken = Rule(f"{name} is above 2^63 - 1: give the column as text", whole.is_null())
     if dtype.is_float():
-        broken = Rule(f"{name} is not a whole number", whole.is_null() | (whole.cast(dtype) != raw))
-    return Column(name, whole, (missing, broken, Rule(f"{name} is negative; {MEANT}", raw < 0)))
+        return Column(name, raw, _float_rules(name, dtype))
+    missing = is_nobody(raw.cast(pl.String)) if is_text(dtype) else raw.is_null()
+    return Column(name, raw, (Rule(f"{name} is missing", missing),))
+
+
+def _check_id_type(name: str, dtype: DType) -> None:
+    if not (is_text(dtype) or dtype.is_integer() or dtype.is_float() or dtype == pl.Null):
+        raise _wrong_type(name, dtype, "whole numbers or text")
+
+
+def _float_rules(name: str, dtype: DType) -> tuple[Rule, ...]:
+    raw, below = pl.col(name), EXACT_BELOW[dtype.base_type()]
+    return (
+        Rule(f"{name} is missing", raw.is_nan() | raw.is_null()),
+        Rule(f"{name} is not a whole number", ~(raw % 1 == 0)),
+        Rule(
+            f"{name} is a float from 2^{below.bit_length() - 1} on, where floats merge whole numbers: give the column "
+            "as integers or text",
+            raw.abs() >= below,
+        ),
+    )
+
+
+def negative_number(raw: pl.Expr, dtype: DType) -> pl.Expr:
+    """The number of an id, however it is spelt; null where it is none that could be negative."""
+    return raw.cast(pl.String).cast(pl.Int64, strict=False) if is_text(dtype) else raw
 
 
 def order_column(name: str, dtype: DType, categories: pl.Categories | None) -> Column:
@@ -72,59 +100,46 @@ def order_column(name: str, dtype: DType, categories: pl.Categories | None) -> C
     return Column(name, raw.cast(kind), (Rule(f"{name} is missing", missing),))
 
 
-def time_column(name: str, dtype: DType, unit: Literal["s", "ms"], now_s: float) -> Column:
-    """Microseconds since 1970, from numbers in `unit`, datetimes, or ISO 8601 text in UTC."""
-    raw = pl.col(name)
-    to_microseconds = partial(_number_to_microseconds, unit=unit)
-    if dtype.is_integer():
-        value = raw.cast(pl.Int64, strict=False) * MICROSECONDS[unit]
-    elif dtype.is_float():
-        value = to_microseconds(raw)
-    elif dtype in (pl.Datetime, pl.Date):
-        value = raw.cast(pl.Datetime("us")).to_physical() if dtype == pl.Date else raw.dt.epoch("us")
-    elif dtype == pl.String:
-        clean = raw.str.strip_chars().str.replace("T", " ").str.strip_suffix("Z")
-        value = pl.coalesce(
-            to_microseconds(clean.cast(pl.Float64, strict=False)),
-            clean.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", strict=False, time_unit="us").to_physical(),
-            clean.str.to_datetime("%Y-%m-%d", strict=False, time_unit="us", exact=True).to_physical(),
-        )
-    else:
-        raise _wrong_type(name, dtype, "numbers of seconds or milliseconds, datetimes, or ISO 8601 text")
-    latest = now_s * 1e6
-    if dtype.is_numeric():  # before the multiplication, which an absurd number would overflow
-        future = raw.cast(pl.Float64) > latest / MICROSECONDS[unit]
-    else:
-        future = value > latest
-    missing = raw.is_nan() | raw.is_null() if dtype.is_float() else raw.is_null()
-    return Column(
-        name,
-        value,
-        (
-            Rule(f"{name} is missing", missing),
-            Rule(f"{name} is in the future, read as {unit}", future),
-            Rule(f"{name} is not a time", value.is_null()),
-            Rule(f"{name} is before 1970", value < 0),
-        ),
-    )
+def time_column(form: TimeForm, schema: Mapping[str, DType], now_s: float) -> Column:
+    """Microseconds since 1970."""
+    name, (value, number) = form.column, microseconds(form, schema)
+    future, before_1970 = value > now_s * 1e6, value < 0
+    if number is not None:  # not of their microseconds, which absurd numbers would overflow
+        far, negative = number > now_s * PER_S[form.unit], number < 0
+        is_mixed = is_text(schema[name])
+        future = pl.coalesce(far, future) if is_mixed else far
+        before_1970 = pl.coalesce(negative, before_1970) if is_mixed else negative
+    rules = [
+        Rule(f"{name} is missing", is_missing(pl.col(name), schema[name])),
+        Rule(f"{name} is in the future, read as {form.unit}", future),
+    ]
+    if form.offset is not None:
+        offset = offset_minutes(pl.col(form.offset), schema[form.offset])
+        rules.append(Rule(f"{form.offset} is no offset from UTC", offset.is_null() & value.is_null()))
+    if number is None or is_text(schema[name]):  # a number is one
+        rules.append(Rule(f"{name} is not a time", value.is_null()))
+    rules.append(Rule(f"{name} is before 1970", before_1970))
+    return Column(name, value, tuple(rules))
 
 
 def action_column(action: Action, dtype: DType) -> Column:
     """float32, missing = NaN; a category becomes its index."""
-    name, kind, raw = action.name, action.kind, pl.col(action.name)
+    name, kind = action.name, action.kind
     if isinstance(kind, Categorical):
-        return _category_column(name, kind, dtype)
+        return _category_column(action, kind, dtype)
     if not (dtype.is_numeric() or dtype == pl.Boolean or dtype == pl.String or dtype == pl.Null):
         raise _wrong_type(name, dtype, "numbers")
+    raw = numbers_without(pl.col(name), dtype, action.missing)
     if dtype == pl.String:
         words = {"": None, "true": "1", "false": "0"} if isinstance(kind, Binary) else {"": None}
         raw = raw.str.to_lowercase().replace(words)
     number = raw.cast(pl.Float64, strict=False)  # ranges are checked before rounding to 32 bits
     value = number.cast(pl.Float32, strict=False)
-    rules = [
-        Rule(f"{name} is not a number", raw.is_not_null() & number.is_null()),
-        Rule(f"{name} is not finite", value.is_infinite()),
-    ]
+    rules = []
+    if not dtype.is_numeric():
+        rules.append(Rule(f"{name} is not a number", raw.is_not_null() & number.is_null()))
+    if not dtype.is_integer():
+        rules.append(Rule(f"{name} is not finite", value.is_infinite()))
     given = number.is_not_nan()
     match kind:
         case Binary():
@@ -146,13 +161,15 @@ def context_column(feature: Feature, dtype: DType, categories: pl.Categories) ->
         if dtype.is_float():  # whole numbers with missing ones among them, as pandas holds them
             rules = (Rule(f"{name} is not a whole number", raw.is_finite() & (raw % 1 != 0)),)
             raw, dtype = raw.fill_nan(None).cast(pl.Int64, strict=False), pl.Int64()
-        if not (dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null) or dtype.is_integer()):
+        if not (is_text(dtype) or dtype in (pl.Boolean, pl.Null) or dtype.is_integer()):
             raise _wrong_type(name, dtype, "text or whole numbers")
-        return Column(name, raw.cast(pl.String).fill_null("").cast(pl.Categorical(categories)), rules)
+        label = names_without(raw.cast(pl.String), feature.missing).fill_null("")
+        return Column(name, label.cast(pl.Categorical(categories)), rules)
     if dtype in (pl.Date, pl.Datetime):
         return Column(name, (raw.cast(pl.Datetime("us")).dt.epoch("us") / 1e6).fill_null(math.nan), ())
     if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Null)):
         raise _wrong_type(name, dtype, "numbers or times")
+    raw = numbers_without(raw, dtype, feature.missing)
     if dtype == pl.String:
         raw = raw.str.strip_chars().replace("", None)
     number = raw.cast(pl.Float64, strict=False)
@@ -176,23 +193,23 @@ def rule_texts(columns: Sequence[Column]) -> list[str]:
     return [rule.text for column in columns for rule in column.rules]
 
 
-def _number_to_microseconds(number: pl.Expr, unit: Literal["s", "ms"]) -> pl.Expr:
-    return (number.cast(pl.Float64) * MICROSECONDS[unit]).round().cast(pl.Int64, strict=False)
-
-
-def _category_column(name: str, kind: Categorical, dtype: DType) -> Column:
-    if not (dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null) or dtype.is_integer()):
+def _category_column(action: Action, kind: Categorical, dtype: DType) -> Column:
+    name, raw, values = action.name, pl.col(action.name), kind.values
+    if dtype.is_float():  # whole numbers with missing ones among them, as pandas holds them, or fractions
+        raw = raw.fill_nan(None)
+        whole = raw.cast(pl.Int64, strict=False)
+        text = pl.when(whole == raw).then(whole.cast(pl.String)).otherwise(raw.cast(pl.String))
+    elif is_text(dtype) or dtype in (pl.Boolean, pl.Null) or dtype.is_integer():
+        text = raw.cast(pl.String)
+    else:
         raise _wrong_type(name, dtype, "text or whole numbers")
-    text = pl.col(name).cast(pl.String)
-    index = text.replace_strict(list(kind.values), list(range(len(kind.values))), default=None).cast(
-        pl.Float32
-    )
+    text = names_without(text, action.missing)
+    index = text.replace_strict(values, list(range(len(values))), default=None).cast(pl.Float32)
     unknown = text.is_not_null() & (text != "") & index.is_null()
-    return Column(
-        name,
-        index.fill_null(float("nan")),
-        (Rule(f"{name} is none of {', '.join(kind.values)}", unknown),),
+    rule = Rule(
+        f"{name} is none of {', '.join(values) if len(values) <= MOST_SHOWN else shortened(values)}", unknown
     )
+    return Column(name, index.fill_null(float("nan")), (rule,))
 
 
 def _wrong_type(name: str, dtype: DType, expected: str) -> ValueError:

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int32, Int64, Integer
 
+from plait.data.ids import LARGEST_SIGNED, ids_as
 from plait.schema import UNKNOWN_ITEM
 
 MOST_COMPARED = 1_000  # texts: difflib is slow
@@ -39,9 +40,10 @@ def dense_codes(values: pl.Series) -> tuple[Int32[np.ndarray, "N"], pl.Series]:
         if span <= max(1 << 20, 4 * len(values)):  # a table of the span costs less than hashing every row
             present_S = np.zeros(span, dtype=bool)
             for chunk in values.get_chunks():
-                present_S[chunk.to_numpy() - low] = True
+                present_S[_above(chunk, low)] = True
             key_V = np.flatnonzero(present_S)
-            value_V = pl.Series(values.name, key_V + low, dtype=values.dtype)
+            whole_V = key_V.astype(np.uint64 if low > LARGEST_SIGNED else np.int64) + low
+            value_V = pl.Series(values.name, whole_V, dtype=values.dtype)
             return _through_table(values, key_V, low, span), value_V
     value_V = values.unique().sort()
     table = pl.DataFrame({"value": value_V, "code": np.arange(len(value_V), dtype=np.int32)})
@@ -55,12 +57,8 @@ def item_index(asked: pl.Series, item_ids: pl.Series) -> Int64[np.ndarray, "I"]:
     >>> item_index(pl.Series(["b", "z"]), pl.Series(["a", "b"])).tolist()
     [2, 0]
     """
-    if asked.dtype == pl.Boolean:
-        return np.full(len(asked), UNKNOWN_ITEM)
     known = pl.DataFrame({"id": item_ids}).with_row_index("index", offset=UNKNOWN_ITEM + 1)
-    as_id = pl.col("asked").cast(item_ids.dtype, strict=False)
-    is_exact = as_id.cast(asked.dtype, strict=False) == pl.col("asked")  # 100.5 is not item 100
-    ids = pl.DataFrame({"asked": asked}).select(pl.when(is_exact).then(as_id).alias("id"))
+    ids = pl.DataFrame({"id": ids_as(asked, item_ids.dtype)})
     found = ids.join(known, on="id", how="left", maintain_order="left")["index"]
     return found.fill_null(UNKNOWN_ITEM).to_numpy().astype(np.int64)
 
@@ -89,9 +87,14 @@ def _through_table(
     code_N = np.empty(len(values), dtype=np.int32)
     begin = 0
     for chunk in values.get_chunks():
-        np.take(table_S, chunk.to_numpy() - low, out=code_N[begin : begin + len(chunk)])
+        np.take(table_S, _above(chunk, low), out=code_N[begin : begin + len(chunk)])
         begin += len(chunk)
     return code_N
+
+
+def _above(chunk: pl.Series, low: int) -> Int64[np.ndarray, "N"]:
+    """How far integers of 64 bits lie above the least of them."""
+    return (chunk.to_numpy() - low).astype(np.int64, copy=False)
 
 
 def stable_argsort(key_N: Integer[np.ndarray, "N"]) -> Int64[np.ndarray, "N"]:

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Int64
 from plait import files
 from plait.data.coding import item_index, similar_texts
 from plait.data.gathering import Windows, concatenated_ranges, windows
+from plait.data.ids import id_series, ids_as
 from plait.data.manifest import FORMAT_VERSION, Manifest
 from plait.data.shaping import training_rows
 from plait.data.writing import MANIFEST, REJECTS, array_digest, content_hash, table_digest
@@ -171,20 +172,20 @@ class Dataset:
 
     def item_index(self, ids: Iterable[Any]) -> Int64[np.ndarray, "I"]:
         """Dense indices of the log's item ids, `UNKNOWN_ITEM` for ids that the item table lacks."""
-        asked = ids if isinstance(ids, pl.Series) else pl.Series("item_id", list(ids), strict=False)
-        return item_index(asked, self.item_ids())
+        return item_index(id_series(ids), self.item_ids())
 
     def user_index(self, id: int | str) -> int:
-        """Dense index of one of the log's user ids.
+        """Dense index of one of the log's user ids. Of a log of whole numbers, text may spell one as numbers are spelt.
 
         Raises:
             ValueError: the dataset has no such user; names similar ids.
         """
         known = self.user_ids()
         is_text = known.dtype == pl.String
-        if isinstance(id, str) == is_text:
-            at = int(known.search_sorted(id))
-            if at < len(known) and known[at] == id:
+        asked = ids_as(id_series([id]), known.dtype).item()
+        if asked is not None:
+            at = int(known.search_sorted(asked))
+            if at < len(known) and known[at] == asked:
                 return at
         kind = "text" if is_text else "whole numbers"
         near = similar_texts(id, known) if is_text and isinstance(id, str) else []

@@ -14,7 +14,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float32, Int32, Int64
 
+from plait.data import checking
 from plait.data.coding import item_index
+from plait.data.ids import Held, held_by, ids_as, joined
 from plait.data.manifest import Settings
 from plait.data.reading import check_columns, collect, described_reading, open_tables, reading
 from plait.data.text import TextFormat, with_decimal_points
@@ -45,6 +47,7 @@ class Described:
     what: str  # "item" or "user"
     features: tuple[Feature, ...]  # as declared
     id_N: pl.Series
+    held: Held  # what the ids are
     values: pl.DataFrame  # a column per feature, null where missing
     inputs: tuple[str, ...]  # names of the files
     read_as: tuple[str, ...] = ()  # how text among them was read, in words
@@ -84,20 +87,23 @@ def describe(
     numbers = [f.name for f in features if isinstance(f.kind, Number)]
     for table in tables:
         check_columns(table.schema, wanted, table.name, f" (of {what}_features, --{what}-feature)")
-    frames = []
+    frames, held = [], Held()
     for table in tables:
         with reading(table.name):
             lazy = with_decimal_points(table.lazy(as_text=wanted).select(wanted), numbers, text)
             frames.append(collect(lazy))
         table.check_rows(frames[-1].height)
-    frame = pl.concat(frames, how="vertical_relaxed", rechunk=True)
+        _check_ids(frames[-1][id_column], table.name)
+        held |= held_by(frames[-1][id_column], table.has_types)
     name = tables[0].name if len(tables) == 1 else str(source)
-    _check_ids(frame[id_column], name)
+    id_N = joined([frame.drop_in_place(id_column) for frame in frames], held)
+    _check_once(id_N, name)
+    frame = pl.concat(frames, how="vertical_relaxed", rechunk=True)
     values = [values_of(feature, frame, name) for feature in features]
     files = [*(table.name for table in tables), *filter(None, map(file_of, features))]
     inputs = tuple(Path(file).name for file in files)
     read_as = described_reading(tables)
-    return Described(what, tuple(features), frame[id_column], pl.DataFrame(values), inputs, read_as)
+    return Described(what, tuple(features), id_N, held, pl.DataFrame(values), inputs, read_as)
 
 
 def describe_all(items: Any, users: Any, settings: Settings) -> dict[str, Described]:
@@ -139,8 +145,8 @@ def unseen_ids(table: Described, ids: pl.Series) -> pl.Series:
         ValueError: an id cannot be of that type.
     """
     new_M = table.id_N.filter(pl.Series(item_index(table.id_N, ids) == UNKNOWN_ITEM))
-    typed_M = new_M.cast(ids.dtype, strict=False)
-    foreign = new_M.filter(typed_M.is_null() | (typed_M.cast(new_M.dtype, strict=False) != new_M))
+    typed_M = ids_as(new_M, ids.dtype)
+    foreign = new_M.filter(typed_M.is_null())
     if len(foreign):
         raise ValueError(
             f"{table.what} {foreign[0]!r} of the feature table cannot be kept: the log's ids are {ids.dtype}, "
@@ -272,7 +278,7 @@ def fit_feature(feature: Feature, train: pl.Series, every: pl.Series) -> Feature
             kind = msgspec.structs.replace(feature.kind, edges=edges)
         case Vector():
             kind = Vector(width=every.dtype.shape[0])  # type: ignore[attr-defined]
-    return Feature(feature.name, kind)
+    return msgspec.structs.replace(feature, kind=kind)
 
 
 def tabulate(features: Sequence[Feature], values: pl.DataFrame) -> FeatureTable:
@@ -407,9 +413,19 @@ def _distinct(values: pl.Series) -> tuple[str, ...]:
 
 
 def _check_ids(id_N: pl.Series, name: str) -> None:
-    missing = id_N.is_null() | (id_N.cast(pl.String) == "")
-    if missing.any():
-        raise ValueError(f"{name}: {id_N.name} is missing in row {int(missing.arg_true()[0]) + 1}")
+    """Raises ValueError where an id of a table is missing, or none that a log can have."""
+    column = checking.given_id_column(id_N.name, id_N.dtype)
+    rule_N = id_N.to_frame().select(checking.rule_number([column])).to_series()
+    broken_N = (rule_N > 0).arg_true()
+    if len(broken_N):
+        first = int(broken_N[0])
+        raise ValueError(
+            f"{name}: {checking.rule_texts([column])[rule_N[first] - 1]} in row {first + 1} ({id_N[first]!r}), and in "
+            f"{len(broken_N)} of {len(id_N)} rows; correct them, or leave them out"
+        )
+
+
+def _check_once(id_N: pl.Series, name: str) -> None:
     if id_N.is_duplicated().any():
         twice = id_N.filter(id_N.is_duplicated()).unique().sort().head(3).to_list()
         raise ValueError(

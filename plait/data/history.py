@@ -17,11 +17,14 @@ from jaxtyping import Int64
 
 from plait import files
 from plait.data import checking
-from plait.data.checking import MICROSECONDS_PER_S, RULE, Column, DType, Rule
+from plait.data.checking import RULE, Column, Rule
 from plait.data.coding import item_index
 from plait.data.features import code_context, user_features_of
+from plait.data.framing import as_frame
+from plait.data.ids import DType, held_by, ids_as, is_text
 from plait.data.reading import check_columns
 from plait.data.text import TextFormat
+from plait.data.times import MICROSECONDS_PER_S, TimeForm, TimeUnit
 from plait.data.writing import parquet_bytes
 from plait.schema import UNKNOWN_ITEM, Action, EventBatch, Feature
 
@@ -34,13 +37,24 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
 
     user: str
     item: str
-    time: str
-    time_unit: Literal["s", "ms"]
+    time: str | None  # None: the log has no times, and its rows are in order
+    time_unit: TimeUnit
+    time_format: str | None = None
+    time_offset: str | None = None
+    user_ids: Literal["numbers", "text", "as given"] = "as given"  # the last in models that were saved before
     order: str | None = None  # breaks ties of time
     request: str | None = None  # None: events of one time are one request
     context: tuple[Feature, ...] = ()  # as fitted in preparation, like the next
     user_features: tuple[Feature, ...] = ()
     text: TextFormat = TextFormat()  # of feature tables that are files
+
+    @property
+    def time_form(self) -> TimeForm | None:
+        if self.time is None:
+            return None
+        return TimeForm(
+            column=self.time, unit=self.time_unit, format=self.time_format, offset=self.time_offset
+        )
 
 
 @dataclass(frozen=True)
@@ -109,25 +123,30 @@ def read_history(
     if needs_request and columns.request is not None:
         _check_requests(frame, columns.request)
     ordering = () if columns.order is None else (columns.order,)
-    check_columns(frame.columns, (columns.item, columns.time, *ordering), "the history")
+    form = columns.time_form
+    timing = () if form is None else form.columns
+    check_columns(frame.columns, (columns.item, *timing, *ordering), "the history")
     if not has_users:
         frame = frame.with_columns(pl.lit(0).alias(columns.user))
-    time = checking.time_column(columns.time, frame.schema[columns.time], columns.time_unit, clock.time())
+    if has_users:
+        frame = frame.with_columns(_user_ids_of(frame[columns.user], columns))
+    times_in = [] if form is None else [checking.time_column(form, frame.schema, clock.time())]
     actions_in = [checking.action_column(action, frame.schema[action.name]) for action in actions]
-    ids_in = [_given_column(name, frame.schema[name]) for name in (columns.user, columns.item)]
+    ids_in = [checking.given_id_column(name, frame.schema[name]) for name in (columns.user, columns.item)]
     order_in = [
         replace(_given_column(name, frame.schema[name]), name=f"order of {name}") for name in ordering
     ]
-    values = _checked(frame, [*ids_in, time, *order_in, *actions_in])
-    place = (columns.time, *(column.name for column in order_in))
+    values = _checked(frame, [*ids_in, *times_in, *order_in, *actions_in])
+    place = (*(column.name for column in times_in), *(column.name for column in order_in))
     by = (columns.user, *place)
     order = values.select(pl.arg_sort_by(*by, maintain_order=True)).to_series()
     frame, values = frame[order], values[order]
     user_E = frame[columns.user].rank("dense").to_numpy().astype(np.int64) - 1
-    tick_E = values[columns.time].to_numpy()
-    request_name_E = values[columns.time]
+    # Without times, each event is a request of its own and later than those above it.
+    tick = values[form.column] if form is not None else pl.Series(np.arange(len(frame)) * MICROSECONDS_PER_S)
+    tick_E, request_name_E, has_names = tick.to_numpy(), tick, form is not None
     if columns.request is not None and columns.request in frame.columns:
-        request_name_E = frame[columns.request]
+        request_name_E, has_names = frame[columns.request], True
     start_U1 = np.concatenate([[0], np.cumsum(np.bincount(user_E))]).astype(np.int64)
     user_ids = frame[columns.user].gather(start_U1[:-1])
     item_E = item_index(frame[columns.item], item_ids)
@@ -151,9 +170,19 @@ def read_history(
         events,
         tuple(user_ids) if has_users else None,
         tuple(unknown),
-        request_name_U=tuple(request_name_E.gather(last_U)),
-        place_U=tuple(values.select(place)[last_U].iter_rows()),
+        request_name_U=tuple(request_name_E.gather(last_U)) if has_names else (None,) * len(last_U),
+        place_U=tuple(values.select(place)[last_U].iter_rows()) if place else ((),) * len(last_U),
     )
+
+
+def _user_ids_of(user_E: pl.Series, columns: Columns) -> pl.Series:
+    """Users as the log has them; as they are where one of them is no id that the log could have."""
+    if columns.user_ids == "as given" or not (is_text(user_E.dtype) or user_E.dtype.is_numeric()):
+        return user_E
+    if columns.user_ids == "numbers" and user_E.dtype.is_integer():
+        return user_E
+    ids = ids_as(user_E, pl.String if columns.user_ids == "text" else held_by(user_E, has_types=False).dtype)
+    return user_E if ids.is_null().any() else ids
 
 
 def _check_requests(frame: pl.DataFrame, request: str) -> None:
@@ -177,7 +206,7 @@ def _optional(columns: Columns, actions: tuple[Action, ...]) -> list[str]:
 
 
 def _unread(frame: pl.DataFrame, columns: Columns, actions: tuple[Action, ...]) -> list[str]:
-    known = {columns.user, columns.item, columns.time, columns.order, columns.request}
+    known = {columns.user, columns.item, columns.time, columns.time_offset, columns.order, columns.request}
     return [name for name in frame.columns if name not in known.union(_optional(columns, actions))]
 
 
@@ -222,10 +251,7 @@ def _as_frame(history: Any) -> pl.DataFrame:
         )
     if isinstance(history, Mapping):
         history = {name: _as_column(values) for name, values in history.items()}
-    try:
-        return history.collect() if isinstance(history, pl.LazyFrame) else pl.DataFrame(history)
-    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
-        raise ValueError(f"the history cannot be read as a table: {error}") from error
+    return as_frame(history, "the history")
 
 
 def _as_column(values: Any) -> Any:

@@ -7,6 +7,7 @@ import time as clock
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,19 @@ import polars as pl
 from plait.data import checking
 from plait.data.checking import RULE, Column
 from plait.data.coding import dense_codes
+from plait.data.ids import Held, as_id, held_by, is_text, look_like_hashes
 from plait.data.manifest import Settings
 from plait.data.reading import Table, check_columns, collect, reading
 from plait.data.text import decimal_hint, with_decimal_points
+from plait.data.times import MICROSECONDS_PER_S, UNIT_NAMES, fitting_unit
 from plait.schema import Categorical, Category, Number
 
 CLOCK_SKEW_S = 86_400  # how far ahead of this machine's clock a log may be
 EXAMPLES = 3  # rows named per broken rule
+FIRST_ROWS = 1_000  # from which the type of ids is guessed
+LEAST_SHARE_LEFT = 0.5  # of the rows, for setting bad ones aside to be advised
 REJECT_ROW, REJECT_FILE = "reject_row", "reject_file"
+ID = "plait_id_of_"  # and the role: a column beside the log's own
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Part:
 
     table: Table
     lazy: pl.LazyFrame
+    schema: Mapping[str, Any]
     columns: dict[str, Column]  # role -> column
 
     def rules(self) -> list[tuple[Column, str]]:
@@ -53,13 +60,25 @@ class Part:
 
 def log_columns(settings: Settings) -> list[str]:
     """The columns of the log that are read."""
-    names = [settings.user, settings.item, settings.time, settings.request, settings.order]
+    names = [
+        settings.user,
+        settings.item,
+        settings.time,
+        settings.time_offset,
+        settings.request,
+        settings.order,
+    ]
     names += [action.name for action in settings.actions] + [feature.name for feature in settings.context]
     return [name for name in names if name is not None]
 
 
-def ingest(tables: Sequence[Table], settings: Settings) -> Rows:
+def ingest(
+    tables: Sequence[Table], settings: Settings, held: Mapping[str, Held] = MappingProxyType({})
+) -> Rows:
     """Reads, checks and encodes all rows.
+
+    Args:
+        held: what the ids of feature tables are, under "user" and "item".
 
     Raises:
         ValueError: columns are missing or of the wrong type, a file cannot be read, no row is left, or rows
@@ -67,7 +86,7 @@ def ingest(tables: Sequence[Table], settings: Settings) -> Rows:
     """
     for table in tables:
         check_columns(table.schema, log_columns(settings), table.name)
-    parts, frames = _read_all(tables, settings)
+    parts, frames = _read_all(tables, settings, held)
     for table, frame in zip(tables, frames, strict=True):
         table.check_rows(frame.height)
     num_read = sum(frame.height for frame in frames)
@@ -92,47 +111,145 @@ def ingest(tables: Sequence[Table], settings: Settings) -> Rows:
             columns[role], ids[role] = dense_codes(column)
         else:
             columns[role] = column.to_numpy()
+    if settings.time is None:
+        columns["time"] = np.arange(len(columns["user"]), dtype=np.int64) * MICROSECONDS_PER_S
     context_label = {role: labels for role, labels in ids.items() if role.startswith("context")}
     return Rows(columns, ids["user"], ids["item"], num_read, rejected, rejects, context_label)
 
 
-def _read_all(tables: Sequence[Table], settings: Settings) -> tuple[list[Part], list[pl.DataFrame]]:
-    """All tables, narrowed; CSV columns of uncertain type are read once more as text where that is needed.
+@dataclass(frozen=True)
+class IdForm:
+    """What is known of an id column over all tables."""
 
-    A CSV file's types are guessed from its first rows. Where a later row does not fit, its columns are read
-    as text, numbers first and ids only if that did not help, so that the rules can name the row.
+    held: Held
+    refuses_negative: bool
+
+
+Forms = Mapping[str, IdForm]  # by the role of the column
+
+
+def _id_columns(settings: Settings) -> dict[str, str]:
+    roles = {"user": settings.user, "item": settings.item, "request": settings.request}
+    return {role: name for role, name in roles.items() if name}
+
+
+def _read_all(
+    tables: Sequence[Table], settings: Settings, held: Mapping[str, Held]
+) -> tuple[list[Part], list[pl.DataFrame]]:
+    """All tables, narrowed, with ids of the one type that holds them all.
+
+    That type is guessed from the first rows. Where the others do not bear it out, all is read once more.
     """
-    numbers = [settings.time, *(action.name for action in settings.actions)]
-    numbers += [feature.name for feature in settings.context]
-    ids = [name for name in (settings.user, settings.item, settings.request, settings.order) if name]
+    refuses = settings.negative_ids == "refuse"
+    forms: Forms = {
+        role: IdForm(at_first | held.get(role, Held()), refuses)
+        for role, at_first in _held_at_first(tables, _id_columns(settings)).items()
+    }
+    while True:
+        parts, frames = _read_of_any_type(tables, settings, forms)
+        found = {role: _held_against(parts, frames, role, form, settings) for role, form in forms.items()}
+        if all(_reads_alike(found[role], form) for role, form in forms.items()):
+            return parts, frames
+        forms = found
+
+
+def _reads_alike(one: IdForm, other: IdForm) -> bool:
+    return one.held.dtype == other.held.dtype and one.refuses_negative == other.refuses_negative
+
+
+def _held_at_first(tables: Sequence[Table], ids: Mapping[str, str]) -> dict[str, Held]:
+    """What the first rows of text files hold, and what the types of others say, by the role of the column."""
+    held = dict.fromkeys(ids, Held())
+    for table in tables:
+        if table.has_types:
+            found = {role: Held(text=is_text(table.schema[name])) for role, name in ids.items()}
+        else:
+            with reading(table.name):
+                first = collect(table.lazy(list(ids.values())).select(set(ids.values())).head(FIRST_ROWS))
+            found = {role: held_by(first[name], has_types=False) for role, name in ids.items()}
+        held = {role: held[role] | found[role] for role in ids}
+    return held
+
+
+def _held_against(
+    parts: Sequence[Part], frames: Sequence[pl.DataFrame], role: str, form: IdForm, settings: Settings
+) -> IdForm:
+    """The form that the rows read ask for, beside what was known."""
+    held = form.held
+    if held.dtype != pl.String:
+        for part, frame in zip(parts, frames, strict=True):
+            held |= _held_in(part, frame[role], role)
+    if held.dtype != form.held.dtype or settings.negative_ids is not None or form.refuses_negative:
+        return IdForm(held, form.refuses_negative)
+    return IdForm(held, _refuses_negative(frames, role))
+
+
+def _held_in(part: Part, value: pl.Series, role: str) -> Held:
+    held = Held(negative=bool((value < 0).any()))
+    column = part.columns[role]
+    if (
+        value.null_count() == 0 or part.schema[column.name].is_float()
+    ):  # whose rules tell fractions and merged ids
+        return held
+    odd = pl.col(column.name).cast(pl.String)
+    texts = collect(part.lazy.filter(pl.col(ID + role).is_null()).select(odd).unique()).to_series()
+    return held | held_by(texts, has_types=False)
+
+
+def _refuses_negative(frames: Sequence[pl.DataFrame], role: str) -> bool:
+    """Whether the column's negative values are no ids like others."""
+    is_coded = isinstance(frames[0][role].dtype, pl.Categorical)
+    if not is_coded and not any((frame[role] < 0).any() for frame in frames):
+        return False
+    different = pl.concat([frame[role].unique() for frame in frames]).unique().drop_nulls()
+    dtype = different.dtype
+    number = pl.DataFrame({"id": different}).select(checking.negative_number(pl.col("id"), dtype)).to_series()
+    return not look_like_hashes(number.filter(number < 0), len(different))
+
+
+def _read_of_any_type(
+    tables: Sequence[Table], settings: Settings, forms: Forms
+) -> tuple[list[Part], list[pl.DataFrame]]:
+    """Columns whose types are guessed are read once more as text where a row does not fit, so that the rules can name
+    it: numbers first, and what breaks ties only if that did not help."""
+    numbers = [*(() if settings.time is None else settings.time_form.columns)]
+    numbers += [action.name for action in settings.actions] + [feature.name for feature in settings.context]
     for as_text in ([], numbers):
         try:
-            return _read_as(tables, settings, as_text)
+            return _read_as(tables, settings, forms, as_text)
         except pl.exceptions.ComputeError:
             continue
-    return _read_as(tables, settings, numbers + ids, name_errors=True)
+    order = [settings.order] if settings.order else []
+    return _read_as(tables, settings, forms, numbers + order, name_errors=True)
 
 
 def _read_as(
-    tables: Sequence[Table], settings: Settings, as_text: Sequence[str], name_errors: bool = False
+    tables: Sequence[Table],
+    settings: Settings,
+    forms: Forms,
+    as_text: Sequence[str],
+    name_errors: bool = False,
 ) -> tuple[list[Part], list[pl.DataFrame]]:
-    names = [feature.name for feature in settings.context if isinstance(feature.kind, Category)]
+    ids = _id_columns(settings)
+    spelt = [*as_text, *ids.values(), *_spelt_columns(settings)]
     lazy_frames = [
-        with_decimal_points(table.lazy([*as_text, *names]), _numbers(settings), settings.text)
-        for table in tables
+        with_decimal_points(table.lazy(spelt), _numbers(settings), settings.text) for table in tables
     ]
     schemas = [frame.collect_schema() for frame in lazy_frames]
-    categories = {
-        name: pl.Categories.random()
-        for name in (settings.user, settings.item, settings.request, settings.order)
-        if name and any(schema[name] in (pl.String, pl.Categorical, pl.Enum) for schema in schemas)
-    }
-    categories |= {feature.name: pl.Categories.random() for feature in settings.context}
+    texts = [feature.name for feature in settings.context]
+    texts += [name for role, name in ids.items() if forms[role].held.dtype == pl.String]
+    if settings.order and any(is_text(schema[settings.order]) for schema in schemas):
+        texts.append(settings.order)
+    categories = {name: pl.Categories.random() for name in texts}
     now_s = clock.time() + CLOCK_SKEW_S
     parts, frames = [], []
     for table, lazy, schema in zip(tables, lazy_frames, schemas, strict=True):
-        part = Part(table, lazy, _columns_of(schema, settings, categories, now_s))
-        narrow = lazy.select(
+        read = lazy.with_columns(
+            as_id(pl.col(name), schema[name], forms[role].held.dtype).alias(ID + role)
+            for role, name in ids.items()
+        )
+        part = Part(table, read, schema, _columns_of(schema, settings, forms, categories, now_s))
+        narrow = read.select(
             *(column.value.alias(role) for role, column in part.columns.items()),
             checking.rule_number(list(part.columns.values())),
         )
@@ -147,19 +264,35 @@ def _read_as(
 
 def _numbers(settings: Settings) -> list[str]:
     """The columns that hold numbers, or times that may be."""
-    actions = [action.name for action in settings.actions if not isinstance(action.kind, Categorical)]
-    return [settings.time, *actions, *(f.name for f in settings.context if isinstance(f.kind, Number))]
+    names = [action.name for action in settings.actions if not isinstance(action.kind, Categorical)]
+    names += [feature.name for feature in settings.context if isinstance(feature.kind, Number)]
+    return names if settings.time is None else [settings.time, *names]
+
+
+def _spelt_columns(settings: Settings) -> list[str]:
+    """Columns, beside those of ids, that mean what is written and not the number that it may be."""
+    names = [feature.name for feature in settings.context if isinstance(feature.kind, Category)]
+    names += [action.name for action in settings.actions if isinstance(action.kind, Categorical)]
+    if settings.time_format is not None and settings.time is not None:
+        names.append(settings.time)
+    return names + ([settings.time_offset] if settings.time_offset else [])
 
 
 def _columns_of(
-    schema: Mapping[str, Any], settings: Settings, categories: dict[str, pl.Categories], now_s: float
+    schema: Mapping[str, Any],
+    settings: Settings,
+    forms: Forms,
+    categories: dict[str, pl.Categories],
+    now_s: float,
 ) -> dict[str, Column]:
-    columns = {
-        role: checking.id_column(name, schema[name], categories.get(name))
-        for role, name in (("user", settings.user), ("item", settings.item), ("request", settings.request))
-        if name
-    }
-    columns["time"] = checking.time_column(settings.time, schema[settings.time], settings.time_unit, now_s)
+    columns = {}
+    for role, name in _id_columns(settings).items():
+        form = forms[role]
+        columns[role] = checking.id_column(
+            name, schema[name], pl.col(ID + role), categories.get(name), form.refuses_negative
+        )
+    if settings.time is not None:
+        columns["time"] = checking.time_column(settings.time_form, schema, now_s)
     if settings.order:
         order = settings.order
         columns["order"] = checking.order_column(order, schema[order], categories.get(order))
@@ -192,36 +325,46 @@ def _describe_broken(
         f"{sum(rejected.values())} of {num_read} rows break a rule (row 1 is the first after the header):"
     ]
     for text, rows in rejected.items():
-        examples: list[str] = []
-        found: object = None
+        examples: list[tuple[str, Any]] = []
         for part, frame in zip(parts, frames, strict=True):
             for number, (column, rule) in enumerate(part.rules(), start=1):
                 if rule == text and len(examples) < EXAMPLES:
                     row_R = (frame[RULE] == number).arg_true().head(EXAMPLES - len(examples))
-                    values = _values(part, column, row_R)
-                    examples += _examples(part, row_R, values)
-                    found = next(iter(values), found)
-        hint = (
-            "; if these are milliseconds, pass time_unit='ms' (--time-unit ms)"
-            if text.endswith("future, read as s")
-            else decimal_hint(found)
+                    examples += _examples(part, column, row_R)
+        is_ahead = f"future, read as {settings.time_unit}" in text
+        hint = _unit_hint(examples, settings) if is_ahead else decimal_hint(examples[0][1])
+        shown = ", ".join(f"{where} ({value!r})" for where, value in examples)
+        lines.append(f"  {text}: {rows} rows, e.g. {shown}{hint}")
+    return "\n".join([*lines, _advice(num_read - sum(rejected.values()), num_read)])
+
+
+def _advice(left: int, num_read: int) -> str:
+    if left == 0:
+        return "Correct them: without these rows none is left."
+    if left < num_read * LEAST_SHARE_LEFT:
+        return (
+            f"Correct them: without these rows only {left} of {num_read} are left. Where that is meant, take them out "
+            "of the log first."
         )
-        lines.append(f"  {text}: {rows} rows, e.g. {', '.join(examples)}{hint}")
-    lines.append(
+    return (
         "Correct them, or pass on_bad_row='reject' (--on-bad-row reject) to set them aside in rejects.parquet "
-        "and go on."
+        f"and go on with the other {left}."
     )
-    return "\n".join(lines)
 
 
-def _values(part: Part, column: Column, row_R: pl.Series) -> list[object]:
-    return [collect(part.lazy.select(column.name).slice(row, 1)).item() for row in row_R]
+def _unit_hint(examples: Sequence[tuple[str, Any]], settings: Settings) -> str:
+    """Which unit times are in that lie in the future."""
+    numbers = [value for _, value in examples if isinstance(value, int | float)]
+    unit = fitting_unit(max(numbers), clock.time() + CLOCK_SKEW_S) if numbers else None
+    if unit is None or unit == settings.time_unit:
+        return ""
+    return f"; if these are {UNIT_NAMES[unit]}, pass time_unit='{unit}' (--time-unit {unit})"
 
 
-def _examples(part: Part, row_R: pl.Series, values: Sequence[object]) -> list[str]:
-    return [
-        f"row {row + 1} of {part.table.name} ({value!r})" for row, value in zip(row_R, values, strict=True)
-    ]
+def _examples(part: Part, column: Column, row_R: pl.Series) -> list[tuple[str, Any]]:
+    """Where rows are, and what the column holds there."""
+    values = [collect(part.lazy.select(column.name).slice(row, 1)).item() for row in row_R]
+    return [(f"row {row + 1} of {part.table.name}", value) for row, value in zip(row_R, values, strict=True)]
 
 
 def _rejected_rows(part: Part) -> pl.DataFrame:
@@ -235,7 +378,7 @@ def _rejected_rows(part: Part) -> pl.DataFrame:
         pl.col(RULE).replace_strict(list(range(1, len(texts) + 1)), texts, return_dtype=pl.String),
     )
     first = [REJECT_ROW, REJECT_FILE, RULE]
-    return named.select(*first, pl.exclude(first))
+    return named.select(*first, pl.exclude(*first, f"^{ID}.*$"))
 
 
 def _tally(rejected: dict[str, int]) -> str:

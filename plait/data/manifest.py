@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from plait.data.text import AS_FOUND, TextFormat
+from plait.data.times import TimeForm, TimeUnit
 from plait.limits import WHOLE
 from plait.schema import Action, Feature
 
@@ -71,11 +72,11 @@ class Settings(
 
     user: str
     item: str
-    time: str
+    time: str | None  # None: the log has no times, and its rows are in order
     actions: tuple[Action, ...]  # as declared: amounts not fitted yet
     request: str | None
     order: str | None
-    time_unit: Literal["s", "ms"]
+    time_unit: TimeUnit
     min_user_events: int
     min_item_events: int
     deduplicate: bool
@@ -85,11 +86,21 @@ class Settings(
     user_features: tuple[Feature, ...] = ()
     context: tuple[Feature, ...] = ()
     keep_unseen_items: bool = False
+    time_format: str | None = None  # as `TimeForm` has them
+    time_offset: str | None = None
+    negative_ids: Literal["keep", "refuse"] | None = None  # None: kept where they look like hashes
     text: TextFormat = AS_FOUND
 
     def __post_init__(self) -> None:
         if self.text == AS_FOUND:  # msgspec omits the very default, not its equals
             msgspec.structs.force_setattr(self, "text", AS_FOUND)
+
+    @property
+    def time_form(self) -> TimeForm:
+        assert self.time is not None, "the log has no times"
+        return TimeForm(
+            column=self.time, unit=self.time_unit, format=self.time_format, offset=self.time_offset
+        )
 
 
 def declared(given: Any, of: type[Action] | type[Feature]) -> tuple[Any, ...]:
@@ -176,10 +187,13 @@ DECLARED = ("actions", "item_features", "user_features", "context")
 COLUMN, TEXT, FLAG = "the name of a column", "text", "True or False"
 FEATURES = "kinds by name, such as {'genre': plait.Category()}, or a list of plait.Feature"
 EXPECTED = {
-    **dict.fromkeys(("user", "item", "time"), COLUMN),
-    **dict.fromkeys(("request", "order"), f"{COLUMN}, or None"),
+    **dict.fromkeys(("user", "item"), COLUMN),
+    "time": f"{COLUMN}, or None (--no-time) where the rows are in order",
+    **dict.fromkeys(("request", "order", "time_offset"), f"{COLUMN}, or None"),
+    "time_format": "text as '%d.%m.%Y %H:%M', or None",
+    "negative_ids": "'keep', 'refuse' or None",
     "actions": "kinds by name, such as {'rating': plait.Regression(1, 5)}, or a list of plait.Action",
-    "time_unit": "'s' or 'ms'",
+    "time_unit": "'s', 'ms', 'us' or 'ns'",
     "min_user_events": f"a whole number from 1 (--min-user-events) to {WHOLE.most:,}",
     "min_item_events": f"a whole number from 1 (--min-item-events) to {WHOLE.most:,}",
     **dict.fromkeys(("deduplicate", "keep_unseen_items"), FLAG),
@@ -197,10 +211,10 @@ TYPES = {
 def check_types(given: Mapping[str, Any]) -> None:
     """Raises ValueError where an argument of `prepare` is not of its type in a manifest, or is no such number.
 
-    >>> check_types({"time_unit": "us"})
+    >>> check_types({"on_bad_row": "drop"})
     Traceback (most recent call last):
         ...
-    ValueError: time_unit: found 'us', expected 's' or 'ms'
+    ValueError: on_bad_row: found 'drop', expected 'stop' or 'reject'
     """
     for name, value in given.items():
         parts: list[Any] = [(one,) for one in value] if name in DECLARED else [value]

@@ -8,6 +8,7 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -16,7 +17,6 @@ import polars as pl
 
 from plait.data import features, shaping
 from plait.data.caching import cached_folder, file_stamps, open_if_whole
-from plait.data.checking import MICROSECONDS_PER_S
 from plait.data.coding import coarsest_unit, order_events
 from plait.data.dataset import Dataset
 from plait.data.features import Described, Features
@@ -28,12 +28,15 @@ from plait.data.manifest import (
     Manifest,
     Settings,
     Split,
+    Temporal,
     check_types,
     declared,
     left_out,
 )
+from plait.data.missing import Missing, check_missing, with_missing
 from plait.data.reading import described_reading, fingerprint, open_tables
 from plait.data.text import TextFormat
+from plait.data.times import MICROSECONDS_PER_S, TimeUnit, check_format
 from plait.data.writing import (
     MANIFEST,
     REJECTS,
@@ -53,12 +56,14 @@ def prepare(
     *,
     user: str,
     item: str,
-    time: str,
+    time: str | None,
     actions: Mapping[str, ActionKind] | Sequence[Action],
     out: Path | str | None = None,
     request: str | None = None,
     order: str | None = None,
-    time_unit: Literal["s", "ms"] = "s",
+    time_unit: TimeUnit = "s",
+    time_format: str | None = None,
+    time_offset: str | None = None,
     name: str | None = None,
     note: str = "",
     min_user_events: int = 5,
@@ -73,6 +78,8 @@ def prepare(
     user_features: Features = (),
     context: Features = (),
     keep_unseen_items: bool = False,
+    missing: Missing = MappingProxyType({}),
+    negative_ids: Literal["keep", "refuse"] | None = None,
     text: TextFormat = TextFormat(),
 ) -> Dataset:
     """Prepares a log for training and evaluation.
@@ -81,14 +88,19 @@ def prepare(
         source: a file of delimited text, JSON, Parquet or Arrow, compressed or not; a folder of them; or a polars,
             pandas or pyarrow frame. A column of lists makes an event of each part, and `views.aid` names a field
             within one.
-        user, item, time: names of columns. Ids are whole numbers from 0 or text; times are numbers in
-            `time_unit`, datetimes or ISO 8601 text, in UTC where they name no zone.
+        user, item, time: names of columns. Ids are their spelling: whole numbers where every value in the log and the
+            feature tables is spelt as its number is, else text. Times are numbers in `time_unit`, datetimes or ISO
+            8601 text, in UTC where they name no zone. `time=None`: the log has none, and its rows are in order.
         actions: the action columns and their kinds. Null, NaN and empty are missing values and stay so.
         out: the prepared folder, made whole or not at all. Without it, a folder in `$PLAIT_DATA` (by default the
             user's cache), which is used again as long as neither the source nor the settings change.
         request: the column of the exposure's id; without it, a user's events with one time are one request.
             A request's events are neighbours: an id that comes back after another one opens a new request.
         order: the column that breaks ties of time within a user; without it, the order of the rows.
+        time_unit: what times count that are numbers: s, ms, us, ns.
+        time_format: how times are written that are text and not ISO 8601, in the codes of strftime.
+        time_offset: the column that says how far the times, which name no zone, are ahead of UTC: +0200, +02:00, UTC,
+            or a number of hours up to 14, or of minutes.
         min_user_events, min_item_events: k-core, repeated until nothing changes; from 1. Users with one event
             always go.
         deduplicate: drops all but the first of a user's events with the same item and time.
@@ -101,6 +113,9 @@ def prepare(
         context: columns of the log that are known when an item is shown, before any action: categories and
             numbers.
         keep_unseen_items: items of `items` without an event left are in the catalogue too, untrained.
+        missing: values that stand for none, by the column of an action, a feature or the context: {"rating": [0]}.
+        negative_ids: what negative numbers are: ids like others ("keep") or words for nobody ("refuse"). By default
+            they are kept where one lies below -2^31, or where they are at least ten and a tenth of the different ids.
         text: how text files are read, of the log and of both tables; what it leaves open is found and recorded.
 
     Returns:
@@ -111,11 +126,12 @@ def prepare(
             left, or `out` is taken.
         OSError: `out` cannot be written.
     """
+    check_missing(missing, _columns_that_may_lack(actions, item_features, user_features, context))
     settings = Settings(
         user=user,
         item=item,
         time=time,
-        actions=declared(actions, Action),
+        actions=with_missing(declared(actions, Action), missing),
         request=request,
         order=order,
         time_unit=time_unit,
@@ -124,10 +140,13 @@ def prepare(
         deduplicate=deduplicate,
         split=split,
         on_bad_row=on_bad_row,
-        item_features=declared(item_features, Feature),
-        user_features=declared(user_features, Feature),
-        context=declared(context, Feature),
+        item_features=with_missing(declared(item_features, Feature), missing),
+        user_features=with_missing(declared(user_features, Feature), missing),
+        context=with_missing(declared(context, Feature), missing),
         keep_unseen_items=keep_unseen_items,
+        time_format=time_format,
+        time_offset=time_offset,
+        negative_ids=negative_ids,
         text=text,
     )
     if name is None:
@@ -135,6 +154,7 @@ def prepare(
     check_types({**msgspec.structs.asdict(settings), "name": name, "note": note})
     features.check_context(settings.context)
     _check_columns_differ(settings)
+    _check_times(settings)
     if out is None:
         out = cached_folder(None, name, settings, name, note, _fingerprints(settings, source, items, users))
         found = None if overwrite else open_if_whole(out)
@@ -144,7 +164,8 @@ def prepare(
     check_free(out, overwrite)
     tables = open_tables(source, text, text.columns, log_columns(settings), item)
     about = features.describe_all(items, users, settings)
-    events = _arrange(ingest(tables, settings), settings, about)
+    rows = ingest(tables, settings, {of: table.held for of, table in about.items()})
+    events = _arrange(rows, settings, about)
     inputs = tuple(Path(table.name).name for table in tables)
     inputs += tuple(name for table in about.values() for name in table.inputs)
     read_as = described_reading(tables) + tuple(line for table in about.values() for line in table.read_as)
@@ -169,19 +190,56 @@ def _fingerprints(settings: Settings, *sources: Any) -> list[tuple[object, ...]]
 
 def _check_columns_differ(settings: Settings) -> None:
     """Raises ValueError where one column is given for two things."""
-    columns = [(what, getattr(settings, what)) for what in ("user", "item", "time", "request", "order")]
+    whats = ("user", "item", "time", "time_offset", "request", "order")
+    columns = [(what, getattr(settings, what)) for what in whats]
     columns += [("action", action.name) for action in settings.actions]
     columns += [("context", feature.name) for feature in settings.context]
     what_of: dict[str, str] = {}
     for what, column in columns:
         if column is not None and column in what_of:
-            options = " and ".join(dict.fromkeys(f"--{name}" for name in (what_of[column], what)))
+            options = " and ".join(
+                dict.fromkeys(f"--{name.replace('_', '-')}" for name in (what_of[column], what))
+            )
             raise ValueError(
                 f"column {column!r} is given more than once, as {what_of[column]} and as {what} ({options}); "
                 "each needs a column of its own: name the right one, or leave one out"
             )
         if column is not None:
             what_of[column] = what
+
+
+def _check_times(settings: Settings) -> None:
+    """Raises ValueError where settings about times do not go together."""
+    if settings.time_format is not None:
+        check_format(settings.time_format)
+    given = {
+        "time_format": settings.time_format is not None,
+        "time_offset": settings.time_offset is not None,
+        "time_unit": settings.time_unit != "s",
+    }
+    if settings.time is None:
+        given |= {
+            "order": settings.order is not None,
+            "deduplicate": settings.deduplicate,
+            "temporal": isinstance(settings.split, Temporal),
+        }
+        name = next((name for name, is_given in given.items() if is_given), None)
+        if name is not None:
+            raise ValueError(
+                f"time is None (--no-time), so the rows are in order, and {name} (--{name.replace('_', '-')}) is about "
+                "times; leave it out, or name the column of the time"
+            )
+    elif given["time_unit"] and (given["time_format"] or given["time_offset"]):
+        name = "time_format" if given["time_format"] else "time_offset"
+        raise ValueError(
+            f"time_unit is of times that are numbers, and {name} (--{name.replace('_', '-')}) of dates; leave one out"
+        )
+
+
+def _columns_that_may_lack(*declarations: Any) -> list[str]:
+    """The names of actions and features, of whatever was given as such."""
+    given = [one for some in declarations for one in declared(some, Action)]
+    return [str(getattr(one, "name", one)) for one in given]
 
 
 def settings_hash(settings: Settings) -> str:

@@ -18,6 +18,7 @@ from plait.data.containers import Content, kind_of, open_content
 from plait.data.delimited import read_delimited
 from plait.data.encodings import to_utf8
 from plait.data.folders import File, files_of, whole_numbers, with_partition
+from plait.data.framing import as_frame
 from plait.data.nested import Scan, flatten, is_json, read_json
 from plait.data.text import TextFormat
 
@@ -93,7 +94,7 @@ def _open_frame(source: Any) -> Table:
     elif isinstance(source, pl.LazyFrame):
         frame = source
     elif hasattr(source, "__arrow_c_stream__"):
-        frame = pl.DataFrame(source).lazy()
+        frame = as_frame(source, "the data frame").lazy()
     else:
         raise ValueError(
             f"source is a {type(source).__name__}; expected a file, a folder, "

@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from plait.data.ids import is_text
+from plait.data.missing import names_without, numbers_without
 from plait.data.text import decimal_hint
 from plait.schema import Categories, Category, Feature, Number, Vector
+
+VALUE = pl.col("value")
 
 
 def file_of(feature: Feature) -> str | None:
@@ -26,16 +30,22 @@ def values_of(feature: Feature, frame: pl.DataFrame, where: str) -> pl.Series:
     """
     file = file_of(feature)
     column = pl.Series(feature.name, _load(file, frame.height)) if file else frame[feature.name]
-    where = f"{where}, column {feature.name!r}"
+    where, missing = f"{where}, column {feature.name!r}", feature.missing
     match feature.kind:
         case Category():
-            return _texts(column, where)
+            return _evaluated(_texts(column, where), names_without(VALUE, missing))
         case Categories(separator=separator):
-            return _lists(column, separator, where)
+            return _lists(column, separator, missing, where)
         case Number():
-            return _numbers(column, where)
+            given = _evaluated(column, numbers_without(VALUE, column.dtype, missing))
+            return _numbers(given, where)
         case Vector():
             return _arrays(column, file or where)
+
+
+def _evaluated(column: pl.Series, expression: pl.Expr) -> pl.Series:
+    """An expression of VALUE, over a column."""
+    return column.to_frame("value").select(expression.alias(column.name)).to_series()
 
 
 def _texts(column: pl.Series, where: str) -> pl.Series:
@@ -70,11 +80,12 @@ def _numbers(column: pl.Series, where: str) -> pl.Series:
     return number
 
 
-def _lists(column: pl.Series, separator: str | None, where: str) -> pl.Series:
+def _lists(column: pl.Series, separator: str | None, missing: tuple[str, ...], where: str) -> pl.Series:
     """Lists of different names, null where there is none."""
     is_list = isinstance(column.dtype, pl.List | pl.Array) and _are_names(column.dtype.inner)
     if separator is not None:
-        lists = _texts(column, where).str.split(separator)
+        text = _evaluated(_texts(column, where), names_without(VALUE, missing))
+        lists = text.str.split(separator)
     elif is_list or column.dtype == pl.Null:
         lists = column.cast(pl.List(pl.String))
     else:
@@ -82,13 +93,13 @@ def _lists(column: pl.Series, separator: str | None, where: str) -> pl.Series:
             f"{where} holds {column.dtype}; expected lists of text or whole numbers, or text and a separator "
             "(NAME:categories:SEPARATOR)"
         )
-    names = pl.element().str.strip_chars()
+    names = names_without(pl.element().str.strip_chars(), missing)
     lists = lists.list.eval(names.filter(names.is_not_null() & (names != "")).unique(maintain_order=True))
     return pl.select(pl.when(lists.list.len() > 0).then(lists)).to_series().alias(column.name)
 
 
 def _are_names(dtype: Any) -> bool:
-    return dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null) or dtype.is_integer()
+    return is_text(dtype) or dtype in (pl.Boolean, pl.Null) or dtype.is_integer()
 
 
 def _arrays(column: pl.Series, where: str) -> pl.Series:

@@ -246,6 +246,9 @@ def columns_of(dataset: Dataset) -> Columns:
         item=log.item,
         time=log.time,
         time_unit=log.time_unit,
+        time_format=log.time_format,
+        time_offset=log.time_offset,
+        user_ids="numbers" if dataset.user_ids().dtype.is_integer() else "text",
         order=log.order,
         request=log.request,
         context=dataset.context,
@@ -281,7 +284,16 @@ def save_answers(path: Path, answers: Answers) -> None:
 
 
 def config_of(dataset: Dataset, settings: RunSettings) -> ModelConfig:
-    """What shapes the weights of a run, and how they are asked."""
+    """What shapes the weights of a run, and how they are asked.
+
+    Raises:
+        ValueError: the model reads times, and the log has none.
+    """
+    if dataset.manifest.settings.time is None and settings.model.trunk.reads_time:
+        raise ValueError(
+            f"positions = '{settings.model.trunk.positions}' read when events happened, and the log has no times, only "
+            "the order of its rows; use positions that count events, such as learned or rope"
+        )
     return ModelConfig(
         layout=settings.layout,
         settings=settings.model,

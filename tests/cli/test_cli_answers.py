@@ -102,6 +102,73 @@ def test_ids_that_hold_commas_or_begin_with_a_hyphen(tmp_path: Path, capsys: Cap
     assert "such as ''" in complaint(capsys, 2, *words, "")
 
 
+def test_users_and_items_are_called_as_in_the_log(tmp_path: Path, capsys: Capture) -> None:
+    """Spellings of numbers that are no numbers, blanks, and an action that is called like an item."""
+    spelt = {"u03": "007", "u04": "7", "i05": "1E2", "i02": " 100", "i07": "100"}
+    log = (
+        random_log()
+        .with_columns(pl.col("user", "item").replace(spelt))
+        .rename({"item": "sku", "liked": "item"})
+    )
+    log.write_csv(tmp_path / "log.csv")
+    words = ("data", "prepare", tmp_path / "log.csv", "--user", "user", "--item", "sku", "--time", "time")
+    words += (
+        "--action",
+        "item:binary",
+        "--missing",
+        "item=nan",
+        "--min-item-events",
+        1,
+        "--min-user-events",
+        2,
+    )
+    assert plait(*words, "--out", tmp_path / "data") == 0
+    assert plait(*train(tmp_path / "data", tmp_path / "run")) == 0
+    ask = ("--user", "007", "--items", '1E2," 100",100')
+    header, *rows = said_by(capsys, "score", tmp_path / "run", *ask).splitlines()
+    assert header.split() == ["item", "action:item"] and [row.split()[0] for row in rows] == [
+        "1E2",
+        "100",
+        "100",
+    ]
+    assert "such as '1e2'" in complaint(capsys, 2, "score", tmp_path / "run", "--user", "7", "--items", "1e2")
+    assert "no user '07'" in complaint(capsys, 2, "recommend", tmp_path / "run", "--user", "07")
+    assert "that user '007' has not seen" in complaint(
+        capsys, 2, "recommend", tmp_path / "run", "--user", "007", "-k", 99
+    )
+
+
+def test_a_log_without_times_is_prepared_trained_and_asked(tmp_path: Path, capsys: Capture) -> None:
+    random_log().drop("time").write_csv(tmp_path / "log.csv")
+    words = (
+        "data",
+        "prepare",
+        tmp_path / "log.csv",
+        "--user",
+        "user",
+        "--item",
+        "item",
+        "--out",
+        tmp_path / "data",
+    )
+    words += ("--action", "rating:regression:1:5", "--missing", "rating=NaN", "--min-item-events", 1)
+    assert "say that there is none and that the rows are in order (--no-time)" in complaint(capsys, 2, *words)
+    assert "--time item and --no-time: give one" in complaint(
+        capsys, 2, *words, "--no-time", "--time", "item"
+    )
+    assert plait(*words, "--no-time") == 0
+    assert "1971" not in capsys.readouterr().out
+    assert plait(*train(tmp_path / "data", tmp_path / "run")) == 0
+    assert said_by(capsys, "recommend", tmp_path / "run", "--user", "u05", "-k", 3)
+    for more in (
+        ("--model.trunk.positions", "genrank"),
+        ("--model.trunk.kind", "hstu", "--model.trunk.positions", "rab"),
+    ):
+        said = complaint(capsys, 2, *train(tmp_path / "data", tmp_path / "other", *more))
+        assert "read when events happened, and the log has no times" in said
+    assert not (tmp_path / "other").exists()
+
+
 def renumbered(tmp_path: Path) -> tuple[tuple[object, ...], tuple[object, ...]]:
     """Recommendations from the trained dataset and from one that holds the same history of u05, but numbers users
     and items otherwise; both without items that only the second knows."""
@@ -147,5 +214,6 @@ def test_a_dataset_that_is_gone_or_of_other_actions(tmp_path: Path, capsys: Capt
 def test_a_user_id_of_another_kind(tmp_path: Path, capsys: Capture) -> None:
     assert prepared_by(numbered(random_log()), tmp_path / "data") == 0
     assert plait(*train(tmp_path / "data", tmp_path / "run")) == 0
-    assert "whole numbers" in complaint(capsys, 2, "recommend", tmp_path / "run", "--user", "u05")
+    for user in ("u05", "05", "+5", "5.0"):
+        assert "whole numbers" in complaint(capsys, 2, "recommend", tmp_path / "run", "--user", user)
     assert said_by(capsys, "recommend", tmp_path / "run", "--user", 5, "-k", 3)

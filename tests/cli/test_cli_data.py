@@ -115,7 +115,7 @@ def test_a_file_that_is_no_log(
             ("--min-user-events", "99"),
             "no events left of 202 rows; left out: 202 of users below 99 or items below 5",
         ),
-        (("--time-unit", "us"), '"ms"'),
+        (("--time-unit", "min"), '"ms"'),
         (
             ("--min-user-events", "-3"),
             "min_user_events: found -3, expected a whole number from 1 (--min-user",

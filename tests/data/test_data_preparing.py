@@ -250,15 +250,13 @@ def test_a_torn_request_is_counted(tmp_path):
     assert data.manifest.counts.split_requests == 1
 
 
+MERGED = "a float from 2^{} on, where floats merge whole numbers: give the column as integers or text"
 BAD = {
     "user is missing": ("user", [7, None, 7, 7, 9, 9, 9, 9], "None"),
     f"user is negative; {MEANT}": ("user", [7, -7, 7, 7, 9, 9, 9, 9], "-7"),
     f"item is negative; {MEANT}": ("item", ["3", "-1", "b", "3", "-", "b", "3", "1"], "'-1'"),
-    "item is above 2^63 - 1: give the column as text": (
-        "item",
-        pl.Series([1, 2**63, *range(6)], dtype=pl.UInt64),
-        str(2**63),
-    ),
+    f"item is {MERGED.format(53)}": ("item", [3.0, 2.0**53, 2, 3, 1, 1, 2, 3], "9007199254740992.0"),
+    f"user is {MERGED.format(24)}": ("user", np.float32([7, 2**24, 7, 7, 9, 9, 9, 9]), "16777216.0"),
     "item is not a whole number": ("item", [3, 1.5, 2, 3, 1, 1, 2, 3], "1.5"),
     "item is missing": ("item", ["a", "", "b", "a", "a", "b", "b", "a"], "''"),
     "time is missing": ("time", [1e9, math.nan, *([1e9] * 6)], "nan"),
@@ -385,7 +383,9 @@ OF_NO_TYPE = [
     ("min_user_events", -3, "found -3, expected a whole number from 1 .--min-user-events"),
     ("min_item_events", 0, "found 0, expected a whole number from 1 .--min-item-events"),
     ("min_item_events", 2.5, "found 2.5, expected a whole number"),
-    ("time_unit", "us", "found 'us', expected 's' or 'ms'"),
+    ("time_unit", "min", "found 'min', expected 's', 'ms', 'us' or 'ns'"),
+    ("negative_ids", "drop", "found 'drop', expected 'keep', 'refuse' or None"),
+    ("missing", [0], r"found \[0\], expected values by column, such as {'rating': \[0\]}"),
     ("on_bad_row", "drop", "found 'drop', expected 'stop' or 'reject'"),
     ("note", None, "found None, expected text"),
 ]
