@@ -1,6 +1,6 @@
 """Plait: generative recommendation where the item/action layout is one line of data."""
 
-from plait.data import Dataset, LeaveOneOut, Temporal, prepare
+from plait.data import Dataset, LeaveOneOut, SplitColumn, Temporal, prepare
 from plait.layouts import Layout
 from plait.models.generative import ModelSettings
 from plait.models.late import LateSettings
@@ -37,6 +37,7 @@ __all__ = [
     "Protocol",
     "Recommender",
     "Regression",
+    "SplitColumn",
     "Temporal",
     "Vector",
     "fit",

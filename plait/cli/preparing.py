@@ -6,8 +6,9 @@ from typing import Literal
 from cyclopts import App
 
 from plait.cli.showing import show_dataset, show_table
-from plait.data import LeaveOneOut, Temporal, sources
+from plait.data import LeaveOneOut, SplitColumn, Temporal, sources
 from plait.data import prepare as prepare_log
+from plait.data.manifest import Split
 from plait.schema import Action, Feature
 
 app = App(name="data", help="Datasets: those Plait knows, and your own logs.")
@@ -60,6 +61,7 @@ def prepare(
     min_item_events: int = 5,
     deduplicate: bool = False,
     temporal: tuple[float, float] | None = None,
+    split_column: str | None = None,
     items: Path | None = None,
     item_feature: tuple[str, ...] = (),
     users: Path | None = None,
@@ -109,6 +111,9 @@ def prepare(
     temporal
         Shares of the events for validation and test, cut by time; without it the last event of each user
         is the test and the one before the validation.
+    split_column
+        Instead, a column of the log that says train, validation (valid, val, dev) or test; written
+        COLUMN:TRAIN:VALIDATION:TEST where it has other values.
     items
         A file or folder with a row per item: the item column, and those of its features.
     item_feature
@@ -126,7 +131,7 @@ def prepare(
     overwrite
         Replace a prepared folder.
     """
-    split = Temporal(validation=temporal[0], test=temporal[1]) if temporal else LeaveOneOut()
+    split = _split(temporal, split_column)
     show_dataset(
         prepare_log(
             log,
@@ -154,3 +159,15 @@ def prepare(
             overwrite=overwrite,
         )
     )
+
+
+def _split(temporal: tuple[float, float] | None, column: str | None) -> Split:
+    match temporal, column:
+        case None, None:
+            return LeaveOneOut()
+        case (validation, test), None:
+            return Temporal(validation=validation, test=test)
+        case None, str(text):
+            return SplitColumn.parse(text)
+        case _:
+            raise ValueError("--temporal and --split-column split the log in two ways; give one of them")

@@ -2,7 +2,7 @@
 
 from plait.data import sources
 from plait.data.dataset import Dataset, Targets
-from plait.data.manifest import LeaveOneOut, Manifest, Temporal
+from plait.data.manifest import LeaveOneOut, Manifest, SplitColumn, Temporal
 from plait.data.preparing import prepare
 
-__all__ = ["Dataset", "LeaveOneOut", "Manifest", "Targets", "Temporal", "prepare", "sources"]
+__all__ = ["Dataset", "LeaveOneOut", "Manifest", "SplitColumn", "Targets", "Temporal", "prepare", "sources"]

@@ -3,6 +3,7 @@ is read, checked and narrowed in one streaming pass.
 """
 
 import math
+import time as clock
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,12 +11,16 @@ from typing import Any, Literal
 
 import polars as pl
 
+from plait.data.manifest import SplitColumn
 from plait.schema import Action, Amount, Binary, Categorical, Category, Feature, Regression
 
 DType = Any  # a pl.DataType: its metaclass has a repr that beartype refuses in annotations
 MICROSECONDS_PER_S = 1_000_000
 MICROSECONDS = {"s": MICROSECONDS_PER_S, "ms": 1_000}
 MEANT = "ids that are meant to be so need a letter before them"  # -1 often stands for nobody
+CLOCK_SKEW_S = (
+    86_400  # how far an event may be ahead of this machine's clock: clocks differ, and so do time zones
+)
 RULE = "reject_rule"  # the column that holds the number of the first rule that a row breaks, 0 for none
 
 
@@ -32,6 +37,11 @@ class Column:
     name: str  # in the log
     value: pl.Expr
     rules: tuple[Rule, ...]  # a row is held to the first that it breaks
+
+
+def latest_event_s() -> float:
+    """The latest time that an event may have, of a log or of a history."""
+    return clock.time() + CLOCK_SKEW_S
 
 
 def id_column(name: str, dtype: DType, categories: pl.Categories | None) -> Column:
@@ -107,6 +117,27 @@ def time_column(name: str, dtype: DType, unit: Literal["s", "ms"], now_s: float)
             Rule(f"{name} is before 1970", value < 0),
         ),
     )
+
+
+def split_column(split: SplitColumn, dtype: DType) -> Column:
+    """0 for training, 1 for validation, 2 for test."""
+    name, raw = split.column, pl.col(split.column)
+    whole = raw.cast(pl.Int64, strict=False)
+    if dtype.is_float():  # whole numbers, as pandas holds them where some are missing
+        raw = (
+            pl.when(whole.cast(dtype) == raw)
+            .then(whole.cast(pl.String))
+            .otherwise(raw.fill_nan(None).cast(pl.String))
+        )
+    text = raw.cast(pl.String).str.strip_chars()
+    missing = text.is_null() | (text == "")
+    part_of = {value.lower(): part for part, values in enumerate(split.values) for value in values}
+    part = text.str.to_lowercase().replace_strict(part_of, default=None, return_dtype=pl.UInt8)
+    rules = (
+        Rule(f"{name} is missing", missing),
+        Rule(f"{name} is none of {', '.join(part_of)}", part.is_null()),
+    )
+    return Column(name, part, rules)
 
 
 def action_column(action: Action, dtype: DType) -> Column:

@@ -17,9 +17,9 @@ from jaxtyping import Bool, Int64
 
 from plait.data.coding import item_index, similar_texts
 from plait.data.gathering import Windows, concatenated_ranges, windows
-from plait.data.manifest import FORMAT_VERSION, Manifest
-from plait.data.shaping import training_rows
-from plait.data.writing import MANIFEST, REJECTS, array_digest, content_hash, table_digest
+from plait.data.manifest import FORMAT_VERSION, Manifest, why_left_out
+from plait.data.shaping import met_before, queries, training_rows
+from plait.data.writing import LEFT_OUT, MANIFEST, REJECTS, array_digest, content_hash, table_digest
 from plait.schema import Action, EventBatch, Feature, FeatureTable
 
 Rows = Int64[np.ndarray, "R"] | Bool[np.ndarray, "Q"]
@@ -99,7 +99,9 @@ class Dataset:
         """
         digests = {}
         try:
-            for path in (self.folder / name for name in self.manifest.files if name != REJECTS):
+            for path in (
+                self.folder / name for name in self.manifest.files if name not in (REJECTS, LEFT_OUT)
+            ):
                 if path.suffix == ".npy":
                     digests[path.stem] = array_digest(path.name, self._map(path.stem))
                 else:
@@ -146,11 +148,6 @@ class Dataset:
         """A row for every dense user."""
         return self._features("user", self.manifest.user_features, self.num_users)
 
-    @property
-    def last_s(self) -> int:
-        """When the last event of all was, in unix seconds."""
-        return int(self._time_s_E[self._start_U1[1:] - 1].max())
-
     def item_ids(self) -> pl.Series:
         """The log's item ids; dense item i is at index i - 1."""
         return self._items["item_id"]
@@ -168,7 +165,7 @@ class Dataset:
         """Dense index of one of the log's user ids.
 
         Raises:
-            ValueError: the dataset has no such user; names similar ids.
+            ValueError: the dataset has no such user: the filters left it out, or it is unknown; names similar ids.
         """
         known = self.user_ids()
         is_text = known.dtype == pl.String
@@ -176,6 +173,7 @@ class Dataset:
             at = int(known.search_sorted(id))
             if at < len(known) and known[at] == id:
                 return at
+        self._check_not_left_out(id)
         kind = "text" if is_text else "whole numbers"
         near = similar_texts(id, known) if is_text and isinstance(id, str) else []
         raise ValueError(
@@ -183,6 +181,19 @@ class Dataset:
             + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
             + ("" if near else f"; its {len(known):,} user ids are {kind} from {known[0]!r} to {known[-1]!r}")
         )
+
+    def _check_not_left_out(self, id: int | str) -> None:
+        if LEFT_OUT not in self.manifest.files:
+            return
+        gone = pl.read_parquet(self.folder / LEFT_OUT)
+        if isinstance(id, str) != (gone["user_id"].dtype == pl.String):
+            return
+        rows = gone.filter(pl.col("user_id") == id)["rows"]
+        if len(rows):
+            raise ValueError(
+                f"user {id!r} is in the log of {self.manifest.name}, and preparation left it out: "
+                f"{why_left_out(self.manifest.settings, rows.item())}"
+            )
 
     def train_users(self) -> Int64[np.ndarray, "U"]:
         """Users with at least two training events: one to see, one to predict."""
@@ -224,10 +235,7 @@ class Dataset:
         begin_U, end_U = (
             (self._validation_U, self._test_U) if part == "validation" else (self._test_U, self._start_U1[1:])
         )
-        user_U = np.flatnonzero((begin_U > self._start_U1[:-1]) & (end_U > begin_U))
-        event_Q, _ = concatenated_ranges(begin_U[user_U], end_U[user_U])
-        events_U = end_U[user_U] - begin_U[user_U]
-        targets = Targets(np.repeat(user_U, events_U), event_Q, np.repeat(begin_U[user_U], events_U))
+        targets = Targets(*queries(self._start_U1, begin_U, end_U))
         return targets if same_request == "causal" else self._before_own_request(targets)
 
     def train_targets(self, num_requests: int) -> Targets:
@@ -306,6 +314,12 @@ class Dataset:
         """Dense items of each target's whole history, end to end, and where each target's begin."""
         row_S, start_Q1 = concatenated_ranges(self._start_U1[targets.user_Q], targets.history_end_Q)
         return start_Q1, self._item_E[row_S].astype(np.int64)
+
+    def met_before(self, targets: Targets) -> Bool[np.ndarray, "Q"]:
+        """Whether each target's item is in its history: where seen items are filtered, it can never be recommended."""
+        return met_before(
+            self._start_U1, self._item_E, targets.user_Q, targets.event_Q, targets.history_end_Q
+        )
 
     def history(self, user_index: int) -> EventBatch:
         """All events of one user, of every segment."""

@@ -3,7 +3,6 @@
 Shape letters: N rows accepted.
 """
 
-import time as clock
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,10 @@ import polars as pl
 from plait.data import checking
 from plait.data.checking import RULE, Column
 from plait.data.coding import dense_codes
-from plait.data.manifest import Settings
+from plait.data.manifest import Settings, SplitColumn
 from plait.data.reading import Table, check_columns, collect, reading
 from plait.schema import Category
 
-CLOCK_SKEW_S = 86_400  # how far ahead of this machine's clock a log may be
 EXAMPLES = 3  # rows named per broken rule
 REJECT_ROW, REJECT_FILE = "reject_row", "reject_file"
 
@@ -28,7 +26,8 @@ REJECT_ROW, REJECT_FILE = "reject_row", "reject_file"
 class Rows:
     """A log's accepted rows in their old order. Columns are popped when used: a log is large."""
 
-    # user, item, request, order: int32 codes; time: µs; action0, ...: float32; context0, ...: int32 codes or float64
+    # user, item, request, order: int32 codes; time: µs; action0, ...: float32; context0, ...: int32 codes or float64;
+    # part: uint8, where a column splits
     columns: dict[str, np.ndarray]
     user_id: pl.Series
     item_id: pl.Series
@@ -59,6 +58,7 @@ def ingest(tables: Sequence[Table], settings: Settings) -> Rows:
     """
     wanted = [settings.user, settings.item, settings.time, settings.request, settings.order]
     wanted += [action.name for action in settings.actions] + [feature.name for feature in settings.context]
+    wanted += [settings.split_column]
     for table in tables:
         check_columns(table.schema, filter(None, wanted), table.name)
     parts, frames = _read_all(tables, settings)
@@ -109,6 +109,7 @@ def _read_as(
     tables: Sequence[Table], settings: Settings, as_text: Sequence[str], name_errors: bool = False
 ) -> tuple[list[Part], list[pl.DataFrame]]:
     names = [feature.name for feature in settings.context if isinstance(feature.kind, Category)]
+    names += [settings.split_column] if settings.split_column else []
     lazy_frames = [table.lazy([*as_text, *names]) for table in tables]
     schemas = [frame.collect_schema() for frame in lazy_frames]
     categories = {
@@ -117,7 +118,7 @@ def _read_as(
         if name and any(schema[name] in (pl.String, pl.Categorical, pl.Enum) for schema in schemas)
     }
     categories |= {feature.name: pl.Categories.random() for feature in settings.context}
-    now_s = clock.time() + CLOCK_SKEW_S
+    now_s = checking.latest_event_s()
     parts, frames = [], []
     for table, lazy, schema in zip(tables, lazy_frames, schemas, strict=True):
         part = Part(table, lazy, _columns_of(schema, settings, categories, now_s))
@@ -146,6 +147,8 @@ def _columns_of(
     if settings.order:
         order = settings.order
         columns["order"] = checking.order_column(order, schema[order], categories.get(order))
+    if isinstance(settings.split, SplitColumn):
+        columns["part"] = checking.split_column(settings.split, schema[settings.split.column])
     for index, action in enumerate(settings.actions):
         columns[f"action{index}"] = checking.action_column(action, schema[action.name])
     for index, feature in enumerate(settings.context):

@@ -4,12 +4,17 @@ Shape letters: N rows sorted by (user, time), E events kept, U users, V items.
 """
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
+import polars as pl
 from jaxtyping import Bool, Int32, Int64, Integer
 
 from plait.data.coding import stable_argsort
-from plait.data.manifest import LeaveOneOut, Split, Temporal
+from plait.data.gathering import concatenated_ranges
+from plait.data.manifest import LeaveOneOut, Split, SplitColumn, Temporal
+
+BLOCK = 1 << 16  # queries looked at together
 
 
 def repeats_previous(*columns_N: Integer[np.ndarray, "N"]) -> Bool[np.ndarray, "N"]:
@@ -106,8 +111,16 @@ def resolve_split(split: Split, time_s_E: Int64[np.ndarray, "E"]) -> Split:
     Raises:
         ValueError: a cut leaves a segment of the log without events.
     """
-    if isinstance(split, LeaveOneOut):
-        return split
+    match split:
+        case LeaveOneOut() | SplitColumn():
+            return split
+        case Temporal():
+            return _with_cuts(split, time_s_E)
+        case _:
+            assert_never(split)
+
+
+def _with_cuts(split: Temporal, time_s_E: Int64[np.ndarray, "E"]) -> Temporal:
     if split.validation is not None:
         assert split.test is not None
         rows = len(time_s_E)
@@ -132,20 +145,46 @@ def resolve_split(split: Split, time_s_E: Int64[np.ndarray, "E"]) -> Split:
 
 
 def segments(
-    split: Split, start_U1: Int64[np.ndarray, "U1"], time_s_E: Int64[np.ndarray, "E"]
+    split: Split,
+    start_U1: Int64[np.ndarray, "U1"],
+    time_s_E: Int64[np.ndarray, "E"],
+    part_E: Integer[np.ndarray, "E"] | None = None,
 ) -> tuple[Int64[np.ndarray, "U"], Int64[np.ndarray, "U"]]:
     """Rows at which each user's validation and test segments begin.
 
     Training is `start : validation`, validation `validation : test`, test `test : end`.
+
+    Args:
+        part_E: of a split by a column, 0 for training, 1 for validation, 2 for test; ascending in every user.
     """
-    if isinstance(split, LeaveOneOut):
-        start_U, end_U = start_U1[:-1], start_U1[1:]
-        return np.maximum(end_U - 2, start_U), np.maximum(end_U - 1, start_U)
+    match split:
+        case LeaveOneOut():
+            start_U, end_U = start_U1[:-1], start_U1[1:]
+            return np.maximum(end_U - 2, start_U), np.maximum(end_U - 1, start_U)
+        case Temporal():
+            assert split.cut_validation_s is not None and split.cut_test_s is not None
+            before = [time_s_E < cut for cut in (split.cut_validation_s, split.cut_test_s)]
+        case SplitColumn():
+            assert part_E is not None
+            before = [part_E < part for part in (1, 2)]
+        case _:
+            assert_never(split)
     validation_U, test_U = (
-        start_U1[:-1] + np.add.reduceat(time_s_E < cut, start_U1[:-1], dtype=np.int64)
-        for cut in (split.cut_validation_s, split.cut_test_s)
+        start_U1[:-1] + np.add.reduceat(before_E, start_U1[:-1], dtype=np.int64) for before_E in before
     )
     return validation_U, test_U
+
+
+def first_out_of_order(part_E: Integer[np.ndarray, "E"], start_U1: Int64[np.ndarray, "U1"]) -> int | None:
+    """The first event whose part comes before that of its user's event before it; None where there is none.
+
+    >>> first_out_of_order(np.array([0, 1, 0, 2, 1]), np.array([0, 2, 5]))
+    4
+    """
+    falls_E = np.zeros(len(part_E), dtype=bool)
+    falls_E[1:] = part_E[1:] < part_E[:-1]
+    falls_E[start_U1[:-1]] = False
+    return int(falls_E.argmax()) if falls_E.any() else None
 
 
 def training_rows(
@@ -154,6 +193,16 @@ def training_rows(
     """Whether an event lies in its user's training segment."""
     lengths_U2 = np.stack([validation_U - start_U1[:-1], start_U1[1:] - validation_U], axis=1)
     return np.repeat(np.tile([True, False], len(validation_U)), lengths_U2.ravel())
+
+
+def queries(
+    start_U1: Int64[np.ndarray, "U1"], begin_U: Int64[np.ndarray, "U"], end_U: Int64[np.ndarray, "U"]
+) -> tuple[Int64[np.ndarray, "Q"], Int64[np.ndarray, "Q"], Int64[np.ndarray, "Q"]]:
+    """User, event and end of the history of every event of a segment whose user has any event before it."""
+    user_u = np.flatnonzero((begin_U > start_U1[:-1]) & (end_U > begin_U))
+    event_Q, _ = concatenated_ranges(begin_U[user_u], end_U[user_u])
+    events_u = end_U[user_u] - begin_U[user_u]
+    return np.repeat(user_u, events_u), event_Q, np.repeat(begin_U[user_u], events_u)
 
 
 def count_queries(
@@ -170,3 +219,40 @@ def count_queries(
         counts[f"{part}_queries"] = int(events_U[has_history_U].sum())
         counts[f"{part}_without_history"] = int(events_U[~has_history_U].sum())
     return counts
+
+
+def met_before(
+    start_U1: Int64[np.ndarray, "U1"],
+    item_E: Integer[np.ndarray, "E"],
+    user_Q: Int64[np.ndarray, "Q"],
+    event_Q: Int64[np.ndarray, "Q"],
+    history_end_Q: Int64[np.ndarray, "Q"],
+) -> Bool[np.ndarray, "Q"]:
+    """Whether the item of each query's event is among its user's events before `history_end_Q`.
+
+    Each block reads its users' events once, however many queries they have.
+
+    Args:
+        user_Q: in any order; ascending, least is read.
+
+    >>> met_before(np.array([0, 4]), np.array([7, 5, 7, 5]), *np.array([[0, 0], [2, 3], [1, 1]])).tolist()
+    [True, False]
+    """
+    found = [np.zeros(0, dtype=bool)]
+    for at in range(0, len(user_Q), BLOCK):
+        block = slice(at, at + BLOCK)
+        user_u, user_b = np.unique(user_Q[block], return_inverse=True)
+        row_e, start_u1 = concatenated_ranges(start_U1[user_u], start_U1[user_u + 1])
+        events = pl.DataFrame(
+            {"user": np.repeat(np.arange(len(user_u)), np.diff(start_u1)), "item": item_E[row_e]}
+        )
+        queries = pl.DataFrame({"user": user_b, "item": item_E[event_Q[block]]})
+        first = (
+            events.with_columns(row=row_e)
+            .join(queries.unique(), on=["user", "item"], how="semi")
+            .group_by("user", "item")
+            .agg(pl.col("row").min())
+        )
+        first_b = queries.join(first, on=["user", "item"], how="left", maintain_order="left")["row"]
+        found.append(first_b.to_numpy() < history_end_Q[block])
+    return np.concatenate(found)

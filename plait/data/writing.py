@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-MANIFEST, REJECTS = "manifest.json", "rejects.parquet"
+MANIFEST, REJECTS, LEFT_OUT = "manifest.json", "rejects.parquet", "users_left_out.parquet"
 
 
 def check_free(out: Path, overwrite: bool) -> None:
