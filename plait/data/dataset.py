@@ -16,6 +16,7 @@ import polars as pl
 from jaxtyping import Bool, Int64
 
 from plait.data.coding import item_index, similar_texts
+from plait.data.forks import check_can_work
 from plait.data.gathering import Windows, concatenated_ranges, windows
 from plait.data.manifest import FORMAT_VERSION, Manifest, why_left_out
 from plait.data.shaping import met_before, queries, training_rows
@@ -97,6 +98,7 @@ class Dataset:
         Raises:
             ValueError: these are not the events that were prepared: a file was damaged, or replaced by another.
         """
+        check_can_work()
         digests = {}
         try:
             for path in (
@@ -158,6 +160,7 @@ class Dataset:
 
     def item_index(self, ids: Iterable[Any]) -> Int64[np.ndarray, "I"]:
         """Dense indices of the log's item ids, `UNKNOWN_ITEM` for ids that the item table lacks."""
+        check_can_work()
         asked = ids if isinstance(ids, pl.Series) else pl.Series("item_id", list(ids), strict=False)
         return item_index(asked, self.item_ids())
 
@@ -167,6 +170,7 @@ class Dataset:
         Raises:
             ValueError: the dataset has no such user: the filters left it out, or it is unknown; names similar ids.
         """
+        check_can_work()
         known = self.user_ids()
         is_text = known.dtype == pl.String
         if isinstance(id, str) == is_text:
@@ -317,6 +321,7 @@ class Dataset:
 
     def met_before(self, targets: Targets) -> Bool[np.ndarray, "Q"]:
         """Whether each target's item is in its history: where seen items are filtered, it can never be recommended."""
+        check_can_work()
         return met_before(
             self._start_U1, self._item_E, targets.user_Q, targets.event_Q, targets.history_end_Q
         )
@@ -376,10 +381,12 @@ class Dataset:
 
     @cached_property
     def _items(self) -> pl.DataFrame:
+        check_can_work()
         return pl.read_parquet(self.folder / "items.parquet")
 
     @cached_property
     def _users(self) -> pl.DataFrame:
+        check_can_work()
         return pl.read_parquet(self.folder / "users.parquet")
 
 

@@ -5,7 +5,8 @@ Shape letters: N rows sorted by (user, time), E events kept, U users, V items, A
 
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +16,15 @@ import numpy as np
 import polars as pl
 
 from plait.data import features, shaping
-from plait.data.caching import cached_folder, file_stamps, open_if_whole
+from plait.data.caching import cached_folder, file_stamps, made_once
 from plait.data.checking import MICROSECONDS_PER_S
 from plait.data.coding import coarsest_unit, order_events
 from plait.data.dataset import Dataset
 from plait.data.facts import date, facts_of
 from plait.data.features import Described, Features
+from plait.data.forks import check_can_work
 from plait.data.ingest import Rows, ingest
+from plait.data.locking import kept_alone
 from plait.data.manifest import (
     FORMAT_VERSION,
     Counts,
@@ -108,9 +111,10 @@ def prepare(
 
     Raises:
         ValueError: an argument or a column is of the wrong type, columns are missing, rows break a rule, nothing is
-            left, or `out` is taken.
+            left, `out` is taken, or another process prepares there just now.
         OSError: `out` cannot be written.
     """
+    check_can_work()
     settings = Settings(
         user=user,
         item=item,
@@ -134,21 +138,41 @@ def prepare(
     check_types({**msgspec.structs.asdict(settings), "name": name, "note": note})
     features.check_context(settings.context)
     _check_columns_differ(settings)
-    if out is None:
-        out = cached_folder(None, name, settings, name, note, _fingerprints(settings, source, items, users))
-        found = None if overwrite else open_if_whole(out)
-        if found is not None:
-            return found
-    out = Path(out)
-    check_free(out, overwrite)
-    tables = open_tables(source)
-    about = features.describe_all(items, users, settings)
-    events = _arrange(ingest(tables, settings), settings, about)
-    inputs = tuple(Path(table.name).name for table in tables)
-    inputs += tuple(name for table in about.values() for name in table.inputs)
-    with whole_folder(out) as folder:
-        _write(folder, events, settings, name, note, inputs)
-    return Dataset.open(out)
+
+    def make(folder: Path) -> Dataset:
+        with prepared_alone(folder, overwrite) as alone:
+            tables = open_tables(source)
+            about = features.describe_all(items, users, settings)
+            events = _arrange(ingest(tables, settings), settings, about)
+            inputs = tuple(Path(table.name).name for table in tables)
+            inputs += tuple(name for table in about.values() for name in table.inputs)
+            with whole_folder(folder) as aside:
+                alone()
+                _write(aside, events, settings, name, note, inputs)
+        return Dataset.open(folder)
+
+    if out is not None:
+        return make(Path(out))
+    kept = cached_folder(None, name, settings, name, note, _fingerprints(settings, source, items, users))
+    return make(kept) if overwrite else made_once(kept, lambda: make(kept))
+
+
+@contextmanager
+def prepared_alone(out: Path, overwrite: bool) -> Iterator[Callable[[], None]]:
+    """Holds a free folder for one preparation. What is given is to be called once the folder's parent is there.
+
+    Raises:
+        ValueError: another process prepares there, or something is at `out` already.
+    """
+    busy = f"{out}: another process prepares there just now; let it end, or choose another folder"
+    with kept_alone(out.absolute().parent / f".{out.name}.lock", busy) as hold:
+
+        def alone() -> None:
+            hold()
+            check_free(out, overwrite)  # once more: another process may have been there meanwhile
+
+        check_free(out, overwrite)
+        yield alone
 
 
 def _name_of(source: Any, out: Path | str | None) -> str:

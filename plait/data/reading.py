@@ -10,6 +10,8 @@ from typing import Any
 
 import polars as pl
 
+from plait.data.frames import with_index_as_columns
+
 CSV_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 SUFFIXES = (".parquet", ".pq", ".arrow", ".ipc", ".feather", *CSV_SUFFIXES)
 
@@ -46,7 +48,7 @@ def open_tables(source: Any) -> list[Table]:
     elif isinstance(source, pl.LazyFrame):
         frame = source
     elif hasattr(source, "__arrow_c_stream__"):
-        frame = pl.DataFrame(source).lazy()
+        frame = pl.DataFrame(with_index_as_columns(source)).lazy()
     else:
         raise ValueError(
             f"source is a {type(source).__name__}; expected a file, a folder, "

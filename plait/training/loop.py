@@ -55,6 +55,14 @@ class Diverged(ArithmeticError):
     """Training went wrong in a way that more steps will not mend. The message names the batch."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM came between two steps."""
+
+    def __init__(self, stopped: str, saved: Path) -> None:
+        super().__init__(f"{stopped}, and was saved in {saved}; the same command goes on from there")
+        self.stopped = stopped  # says where
+
+
 @dataclass(frozen=True)
 class Fitted:
     """A trained model, with its best weights, and how it got there."""
@@ -90,7 +98,7 @@ def fit(
         ValueError: the settings do not fit each other, the data or the checkpoint found in the folder; or the layout
             predicts an action that no training event has; or the data was damaged. Nothing was written then.
         Diverged: the loss is no longer a number, or has run away.
-        KeyboardInterrupt: SIGINT or SIGTERM came; says where training stands.
+        Interrupted: SIGINT or SIGTERM came; says where training stands.
     """
     tune_process()
     optim = replace(optim, precision=resolve_precision(optim.precision, device))
@@ -246,10 +254,10 @@ class _Run:
             return
         self.save()
         progress = self.progress
-        raise KeyboardInterrupt(
+        raise Interrupted(
             f"{arrived[0].name}: training stopped in epoch {progress.epoch + 1} after {progress.step} of "
-            f"{self.steps_per_epoch} steps, and was saved in {self.folder / CHECKPOINT}; the same command goes on from "
-            "there"
+            f"{self.steps_per_epoch} steps",
+            self.folder / CHECKPOINT,
         )
 
     def save(self) -> None:

@@ -45,7 +45,7 @@ def test_a_run_leaves_what_it_promises(dataset, tmp_path):
     lines: list[str] = []
     result = run(dataset, settings, tmp_path, lines.append)
     found = {path.name for path in tmp_path.iterdir()}
-    assert found == {SETTINGS, "metrics.jsonl", MODEL, ANSWERS, RESULT, LOCK}
+    assert found == {SETTINGS, "metrics.jsonl", MODEL, ANSWERS, RESULT}
     assert msgspec.json.decode((tmp_path / SETTINGS).read_bytes(), type=RunSettings) == settings
     assert load_result(tmp_path) == result
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -139,7 +139,7 @@ def test_a_begun_run_of_other_settings_is_refused_and_its_own_goes_on(dataset, t
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_before_step(patch, 1)
         run(dataset, settings, tmp_path, silent)
-    assert {path.name for path in tmp_path.iterdir()} == {SETTINGS, LOCK}
+    assert {path.name for path in tmp_path.iterdir()} == {SETTINGS}
     other = replace(settings, optim=replace(settings.optim, learning_rate=0.5))
     with pytest.raises(ValueError, match="holds the beginning of a run of other settings:") as refused:
         run(dataset, other, tmp_path, silent)

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from plait.data.caching import cached_folder, file_stamps, open_if_whole
+from plait.data.caching import cached_folder, file_stamps, made_once, open_if_whole
 from plait.data.dataset import Dataset
 from plait.data.manifest import LeaveOneOut, Split
 from plait.data.preparing import prepare
@@ -67,8 +67,9 @@ def get(
     options = Options(split=split, min_user_events=min_user_events, min_item_events=min_item_events)
     stamps = []
     if from_files is not None:
-        recipe.read(Path(from_files))  # what is not there is refused even where a download was kept
-        stamps = file_stamps(Path(from_files))
+        from_files = Path(from_files)
+        recipe.read(from_files)  # what is not there is refused even where a download was kept
+        stamps = file_stamps(from_files)
     folder = cached_folder(cache, name, recipe.name, recipe.actions, options, stamps)
     found = open_if_whole(folder)
     if found is not None:
@@ -77,10 +78,13 @@ def get(
                 f"{recipe.name}: {from_files} has not changed since {folder} was prepared from it; using that"
             )
         return found
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    return made_once(folder, lambda: _make(recipe, from_files, folder, options))
+
+
+def _make(recipe: Recipe, from_files: Path | None, folder: Path, options: "Options") -> Dataset:
     if from_files is not None:
-        note = _verify(recipe, Path(from_files))
-        return _prepare(recipe, Path(from_files), folder, options, note)
+        note = _verify(recipe, from_files)
+        return _prepare(recipe, from_files, folder, options, note)
     with tempfile.TemporaryDirectory(prefix=".download.", dir=folder.parent) as scratch:
         files = _download(recipe, Path(scratch))
         note = _verify(recipe, files)
