@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import final
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
@@ -37,17 +36,19 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]], captio
     cells = [[_cell(value) for value in row] for row in rows]
     if out.is_terminal:
         cells = [[_shortened(cell) for cell in row] for row in cells]
-    blocks = _blocks(headings, cells, out.width) if out.is_terminal else [range(len(headings))]
-    for number, block in enumerate(blocks, start=1):
-        table = _table(
-            [headings[at] for at in block],
-            [[row[at] for at in block] for row in cells],
-            caption if number == len(blocks) else "",
+    blocks = [list(range(len(headings)))]
+    if out.is_terminal:
+        blocks = _blocks(headings, cells, out.width)
+    else:
+        out.width = max(
+            out.width, sum(max(map(len, column)) + GAP for column in zip(headings, *cells, strict=True))
         )
-        if number > 1:
+    for number, block in enumerate(blocks):
+        if number:
             out.line()
-        width = None if out.is_terminal else max(out.width, Measurement.get(out, out.options, table).maximum)
-        out.print(table, width=width)
+        of_block = [[row[at] for at in block] for row in cells]
+        is_last = number == len(blocks) - 1
+        out.print(_table([headings[at] for at in block], of_block, caption if is_last else ""))
 
 
 def _table(headings: Sequence[str], cells: Sequence[Sequence[str]], caption: str) -> Table:
