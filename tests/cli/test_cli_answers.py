@@ -96,7 +96,9 @@ def test_a_table_of_many_columns_can_be_read(
     assert said.count("i01") == blocks
     for row in range(3):
         found = [cell for line in lines if line.startswith(f"i{row:02d}") for cell in line.split()[1:]]
-        assert [float(cell) for cell in found] == [row + column / 100 for column in range(len(WIDE))]
+        assert [float(cell) for cell in found] == pytest.approx(
+            [row + column / 100 for column in range(len(WIDE))]
+        )
     assert width is None or max(map(len, lines)) <= width
 
 
