@@ -321,7 +321,6 @@ class Dataset:
 
     def met_before(self, targets: Targets) -> Bool[np.ndarray, "Q"]:
         """Whether each target's item is in its history: where seen items are filtered, it can never be recommended."""
-        check_can_work()
         return met_before(
             self._start_U1, self._item_E, targets.user_Q, targets.event_Q, targets.history_end_Q
         )

@@ -28,13 +28,12 @@ def facts_of(
     """
     start_U1, item_E, time_s_E = arrays["start"], arrays["item"], arrays["time_s"]
     parts = {
-        "validation": (arrays["validation"], arrays["test"]),
-        "test": (arrays["test"], start_U1[1:]),
+        "validation": shaping.queries(start_U1, arrays["validation"], arrays["test"]),
+        "test": shaping.queries(start_U1, arrays["test"], start_U1[1:]),
     }
-    met = {
-        part: int(shaping.met_before(start_U1, item_E, *shaping.queries(start_U1, *ends)).sum())
-        for part, ends in parts.items()
-    }
+    met_Q = shaping.met_before(start_U1, item_E, *map(np.concatenate, zip(*parts.values(), strict=True)))
+    ends = np.cumsum([len(user_Q) for user_Q, _, _ in parts.values()])
+    met = {part: int(of.sum()) for part, of in zip(parts, np.split(met_Q, ends[:-1]), strict=True)}
     return {
         "first_s": int(time_s_E.min()),
         "last_s": int(time_s_E.max()),

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import assert_never
 
 import numpy as np
-import polars as pl
 from jaxtyping import Bool, Int32, Int64, Integer
 
 from plait.data.coding import stable_argsort
 from plait.data.gathering import concatenated_ranges
 from plait.data.manifest import LeaveOneOut, Split, SplitColumn, Temporal
 
-BLOCK = 1 << 16  # queries looked at together
+BLOCK = 1 << 17  # events looked at together
 
 
 def repeats_previous(*columns_N: Integer[np.ndarray, "N"]) -> Bool[np.ndarray, "N"]:
@@ -230,29 +229,31 @@ def met_before(
 ) -> Bool[np.ndarray, "Q"]:
     """Whether the item of each query's event is among its user's events before `history_end_Q`.
 
-    Each block reads its users' events once, however many queries they have.
-
-    Args:
-        user_Q: in any order; ascending, least is read.
+    One pass over the events, however many queries a user has: it finds where each pair of user and item that is asked
+    about comes first.
 
     >>> met_before(np.array([0, 4]), np.array([7, 5, 7, 5]), *np.array([[0, 0], [2, 3], [1, 1]])).tolist()
     [True, False]
     """
-    found = [np.zeros(0, dtype=bool)]
-    for at in range(0, len(user_Q), BLOCK):
-        block = slice(at, at + BLOCK)
-        user_u, user_b = np.unique(user_Q[block], return_inverse=True)
-        row_e, start_u1 = concatenated_ranges(start_U1[user_u], start_U1[user_u + 1])
-        events = pl.DataFrame(
-            {"user": np.repeat(np.arange(len(user_u)), np.diff(start_u1)), "item": item_E[row_e]}
-        )
-        queries = pl.DataFrame({"user": user_b, "item": item_E[event_Q[block]]})
-        first = (
-            events.with_columns(row=row_e)
-            .join(queries.unique(), on=["user", "item"], how="semi")
-            .group_by("user", "item")
-            .agg(pl.col("row").min())
-        )
-        first_b = queries.join(first, on=["user", "item"], how="left", maintain_order="left")["row"]
-        found.append(first_b.to_numpy() < history_end_Q[block])
-    return np.concatenate(found)
+    num_items = int(item_E.max(initial=0)) + 1
+    pair_P, pair_Q = np.unique(user_Q * num_items + item_E[event_Q], return_inverse=True)
+    maybe = np.zeros(
+        1 << (8 * len(pair_P)).bit_length(), dtype=bool
+    )  # by some bits: few other pairs share them
+    maybe[_bits(pair_P, maybe)] = True
+    first_P = np.full(len(pair_P), len(item_E))
+    for begin in range(0, len(item_E), BLOCK):
+        item_e = item_E[begin : begin + BLOCK].astype(np.int64)
+        user_e = np.searchsorted(start_U1, [begin, begin + len(item_e) - 1], side="right") - 1
+        ends = np.clip(start_U1[user_e[0] : user_e[1] + 2], begin, begin + len(item_e))
+        pair_e = np.repeat(np.arange(user_e[0], user_e[1] + 1), np.diff(ends)) * num_items + item_e
+        row_r = np.flatnonzero(maybe[_bits(pair_e, maybe)])
+        at_r = np.minimum(np.searchsorted(pair_P, pair_e[row_r]), len(pair_P) - 1)
+        is_asked_r = pair_P[at_r] == pair_e[row_r]
+        np.minimum.at(first_P, at_r[is_asked_r], begin + row_r[is_asked_r])
+    return first_P[pair_Q] < history_end_Q
+
+
+def _bits(pair_P: Int64[np.ndarray, "P"], table: Bool[np.ndarray, "T"]) -> Int64[np.ndarray, "P"]:
+    """A place in a table whose size is a power of 2, alike for neighbours in no way that matters."""
+    return (pair_P * 0x9E3779B97F4A7C1 >> 20) & (len(table) - 1)

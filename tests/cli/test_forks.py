@@ -29,7 +29,6 @@ def all_calls():
     data.user_ids()
     history = {"item": ["i01", "i02"], "time": [1, 2]}
     state = model.encode(history)
-    targets = data.targets("test")
     calls = {
         "prepare": lambda: prepare("child"),
         "fit": lambda: plait.fit(data),
@@ -45,7 +44,6 @@ def all_calls():
         "Dataset.item_index": lambda: data.item_index(["i01"]),
         "Dataset.user_index": lambda: data.user_index("u01"),
         "Dataset.check_content": data.check_content,
-        "Dataset.met_before": lambda: data.met_before(targets),
         "Dataset.train_item_counts": plait.Dataset.open(data_folder).train_item_counts,
         "Dataset.open, train_batch": lambda: plait.Dataset.open(data_folder).train_batch(data.train_users(), 5, 0),
     }
