@@ -40,9 +40,8 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]], captio
     if out.is_terminal:
         blocks = _blocks(headings, cells, out.width)
     else:
-        out.width = max(
-            out.width, sum(max(map(len, column)) + GAP for column in zip(headings, *cells, strict=True))
-        )
+        longest = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+        out.width = max(out.width, sum(min(length, LONGEST_CELL) + GAP for length in longest))
     for number, block in enumerate(blocks):
         if number:
             out.line()
@@ -65,12 +64,8 @@ def _blocks(headings: Sequence[str], cells: Sequence[Sequence[str]], width: int)
     >>> _blocks(["item", "liked", "watched"], [["a5", "0.5", "1"]], width=14)
     [[0, 1], [0, 2]]
     """
-    longest = [
-        max(
-            (len(word) for text in (heading, *(row[at] for row in cells)) for word in text.split()), default=0
-        )
-        for at, heading in enumerate(headings)
-    ]
+    columns = zip(headings, *cells, strict=True)
+    longest = [max(len(word) for text in column for word in ("", *text.split())) for column in columns]
     blocks: list[list[int]] = [[0]]
     for at in range(1, len(headings)):
         needed = sum(longest[column] + GAP for column in (*blocks[-1], at)) - GAP

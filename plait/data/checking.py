@@ -18,9 +18,7 @@ DType = Any  # a pl.DataType: its metaclass has a repr that beartype refuses in 
 MICROSECONDS_PER_S = 1_000_000
 MICROSECONDS = {"s": MICROSECONDS_PER_S, "ms": 1_000}
 MEANT = "ids that are meant to be so need a letter before them"  # -1 often stands for nobody
-CLOCK_SKEW_S = (
-    86_400  # how far an event may be ahead of this machine's clock: clocks differ, and so do time zones
-)
+CLOCK_SKEW_S = 86_400  # how far an event may be ahead of this machine's clock: clocks differ
 RULE = "reject_rule"  # the column that holds the number of the first rule that a row breaks, 0 for none
 
 
@@ -122,6 +120,8 @@ def time_column(name: str, dtype: DType, unit: Literal["s", "ms"], now_s: float)
 def split_column(split: SplitColumn, dtype: DType) -> Column:
     """0 for training, 1 for validation, 2 for test."""
     name, raw = split.column, pl.col(split.column)
+    if dtype.is_nested():
+        raise _wrong_type(name, dtype, "text or whole numbers")
     whole = raw.cast(pl.Int64, strict=False)
     if dtype.is_float():  # whole numbers, as pandas holds them where some are missing
         raw = (

@@ -45,7 +45,12 @@ class Described:
     features: tuple[Feature, ...]  # as declared
     id_N: pl.Series
     values: pl.DataFrame  # a column per feature, null where missing
-    inputs: tuple[str, ...]  # names of the files
+    tables: tuple[str, ...]  # their names
+    vectors: tuple[str, ...]  # names of the files of vectors
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.tables + self.vectors
 
 
 def check_context(features: Sequence[Feature]) -> None:
@@ -82,9 +87,9 @@ def describe(source: Any, id_column: str, features: Sequence[Feature], what: str
     name = tables[0].name if len(tables) == 1 else str(source)
     _check_ids(frame[id_column], name)
     values = [values_of(feature, frame, name) for feature in features]
-    files = [*(table.name for table in tables), *filter(None, map(file_of, features))]
-    inputs = tuple(Path(file).name for file in files)
-    return Described(what, tuple(features), frame[id_column], pl.DataFrame(values), inputs)
+    read_from = tuple(Path(table.name).name for table in tables)
+    vectors = tuple(Path(file).name for file in filter(None, map(file_of, features)))
+    return Described(what, tuple(features), frame[id_column], pl.DataFrame(values), read_from, vectors)
 
 
 def describe_all(items: Any, users: Any, settings: Settings) -> dict[str, Described]:

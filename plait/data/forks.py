@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 THREADS = Path("/proc/self/task")  # Linux, the one system where fork is usual
-OF_POLARS = re.compile(
-    r"polars-\d+|async-executor.*|tokio-rt-worker"
-)  # names of the threads that do its work
+OF_POLARS = re.compile(r"polars-\d+|async-executor.*|tokio-rt-worker")  # threads that do its work
 
 
 class _Fork:
     """What a process remembers of the fork that it came from."""
 
     def __init__(self) -> None:
+        self.in_parent = False  # were there such threads, when it was forked
         self.lost_threads = False
 
     def before(self) -> None:

@@ -81,6 +81,13 @@ class SplitColumn(msgspec.Struct, frozen=True, tag="column"):
     test: tuple[str, ...] = SPELLINGS["test"]
 
     def __post_init__(self) -> None:
+        for name in SPELLINGS:
+            given = getattr(self, name)
+            if not isinstance(given, tuple | list) or not all(isinstance(value, str) for value in given):
+                raise ValueError(
+                    f"SplitColumn: {name} = {given!r}: expected a tuple of texts, as the column spells them"
+                )
+            msgspec.structs.force_setattr(self, name, tuple(given))
         values = [value.lower() for value in (*self.train, *self.validation, *self.test)]
         if not (self.train and self.validation and self.test) or len(set(values)) < len(values):
             raise ValueError(

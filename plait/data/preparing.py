@@ -307,7 +307,7 @@ def _arrange(rows: Rows, settings: Settings, about: Mapping[str, Described]) -> 
             **facts_of(arrays, actions, tables),
             repeats=repeats,
             tied_in_order=tied_in_order,
-            tables={what: ", ".join(described.inputs) for what, described in about.items()},
+            tables={what: ", ".join(described.tables) for what, described in about.items()},
             users_left_out=len(lost),
         ),
         tied_share=tied_share,

@@ -138,6 +138,8 @@ def test_that_column_is_otherwise_good(tmp_path):
         (lambda: SplitColumn.parse("part:0:1"), "expected COLUMN, or COLUMN:TRAIN:VALIDATION:TEST"),
         (lambda: SplitColumn("part", train=("a",), validation=("A",)), "none of them twice"),
         (lambda: SplitColumn("part", train=()), "at least one value each"),
+        (lambda: SplitColumn("part", train=(0,)), r"train = \(0,\): expected a tuple of texts"),
+        (lambda: SplitColumn("part", test="test"), "test = 'test': expected a tuple of texts"),
     ],
 )
 def test_a_split_by_column_that_means_nothing(make, reason):
