@@ -237,9 +237,8 @@ def met_before(
     """
     num_items = int(item_E.max(initial=0)) + 1
     pair_P, pair_Q = np.unique(user_Q * num_items + item_E[event_Q], return_inverse=True)
-    maybe = np.zeros(
-        1 << (8 * len(pair_P)).bit_length(), dtype=bool
-    )  # by some bits: few other pairs share them
+    # Which pairs may be asked about, told by some of their bits: of the others few share them.
+    maybe = np.zeros(1 << (8 * len(pair_P)).bit_length(), dtype=bool)
     maybe[_bits(pair_P, maybe)] = True
     first_P = np.full(len(pair_P), len(item_E))
     for begin in range(0, len(item_E), BLOCK):

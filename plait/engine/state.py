@@ -21,9 +21,7 @@ class State:
 
     events: EventBatch
     seen_U: tuple[Int64[np.ndarray, "_"], ...]  # every item of each user's whole history, once
-    id_U: tuple[
-        Hashable, ...
-    ]  # what the caller calls the users; None for the one of a history that names none
+    id_U: tuple[Hashable, ...]  # what the caller calls the users; None: of a history that names none
     unknown_items: tuple[
         Hashable, ...
     ] = ()  # ids met so far that the model does not know: UNKNOWN_ITEM in the events
