@@ -1,6 +1,6 @@
 """Plait: generative recommendation where the item/action layout is one line of data."""
 
-from plait.data import Dataset, Explode, LeaveOneOut, Temporal, TextFormat, prepare
+from plait.data import Dataset, Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat, prepare
 from plait.layouts import Layout
 from plait.models.generative import ModelSettings
 from plait.models.late import LateSettings
@@ -38,6 +38,7 @@ __all__ = [
     "Protocol",
     "Recommender",
     "Regression",
+    "SplitColumn",
     "Temporal",
     "TextFormat",
     "Vector",

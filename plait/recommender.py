@@ -22,6 +22,7 @@ from jaxtyping import Int64
 from plait.data import Dataset, checking
 from plait.data.coding import item_index
 from plait.data.features import code_context, new_items
+from plait.data.forks import check_can_work
 from plait.data.history import (
     ITEMS,
     Columns,
@@ -41,11 +42,13 @@ from plait.layouts import resolve
 from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.models.saving import CONFIG, load_model, put_in_place, save_model
 from plait.schema import UNKNOWN_ITEM, UNSEEN_VALUE, Action, Categorical, Category, EventBatch, shortened
-from plait.training.loop import Watch
+from plait.training.loop import Interrupted, Watch
 from plait.training.run import MODEL, RunSettings, resolve_device, run
 from plait.training.settings import Optim, Protocol
 
 CENTURY_S = 3_200_000_000  # a request may lie ahead, but not in the milliseconds of a log of seconds
+
+NOBODY = (None,)  # the user of a history that names none: no real one, whatever its id
 
 Frame = Any  # whatever polars reads: a dataframe of polars, pandas or Arrow, or a mapping of columns
 
@@ -81,14 +84,16 @@ class Recommender:
             ValueError: a column is missing, of the wrong type or not one of the log's, an event lacks its user, item or
                 time, there is no event, or users are given to a model that was trained without features of them.
         """
+        check_can_work()
         if users is not None:
             self._check_takes_users(history)
-        read = self._of_batch(history) if isinstance(history, EventBatch) else self._read(history, users)
+        is_batch = isinstance(history, EventBatch)
+        read = self._of_batch(history) if is_batch else self._read(history, users)
         return encode_history(
             read.events,
             self.model.config.max_events,
             self.model.layout.lag,
-            read.user_ids,
+            read.user_ids if is_batch else read.user_ids or NOBODY,
             read.unknown_items,
             request_name_U=read.request_name_U,
             place_U=read.place_U,
@@ -106,6 +111,7 @@ class Recommender:
                 time in the log, or is of other users; or the model reads the log's requests, and the state came from
                 an `EventBatch`, which does not name them. (Of its times, an `EventBatch` knows whole seconds.)
         """
+        check_can_work()
         read = self._read(event)
         names_requests = self.model.reads_requests and self.columns.request is not None
         if names_requests and state.request_name_U is not None and None in state.request_name_U:
@@ -135,6 +141,7 @@ class Recommender:
         Raises:
             ValueError: the model was trained without item features, or the table does not fit them.
         """
+        check_can_work()
         features = self.model.config.item_features
         if not features:
             raise ValueError(
@@ -162,6 +169,7 @@ class Recommender:
             ValueError: items are no list of ids, or one of them is unknown, the layout cannot score, the time is
                 needed and not given or lies before the last event, or the model has no such context.
         """
+        check_can_work()
         item_C = self._known(items)
         item_UC = np.tile(item_C, (state.events.num_users, 1))
         at_s, request_name = self._when(at)
@@ -191,6 +199,7 @@ class Recommender:
             ValueError: the layout cannot retrieve, `k` is no whole number or more than the items left to a user, or
                 the time is needed and not given or lies before the last event.
         """
+        check_can_work()
         if isinstance(k, bool) or not isinstance(k, int | np.integer):
             raise ValueError(f"k = {k!r}: expected a whole number, how many items each user gets")
         at_s, request_name = self._when(at)
@@ -210,6 +219,7 @@ class Recommender:
         Raises:
             OSError: the folder cannot be written (disk full, no permission); what it holds stays.
         """
+        check_can_work()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with draft_folder(folder, "writing") as aside:
@@ -224,6 +234,7 @@ class Recommender:
         Raises:
             ValueError: the folder is not one of `save_pretrained`, or not whole; or there is no such device.
         """
+        check_can_work()
         folder = Path(folder)
         items, columns = load_vocabulary(folder)
         model = load_model(folder)
@@ -369,7 +380,9 @@ def fit(
     Raises:
         ValueError: the layout, the settings and the data do not fit each other, one is of the wrong type, the folder
             is not prepared, or there is no such device.
+        KeyboardInterrupt: SIGINT or SIGTERM came; says what is kept.
     """
+    check_can_work()
     if isinstance(data, str | Path):
         data = Dataset.open(data)
     _check_type(
@@ -386,7 +399,15 @@ def fit(
     settings = RunSettings(layout=str(resolved), model=model, optim=optim, protocol=protocol)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(out) if out is not None else Path(scratch)
-        run(data, settings, folder, report, resolve_device(device), watch)
+        try:
+            run(data, settings, folder, report, resolve_device(device), watch)
+        except Interrupted as stop:
+            if out is not None:
+                raise
+            raise KeyboardInterrupt(
+                f"{stop.stopped}; nothing of it is kept, since it had no folder: plait.fit(..., out=FOLDER) saves what "
+                "is trained, and goes on from there"
+            ) from None
         return Recommender.from_pretrained(folder / MODEL, device)
 
 

@@ -802,6 +802,16 @@ def test_a_frame_with_context_and_users_is_the_dataset(known, reader):
     assert not reader.score(unknown, ["i03"]).equals(reader.score(from_frame, ["i03"]))
 
 
+def test_features_of_users_are_never_those_of_the_stand_in(known, reader):
+    """A history without users, beside a table that describes user 0 and all others."""
+    history = of_users(described_log(), "u11").drop("user")
+    with pytest.raises(
+        ValueError, match=r"no column 'user', so .* no row of users can be told to be this user's"
+    ):
+        reader.encode(history, users=users_table())
+    assert not reader.encode(history).events.user_code_UK.any(), "nothing is known of nobody"
+
+
 def test_the_context_of_a_moment_is_read(reader):
     state = encoded(reader, "u03")
     missing, phone, tv = (

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from plait.cli.showing import show_dataset, show_table
-from plait.data import Explode, LeaveOneOut, Temporal, TextFormat, sources
+from plait.data import Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat, sources
 from plait.data import prepare as prepare_log
+from plait.data.manifest import Split
 from plait.data.missing import parse_missing
 from plait.data.text import Quoting
 from plait.data.times import TimeUnit
@@ -66,6 +67,7 @@ def prepare(
     min_item_events: int = 5,
     deduplicate: bool = False,
     temporal: tuple[float, float] | None = None,
+    split_column: str | None = None,
     items: Path | None = None,
     item_feature: tuple[str, ...] = (),
     users: Path | None = None,
@@ -132,6 +134,9 @@ def prepare(
     temporal
         Shares of the events for validation and test, cut by time; without it the last event of each user
         is the test and the one before the validation.
+    split_column
+        Instead, a column of the log that says train, validation (valid, val, dev) or test; written
+        COLUMN:TRAIN:VALIDATION:TEST where it has other values.
     items
         A file or folder with a row per item: the item column, and those of its features.
     item_feature
@@ -177,7 +182,7 @@ def prepare(
             if time is None
             else f"--time {time} and --no-time: give one of them"
         )
-    split = Temporal(validation=temporal[0], test=temporal[1]) if temporal else LeaveOneOut()
+    split = _split(temporal, split_column)
     show_dataset(
         prepare_log(
             log,
@@ -223,3 +228,15 @@ def prepare(
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split(",")) if text else ()
+
+
+def _split(temporal: tuple[float, float] | None, column: str | None) -> Split:
+    match temporal, column:
+        case None, None:
+            return LeaveOneOut()
+        case (validation, test), None:
+            return Temporal(validation=validation, test=test)
+        case None, str(text):
+            return SplitColumn.parse(text)
+        case _:
+            raise ValueError("--temporal and --split-column split the log in two ways; give one of them")

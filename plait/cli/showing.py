@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import final
 
 from rich.console import Console
@@ -12,12 +11,12 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from plait.data import Dataset
-from plait.data.manifest import left_out
+from plait.data.facts import summary_lines
 from plait.training.loop import Watch
 
 MILLION = 1_000_000  # rich counts in whole numbers
-YEAR_1971_S = 31_536_000
 LONGEST_CELL = 200  # characters in a table on a terminal: an id may be a page of text
+GAP = 2  # characters between columns
 LOG_WIDTH = 140  # off a terminal, so that the tables in a log stay whole
 
 
@@ -31,38 +30,57 @@ def say(line: str, out: Console | None = None) -> None:
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> None:
-    columns = (Column(heading, overflow="fold") for heading in headings)  # off a terminal nothing is cut
-    table = Table(*columns, box=None, pad_edge=False, caption=Text(caption), caption_justify="left")
+    """Rows under headings. On a terminal too narrow for all columns, they stand in blocks under one another, each with
+    the first column again; elsewhere a line is as long as it must be."""
     out = console()
-    for row in rows:
-        cells = [_cell(value) for value in row]
-        table.add_row(*(Text(_shortened(cell) if out.is_terminal else cell) for cell in cells))
-    out.print(table)
+    cells = [[_cell(value) for value in row] for row in rows]
+    if out.is_terminal:
+        cells = [[_shortened(cell) for cell in row] for row in cells]
+    blocks = [list(range(len(headings)))]
+    if out.is_terminal:
+        blocks = _blocks(headings, cells, out.width)
+    else:
+        longest = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+        out.width = max(out.width, sum(min(length, LONGEST_CELL) + GAP for length in longest))
+    for number, block in enumerate(blocks):
+        if number:
+            out.line()
+        of_block = [[row[at] for at in block] for row in cells]
+        is_last = number == len(blocks) - 1
+        out.print(_table([headings[at] for at in block], of_block, caption if is_last else ""))
+
+
+def _table(headings: Sequence[str], cells: Sequence[Sequence[str]], caption: str) -> Table:
+    columns = (Column(heading, overflow="fold") for heading in headings)  # nothing is cut
+    table = Table(*columns, box=None, pad_edge=False, caption=Text(caption), caption_justify="left")
+    for row in cells:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _blocks(headings: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """The columns of each block: as many as fit without breaking a word, and at least one beside the first.
+
+    >>> _blocks(["item", "liked", "watched"], [["a5", "0.5", "1"]], width=14)
+    [[0, 1], [0, 2]]
+    """
+    columns = zip(headings, *cells, strict=True)
+    longest = [max(len(word) for text in column for word in ("", *text.split())) for column in columns]
+    blocks: list[list[int]] = [[0]]
+    for at in range(1, len(headings)):
+        needed = sum(longest[column] + GAP for column in (*blocks[-1], at)) - GAP
+        if needed > width and len(blocks[-1]) > 1:
+            blocks.append([0])
+        blocks[-1].append(at)
+    return blocks
 
 
 def show_dataset(dataset: Dataset) -> None:
     """What a prepared folder holds, and where the rows of the log went."""
-    manifest, counts = dataset.manifest, dataset.manifest.counts
-    say(
-        f"{dataset.folder}: {counts.events:,} events, {counts.users:,} users, {counts.items:,} items; "
-        f"{manifest.tied_share:.1%} of the events share a time with another of their user"
-    )
-    gone = (counts.rejected, counts.duplicates_removed, counts.single_event_rows, counts.core_rows)
-    for line in manifest.read_as:
+    first, *rest = summary_lines(dataset.manifest)
+    say(f"{dataset.folder}: {first}")
+    for line in rest:
         say(line)
-    say(f"{counts.rows_read:,} rows read, left out: {left_out(manifest.settings, *gone)}")
-    if manifest.settings.time is not None and dataset.last_s < YEAR_1971_S:
-        say(
-            f"all times lie before 1971, the last at {datetime.fromtimestamp(dataset.last_s, UTC):%Y-%m-%d %H:%M:%S}, "
-            f"read in {manifest.settings.time_unit}; where that is wrong, prepare again with another --time-unit"
-        )
-    shares = [f"{name} {missing / counts.events:.1%}" for name, missing in counts.missing.items() if missing]
-    if shares:
-        say(f"events without a value: {', '.join(shares)}")
-    if counts.duplicates > counts.duplicates_removed:
-        say(
-            f"{counts.duplicates:,} rows repeat a user's item and time and were kept; --deduplicate drops them"
-        )
 
 
 @final

@@ -2,7 +2,7 @@
 
 from plait.data import sources
 from plait.data.dataset import Dataset, Targets
-from plait.data.manifest import LeaveOneOut, Manifest, Temporal
+from plait.data.manifest import LeaveOneOut, Manifest, SplitColumn, Temporal
 from plait.data.preparing import prepare
 from plait.data.text import Explode, TextFormat
 
@@ -11,6 +11,7 @@ __all__ = [
     "Explode",
     "LeaveOneOut",
     "Manifest",
+    "SplitColumn",
     "Targets",
     "Temporal",
     "TextFormat",

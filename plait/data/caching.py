@@ -5,11 +5,13 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from plait.data.dataset import Dataset
+from plait.data.locking import in_turn
 from plait.data.manifest import FORMAT_VERSION
 
 
@@ -29,6 +31,16 @@ def cached_folder(cache: Path | None, name: str, *made_of: object) -> Path:
     content = msgspec.json.encode((FORMAT_VERSION, *made_of))
     readable = re.sub(r"[^\w.-]+", "_", name)
     return (cache or cache_home()) / f"{readable}-{hashlib.sha256(content).hexdigest()[:12]}"
+
+
+def made_once(folder: Path, make: Callable[[], Dataset]) -> Dataset:
+    """The dataset that was prepared there before, else what is made there now; one that is not whole is made anew.
+
+    Of several processes one makes it and the others wait.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with in_turn(folder.parent / f".{folder.name}.turn"):
+        return open_if_whole(folder) or make()
 
 
 def open_if_whole(folder: Path) -> Dataset | None:

@@ -3,18 +3,21 @@ is read, checked and narrowed in one streaming pass.
 """
 
 import math
+import time as clock
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from plait.data.ids import EXACT_BELOW, DType, is_nobody, is_text
+from plait.data.manifest import SplitColumn
 from plait.data.missing import names_without, numbers_without
 from plait.data.times import PER_S, TimeForm, is_missing, microseconds, offset_minutes
 from plait.schema import Action, Amount, Binary, Categorical, Category, Feature, Regression, shortened
 
 MEANT = "pass negative_ids='keep' (--negative-ids keep) where it is an id"  # -1 often stands for nobody
 MOST_SHOWN = 5  # values of a category in a message
+CLOCK_SKEW_S = 86_400  # how far an event may be ahead of this machine's clock: clocks differ
 RULE = "reject_rule"  # the column that holds the number of the first rule that a row breaks, 0 for none
 
 
@@ -31,6 +34,11 @@ class Column:
     name: str  # in the log
     value: pl.Expr
     rules: tuple[Rule, ...]  # a row is held to the first that it breaks
+
+
+def latest_event_s() -> float:
+    """The latest time that an event may have, of a log or of a history."""
+    return clock.time() + CLOCK_SKEW_S
 
 
 def id_column(
@@ -120,6 +128,29 @@ def time_column(form: TimeForm, schema: Mapping[str, DType], now_s: float) -> Co
         rules.append(Rule(f"{name} is not a time", value.is_null()))
     rules.append(Rule(f"{name} is before 1970", before_1970))
     return Column(name, value, tuple(rules))
+
+
+def split_column(split: SplitColumn, dtype: DType) -> Column:
+    """0 for training, 1 for validation, 2 for test."""
+    name, raw = split.column, pl.col(split.column)
+    if dtype.is_nested():
+        raise _wrong_type(name, dtype, "text or whole numbers")
+    whole = raw.cast(pl.Int64, strict=False)
+    if dtype.is_float():  # whole numbers, as pandas holds them where some are missing
+        raw = (
+            pl.when(whole.cast(dtype) == raw)
+            .then(whole.cast(pl.String))
+            .otherwise(raw.fill_nan(None).cast(pl.String))
+        )
+    text = raw.cast(pl.String).str.strip_chars()
+    missing = text.is_null() | (text == "")
+    part_of = {value.lower(): part for part, values in enumerate(split.values) for value in values}
+    part = text.str.to_lowercase().replace_strict(part_of, default=None, return_dtype=pl.UInt8)
+    rules = (
+        Rule(f"{name} is missing", missing),
+        Rule(f"{name} is none of {', '.join(part_of)}", part.is_null()),
+    )
+    return Column(name, part, rules)
 
 
 def action_column(action: Action, dtype: DType) -> Column:

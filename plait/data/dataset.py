@@ -17,11 +17,12 @@ from jaxtyping import Bool, Int64
 
 from plait import files
 from plait.data.coding import item_index, similar_texts
+from plait.data.forks import check_can_work
 from plait.data.gathering import Windows, concatenated_ranges, windows
 from plait.data.ids import id_series, ids_as
-from plait.data.manifest import FORMAT_VERSION, Manifest
-from plait.data.shaping import training_rows
-from plait.data.writing import MANIFEST, REJECTS, array_digest, content_hash, table_digest
+from plait.data.manifest import FORMAT_VERSION, Manifest, why_left_out
+from plait.data.shaping import met_before, queries, training_rows
+from plait.data.writing import LEFT_OUT, MANIFEST, REJECTS, array_digest, content_hash, table_digest
 from plait.schema import Action, EventBatch, Feature, FeatureTable
 
 AGAIN = "prepare the log again, or simulate it again"
@@ -106,12 +107,15 @@ class Dataset:
         Raises:
             ValueError: these are not the events that were prepared: a file was damaged, or replaced by another.
         """
+        check_can_work()
         if files.has_hashes(self.folder):
             files.check(self.folder, AGAIN)
             return
         digests = {}
         try:
-            for path in (self.folder / name for name in self.manifest.files if name != REJECTS):
+            for path in (
+                self.folder / name for name in self.manifest.files if name not in (REJECTS, LEFT_OUT)
+            ):
                 if path.suffix == ".npy":
                     digests[path.stem] = array_digest(path.name, self._map(path.stem))
                 else:
@@ -157,11 +161,6 @@ class Dataset:
         """A row for every dense user."""
         return self._features("user", self.manifest.user_features, self.num_users)
 
-    @property
-    def last_s(self) -> int:
-        """When the last event of all was, in unix seconds."""
-        return int(self._time_s_E[self._start_U1[1:] - 1].max())
-
     def item_ids(self) -> pl.Series:
         """The log's item ids; dense item i is at index i - 1."""
         return self._items["item_id"]
@@ -172,14 +171,16 @@ class Dataset:
 
     def item_index(self, ids: Iterable[Any]) -> Int64[np.ndarray, "I"]:
         """Dense indices of the log's item ids, `UNKNOWN_ITEM` for ids that the item table lacks."""
+        check_can_work()
         return item_index(id_series(ids), self.item_ids())
 
     def user_index(self, id: int | str) -> int:
         """Dense index of one of the log's user ids. Of a log of whole numbers, text may spell one as numbers are spelt.
 
         Raises:
-            ValueError: the dataset has no such user; names similar ids.
+            ValueError: the dataset has no such user: the filters left it out, or it is unknown; names similar ids.
         """
+        check_can_work()
         known = self.user_ids()
         is_text = known.dtype == pl.String
         asked = ids_as(id_series([id]), known.dtype).item()
@@ -187,6 +188,7 @@ class Dataset:
             at = int(known.search_sorted(asked))
             if at < len(known) and known[at] == asked:
                 return at
+        self._check_not_left_out(id)
         kind = "text" if is_text else "whole numbers"
         near = similar_texts(id, known) if is_text and isinstance(id, str) else []
         raise ValueError(
@@ -194,6 +196,19 @@ class Dataset:
             + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
             + ("" if near else f"; its {len(known):,} user ids are {kind} from {known[0]!r} to {known[-1]!r}")
         )
+
+    def _check_not_left_out(self, id: int | str) -> None:
+        if LEFT_OUT not in self.manifest.files:
+            return
+        gone = pl.read_parquet(self.folder / LEFT_OUT)
+        if isinstance(id, str) != (gone["user_id"].dtype == pl.String):
+            return
+        rows = gone.filter(pl.col("user_id") == id)["rows"]
+        if len(rows):
+            raise ValueError(
+                f"user {id!r} is in the log of {self.manifest.name}, and preparation left it out: "
+                f"{why_left_out(self.manifest.settings, rows.item())}"
+            )
 
     def train_users(self) -> Int64[np.ndarray, "U"]:
         """Users with at least two training events: one to see, one to predict."""
@@ -235,10 +250,7 @@ class Dataset:
         begin_U, end_U = (
             (self._validation_U, self._test_U) if part == "validation" else (self._test_U, self._start_U1[1:])
         )
-        user_U = np.flatnonzero((begin_U > self._start_U1[:-1]) & (end_U > begin_U))
-        event_Q, _ = concatenated_ranges(begin_U[user_U], end_U[user_U])
-        events_U = end_U[user_U] - begin_U[user_U]
-        targets = Targets(np.repeat(user_U, events_U), event_Q, np.repeat(begin_U[user_U], events_U))
+        targets = Targets(*queries(self._start_U1, begin_U, end_U))
         return targets if same_request == "causal" else self._before_own_request(targets)
 
     def train_targets(self, num_requests: int) -> Targets:
@@ -318,6 +330,12 @@ class Dataset:
         row_S, start_Q1 = concatenated_ranges(self._start_U1[targets.user_Q], targets.history_end_Q)
         return start_Q1, self._item_E[row_S].astype(np.int64)
 
+    def met_before(self, targets: Targets) -> Bool[np.ndarray, "Q"]:
+        """Whether each target's item is in its history: where seen items are filtered, it can never be recommended."""
+        return met_before(
+            self._start_U1, self._item_E, targets.user_Q, targets.event_Q, targets.history_end_Q
+        )
+
     def history(self, user_index: int) -> EventBatch:
         """All events of one user, of every segment."""
         user_U = np.array([user_index], dtype=np.int64)
@@ -373,10 +391,12 @@ class Dataset:
 
     @cached_property
     def _items(self) -> pl.DataFrame:
+        check_can_work()
         return pl.read_parquet(self.folder / "items.parquet", glob=False)
 
     @cached_property
     def _users(self) -> pl.DataFrame:
+        check_can_work()
         return pl.read_parquet(self.folder / "users.parquet", glob=False)
 
 

@@ -49,8 +49,13 @@ class Described:
     id_N: pl.Series
     held: Held  # what the ids are
     values: pl.DataFrame  # a column per feature, null where missing
-    inputs: tuple[str, ...]  # names of the files
+    tables: tuple[str, ...]  # their names
+    vectors: tuple[str, ...]  # names of the files of vectors
     read_as: tuple[str, ...] = ()  # how text among them was read, in words
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.tables + self.vectors
 
 
 def check_context(features: Sequence[Feature]) -> None:
@@ -100,10 +105,10 @@ def describe(
     _check_once(id_N, name)
     frame = pl.concat(frames, how="vertical_relaxed", rechunk=True)
     values = [values_of(feature, frame, name) for feature in features]
-    files = [*(table.name for table in tables), *filter(None, map(file_of, features))]
-    inputs = tuple(Path(file).name for file in files)
+    read_from = tuple(Path(table.name).name for table in tables)
+    vectors = tuple(Path(file).name for file in filter(None, map(file_of, features)))
     read_as = described_reading(tables)
-    return Described(what, tuple(features), id_N, held, pl.DataFrame(values), inputs, read_as)
+    return Described(what, tuple(features), id_N, held, pl.DataFrame(values), read_from, vectors, read_as)
 
 
 def describe_all(items: Any, users: Any, settings: Settings) -> dict[str, Described]:

@@ -4,7 +4,6 @@ Shape letters: E events, U users, K codes of a user's features.
 """
 
 import difflib
-import time as clock
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from plait.data import checking
 from plait.data.checking import RULE, Column, Rule
 from plait.data.coding import item_index
 from plait.data.features import code_context, user_features_of
-from plait.data.framing import as_frame
+from plait.data.frames import as_frame, has_unnamed_index, is_pandas_row
 from plait.data.ids import DType, held_by, ids_as, is_text
 from plait.data.reading import check_columns
 from plait.data.text import TextFormat
@@ -102,8 +101,9 @@ def read_history(
     """Events of one user or, where the user column is there, of many, in the order of time.
 
     Args:
-        history: a frame of polars, pandas or Arrow, or a mapping of columns (of single values for one event).
-            An action without a column is missing in every event.
+        history: a frame of polars, pandas or Arrow, or a mapping of columns (of single values for one event, as a row
+            of pandas is). The named levels of a pandas index are columns. An action without a column is missing in
+            every event.
         actions: as fitted in preparation.
         item_ids: dense item i is at index i - 1; other items become UNKNOWN_ITEM.
         needs_request: where the log has a request column, every event must name its request.
@@ -113,12 +113,12 @@ def read_history(
 
     Raises:
         ValueError: a column is missing, of the wrong type, or holds a value that breaks a rule; or there is no user
-            column, and one that may have been meant.
+            column, and something that may have been meant for it: a column, an index, or a table of users.
     """
     frame = _as_frame(history)
     has_users = columns.user in frame.columns
     if not has_users:
-        _check_one_user(frame, columns, actions)
+        _check_one_user(history, frame, columns, actions, users)
     frame = _with_missing_actions(frame, columns, actions)
     if needs_request and columns.request is not None:
         _check_requests(frame, columns.request)
@@ -130,7 +130,7 @@ def read_history(
         frame = frame.with_columns(pl.lit(0).alias(columns.user))
     if has_users:
         frame = frame.with_columns(_user_ids_of(frame[columns.user], columns))
-    times_in = [] if form is None else [checking.time_column(form, frame.schema, clock.time())]
+    times_in = [] if form is None else [checking.time_column(form, frame.schema, checking.latest_event_s())]
     actions_in = [checking.action_column(action, frame.schema[action.name]) for action in actions]
     ids_in = [checking.given_id_column(name, frame.schema[name]) for name in (columns.user, columns.item)]
     order_in = [
@@ -162,7 +162,7 @@ def read_history(
         time_s_E=tick_E // MICROSECONDS_PER_S,
         request_E=request_name_E.rle_id().to_numpy().astype(np.int64),
         context_EF=code_context(columns.context, frame, "the history"),
-        user_code_UK=_user_codes(users, columns, user_ids),
+        user_code_UK=_user_codes(users, columns, user_ids),  # of nobody, where there are no users
     )
     unknown = frame[columns.item].filter(pl.Series(item_E == UNKNOWN_ITEM)).unique(maintain_order=True)
     last_U = start_U1[1:] - 1
@@ -210,14 +210,27 @@ def _unread(frame: pl.DataFrame, columns: Columns, actions: tuple[Action, ...]) 
     return [name for name in frame.columns if name not in known.union(_optional(columns, actions))]
 
 
-def _check_one_user(frame: pl.DataFrame, columns: Columns, actions: tuple[Action, ...]) -> None:
-    """Raises ValueError where a frame without the user column has one that may have been meant for it."""
+def _check_one_user(
+    history: Any, frame: pl.DataFrame, columns: Columns, actions: tuple[Action, ...], users: Any
+) -> None:
+    """Raises ValueError where a history without the user column has something that may have been meant for it."""
+    why = f"the history has no column {columns.user!r}, so all its events would be of one user, and"
     near = difflib.get_close_matches(columns.user, _unread(frame, columns, actions), n=1)
     if near:
         raise ValueError(
-            f"the history has no column {columns.user!r}, so all its events would be of one user, and the model knows "
-            f"none that is called {near[0]!r}; did you mean {columns.user!r} by {near[0]!r}? Leave it out where all "
-            "events are of one user"
+            f"{why} the model knows none that is called {near[0]!r}; did you mean {columns.user!r} by {near[0]!r}? "
+            "Leave it out where all events are of one user"
+        )
+    if has_unnamed_index(history):
+        raise ValueError(
+            f"{why} it has an index without a name, such as {history.index[0]!r}. Where that is the user, name it "
+            f"(history.rename_axis({columns.user!r})); where all events are of one user, drop it "
+            "(history.reset_index(drop=True))"
+        )
+    if users is not None:
+        raise ValueError(
+            f"{why} no row of users can be told to be this user's: give the history the column {columns.user!r}, or "
+            "leave users out"
         )
 
 
@@ -249,6 +262,8 @@ def _as_frame(history: Any) -> pl.DataFrame:
             f"the history is the path {str(history)!r}; expected a frame of polars, pandas or Arrow, or a mapping of "
             "columns: read the file first, as polars.read_csv does"
         )
+    if is_pandas_row(history):
+        history = history.to_dict()
     if isinstance(history, Mapping):
         history = {name: _as_column(values) for name, values in history.items()}
     return as_frame(history, "the history")

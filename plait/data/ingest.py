@@ -3,7 +3,6 @@
 Shape letters: N rows accepted.
 """
 
-import time as clock
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,12 @@ from plait.data import checking
 from plait.data.checking import RULE, Column
 from plait.data.coding import dense_codes
 from plait.data.ids import Held, as_id, held_by, is_text, look_like_hashes
-from plait.data.manifest import Settings
+from plait.data.manifest import Settings, SplitColumn
 from plait.data.reading import Table, check_columns, collect, reading
 from plait.data.text import decimal_hint, with_decimal_points
 from plait.data.times import MICROSECONDS_PER_S, UNIT_NAMES, fitting_unit
 from plait.schema import Categorical, Category, Number
 
-CLOCK_SKEW_S = 86_400  # how far ahead of this machine's clock a log may be
 EXAMPLES = 3  # rows named per broken rule
 FIRST_ROWS = 1_000  # from which the type of ids is guessed
 LEAST_SHARE_LEFT = 0.5  # of the rows, for setting bad ones aside to be advised
@@ -35,7 +33,8 @@ ID = "plait_id_of_"  # and the role: a column beside the log's own
 class Rows:
     """A log's accepted rows in their old order. Columns are popped when used: a log is large."""
 
-    # user, item, request, order: int32 codes; time: µs; action0, ...: float32; context0, ...: int32 codes or float64
+    # user, item, request, order: int32 codes; time: µs; action0, ...: float32; context0, ...: int32 codes or float64;
+    # part: uint8, where a column splits
     columns: dict[str, np.ndarray]
     user_id: pl.Series
     item_id: pl.Series
@@ -69,6 +68,7 @@ def log_columns(settings: Settings) -> list[str]:
         settings.order,
     ]
     names += [action.name for action in settings.actions] + [feature.name for feature in settings.context]
+    names.append(settings.split_column)
     return [name for name in names if name is not None]
 
 
@@ -241,7 +241,7 @@ def _read_as(
     if settings.order and any(is_text(schema[settings.order]) for schema in schemas):
         texts.append(settings.order)
     categories = {name: pl.Categories.random() for name in texts}
-    now_s = clock.time() + CLOCK_SKEW_S
+    now_s = checking.latest_event_s()
     parts, frames = [], []
     for table, lazy, schema in zip(tables, lazy_frames, schemas, strict=True):
         read = lazy.with_columns(
@@ -272,6 +272,7 @@ def _numbers(settings: Settings) -> list[str]:
 def _spelt_columns(settings: Settings) -> list[str]:
     """Columns, beside those of ids, that mean what is written and not the number that it may be."""
     names = [feature.name for feature in settings.context if isinstance(feature.kind, Category)]
+    names += [settings.split_column] if settings.split_column else []
     names += [action.name for action in settings.actions if isinstance(action.kind, Categorical)]
     if settings.time_format is not None and settings.time is not None:
         names.append(settings.time)
@@ -296,6 +297,8 @@ def _columns_of(
     if settings.order:
         order = settings.order
         columns["order"] = checking.order_column(order, schema[order], categories.get(order))
+    if isinstance(settings.split, SplitColumn):
+        columns["part"] = checking.split_column(settings.split, schema[settings.split.column])
     for index, action in enumerate(settings.actions):
         columns[f"action{index}"] = checking.action_column(action, schema[action.name])
     for index, feature in enumerate(settings.context):
@@ -355,7 +358,7 @@ def _advice(left: int, num_read: int) -> str:
 def _unit_hint(examples: Sequence[tuple[str, Any]], settings: Settings) -> str:
     """Which unit times are in that lie in the future."""
     numbers = [value for _, value in examples if isinstance(value, int | float)]
-    unit = fitting_unit(max(numbers), clock.time() + CLOCK_SKEW_S) if numbers else None
+    unit = fitting_unit(max(numbers), checking.latest_event_s()) if numbers else None
     if unit is None or unit == settings.time_unit:
         return ""
     return f"; if these are {UNIT_NAMES[unit]}, pass time_unit='{unit}' (--time-unit {unit})"

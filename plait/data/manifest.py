@@ -62,7 +62,63 @@ class Temporal(msgspec.Struct, frozen=True, tag="temporal"):
         return f"temporal split with {', '.join(f'{name} = {value}' for name, value in given.items()) or 'no cuts'}"
 
 
-Split = LeaveOneOut | Temporal
+SPELLINGS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
+}
+
+
+class SplitColumn(msgspec.Struct, frozen=True, tag="column"):
+    """A column of the log says of every event whether it is for training, validation or test.
+
+    Of every user, training comes before validation and validation before test. Capitals do not matter.
+
+    >>> SplitColumn("fold", train=("0", "1"), validation=("2",), test=("3",)).test
+    ('3',)
+    """
+
+    column: str
+    train: tuple[str, ...] = SPELLINGS["train"]
+    validation: tuple[str, ...] = SPELLINGS["validation"]
+    test: tuple[str, ...] = SPELLINGS["test"]
+
+    def __post_init__(self) -> None:
+        for name in SPELLINGS:
+            given = getattr(self, name)
+            if not isinstance(given, tuple | list) or not all(isinstance(value, str) for value in given):
+                raise ValueError(
+                    f"SplitColumn: {name} = {given!r}: expected a tuple of texts, as the column spells them"
+                )
+            msgspec.structs.force_setattr(self, name, tuple(given))
+        values = [value.lower() for value in (*self.train, *self.validation, *self.test)]
+        if not (self.train and self.validation and self.test) or len(set(values)) < len(values):
+            raise ValueError(
+                f"{self}: expected at least one value each for train, validation and test, and none of them twice"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> "SplitColumn":
+        """COLUMN, or COLUMN:TRAIN:VALIDATION:TEST with the values that the column has, several between commas.
+
+        >>> SplitColumn.parse("fold:0,1:2:3") == SplitColumn("fold", ("0", "1"), ("2",), ("3",))
+        True
+        """
+        column, *values = text.split(":")
+        if len(values) not in (0, 3):
+            raise ValueError(f"split column {text!r}: expected COLUMN, or COLUMN:TRAIN:VALIDATION:TEST")
+        return cls(column, *(tuple(value.split(",")) for value in values))
+
+    @property
+    def values(self) -> tuple[tuple[str, ...], ...]:
+        """Those of training, of validation and of test."""
+        return self.train, self.validation, self.test
+
+    def __str__(self) -> str:
+        return f"split by column {self.column!r}, {' / '.join(' or '.join(values) for values in self.values)}"
+
+
+Split = LeaveOneOut | Temporal | SplitColumn
 
 
 class Settings(
@@ -101,6 +157,10 @@ class Settings(
         return TimeForm(
             column=self.time, unit=self.time_unit, format=self.time_format, offset=self.time_offset
         )
+
+    @property
+    def split_column(self) -> str | None:
+        return self.split.column if isinstance(self.split, SplitColumn) else None
 
 
 def declared(given: Any, of: type[Action] | type[Feature]) -> tuple[Any, ...]:
@@ -141,6 +201,38 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     users_without_features: int = 0
 
 
+class ActionFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the events say of one action."""
+
+    known: int  # events with a value
+    low: float | None = None  # of numbers; None where there is none, like the next
+    high: float | None = None
+    mean: float | None = None
+    events: dict[str, int] = {}  # by value, of categories; of a binary action those with "1"
+
+
+class Largest(msgspec.Struct, frozen=True, kw_only=True):
+    """Who has the most events."""
+
+    id: int | str
+    events: int
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What to know about the events that were kept, before anything is trained on them."""
+
+    first_s: int  # unix seconds
+    last_s: int
+    actions: dict[str, ActionFacts]
+    met_before: dict[str, int]  # queries by part, whose item is in the history before the part
+    repeats: int  # events whose user, item and time an earlier event has
+    tied_in_order: int  # events that share time and order column with another of their user
+    largest_user: Largest
+    largest_item: Largest
+    tables: dict[str, str] = {}  # "item" and "user" -> the name of their feature table
+    users_left_out: int = 0  # users whose rows were read and removed by the filters
+
+
 def left_out(
     settings: Settings,
     rejected: dict[str, int],
@@ -156,6 +248,20 @@ def left_out(
         f"of users below {settings.min_user_events} or items below {settings.min_item_events} events": core_rows,
     }
     return "; ".join(f"{rows:,} {why}" for why, rows in rows_by_reason.items() if rows) or "none"
+
+
+def why_left_out(settings: Settings, rows: int) -> str:
+    """In words, which filter removed a user of so many rows, and what to do."""
+    if rows == 1:
+        return "it has a single event, from which nothing can be learnt or asked"
+    if rows < settings.min_user_events:
+        return f"it has {rows} events, below min_user_events = {settings.min_user_events} (--min-user-events)"
+    filters = f"min_user_events = {settings.min_user_events}, min_item_events = {settings.min_item_events}"
+    repeats = ", or repeat others (--deduplicate)" if settings.deduplicate else ""
+    return (
+        f"of its {rows} events too many are of items that are too rare{repeats} ({filters}: --min-user-events, "
+        "--min-item-events)"
+    )
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,6 +283,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     item_features: tuple[Feature, ...] = ()  # fitted on items with training events
     user_features: tuple[Feature, ...] = ()  # fitted on users with training events
     context: tuple[Feature, ...] = ()  # fitted on training events
+    facts: Facts | None = None  # None in folders of before they were kept
     read_as: tuple[str, ...] = ()  # how text files were read, in words
 
     def to_json(self) -> bytes:
@@ -197,7 +304,7 @@ EXPECTED = {
     "min_user_events": f"a whole number from 1 (--min-user-events) to {WHOLE.most:,}",
     "min_item_events": f"a whole number from 1 (--min-item-events) to {WHOLE.most:,}",
     **dict.fromkeys(("deduplicate", "keep_unseen_items"), FLAG),
-    "split": "plait.LeaveOneOut(), or as plait.Temporal(validation=0.1, test=0.1)",
+    "split": "plait.LeaveOneOut(), or as plait.Temporal(validation=0.1, test=0.1) or plait.SplitColumn('fold')",
     "on_bad_row": "'stop' or 'reject'",
     **dict.fromkeys(DECLARED[1:], FEATURES),
     "text": "plait.TextFormat(), such as plait.TextFormat(separator=';', decimal_comma=True)",

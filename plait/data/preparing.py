@@ -5,7 +5,8 @@ Shape letters: N rows sorted by (user, time), E events kept, U users, V items, A
 
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,14 +17,18 @@ import numpy as np
 import polars as pl
 
 from plait.data import features, shaping
-from plait.data.caching import cached_folder, file_stamps, open_if_whole
+from plait.data.caching import cached_folder, file_stamps, made_once
 from plait.data.coding import coarsest_unit, order_events
 from plait.data.dataset import Dataset
+from plait.data.facts import date, facts_of
 from plait.data.features import Described, Features
+from plait.data.forks import check_can_work
 from plait.data.ingest import Rows, ingest, log_columns
+from plait.data.locking import kept_alone
 from plait.data.manifest import (
     FORMAT_VERSION,
     Counts,
+    Facts,
     LeaveOneOut,
     Manifest,
     Settings,
@@ -38,6 +43,7 @@ from plait.data.reading import described_reading, fingerprint, open_tables
 from plait.data.text import TextFormat
 from plait.data.times import MICROSECONDS_PER_S, TimeUnit, check_format
 from plait.data.writing import (
+    LEFT_OUT,
     MANIFEST,
     REJECTS,
     check_free,
@@ -112,6 +118,8 @@ def prepare(
         users: likewise with the column `user` and those of `user_features`, which cannot be vectors.
         context: columns of the log that are known when an item is shown, before any action: categories and
             numbers.
+        split: what is held out: each user's last two events, what lies behind two times, or what a column of the log
+            says (`LeaveOneOut`, `Temporal`, `SplitColumn`).
         keep_unseen_items: items of `items` without an event left are in the catalogue too, untrained.
         missing: values that stand for none, by the column of an action, a feature or the context: {"rating": [0]}.
         negative_ids: what negative numbers are: ids like others ("keep") or words for nobody ("refuse"). By default
@@ -123,9 +131,10 @@ def prepare(
 
     Raises:
         ValueError: an argument or a column is of the wrong type, columns are missing, rows break a rule, nothing is
-            left, or `out` is taken.
+            left, `out` is taken, or another process prepares there just now.
         OSError: `out` cannot be written.
     """
+    check_can_work()
     check_missing(missing, _columns_that_may_lack(actions, item_features, user_features, context))
     settings = Settings(
         user=user,
@@ -155,23 +164,44 @@ def prepare(
     features.check_context(settings.context)
     _check_columns_differ(settings)
     _check_times(settings)
-    if out is None:
-        out = cached_folder(None, name, settings, name, note, _fingerprints(settings, source, items, users))
-        found = None if overwrite else open_if_whole(out)
-        if found is not None:
-            return found
-    out = Path(out)
-    check_free(out, overwrite)
-    tables = open_tables(source, text, text.columns, log_columns(settings), item)
-    about = features.describe_all(items, users, settings)
-    rows = ingest(tables, settings, {of: table.held for of, table in about.items()})
-    events = _arrange(rows, settings, about)
-    inputs = tuple(Path(table.name).name for table in tables)
-    inputs += tuple(name for table in about.values() for name in table.inputs)
-    read_as = described_reading(tables) + tuple(line for table in about.values() for line in table.read_as)
-    with whole_folder(out) as folder:
-        _write(folder, events, settings, name, note, inputs, read_as)
-    return Dataset.open(out)
+
+    def make(folder: Path) -> Dataset:
+        with prepared_alone(folder, overwrite) as alone:
+            tables = open_tables(source, text, text.columns, log_columns(settings), item)
+            about = features.describe_all(items, users, settings)
+            rows = ingest(tables, settings, {of: table.held for of, table in about.items()})
+            events = _arrange(rows, settings, about)
+            inputs = tuple(Path(table.name).name for table in tables)
+            inputs += tuple(name for table in about.values() for name in table.inputs)
+            read_as = described_reading(tables)
+            read_as += tuple(line for table in about.values() for line in table.read_as)
+            with whole_folder(folder) as aside:
+                alone()
+                _write(aside, events, settings, name, note, inputs, read_as)
+        return Dataset.open(folder)
+
+    if out is not None:
+        return make(Path(out))
+    kept = cached_folder(None, name, settings, name, note, _fingerprints(settings, source, items, users))
+    return make(kept) if overwrite else made_once(kept, lambda: make(kept))
+
+
+@contextmanager
+def prepared_alone(out: Path, overwrite: bool) -> Iterator[Callable[[], None]]:
+    """Holds a free folder for one preparation. What is given is to be called once the folder's parent is there.
+
+    Raises:
+        ValueError: another process prepares there, or something is at `out` already.
+    """
+    busy = f"{out}: another process prepares there just now; let it end, or choose another folder"
+    with kept_alone(out.absolute().parent / f".{out.name}.lock", busy) as hold:
+
+        def alone() -> None:
+            hold()
+            check_free(out, overwrite)  # once more: another process may have been there meanwhile
+
+        check_free(out, overwrite)
+        yield alone
 
 
 def _name_of(source: Any, out: Path | str | None) -> str:
@@ -192,6 +222,7 @@ def _check_columns_differ(settings: Settings) -> None:
     """Raises ValueError where one column is given for two things."""
     whats = ("user", "item", "time", "time_offset", "request", "order")
     columns = [(what, getattr(settings, what)) for what in whats]
+    columns += [("split-column", settings.split_column)]
     columns += [("action", action.name) for action in settings.actions]
     columns += [("context", feature.name) for feature in settings.context]
     what_of: dict[str, str] = {}
@@ -253,9 +284,11 @@ class Events:
     arrays: dict[str, np.ndarray]  # by file name without its suffix
     tables: dict[str, pl.DataFrame]
     rejects: pl.DataFrame | None
+    left_out: pl.DataFrame  # users
     actions: tuple[Action, ...]  # fitted
     split: Split  # resolved
     counts: Counts
+    facts: Facts
     tied_share: float
     features: dict[str, tuple[Feature, ...]]  # fitted, by the manifest's field
 
@@ -284,23 +317,24 @@ class Sorted:
 
 def _arrange(rows: Rows, settings: Settings, about: Mapping[str, Described]) -> Events:
     """Sorts, filters, numbers and splits the rows."""
+    rows_U = np.bincount(rows.columns["user"], minlength=len(rows.user_id))
     kept, core, removed = _filter(_sort(rows), settings)
-    if len(kept.row_N) == 0:
-        gone = (removed[key] for key in ("duplicates_removed", "single_event_rows", "core_rows"))
-        raise ValueError(
-            f"no events left of {rows.num_read} rows; left out: {left_out(settings, rows.rejected, *gone)}. Lower "
-            "min_user_events and min_item_events (--min-user-events, --min-item-events), or give a longer log"
-        )
+    _check_some_left(kept, rows, removed, settings)
     user_E, user_id = _compact(kept.user_N, core.user_rows_U > 0, rows.user_id)
+    lost = _left_out_users(rows_U, core, rows.user_id)
     item_E, item_id = _compact(kept.item_N, core.item_rows_V > 0, rows.item_id)
     item_E += 1  # 0 stands for items that the table lacks
     start_U1 = shaping.user_starts(user_E)
+    repeats, tied_in_order = _ties(user_E, kept, rows)
     request_E, tied_share, removed["split_requests"] = _requests(user_E, start_U1, kept, rows)
     time_s_E = kept.tick_N if kept.ticks_per_s == 1 else kept.tick_N // kept.ticks_per_s
     row_E = kept.row_N
     del kept, user_E
+    part_E = rows.columns.pop("part")[row_E] if "part" in rows.columns else None
     split = shaping.resolve_split(settings.split, time_s_E)
-    validation_U, test_U = shaping.segments(split, start_U1, time_s_E)
+    if part_E is not None:
+        _check_parts(split, part_E, start_U1, (time_s_E, row_E), user_id)
+    validation_U, test_U = shaping.segments(split, start_U1, time_s_E, part_E)
     train_E = shaping.training_rows(start_U1, validation_U)
     if not train_E.any():
         raise ValueError(f"{split} leaves no event to train on: every user has fewer than three")
@@ -314,11 +348,13 @@ def _arrange(rows: Rows, settings: Settings, about: Mapping[str, Described]) -> 
         settings.context, rows.columns, rows.context_label, row_E, train_E
     )
     arrays |= known.arrays | ({"context": code_EC} if context else {})
+    actions = _fit(settings.actions, arrays["action"], train_E)
     return Events(
         arrays=arrays,
         tables=tables,
         rejects=rows.rejects,
-        actions=_fit(settings.actions, arrays["action"], train_E),
+        left_out=lost,
+        actions=actions,
         split=split,
         counts=Counts(
             rows_read=rows.num_read,
@@ -333,9 +369,71 @@ def _arrange(rows: Rows, settings: Settings, about: Mapping[str, Described]) -> 
             **known.lacking,
             **shaping.count_queries(start_U1, validation_U, test_U),
         ),
+        facts=Facts(
+            **facts_of(arrays, actions, tables),
+            repeats=repeats,
+            tied_in_order=tied_in_order,
+            tables={what: ", ".join(described.tables) for what, described in about.items()},
+            users_left_out=len(lost),
+        ),
         tied_share=tied_share,
         features=known.fitted | {"context": context},
     )
+
+
+def _check_some_left(kept: Sorted, rows: Rows, removed: Mapping[str, int], settings: Settings) -> None:
+    """Raises ValueError where the filters leave nothing."""
+    if len(kept.row_N) == 0:
+        gone = (removed[key] for key in ("duplicates_removed", "single_event_rows", "core_rows"))
+        raise ValueError(
+            f"no events left of {rows.num_read} rows; left out: {left_out(settings, rows.rejected, *gone)}. Lower "
+            "min_user_events and min_item_events (--min-user-events, --min-item-events), or give a longer log"
+        )
+
+
+def _left_out_users(rows_U: np.ndarray, core: shaping.Core, user_id: pl.Series) -> pl.DataFrame:
+    """Users whose events the filters removed, with how many rows they had."""
+    kept_U = np.zeros(len(user_id), dtype=bool)
+    kept_U[: len(core.user_rows_U)] = core.user_rows_U > 0
+    return pl.DataFrame({"user_id": user_id, "rows": rows_U}).filter(~pl.Series(kept_U))
+
+
+def _check_parts(
+    split: Split,
+    part_E: np.ndarray,
+    start_U1: np.ndarray,
+    place: tuple[np.ndarray, np.ndarray],
+    user_id: pl.Series,
+) -> None:
+    """Raises ValueError where a part of a split by column is empty, or comes too late in its user."""
+    names = ("train", "validation", "test")
+    empty = [name for part, name in enumerate(names) if not (part_E == part).any()]
+    if empty:
+        raise ValueError(
+            f"{split}: no event that is left is for {' or '.join(empty)}; name the values that are (--split-column "
+            "COLUMN:TRAIN:VALIDATION:TEST), or lower min_user_events and min_item_events"
+        )
+    event = shaping.first_out_of_order(part_E, start_U1)
+    if event is not None:
+        time_s_E, row_E = place
+        user = user_id[int(np.searchsorted(start_U1, event, side="right")) - 1]
+        now, before = names[part_E[event]], names[part_E[event - 1]]
+        raise ValueError(
+            f"{split}: row {row_E[event] + 1} of the rows that keep the rules, of user {user!r} at "
+            f"{date(time_s_E[event])}, is for {now}, and one of this user before it for {before}; of every user, "
+            "training must come before validation and validation before test. Correct the column, or split by time "
+            "(--temporal)"
+        )
+
+
+def _ties(user_E: np.ndarray, kept: Sorted, rows: Rows) -> tuple[int, int]:
+    """How many events repeat an earlier one, and how many share all that orders them with a neighbour."""
+    repeats = int(shaping.duplicate_rows(user_E, kept.tick_N, kept.item_N).sum())
+    tie = [user_E, kept.tick_N]
+    if "order" in rows.columns:
+        tie.append(rows.columns.pop("order")[kept.row_N])
+    tied = int(shaping.tied_rows(shaping.repeats_previous(*tie)).sum())
+    return repeats, tied
 
 
 def _sort(rows: Rows) -> Sorted:
@@ -343,7 +441,8 @@ def _sort(rows: Rows) -> Sorted:
     unit = coarsest_unit(tick_N, (MICROSECONDS_PER_S, 1_000))  # short keys sort faster
     tick_N = tick_N // unit
     user_N = rows.columns.pop("user")
-    row_N = order_events(user_N, tick_N, rows.columns.pop("order", None))
+    # Of events at one time, those of training first where a column splits and none orders.
+    row_N = order_events(user_N, tick_N, rows.columns.get("order", rows.columns.get("part")))
     return Sorted(
         user_N[row_N], rows.columns.pop("item")[row_N], tick_N[row_N], row_N, MICROSECONDS_PER_S // unit
     )
@@ -445,6 +544,8 @@ def _write(
 ) -> None:
     digests = {key: write_array(folder / f"{key}.npy", array) for key, array in events.arrays.items()}
     digests |= {key: write_table(folder / f"{key}.parquet", table) for key, table in events.tables.items()}
+    if len(events.left_out):
+        write_bytes(folder / LEFT_OUT, parquet_bytes(events.left_out))
     if events.rejects is not None:
         write_bytes(folder / REJECTS, parquet_bytes(events.rejects))
     manifest = Manifest(
@@ -459,6 +560,7 @@ def _write(
         split=events.split,
         actions=events.actions,
         counts=events.counts,
+        facts=events.facts,
         tied_share=events.tied_share,
         content_hash=content_hash(digests),
         **events.features,

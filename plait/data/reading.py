@@ -18,7 +18,7 @@ from plait.data.containers import Content, kind_of, open_content
 from plait.data.delimited import read_delimited
 from plait.data.encodings import to_utf8
 from plait.data.folders import File, files_of, whole_numbers, with_partition
-from plait.data.framing import as_frame
+from plait.data.frames import as_frame
 from plait.data.nested import Scan, flatten, is_json, read_json
 from plait.data.text import TextFormat
 

@@ -14,7 +14,7 @@ import polars as pl
 
 from plait import files
 
-MANIFEST, REJECTS = "manifest.json", "rejects.parquet"
+MANIFEST, REJECTS, LEFT_OUT = "manifest.json", "rejects.parquet", "users_left_out.parquet"
 
 
 def check_free(out: Path, overwrite: bool) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from plait.engine.state import State, in_last_request, joined, repeated, some_users, window
+from plait.engine.state import State, called, in_last_request, joined, repeated, some_users, window
 from plait.layouts import audit
 from plait.layouts.audit import reader
 from plait.layouts.facts import Field
@@ -150,7 +150,7 @@ def _check_long_enough(model: GenerativeRecommender, field: Field, state: State,
     short_U = np.flatnonzero(length_U < found.target.offset)
     if len(short_U):
         raise ValueError(
-            f"user {state.id_U[short_U[0]]!r} has {length_U[short_U[0]]} events before what is asked about; "
+            f"{called(state.id_U[short_U[0]])} has {length_U[short_U[0]]} events before what is asked about; "
             f"predicting {found.target.fact} needs {found.target.offset}. Recommend popular items to users without "
             "history"
         )
@@ -166,8 +166,13 @@ def _check_left(
     left = num_items - (0 if most is None else seen[most])
     if 0 < k <= left:
         return
+    if most is not None and left <= 0:
+        raise ValueError(
+            f"{called(state.id_U[most])} has seen all {num_items} items of the catalogue, so none is left to "
+            "recommend; keep the seen ones with filter_seen=False (--no-filter-seen)"
+        )
     if most is not None:
-        whose = f"the items of the catalogue that user {state.id_U[most]!r} has not seen, of {num_items}"
+        whose = f"the items of the catalogue that {called(state.id_U[most])} has not seen, of {num_items}"
         raise ValueError(
             f"k = {k}: expected 1 to {left}, {whose}; ask for fewer, or do not filter the seen ones"
         )
@@ -195,7 +200,7 @@ def _request_times(
     early_U = np.flatnonzero(last_s_U > at_s)
     if len(early_U):
         raise ValueError(
-            f"{what}, and {at_s} lies before the last event of user {state.id_U[early_U[0]]!r} "
+            f"{what}, and {at_s} lies before the last event of {called(state.id_U[early_U[0]])} "
             f"({last_s_U[early_U[0]]}, unix seconds): give a later time, or a shorter history"
         )
     return np.full_like(last_s_U, at_s)

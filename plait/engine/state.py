@@ -21,7 +21,7 @@ class State:
 
     events: EventBatch
     seen_U: tuple[Int64[np.ndarray, "_"], ...]  # every item of each user's whole history, once
-    id_U: tuple[Hashable, ...]  # what the caller calls the users
+    id_U: tuple[Hashable, ...]  # what the caller calls the users; None: of a history that names none
     unknown_items: tuple[
         Hashable, ...
     ] = ()  # ids met so far that the model does not know: UNKNOWN_ITEM in the events
@@ -57,7 +57,7 @@ def encode(
     empty_U = np.flatnonzero(history.num_events_U == 0)
     if len(empty_U):
         raise ValueError(
-            f"user {ids[empty_U[0]]!r} has no events; recommend popular items to users without history"
+            f"{called(ids[empty_U[0]])} has no events; recommend popular items to users without history"
         )
     seen_U = tuple(
         np.unique(history.item_E[a:b])
@@ -119,6 +119,15 @@ def in_last_request(
     return np.array([last is not None and last == coming for last, coming in pairs])
 
 
+def called(id: Hashable) -> str:
+    """A user in a message.
+
+    >>> called("u03"), called(None)
+    ("user 'u03'", 'the user')
+    """
+    return "the user" if id is None else f"user {id!r}"
+
+
 def window(
     events: EventBatch,
     max_events: int,
@@ -168,7 +177,7 @@ def _check_one_each(state: State, event: EventBatch) -> None:
     wrong_U = np.flatnonzero(event.num_events_U != 1)
     found = f"events of {event.num_users} users"
     if event.num_users == users and len(wrong_U):
-        found = f"{event.num_events_U[wrong_U[0]]} of user {state.id_U[wrong_U[0]]!r}"
+        found = f"{event.num_events_U[wrong_U[0]]} of {called(state.id_U[wrong_U[0]])}"
     if event.num_users != users or len(wrong_U):
         raise ValueError(f"append takes one event for each of the state's {users} users, got {found}")
 
@@ -187,12 +196,12 @@ def _check_not_before_last(
             is_before = place < last
         except TypeError as error:
             raise ValueError(
-                f"append: the event of user {id!r} cannot be put in order with the last of its history: {place} and "
+                f"append: the event of {called(id)} cannot be put in order with the last of its history: {place} and "
                 f"{last}, by {by} ({error}); write both in one way"
             ) from None
         if is_before:
             raise ValueError(
-                f"append: the event of user {id!r} lies before the last of its history ({_spelled(place)} < "
+                f"append: the event of {called(id)} lies before the last of its history ({_spelled(place)} < "
                 f"{_spelled(last)}, by {by}); encode the history again"
             )
 

@@ -38,9 +38,10 @@ from plait.studies.rows import (
     summarise,
 )
 from plait.training.batches import check_labels
-from plait.training.evaluate import measure
+from plait.training.evaluate import measure, targets_of
 from plait.training.loop import Diverged, Watch
 from plait.training.provenance import Provenance, protocol_line, provenance
+from plait.training.reachable import check_can_choose
 from plait.training.run import (
     Result,
     RunSettings,
@@ -246,6 +247,8 @@ def _check_selection(variant: Variant, dataset: Dataset) -> None:
                 f"protocol.select names {metric!r}, and the data has no action {action!r}, only "
                 f"{', '.join(actions) or 'none'}"
             )
+    validation = targets_of(dataset, "validation", its.model.exposure)
+    check_can_choose(dataset, layout, selection, its.protocol, validation)
 
 
 def _folder_name(name: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from plait.data import Dataset, LeaveOneOut, Temporal, prepare
-from plait.data.caching import cached_folder, open_if_whole
+from plait.data.caching import cached_folder, made_once
 from plait.data.simulator import World
 from plait.data.simulator.simulating import TRUTH
 from plait.data.simulator.truth import truth_of
@@ -174,8 +174,9 @@ def events_of(dataset: Dataset) -> pl.DataFrame:
 def _kept(kept: Path, name: str, made_of: object, make: Callable[[Path], None]) -> Dataset:
     """Made once, and told apart by what it is made of."""
     folder = cached_folder(kept, name, made_of)
-    if (made := open_if_whole(folder)) is not None:
-        return made
-    kept.mkdir(parents=True, exist_ok=True)
-    make(folder)
-    return Dataset.open(folder)
+
+    def made() -> Dataset:
+        make(folder)
+        return Dataset.open(folder)
+
+    return made_once(folder, made)

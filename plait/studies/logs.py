@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from plait.data import Dataset, LeaveOneOut, Temporal, prepare, sources
-from plait.data.caching import cached_folder, open_if_whole
+from plait.data.caching import cached_folder, made_once
 from plait.data.simulator import Response, World, simulate
 from plait.schema import Action, Amount, Binary, Regression
 
@@ -53,8 +53,11 @@ class Simulated:
 
     def open(self, kept: Path, given: Path | None) -> Dataset:
         folder = cached_folder(kept, self.name, self.world, self.split, self.shows_scenario)
-        return open_if_whole(folder) or simulate(
-            self.world, folder, split=self.split, shows_scenario=self.shows_scenario, name=self.name
+        return made_once(
+            folder,
+            lambda: simulate(
+                self.world, folder, split=self.split, shows_scenario=self.shows_scenario, name=self.name
+            ),
         )
 
     def quick(self) -> "Simulated":

@@ -23,7 +23,7 @@ from plait.studies.reading import origins
 from plait.studies.rows import Row
 from plait.training.loop import Watch
 from plait.training.provenance import provenance
-from plait.training.run import RunSettings, resolve_device, write_json
+from plait.training.run import RunSettings, check_takes_runs, resolve_device, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +318,7 @@ def run_study(study: Study, place: Place) -> StudyResult:
             settings or data.
         ModuleNotFoundError: the extra `report` is not installed.
     """
+    check_takes_runs(place.out)
     parts: list[Part] = []
     not_run = {}
     for part in chosen(study, place.parts).parts:

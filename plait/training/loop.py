@@ -36,6 +36,7 @@ from plait.training.optimiser import learning_rate, make_optimiser, warmup_steps
 from plait.training.precision import autocast, resolve_precision
 from plait.training.progress import Progress
 from plait.training.provenance import note_on_requests
+from plait.training.reachable import check_can_choose, notes_on_reach
 from plait.training.selection import Selection
 from plait.training.settings import Optim, Protocol
 from plait.training.unread import check_read, notes_on_unread
@@ -54,6 +55,14 @@ Watch = Callable[[float, float], None]  # called after every step: share of the 
 
 class Diverged(ArithmeticError):
     """Training went wrong in a way that more steps will not mend. The message names the batch."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM came between two steps."""
+
+    def __init__(self, stopped: str, saved: Path) -> None:
+        super().__init__(f"{stopped}, and was saved in {saved}; the same command goes on from there")
+        self.stopped = stopped  # says where
 
 
 @dataclass(frozen=True)
@@ -81,17 +90,18 @@ def fit(
     """Trains one model. `folder` keeps its checkpoint and metrics.jsonl.
 
     Args:
-        report: takes a line per validation, and before them one per setting that this layout does not read, and one
-            where requests are read that the log does not name.
+        report: takes a line per validation, and before them one per setting that this layout does not read, one where
+            requests are read that the log does not name, and one per part of which answers can be no hit.
         watch: is called after every step.
         begin: is called once, when the settings were found to fit and the folder was made, before anything else is
             written to it; not where training goes on from a checkpoint.
 
     Raises:
         ValueError: the settings do not fit each other, the data or the checkpoint found in the folder; or the layout
-            predicts an action that no training event has; or the data was damaged. Nothing was written then.
+            predicts an action that no training event has; or nothing that chooses the epoch can change; or the data
+            was damaged. Nothing was written then.
         Diverged: the loss is no longer a number, or has run away.
-        KeyboardInterrupt: SIGINT or SIGTERM came; says where training stands.
+        Interrupted: SIGINT or SIGTERM came; says where training stands.
     """
     tune_process()
     optim = replace(optim, precision=resolve_precision(optim.precision, device))
@@ -100,12 +110,16 @@ def fit(
     check_read(config, protocol)
     dataset.check_content()
     check_labels(dataset, layout)
+    notes: list[str] = []
     for part in get_args(Part):  # what the test lacks is told before the training, too
         targets = targets_of(dataset, part, config.settings.exposure)
+        notes += notes_on_reach(dataset, layout, protocol, targets, part)
+        if part == "validation":
+            check_can_choose(dataset, layout, selection, protocol, targets)
         if protocol.negatives is not None and audit(layout).can_retrieve:
             check_negatives(dataset, part, targets, protocol)
     note = note_on_requests(dataset, config.settings, protocol, layout)
-    for line in [*([note] if note else []), *notes_on_unread(config, protocol)]:
+    for line in [*notes, *([note] if note else []), *notes_on_unread(config, protocol)]:
         report(line)
     run = _Run(dataset, config, optim, protocol, selection, folder, report, device, watch)
     if not run.restore():
@@ -247,10 +261,10 @@ class _Run:
             return
         self.save()
         progress = self.progress
-        raise KeyboardInterrupt(
+        raise Interrupted(
             f"{arrived[0].name}: training stopped in epoch {progress.epoch + 1} after {progress.step} of "
-            f"{self.steps_per_epoch} steps, and was saved in {self.folder / CHECKPOINT}; the same command goes on from "
-            "there"
+            f"{self.steps_per_epoch} steps",
+            self.folder / CHECKPOINT,
         )
 
     def save(self) -> None:

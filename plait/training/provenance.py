@@ -7,11 +7,13 @@ import subprocess
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import assert_never
 
 import msgspec
 import torch
 
-from plait.data import Dataset, LeaveOneOut
+from plait.data import Dataset, LeaveOneOut, SplitColumn, Temporal
+from plait.data.manifest import Split
 from plait.layouts import Layout
 from plait.models.generative import ModelSettings
 from plait.training.batches import asks_candidates
@@ -111,15 +113,24 @@ def note_on_requests(
 
 
 def _words_of_data(dataset: Dataset) -> list[str]:
-    split, settings = dataset.manifest.split, dataset.manifest.settings
-    words = "leave-one-out (last event = test, one before = validation)"
-    if not isinstance(split, LeaveOneOut):
-        words = f"temporal (validation from {split.cut_validation_s}, test from {split.cut_test_s})"
+    settings = dataset.manifest.settings
     return [
-        f"split {words}",
+        f"split {_words_of_split(dataset.manifest.split)}",
         f"users and items with at least {settings.min_user_events} and {settings.min_item_events} events",
         f"order (user, time, {settings.order or 'original order'})",
     ]
+
+
+def _words_of_split(split: Split) -> str:
+    match split:
+        case LeaveOneOut():
+            return "leave-one-out (last event = test, one before = validation)"
+        case Temporal():
+            return f"temporal (validation from {split.cut_validation_s}, test from {split.cut_test_s})"
+        case SplitColumn():
+            return f"by column {split.column} ({' / '.join(','.join(values) for values in split.values)})"
+        case _:
+            assert_never(split)
 
 
 def _words_of_evaluation(model: ModelSettings, protocol: Protocol) -> list[str]:

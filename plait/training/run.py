@@ -10,8 +10,7 @@ RUN/.lock           locked by the process that trains there, until it ends in wh
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -20,10 +19,10 @@ from zipfile import BadZipFile
 import msgspec
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from plait.data import Dataset
 from plait.data.history import Columns, save_vocabulary
+from plait.data.locking import kept_alone
 from plait.data.writing import MANIFEST
 from plait.files import check, is_listed, write_listed, write_whole
 from plait.models.generative import ModelConfig, ModelSettings
@@ -98,7 +97,8 @@ def run(
     if (folder / RESULT).exists():
         return _finished(dataset, settings, folder)
     check_takes_runs(folder)
-    with _alone(folder) as alone:
+    busy = f"{folder}: another process trains there; let it end or stop it, or use another folder"
+    with kept_alone(folder / LOCK, busy) as alone:
         return _train(dataset, settings, folder, report, device, watch, alone)
 
 
@@ -141,34 +141,6 @@ def _train(
     _write_listed_json(folder / RESULT, result)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return result
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[Callable[[], None]]:
-    """Keeps other processes from training in the folder, from now on where it is there, else from the call of what is
-    given, which wants the folder made. The system lets go of the lock with the process, however that ends.
-
-    Raises:
-        ValueError: another process trains there.
-    """
-    lock = FileLock(folder / LOCK)
-
-    def alone() -> None:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(
-                f"{folder}: another process trains there; let it end or stop it, or use another folder"
-            ) from None
-        except NotImplementedError:  # filelock's word for a file system without locks: train there unguarded
-            return
-
-    if folder.exists():
-        alone()
-    try:
-        yield alone
-    finally:
-        lock.release(force=True)
 
 
 def _result(

@@ -67,6 +67,62 @@ def test_an_id_of_a_page_is_shortened_on_a_terminal_alone(
     assert longest < showing.LONGEST_CELL, "a notation would be cut"
 
 
+WIDE = [f"an action with a long name {n}" for n in range(9)] + [f"device=kind{n:02d}" for n in range(12)]
+
+
+def shown_wide(width: int | None, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A table of many columns, on a terminal of this width or, without one, in a pipe."""
+    headings = ["item", *(name.replace(" ", "_") for name in WIDE)]
+    rows = [(f"i{row:02d}", *(row + column / 100 for column in range(len(WIDE)))) for row in range(3)]
+    with monkeypatch.context() as patch:
+        if width:
+            terminal = Console(width=width, force_terminal=True, color_system=None)
+            patch.setattr(showing, "console", lambda: terminal)
+        showing.show_table(headings, rows, "a caption")
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [40, 80, 200, None])
+def test_a_table_of_many_columns_can_be_read(
+    width: int | None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = shown_wide(width, capsys, monkeypatch)
+    lines = [line.rstrip() for line in said.splitlines()]
+    for name in WIDE:
+        assert said.count(name.replace(" ", "_")) == 1, "a heading is whole, on one line"
+    assert said.count("a caption") == 1
+    blocks = lines.count("") + 1
+    assert (blocks == 1) == (width is None), "in a pipe each row is one line"
+    assert said.count("i01") == blocks
+    for row in range(3):
+        found = [cell for line in lines if line.startswith(f"i{row:02d}") for cell in line.split()[1:]]
+        assert [float(cell) for cell in found] == pytest.approx(
+            [row + column / 100 for column in range(len(WIDE))]
+        )
+    assert width is None or max(map(len, lines)) <= width
+
+
+def test_a_user_who_has_met_every_item(tmp_path: Path, capsys: Capture) -> None:
+    everything = pl.DataFrame({"user": ["all"] * 17, "item": [f"i{n:02d}" for n in range(17)]})
+    everything = everything.with_columns(
+        time=1_000_000 + pl.int_range(17), rating=pl.lit(3.0, pl.Float32), liked=pl.lit(1.0, pl.Float32)
+    )
+    assert prepared_by(pl.concat([random_log(), everything]), tmp_path / "data") == 0
+    assert plait(*train(tmp_path / "data", tmp_path / "run")) == 0
+    said = complaint(capsys, 2, "recommend", tmp_path / "run", "--user", "all", "-k", 3)
+    assert "has seen all 17 items of the catalogue" in said and "--no-filter-seen" in said
+    assert "1 to 0" not in said
+    assert said_by(capsys, "recommend", tmp_path / "run", "--user", "all", "-k", 3, "--no-filter-seen")
+
+
+def test_a_user_that_the_filters_left_out_is_told_so(tmp_path: Path, capsys: Capture) -> None:
+    once = random_log().head(1).with_columns(user=pl.lit("once"))
+    assert prepared_by(pl.concat([random_log(), once]), tmp_path / "data") == 0
+    assert plait(*train(tmp_path / "data", tmp_path / "run")) == 0
+    said = complaint(capsys, 2, "recommend", tmp_path / "run", "--user", "once")
+    assert "user 'once' is in the log of data-log, and preparation left it out: it has a single event" in said
+
+
 def met(said: str, dataset: Dataset, user: str) -> tuple[int, int]:
     """How many items were recommended, and how many of them the user has in the history."""
     items = {item for item, _, _ in table_of(said)}

@@ -1,6 +1,7 @@
 """Logs and datasets that are not as they should be: the reason is said, and nothing half-made is left."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,9 +137,11 @@ def test_settings_of_preparation_that_do_not_fit(
 def test_missing_values_are_told_and_the_name_is_kept(tmp_path: Path, capsys: Capture) -> None:
     log = random_log()
     assert prepared_by(log, tmp_path / "out", "--name", "films") == 0
-    shares = [f"{name} {log[name].is_nan().mean():.1%}" for name in ("rating", "liked")]
-    assert "0.0%" not in shares, "nothing is missing, so this proves nothing"
-    assert f"events without a value: {', '.join(shares)}\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    for name in ("rating", "liked"):
+        share = f"{log[name].is_nan().mean():.1%}"
+        assert share != "0.0%", "nothing is missing, so this proves nothing"
+        assert re.search(rf"^{name}: .*; missing in {share} of the events$", said, re.MULTILINE)
     assert Dataset.open(tmp_path / "out").manifest.name == "films"
 
 
@@ -149,6 +152,34 @@ def test_times_in_the_wrong_unit_are_told(tmp_path: Path, capsys: Capture) -> No
     assert "1971" not in capsys.readouterr().out
     assert prepared_by(log, tmp_path / "ms", "--time-unit", "ms") == 0
     assert told + "prepare again with another --time-unit\n" in capsys.readouterr().out
+
+
+def test_answers_that_were_met_before_are_told_with_what_to_do(tmp_path: Path, capsys: Capture) -> None:
+    rows = [(user, step % 3, 1_600_000_000 + 100 * user + step) for user in range(6) for step in range(6)]
+    pl.DataFrame(rows, schema=["user", "item", "time"], orient="row").write_csv(tmp_path / "log.csv")
+    said = said_by(capsys, "data", "prepare", tmp_path / "log.csv", *COLUMNS, "--out", tmp_path / "data")
+    told = "100 % of the test answers (6 of 6) were met before; under the default filter each is a certain miss: "
+    assert told + "--protocol.no-filter-seen (plait.Protocol(filter_seen=False)) lets them count\n" in said
+    words = ("train", tmp_path / "data", "--layout", "item", "--out", tmp_path / "run", *SMALL)
+    assert "ndcg@10 cannot change" in complaint(capsys, 2, *words)
+    assert "--protocol.no-filter-seen" in complaint(capsys, 2, *words) and not (tmp_path / "run").exists()
+    assert plait(*words, "--protocol.no-filter-seen") == 0
+
+
+def test_a_column_of_the_log_may_split_it(tmp_path: Path, capsys: Capture) -> None:
+    nth, last = pl.int_range(pl.len()).over("user"), pl.len().over("user") - 1
+    part = (
+        pl.when(nth == last).then(pl.lit("2")).when(nth == last - 1).then(pl.lit("1")).otherwise(pl.lit("0"))
+    )
+    log = random_log().with_columns(fold=part)
+    assert prepared_by(log, tmp_path / "column", "--split-column", "fold:0:1:2") == 0
+    assert prepared_by(log, tmp_path / "last") == 0
+    column, last_two = (Dataset.open(tmp_path / name).manifest for name in ("column", "last"))
+    assert column.content_hash == last_two.content_hash and column.split != last_two.split
+    words = ("data", "prepare", tmp_path / "last-log.parquet", *COLUMNS, "--out", tmp_path / "both")
+    both = ("--split-column", "fold:0:1:2", "--temporal", "0.1", "0.1")
+    assert "--temporal and --split-column split the log in two ways" in complaint(capsys, 2, *words, *both)
+    assert "fold is none of train, training" in complaint(capsys, 2, *words, "--split-column", "fold")
 
 
 def test_files_of_a_known_dataset_that_are_none(tmp_path: Path, capsys: Capture) -> None:
@@ -201,7 +232,7 @@ def test_users_with_one_event_and_duplicates_are_counted(tmp_path: Path, capsys:
     assert prepared_by(log, tmp_path / "kept") == 0
     said = capsys.readouterr().out
     assert f"{len(log)} rows read, left out: 1 of users with a single event\n" in said
-    assert "1 rows repeat a user's item and time and were kept" in said
+    assert "1 events repeat a user's item and time and were kept" in said
     assert prepared_by(log, tmp_path / "dropped", "--deduplicate") == 0
     said = capsys.readouterr().out
     assert (

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from cyclopts import App, CycloptsError
 from rich.console import Console
-from words import Capture, commands, complaint, plait, said_by, train
+from tiny import prepared, random_log
+from words import COLUMNS, Capture, commands, complaint, plait, said_by, train
 
 from plait.cli import training, verbs
 from plait.data import Dataset
@@ -32,6 +33,37 @@ def test_every_verb_has_help_with_an_example_that_parses(verb: str, capsys: Capt
     assert f"Example: plait {verb}" in shown
     command, _, _ = verbs.app.parse_args(example_of(VERBS[verb]), exit_on_error=False, print_error=False)
     assert command is VERBS[verb].default_command
+
+
+WRITING = {
+    "data prepare": lambda data: (data.parent / "log.parquet", *COLUMNS),
+    "simulate": lambda data: ("--toy",),
+    "train": lambda data: (data, "--layout", "item"),
+    "compare": lambda data: (data, "--layouts", "item"),
+    "study": lambda data: ("lac-table-1", "--quick"),
+}
+
+
+def test_every_verb_that_writes_is_tried_below() -> None:
+    takes_out = {
+        verb
+        for verb, command in VERBS.items()
+        if "out" in inspect.signature(command.default_command).parameters
+    }
+    assert takes_out == set(WRITING)
+
+
+@pytest.mark.parametrize("verb", WRITING)
+def test_a_prepared_datasets_folder_is_no_place_for_anything_else(
+    verb: str, tmp_path: Path, capsys: Capture
+) -> None:
+    random_log().write_parquet(tmp_path / "log.parquet")
+    data = prepared(random_log(), tmp_path / "data").folder
+    before = {file.name: file.read_bytes() for file in data.iterdir()}
+    said = complaint(capsys, 2, *verb.split(), *WRITING[verb](data), "--out", data)
+    assert f"{data} holds a prepared dataset" in said
+    assert {file.name: file.read_bytes() for file in data.iterdir()} == before
+    assert {file.name for file in tmp_path.iterdir()} == {"log.parquet", "data"}
 
 
 def test_an_example_that_does_not_parse_is_seen() -> None:

@@ -1,9 +1,11 @@
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import polars as pl
 import pytest
+from filelock import FileLock
 
 from plait.data import Dataset, prepare, preparing
 from plait.schema import Regression
@@ -117,3 +119,54 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_second_preparation_into_one_folder_is_refused_at_once(tmp_path, monkeypatch):
+    other = FileLock(tmp_path / ".out.lock")
+    other.acquire()
+    monkeypatch.setattr(preparing, "ingest", None)  # not called
+    with pytest.raises(ValueError, match=f"{tmp_path}/out: another process prepares there just now"):
+        prepare(log(), out=tmp_path / "out", **OPTIONS)
+    monkeypatch.undo()
+    other.release()
+    assert prepare(log(), out=tmp_path / "out", **OPTIONS).manifest.counts.events == 40
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_second_preparation_that_comes_while_the_log_is_read_goes_first(ended, tmp_path, monkeypatch):
+    """The place of the lock is not there yet when this one begins."""
+    out = tmp_path / "deeper" / "out"
+    other, right = FileLock(out.parent / ".out.lock"), preparing.ingest
+
+    def come_first(*arguments):
+        monkeypatch.undo()
+        if ended:
+            prepare(log(44), out=out, **OPTIONS)
+        else:
+            out.parent.mkdir()
+            other.acquire()
+        return right(*arguments)
+
+    monkeypatch.setattr(preparing, "ingest", come_first)
+    with pytest.raises(
+        ValueError, match=f"{out}.*{'holds a prepared' if ended else 'another process prepares'}"
+    ):
+        prepare(log(), out=out, **OPTIONS)
+    assert [path.name for path in out.parent.iterdir()] == ["out" if ended else ".out.lock"]
+
+
+def test_processes_that_want_one_cached_dataset_make_it_once(tmp_path, monkeypatch):
+    """Threads stand for processes: each takes the lock anew."""
+    monkeypatch.setenv("PLAIT_DATA", str(tmp_path))
+    right, made = preparing.ingest, []
+
+    def counted(*arguments):
+        made.append(None)
+        return right(*arguments)
+
+    monkeypatch.setattr(preparing, "ingest", counted)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: prepare(log(), **OPTIONS).folder, range(4)))
+    assert len(made) == 1 and len(set(found)) == 1
+    assert list(tmp_path.iterdir()) == found[:1]

@@ -1,14 +1,16 @@
 """Ctrl-C and SIGTERM during training: a step is finished and saved, then training stops, and can go on."""
 
+import re
 import signal
 import threading
 from pathlib import Path
 
 import pytest
-from small_runs import STEPS_PER_EPOCH, fitted, settings_of
+from small_runs import STEPS_PER_EPOCH, fitted, settings_of, silent
 from test_loop import assert_same_state
 from tiny import assert_caught
 
+import plait
 from plait.data import Dataset
 from plait.training import loop
 from plait.training.checkpoint import load_state
@@ -46,7 +48,7 @@ def check_interrupted(
     assert path.exists()
     lines: list[str] = []
     fitted(dataset, folder / "stopped", settings, lines.append)
-    assert lines[0].startswith("resumed from epoch")
+    assert any(line.startswith("resumed from epoch") for line in lines)
     fitted(dataset, folder / "whole", settings)
     assert_same_state(load_state(path), load_state(folder / "whole" / loop.CHECKPOINT))
 
@@ -109,3 +111,26 @@ def test_handlers_are_left_alone_in_other_threads_and_after_errors(dataset, tmp_
     thread.start()
     thread.join()
     assert epochs == [1]
+
+
+@pytest.mark.parametrize("out", [None, "run"])
+def test_an_interrupted_fit_says_what_is_kept(out, dataset, tmp_path, monkeypatch):
+    signalled_in("_step", 2, signal.SIGINT, monkeypatch)
+    folder = tmp_path / out if out else None
+    settings = settings_of()
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        plait.fit(
+            dataset,
+            model=settings.model,
+            optim=settings.optim,
+            protocol=settings.protocol,
+            out=folder,
+            report=silent,
+        )
+    said = str(stopped.value)
+    assert said.startswith("SIGINT: training stopped in epoch 1 after 2 of 5 steps")
+    named = re.findall(r"/[^ ,;]+", said)
+    if folder:
+        assert [Path(path) for path in named] == [folder / loop.CHECKPOINT] and Path(named[0]).exists()
+    else:
+        assert not named and "nothing of it is kept" in said and "out=FOLDER" in said

@@ -227,6 +227,7 @@ def test_training_refuses_before_it_writes_and_says_before_it_trains(dataset, tm
     layout = Layout.parse(shape.layout)
     shape = replace(shape, settings=replace(MODEL, **tower(kind="linear")), max_events=PROTOCOL.max_events)
     fit(dataset, shape, OPTIM, replace(PROTOCOL, max_epochs=1), tmp_path / "run", lines.append)
+    lines = [line for line in lines if "were met before" not in line]  # of this log's answers some were
     assert lines[0] == (
         f"not read: model.tower.kind = linear: is read by predicted actions alone, and layout '{layout}' has none"
     )

@@ -6,7 +6,7 @@ of the dataset, V1 with the unknown item before them; A actions; R rows asked fo
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, assert_never
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from plait.data.dataset import Dataset, Targets
 from plait.data.gathering import concatenated_ranges
-from plait.data.manifest import Temporal
+from plait.data.manifest import LeaveOneOut, Split, SplitColumn, Temporal
 from plait.data.simulator import ahead
 from plait.data.simulator.filtering import Machine, Observed, filtered, machine_of
 from plait.data.simulator.responses import Chances, expected
@@ -186,9 +186,19 @@ def _asked(
         item_Q=pairs.item_E[1::2],
         label_QA=pairs.action_EA[1::2],
         new_Q=(request_Q2[:, 1] != before_Q).astype(np.float64),
-        # Events of one request have one time, which no cut parts.
-        ends_requests=same_request == "blind" or isinstance(dataset.manifest.split, Temporal),
+        ends_requests=same_request == "blind" or _keeps_requests(dataset.manifest.split),
     )
+
+
+def _keeps_requests(split: Split) -> bool:
+    """Whether no request lies on two sides of it. Events of one request have one time, which no cut parts."""
+    match split:
+        case Temporal():
+            return True
+        case LeaveOneOut() | SplitColumn():
+            return False
+        case _:
+            assert_never(split)
 
 
 def _is_first(targets: Targets) -> Bool[np.ndarray, "Q"]:

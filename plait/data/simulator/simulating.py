@@ -1,5 +1,6 @@
 """`simulate`: a world's log as a prepared folder like any other, with its truth beside it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,10 @@ import polars as pl
 
 from plait.data.dataset import Dataset
 from plait.data.manifest import LeaveOneOut, Split
-from plait.data.preparing import prepare
+from plait.data.preparing import prepare, prepared_alone
 from plait.data.simulator.drawing import Log, draw_log
 from plait.data.simulator.world import WORLD, World
-from plait.data.writing import check_free, whole_folder, write_bytes, write_table
+from plait.data.writing import whole_folder, write_bytes, write_table
 from plait.limits import WHOLE, check_fits, check_number
 from plait.schema import Category
 
@@ -39,10 +40,24 @@ def simulate(
         OSError: `out` cannot be written.
     """
     out = Path(out)
-    check_free(out, overwrite)
     _check_fits(world)
-    log = draw_log(world)
+    with prepared_alone(out, overwrite) as alone:
+        log = draw_log(world)
+        _write(world, log, out, alone, split, shows_scenario, name or out.name)
+    return Dataset.open(out)
+
+
+def _write(
+    world: World,
+    log: Log,
+    out: Path,
+    alone: Callable[[], None],
+    split: Split,
+    shows_scenario: bool,
+    name: str,
+) -> None:
     with whole_folder(out) as folder:
+        alone()
         prepare(
             _visible(world, log),
             user="user_id",
@@ -52,7 +67,7 @@ def simulate(
             actions=[response.action for response in world.responses],
             context={SCENARIO: Category()} if shows_scenario else {},
             out=folder,
-            name=name or out.name,
+            name=name,
             note=NOTE,
             min_user_events=2,
             min_item_events=1,
@@ -60,7 +75,6 @@ def simulate(
         )
         write_bytes(folder / WORLD, world.to_json())
         write_table(folder / TRUTH, _hidden(log))
-    return Dataset.open(out)
 
 
 def _check_fits(world: World) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from plait.data.caching import cached_folder, file_stamps, open_if_whole
+from plait.data.caching import cached_folder, file_stamps, made_once, open_if_whole
 from plait.data.dataset import Dataset
 from plait.data.manifest import LeaveOneOut, Split
 from plait.data.preparing import prepare
@@ -68,7 +68,7 @@ def get(
     stamps = []
     if from_files is not None:
         from_files = Path(from_files)
-        log = recipe.read(from_files)  # what is not there is refused even where a download was kept
+        recipe.read(from_files)  # what is not there is refused even where a download was kept
         stamps = file_stamps(from_files)
     folder = cached_folder(cache, name, recipe.name, recipe.actions, options, stamps)
     found = open_if_whole(folder)
@@ -78,10 +78,13 @@ def get(
                 f"{recipe.name}: {from_files} has not changed since {folder} was prepared from it; using that"
             )
         return found
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    return made_once(folder, lambda: _make(recipe, from_files, folder, options))
+
+
+def _make(recipe: Recipe, from_files: Path | None, folder: Path, options: "Options") -> Dataset:
     if from_files is not None:
-        note = _verify(recipe, log, from_files)
-        return _prepare(recipe, log, folder, options, note)
+        log = recipe.read(from_files)
+        return _prepare(recipe, log, folder, options, _verify(recipe, log, from_files))
     with draft_folder(folder.parent, "download") as scratch:
         files = _download(recipe, scratch)
         log = recipe.read(files)
