@@ -20,6 +20,7 @@ from plait.models.late import LateSettings, LateStatistics, check_late, columns_
 from plait.nn.config import TINY, TrunkConfig
 from plait.nn.encoders import ActionEncoder, FeatureEncoder, ItemEncoder, ItemEncoding
 from plait.nn.heads import ActionHeads, Coupler
+from plait.nn.initialising import unset
 from plait.nn.losses import RetrievalLoss, retrieval_loss
 from plait.nn.sampling import Sampler
 from plait.nn.towers import TowerConfig
@@ -104,7 +105,8 @@ class ModelConfig:
 
 
 class GenerativeRecommender(nn.Module):
-    """Event encoders, a trunk, and a head for every target of the layout.
+    """Event encoders, a trunk, and a head for every target of the layout. Its weights wait for `initialised`, or for
+    those of a saved model.
 
     Raises:
         ValueError: the layout asks for something this model does not carry, and what to use instead.
@@ -127,9 +129,7 @@ class GenerativeRecommender(nn.Module):
         self.users = FeatureEncoder(config.user_features, dim) if config.user_features else None
         self.context = FeatureEncoder(config.context, dim) if config.context else None
         self.actions = ActionEncoder(config.actions, dim)
-        self.specials = nn.ParameterDict(
-            {f: nn.Parameter(torch.randn(len(LEARNED), dim) * 0.02) for f in "ia"}
-        )
+        self.specials = nn.ParameterDict({field: unset(len(LEARNED), dim) for field in "ia"})
         self.trunk = Trunk(settings.trunk, num_positions, layout.rides)
         num_late = settings.late.num_features(config.actions)
         self.heads = ActionHeads(config.actions, dim, settings.tower, num_late)
@@ -138,6 +138,10 @@ class GenerativeRecommender(nn.Module):
         self.couplers = nn.ModuleDict(
             {_key(t): nn.ModuleList(Coupler(dim) for _ in t.given) for t in layout.targets if t.given}
         )
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        for special in self.specials.values():
+            nn.init.normal_(special, std=0.02, generator=generator)
 
     def forward(self, inputs: Inputs) -> list[Float[Tensor, "M D"]]:
         """For every question of the inputs, the state its head reads: after the trunk and the couplers."""

@@ -27,6 +27,7 @@ from plait.data.history import Columns, save_vocabulary
 from plait.data.writing import MANIFEST
 from plait.models.generative import ModelConfig, ModelSettings
 from plait.models.saving import save_model
+from plait.nn.runtime import denormals_flushed
 from plait.schema import Action
 from plait.training.checkpoint import differences, write_whole
 from plait.training.evaluate import Answers, answers_of
@@ -99,6 +100,7 @@ def run(
         return _train(dataset, settings, folder, report, device, watch, alone)
 
 
+@denormals_flushed()
 def _train(
     dataset: Dataset,
     settings: RunSettings,
