@@ -83,7 +83,8 @@ def reading_model(
     model = started(GenerativeRecommender(config_of(dataset, asked))).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    torch.nn.init.normal_(model.heads.weight_KD, std=0.05)
-    torch.nn.init.constant_(model.heads.bias_K, 0.5)
+    if model.heads is not None:
+        torch.nn.init.normal_(model.heads.weight_KD, std=0.05)
+        torch.nn.init.constant_(model.heads.bias_K, 0.5)
     model.items.describe(dataset.item_features, dataset.train_item_counts())
     return model

@@ -74,8 +74,9 @@ def model_of(
     model = started(GenerativeRecommender(config)).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
-    torch.nn.init.normal_(model.heads.weight_KD, std=0.02)
-    torch.nn.init.constant_(model.heads.bias_K, 0.5)
+    if model.heads is not None:
+        torch.nn.init.normal_(model.heads.weight_KD, std=0.02)
+        torch.nn.init.constant_(model.heads.bias_K, 0.5)
     return model
 
 

@@ -70,7 +70,7 @@ def load_model(folder: Path) -> GenerativeRecommender:
                 f"{WEIGHTS} is damaged, or not the one that {CONFIG} was saved with; save the model there again"
             )
         model = GenerativeRecommender(saved.model)
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        model.load_state_dict(model.without_unread(load_file(folder / WEIGHTS)))
     except Exception as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
     return model.eval()

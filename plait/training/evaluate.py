@@ -128,6 +128,7 @@ def _answer(
             score_QV = _without_autocast(model.item_scores, state_MD).cpu().numpy()
             rank_Q = ranks_in_catalogue(score_QV, item_Q, dataset, chunk, protocol, rng)
         else:
+            assert model.heads is not None, "a layout that predicts actions has heads"
             late_MF = asked.late_MF
             found = _without_autocast(partial(model.heads.predict, late_MF=late_MF), state_MD)
             predicted = {name: value.cpu().numpy() for name, value in found.items()}

@@ -178,10 +178,10 @@ class _Run:
     def start(self) -> None:
         """What a new model takes over from the data before its first step."""
         model = self.model
-        if model.items.features:
+        if model.items is not None and model.items.features:
             model.items.describe(self.dataset.item_features, self.dataset.train_item_counts())
         label_MA, late_MF = self._sample_of_actions()
-        if label_MA is not None:
+        if label_MA is not None and model.heads is not None:
             model.heads.start_at(label_MA, late_MF)
         self.best_weights = _copy(model)
 

@@ -1,12 +1,16 @@
 """A model's folder: what comes back is what was written, and nothing half-written comes back."""
 
+import json
+import shutil
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import EVERY_LAYOUT, EVERY_POSITION, asked_in_training, assert_caught, batch_of, model_of, trunk_of
 
+from plait import Recommender
 from plait.layouts import Layout, resolve
 from plait.models import saving
 from plait.models.generative import ModelSettings
@@ -127,3 +131,30 @@ def test_weights_of_another_model_are_refused(tmp_path):
     (tmp_path / "a" / WEIGHTS).write_bytes((tmp_path / "b" / WEIGHTS).read_bytes())
     with pytest.raises(ValueError, match=r"damaged, or not the one that config\.json was saved with"):
         load_model(tmp_path / "a")
+
+
+SAVED_BEFORE = Path(__file__).parent / "saved_before"
+
+
+def test_a_model_that_was_saved_with_modules_its_layout_does_not_read_still_answers():
+    """Saved by an earlier version, which built every module for every layout: `item` had heads and actions."""
+    held = load_file(SAVED_BEFORE / WEIGHTS)
+    model = Recommender.from_pretrained(SAVED_BEFORE)
+    surplus = held.keys() - model.model.state_dict().keys()
+    assert {name.split(".")[0] for name in surplus} == {"actions", "heads", "specials"}
+    answers = json.loads((SAVED_BEFORE / "answers.json").read_text())
+    state = model.encode({"item": ["i01", "i05"], "time": [1, 2]})
+    found = model.retrieve(state, k=3, filter_seen=False)
+    assert found["item"].to_list() == answers["item"]
+    assert found["score"].to_list() == pytest.approx(answers["score"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["trunk.more", "itemsx.weight", "couplers.table", "specials.x", "norm"])
+def test_any_other_surplus_weight_is_refused(tmp_path, name):
+    for path in SAVED_BEFORE.iterdir():
+        shutil.copy(path, tmp_path)
+    save_file(load_file(SAVED_BEFORE / WEIGHTS) | {name: torch.zeros(2)}, tmp_path / WEIGHTS)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps(config | {"weights_sha256": ""}))
+    with pytest.raises(ValueError, match=name):
+        load_model(tmp_path)
