@@ -3,7 +3,6 @@
 import math
 
 import pytest
-import torch
 from tiny import model_of
 
 from plait.layouts import resolve
