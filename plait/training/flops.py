@@ -24,9 +24,7 @@ def step_flops(model: GenerativeRecommender, inputs: Inputs) -> float:
     )
     if model.items is not None:  # its table, once a step; only of features
         flops += (model.items.num_items + 1) * _flops_of_row(model.items)
-    if model.actions is not None:  # what it multiplies are values of the log, which get no gradient
-        flops += 2 * len(inputs.item_E) * 2 * model.actions.table.weight.numel()
-    return flops
+    return flops + _flops_of_actions(model, inputs)
 
 
 def num_pairs(segments: Segments, strict: bool = False) -> float:
@@ -51,6 +49,13 @@ def weight_flops(module: nn.Module) -> float:
     looked_up = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
     matrices = (p for p in module.parameters() if p.ndim > 1 and id(p) not in looked_up)
     return 2.0 * sum(matrix.numel() for matrix in matrices) + 2.0 * sum(map(_num_mixed, module.modules()))
+
+
+def _flops_of_actions(model: GenerativeRecommender, inputs: Inputs) -> float:
+    """FLOPs of embedding a batch's actions: the product of values of the log, which get no gradient, with a table."""
+    if model.actions is None:
+        return 0.0
+    return 2.0 * len(inputs.item_E) * 2 * model.actions.table.weight.numel()
 
 
 def _flops_of_question(model: GenerativeRecommender, asked: Asked, num_questions: int) -> float:

@@ -158,7 +158,7 @@ def test_pairs_of_events_with_themselves_are_noticed(name, monkeypatch):
 @pytest.mark.parametrize("left_out", ["couplers", "towers", "actions"])
 def test_products_that_are_left_out_are_noticed(left_out, monkeypatch):
     if left_out == "actions":
-        monkeypatch.setattr(flops, "_reads_actions", lambda model, inputs: False)
+        monkeypatch.setattr(flops, "_flops_of_actions", lambda model, inputs: 0.0)
     else:
         kind = {"couplers": nn.ModuleList, "towers": ActionHeads}[left_out]
         right = weight_flops
