@@ -87,7 +87,7 @@ class CodeEmbedding(nn.Module):
             for row_Nc in row_NC.split(self.columns_F, dim=1)
         ]
         if not vectors:
-            return self.table.weight.new_zeros(len(code_NC), 0, self.width)
+            return self.table(row_NC)  # of no width, but with a gradient: zero
         return torch.stack(vectors, dim=1)
 
 
@@ -196,9 +196,9 @@ class ItemEncoder(Draws):
             "code_VC": torch.tensor(table.code_NK),
             "vector_VX": torch.tensor(table.vector_NW),
             "is_new_V": torch.ones(len(table), dtype=torch.bool),
-            "embedding.weight": torch.zeros(
-                len(table), self.dim, dtype=torch.float32
-            ),  # never used: the items are new
+            "embedding.weight": self.project.weight.new_zeros(
+                len(table), self.dim
+            ),  # never used: they are new
         }
         state |= {
             name: torch.cat([state[name], rows.to(state[name])])

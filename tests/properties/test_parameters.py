@@ -14,6 +14,7 @@ from tiny import (
     assert_caught,
     assert_not_vacuous,
     batch_of,
+    model_of,
     started,
     trunk_of,
 )
@@ -25,7 +26,7 @@ from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSet
 from plait.models.late import LateSettings
 from plait.nn.initialising import Linear, normal
 from plait.nn.towers import TowerConfig
-from plait.schema import Action, Amount, Categorical, FeatureTable
+from plait.schema import Action, Amount, Categorical, Feature, FeatureTable, Vector
 from plait.training import optimiser
 from plait.training.optimiser import make_optimiser, roles_of
 from plait.training.settings import Optim
@@ -66,6 +67,13 @@ def check_all_trained(case: Case) -> int:
 def test_every_parameter_of_a_layout_is_trained(name):
     met = [check_all_trained(case) for case in built(name)]
     assert_not_vacuous({"trunks": len(met), "parameters": min(met)}, above=2)
+
+
+def test_features_that_are_all_vectors_leave_no_parameter_untrained():
+    features = (Feature("text", Vector(width=3)),)
+    combination = BUILT["lac", "gpt", "rope"]
+    model = model_of(CATALOGUE["lac"].layout, item_features=features)
+    check_all_trained(Case(combination, model, by_candidates=False))
 
 
 def test_a_parameter_that_nothing_reads_is_caught():
