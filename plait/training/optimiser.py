@@ -51,9 +51,7 @@ def _role(owner: nn.Module, name: str) -> Role:
             return "matrix" if name.startswith("weight") else "bias"
         case RelativeBias():
             return "bias"
-        case (
-            nn.Embedding() | nn.ParameterDict() | ItemEncoder()
-        ):  # an item's, a special fact's, a new item's vector
+        case nn.Embedding() | nn.ParameterDict() | ItemEncoder():  # the last one's: the vector of a new item
             return "embedding"
         case _:
             raise AssertionError(f"{type(owner).__name__} owns {name}, and nobody said whether it decays")
