@@ -13,12 +13,11 @@ from pathlib import Path
 
 import cyclopts
 import numpy as np
-import torch
 from provenance import write_result
-from train_step import NUM_ITEMS, SEED, Step, batch_of, medians_ms, whole_step
+from train_step import NUM_ITEMS, Step, batch_of, medians_ms, trainable, whole_step
 
 from plait.layouts import resolve
-from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
+from plait.models.generative import ModelConfig, ModelSettings
 from plait.models.inputs import training_inputs
 from plait.nn.config import TrunkConfig
 from plait.nn.runtime import tune_process
@@ -74,7 +73,6 @@ ARCHITECTURES = {
 
 
 def step_of(architecture: Architecture, num_events: int, precision: str) -> Step:
-    torch.manual_seed(SEED)
     trunk = TrunkConfig(
         kind=architecture.trunk,
         dim=DIM,
@@ -89,7 +87,7 @@ def step_of(architecture: Architecture, num_events: int, precision: str) -> Step
         actions=(Action("rating", Regression(1, 5)),),
         max_events=num_events,
     )
-    model = GenerativeRecommender(config)
+    model = trainable(config)
     batch = batch_of(np.full(USERS[num_events], num_events))
     of_user_E = (np.arange(num_events) - num_events) // REQUEST_EVENTS  # the last request is whole
     batch = replace(batch, request_E=np.tile(of_user_E, USERS[num_events]))
@@ -116,7 +114,6 @@ def measure(num_events: int, precision: str) -> dict[str, object]:
 
 def main(out: Path, precision: str = "fp32") -> None:
     tune_process()
-    torch.manual_seed(SEED)
     write_result(out, {f"T = {n}, {precision}": measure(n, precision) for n in USERS})
 
 

@@ -23,11 +23,14 @@ from plait.layouts.packing import pack, pad
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
 from plait.models.inputs import Inputs, Packer, training_inputs
 from plait.nn.config import TrunkConfig
+from plait.nn.dropout import draw_from
+from plait.nn.initialising import initialised
 from plait.nn.runtime import tune_process
 from plait.schema import Action, EventBatch, Regression
 from plait.training.flops import step_flops
 from plait.training.optimiser import make_optimiser
 from plait.training.precision import autocast
+from plait.training.randomness import Stream, torch_generator
 from plait.training.settings import Optim
 
 NUM_ITEMS = 3706
@@ -53,7 +56,6 @@ def batch_of(length_U: np.ndarray) -> EventBatch:
 
 
 def model_of(layout: str, dim: int, num_layers: int, max_events: int) -> GenerativeRecommender:
-    torch.manual_seed(SEED)
     config = ModelConfig(
         layout=str(resolve(layout)),
         settings=ModelSettings(trunk=TrunkConfig(dim=dim, num_layers=num_layers, num_heads=dim // 64)),
@@ -61,7 +63,14 @@ def model_of(layout: str, dim: int, num_layers: int, max_events: int) -> Generat
         actions=(Action("rating", Regression(1, 5)),),
         max_events=max_events,
     )
-    return GenerativeRecommender(config)
+    return trainable(config)
+
+
+def trainable(config: ModelConfig) -> GenerativeRecommender:
+    """As a run starts it."""
+    model = initialised(GenerativeRecommender(config), torch_generator(SEED, Stream.WEIGHTS))
+    draw_from(model, torch_generator(SEED, Stream.DROPOUT))
+    return model
 
 
 def whole_step(model: GenerativeRecommender, inputs: list[Inputs], precision: str) -> Step:

@@ -62,9 +62,21 @@ def _study(result: StudyResult) -> Iterator[str]:
     yield "|---|---|---|"
     yield from (f"| {row.what} | {row.paper} | {row.ours} |" for row in result.setting)
     yield ""
+    yield from _since(result)
     for finding in result.findings:
         yield from _part(finding)
     yield from (f"- {part}: not run. {why}" for part, why in result.not_run.items())
+
+
+def _since(result: StudyResult) -> Iterator[str]:
+    """Where the study is another one by now than the one that was recorded."""
+    (study,) = (study for study in STUDIES if study.name == result.study)
+    now = {row.what: row.ours for row in study.setting}
+    changed = [row for row in result.setting if now.get(row.what) != row.ours]
+    for row in changed:
+        yield f"*Changed since: {row.what}.* Recorded (commit {result.commit}) with: {row.ours}. "
+        yield f"The study now runs with: {now.get(row.what, 'nothing of that name')}."
+        yield ""
 
 
 def _part(finding: Finding) -> Iterator[str]:
@@ -72,6 +84,9 @@ def _part(finding: Finding) -> Iterator[str]:
     yield ""
     yield f"{finding.data}."
     yield ""
+    if finding.protocol:
+        yield f"Protocol: {finding.protocol}."
+        yield ""
     yield from _table(finding)
     if finding.drawing:
         yield from ("```", *finding.drawing, "```", "")

@@ -13,7 +13,7 @@ from plait.data import Dataset
 
 @pytest.fixture(autouse=True)
 def every_float() -> Iterator[None]:
-    """Training flushes denormal numbers to zero for its whole process; the next test may want them."""
+    """The command line flushes denormal numbers to zero for its whole process; the next test may want them."""
     torch.set_flush_denormal(False)
     yield
 

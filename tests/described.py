@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from tiny import ACTIONS, NUM_ITEMS, random_log
+from tiny import ACTIONS, NUM_ITEMS, random_log, started
 
 from plait.data import Dataset, LeaveOneOut, prepare
 from plait.data.manifest import Split
@@ -80,10 +80,11 @@ def reading_model(
     """An untrained model of all features whose weights are large, so that no path through it is near to zero."""
     torch.manual_seed(3)
     asked = RunSettings(layout=layout, model=settings, protocol=Protocol(max_events=max_events))
-    model = GenerativeRecommender(config_of(dataset, asked)).eval()
+    model = started(GenerativeRecommender(config_of(dataset, asked))).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    torch.nn.init.normal_(model.heads.weight_KD, std=0.05)
-    torch.nn.init.constant_(model.heads.bias_K, 0.5)
+    if model.heads is not None:
+        torch.nn.init.normal_(model.heads.weight_KD, std=0.05)
+        torch.nn.init.constant_(model.heads.bias_K, 0.5)
     model.items.describe(dataset.item_features, dataset.train_item_counts())
     return model

@@ -6,7 +6,7 @@ Shape letters: U users, E events, A action columns.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -21,7 +21,11 @@ from plait.layouts.packing import pack
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
 from plait.models.inputs import Inputs, Packer, training_inputs
 from plait.nn.config import TrunkConfig
+from plait.nn.dropout import draw_from
+from plait.nn.initialising import initialised
 from plait.schema import UNKNOWN_ITEM, Action, Binary, EventBatch, Feature, Regression
+
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 ACTIONS = (Action("rating", Regression(1, 5)), Action("liked", Binary()))
 NUM_ITEMS = 17
@@ -36,6 +40,12 @@ NO_SCORERS = [p for p in EVERY_LAYOUT if audit(p.values[0]).can_score == "no"]
 
 def trunk_of(positions: str = "learned", dropout: float = 0.0) -> TrunkConfig:
     return TrunkConfig(dim=12, num_layers=2, num_heads=2, dropout=dropout, positions=positions)
+
+
+def started(module: Module, seed: int = 0) -> Module:
+    """The module with weights as training starts, and a generator for what it draws."""
+    draw_from(module, torch.Generator().manual_seed(seed + 1))
+    return initialised(module, torch.Generator().manual_seed(seed))
 
 
 def model_of(
@@ -61,11 +71,12 @@ def model_of(
         asked_as_candidates=asked_as_candidates,
         **features,
     )
-    model = GenerativeRecommender(config).eval()
+    model = started(GenerativeRecommender(config)).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
-    torch.nn.init.normal_(model.heads.weight_KD, std=0.02)
-    torch.nn.init.constant_(model.heads.bias_K, 0.5)
+    if model.heads is not None:
+        torch.nn.init.normal_(model.heads.weight_KD, std=0.02)
+        torch.nn.init.constant_(model.heads.bias_K, 0.5)
     return model
 
 

@@ -240,6 +240,7 @@ def _score_step(
     candidates = _candidates(coming, item_uc, context_F)
     inputs = _inputs(model, joined(repeated(coming.events, shape[1]), candidates), "a", late)
     (state_MD,) = model(inputs)
+    assert model.heads is not None, "a layout that scores has heads"
     predicted = model.heads.predict(state_MD, inputs.asked[0].late_MF)
     return {name: value.unflatten(0, shape).cpu().numpy() for name, value in predicted.items()}
 

@@ -97,9 +97,14 @@ class Layout:
     @property
     def fields(self) -> frozenset[Field]:
         """Every field that some token shows, predicts or is given."""
-        facts = (fact for token in self.all_tokens for fact in token.shown)
-        used = {fact.field for fact in facts} | {f.field for t in self.targets for f in (t.fact, *t.given)}
-        return frozenset(used | ({"a"} if self.rides else set()))
+        return self.embedded | self.predicts
+
+    @property
+    def embedded(self) -> frozenset[Field]:
+        """Every field that enters as a vector: some token shows it, some prediction is given it, or it rides."""
+        shown = {fact.field for token in self.all_tokens for fact in token.shown}
+        given = {fact.field for target in self.targets for fact in target.given}
+        return frozenset(shown | given | ({"a"} if self.rides else set()))
 
     @property
     def rides(self) -> frozenset[Ride]:

@@ -4,6 +4,7 @@ Shape letters: E events, A action columns, N tokens, M questions, R rows, L slot
 V items of the catalogue (with row 0 for unknown items).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from plait.models.late import LateSettings, LateStatistics, check_late, columns_
 from plait.nn.config import TINY, TrunkConfig
 from plait.nn.encoders import ActionEncoder, FeatureEncoder, ItemEncoder, ItemEncoding
 from plait.nn.heads import ActionHeads, Coupler
+from plait.nn.initialising import unset
 from plait.nn.losses import RetrievalLoss, retrieval_loss
 from plait.nn.sampling import Sampler
 from plait.nn.towers import TowerConfig
@@ -105,7 +107,8 @@ class ModelConfig:
 
 
 class GenerativeRecommender(nn.Module):
-    """Event encoders, a trunk, and a head for every target of the layout.
+    """Event encoders, a trunk, and a head for every target of the layout: what it reads, and nothing else. Its weights
+    wait for `initialised`, or for those of a saved model.
 
     Raises:
         ValueError: the layout asks for something this model does not carry, and what to use instead.
@@ -124,21 +127,29 @@ class GenerativeRecommender(nn.Module):
             layout.tokens_per_event * config.max_events + longest
         )  # a history, and the event that comes
         dim = settings.trunk.dim
-        self.items = ItemEncoder(config.num_items, dim, config.item_features, settings.items)
+        embedded = layout.embedded
+        self.items: ItemEncoder | None = None
+        if "i" in layout.fields:
+            self.items = ItemEncoder(config.num_items, dim, config.item_features, settings.items)
         self.users = FeatureEncoder(config.user_features, dim) if config.user_features else None
-        self.context = FeatureEncoder(config.context, dim) if config.context else None
-        self.actions = ActionEncoder(config.actions, dim)
-        self.specials = nn.ParameterDict(
-            {f: nn.Parameter(torch.randn(len(LEARNED), dim) * 0.02) for f in "ia"}
-        )
+        has_context = bool(config.context) and "i" in embedded  # it comes with an item
+        self.context = FeatureEncoder(config.context, dim) if has_context else None
+        self.actions = ActionEncoder(config.actions, dim) if "a" in embedded else None
+        self.specials = nn.ParameterDict({field: unset(len(LEARNED), dim) for field in sorted(embedded)})
         self.trunk = Trunk(settings.trunk, num_positions, layout.rides)
-        num_late = settings.late.num_features(config.actions)
-        self.heads = ActionHeads(config.actions, dim, settings.tower, num_late)
+        self.heads: ActionHeads | None = None
+        if "a" in layout.predicts:
+            num_late = settings.late.num_features(config.actions)
+            self.heads = ActionHeads(config.actions, dim, settings.tower, num_late)
         self.retrieval = settings.retrieval.resolved(config.num_items)
         self.sampler: Sampler | None = None  # of negatives; training sets it where the loss needs one
         self.couplers = nn.ModuleDict(
             {_key(t): nn.ModuleList(Coupler(dim) for _ in t.given) for t in layout.targets if t.given}
         )
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        for special in self.specials.values():
+            nn.init.normal_(special, std=0.02, generator=generator)
 
     def forward(self, inputs: Inputs) -> list[Float[Tensor, "M D"]]:
         """For every question of the inputs, the state its head reads: after the trunk and the couplers."""
@@ -158,12 +169,14 @@ class GenerativeRecommender(nn.Module):
     def losses(self, inputs: Inputs) -> dict[str, Float[Tensor, ""]]:
         """Mean loss per task, unweighted: "retrieval" and one for every action. A task without a label is 0."""
         losses: dict[str, Tensor] = {}
-        table_VD = self.items.table()
+        table_VD = None if self.items is None else self.items.table()
         for asked, state_MD in zip(inputs.asked, self._states(inputs, table_VD), strict=True):
             if asked.target.fact.field == "i":
+                assert table_VD is not None, "a layout that predicts items reads them"
                 item_M = inputs.item_E[asked.label_M]
                 losses["retrieval"] = retrieval_loss(self.retrieval, state_MD, table_VD, item_M, self.sampler)
             else:
+                assert self.heads is not None, "a layout that predicts actions has heads"
                 label_MA = inputs.action_EA[asked.label_M]
                 losses.update(self.heads.losses(state_MD, label_MA, asked.late_MF))
         return losses
@@ -176,15 +189,17 @@ class GenerativeRecommender(nn.Module):
 
     def item_scores(self, state_MD: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
         """Logits of the next item over the catalogue; column 0, the unknown item, is -inf."""
+        assert self.items is not None, "a layout that predicts items reads them"
         return self.retrieval.logits(state_MD, self.items.table())
 
     def late_statistics(self) -> LateStatistics | None:
         """What `training_inputs` and `query_inputs` need to count late features; None where the heads take none."""
         late = self.config.settings.late
-        if not late.num_groups:
+        if self.heads is None or not late.num_groups:
             return None
         code_VK = np.zeros((0, 0), dtype=np.int32)
         if late.similar is not None:
+            assert self.items is not None, "what is similar to an item is for layouts that read items"
             columns = columns_of(late.similar, self.config.item_features)
             code_VK = self.items.code_VC[:, columns].cpu().numpy()
         return LateStatistics(late, self.config.actions, code_VK)
@@ -198,6 +213,8 @@ class GenerativeRecommender(nn.Module):
         Raises:
             ValueError: the model has no item features, or the table has others.
         """
+        if self.items is None:
+            raise ValueError(f"layout '{self.layout}' reads no items: there is nothing to add them to")
         items = self.items.with_items(table)
         grown = GenerativeRecommender(replace(self.config, num_items=items.num_items))
         weights = {
@@ -206,6 +223,19 @@ class GenerativeRecommender(nn.Module):
         weights |= {f"items.{name}": tensor for name, tensor in items.state_dict().items()}
         grown.load_state_dict(weights)
         return grown.to(next(self.parameters()).device).train(self.training)
+
+    def without_unread(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A saved model's weights but for those of modules that its layout does not read, which nothing trained. Models
+        held them as long as every module was built for every layout. Whatever else does not fit stays, to be refused.
+        """
+        modules = {"items": self.items, "context": self.context, "actions": self.actions, "heads": self.heads}
+        unread = {name for name, module in modules.items() if module is None}
+        unread |= {f"specials.{field}" for field in ("i", "a") if field not in self.specials}
+        return {
+            name: weight
+            for name, weight in weights.items()
+            if not any(f"{name}.".startswith(f"{module}.") for module in unread)
+        }
 
     def _states(self, inputs: Inputs, table_VD: Tensor | None) -> list[Float[Tensor, "M D"]]:
         facts = self._facts(inputs, table_VD)
@@ -247,10 +277,12 @@ class GenerativeRecommender(nn.Module):
         used |= {field for field, _ in inputs.shown} | {f for asked in inputs.asked for f, _ in asked.given_M}
         events: dict[Field, Tensor] = {}
         if "i" in used:
+            assert self.items is not None
             events["i"] = self.items(inputs.item_E, table_VD)
             if self.context is not None:
                 events["i"] = events["i"] + self.context(inputs.context_EF)
         if "a" in used:
+            assert self.actions is not None
             events["a"] = self.actions(inputs.action_EA)
         return {
             field: torch.cat([event_ED.new_zeros(1, event_ED.shape[1]), self.specials[field], event_ED])

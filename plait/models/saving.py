@@ -78,7 +78,7 @@ def load_model(folder: Path) -> GenerativeRecommender:
         if saved.weights_sha256 and saved.weights_sha256 != files.sha256(folder / WEIGHTS):
             raise ValueError(f"{WEIGHTS} is damaged, or not the one that {CONFIG} was saved with; {AGAIN}")
         model = GenerativeRecommender(saved.model)
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        model.load_state_dict(model.without_unread(load_file(folder / WEIGHTS)))
     except Exception as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
     return model.eval()

@@ -63,7 +63,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         queries, keys = query_MD.to(dtype), key_CD.to(dtype)
         dquery_MD = torch.empty_like(queries) if wants_gradients else None
         dkey_CD = torch.zeros_like(key_CD, dtype=torch.float32) if wants_gradients else None
-        total = torch.zeros((), device=queries.device)
+        total = torch.zeros((), dtype=torch.float32, device=queries.device)
         logits = CPU_CHUNK_LOGITS if queries.device.type == "cpu" else CHUNK_LOGITS
         chunk = max(MIN_CHUNK_QUERIES, logits // max(1, len(keys)))
         with torch.autocast(queries.device.type, enabled=False):

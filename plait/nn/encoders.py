@@ -7,6 +7,7 @@ where it has several values), W width of one coded feature, X width of a row's f
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from plait.limits import SHARE, WIDTH, check_numbers
 from plait.nn.actions import scaled
+from plait.nn.dropout import Draws
+from plait.nn.initialising import Linear, Table, init_columns, unset
 from plait.schema import (
     FIRST_VALUE,
     MISSING_VALUE,
@@ -67,11 +70,8 @@ class CodeEmbedding(nn.Module):
         self.width = width
         offset_C = torch.from_numpy(np.repeat(first_row_F[:-1], self.columns_F))
         self.register_buffer("offset_C", offset_C.to(torch.int64), persistent=False)
-        self.table = nn.Embedding(int(first_row_F[-1]), width, padding_idx=0)
-        nn.init.normal_(self.table.weight, std=0.02)
         unlearned = [first + code for first in first_row_F[:-1].tolist() for code in range(FIRST_VALUE)]
-        with torch.no_grad():
-            self.table.weight[[0, *unlearned]] = 0.0
+        self.table = Table(int(first_row_F[-1]), width, zero_rows=(0, *unlearned), padding_idx=0)
 
     def forward(self, code_NC: Int[Tensor, "N C"]) -> Float[Tensor, "N F W"]:
         """Raises ValueError where there are more or fewer columns than the features have."""
@@ -86,7 +86,7 @@ class CodeEmbedding(nn.Module):
             for row_Nc in row_NC.split(self.columns_F, dim=1)
         ]
         if not vectors:
-            return self.table.weight.new_zeros(len(code_NC), 0, self.width)
+            return self.table(row_NC)  # of no width, but with a gradient: zero
         return torch.stack(vectors, dim=1)
 
 
@@ -102,7 +102,7 @@ class FeatureEncoder(nn.Module):
         return self.codes(code_NC).sum(1)
 
 
-class ItemEncoder(nn.Module):
+class ItemEncoder(Draws):
     """One vector per item: of its id alone or, where it has features, of all that is known about it.
 
     With features: the id's vector, the vectors of its coded features and its frozen vectors, concatenated and
@@ -129,11 +129,9 @@ class ItemEncoder(nn.Module):
         super().__init__()
         self.num_items, self.dim = num_items, dim
         self.features, self.encoding = tuple(features), encoding
-        self.embedding: nn.Embedding | None = None
+        self.embedding: Table | None = None
         if encoding.use_id or not features:
-            self.embedding = nn.Embedding(num_items + 1, dim)
-            nn.init.normal_(self.embedding.weight, std=0.02)
-            nn.init.zeros_(self.embedding.weight[UNKNOWN_ITEM])
+            self.embedding = Table(num_items + 1, dim, zero_rows=(UNKNOWN_ITEM,))
         if features:
             self._add_features()
 
@@ -145,16 +143,19 @@ class ItemEncoder(nn.Module):
         learned = num_coded * width
         if self.embedding is not None:
             learned += self.dim
-            self.new_item_D = nn.Parameter(torch.randn(self.dim) * 0.02)
+            self.new_item_D = unset(self.dim)
         frozen = sum(feature.width for feature in features)
-        self.project = nn.Linear(learned + frozen, self.dim, bias=False)
         # Each part alone would give vectors as large as an id's: those learned start at 0.02, the frozen have length 1.
-        nn.init.normal_(self.project.weight[:, :learned], std=max(learned, 1) ** -0.5)
-        nn.init.normal_(self.project.weight[:, learned:], std=0.02)
+        draw = partial(init_columns, num_first=learned, std=(max(learned, 1) ** -0.5, 0.02))
+        self.project = Linear(learned + frozen, self.dim, draw, bias=False)
         missing = torch.full((rows, num_columns), MISSING_VALUE, dtype=torch.int32)
         self.register_buffer("code_VC", missing)
-        self.register_buffer("vector_VX", torch.zeros(rows, frozen))
+        self.register_buffer("vector_VX", torch.zeros(rows, frozen, dtype=torch.float32))
         self.register_buffer("is_new_V", torch.ones(rows, dtype=torch.bool))
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        if self.features and self.embedding is not None:
+            nn.init.normal_(self.new_item_D, std=0.02, generator=generator)
 
     def describe(self, table: FeatureTable, train_events_V: Int64[np.ndarray, "V"]) -> None:
         """Takes over what is known about the catalogue, and which of its items training meets.
@@ -194,7 +195,9 @@ class ItemEncoder(nn.Module):
             "code_VC": torch.tensor(table.code_NK),
             "vector_VX": torch.tensor(table.vector_NW),
             "is_new_V": torch.ones(len(table), dtype=torch.bool),
-            "embedding.weight": torch.zeros(len(table), self.dim),  # never used: the items are new
+            "embedding.weight": self.project.weight.new_zeros(
+                len(table), self.dim
+            ),  # never used: they are new
         }
         state |= {
             name: torch.cat([state[name], rows.to(state[name])])
@@ -233,7 +236,10 @@ class ItemEncoder(nn.Module):
     def _taken_for_new(self) -> Bool[Tensor, "V"]:
         if not (self.training and self.encoding.id_dropout):
             return self.is_new_V
-        share_V = torch.rand(len(self.is_new_V), device=self.is_new_V.device)
+        generator = self.own_generator
+        share_V = torch.rand(
+            len(self.is_new_V), dtype=torch.float32, device=generator.device, generator=generator
+        )
         return self.is_new_V | (share_V < self.encoding.id_dropout)
 
     def _vectors(
@@ -276,14 +282,13 @@ class ActionEncoder(nn.Module):
         rows = [(a, knot) for a, (num_knots, _) in enumerate(grids) for knot in (MISSING, *range(num_knots))]
         buffers = {
             "column_K": torch.tensor([column for column, _ in rows], dtype=torch.int64),
-            "knot_K": torch.tensor([knot for _, knot in rows]),
-            "last_knot_A": torch.tensor([num_knots - 1.0 for num_knots, _ in grids]),
-            "knots_per_unit_A": torch.tensor([per_unit for _, per_unit in grids]),
+            "knot_K": torch.tensor([knot for _, knot in rows], dtype=torch.float32),
+            "last_knot_A": torch.tensor([num - 1.0 for num, _ in grids], dtype=torch.float32),
+            "knots_per_unit_A": torch.tensor([per_unit for _, per_unit in grids], dtype=torch.float32),
         }
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor, persistent=False)
-        self.table = nn.Embedding(len(rows), dim)
-        nn.init.normal_(self.table.weight, std=0.02)
+        self.table = Table(len(rows), dim)
 
     def forward(self, raw_EA: Float[Tensor, "E A"]) -> Float[Tensor, "E D"]:
         """Vectors of action values in the log's units, NaN where missing.

@@ -11,6 +11,7 @@ from plait.nn.attention import attend
 from plait.nn.block import Streams, Where
 from plait.nn.config import TrunkConfig
 from plait.nn.dropout import Dropout
+from plait.nn.initialising import layer_norm
 from plait.nn.linear import linear, part_of
 from plait.nn.positions import Angles, rope
 from plait.nn.relative import RelativeBias, attend_biased
@@ -28,11 +29,11 @@ class GptBlock(nn.Module):
         dim, inner = config.dim, config.mlp_multiple * config.dim
         residual_std = 0.02 / (2 * config.num_layers) ** 0.5  # 2 * num_layers branches add up in the stream
         self.num_heads = config.num_heads
-        self.attention_norm = nn.LayerNorm(dim)
+        self.attention_norm = layer_norm(dim)
         self.qkv = linear(dim, 3 * dim)
         self.attention_out = linear(dim, dim, residual_std)
         self.bias = RelativeBias(max_positions, config.rab) if config.positions == "rab" else None
-        self.mlp_norm = nn.LayerNorm(dim)
+        self.mlp_norm = layer_norm(dim)
         self.mlp_in = linear(dim, inner)
         self.mlp_out = linear(inner, dim, residual_std)
         self.dropout = Dropout(config.dropout)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from plait.nn.actions import scaled, unscaled
+from plait.nn.initialising import layer_norm, unset
 from plait.nn.linear import linear
 from plait.nn.towers import ActionTower, LateFeatures, TowerConfig
 from plait.schema import Action, ActionKind, Amount, Binary, Categorical, Regression
@@ -51,8 +52,12 @@ class ActionHeads(nn.Module):
         self.num_late = num_late
         self.late = LateFeatures(num_late) if num_late else None
         self.tower = ActionTower(tower, dim, len(self.actions), num_late)
-        self.weight_KD = nn.Parameter(torch.randn(sum(self.widths), self.tower.num_out) * 0.02)
-        self.bias_K = nn.Parameter(torch.zeros(sum(self.widths)))
+        self.weight_KD = unset(sum(self.widths), self.tower.num_out)
+        self.bias_K = unset(sum(self.widths))
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        nn.init.normal_(self.weight_KD, std=0.02, generator=generator)
+        nn.init.zeros_(self.bias_K)
 
     def forward(
         self, hidden_MD: Float[Tensor, "M D"], late_MF: Float[Tensor, "M F"] | None = None
@@ -169,7 +174,7 @@ class Coupler(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
+        self.norm = layer_norm(dim)
         self.inner = linear(3 * dim, dim)
         self.outer = linear(dim, dim)
 

@@ -12,6 +12,7 @@ from plait.nn.block import Streams, Where
 from plait.nn.blockwise import SILU, attend_blockwise
 from plait.nn.config import TrunkConfig
 from plait.nn.dropout import Dropout
+from plait.nn.initialising import Linear, layer_norm, normal
 from plait.nn.linear import part_of
 from plait.nn.positions import Angles, rope
 from plait.nn.relative import RelativeBias
@@ -42,17 +43,13 @@ class HstuBlock(nn.Module):
         self.concatenates = switches.out == "concat3"
         self.scale = config.head_width**-0.5 if switches.scale == "rsqrt" else 1.0
         self.norm_len = switches.norm_len or max_positions
-        self.norm = nn.LayerNorm(dim, EPS, elementwise_affine=switches.ln_affine)
-        self.uvqk = nn.Linear(dim, 4 * dim, bias=switches.bias)
+        self.norm = layer_norm(dim, EPS, switches.ln_affine)
+        self.uvqk = Linear(dim, 4 * dim, normal(0.02), bias=switches.bias)
         self.bias = RelativeBias(max_positions, config.rab) if config.positions == "rab" else None
-        self.attended_norm = nn.LayerNorm(dim, EPS, elementwise_affine=switches.ln_affine)
+        self.attended_norm = layer_norm(dim, EPS, switches.ln_affine)
         self.dropout = Dropout(config.dropout)
-        self.out = nn.Linear(3 * dim if self.concatenates else dim, dim, bias=not self.concatenates)
-        nn.init.normal_(self.uvqk.weight, std=0.02)
-        nn.init.xavier_uniform_(self.out.weight)
-        for layer in (self.uvqk, self.out):
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        num_in = 3 * dim if self.concatenates else dim
+        self.out = Linear(num_in, dim, nn.init.xavier_uniform_, bias=not self.concatenates)
 
     def forward(self, x_RLD: Float[Tensor, "R L D"], ride_RLD: Tensor | None, where: Where) -> Streams:
         return self.update(x_RLD, where), ride_RLD

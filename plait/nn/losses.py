@@ -76,14 +76,14 @@ class RetrievalLoss:
             case _:
                 return num_items
 
-    def make_sampler(self, count_V: Int64[Tensor, "V"]) -> Sampler | None:
+    def make_sampler(self, count_V: Int64[Tensor, "V"], generator: torch.Generator) -> Sampler | None:
         """What `retrieval_loss` needs for this choice, from the training events of each item."""
         kind = self.resolved(len(count_V) - 1).kind
         if kind == "full" or (kind == "info_nce" and self.log_q == "none"):
             return None
         if kind == "sampled" and self.sampler == "uniform":
-            return uniform(len(count_V) - 1)
-        return by_popularity(count_V)
+            return uniform(len(count_V) - 1, generator)
+        return by_popularity(count_V, generator)
 
 
 def retrieval_loss(
@@ -108,7 +108,7 @@ def retrieval_loss(
     positive_MD = choice.keys(F.embedding(target_M, table_VD))
     if choice.kind == "info_nce" and choice.log_q == "none":
         return in_batch_info_nce(query_MD, positive_MD, target_M)
-    assert sampler is not None, f"{choice} takes a sampler: choice.make_sampler(count_V)"
+    assert sampler is not None, f"{choice} takes a sampler: choice.make_sampler(count_V, generator)"
     log_q_M = sampler.log_q_V[target_M]
     if choice.kind == "info_nce":
         return in_batch_info_nce(

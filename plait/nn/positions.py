@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from plait.nn.config import Positions
+from plait.nn.initialising import Table
 from plait.nn.visibility import NO_REQUEST_BEFORE, Clock, Segments
 
 LARGEST_MOMENT = 2048  # bucket of DLRM-v3's times
@@ -32,12 +33,15 @@ class EnteringPositions(nn.Module):
     """What positions add to the tokens' embeddings before the first block: vectors of tables, or nothing.
 
     "rab" adds learned positions too, as HSTU does; its bias belongs to the blocks.
+
+    Args:
+        learned_std: what learned positions start with.
     """
 
-    def __init__(self, positions: Positions, max_positions: int, dim: int) -> None:
+    def __init__(self, positions: Positions, max_positions: int, dim: int, learned_std: float = 0.02) -> None:
         super().__init__()
         has_table = positions in ("learned", "rab", "genrank")
-        self.learned = LearnedPositions(max_positions, dim) if has_table else None
+        self.learned = LearnedPositions(max_positions, dim, learned_std) if has_table else None
         self.requests = RequestPositions(max_positions, dim) if positions == "genrank" else None
         self.moment = MomentPositions(max_positions, dim) if positions == "dlrm_v3" else None
 
@@ -65,10 +69,8 @@ class RequestPositions(nn.Module):
 
     def __init__(self, max_requests: int, dim: int) -> None:
         super().__init__()
-        self.index = nn.Embedding(max_requests + 1, dim)
-        self.gap = nn.Embedding(1 + TIME_BUCKETS, dim)
-        for table in (self.index, self.gap):
-            nn.init.normal_(table.weight, std=0.02)
+        self.index = Table(max_requests + 1, dim)
+        self.gap = Table(1 + TIME_BUCKETS, dim)
 
     def forward(self, clock: Clock) -> Float[Tensor, "R L D"]:
         first = clock.gap_s_RL == NO_REQUEST_BEFORE
@@ -87,8 +89,7 @@ class MomentPositions(nn.Module):
     def __init__(self, max_positions: int, dim: int) -> None:
         super().__init__()
         self.left = LearnedPositions(max_positions + 1, dim)
-        self.time = nn.Embedding(LARGEST_MOMENT + 1, dim)
-        nn.init.normal_(self.time.weight, std=0.02)
+        self.time = Table(LARGEST_MOMENT + 1, dim)
 
     def forward(self, clock: Clock) -> Float[Tensor, "R L D"]:
         """Raises ValueError where a user has more tokens than there are positions."""
@@ -106,10 +107,9 @@ def moment_bucket(gap_s: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
 class LearnedPositions(nn.Module):
     """One trained vector per token position."""
 
-    def __init__(self, max_positions: int, dim: int) -> None:
+    def __init__(self, max_positions: int, dim: int, std: float = 0.02) -> None:
         super().__init__()
-        self.table = nn.Embedding(max_positions, dim)
-        nn.init.normal_(self.table.weight, std=0.02)
+        self.table = Table(max_positions, dim, std)
 
     def forward(self, position_RL: Int64[Tensor, "R L"]) -> Float[Tensor, "R L D"]:
         """Raises ValueError where a position has no vector."""
@@ -139,7 +139,7 @@ def rope_angles(position_RL: Int64[Tensor, "R L"], head_width: int, base: float 
     """
     if head_width % 2:
         raise ValueError(f"rope turns pairs of dimensions: a head width of {head_width} is odd")
-    exponent_F = torch.arange(0, head_width, 2, device=position_RL.device) / head_width
+    exponent_F = torch.arange(0, head_width, 2, dtype=torch.float32, device=position_RL.device) / head_width
     angle_R1LF = position_RL[:, None, :, None] * base**-exponent_F
     return Angles(angle_R1LF.cos(), angle_R1LF.sin())
 
@@ -167,7 +167,7 @@ def alibi_slopes(num_heads: int) -> Float[Tensor, "{num_heads}"]:
     """
     lower = 1 << (num_heads.bit_length() - 1)
     slopes = _geometric(lower) + _geometric(2 * lower)[::2][: num_heads - lower]
-    return torch.tensor(slopes)
+    return torch.tensor(slopes, dtype=torch.float32)
 
 
 def _geometric(num_heads: int) -> list[float]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from plait.nn.blockwise import SOFTMAX, Block, Lookup, attend_blockwise
 from plait.nn.config import Rab
+from plait.nn.initialising import unset
 from plait.nn.positions import TIME_BUCKETS, time_bucket
 from plait.nn.visibility import Segments
 
@@ -24,8 +25,12 @@ class RelativeBias(nn.Module):
     def __init__(self, max_positions: int, reads: Rab = "both") -> None:
         super().__init__()
         self.max_positions = max_positions
-        self.position_P = _table(2 * max_positions - 1) if reads != "time" else None
-        self.time_P = _table(TIME_BUCKETS) if reads != "position" else None
+        self.position_P = unset(2 * max_positions - 1) if reads != "time" else None
+        self.time_P = unset(TIME_BUCKETS) if reads != "position" else None
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        for table_P in self.parameters(recurse=False):
+            nn.init.normal_(table_P, std=0.02, generator=generator)
 
     def forward(self, segments: Segments) -> Float[Tensor, "R L L"]:
         """The bias of all pairs, visible or not, written plainly: the reference of `lookups`."""
@@ -99,7 +104,3 @@ def _time_buckets(segments: Segments) -> UInt8[Tensor, "R L L"]:
     assert segments.clock is not None, "a bias that reads time takes inputs with a clock"
     rows = zip(segments.clock.anchor_s_RL, segments.clock.time_s_RL, strict=True)
     return torch.stack([time_bucket(anchor_s_L[:, None] - time_s_L).byte() for anchor_s_L, time_s_L in rows])
-
-
-def _table(num_entries: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(num_entries) * 0.02)

@@ -14,6 +14,7 @@ from plait.nn.block import Streams, Where
 from plait.nn.config import TrunkConfig
 from plait.nn.gpt import GptBlock, Heads, attend_softmax, heads_of
 from plait.nn.hstu import HstuBlock
+from plait.nn.initialising import layer_norm
 from plait.nn.linear import linear
 from plait.nn.positions import Angles
 from plait.nn.relative import RelativeBias
@@ -38,7 +39,7 @@ class MixedValueBlock(nn.Module):
     def __init__(self, layer: GptBlock | HstuBlock, dim: int, ride_weight: float) -> None:
         super().__init__()
         self.ride_weight = ride_weight
-        self.ride_norm = nn.LayerNorm(dim)
+        self.ride_norm = layer_norm(dim)
         self.layer = layer
 
     def forward(
@@ -97,7 +98,7 @@ class ActionPooling(nn.Module):
         dim = config.dim
         self.num_heads = config.num_heads
         self.fuses_item = fuses_item
-        self.ride_norm = nn.LayerNorm(dim)
+        self.ride_norm = layer_norm(dim)
         self.qk = linear(dim, 2 * dim)
         self.value = linear(dim, dim, dim**-0.5)
         self.out = linear(dim, dim, dim**-0.5)

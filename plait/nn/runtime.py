@@ -1,6 +1,12 @@
-"""Process-wide switches that a training or serving process turns on first. Importing changes nothing."""
+"""What Plait switches on beyond its own objects. Importing changes nothing.
+
+Only a process of ours (the command line) is tuned for good. A call from somebody's program leaves the floating-point
+mode of its thread as it found it; that freed memory is kept is of the whole process, and changes no result.
+"""
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -24,11 +30,22 @@ def tune_process() -> tuple[str, ...]:
         What is now switched on, out of "mallopt" (only where the C library is glibc) and "flush_denormal".
     """
     switched = []
-    if _keep_freed_memory():
+    if keep_freed_memory():
         switched.append("mallopt")
     if torch.set_flush_denormal(True):
         switched.append("flush_denormal")
     return tuple(switched)
+
+
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Flushes denormal floats to zero in this thread, and in worker threads that it starts, for the time inside."""
+    flushed_before = not bool(torch.full((), 1e-30, dtype=torch.float32) * 1e-10 > 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(flushed_before)
 
 
 def multiplies_bf16_faster(device: str) -> bool:
@@ -41,7 +58,8 @@ def multiplies_bf16_faster(device: str) -> bool:
     return torch.cpu._is_amx_tile_supported()
 
 
-def _keep_freed_memory() -> bool:
+def keep_freed_memory() -> bool:
+    """Keeps large temporaries in the process from now on; whether the C library takes it. Safe to call again."""
     try:
         libc = ctypes.CDLL(None)
     except (OSError, TypeError):  # Windows has no handle for "this process"

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from plait.limits import DEPTH, Between, check_numbers
+from plait.nn.initialising import Linear, normal
 from plait.nn.linear import linear
 
 LATE_LIMIT = 10.0  # standard deviations: a count that explodes once served must not drown the state
@@ -180,8 +181,8 @@ class LateFeatures(nn.Module):
 
     def __init__(self, num_late: int) -> None:
         super().__init__()
-        self.register_buffer("mean_F", torch.zeros(num_late))
-        self.register_buffer("std_F", torch.ones(num_late))
+        self.register_buffer("mean_F", torch.zeros(num_late, dtype=torch.float32))
+        self.register_buffer("std_F", torch.ones(num_late, dtype=torch.float32))
 
     @torch.no_grad()
     def fit(self, late_MF: Float[Tensor, "M F"]) -> None:
@@ -204,15 +205,13 @@ class LateFeatures(nn.Module):
         return torch.cat([unit_MF.masked_fill(missing_MF, 0.0), missing_MF.to(unit_MF.dtype)], dim=1)
 
 
-class GroupedLinear(nn.Linear):
+class GroupedLinear(Linear):
     """A linear layer for each of several groups, as one batched product. Their matrices lie one below the other in
     one `nn.Linear`, so that an optimiser treats them as it treats any matrix."""
 
     def __init__(self, num_groups: int, num_in: int, num_out: int, std: float | None = None) -> None:
-        super().__init__(num_in, num_groups * num_out)
+        super().__init__(num_in, num_groups * num_out, normal(_std(num_in) if std is None else std))
         self.num_groups = num_groups
-        nn.init.normal_(self.weight, std=_std(num_in) if std is None else std)
-        nn.init.zeros_(self.bias)
 
     def forward(self, x_MGI: Float[Tensor, "M G I"]) -> Float[Tensor, "M G O"]:
         weight_GOI, bias_GO = (p.unflatten(0, (self.num_groups, -1)) for p in (self.weight, self.bias))

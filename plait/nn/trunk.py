@@ -14,6 +14,7 @@ from plait.nn.config import TrunkConfig
 from plait.nn.dropout import Dropout
 from plait.nn.gpt import GptBlock
 from plait.nn.hstu import HstuBlock
+from plait.nn.initialising import layer_norm
 from plait.nn.positions import EnteringPositions, alibi_slopes, rope_angles
 from plait.nn.rides import ActionPooling, DualHelixBlock, MixedValueBlock
 from plait.nn.visibility import Segments
@@ -35,10 +36,9 @@ class Trunk(nn.Module):
     def __init__(self, config: TrunkConfig, max_positions: int, rides: Set[Ride] = frozenset()) -> None:
         super().__init__()
         self.config = config
-        self.positions = EnteringPositions(config.positions, max_positions, config.dim)
-        if config.kind == "hstu" and self.positions.learned is not None:
-            # As the published research model starts, whatever its own initialiser of this table says.
-            nn.init.xavier_normal_(self.positions.learned.table.weight)
+        # Xavier's, as the published research model starts, whatever its own initialiser of this table says.
+        std = (2 / (max_positions + config.dim)) ** 0.5 if config.kind == "hstu" else 0.02
+        self.positions = EnteringPositions(config.positions, max_positions, config.dim, std)
         alibi = config.positions in ("alibi", "genrank")
         self.register_buffer("slopes_N", alibi_slopes(config.num_heads) if alibi else None, persistent=False)
         self.dropout = Dropout(config.dropout)
@@ -48,7 +48,7 @@ class Trunk(nn.Module):
         strict_layers = bool(rides & {"values", "helix"})
         self.num_strict = self.num_attentions if strict_layers else int("pool" in rides)
         unnormed = config.kind == "hstu" and config.hstu.final_norm == "none"
-        self.norm = nn.Identity() if unnormed else nn.LayerNorm(config.dim)
+        self.norm = nn.Identity() if unnormed else layer_norm(config.dim)
         self.pooling: ActionPooling | None = None
         if "pool" in rides:
             fuses_item = config.pool_fuses_item

@@ -23,6 +23,7 @@ from plait.metrics.statistic import Statistic
 from plait.training import evaluate
 from plait.training.batches import asks_candidates
 from plait.training.evaluate import Answers, measure, ranks_in_catalogue
+from plait.training.randomness import Stream, numpy_generator
 from plait.training.run import RunSettings
 from plait.training.settings import Protocol
 
@@ -158,7 +159,7 @@ def kind_of(metric: str) -> str:
 
 def _rank(best: Oracle, dataset: Dataset, asked: Targets, protocol: Protocol) -> Int64[np.ndarray, "Q"]:
     """The item that came, ranked as a model's are, with the same sampled items."""
-    rng = np.random.default_rng((protocol.seed, len(asked)))
+    rng = numpy_generator(protocol.seed, Stream.RANKED, len(asked))
     ranks = []
     at_once = evaluate.QUERIES_PER_STEP  # the model's, since each step samples items anew
     for at in range(0, len(asked), at_once):

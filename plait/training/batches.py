@@ -14,6 +14,7 @@ from plait.models.combining import supervises_candidates_only
 from plait.models.inputs import Exposure, Inputs, training_inputs
 from plait.models.late import LateStatistics
 from plait.schema import EventBatch
+from plait.training.randomness import Stream, numpy_generator
 from plait.training.settings import Protocol
 
 Key = TypeVar("Key")
@@ -24,7 +25,7 @@ def users_of_step(
     dataset: Dataset, users_per_step: int, seed: int, epoch: int
 ) -> list[Int64[np.ndarray, "U"]]:
     """The users of every step of an epoch: a function of seed and epoch alone, so the same for every layout."""
-    order_U = np.random.default_rng((seed, epoch)).permutation(dataset.train_users())
+    order_U = numpy_generator(seed, Stream.ORDER, epoch).permutation(dataset.train_users())
     return [order_U[at : at + users_per_step] for at in range(0, len(order_U), users_per_step)]
 
 
@@ -32,7 +33,7 @@ def targets_of_step(dataset: Dataset, users_per_step: int, protocol: Protocol, e
     """The candidates of every step of an epoch where each is a sample: as many steps as there are of whole users."""
     if not len(targets := dataset.train_targets(protocol.candidate_requests)):
         return []
-    order_Q = np.random.default_rng((protocol.seed, epoch)).permutation(len(targets))
+    order_Q = numpy_generator(protocol.seed, Stream.ORDER, epoch).permutation(len(targets))
     num_steps = -(-len(dataset.train_users()) // users_per_step)
     return [targets[chosen_Q] for chosen_Q in np.array_split(order_Q, num_steps) if len(chosen_Q)]
 
@@ -60,7 +61,7 @@ def training_batch(
     trained. (Random windows take one event: where they end inside of a request, their histories are shorter.)
     """
     if protocol.window == "random":
-        rng = np.random.default_rng((protocol.seed, epoch, step))
+        rng = numpy_generator(protocol.seed, Stream.WINDOWS, epoch, step)
         return dataset.train_batch(users_U, protocol.max_events + 1, layout.lag, rng)
     to_come: int | Int64[np.ndarray, U] = 1
     if exposure.same_request == "blind" or asks_candidates(layout, exposure, protocol):

@@ -22,6 +22,7 @@ from plait.models.inputs import Exposure, Inputs, query_inputs
 from plait.nn.actions import scaled
 from plait.schema import UNKNOWN_ITEM, Action, Binary, Categorical
 from plait.training.batches import ahead, asks_candidates
+from plait.training.randomness import Stream, numpy_generator
 from plait.training.settings import Protocol
 
 Part = Literal["validation", "test"]
@@ -77,7 +78,7 @@ def answers_of(
             late=late,
         )
 
-    rng = np.random.default_rng((protocol.seed, len(targets)))
+    rng = numpy_generator(protocol.seed, Stream.RANKED, len(targets))
     parts = [
         _answer(model, dataset, chunk, inputs, protocol, rng) for chunk, inputs in ahead(prepare, chunks)
     ]
@@ -127,6 +128,7 @@ def _answer(
             score_QV = _without_autocast(model.item_scores, state_MD).cpu().numpy()
             rank_Q = ranks_in_catalogue(score_QV, item_Q, dataset, chunk, protocol, rng)
         else:
+            assert model.heads is not None, "a layout that predicts actions has heads"
             late_MF = asked.late_MF
             found = _without_autocast(partial(model.heads.predict, late_MF=late_MF), state_MD)
             predicted = {name: value.cpu().numpy() for name, value in found.items()}

@@ -22,12 +22,9 @@ def step_flops(model: GenerativeRecommender, inputs: Inputs) -> float:
     flops += sum(
         len(asked.cell_M) * _flops_of_question(model, asked, len(asked.cell_M)) for asked in inputs.asked
     )
-    flops += (model.items.num_items + 1) * _flops_of_row(
-        model.items
-    )  # its table, once a step; only of features
-    if _reads_actions(model, inputs):  # what it multiplies are values of the log, which get no gradient
-        flops += 2 * len(inputs.item_E) * 2 * model.actions.table.weight.numel()
-    return flops
+    if model.items is not None:  # its table, once a step; only of features
+        flops += (model.items.num_items + 1) * _flops_of_row(model.items)
+    return flops + _flops_of_actions(model, inputs)
 
 
 def num_pairs(segments: Segments, strict: bool = False) -> float:
@@ -54,12 +51,20 @@ def weight_flops(module: nn.Module) -> float:
     return 2.0 * sum(matrix.numel() for matrix in matrices) + 2.0 * sum(map(_num_mixed, module.modules()))
 
 
+def _flops_of_actions(model: GenerativeRecommender, inputs: Inputs) -> float:
+    """FLOPs of embedding a batch's actions: the product of values of the log, which get no gradient, with a table."""
+    if model.actions is None:
+        return 0.0
+    return 2.0 * len(inputs.item_E) * 2 * model.actions.table.weight.numel()
+
+
 def _flops_of_question(model: GenerativeRecommender, asked: Asked, num_questions: int) -> float:
     """FLOPs of everything after the trunk, for one question."""
     flops = _flops_of_row(model.couplers[str(asked.target)]) if asked.given_M else 0.0
     if asked.target.fact.field == "a":
+        assert model.heads is not None, "a layout that predicts actions has heads"
         return flops + _flops_of_row(model.heads)
-    num_scored = model.retrieval.num_scored(model.items.num_items, num_questions)
+    num_scored = model.retrieval.num_scored(model.config.num_items, num_questions)
     return flops + (1 + BACKWARD) * 2.0 * model.config.settings.trunk.dim * num_scored
 
 
@@ -92,8 +97,3 @@ def _num_mixed(module: nn.Module) -> int:
             return mixed if module.shared_gate is None else mixed + own + shared
         case _:
             return 0
-
-
-def _reads_actions(model: GenerativeRecommender, inputs: Inputs) -> bool:
-    given = (field for asked in inputs.asked for field, _ in asked.given_M)
-    return bool(model.layout.rides) or "a" in {*(field for field, _ in inputs.shown), *given}

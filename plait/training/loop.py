@@ -26,7 +26,9 @@ from plait.files import write_listed
 from plait.layouts import Layout, audit
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs
-from plait.nn.runtime import tune_process
+from plait.nn.dropout import draw_from
+from plait.nn.initialising import initialised
+from plait.nn.runtime import denormals_flushed, keep_freed_memory
 from plait.training.batches import check_labels, num_steps, training_stream
 from plait.training.checkpoint import differences, load_state, save_state
 from plait.training.evaluate import Part, answers_of, check_negatives, targets_of, values_of
@@ -36,6 +38,7 @@ from plait.training.optimiser import learning_rate, make_optimiser, warmup_steps
 from plait.training.precision import autocast, resolve_precision
 from plait.training.progress import Progress
 from plait.training.provenance import note_on_requests
+from plait.training.randomness import Randomness, Stream, torch_generator
 from plait.training.reachable import check_can_choose, notes_on_reach
 from plait.training.selection import Selection
 from plait.training.settings import Optim, Protocol
@@ -76,6 +79,9 @@ class Fitted:
     selection: Selection
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
+@denormals_flushed()
 def fit(
     dataset: Dataset,
     config: ModelConfig,
@@ -92,7 +98,7 @@ def fit(
     Args:
         report: takes a line per validation, and before them one per setting that this layout does not read, one where
             requests are read that the log does not name, and one per part of which answers can be no hit.
-        watch: is called after every step.
+        watch: is called after every step. Like `report`, it may draw from any generator: training has its own.
         begin: is called once, when the settings were found to fit and the folder was made, before anything else is
             written to it; not where training goes on from a checkpoint.
 
@@ -103,7 +109,7 @@ def fit(
         Diverged: the loss is no longer a number, or has run away.
         Interrupted: SIGINT or SIGTERM came; says where training stands.
     """
-    tune_process()
+    keep_freed_memory()
     optim = replace(optim, precision=resolve_precision(optim.precision, device))
     layout = Layout.parse(config.layout, allow_leaks=config.settings.allow_leaks)
     selection = Selection.parse(protocol.select).resolve(layout, config.settings.retrieval_weight)
@@ -153,12 +159,14 @@ class _Run:
         device: str,
         watch: Watch | None,
     ) -> None:
-        torch.manual_seed(protocol.seed)
         self.dataset, self.optim, self.protocol, self.selection = dataset, optim, protocol, selection
         self.folder, self.report, self.device, self.watch = folder, report, device, watch
-        self.model = GenerativeRecommender(config).to(device)
+        weights = torch_generator(protocol.seed, Stream.WEIGHTS)  # on the CPU: the same start on every device
+        self.model = initialised(GenerativeRecommender(config), weights).to(device)
+        self.randomness = Randomness.of(protocol.seed, device)
+        draw_from(self.model, self.randomness.dropout)
         counts_V = torch.from_numpy(dataset.train_item_counts()).to(device)
-        self.model.sampler = self.model.retrieval.make_sampler(counts_V)
+        self.model.sampler = self.model.retrieval.make_sampler(counts_V, self.randomness.negatives)
         self.optimiser = make_optimiser(self.model, optim)
         self.progress = Progress()
         self.best_weights: dict[str, Any] = {}
@@ -185,10 +193,10 @@ class _Run:
     def start(self) -> None:
         """What a new model takes over from the data before its first step."""
         model = self.model
-        if model.items.features:
+        if model.items is not None and model.items.features:
             model.items.describe(self.dataset.item_features, self.dataset.train_item_counts())
         label_MA, late_MF = self._sample_of_actions()
-        if label_MA is not None:
+        if label_MA is not None and model.heads is not None:
             model.heads.start_at(label_MA, late_MF)
         self.best_weights = _copy(model)
 
@@ -276,8 +284,8 @@ class _Run:
                 "model": self.model.state_dict(),
                 "best": self.best_weights,
                 "optimiser": self.optimiser.state_dict(),
-                "rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+                "device": torch.device(self.device).type,
+                "randomness": self.randomness.state(),
             },
         )
         self.saved_at_s = time.monotonic()
@@ -294,15 +302,28 @@ class _Run:
                 f"{path} is of a run with other settings or data:\n{unlike}\n"
                 "Use another folder, or delete it to start over."
             )
+        self._check_draws(path, state)
         self.progress = msgspec.convert(state["progress"], Progress)
         self.model.load_state_dict(state["model"])
         self.best_weights = state["best"]
         self.optimiser.load_state_dict(state["optimiser"])
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        self.randomness.restore(state["randomness"])
         self.report(f"resumed from epoch {self.progress.epoch}, step {self.progress.step}")
         return True
+
+    def _check_draws(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Raises ValueError where the checkpoint's random draws cannot go on here."""
+        if "randomness" not in state:
+            raise ValueError(
+                f"{path} is of an earlier version of Plait, which drew from other generators: finish it with that "
+                "version, or delete it to start over."
+            )
+        device = torch.device(self.device).type
+        if state["device"] != device:
+            raise ValueError(
+                f"{path} is of a training on {state['device']}, and this one is on {device}, whose generators draw "
+                f"other numbers: go on there (--device {state['device']}), or delete it to start over."
+            )
 
     def selected(self) -> tuple[dict[str, float], float]:
         """The validation metrics, and the one that is to rise."""
@@ -360,7 +381,7 @@ class _Run:
     def _loss_of_knowing_nothing(self, losses: Mapping[str, torch.Tensor]) -> float:
         """Of these tasks, about: their losses are counted so that each costs 1 (log 2 a binary action, log V the
         next item, which is more). An action that is rare costs less in most batches, and so may the first."""
-        return float(self.model.total({task: torch.ones(()) for task in losses}))
+        return float(self.model.total({task: torch.ones((), dtype=torch.float32) for task in losses}))
 
     def _check(self, loss: float, norm: float, users_U: Int64[np.ndarray, "U"]) -> None:
         progress = self.progress

@@ -1,26 +1,60 @@
 """AdamW and its learning rate."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import nn
 
+from plait.nn.encoders import ItemEncoder
+from plait.nn.heads import ActionHeads
+from plait.nn.relative import RelativeBias
 from plait.training.settings import Optim
 
 WARMUP_SHARE = 0.1  # of all steps, at most
 
 
+Role = Literal["matrix", "embedding", "bias", "norm"]
+
+
 def make_optimiser(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
-    """AdamW; weight decay on the matrices of linear layers only, never on embeddings, biases or norms."""
-    decayed = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
-    matrices = {id(parameter) for parameter in decayed}
-    free = [parameter for parameter in model.parameters() if id(parameter) not in matrices]
+    """AdamW; weight decay on the matrices that multiply states, never on embeddings, biases or norms."""
+    roles = roles_of(model)
+    decayed = [weight for name, weight in model.named_parameters() if roles[name] == "matrix"]
+    free = [weight for name, weight in model.named_parameters() if roles[name] != "matrix"]
     return torch.optim.AdamW(
         [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": free, "weight_decay": 0.0}],
         lr=optim.learning_rate,
         betas=optim.betas,
         fused=True,
     )
+
+
+def roles_of(model: nn.Module) -> dict[str, Role]:
+    """What every parameter is there for, by name.
+
+    >>> roles_of(nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 5, bias=False)))
+    {'0.weight': 'norm', '0.bias': 'norm', '1.weight': 'matrix'}
+    """
+    return {
+        f"{prefix}.{name}" if prefix else name: _role(owner, name)
+        for prefix, owner in model.named_modules()
+        for name, _ in owner.named_parameters(recurse=False)
+    }
+
+
+def _role(owner: nn.Module, name: str) -> Role:
+    match owner:
+        case nn.LayerNorm():
+            return "norm"
+        case nn.Linear() | ActionHeads():  # the layers of a stacked tower, and the heads', lie in one matrix
+            return "matrix" if name.startswith("weight") else "bias"
+        case RelativeBias():
+            return "bias"
+        case nn.Embedding() | nn.ParameterDict() | ItemEncoder():  # the last one's: the vector of a new item
+            return "embedding"
+        case _:
+            raise AssertionError(f"{type(owner).__name__} owns {name}, and nobody said whether it decays")
 
 
 def warmup_steps(optim: Optim, max_steps: int) -> int:

@@ -27,6 +27,7 @@ from plait.data.writing import MANIFEST
 from plait.files import check, is_listed, write_listed, write_whole
 from plait.models.generative import ModelConfig, ModelSettings
 from plait.models.saving import save_model
+from plait.nn.runtime import denormals_flushed
 from plait.schema import Action
 from plait.training.checkpoint import differences
 from plait.training.evaluate import Answers, answers_of
@@ -102,6 +103,7 @@ def run(
         return _train(dataset, settings, folder, report, device, watch, alone)
 
 
+@denormals_flushed()
 def _train(
     dataset: Dataset,
     settings: RunSettings,

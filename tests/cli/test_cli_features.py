@@ -27,11 +27,17 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
     return ("data", "prepare", folder / "log.parquet", *COLUMNS, *ACTIONS, "--min-item-events", 1, *tables)
 
 
+STEEP = ("--optim.learning-rate", 0.03)  # so that in a few steps a context tells in the printed digits
+
+
 @pytest.fixture(scope="module")
 def trained(words: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     assert plait(*words, *FEATURES, "--keep-unseen-items", "--out", folder / "data") == 0
-    assert plait("train", folder / "data", "--layout", "lac", "--out", folder / "run", *SMALL, *LATE) == 0
+    assert (
+        plait("train", folder / "data", "--layout", "lac", "--out", folder / "run", *SMALL, *LATE, *STEEP)
+        == 0
+    )
     return folder
 
 

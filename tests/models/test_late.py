@@ -17,6 +17,7 @@ from tiny import (
     batch_of,
     model_of,
     part_of,
+    started,
     trunk_of,
 )
 
@@ -317,7 +318,7 @@ def late_model(name: str = "lac", late: LateSettings = SETTINGS, features=FEATUR
         max_events=50,
         item_features=features,
     )
-    return GenerativeRecommender(config).eval()
+    return started(GenerativeRecommender(config)).eval()
 
 
 def test_a_model_says_how_its_late_features_are_counted():

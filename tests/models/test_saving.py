@@ -1,5 +1,7 @@
 """A model's folder: what comes back is what was written, and nothing half-written comes back."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,8 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import EVERY_LAYOUT, EVERY_POSITION, asked_in_training, assert_caught, batch_of, model_of, trunk_of
 
+from plait import Recommender
 from plait.files import HASHES, sha256
 from plait.layouts import Layout, resolve
 from plait.models import saving
@@ -152,3 +156,31 @@ def test_a_model_is_saved_over_one_whose_hashes_are_damaged(tmp_path):
     with pytest.raises(ValueError, match=f"{tmp_path}/{HASHES} is damaged .*save the model there again"):
         load_model(tmp_path)
     assert load_model(saved(tmp_path))
+
+
+SAVED_BEFORE = Path(__file__).parent / "saved_before"
+
+
+def test_a_model_that_was_saved_with_modules_its_layout_does_not_read_still_answers():
+    """Saved by an earlier version, which built every module for every layout: `item` had heads and actions."""
+    held = load_file(SAVED_BEFORE / WEIGHTS)
+    with pytest.warns(UserWarning, match=f"no {HASHES}"):
+        model = Recommender.from_pretrained(SAVED_BEFORE)
+    surplus = held.keys() - model.model.state_dict().keys()
+    assert {name.split(".")[0] for name in surplus} == {"actions", "heads", "specials"}
+    answers = json.loads((SAVED_BEFORE / "answers.json").read_text())
+    state = model.encode({"item": ["i01", "i05"], "time": [1, 2]})
+    found = model.retrieve(state, k=3, filter_seen=False)
+    assert found["item"].to_list() == answers["item"]
+    assert found["score"].to_list() == pytest.approx(answers["score"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["trunk.more", "itemsx.weight", "couplers.table", "specials.x", "norm"])
+def test_any_other_surplus_weight_is_refused(tmp_path, name):
+    for path in SAVED_BEFORE.iterdir():
+        shutil.copy(path, tmp_path)
+    save_file(load_file(SAVED_BEFORE / WEIGHTS) | {name: torch.zeros(2)}, tmp_path / WEIGHTS)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps(config | {"weights_sha256": ""}))
+    with pytest.raises(ValueError, match=name):
+        load_model(tmp_path)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from test_attention import AHEAD, SEGMENTS
+from tiny import started
 
 from plait.nn.positions import alibi_slopes
 from plait.nn.relative import RelativeBias
@@ -33,7 +34,7 @@ CASES = [pytest.param(segments, id=name) for name, segments in EVERY.items()]
 
 def bias_of(reads: str = "both") -> RelativeBias:
     torch.manual_seed(3)
-    bias = RelativeBias(MAX_POSITIONS, reads)
+    bias = started(RelativeBias(MAX_POSITIONS, reads))
     for table in bias.parameters():
         torch.nn.init.normal_(table)
     return bias

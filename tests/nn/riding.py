@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny import started
 from torch import Tensor
 
 from plait.nn.config import Positions, TrunkConfig
@@ -34,7 +35,9 @@ USERS = {  # user: row and slots; the rest is padding
 
 def trunk_of(family: str, positions: Positions = "learned", **changes) -> Trunk:
     torch.manual_seed(0)
-    trunk = Trunk(replace(SMALL, positions=positions, **changes), MAX_POSITIONS, frozenset(FAMILIES[family]))
+    trunk = started(
+        Trunk(replace(SMALL, positions=positions, **changes), MAX_POSITIONS, frozenset(FAMILIES[family]))
+    )
     # hstu's states have no norm: were they larger, the pooling's softmax would see a single event.
     std = 0.2 if trunk.config.kind == "hstu" else 0.5
     for parameter in trunk.parameters():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from biased import EVERY, H, N, bias_of, inputs, out_and_gradients, settled, timed
 from test_attention import rows
-from tiny import assert_caught, assert_not_vacuous
+from tiny import assert_caught, assert_not_vacuous, started
 
 from plait.nn import blockwise
 from plait.nn.hstu import attend_silu, attend_silu_reference
@@ -41,7 +41,7 @@ def check_long_sums() -> None:
     length = 400
     torch.manual_seed(0)
     q, k, v = torch.rand(3, 1, 2, length, H).bfloat16().unbind(0)
-    segments, bias = timed(rows((length,), length=length)), RelativeBias(length)
+    segments, bias = timed(rows((length,), length=length)), started(RelativeBias(length))
     expected = out_and_gradients(
         settled(attend_silu_reference), [q.float(), k.float(), v.float()], segments, bias
     )

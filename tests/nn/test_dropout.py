@@ -1,9 +1,19 @@
 import pytest
 import torch
 
-from plait.nn.dropout import Dropout, random_bytes
+from plait.nn.dropout import Dropout, draw_from, random_bytes
 
 NUM = 100_003  # no multiple of eight
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def dropout_of(p: float) -> Dropout:
+    dropout = Dropout(p)
+    draw_from(dropout, generator())
+    return dropout
 
 
 def lanes_are_uniform(byte: torch.Tensor) -> bool:
@@ -14,17 +24,16 @@ def lanes_are_uniform(byte: torch.Tensor) -> bool:
 
 
 def test_every_byte_of_a_word_is_random():
-    torch.manual_seed(0)
-    assert random_bytes(NUM).shape == (NUM,)
-    assert lanes_are_uniform(random_bytes(NUM))
-    positive = torch.empty((NUM + 7) // 8, dtype=torch.int64).random_()  # torch's default leaves the sign out
+    assert random_bytes(NUM, generator()).shape == (NUM,)
+    assert lanes_are_uniform(random_bytes(NUM, generator()))
+    words = torch.empty((NUM + 7) // 8, dtype=torch.int64)
+    positive = words.random_(generator=generator())  # torch's default leaves the sign out
     assert not lanes_are_uniform(positive.view(torch.uint8)), "the check must notice a constant bit"
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
 def test_drops_the_share_it_says_and_keeps_the_mean(dtype):
-    torch.manual_seed(0)
-    out = Dropout(0.2)(torch.ones(NUM, dtype=dtype))
+    out = dropout_of(0.2)(torch.ones(NUM, dtype=dtype))
     assert out.dtype == dtype
     keep = 1 - 51 / 256  # 0.2 rounded to a 256th
     assert out.unique().float().tolist() == pytest.approx(
@@ -35,8 +44,7 @@ def test_drops_the_share_it_says_and_keeps_the_mean(dtype):
 
 
 def test_neighbours_are_dropped_independently():
-    torch.manual_seed(0)
-    dropped = Dropout(0.5)(torch.ones(NUM)) == 0
+    dropped = dropout_of(0.5)(torch.ones(NUM)) == 0
     both = (dropped[1:] & dropped[:-1]).float().mean().item()
     assert both == pytest.approx(0.25, abs=0.01)
 
@@ -44,23 +52,29 @@ def test_neighbours_are_dropped_independently():
 def test_the_gradient_is_the_mask():
     torch.manual_seed(0)
     x = torch.randn(7, 5, 3, requires_grad=True)
-    out = Dropout(0.4)(x)
+    out = dropout_of(0.4)(x)
     out.sum().backward()
     torch.testing.assert_close(x.grad * x, out, rtol=1e-6, atol=0)
     assert 0 < (x.grad == 0).float().mean() < 1
 
 
-def test_torchs_generator_decides():
+def test_its_own_generator_decides():
     dropout, x = Dropout(0.3), torch.ones(1000)
-    torch.manual_seed(3)
+    draw_from(dropout, own := generator(3))
     first = dropout(x)
-    state = torch.get_rng_state()
+    state = own.get_state()
     second = dropout(x)
     assert not torch.equal(first, second)
-    torch.set_rng_state(state)
+    own.set_state(state)
+    torch.rand(5)  # whoever else draws
     assert torch.equal(dropout(x), second)
-    torch.manual_seed(3)
+    own.manual_seed(3)
     assert torch.equal(dropout(x), first)
+
+
+def test_drops_nothing_without_a_generator():
+    with pytest.raises(AssertionError, match="draw_from"):
+        Dropout(0.3)(torch.ones(5))
 
 
 def test_does_nothing_in_evaluation_or_at_zero():
@@ -79,5 +93,5 @@ def test_refuses_what_is_no_share(p):
 def test_a_share_is_never_rounded_to_none_in_silence(p):
     with pytest.raises(ValueError, match=rf"Dropout\(p={p}\).* rounds to one of 1/256 to 255/256"):
         Dropout(p)
-    least = Dropout(1 / 512 + 1e-6)
+    least = dropout_of(1 / 512 + 1e-6)
     assert (least(torch.ones(NUM)) == 0).sum() == pytest.approx(NUM / 256, rel=0.3)

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from tiny import assert_caught
+from tiny import assert_caught, started
 
 from plait.nn.encoders import ActionEncoder, CodeEmbedding, FeatureEncoder, ItemEncoder, ItemEncoding
+from plait.nn.initialising import Table
 from plait.schema import (
     FIRST_VALUE,
     MISSING_VALUE,
@@ -32,11 +33,11 @@ D = 7
 
 def vectors(actions, raw) -> torch.Tensor:
     torch.manual_seed(0)
-    return ActionEncoder(actions, D)(torch.tensor(raw))
+    return started(ActionEncoder(actions, D))(torch.tensor(raw))
 
 
 def test_every_rating_and_every_category_has_a_vector_of_its_own():
-    encoder = ActionEncoder(ALL, D)
+    encoder = started(ActionEncoder(ALL, D))
     raw = torch.full((5 + 2 + 1 + 3, 4), NAN)
     raw[:5, 0] = torch.arange(1, 6)
     raw[5:7, 1] = torch.arange(2)
@@ -63,7 +64,7 @@ def test_an_amount_beyond_training_has_the_last_knots_vector():
 
 def test_actions_add_up():
     torch.manual_seed(0)
-    encoder = ActionEncoder(ALL, D)
+    encoder = started(ActionEncoder(ALL, D))
     both, one, other, none = encoder(
         torch.tensor([[4.0, 1.0, NAN, NAN], [4.0, NAN, NAN, NAN], [NAN, 1.0, NAN, NAN], [NAN] * 4])
     )
@@ -73,7 +74,7 @@ def test_actions_add_up():
 
 def test_a_missing_value_is_no_value():
     """Its vector differs from those of all values, zero included, and from another action's missing one."""
-    encoder = ActionEncoder((LIKE, DEVICE), D)
+    encoder = started(ActionEncoder((LIKE, DEVICE), D))
     rows = torch.tensor([[NAN, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, NAN]])
     assert len(encoder(rows).unique(dim=0)) == 4
     used = torch.autograd.grad(encoder(rows[:1]).sum(), encoder.table.weight)[0].any(1)
@@ -90,7 +91,7 @@ def test_a_value_outside_its_range_is_refused():
 
 
 def test_items_and_the_unknown_item_have_rows():
-    encoder = ItemEncoder(5, D)
+    encoder = started(ItemEncoder(5, D))
     assert encoder.table().shape == (6, D)
     assert torch.equal(encoder(torch.tensor([0, 5, 5])), encoder.table()[[0, 5, 5]])
     assert encoder.table() is encoder.embedding.weight, "the tied head must train the table"
@@ -126,7 +127,7 @@ TRAIN_EVENTS = np.array([0, *[3] * (NUM_ITEMS - 2), 0, 0])  # the last two items
 
 def described(encoding: ItemEncoding = ENCODING, features=FEATURES) -> ItemEncoder:
     torch.manual_seed(1)
-    encoder = ItemEncoder(NUM_ITEMS, D, features, encoding).eval()
+    encoder = started(ItemEncoder(NUM_ITEMS, D, features, encoding)).eval()
     if features:
         encoder.describe(table_of(NUM_ITEMS + 1), TRAIN_EVENTS)
     for parameter in encoder.parameters():
@@ -184,11 +185,8 @@ def test_that_comparison_notices_padding_that_counts(monkeypatch):
 
 
 def test_without_features_nothing_but_the_id_counts():
-    torch.manual_seed(5)
-    plain = torch.nn.Embedding(NUM_ITEMS + 1, D)
-    torch.nn.init.normal_(plain.weight, std=0.02)
-    torch.manual_seed(5)
-    encoder = ItemEncoder(NUM_ITEMS, D, (), ItemEncoding(use_id=False, id_dropout=0.5)).train()
+    plain = started(Table(NUM_ITEMS + 1, D))
+    encoder = started(ItemEncoder(NUM_ITEMS, D, (), ItemEncoding(use_id=False, id_dropout=0.5))).train()
     assert list(encoder.state_dict()) == ["embedding.weight"]
     assert torch.equal(encoder.table()[1:], plain.weight[1:])
     assert not encoder(torch.tensor([0])).any(), "an unknown item adds nothing"
@@ -198,7 +196,7 @@ def test_without_features_nothing_but_the_id_counts():
 
 def test_the_state_holds_all_that_serving_needs():
     encoder = described()
-    loaded = ItemEncoder(NUM_ITEMS, D, FEATURES, ENCODING).eval()
+    loaded = started(ItemEncoder(NUM_ITEMS, D, FEATURES, ENCODING)).eval()
     assert not torch.equal(loaded.table(), encoder.table())
     loaded.load_state_dict(encoder.state_dict())
     assert torch.equal(loaded.table(), encoder.table())
@@ -243,7 +241,7 @@ def test_training_reaches_the_new_item_and_only_ids_of_known_ones():
 
 
 def test_missing_and_unseen_values_add_nothing_until_they_are_trained():
-    codes = CodeEmbedding(FEATURES, 3)
+    codes = started(CodeEmbedding(FEATURES, 3))
     missing = [MISSING_VALUE, MISSING_VALUE, PADDING, PADDING, MISSING_VALUE]
     unseen = [UNSEEN_VALUE, UNSEEN_VALUE, PADDING, PADDING, MISSING_VALUE]
     known = [FIRST_VALUE, FIRST_VALUE, PADDING, PADDING, FIRST_VALUE]
@@ -264,7 +262,7 @@ def test_items_added_after_training_leave_the_others_as_they_were():
         encoder.with_items(twin)(torch.tensor([12, 10])).diff(dim=0), torch.zeros(1, D)
     )
     assert grown.num_items == NUM_ITEMS + 6 and len(grown.table().unique(dim=0)) == NUM_ITEMS + 7
-    again = ItemEncoder(NUM_ITEMS + 6, D, FEATURES, ENCODING).eval()
+    again = started(ItemEncoder(NUM_ITEMS + 6, D, FEATURES, ENCODING)).eval()
     again.load_state_dict(grown.state_dict())
     assert torch.equal(again.table(), grown.table())
     with torch.no_grad():
@@ -303,7 +301,7 @@ def test_at_the_start_every_part_makes_vectors_of_an_ids_size():
     rng = np.random.default_rng(3)
     vector_NW = rng.normal(size=(402, 37)).astype(np.float32)
     vector_NW /= np.linalg.norm(vector_NW, axis=1, keepdims=True)
-    encoder = ItemEncoder(401, 31, wide).eval()
+    encoder = started(ItemEncoder(401, 31, wide)).eval()
     encoder.describe(
         FeatureTable(wide, np.zeros((402, 0), dtype=np.int32), vector_NW), np.ones(402, dtype=np.int64)
     )
@@ -316,7 +314,7 @@ def test_at_the_start_every_part_makes_vectors_of_an_ids_size():
 def test_users_and_contexts_are_sums():
     torch.manual_seed(0)
     features = FEATURES[2:]
-    encoder = FeatureEncoder(features, D)
+    encoder = started(FeatureEncoder(features, D))
     torch.nn.init.normal_(encoder.codes.table.weight)
     genre, year = encoder.codes(torch.tensor([[2, 3, PADDING, 4]]))[0]
     weight = encoder.codes.table.weight
@@ -328,7 +326,9 @@ def test_users_and_contexts_are_sums():
 
 
 def test_without_features_a_user_adds_nothing():
-    assert torch.equal(FeatureEncoder((), D)(torch.zeros(3, 0, dtype=torch.int64)), torch.zeros(3, D))
+    assert torch.equal(
+        started(FeatureEncoder((), D))(torch.zeros(3, 0, dtype=torch.int64)), torch.zeros(3, D)
+    )
 
 
 @pytest.mark.parametrize("settings", [{"id_dropout": 1.0}, {"id_dropout": -0.1}, {"feature_dim": 0}])

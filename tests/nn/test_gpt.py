@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny import started
 
 from plait.nn import config
 from plait.nn.attention import attend
@@ -20,7 +21,7 @@ USERS = {
 
 def trunk_of(positions: str, **changes) -> Trunk:
     torch.manual_seed(0)
-    trunk = Trunk(replace(SMALL, positions=positions, **changes), max_positions=7)
+    trunk = started(Trunk(replace(SMALL, positions=positions, **changes), max_positions=7))
     for name, parameter in trunk.named_parameters():
         if "norm" not in name:
             torch.nn.init.normal_(parameter, std=0.5)  # attention far from uniform, so that every path shows
@@ -151,7 +152,10 @@ def plain_rope(x_LH: torch.Tensor) -> torch.Tensor:
 def test_equals_the_formulas_written_plainly(positions):
     config = replace(SMALL, dim=16, num_heads=2)
     torch.manual_seed(0)
-    trunk, x = Trunk(replace(config, positions=positions), max_positions=7).eval(), torch.randn(6, 16)
+    trunk, x = (
+        started(Trunk(replace(config, positions=positions), max_positions=7)).eval(),
+        torch.randn(6, 16),
+    )
     for parameter in trunk.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     hidden = trunk(x[None], alone(6))[0]
@@ -208,14 +212,14 @@ def test_a_sequence_beyond_the_learned_positions_is_refused():
 def test_sizes_are_what_they_are_called(millions):
     size = getattr(config, f"SIZE_{millions}M")
     with torch.device("meta"):
-        trunk = Trunk(replace(size, positions="rope"), max_positions=1)
+        trunk = started(Trunk(replace(size, positions="rope"), max_positions=1))
     assert sum(p.numel() for p in trunk.parameters()) == pytest.approx(millions * 1e6, rel=0.015)
     assert size.head_width == 64
 
 
 def test_starts_as_gpt2_does():
     torch.manual_seed(0)
-    trunk = Trunk(TrunkConfig(dim=64, num_layers=8, num_heads=2), max_positions=50)
+    trunk = started(Trunk(TrunkConfig(dim=64, num_layers=8, num_heads=2), max_positions=50))
     block = trunk.blocks[3]
     for layer, std in (
         (block.qkv, 0.02),

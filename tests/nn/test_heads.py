@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import started
 
 from plait.nn.actions import scaled
 from plait.nn.heads import ActionHeads, Coupler
+from plait.nn.initialising import initialised
 from plait.nn.linear import linear
 from plait.nn.towers import TowerConfig
 from plait.schema import Action, Amount, Binary, Categorical, Regression
@@ -30,7 +32,7 @@ TOWERS = tuple(
 
 def heads_saying(action: Action, *outputs: float) -> ActionHeads:
     """A head whose raw outputs are the same for every hidden state."""
-    heads = ActionHeads((action,), D, TowerConfig(kind="linear"))
+    heads = started(ActionHeads((action,), D, TowerConfig(kind="linear")))
     torch.nn.init.zeros_(heads.weight_KD)
     heads.bias_K.data = torch.tensor(outputs)
     return heads
@@ -89,7 +91,7 @@ def labels() -> torch.Tensor:
 
 def heads_of(tower: TowerConfig, actions: tuple[Action, ...] = ALL) -> ActionHeads:
     torch.manual_seed(0)
-    return ActionHeads(actions, D, tower, LATE)
+    return started(ActionHeads(actions, D, tower, LATE))
 
 
 def late_features(num: int) -> torch.Tensor:
@@ -117,7 +119,7 @@ def test_a_missing_label_counts_for_nothing(tower):
 
 def test_an_action_without_any_label_is_exactly_zero_and_moves_nothing():
     torch.manual_seed(0)
-    heads, hidden, raw = ActionHeads(ALL, D), torch.randn(3, D, requires_grad=True), labels()
+    heads, hidden, raw = started(ActionHeads(ALL, D)), torch.randn(3, D, requires_grad=True), labels()
     raw[:, 3:] = NAN
     losses = heads.losses(hidden, raw)
     assert [losses[action.name].item() for action in ALL[3:]] == [0.0] * 3
@@ -128,32 +130,30 @@ def test_an_action_without_any_label_is_exactly_zero_and_moves_nothing():
 
 
 def test_no_events_no_loss():
-    heads = ActionHeads(ALL, D)
+    heads = started(ActionHeads(ALL, D))
     losses = heads.losses(torch.empty(0, D), torch.empty(0, len(ALL)))
     assert [loss.item() for loss in losses.values()] == [0.0] * len(ALL)
 
 
 def test_no_actions_no_heads():
-    heads = ActionHeads((), D)
+    heads = started(ActionHeads((), D))
     assert heads.losses(torch.randn(3, D), torch.empty(3, 0)) == heads.predict(torch.randn(3, D)) == {}
 
 
 def test_under_autocast_results_stay_fp32():
-    heads = ActionHeads(ALL, D)
+    heads = started(ActionHeads(ALL, D))
     with torch.autocast("cpu", torch.bfloat16):
         losses, predicted = heads.losses(torch.randn(3, D), labels()), heads.predict(torch.randn(3, D))
     assert {x.dtype for x in (*losses.values(), *predicted.values())} == {torch.float32}
 
 
 def test_without_experts_or_late_features_heads_are_one_layer_after_another():
-    """To the last bit, weights' draws included: results of earlier versions hold."""
+    """To the last bit, weights' draws included."""
     hidden = torch.randn(5, D)
     for kind in ("linear", "mlp"):
-        torch.manual_seed(4)
-        heads = ActionHeads(ALL, D, TowerConfig(kind=kind))
-        torch.manual_seed(4)
-        read = F.gelu(linear(D, D)(hidden)) if kind == "mlp" else hidden
-        weight_KD = torch.randn(sum(heads.widths), D) * 0.02
+        heads, draws = started(ActionHeads(ALL, D, TowerConfig(kind=kind))), torch.Generator().manual_seed(0)
+        weight_KD = 0.02 * torch.randn(sum(heads.widths), D, generator=draws)
+        read = F.gelu(initialised(linear(D, D), draws)(hidden)) if kind == "mlp" else hidden
         out = F.linear(read, weight_KD, torch.zeros(len(weight_KD)))
         assert torch.equal(torch.cat(heads(hidden), dim=1), out)
 
@@ -211,7 +211,7 @@ def test_late_features_reach_every_action(tower):
     before, after = heads(hidden, late), heads(hidden, late + torch.tensor([1.0, 0.0]))
     for out, moved, action in zip(before, after, ALL, strict=True):
         assert (out != moved).all(), action.name
-    without = ActionHeads(ALL, D, TowerConfig(kind=tower.kind))
+    without = started(ActionHeads(ALL, D, TowerConfig(kind=tower.kind)))
     assert sum(w.numel() for w in heads.parameters()) > sum(w.numel() for w in without.parameters())
 
 
@@ -228,7 +228,7 @@ def test_late_features_reach_every_action(tower):
     ),
 )
 def test_late_features_must_be_those_that_were_announced(num_late, given, message):
-    heads, hidden = ActionHeads(ALL, D, num_late=num_late), torch.randn(3, D)
+    heads, hidden = started(ActionHeads(ALL, D, num_late=num_late)), torch.randn(3, D)
     late = None if given is None else torch.randn(3, given)
     for call in (
         lambda: heads.predict(hidden, late),
@@ -295,7 +295,7 @@ def test_training_starts_at_the_means(raw, kind, gate):
 
 def test_a_start_at_the_means_costs_their_entropy_and_everything_learns_from_there():
     torch.manual_seed(0)
-    heads, hidden = ActionHeads((LIKE, DEVICE), D), torch.randn(400, D)
+    heads, hidden = started(ActionHeads((LIKE, DEVICE), D)), torch.randn(400, D)
     raw = torch.stack([(torch.rand(400) < 0.03).float(), torch.randint(0, 9, (400,)).div(4).floor()], dim=1)
     from_half = heads.losses(hidden, raw)
     heads.start_at(raw)
@@ -313,13 +313,13 @@ def test_a_start_at_the_means_costs_their_entropy_and_everything_learns_from_the
 
 
 def test_labels_of_fewer_actions_than_there_are_heads_are_no_labels():
-    heads = ActionHeads(ALL, D)
+    heads = started(ActionHeads(ALL, D))
     with pytest.raises(AssertionError, match=rf"1 columns of labels, .* {len(ALL)} actions"):
         heads.losses(torch.randn(3, D), torch.full((3, 1), torch.nan))
 
 
 def test_an_action_without_labels_starts_at_zero():
-    heads, raw = ActionHeads(ALL, D), labels()
+    heads, raw = started(ActionHeads(ALL, D)), labels()
     raw[:, 1::2] = NAN
     heads.start_at(raw)
     assert [bias.any().item() for bias in heads.bias_K.split(heads.widths)] == [True, False] * 3
@@ -344,12 +344,12 @@ def test_the_start_sets_the_scale_of_late_features():
 
 def test_a_label_outside_its_range_is_refused():
     with pytest.raises(ValueError, match="action 'rating': event 0 of the batch holds 6"):
-        ActionHeads((RATING,), D).losses(torch.randn(1, D), torch.tensor([[6.0]]))
+        started(ActionHeads((RATING,), D)).losses(torch.randn(1, D), torch.tensor([[6.0]]))
 
 
 def test_the_coupler_lets_the_fact_in():
     torch.manual_seed(0)
-    coupler, hidden = Coupler(D), torch.randn(3, D)
+    coupler, hidden = started(Coupler(D)), torch.randn(3, D)
     small = 0.02 * torch.randn(2, 3, D)  # as embeddings start
     out = coupler(hidden, small[0])
     assert out.shape == (3, D)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from biased import CASES, MAX_POSITIONS, L, N, bias_of, inputs, out_and_gradients, settled, timed
 from test_attention import SEGMENTS, STRICT, rows
-from tiny import assert_caught
+from tiny import assert_caught, started
 
 from plait.nn import blockwise, hstu
 from plait.nn.block import Where
@@ -27,7 +27,7 @@ POSITIONS = ("learned", "rope", "alibi", "rab", "genrank")
 def trunk_of(config: TrunkConfig, std: float = 0.5) -> Trunk:
     """By default with scores far from 0, where SiLU is no line."""
     torch.manual_seed(0)
-    trunk = Trunk(config, MAX_POSITIONS).eval()
+    trunk = started(Trunk(config, MAX_POSITIONS)).eval()
     for parameter in trunk.parameters():
         torch.nn.init.normal_(parameter, std=std)
     return trunk
@@ -180,7 +180,7 @@ def test_other_arithmetic_would_be_noticed(name, broken):
 def test_starts_as_published(name):
     torch.manual_seed(0)
     config, _ = PUBLISHED[name]
-    block = HstuBlock(replace(config, dim=96), max_positions=50)
+    block = started(HstuBlock(replace(config, dim=96), max_positions=50))
     assert block.norm_len == 50 and block.norm.eps == block.attended_norm.eps == 1e-6
     assert block.uvqk.weight.std().item() == pytest.approx(0.02, rel=0.05)
     num_in = 96 if name == "research" else 288
@@ -195,7 +195,7 @@ def test_learned_positions_start_as_published():
     torch.manual_seed(0)
     config = replace(PUBLISHED["research"][0], dim=96, positions="rab")
     for kind, std in (("hstu", math.sqrt(2 / (210 + 96))), ("gpt", 0.02)):
-        positions = Trunk(replace(config, kind=kind), max_positions=210).positions
+        positions = started(Trunk(replace(config, kind=kind), max_positions=210)).positions
         assert positions.learned.table.weight.std().item() == pytest.approx(std, rel=0.05)
 
 

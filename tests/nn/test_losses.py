@@ -58,6 +58,10 @@ def test_l2_norm_compares_directions_only():
     torch.testing.assert_close(choice.logits(hidden, table)[:, 1:], cosine[:, 1:] / 0.5)
 
 
+def draws() -> torch.Generator:
+    return torch.Generator().manual_seed(1)
+
+
 KINDS = (
     RetrievalLoss(),
     RetrievalLoss(kind="sampled", num_negatives=7),
@@ -72,10 +76,9 @@ def test_positions_with_an_unknown_target_do_not_count(choice):
     hidden, table, target = problem()
     gaps = torch.cat([target, torch.zeros(3, dtype=torch.int64)])
     longer = torch.cat([hidden, torch.randn(3, D)])
-    sampler = choice.make_sampler(counts())
     losses = []
     for states, targets in ((hidden, target), (longer, gaps)):
-        torch.manual_seed(1)  # the same negatives
+        sampler = choice.make_sampler(counts(), draws())  # the same negatives
         losses.append(retrieval_loss(choice, states, table, targets, sampler))
     assert losses[0] == losses[1] > 0
     nothing = retrieval_loss(choice, longer, table, torch.zeros_like(gaps), sampler)
@@ -87,8 +90,7 @@ def test_positions_with_an_unknown_target_do_not_count(choice):
 def test_every_kind_teaches_the_targets(choice):
     """A gradient step raises the targets' log-probability over the whole catalogue."""
     hidden, table, target = problem()
-    torch.manual_seed(1)
-    loss = retrieval_loss(choice, hidden, table, target, choice.make_sampler(counts()))
+    loss = retrieval_loss(choice, hidden, table, target, choice.make_sampler(counts(), draws()))
     gradient = torch.autograd.grad(loss, hidden)[0]
     before, after = (full_softmax(hidden - step * gradient, table, target) for step in (0.0, 1.0))
     assert after < before
@@ -98,7 +100,7 @@ def test_every_kind_teaches_the_targets(choice):
 def test_all_items_as_negatives_are_the_full_softmax(correct_target):
     hidden, table, target = problem()
     negative = torch.arange(1, V)
-    log_q = uniform(V - 1).log_q_V
+    log_q = uniform(V - 1, draws()).log_q_V
     sampled = sampled_softmax(
         hidden,
         table[target],
@@ -127,12 +129,11 @@ def test_drawing_the_target_does_not_make_it_its_own_rival():
 def test_corrected_popular_negatives_approach_the_full_softmax():
     """With many draws; uncorrected, popular items weigh too much and the loss is another one."""
     hidden, table, target = problem()
-    torch.manual_seed(2)
     full = full_softmax(hidden, table, target).item()
 
     def loss(log_q: str) -> float:
         choice = RetrievalLoss(kind="sampled", num_negatives=100_000, log_q=log_q)
-        return retrieval_loss(choice, hidden, table, target, choice.make_sampler(counts())).item()
+        return retrieval_loss(choice, hidden, table, target, choice.make_sampler(counts(), draws())).item()
 
     assert loss("negatives") == pytest.approx(full, rel=0.01)
     assert abs(loss("none") - full) > 1
@@ -144,7 +145,7 @@ def test_in_batch_negatives_by_the_plain_matrix():
     hidden, table, target = problem()
     assert len(target.unique()) < M
     hit = (target[:, None] == target) & ~torch.eye(M, dtype=torch.bool)
-    log_q = by_popularity(counts()).log_q_V[target]
+    log_q = by_popularity(counts(), draws()).log_q_V[target]
     shifts = {
         (None, False): torch.zeros(M, M),
         (log_q, True): -log_q.expand(M, M),
@@ -165,13 +166,14 @@ def test_in_batch_negatives_by_the_plain_matrix():
 
 def test_one_position_has_no_rivals():
     hidden, table, target = problem()
-    log_q = uniform(V - 1).log_q_V[target[:1]]
+    log_q = uniform(V - 1, draws()).log_q_V[target[:1]]
     assert in_batch_info_nce(hidden[:1], table[target[:1]], target[:1], log_q_M=log_q) == 0
 
 
-@pytest.mark.parametrize("sampler", (uniform(V - 1), by_popularity(counts())), ids=("uniform", "popularity"))
+@pytest.mark.parametrize(
+    "sampler", (uniform(V - 1, draws()), by_popularity(counts(), draws())), ids=("uniform", "popularity")
+)
 def test_draws_follow_the_probabilities(sampler):
-    torch.manual_seed(0)
     num = 200_000
     share = torch.bincount(sampler.draw(num), minlength=V) / num
     probability = sampler.log_q_V.exp()
@@ -182,17 +184,20 @@ def test_draws_follow_the_probabilities(sampler):
 
 
 def test_the_lowest_point_is_the_first_item_not_the_unknown_one(monkeypatch):
-    monkeypatch.setattr(torch, "rand", torch.zeros)
-    assert uniform(3).draw(2).tolist() == [1, 1]
+    def lowest(num, *, dtype, device, generator):
+        return torch.zeros(num, dtype=dtype, device=device)
+
+    monkeypatch.setattr(torch, "rand", lowest)
+    assert uniform(3, draws()).draw(2).tolist() == [1, 1]
 
 
 def test_popularity_is_the_count_plus_one():
-    probability = by_popularity(torch.tensor([9, 0, 3])).log_q_V.exp()
+    probability = by_popularity(torch.tensor([9, 0, 3]), draws()).log_q_V.exp()
     torch.testing.assert_close(probability, torch.tensor([0.0, 0.2, 0.8]))
 
 
 def test_a_sampler_is_made_where_one_is_needed():
-    made = [choice.make_sampler(counts()) for choice in KINDS]
+    made = [choice.make_sampler(counts(), draws()) for choice in KINDS]
     assert [sampler is None for sampler in made] == [True, False, False, True, False]
     assert made[2].log_q_V[1:].unique().numel() == 1 < made[1].log_q_V[1:].unique().numel()
     with pytest.raises(AssertionError, match="takes a sampler"):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tiny import started
 
 from plait.nn.positions import (
     LearnedPositions,
@@ -67,7 +68,7 @@ def test_learned_positions_end():
 
 def test_a_request_is_its_number_plus_the_bucket_of_the_time_since_the_one_before():
     """GenRank paper, section 4.2; buckets of ln(seconds) / 0.301, with one more for the first request."""
-    positions = RequestPositions(max_requests=5, dim=3)
+    positions = started(RequestPositions(max_requests=5, dim=3))
     request = torch.tensor([[1, 1, 2, 3, 4, 5]])
     gap_s = torch.tensor([[NO_REQUEST_BEFORE, NO_REQUEST_BEFORE, 1, 60, 120, 86_400]])
     none = torch.zeros_like(gap_s)
@@ -79,7 +80,7 @@ def test_a_request_is_its_number_plus_the_bucket_of_the_time_since_the_one_befor
 
 def test_a_moment_is_as_far_as_tokens_and_the_root_of_minutes_say():
     """Distance from the end, and floor(sqrt(minutes)) up to 2,048."""
-    positions = MomentPositions(max_positions=4, dim=3)
+    positions = started(MomentPositions(max_positions=4, dim=3))
     left, none = torch.tensor([[4, 3, 1, 0, 0]]), torch.zeros(1, 5).long()
     back_s = torch.tensor(
         [[10**9, 16 * 60, 59, 0, -5]]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from biased import CASES, EVERY, MAX_POSITIONS, READS, L, bias_of, inputs, out_and_gradients, timed
 from test_attention import STRICT, rows
-from tiny import assert_caught
+from tiny import assert_caught, started
 
 from plait.nn import blockwise
 from plait.nn.blockwise import Block
@@ -56,7 +56,7 @@ def test_another_formula_would_be_noticed(changed):
 def test_a_packed_pair_by_hand():
     """Two tokens a minute apart; the second looks from an hour later."""
     clock = Clock(*(torch.tensor([[*pair]]) for pair in ((0, 60), (60, 3660), (1, 2), (0, 60), (2, 1))))
-    bias = RelativeBias(2)
+    bias = started(RelativeBias(2))
     bias.position_P.data, bias.time_P.data = torch.tensor([1.0, 2.0, 3.0]), torch.arange(129) * 100.0
     found = bias(Segments(torch.zeros(1, 2).long(), torch.tensor([[0, 1]]), clock=clock))
     assert found.tolist() == [[[1302.0, 3.0], [2701.0, 2702.0]]]  # 13: 60 s; 27: 3600 s and 3660 s; 0: none
@@ -74,7 +74,7 @@ def test_blocks_look_up_what_the_whole_bias_holds(reads):
 
 def test_starts_small_and_has_an_entry_for_every_step_and_bucket():
     torch.manual_seed(0)
-    bias = RelativeBias(1000)
+    bias = started(RelativeBias(1000))
     assert (len(bias.position_P), len(bias.time_P)) == (1999, 129)
     assert bias.position_P.std().item() == pytest.approx(0.02, rel=0.1)
     assert bias.time_P.std().item() == pytest.approx(0.02, rel=0.2)
@@ -152,7 +152,7 @@ def test_what_stands_at_padding_does_not_reach_users(small_blocks):
 def test_a_gpt_trunk_adds_the_bias_of_each_layer():
     torch.manual_seed(0)
     config = TrunkConfig(dim=12, num_layers=2, num_heads=3, dropout=0.0, positions="rab")
-    trunk, x = Trunk(config, max_positions=L), torch.randn(3, L, 12)
+    trunk, x = started(Trunk(config, max_positions=L)), torch.randn(3, L, 12)
     before = trunk(x, EVERY["packed"])
     trunk.blocks[1].bias.time_P.data[:] = torch.randn(129) * 5
     assert not torch.allclose(before, trunk(x, EVERY["packed"]), atol=1e-3)

@@ -19,7 +19,7 @@ from riding import (
     timed,
     trunk_of,
 )
-from tiny import assert_caught
+from tiny import assert_caught, started
 from torch import Tensor
 
 from plait.nn import gpt, hstu
@@ -283,7 +283,7 @@ def test_actions_are_of_the_states_size_from_the_start():
     """As embeddings start: actions fifty times smaller than what they are mixed with, and pooled for the heads."""
     torch.manual_seed(0)
     config = replace(SMALL, dim=64, num_heads=2)
-    trunk = Trunk(config, 7, frozenset({"values", "pool"}))
+    trunk = started(Trunk(config, 7, frozenset({"values", "pool"})))
     x, ride = 0.02 * torch.randn(2, 5, 7, 64)
     where = trunk.where(Segments(torch.arange(5)[:, None].expand(5, 7), torch.arange(7).expand(5, 7)))
     block = trunk.blocks[0]

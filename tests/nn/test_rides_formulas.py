@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from riding import EVERY_FAMILY, EVERY_KIND, EVERY_POSITION, MAX_POSITIONS, USERS, packed, trunk_of
-from tiny import assert_caught
+from tiny import assert_caught, started
 from torch import Tensor
 
 from plait.nn import gpt
@@ -200,7 +200,7 @@ class Toy(torch.nn.Module):
         super().__init__()
         config = TrunkConfig(dim=8, num_layers=1, num_heads=1, dropout=0.0, positions="rope")
         self.item, self.action = torch.nn.Embedding(2, 8), torch.nn.Embedding(2, 8)
-        self.trunk = Trunk(config, 9, frozenset({"pool"}))
+        self.trunk = started(Trunk(config, 9, frozenset({"pool"})), seed=4)
         self.head = torch.nn.Linear(8, 1)
 
     def forward(self, item_RL: Tensor, like_RL: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ class Toy(torch.nn.Module):
 
 def test_learns_who_likes_dogs():
     """In 100 steps, for items that the user has met before; told another user's actions, it answers for them."""
-    torch.manual_seed(0)
+    torch.manual_seed(4)
     toy = Toy()
     optimizer = torch.optim.Adam(toy.parameters(), lr=0.02)
     for _ in range(100):

@@ -1,6 +1,6 @@
 import torch
 
-from plait.nn.runtime import tune_process
+from plait.nn.runtime import denormals_flushed, tune_process
 
 
 def test_tuning_can_be_repeated_and_flushes_denormals():
@@ -13,3 +13,14 @@ def test_tuning_can_be_repeated_and_flushes_denormals():
         assert (tiny * 1e-10 > 0).any() != ("flush_denormal" in first)
     finally:
         torch.set_flush_denormal(False)
+
+
+def test_a_call_leaves_the_floating_point_mode_as_it_was():
+    def flushed() -> bool:
+        return not bool(torch.full((), 1e-30) * 1e-10 > 0)
+
+    for before in (False, True):
+        torch.set_flush_denormal(before)
+        with denormals_flushed():
+            assert flushed()
+        assert flushed() == before

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import started
 from torch import Tensor, nn
 
 from plait.nn.towers import LATE_LIMIT, ActionTower, LateFeatures, PersonalGate, TowerConfig
@@ -25,7 +26,7 @@ PLAIN = (TowerConfig(kind="linear"), TowerConfig(kind="mlp"), MMOE, PLE)
 def tower_of(config: TowerConfig) -> ActionTower:
     """Weights large enough that gates prefer one expert to another and biases matter."""
     torch.manual_seed(0)
-    tower = ActionTower(config, D, TASKS, LATE)
+    tower = started(ActionTower(config, D, TASKS, LATE))
     for parameter in tower.parameters():
         nn.init.normal_(parameter, std=0.5)
     return tower
@@ -151,7 +152,7 @@ def unreached(tower: nn.Module, x: Tensor) -> list[str]:
 @pytest.mark.parametrize("config", (MMOE, PLE, *GATED), ids=lambda config: config.kind + config.gate)
 def test_every_expert_and_every_gate_learns(config):
     torch.manual_seed(0)
-    tower = ActionTower(config, D, TASKS, LATE)  # as training starts
+    tower = started(ActionTower(config, D, TASKS, LATE))  # as training starts
     assert unreached(tower, states(50)) == []
 
 
@@ -189,7 +190,7 @@ def test_a_state_does_not_depend_on_its_company(config):
 def test_signals_keep_their_size(kind):
     """Several layers without a norm: started as small as GPT-2's, the outputs would vanish."""
     torch.manual_seed(0)
-    tower, x = ActionTower(TowerConfig(kind=kind), 64, 12, 0), torch.randn(100, 64)
+    tower, x = started(ActionTower(TowerConfig(kind=kind), 64, 12, 0)), torch.randn(100, 64)
     assert 0.1 < tower(x).std() < 1
     for layer in tower.modules():
         if isinstance(layer, nn.Linear):
@@ -221,7 +222,7 @@ def factors(gate: PersonalGate, x_MX: Tensor) -> Tensor:
 
 def test_gates_start_open_and_learn_to_tell_people_apart():
     torch.manual_seed(0)
-    gate, x = PersonalGate(X, D, TASKS, 5), states()
+    gate, x = started(PersonalGate(X, D, TASKS, 5)), states()
     assert gate(x).shape == (M, TASKS, 5)
     torch.testing.assert_close(gate(x), torch.ones(M, TASKS, 5), rtol=0, atol=0.2)
     nn.init.normal_(gate.outer.weight)
@@ -345,4 +346,4 @@ def test_nothing_cannot_be_mixed(name):
 )
 def test_a_tower_for_nothing_is_refused(config, num_tasks, num_late, message):
     with pytest.raises(ValueError, match=message):
-        ActionTower(config, D, num_tasks, num_late)
+        started(ActionTower(config, D, num_tasks, num_late))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from described import LATE, described, reading_model
-from tiny import ACTIONS, assert_caught, batch_of, model_of, trunk_of
+from tiny import ACTIONS, assert_caught, batch_of, model_of, started, trunk_of
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -158,7 +158,7 @@ def test_pairs_of_events_with_themselves_are_noticed(name, monkeypatch):
 @pytest.mark.parametrize("left_out", ["couplers", "towers", "actions"])
 def test_products_that_are_left_out_are_noticed(left_out, monkeypatch):
     if left_out == "actions":
-        monkeypatch.setattr(flops, "_reads_actions", lambda model, inputs: False)
+        monkeypatch.setattr(flops, "_flops_of_actions", lambda model, inputs: 0.0)
     else:
         kind = {"couplers": nn.ModuleList, "towers": ActionHeads}[left_out]
         right = weight_flops
@@ -170,7 +170,7 @@ def test_products_that_are_left_out_are_noticed(left_out, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["linear", "mlp", "mmoe", "ple"])
 def test_every_tower_costs_what_torch_counts(kind):
-    heads = ActionHeads(ACTIONS, 12, TowerConfig(kind=kind, num_task_experts=3, num_levels=3))
+    heads = started(ActionHeads(ACTIONS, 12, TowerConfig(kind=kind, num_task_experts=3, num_levels=3)))
     state_MD = torch.randn(5, 12, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         heads(state_MD)

@@ -28,7 +28,8 @@ from plait.nn.losses import RetrievalLoss
 from plait.schema import Action, Regression
 from plait.training import loop, precision
 from plait.training.batches import users_of_step
-from plait.training.checkpoint import load_state
+from plait.training.checkpoint import load_state, save_state
+from plait.training.randomness import Randomness
 from plait.training.run import RunSettings
 
 NAN = float("nan")
@@ -174,9 +175,26 @@ def test_a_stream_of_samples_that_starts_again_is_caught(in_requests, tmp_path, 
     assert_caught(check_resume, in_requests, settings, tmp_path)
 
 
-def test_a_random_state_that_is_not_restored_is_caught(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "set_rng_state", lambda state: None)
-    assert_caught(check_resume, dataset, settings_of(), tmp_path)
+@pytest.mark.parametrize("stream", ("dropout", "negatives"))
+def test_a_random_state_that_is_not_restored_is_caught(dataset, stream, tmp_path, monkeypatch):
+    right = Randomness.restore
+
+    def forgetful(self: Randomness, state: dict[str, torch.Tensor]) -> None:
+        right(self, state | {stream: self.state()[stream]})
+
+    monkeypatch.setattr(Randomness, "restore", forgetful)
+    sampled = replace(MODEL, retrieval=RetrievalLoss(kind="sampled", num_negatives=5))
+    assert_caught(check_resume, dataset, replace(settings_of(), model=sampled), tmp_path)
+
+
+def test_a_checkpoint_whose_draws_cannot_go_on_is_refused(dataset, tmp_path):
+    path = half_done(dataset, tmp_path)
+    state = load_state(path)
+    old = {name: value for name, value in state.items() if name not in ("randomness", "device")}
+    for changed, why in ((old, "an earlier version of Plait"), (state | {"device": "cuda"}, "--device cuda")):
+        save_state(path, changed)
+        with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*{why}"):
+            fitted(dataset, tmp_path, settings_of())
 
 
 def test_a_step_taken_twice_is_caught(dataset, tmp_path, monkeypatch):
