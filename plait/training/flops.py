@@ -1,7 +1,7 @@
 """What a training step costs: the FLOPs of its matrix products.
 
-A product of (m, k) by (k, n) counts 2 m k n. Element by element work (norms, softmax, activations) is not counted,
-and neither is padding.
+A product of (m, k) by (k, n) counts 2 m k n. Element by element work (norms, softmax, activations) is not counted, and
+neither are padding and rows that are looked up.
 """
 
 from torch import nn
@@ -11,7 +11,7 @@ from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Asked, Inputs
 from plait.nn.encoders import ItemEncoder
 from plait.nn.towers import Mmoe, PersonalGate, PleLevel
-from plait.nn.visibility import Segments
+from plait.nn.visibility import Segments, Visibility
 
 
 def step_flops(model: GenerativeRecommender, inputs: Inputs) -> float:
@@ -22,12 +22,7 @@ def step_flops(model: GenerativeRecommender, inputs: Inputs) -> float:
     flops += sum(
         len(asked.cell_M) * _flops_of_question(model, asked, len(asked.cell_M)) for asked in inputs.asked
     )
-    flops += (model.items.num_items + 1) * _flops_of_row(
-        model.items
-    )  # its table, once a step; only of features
-    if _reads_actions(model, inputs):  # what it multiplies are values of the log, which get no gradient
-        flops += 2 * len(inputs.item_E) * 2 * model.actions.table.weight.numel()
-    return flops
+    return flops + _num_encoded(model, inputs) * _flops_of_row(model.items)  # of features alone
 
 
 def num_pairs(segments: Segments, strict: bool = False) -> float:
@@ -39,8 +34,7 @@ def num_pairs(segments: Segments, strict: bool = False) -> float:
     is_token_RL = segments.segment_RL >= 0
     if segments.seen_RL is None and segments.event_RL is None:
         return float((segments.index_RL + (not strict))[is_token_RL].sum())
-    visible_RQK = segments.strictly_visible_RQK if strict else segments.visible_RQK
-    return float(visible_RQK[is_token_RL].sum())
+    return float(Visibility(segments, segments).num_seen(strict)[is_token_RL].sum())
 
 
 def weight_flops(module: nn.Module) -> float:
@@ -61,6 +55,15 @@ def _flops_of_question(model: GenerativeRecommender, asked: Asked, num_questions
         return flops + _flops_of_row(model.heads)
     num_scored = model.retrieval.num_scored(model.items.num_items, num_questions)
     return flops + (1 + BACKWARD) * 2.0 * model.config.settings.trunk.dim * num_scored
+
+
+def _num_encoded(model: GenerativeRecommender, inputs: Inputs) -> int:
+    """Items that a step encodes: at most, where negatives are drawn, for some may be the batch's."""
+    asks_items = any(asked.target.fact.field == "i" for asked in inputs.asked)
+    if asks_items and model.retrieval.kind == "full":
+        return model.items.num_items + 1
+    drawn = model.retrieval.num_negatives if asks_items and model.retrieval.kind == "sampled" else 0
+    return len(inputs.item_E.unique()) + drawn
 
 
 def _flops_of_row(module: nn.Module) -> float:
@@ -92,8 +95,3 @@ def _num_mixed(module: nn.Module) -> int:
             return mixed if module.shared_gate is None else mixed + own + shared
         case _:
             return 0
-
-
-def _reads_actions(model: GenerativeRecommender, inputs: Inputs) -> bool:
-    given = (field for asked in inputs.asked for field, _ in asked.given_M)
-    return bool(model.layout.rides) or "a" in {*(field for field, _ in inputs.shown), *given}
