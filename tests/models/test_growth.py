@@ -18,8 +18,8 @@ from plait.training.flops import step_flops
 LENGTHS = (80, 160)  # of a row, in events
 ROWS = 3
 DOUBLED = 2.3  # linear growth, and what does not grow
-TRUNKS = {
-    f"{kind} {positions}": replace(trunk_of(positions), kind=kind, num_layers=1)
+TRUNKS = {  # narrow, so that pairs would show
+    f"{kind} {positions}": replace(trunk_of(positions), kind=kind, num_layers=1, dim=4, mlp_multiple=1)
     for kind, positions in (
         ("gpt", "rope"),
         ("gpt", "alibi"),
