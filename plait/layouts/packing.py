@@ -53,9 +53,8 @@ class _OpenRows:
     def __init__(self, num_rows: int, row_length: int) -> None:
         self.row_length = row_length
         self.num_leaves = 1 << max(0, num_rows - 1).bit_length()
-        self.free = [row_length] * (
-            2 * self.num_leaves
-        )  # of node n, the most below it: below nodes 2 n and 2 n + 1
+        # Of node n, the most that is free below it: its children are 2 n and 2 n + 1.
+        self.free = [row_length] * (2 * self.num_leaves)
 
     def take(self, length: int) -> tuple[int, int]:
         """The first row that has so many slots left, and the first of them."""

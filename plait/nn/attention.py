@@ -12,8 +12,8 @@ from torch import Tensor
 from plait.nn.blockwise import SOFTMAX, attend_blockwise
 from plait.nn.visibility import Segments, Visibility
 
-# Of one layer. Probabilities that are kept need not be made again, a quarter of the backward pass's work; up to 1,024
-# slots in 4 rows of 4 heads, and never more, all are.
+# Of one layer: what 4 rows of 1,024 slots and 4 heads take. The backward pass makes the others again, which is one of
+# its five products.
 KEPT_PROBABILITIES_BYTES = 40 << 20
 
 
@@ -31,7 +31,7 @@ def attend(
 
     Takes the way that measured best (forward and backward, two CPU cores with AVX-512): SDPA with `is_causal`, which
     stores no probabilities, for one user per row in fp32; blocks wherever a mask is needed, and for bf16 on a CPU. No
-    way holds anything that grows with L * L beyond a stated number of bytes.
+    way holds anything that grows with Q * K beyond a stated number of bytes. The tests cover CPUs alone.
 
     Args:
         segments: the places of the queries.

@@ -288,13 +288,9 @@ class ActionEncoder(nn.Module):
         super().__init__()
         self.actions = tuple(actions)
         grids = [_knots(action.kind) for action in self.actions]
-        num_rows_A = [
-            1 + num_knots for num_knots, _ in grids
-        ]  # of an action: that of a missing value, then its knots
+        num_rows_A = [1 + num_knots for num_knots, _ in grids]  # that of a missing value, then its knots
         buffers = {
-            "missing_row_A": torch.tensor(
-                [sum(num_rows_A[:a]) for a in range(len(grids))], dtype=torch.int64
-            ),
+            "missing_row_A": torch.tensor(np.cumsum([0, *num_rows_A])[:-1], dtype=torch.int64),
             "last_knot_A": torch.tensor([num_knots - 1.0 for num_knots, _ in grids]),
             "knots_per_unit_A": torch.tensor([per_unit for _, per_unit in grids]),
         }

@@ -129,8 +129,7 @@ class ActionHeads(nn.Module):
         |---|---|
         | binary | the probability of 1 |
         | regression | the mean, clamped to [low, high] |
-        | amount | expm1 of the mean of log1p(value), which lies below the mean of a skewed value; clamped to 0 and \
-        the largest value of the training rows |
+        | amount | expm1 of the mean of log1p(value), below the mean where skewed; at most the largest of training |
         | amount, zero-inflated | the probability of more than 0, times the above over the values above 0 |
         | categorical | the probability of each value, the only prediction of shape M x C |
         """

@@ -60,10 +60,11 @@ def _flops_of_question(model: GenerativeRecommender, asked: Asked, num_questions
 def _num_encoded(model: GenerativeRecommender, inputs: Inputs) -> int:
     """Items that a step encodes: at most, where negatives are drawn, for some may be the batch's."""
     asks_items = any(asked.target.fact.field == "i" for asked in inputs.asked)
+    num_rows = model.items.num_items + 1
     if asks_items and model.retrieval.kind == "full":
-        return model.items.num_items + 1
+        return num_rows
     drawn = model.retrieval.num_negatives if asks_items and model.retrieval.kind == "sampled" else 0
-    return len(inputs.item_E.unique()) + drawn
+    return min(num_rows, len(inputs.item_E.unique()) + drawn)
 
 
 def _flops_of_row(module: nn.Module) -> float:

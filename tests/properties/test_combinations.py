@@ -122,9 +122,7 @@ def attend_to_all(monkeypatch):
     """A slot sees the later slots of its user as well."""
 
     def broken(q, k, v, segments, *, slopes_N=None, strict=False):
-        both_ways = replace(segments)
-        same_RQK = segments.segment_RL[:, :, None] == segments.segment_RL[:, None, :]
-        both_ways.__dict__.update(visible_RQK=same_RQK, strictly_visible_RQK=same_RQK)
+        both_ways = replace(segments, seen_RL=torch.full_like(segments.segment_RL, 10**6))
         return attend_reference(q, k, v, both_ways, slopes_N=slopes_N, strict=strict)
 
     monkeypatch.setattr(gpt, "attend", broken)
@@ -216,11 +214,12 @@ def show_the_next_context(monkeypatch):
 
 
 def know_new_items_by_id(monkeypatch):
-    """Of the items of a batch, though not in the table of all of them."""
+    """Where an item is asked for that is not known yet, though not in training."""
     right = ItemEncoder._vectors
 
     def broken(encoder, item_N, is_new_N):
-        return right(encoder, item_N, is_new_N if item_N is None else torch.zeros_like(is_new_N))
+        serves = item_N is not None and bool((item_N == UNKNOWN_ITEM).any())
+        return right(encoder, item_N, torch.zeros_like(is_new_N) if serves else is_new_N)
 
     monkeypatch.setattr(ItemEncoder, "_vectors", broken)
 
