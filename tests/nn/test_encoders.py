@@ -239,6 +239,17 @@ def test_that_comparison_notices_codes_of_the_next_feature():
     assert_caught(check_items_equal_the_plain_ones, encoder)
 
 
+def test_that_comparison_notices_new_items_that_are_known_by_their_ids(monkeypatch):
+    """Where they are named, though not in the table of all items."""
+    right = ItemEncoder._vectors
+
+    def broken(encoder, item_N, is_new_N):
+        return right(encoder, item_N, is_new_N if item_N is None else torch.zeros_like(is_new_N))
+
+    monkeypatch.setattr(ItemEncoder, "_vectors", broken)
+    assert_caught(check_items_equal_the_plain_ones, described())
+
+
 def test_that_comparison_notices_padding_that_counts(monkeypatch):
     bag = torch.nn.functional.embedding_bag
     monkeypatch.setattr(

@@ -25,7 +25,7 @@ from plait.models.generative import ModelSettings
 from plait.models.inputs import Exposure
 from plait.nn import gpt, hstu
 from plait.nn.attention import attend_reference
-from plait.nn.encoders import FeatureEncoder, ItemEncoder
+from plait.nn.encoders import FeatureEncoder
 from plait.nn.visibility import Segments
 
 EVERY = list(combinations())
@@ -213,17 +213,6 @@ def show_the_next_context(monkeypatch):
     change_inputs(monkeypatch, lambda inputs: replace(inputs, context_EF=inputs.context_EF.roll(-1, 0)))
 
 
-def know_new_items_by_id(monkeypatch):
-    """Where an item is asked for that is not known yet, though not in training."""
-    right = ItemEncoder._vectors
-
-    def broken(encoder, item_N, is_new_N):
-        serves = item_N is not None and bool((item_N == UNKNOWN_ITEM).any())
-        return right(encoder, item_N, torch.zeros_like(is_new_N) if serves else is_new_N)
-
-    monkeypatch.setattr(ItemEncoder, "_vectors", broken)
-
-
 def count(monkeypatch, now_M_of):
     """Late features of the events up to another one."""
     right = inputs_module._late
@@ -274,7 +263,6 @@ OF_FEATURES = [
     (take_all_for_the_first_user, "genrank-hstu-genrank", Exposure(), {"check_no_leak", "check_company"}),
     (show_the_next_context, "lac-gpt-learned", Exposure(), {"check_causality", "check_serving"}),
     (show_the_next_context, "attn_lfa-gpt-rope", Exposure(), {"check_candidates", "check_company"}),
-    (know_new_items_by_id, "interleaved-hstu-rab", BLIND, {"check_serving"}),
     (count_the_event_itself, "attn_mvp-gpt-rope", Exposure(), {"check_causality", "check_serving"}),
     (count_the_own_request, "attn_mvp_early-gpt-alibi", BLIND, {"check_causality", "check_serving"}),
     (count_the_own_request, "genrank-hstu-genrank", Exposure(), {"check_causality", "check_candidates"}),
