@@ -38,17 +38,38 @@ def pack(length_U: Int64[np.ndarray, "U"], row_length: int | None = None) -> Row
     row_length = longest if row_length is None else row_length
     if longest > row_length:
         raise ValueError(f"a user of {longest} tokens does not fit into rows of {row_length}")
-    row_U = np.empty(len(length_U), dtype=np.int64)
-    column_U = np.empty(len(length_U), dtype=np.int64)
-    used: list[int] = []
-    for user in np.argsort(-length_U, kind="stable"):
-        length = int(length_U[user])
-        row = next((r for r, u in enumerate(used) if u + length <= row_length), len(used))
-        if row == len(used):
-            used.append(0)
-        row_U[user], column_U[user] = row, used[row]
-        used[row] += length
-    return _rows(length_U, row_U, column_U, max([1, *used]))
+    row_U = np.zeros(len(length_U), dtype=np.int64)
+    column_U = np.zeros(len(length_U), dtype=np.int64)
+    rows = _OpenRows(len(length_U), row_length)
+    longest_first = np.argsort(-length_U, kind="stable")
+    for user, length in zip(longest_first.tolist(), length_U[longest_first].tolist(), strict=True):
+        row_U[user], column_U[user] = rows.take(length)
+    return _rows(length_U, row_U, column_U, int((column_U + length_U).max(initial=1)))
+
+
+class _OpenRows:
+    """The free slots of rows, as the leaves of a tree of maxima: finds the first row with room in log2(rows) steps."""
+
+    def __init__(self, num_rows: int, row_length: int) -> None:
+        self.row_length = row_length
+        self.num_leaves = 1 << max(0, num_rows - 1).bit_length()
+        # Of node n, the most that is free below it: its children are 2 n and 2 n + 1.
+        self.free = [row_length] * (2 * self.num_leaves)
+
+    def take(self, length: int) -> tuple[int, int]:
+        """The first row that has so many slots left, and the first of them."""
+        free, node = self.free, 1
+        while node < self.num_leaves:
+            node = 2 * node + (free[2 * node] < length)
+        place = node - self.num_leaves, self.row_length - free[node]
+        free[node] -= length
+        while node > 1:
+            node //= 2
+            most = max(free[2 * node], free[2 * node + 1])
+            if free[node] == most:
+                break
+            free[node] = most
+        return place
 
 
 def pad(length_U: Int64[np.ndarray, "U"]) -> Rows:

@@ -1,6 +1,6 @@
 """The generative recommender: any layout over any trunk, one set of weights for retrieval and scoring.
 
-Shape letters: E events, A action columns, N tokens, M questions, R rows, L slots of a row, D width,
+Shape letters: E events, A action columns, N tokens, M questions, S negatives, R rows, L slots of a row, D width,
 V items of the catalogue (with row 0 for unknown items).
 """
 
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from plait.layouts import Layout
@@ -21,7 +21,7 @@ from plait.models.combining import check_supported, supervises_candidates_only
 from plait.models.inputs import Asked, Exposure, Inputs
 from plait.models.late import LateSettings, LateStatistics, check_late, columns_of
 from plait.nn.config import TINY, TrunkConfig
-from plait.nn.encoders import ActionEncoder, FeatureEncoder, ItemEncoder, ItemEncoding
+from plait.nn.encoders import ActionEncoder, FeatureEncoder, ItemEncoder, ItemEncoding, ItemVectors
 from plait.nn.heads import ActionHeads, Coupler
 from plait.nn.initialising import unset
 from plait.nn.losses import RetrievalLoss, retrieval_loss
@@ -169,17 +169,32 @@ class GenerativeRecommender(nn.Module):
     def losses(self, inputs: Inputs) -> dict[str, Float[Tensor, ""]]:
         """Mean loss per task, unweighted: "retrieval" and one for every action. A task without a label is 0."""
         losses: dict[str, Tensor] = {}
-        table_VD = None if self.items is None else self.items.table()
-        for asked, state_MD in zip(inputs.asked, self._states(inputs, table_VD), strict=True):
+        negative_S, items = self._items_of_step(inputs)
+        for asked, state_MD in zip(inputs.asked, self._states(inputs, items), strict=True):
             if asked.target.fact.field == "i":
-                assert table_VD is not None, "a layout that predicts items reads them"
+                assert items is not None, "a layout that predicts items reads them"
                 item_M = inputs.item_E[asked.label_M]
-                losses["retrieval"] = retrieval_loss(self.retrieval, state_MD, table_VD, item_M, self.sampler)
+                losses["retrieval"] = retrieval_loss(
+                    self.retrieval, state_MD, items, item_M, self.sampler, negative_S
+                )
             else:
                 assert self.heads is not None, "a layout that predicts actions has heads"
                 label_MA = inputs.action_EA[asked.label_M]
                 losses.update(self.heads.losses(state_MD, label_MA, asked.late_MF))
         return losses
+
+    def _items_of_step(self, inputs: Inputs) -> tuple[Int64[Tensor, "S"] | None, ItemVectors | None]:
+        """The negatives that retrieval is trained against, and the vectors of all items that the step names: the
+        batch's and those, or the whole catalogue where the loss compares with it. None where the layout reads none."""
+        if self.items is None:
+            return None, None
+        negative_S = None
+        if any(asked.target.fact.field == "i" for asked in inputs.asked):
+            if self.retrieval.kind == "full":
+                return None, self.items.vectors()
+            negative_S = self.retrieval.draw_negatives(self.sampler)
+        named = [inputs.item_E] if negative_S is None else [inputs.item_E, negative_S]
+        return negative_S, self.items.vectors(torch.cat(named))
 
     def total(self, losses: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
         """The weighted sum that training minimises (LAC paper, table 4 varies these weights)."""
@@ -237,8 +252,8 @@ class GenerativeRecommender(nn.Module):
             if not any(f"{name}.".startswith(f"{module}.") for module in unread)
         }
 
-    def _states(self, inputs: Inputs, table_VD: Tensor | None) -> list[Float[Tensor, "M D"]]:
-        facts = self._facts(inputs, table_VD)
+    def _states(self, inputs: Inputs, items: ItemVectors | None) -> list[Float[Tensor, "M D"]]:
+        facts = self._facts(inputs, items)
         hidden_CD = self._hidden(inputs, facts)
         return [self._state(asked, hidden_CD, facts) for asked in inputs.asked]
 
@@ -268,17 +283,20 @@ class GenerativeRecommender(nn.Module):
                 state_MD = coupler(state_MD, facts[field].index_select(0, source_M))
         return state_MD
 
-    def _facts(self, inputs: Inputs, table_VD: Tensor | None) -> dict[Field, Float[Tensor, "S D"]]:
+    def _facts(self, inputs: Inputs, items: ItemVectors | None) -> dict[Field, Float[Tensor, "S D"]]:
         """Per field its special facts, then its embedding of every event: what sources point into.
 
         An item comes with its context: both are known at once.
+
+        Args:
+            items: the vectors of the batch's items, where a caller has them.
         """
         used = {"a"} if self.layout.rides else set()
         used |= {field for field, _ in inputs.shown} | {f for asked in inputs.asked for f, _ in asked.given_M}
         events: dict[Field, Tensor] = {}
         if "i" in used:
             assert self.items is not None
-            events["i"] = self.items(inputs.item_E, table_VD)
+            events["i"] = self.items(inputs.item_E) if items is None else items.of(inputs.item_E)
             if self.context is not None:
                 events["i"] = events["i"] + self.context(inputs.context_EF)
         if "a" in used:

@@ -35,7 +35,8 @@ def unscaled(kind: ActionKind, unit_E: Float[Tensor, "E"]) -> Float[Tensor, "E"]
         case Regression(low=low, high=high):
             return (low + unit_E * (high - low)).clamp(low, high)  # fp32 may round past a bound
         case Amount(log1p_scale=log1p_scale):
-            return torch.expm1(unit_E * log1p_scale)
+            value_E = torch.expm1(unit_E * log1p_scale)
+            return value_E.clamp(max=torch.finfo(value_E.dtype).max)  # rounding may end at infinity
         case Binary() | Categorical():
             return unit_E
 

@@ -1,12 +1,14 @@
 """Attention block by block, with the scores computed again in the backward pass: between the two passes only
-queries, keys and values are kept, nothing quadratic in the length of a row.
+queries, keys and values are kept and, where a caller allows it, weights up to a number of bytes: nothing that grows
+with the square of a row's length.
 
-Shape letters: R rows, N heads, Y = R * N, L slots of a row, H head width, P entries of a table; of one block:
-G rows, X = G * N matrices of a batched product, Q queries, K keys.
+Shape letters: R rows, N heads, Y = R * N, L slots of a row (Q queries and K keys, the same or others), H head width,
+P entries of a table; of one block: G rows, X = G * N matrices of a batched product, Q queries, K keys.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
@@ -15,12 +17,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from plait.nn.visibility import Segments
+from plait.nn.visibility import Block, Visibility
 
 # Measured, forward and backward, on one CPU core with AVX-512: keys after a block of queries are skipped, so
 # smaller blocks waste less of the triangle; scores that leave the cache between two steps cost twice as much.
 QUERY_BLOCK = 128
 SCORES_PER_BLOCK = 1 << 19
+SCORES_PER_BLOCK_ELSEWHERE = 1 << 24  # other devices want fewer, larger products
 
 # Weighs exactly 0 after a SiLU as after a softmax, and has a gradient of exactly 0. SiLU makes nan of -inf.
 MASKED = -1e30
@@ -30,22 +33,21 @@ class Weighing(NamedTuple):
     """How scores become weights, and the gradient of scores from that of weights."""
 
     weigh: Callable[[Tensor], Tensor]
-    gradient: Callable[[Tensor, Tensor, Tensor], Tensor]  # of (the gradient of weights, weights, scores)
+    gradient: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    """Of (the gradient of weights, weights, scores); scores are None where the weights were kept."""
 
 
-SILU = Weighing(F.silu, lambda dweight, weight, score: torch.ops.aten.silu_backward(dweight, score))
-SOFTMAX = Weighing(
-    lambda score: torch.softmax(score, dim=-1),
-    lambda dweight, weight, score: torch.ops.aten._softmax_backward_data(dweight, weight, -1, weight.dtype),
-)
+def _silu_gradient(dweight: Tensor, weight: Tensor, score: Tensor | None) -> Tensor:
+    assert score is not None, "SiLU's gradient is made from scores: keep no weights"
+    return torch.ops.aten.silu_backward(dweight, score)
 
 
-class Block(NamedTuple):
-    """Some rows' queries, and the keys that one of them may see."""
+def _softmax_gradient(dweight: Tensor, weight: Tensor, score: Tensor | None) -> Tensor:
+    return torch.ops.aten._softmax_backward_data(dweight, weight, -1, weight.dtype)
 
-    rows: slice
-    queries: slice
-    keys: slice
+
+SILU = Weighing(F.silu, _silu_gradient)
+SOFTMAX = Weighing(lambda score: torch.softmax(score, dim=-1), _softmax_gradient)
 
 
 class Lookup(NamedTuple):
@@ -56,39 +58,45 @@ class Lookup(NamedTuple):
 
 
 def attend_blockwise(
-    q_RNLH: Float[Tensor, "R N L H"],
-    k_RNLH: Float[Tensor, "R N L H"],
-    v_RNLH: Float[Tensor, "R N L H"],
-    segments: Segments,
+    q_RNQH: Float[Tensor, "R N Q H"],
+    k_RNKH: Float[Tensor, "R N K H"],
+    v_RNKH: Float[Tensor, "R N K H"],
+    visibility: Visibility,
     weighing: Weighing,
     *,
     scale: float,
     slopes_N: Float[Tensor, "N"] | None = None,
     lookups: tuple[Lookup, ...] = (),
     strict: bool = False,
-) -> Float[Tensor, "R N L H"]:
-    """Every slot's weighted sum of what it sees (`Segments`), with weights made from the scores
+    kept_bytes: int = 0,
+) -> Float[Tensor, "R N Q H"]:
+    """Every query's weighted sum of the keys that it sees, with weights made from the scores
     `scale * q.k - slope * distance + lookups`.
 
     Args:
         slopes_N: no gradient flows to it.
         strict: a slot does not see its own event; where nothing is left to see, the result is 0.
+        kept_bytes: weights of the first blocks are kept for the backward pass, up to so many bytes.
 
     Returns:
         Finite everywhere; what stands at padding has no meaning.
     """
+    visibility.check(q_RNQH, k_RNKH, v_RNKH)
     entries = tuple(lookup.entries for lookup in lookups)
-    scoring = _Scoring(segments, weighing, scale, slopes_N, entries, strict)
+    scoring = _Scoring(visibility, weighing, scale, slopes_N, entries, strict)
     tables = (lookup.table_P for lookup in lookups)
-    out_RNLH: Tensor = _Blockwise.apply(scoring, q_RNLH, k_RNLH, v_RNLH, *tables)
-    return segments.zeroed(out_RNLH, strict)
+    room = kept_bytes if torch.is_grad_enabled() else 0
+    out_RNQH: Tensor = _Blockwise.apply(scoring, room, q_RNQH, k_RNKH, v_RNKH, *tables)
+    if not strict and visibility.is_self:  # every slot sees itself
+        return out_RNQH
+    return out_RNQH.masked_fill((visibility.num_seen(strict) == 0)[:, None, :, None], 0.0)
 
 
 @dataclass(frozen=True, eq=False)
 class _Scoring:
     """What scores are made of, beside queries, keys and tables."""
 
-    segments: Segments
+    visibility: Visibility
     weighing: Weighing
     scale: float
     slopes_N: Tensor | None
@@ -96,13 +104,21 @@ class _Scoring:
     strict: bool = False
 
     def blocks(self, num_heads: int) -> Iterator[Block]:
-        num_rows, num_slots = self.segments.segment_RL.shape
-        for start in range(0, num_slots, QUERY_BLOCK):
-            stop = min(start + QUERY_BLOCK, num_slots)
-            num_keys = num_slots if self.segments.looks_ahead else stop
-            step = max(1, SCORES_PER_BLOCK // (num_heads * (stop - start) * num_keys))
+        """Keys that no query of a block sees are left out where order tells: later slots, and those of users before."""
+        queries, in_order = self.visibility.queries, self.visibility.in_order
+        num_rows, num_queries = queries.segment_RL.shape
+        starts = range(0, num_queries, QUERY_BLOCK)
+        scores = SCORES_PER_BLOCK if queries.segment_RL.is_cpu else SCORES_PER_BLOCK_ELSEWHERE
+        first_BR = (
+            queries.first_RL.T[::QUERY_BLOCK].tolist() if in_order else [[0] * num_rows for _ in starts]
+        )
+        for start, first_R in zip(starts, first_BR, strict=True):
+            stop = min(start + QUERY_BLOCK, num_queries)
+            last = stop if in_order else self.visibility.keys.segment_RL.shape[1]
+            step = max(1, scores // (num_heads * (stop - start) * last))
             for row in range(0, num_rows, step):
-                yield Block(slice(row, min(row + step, num_rows)), slice(start, stop), slice(0, num_keys))
+                rows = slice(row, min(row + step, num_rows))
+                yield Block(rows, slice(start, stop), slice(min(first_R[rows]), last))
 
     def scores(
         self,
@@ -119,19 +135,20 @@ class _Scoring:
         for table_P, entry_GQK in zip(tables, entries, strict=True):
             looked_up_GQK = table_P.index_select(0, entry_GQK.flatten()).view(entry_GQK.shape)
             term_GQK = looked_up_GQK if term_GQK is None else term_GQK.add_(looked_up_GQK)
-        if self.segments.causality_is_all and not self.strict:
-            triangle_QQ = score_XQK.new_full((score_XQK.shape[1],) * 2, MASKED).triu_(1)
-            (score_GNQK if term_GQK is None else term_GQK)[..., block.queries].add_(triangle_QQ)
+        if self.visibility.is_causality(self.strict):
+            num_queries = score_XQK.shape[1]  # the last keys are the queries' own slots
+            triangle_QQ = score_XQK.new_full((num_queries, num_queries), MASKED).triu_(
+                0 if self.strict else 1
+            )
+            (score_GNQK if term_GQK is None else term_GQK)[..., -num_queries:].add_(triangle_QQ)
         else:
-            visible_BQK = self.segments.softmax_mask(self.strict)
-            rows = block.rows if len(visible_BQK) > 1 else slice(1)
-            visible_GQK = visible_BQK[rows, block.queries, block.keys]
+            visible_GQK = self.visibility.visible(block, self.strict)
             term_GQK = torch.where(visible_GQK, 0.0 if term_GQK is None else term_GQK, MASKED)
         if term_GQK is not None:
             score_GNQK.add_(term_GQK.to(score_XQK.dtype)[:, None])
         if self.slopes_N is not None:
-            position_GL = self.segments.position_RL[block.rows]
-            nearness_GQK = position_GL[:, None, block.keys] - position_GL[:, block.queries, None]
+            position_GQ1 = self.visibility.queries.position_RL[block.rows, block.queries, None]
+            nearness_GQK = self.visibility.keys.position_RL[block.rows, None, block.keys] - position_GQ1
             slopes_N11 = self.slopes_N.to(score_XQK.dtype)[:, None, None]
             score_GNQK.addcmul_(slopes_N11, nearness_GQK[:, None].to(score_XQK.dtype))
         return score_XQK
@@ -139,53 +156,62 @@ class _Scoring:
 
 class _Blockwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, scoring: _Scoring, q: Tensor, k: Tensor, v: Tensor, *tables: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, scoring: _Scoring, room: int, q: Tensor, k: Tensor, v: Tensor, *tables: Tensor
+    ) -> Tensor:
         num_heads = q.shape[1]
-        q_YLH, k_YLH, v_YLH = (x.flatten(0, 1) for x in (q * scoring.scale, k, v))
-        out_YLH = torch.empty_like(v_YLH)
+        q_YQH, k_YKH, v_YKH = (x.flatten(0, 1) for x in (q * scoring.scale, k, v))
+        out_YQH = torch.empty_like(q_YQH, dtype=v.dtype)
+        kept: list[Tensor] = []
         with torch.autocast(q.device.type, enabled=False):
             for block in scoring.blocks(num_heads):
                 queries, keys = _places(block, num_heads)
                 entries = [find(block) for find in scoring.entries]
-                score_XQK = scoring.scores(q_YLH[queries], k_YLH[keys], block, entries, tables)
+                score_XQK = scoring.scores(q_YQH[queries], k_YKH[keys], block, entries, tables)
                 weight_XQK = scoring.weighing.weigh(score_XQK)
-                out_YLH[queries] = torch.bmm(weight_XQK, v_YLH[keys])
-        ctx.save_for_backward(q_YLH, k_YLH, v_YLH, *tables)
-        ctx.scoring, ctx.num_heads = scoring, num_heads
-        return out_YLH.unflatten(0, (-1, num_heads))
+                out_YQH[queries] = torch.bmm(weight_XQK, v_YKH[keys])
+                room -= weight_XQK.nbytes
+                if room >= 0:
+                    kept.append(weight_XQK)
+        ctx.save_for_backward(q_YQH, k_YKH, v_YKH, *tables, *kept)
+        ctx.scoring, ctx.num_heads, ctx.num_tables = scoring, num_heads, len(tables)
+        return out_YQH.unflatten(0, (-1, num_heads))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         scoring, num_heads = ctx.scoring, ctx.num_heads
-        q_YLH, k_YLH, v_YLH, *tables = ctx.saved_tensors
-        grad_YLH = grad_out.flatten(0, 1)
-        dq_YLH = torch.empty_like(q_YLH)
+        q_YQH, k_YKH, v_YKH, *rest = ctx.saved_tensors
+        tables, kept = rest[: ctx.num_tables], rest[ctx.num_tables :]
+        grad_YQH = grad_out.flatten(0, 1)
+        dq_YQH = torch.empty_like(q_YQH)
         # Sums over blocks, and over pairs, are made in fp32 whatever the inputs are.
-        dk_YLH, dv_YLH = (torch.zeros_like(x, dtype=torch.float32) for x in (k_YLH, v_YLH))
+        dk_YKH, dv_YKH = (torch.zeros_like(x, dtype=torch.float32) for x in (k_YKH, v_YKH))
         dtables = [torch.zeros_like(table, dtype=torch.float32) for table in tables]
         with torch.autocast(grad_out.device.type, enabled=False):
-            for block in scoring.blocks(num_heads):
+            for block, weight in zip_longest(scoring.blocks(num_heads), kept):
                 queries, keys = _places(block, num_heads)
-                q_XQH, k_XKH, grad_XQH = q_YLH[queries], k_YLH[keys], grad_YLH[queries]
+                q_XQH, k_XKH, grad_XQH = q_YQH[queries], k_YKH[keys], grad_YQH[queries]
                 entries = [find(block) for find in scoring.entries]
-                score_XQK = scoring.scores(q_XQH, k_XKH, block, entries, tables)
-                weight_XQK = scoring.weighing.weigh(score_XQK)
-                dv_YLH[keys] += torch.bmm(weight_XQK.transpose(1, 2), grad_XQH)
-                dweight_XQK = torch.bmm(grad_XQH, v_YLH[keys].transpose(1, 2))
-                dscore_XQK = scoring.weighing.gradient(dweight_XQK, weight_XQK, score_XQK)
-                dq_YLH[queries] = torch.bmm(dscore_XQK, k_XKH)
-                dk_YLH[keys] += torch.bmm(dscore_XQK.transpose(1, 2), q_XQH)
+                score_XQK = None
+                if weight is None:
+                    score_XQK = scoring.scores(q_XQH, k_XKH, block, entries, tables)
+                    weight = scoring.weighing.weigh(score_XQK)
+                dv_YKH[keys] += torch.bmm(weight.transpose(1, 2), grad_XQH)
+                dweight_XQK = torch.bmm(grad_XQH, v_YKH[keys].transpose(1, 2))
+                dscore_XQK = scoring.weighing.gradient(dweight_XQK, weight, score_XQK)
+                dq_YQH[queries] = torch.bmm(dscore_XQK, k_XKH)
+                dk_YKH[keys] += torch.bmm(dscore_XQK.transpose(1, 2), q_XQH)
                 if entries:
                     dterm_GQK = dscore_XQK.unflatten(0, (-1, num_heads)).sum(1, dtype=torch.float32)
                 for dtable_P, entry_GQK in zip(dtables, entries, strict=True):
                     dtable_P += torch.bincount(entry_GQK.flatten(), dterm_GQK.flatten(), len(dtable_P))
-        dq_YLH.mul_(scoring.scale)
-        dqkv = (x.to(grad_out.dtype).unflatten(0, (-1, num_heads)) for x in (dq_YLH, dk_YLH, dv_YLH))
-        return None, *dqkv, *dtables
+        dq_YQH.mul_(scoring.scale)
+        dqkv = (x.to(grad_out.dtype).unflatten(0, (-1, num_heads)) for x in (dq_YQH, dk_YKH, dv_YKH))
+        return None, None, *dqkv, *dtables
 
 
 def _places(block: Block, num_heads: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where the queries of a block stand in Y x L slots, and where its keys do."""
+    """Where the queries of a block stand in Y x Q slots, and where its keys do."""
     matrices = slice(block.rows.start * num_heads, block.rows.stop * num_heads)
     return (matrices, block.queries), (matrices, block.keys)

@@ -1,8 +1,9 @@
 """Items, actions, users and contexts as vectors.
 
 Shape letters: E events, A action columns, D width, V rows of the item table (row 0 the unknown item),
-K rows of the action table. Of features: N rows, F coded features, C code columns (one for each feature, several
-where it has several values), W width of one coded feature, X width of a row's frozen vectors side by side.
+J rows of the action table that an event reads. Of features: N rows, F coded features, C code columns (one for each
+feature, several where it has several values), W width of one coded feature, X width of a row's frozen vectors side by
+side.
 """
 
 from collections.abc import Sequence
@@ -100,6 +101,24 @@ class FeatureEncoder(nn.Module):
     def forward(self, code_NC: Int[Tensor, "N C"]) -> Float[Tensor, "N D"]:
         """Raises ValueError where there are more or fewer columns than the features have."""
         return self.codes(code_NC).sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class ItemVectors:
+    """Vectors of the items that a step names, each encoded once."""
+
+    vector_ND: Float[Tensor, "N D"]
+    item_N: Int64[Tensor, "N"] | None = None
+    """Whose vectors they are, ascending; None: all of the catalogue's, in its order."""
+
+    def of(self, item_E: Int64[Tensor, "E"]) -> Float[Tensor, "E D"]:
+        """Of items that are among them.
+
+        >>> ItemVectors(torch.tensor([[3.0], [7.0]]), torch.tensor([3, 7])).of(torch.tensor([7, 3, 7])).tolist()
+        [[7.0], [3.0], [7.0]]
+        """
+        row_E = item_E if self.item_N is None else torch.searchsorted(self.item_N, item_E)
+        return F.embedding(row_E, self.vector_ND)
 
 
 class ItemEncoder(Draws):
@@ -207,31 +226,27 @@ class ItemEncoder(Draws):
         grown.to(self.project.weight).load_state_dict(state)
         return grown.train(self.training)
 
-    def forward(
-        self, item_E: Int64[Tensor, "E"], table_VD: Float[Tensor, "V D"] | None = None
-    ) -> Float[Tensor, "E D"]:
-        """Vectors of items.
-
-        Args:
-            table_VD: what `table` returned in this step; where it is given, nothing is computed twice.
-        """
-        if not self.features:
-            assert self.embedding is not None
-            return self.embedding(item_E)
-        if table_VD is None and len(item_E) < len(self.code_VC):
-            return self._vectors(item_E, self._taken_for_new()[item_E])
-        return F.embedding(item_E, self.table() if table_VD is None else table_VD)
+    def forward(self, item_E: Int64[Tensor, "E"]) -> Float[Tensor, "E D"]:
+        """Vectors of items."""
+        return self.vectors(item_E).of(item_E)
 
     def table(self) -> Float[Tensor, "V D"]:
-        """The vectors of the whole catalogue, to rank it by: row i is item i, row 0 the unknown item.
+        """The vectors of the whole catalogue, to rank it by: row i is item i, row 0 the unknown item."""
+        return self.vectors().vector_ND
 
-        With features it is computed at every call, and in training mode other items are taken for new ones each
-        time: call it once in a step, and pass it to `forward`.
+    def vectors(self, item_E: Int64[Tensor, "E"] | None = None) -> ItemVectors:
+        """The vectors of the items that are named; without any, of the whole catalogue.
+
+        With features they are computed at every call, and in training mode other items are taken for new ones each
+        time: call it once in a step. Without, they are the table itself, where nothing is to be computed.
         """
         if not self.features:
             assert self.embedding is not None
-            return self.embedding.weight
-        return self._vectors(None, self._taken_for_new())
+            return ItemVectors(self.embedding.weight)
+        if item_E is None:
+            return ItemVectors(self._vectors(None, self._taken_for_new()))
+        item_N = item_E.unique()
+        return ItemVectors(self._vectors(item_N, self._taken_for_new()[item_N]), item_N)
 
     def _taken_for_new(self) -> Bool[Tensor, "V"]:
         if not (self.training and self.encoding.id_dropout):
@@ -270,8 +285,7 @@ class ActionEncoder(nn.Module):
     knot's). A missing value has its own vector, one per action.
     """
 
-    column_K: Tensor
-    knot_K: Tensor
+    missing_row_A: Tensor
     last_knot_A: Tensor
     knots_per_unit_A: Tensor
 
@@ -279,16 +293,15 @@ class ActionEncoder(nn.Module):
         super().__init__()
         self.actions = tuple(actions)
         grids = [_knots(action.kind) for action in self.actions]
-        rows = [(a, knot) for a, (num_knots, _) in enumerate(grids) for knot in (MISSING, *range(num_knots))]
+        num_rows_A = [1 + num_knots for num_knots, _ in grids]  # that of a missing value, then its knots
         buffers = {
-            "column_K": torch.tensor([column for column, _ in rows], dtype=torch.int64),
-            "knot_K": torch.tensor([knot for _, knot in rows], dtype=torch.float32),
-            "last_knot_A": torch.tensor([num - 1.0 for num, _ in grids], dtype=torch.float32),
+            "missing_row_A": torch.tensor(np.cumsum([0, *num_rows_A])[:-1], dtype=torch.int64),
+            "last_knot_A": torch.tensor([num_knots - 1.0 for num_knots, _ in grids], dtype=torch.float32),
             "knots_per_unit_A": torch.tensor([per_unit for _, per_unit in grids], dtype=torch.float32),
         }
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor, persistent=False)
-        self.table = Table(len(rows), dim)
+        self.table = Table(sum(num_rows_A), dim)
 
     def forward(self, raw_EA: Float[Tensor, "E A"]) -> Float[Tensor, "E D"]:
         """Vectors of action values in the log's units, NaN where missing.
@@ -296,13 +309,21 @@ class ActionEncoder(nn.Module):
         Raises:
             ValueError: a value is outside its action's range.
         """
-        return self.weights(raw_EA) @ self.table.weight
+        if not self.actions:
+            return self.table.weight.new_zeros(len(raw_EA), self.table.embedding_dim)
+        row_EJ, weight_EJ = self.rows(raw_EA)
+        weight_EJ = weight_EJ.to(self.table.weight.dtype)
+        return F.embedding_bag(row_EJ, self.table.weight, mode="sum", per_sample_weights=weight_EJ)
 
-    def weights(self, raw_EA: Float[Tensor, "E A"]) -> Float[Tensor, "E K"]:
-        """How much each row of the table adds to each event: per action, 1 in all, on one or two rows."""
+    def rows(self, raw_EA: Float[Tensor, "E A"]) -> tuple[Int64[Tensor, "E J"], Float[Tensor, "E J"]]:
+        """The J = 2 A rows of the table that each event reads, and how much of each: per action 1 in all."""
         place_EA = (scaled(self.actions, raw_EA) * self.knots_per_unit_A).minimum(self.last_knot_A)
         place_EA = torch.where(raw_EA.isnan(), MISSING, place_EA)
-        return (1 - (place_EA[:, self.column_K] - self.knot_K).abs()).clamp(min=0)
+        below_EA = place_EA.floor()
+        row_EA = self.missing_row_A + below_EA.long() - round(MISSING)
+        share_EA = place_EA - below_EA  # of the next row, which is of the same action where there is a share
+        next_EA = row_EA + (share_EA > 0)
+        return torch.cat([row_EA, next_EA], dim=1), torch.cat([1 - share_EA, share_EA], dim=1)
 
 
 def _knots(kind: ActionKind) -> tuple[int, float]:

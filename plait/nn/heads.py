@@ -134,7 +134,7 @@ class ActionHeads(nn.Module):
         |---|---|
         | binary | the probability of 1 |
         | regression | the mean, clamped to [low, high] |
-        | amount | expm1 of the mean of log1p(value), which lies below the mean of a skewed value |
+        | amount | expm1 of the mean of log1p(value), below the mean where skewed; at most the largest of training |
         | amount, zero-inflated | the probability of more than 0, times the above over the values above 0 |
         | categorical | the probability of each value, the only prediction of shape M x C |
         """
@@ -244,8 +244,8 @@ def _expected(kind: ActionKind, out_MC: Tensor) -> Tensor:
         case Regression():
             return unscaled(kind, out_MC[:, 0].clamp(0, 1))
         case Amount(zero_inflated=True):
-            return out_MC[:, 0].sigmoid() * unscaled(kind, out_MC[:, 1].clamp(min=0))
+            return out_MC[:, 0].sigmoid() * unscaled(kind, out_MC[:, 1].clamp(0, 1))
         case Amount():
-            return unscaled(kind, out_MC[:, 0].clamp(min=0))
+            return unscaled(kind, out_MC[:, 0].clamp(0, 1))
         case Categorical():
             return out_MC.softmax(dim=-1)

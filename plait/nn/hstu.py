@@ -1,6 +1,6 @@
 """The block of the `hstu` trunk: attention with SiLU for a softmax, gated by a projection of its own input. No MLP.
 
-Shape letters: R rows, L slots of a row, D width, N heads, H head width.
+Shape letters: R rows, L slots of a row (Q queries and K keys, the same or others), D width, N heads, H head width.
 """
 
 import torch
@@ -16,7 +16,7 @@ from plait.nn.initialising import Linear, layer_norm, normal
 from plait.nn.linear import part_of
 from plait.nn.positions import Angles, rope
 from plait.nn.relative import RelativeBias
-from plait.nn.visibility import Segments
+from plait.nn.visibility import Segments, Visibility
 
 EPS = 1e-6  # of both norms, in every published block
 
@@ -120,51 +120,66 @@ class HstuBlock(nn.Module):
 
 
 def attend_silu(
-    q_RNLH: Float[Tensor, "R N L H"],
-    k_RNLH: Float[Tensor, "R N L H"],
-    v_RNLH: Float[Tensor, "R N L H"],
+    q_RNQH: Float[Tensor, "R N Q H"],
+    k_RNKH: Float[Tensor, "R N K H"],
+    v_RNKH: Float[Tensor, "R N K H"],
     segments: Segments,
     *,
     norm_len: int,
     scale: float,
+    keys: Segments | None = None,
     slopes_N: Float[Tensor, "N"] | None = None,
     bias: RelativeBias | None = None,
     strict: bool = False,
-) -> Float[Tensor, "R N L H"]:
+) -> Float[Tensor, "R N Q H"]:
     """sum_j SiLU(scale * q_i.k_j - slope * (p_i - p_j) + b_ij) / norm_len * v_j, over the j that i sees; with `strict`
     those of its own event left out.
 
     Weights are neither positive nor do they sum to 1. The division stands behind the sum.
 
+    Args:
+        segments: the places of the queries.
+        keys: the places of the keys, where they are others (`Visibility`); else the queries look at themselves.
+
     Returns:
         Finite everywhere; what stands at padding has no meaning.
     """
-    lookups = () if bias is None else bias.lookups(segments)
-    summed_RNLH = attend_blockwise(
-        q_RNLH, k_RNLH, v_RNLH, segments, SILU, scale=scale, slopes_N=slopes_N, lookups=lookups, strict=strict
+    visibility = Visibility(segments, keys or segments)
+    lookups = () if bias is None else bias.lookups(visibility)
+    summed_RNQH = attend_blockwise(
+        q_RNQH,
+        k_RNKH,
+        v_RNKH,
+        visibility,
+        SILU,
+        scale=scale,
+        slopes_N=slopes_N,
+        lookups=lookups,
+        strict=strict,
     )
-    return summed_RNLH / norm_len
+    return summed_RNQH / norm_len
 
 
 def attend_silu_reference(
-    q_RNLH: Float[Tensor, "R N L H"],
-    k_RNLH: Float[Tensor, "R N L H"],
-    v_RNLH: Float[Tensor, "R N L H"],
+    q_RNQH: Float[Tensor, "R N Q H"],
+    k_RNKH: Float[Tensor, "R N K H"],
+    v_RNKH: Float[Tensor, "R N K H"],
     segments: Segments,
     *,
     norm_len: int,
     scale: float,
+    keys: Segments | None = None,
     slopes_N: Float[Tensor, "N"] | None = None,
     bias: RelativeBias | None = None,
     strict: bool = False,
-) -> Float[Tensor, "R N L H"]:
+) -> Float[Tensor, "R N Q H"]:
     """What `attend_silu` must equal, in the published order: bias, SiLU, division, mask; all in fp32."""
-    score_RNLL = q_RNLH.float() @ k_RNLH.float().transpose(-1, -2) * scale
+    visibility = Visibility(segments, keys or segments)
+    visibility.check(q_RNQH, k_RNKH, v_RNKH)
+    score_RNQK = q_RNQH.float() @ k_RNKH.float().transpose(-1, -2) * scale
     if slopes_N is not None:
-        distance_RLL = segments.position_RL[:, :, None] - segments.position_RL[:, None, :]
-        score_RNLL = score_RNLL - slopes_N[:, None, None] * distance_RLL[:, None]
+        score_RNQK = score_RNQK - slopes_N[:, None, None] * visibility.distance_RQK[:, None]
     if bias is not None:
-        score_RNLL = score_RNLL + bias(segments)[:, None]
-    visible_RQK = segments.strictly_visible_RQK if strict else segments.visible_RQK
-    weight_RNLL = F.silu(score_RNLL) / norm_len * visible_RQK[:, None]
-    return (weight_RNLL @ v_RNLH.float()).to(v_RNLH.dtype)
+        score_RNQK = score_RNQK + bias(segments, keys)[:, None]
+    weight_RNQK = F.silu(score_RNQK) / norm_len * visibility.dense(strict)[:, None]
+    return (weight_RNQK @ v_RNKH.float()).to(v_RNKH.dtype)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from plait.limits import Between, check_numbers
 from plait.nn.cross_entropy import chunked_cross_entropy
+from plait.nn.encoders import ItemVectors
 from plait.nn.sampling import Sampler, by_popularity, uniform
 from plait.schema import UNKNOWN_ITEM
 
@@ -85,27 +86,40 @@ class RetrievalLoss:
             return uniform(len(count_V) - 1, generator)
         return by_popularity(count_V, generator)
 
+    def draw_negatives(self, sampler: Sampler | None) -> Int64[Tensor, "S"] | None:
+        """The negatives of a step, of a resolved choice; None where it compares with the whole catalogue, or with the
+        batch's own targets."""
+        assert self.kind != "auto", "resolved comes first"
+        if self.kind != "sampled":
+            return None
+        assert sampler is not None, f"{self} takes a sampler: make_sampler(count_V)"
+        return sampler.draw(self.num_negatives)
+
 
 def retrieval_loss(
     choice: RetrievalLoss,
     hidden_MD: Float[Tensor, "M D"],
-    table_VD: Float[Tensor, "V D"],
+    items: ItemVectors,
     target_M: Int64[Tensor, "M"],
     sampler: Sampler | None = None,
+    negative_S: Int64[Tensor, "S"] | None = None,
 ) -> Float[Tensor, ""]:
     """The mean loss over the positions whose target is known; 0 where there are none.
 
     Args:
+        choice: resolved, not "auto".
+        items: the whole catalogue for "full"; else the targets and the negatives are among them.
         target_M: the next item; positions where it is the unknown item do not count.
         sampler: what `choice.make_sampler` made.
+        negative_S: what `choice.draw_negatives` drew.
     """
     if (target_M == UNKNOWN_ITEM).any():
         hidden_MD, target_M = hidden_MD[target_M != UNKNOWN_ITEM], target_M[target_M != UNKNOWN_ITEM]
     query_MD = choice.queries(hidden_MD)
-    choice = choice.resolved(len(table_VD) - 1)
     if choice.kind == "full":
-        return full_softmax(query_MD, choice.keys(table_VD), target_M)
-    positive_MD = choice.keys(F.embedding(target_M, table_VD))
+        assert items.item_N is None, "a full softmax is over the whole catalogue"
+        return full_softmax(query_MD, choice.keys(items.vector_ND), target_M)
+    positive_MD = choice.keys(items.of(target_M))
     if choice.kind == "info_nce" and choice.log_q == "none":
         return in_batch_info_nce(query_MD, positive_MD, target_M)
     assert sampler is not None, f"{choice} takes a sampler: choice.make_sampler(count_V, generator)"
@@ -114,11 +128,11 @@ def retrieval_loss(
         return in_batch_info_nce(
             query_MD, positive_MD, target_M, log_q_M=log_q_M, correct_target=choice.log_q == "both"
         )
-    negative_S = sampler.draw(choice.num_negatives)
+    assert choice.kind == "sampled" and negative_S is not None, f"{choice} takes choice.draw_negatives(...)"
     return sampled_softmax(
         query_MD,
         positive_MD,
-        choice.keys(F.embedding(negative_S, table_VD)),
+        choice.keys(items.of(negative_S)),
         target_M,
         negative_S,
         log_q_S=None if choice.log_q == "none" else sampler.log_q_V[negative_S],

@@ -1,18 +1,17 @@
 """The relative attention bias: what position and time between a query and a key add to their score.
 
-Shape letters: R rows, N heads, L slots of a row, H head width, P entries of a table; of one block: G rows,
-Q queries, K keys.
+Shape letters: R rows, N heads, Q queries and K keys, H head width, P entries of a table.
 """
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from plait.nn.blockwise import SOFTMAX, Block, Lookup, attend_blockwise
+from plait.nn.blockwise import SOFTMAX, Lookup, attend_blockwise
 from plait.nn.config import Rab
 from plait.nn.initialising import unset
 from plait.nn.positions import TIME_BUCKETS, time_bucket
-from plait.nn.visibility import Segments
+from plait.nn.visibility import Block, Segments, Visibility
 
 
 class RelativeBias(nn.Module):
@@ -32,75 +31,90 @@ class RelativeBias(nn.Module):
         for table_P in self.parameters(recurse=False):
             nn.init.normal_(table_P, std=0.02, generator=generator)
 
-    def forward(self, segments: Segments) -> Float[Tensor, "R L L"]:
-        """The bias of all pairs, visible or not, written plainly: the reference of `lookups`."""
-        position_RL, clock = segments.position_RL, segments.clock
-        bias_RLL = torch.zeros(())
-        if self.position_P is not None:
-            step_RLL = position_RL[:, None, :] - position_RL[:, :, None]
-            bias_RLL = bias_RLL + self.position_P[self.max_positions - 1 + step_RLL]
-        if self.time_P is not None:
-            assert clock is not None, "a bias that reads time takes inputs with a clock"
-            gap_s_RLL = clock.anchor_s_RL[:, :, None] - clock.time_s_RL[:, None, :]
-            bias_RLL = bias_RLL + self.time_P[time_bucket(gap_s_RLL)]
-        return bias_RLL
+    def forward(self, segments: Segments, keys: Segments | None = None) -> Float[Tensor, "R Q K"]:
+        """The bias of all pairs, visible or not, written plainly: the reference of `lookups`.
 
-    def lookups(self, segments: Segments) -> tuple[Lookup, ...]:
+        Args:
+            segments: the places of the queries.
+            keys: the places of the keys, where they are others.
+        """
+        visibility = Visibility(segments, keys or segments)
+        bias_RQK = torch.zeros(())
+        if self.position_P is not None:
+            bias_RQK = bias_RQK + self.position_P[self.max_positions - 1 - visibility.distance_RQK]
+        if self.time_P is not None:
+            anchor_s_RQ, time_s_RK = _times(visibility)
+            gap_s_RQK = anchor_s_RQ[:, :, None] - time_s_RK[:, None, :]
+            bias_RQK = bias_RQK + self.time_P[time_bucket(gap_s_RQK)]
+        return bias_RQK
+
+    def lookups(self, visibility: Visibility) -> tuple[Lookup, ...]:
         """What attention adds to scores, block by block. Positions must be below max_positions."""
         found = []
         if self.position_P is not None:
-            query_RL = segments.position_RL.int()
-            key_RL = query_RL + (self.max_positions - 1)
+            query_RQ = visibility.queries.position_RL.int()
+            key_RK = visibility.keys.position_RL.int() + (self.max_positions - 1)
 
             def steps(block: Block) -> Tensor:
-                return key_RL[block.rows, None, block.keys] - query_RL[block.rows, block.queries, None]
+                return key_RK[block.rows, None, block.keys] - query_RQ[block.rows, block.queries, None]
 
             found.append(Lookup(self.position_P, steps))
         if self.time_P is not None:
-            bucket_RQK = segments.kept("time buckets", lambda: _time_buckets(segments))
+            anchor_s_RQ, time_s_RK = _times(visibility)
+
+            def bytes_of(block: Block) -> Tensor:  # a logarithm costs more than the product beside it
+                gap_s_GQK = (
+                    anchor_s_RQ[block.rows, block.queries, None] - time_s_RK[block.rows, None, block.keys]
+                )
+                return time_bucket(gap_s_GQK).byte()
 
             def buckets(block: Block) -> Tensor:
-                return bucket_RQK[block].int()
+                return visibility.kept("time buckets", block, lambda: bytes_of(block)).int()
 
             found.append(Lookup(self.time_P, buckets))
         return tuple(found)
 
 
 def attend_biased(
-    q_RNLH: Float[Tensor, "R N L H"],
-    k_RNLH: Float[Tensor, "R N L H"],
-    v_RNLH: Float[Tensor, "R N L H"],
+    q_RNQH: Float[Tensor, "R N Q H"],
+    k_RNKH: Float[Tensor, "R N K H"],
+    v_RNKH: Float[Tensor, "R N K H"],
     segments: Segments,
     bias: RelativeBias,
     *,
+    keys: Segments | None = None,
     strict: bool = False,
-) -> Float[Tensor, "R N L H"]:
-    """Softmax attention with scores scaled by H ** -0.5 and a trained bias added; `strict` as in `attend`."""
-    scale = q_RNLH.shape[-1] ** -0.5
+) -> Float[Tensor, "R N Q H"]:
+    """Softmax attention with scores scaled by H ** -0.5 and a trained bias added; the rest as in `attend`."""
+    scale, visibility = q_RNQH.shape[-1] ** -0.5, Visibility(segments, keys or segments)
+    lookups = bias.lookups(visibility)
     return attend_blockwise(
-        q_RNLH, k_RNLH, v_RNLH, segments, SOFTMAX, scale=scale, lookups=bias.lookups(segments), strict=strict
+        q_RNQH, k_RNKH, v_RNKH, visibility, SOFTMAX, scale=scale, lookups=lookups, strict=strict
     )
 
 
 def attend_biased_reference(
-    q_RNLH: Float[Tensor, "R N L H"],
-    k_RNLH: Float[Tensor, "R N L H"],
-    v_RNLH: Float[Tensor, "R N L H"],
+    q_RNQH: Float[Tensor, "R N Q H"],
+    k_RNKH: Float[Tensor, "R N K H"],
+    v_RNKH: Float[Tensor, "R N K H"],
     segments: Segments,
     bias: RelativeBias,
     *,
+    keys: Segments | None = None,
     strict: bool = False,
-) -> Float[Tensor, "R N L H"]:
+) -> Float[Tensor, "R N Q H"]:
     """What `attend_biased` must equal, written plainly: all scores in fp32, a dense bias and a dense mask."""
-    score_RNLL = q_RNLH.float() @ k_RNLH.float().transpose(-1, -2) * q_RNLH.shape[-1] ** -0.5
-    score_RNLL = score_RNLL + bias(segments)[:, None]
-    visible_RQK = segments.strictly_visible_RQK if strict else segments.visible_RQK
-    weight_RNLL = score_RNLL.masked_fill(~visible_RQK[:, None], -torch.inf).softmax(-1).nan_to_num(0.0)
-    return (weight_RNLL @ v_RNLH.float()).to(v_RNLH.dtype)
+    visibility = Visibility(segments, keys or segments)
+    visibility.check(q_RNQH, k_RNKH, v_RNKH)
+    score_RNQK = q_RNQH.float() @ k_RNKH.float().transpose(-1, -2) * q_RNQH.shape[-1] ** -0.5
+    score_RNQK = score_RNQK + bias(segments, keys)[:, None]
+    hidden_R1QK = ~visibility.dense(strict)[:, None]
+    weight_RNQK = score_RNQK.masked_fill(hidden_R1QK, -torch.inf).softmax(-1).nan_to_num(0.0)
+    return (weight_RNQK @ v_RNKH.float()).to(v_RNKH.dtype)
 
 
-def _time_buckets(segments: Segments) -> UInt8[Tensor, "R L L"]:
-    """One byte for every pair, because all layers need them and a logarithm costs more than the product beside it."""
-    assert segments.clock is not None, "a bias that reads time takes inputs with a clock"
-    rows = zip(segments.clock.anchor_s_RL, segments.clock.time_s_RL, strict=True)
-    return torch.stack([time_bucket(anchor_s_L[:, None] - time_s_L).byte() for anchor_s_L, time_s_L in rows])
+def _times(visibility: Visibility) -> tuple[Tensor, Tensor]:
+    """What every query takes for "now", and the time of every key, in seconds."""
+    now, then = visibility.queries.clock, visibility.keys.clock
+    assert now is not None and then is not None, "a bias that reads time takes inputs with a clock"
+    return now.anchor_s_RL, then.time_s_RL

@@ -1,16 +1,22 @@
 """Which slots of packed rows may see which, and what time it is there.
 
-Shape letters: R rows, L slots of a row, Q and K the same slots as queries and as keys; B = R, or 1 where all
-rows agree.
+Shape letters: R rows, L slots of a row; Q queries and K keys, which are the same slots or others; of one block:
+G rows.
 """
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
+
+# What is found out about pairs, a byte for each, serves all layers as long as it fits; the rest is found out again
+# in every layer, so that memory does not grow with the square of a row's length.
+KEPT_BYTES = 1 << 25
+COUNTED_PAIRS = 1 << 22  # looked at together where pairs are counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,18 +37,17 @@ NO_REQUEST_BEFORE = -1
 class Segments:
     """The owner and the position of every slot of a batch of rows, and what it sees.
 
-    A slot sees the slots of its own event up to itself, and of its user's other slots the first `seen_RL`. What
-    attention derives from that (masks) is computed at its first use and kept here, so that all layers of all
-    heads share it. The tensors must not change afterwards.
+    A slot sees the slots of its own event up to itself, and of its user's other slots the first `seen_RL`. The
+    tensors must not change afterwards: `Visibility` keeps here what all layers of all heads share.
     """
 
-    segment_RL: Int64[
-        Tensor, "R L"
-    ]  # user number within the batch, -1 = padding; a user's slots are contiguous
+    segment_RL: Int64[Tensor, "R L"]  # user number within the batch, -1 = padding
     position_RL: Int64[Tensor, "R L"]  # token position within its user; padding: any valid position
     event_RL: Int64[Tensor, "R L"] | None = None  # whose slot it is; None: every slot is an event of its own
     seen_RL: Int64[Tensor, "R L"] | None = None  # None: all earlier slots of its user, plain causality
     clock: Clock | None = None
+    nth_RL: Int64[Tensor, "R L"] | None = None
+    """Number of the slot within its user's slots; None: a user's slots stand here one after another, from the first."""
     _kept: dict[Hashable, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
@@ -60,7 +65,7 @@ class Segments:
     @property
     def causality_is_all(self) -> bool:
         """Every slot sees exactly the earlier slots of its row, and itself."""
-        return self.seen_RL is None and self.one_user_per_row
+        return self.nth_RL is None and self.seen_RL is None and self.one_user_per_row
 
     @property
     def shift_is_strict(self) -> bool:
@@ -79,80 +84,155 @@ class Segments:
         >>> Segments(torch.tensor([[3, 3, 5]]), torch.tensor([[0, 1, 0]])).index_RL.tolist()
         [[0, 1, 0]]
         """
-        slot_L = torch.arange(self.segment_RL.shape[1], device=self.segment_RL.device)
-        begins_RL = torch.ones_like(self.segment_RL, dtype=torch.bool)
-        begins_RL[:, 1:] = self.segment_RL[:, 1:] != self.segment_RL[:, :-1]
-        return slot_L - (slot_L * begins_RL).cummax(dim=1).values
+        return self._slot_L - self.first_RL if self.nth_RL is None else self.nth_RL
 
     @cached_property
+    def first_RL(self) -> Int64[Tensor, "R L"]:
+        """Where in its row the neighbours begin that belong to the same user."""
+        begins_RL = torch.ones_like(self.segment_RL, dtype=torch.bool)
+        begins_RL[:, 1:] = self.segment_RL[:, 1:] != self.segment_RL[:, :-1]
+        return (self._slot_L * begins_RL).cummax(dim=1).values
+
+    @property
+    def _slot_L(self) -> Int64[Tensor, "L"]:
+        return torch.arange(self.segment_RL.shape[1], device=self.segment_RL.device)
+
+    def at(self, slot_RQ: Int64[Tensor, "R Q"]) -> "Segments":
+        """Some slots of every row as they stand among the others: queries apart from the keys that they look at.
+
+        >>> Segments(torch.tensor([[3, 3, 5]]), torch.tensor([[0, 1, 0]])).at(torch.tensor([[1]])).index_RL.tolist()
+        [[1]]
+        """
+
+        def picked(value_RL: Tensor | None) -> Tensor | None:
+            return None if value_RL is None else value_RL.gather(1, slot_RQ)
+
+        clock = self.clock and Clock(**{name: x.gather(1, slot_RQ) for name, x in vars(self.clock).items()})
+        places = (self.segment_RL, self.position_RL, self.event_RL, self.seen_RL)
+        segment_RQ, position_RQ, event_RQ, seen_RQ = map(picked, places)
+        assert segment_RQ is not None and position_RQ is not None
+        return Segments(segment_RQ, position_RQ, event_RQ, seen_RQ, clock, picked(self.index_RL))
+
+    @property
     def visible_RQK(self) -> Bool[Tensor, "R Q K"]:
-        """What a slot sees. Padding sees padding, so no softmax is empty.
+        """What a slot sees, whole: for references and drawings. Padding sees itself.
 
         >>> segments = Segments(torch.tensor([[3, 3, 5]]), torch.tensor([[0, 1, 0]]))
         >>> segments.visible_RQK.int().tolist()
         [[[1, 0, 0], [1, 1, 0], [0, 0, 1]]]
         """
-        return self.strictly_visible_RQK | (self._same_user_RQK & self._same_event_RQK).tril()
+        return Visibility(self, self).dense(strict=False)
 
-    @cached_property
+    @property
     def strictly_visible_RQK(self) -> Bool[Tensor, "R Q K"]:
-        """What a slot sees beside its own event: the first slot of a user sees nothing."""
-        others_RQK = self._same_user_RQK & ~self._same_event_RQK
-        if self.seen_RL is None:
-            return others_RQK.tril(-1)
-        return others_RQK & (self.index_RL[:, None, :] < self.seen_RL[:, :, None])
+        """What a slot sees beside its own event, whole: the first slot of a user sees nothing."""
+        return Visibility(self, self).dense(strict=True)
 
-    @cached_property
-    def sees_nothing_RL(self) -> Bool[Tensor, "R L"]:
-        """Slots without anything strictly visible."""
-        return ~self.strictly_visible_RQK.any(-1)
 
-    def softmax_mask(self, strict: bool = False) -> Bool[Tensor, "B Q K"]:
-        """What a softmax runs over: what a slot sees. B = 1 if causality is all, and padding then sees more.
+class Block(NamedTuple):
+    """Some rows' queries, and the keys that one of them may see."""
 
-        Args:
-            strict: without a slot's own event. A slot that then sees nothing sees itself, to keep the softmax
-                finite; `sees_nothing_RL` tells which.
-        """
-        return self.kept(("mask", strict), lambda: self._softmax_mask(strict))
+    rows: slice
+    queries: slice
+    keys: slice
 
-    def mask_bias(self, dtype: torch.dtype, strict: bool = False) -> Float[Tensor, "B 1 Q K"]:
-        """`softmax_mask` as what scores get added: 0 where the query may see the key, else -inf."""
-        zero = torch.zeros((), dtype=dtype, device=self.segment_RL.device)
-        return self.kept(
-            ("bias", dtype, strict),
-            lambda: torch.where(self.softmax_mask(strict), zero, -torch.inf)[:, None],
-        )
 
-    def zeroed(self, out_RNLH: Float[Tensor, "R N L H"], strict: bool) -> Float[Tensor, "R N L H"]:
-        """What attention over `softmax_mask` found, with zeros where a slot saw itself for want of anything."""
-        return out_RNLH.masked_fill(self.sees_nothing_RL[:, None, :, None], 0.0) if strict else out_RNLH
+@dataclass(frozen=True, eq=False)
+class Visibility:
+    """Which keys every query sees. In self-attention both are the same `Segments`.
 
-    def kept(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """What `make` returned at the first call with this key: it must depend on these segments alone."""
-        if key not in self._kept:
-            self._kept[key] = make()
-        return self._kept[key]
+    Row r of the queries looks at row r of the keys; users, events and numbers within a user count for both alike.
+    """
 
-    def _softmax_mask(self, strict: bool) -> Bool[Tensor, "B Q K"]:
-        num_slots = self.segment_RL.shape[1]
-        ones_QK = torch.ones(num_slots, num_slots, dtype=torch.bool, device=self.segment_RL.device)
-        if not strict:
-            return ones_QK.tril()[None] if self.causality_is_all else self.visible_RQK
-        if not self.shift_is_strict:
-            return self.strictly_visible_RQK | (ones_QK.diag().diag() & self.sees_nothing_RL[:, :, None])
-        before_QK = ones_QK.tril(-1)
-        before_QK[0, 0] = True  # the first slot sees nothing, so itself
-        return before_QK[None]
+    queries: Segments
+    keys: Segments
 
-    @cached_property
-    def _same_user_RQK(self) -> Bool[Tensor, "R Q K"]:
-        return self.segment_RL[:, :, None] == self.segment_RL[:, None, :]
+    def __post_init__(self) -> None:
+        rows = [len(side.segment_RL) for side in (self.queries, self.keys)]
+        assert rows[0] == rows[1], f"queries of {rows[0]} rows and keys of {rows[1]}"
+        told = [side.event_RL is not None for side in (self.queries, self.keys)]
+        assert told[0] == told[1], "events are told of queries and of keys, or of neither"
 
-    @cached_property
-    def _same_event_RQK(self) -> Bool[Tensor, "R Q K"]:
-        if self.event_RL is None:
-            return torch.eye(
-                self.segment_RL.shape[1], dtype=torch.bool, device=self.segment_RL.device
-            ).expand_as(self._same_user_RQK)
-        return self.event_RL[:, :, None] == self.event_RL[:, None, :]
+    def check(self, q_RNQH: Tensor, k_RNKH: Tensor, v_RNKH: Tensor) -> None:
+        """Refuses tensors that are not of these rows and slots: some would be broadcast, or read in part."""
+        for name, x, side in (
+            ("q", q_RNQH, self.queries),
+            ("k", k_RNKH, self.keys),
+            ("v", v_RNKH, self.keys),
+        ):
+            found, expected = (len(x), x.shape[2]), tuple(side.segment_RL.shape)
+            assert found == expected, f"{name} has {found} rows and slots, and its segments have {expected}"
+
+    @property
+    def is_self(self) -> bool:
+        return self.queries is self.keys
+
+    def is_causality(self, strict: bool) -> bool:
+        """Every query sees exactly the earlier slots of its row and, unless `strict`, itself."""
+        plain = self.queries.shift_is_strict if strict else self.queries.causality_is_all
+        return self.is_self and plain
+
+    @property
+    def in_order(self) -> bool:
+        """No query sees a later slot of its row, or one before the first slot of its user."""
+        return self.is_self and self.queries.nth_RL is None and not self.queries.looks_ahead
+
+    def visible(self, block: Block, strict: bool) -> Bool[Tensor, "G Q K"]:
+        """What the queries of a block see among its keys; `strict`: beside their own event."""
+        return self.kept(("visible", strict), block, lambda: self._visible(block, strict))
+
+    def kept(self, name: Hashable, block: Block, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` returned at the first call for this block, where it was kept (KEPT_BYTES): it must depend on
+        these queries and keys alone."""
+        kept, key = self.queries._kept, self._key(name, *((part.start, part.stop) for part in block))
+        if key in kept:
+            return kept[key]
+        made = make()
+        if made.nbytes + sum(tensor.nbytes for tensor in kept.values()) <= KEPT_BYTES:
+            kept[key] = made
+        return made
+
+    def num_seen(self, strict: bool) -> Int64[Tensor, "R Q"]:
+        """How many keys every query sees."""
+        kept, key = self.queries._kept, self._key("number seen", strict)
+        if key not in kept:
+            kept[key] = self._num_seen(strict)
+        return kept[key]
+
+    def _key(self, *name: Hashable) -> Hashable:
+        return None if self.is_self else self.keys, *name  # itself in its own keep would never be freed
+
+    def _num_seen(self, strict: bool) -> Int64[Tensor, "R Q"]:
+        num_rows, num_keys = self.keys.segment_RL.shape
+        step = max(1, COUNTED_PAIRS // max(1, num_rows * num_keys))
+        counts = [
+            self._visible(Block(slice(num_rows), slice(at, at + step), slice(num_keys)), strict).sum(-1)
+            for at in range(0, self.queries.segment_RL.shape[1], step)
+        ]
+        return torch.cat(counts, dim=1)
+
+    def dense(self, strict: bool) -> Bool[Tensor, "R Q K"]:
+        """All pairs at once: for references and drawings."""
+        return self._visible(Block(slice(None), slice(None), slice(None)), strict)
+
+    @property
+    def distance_RQK(self) -> Int64[Tensor, "R Q K"]:
+        """In positions, from every key to every query, whole: for references."""
+        return self.queries.position_RL[:, :, None] - self.keys.position_RL[:, None, :]
+
+    def _visible(self, block: Block, strict: bool) -> Bool[Tensor, "G Q K"]:
+        def pairs(value_RQ: Tensor, value_RK: Tensor) -> tuple[Tensor, Tensor]:
+            return value_RQ[block.rows, block.queries, None], value_RK[block.rows, None, block.keys]
+
+        queries, keys = self.queries, self.keys
+        user_GQ1, user_G1K = pairs(queries.segment_RL, keys.segment_RL)
+        index_GQ1, index_G1K = pairs(queries.index_RL, keys.index_RL)
+        if queries.event_RL is None or keys.event_RL is None:
+            own_GQK = so_far_GQK = index_G1K == index_GQ1
+        else:
+            event_GQ1, event_G1K = pairs(queries.event_RL, keys.event_RL)
+            own_GQK = event_G1K == event_GQ1
+            so_far_GQK = own_GQK & (index_G1K <= index_GQ1)
+        seen_RQ = queries.index_RL if queries.seen_RL is None else queries.seen_RL
+        seen_GQK = (index_G1K < seen_RQ[block.rows, block.queries, None]) & ~own_GQK
+        return (user_GQ1 == user_G1K) & (seen_GQK if strict else seen_GQK | so_far_GQK)

@@ -1,7 +1,7 @@
 """What a training step costs: the FLOPs of its matrix products.
 
-A product of (m, k) by (k, n) counts 2 m k n. Element by element work (norms, softmax, activations) is not counted,
-and neither is padding.
+A product of (m, k) by (k, n) counts 2 m k n. Element by element work (norms, softmax, activations) is not counted, and
+neither are padding and rows that are looked up.
 """
 
 from torch import nn
@@ -11,7 +11,7 @@ from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Asked, Inputs
 from plait.nn.encoders import ItemEncoder
 from plait.nn.towers import Mmoe, PersonalGate, PleLevel
-from plait.nn.visibility import Segments
+from plait.nn.visibility import Segments, Visibility
 
 
 def step_flops(model: GenerativeRecommender, inputs: Inputs) -> float:
@@ -22,9 +22,9 @@ def step_flops(model: GenerativeRecommender, inputs: Inputs) -> float:
     flops += sum(
         len(asked.cell_M) * _flops_of_question(model, asked, len(asked.cell_M)) for asked in inputs.asked
     )
-    if model.items is not None:  # its table, once a step; only of features
-        flops += (model.items.num_items + 1) * _flops_of_row(model.items)
-    return flops + _flops_of_actions(model, inputs)
+    if model.items is not None:
+        flops += _num_encoded(model, inputs) * _flops_of_row(model.items)  # of features alone
+    return flops
 
 
 def num_pairs(segments: Segments, strict: bool = False) -> float:
@@ -36,8 +36,7 @@ def num_pairs(segments: Segments, strict: bool = False) -> float:
     is_token_RL = segments.segment_RL >= 0
     if segments.seen_RL is None and segments.event_RL is None:
         return float((segments.index_RL + (not strict))[is_token_RL].sum())
-    visible_RQK = segments.strictly_visible_RQK if strict else segments.visible_RQK
-    return float(visible_RQK[is_token_RL].sum())
+    return float(Visibility(segments, segments).num_seen(strict)[is_token_RL].sum())
 
 
 def weight_flops(module: nn.Module) -> float:
@@ -51,13 +50,6 @@ def weight_flops(module: nn.Module) -> float:
     return 2.0 * sum(matrix.numel() for matrix in matrices) + 2.0 * sum(map(_num_mixed, module.modules()))
 
 
-def _flops_of_actions(model: GenerativeRecommender, inputs: Inputs) -> float:
-    """FLOPs of embedding a batch's actions: the product of values of the log, which get no gradient, with a table."""
-    if model.actions is None:
-        return 0.0
-    return 2.0 * len(inputs.item_E) * 2 * model.actions.table.weight.numel()
-
-
 def _flops_of_question(model: GenerativeRecommender, asked: Asked, num_questions: int) -> float:
     """FLOPs of everything after the trunk, for one question."""
     flops = _flops_of_row(model.couplers[str(asked.target)]) if asked.given_M else 0.0
@@ -66,6 +58,16 @@ def _flops_of_question(model: GenerativeRecommender, asked: Asked, num_questions
         return flops + _flops_of_row(model.heads)
     num_scored = model.retrieval.num_scored(model.config.num_items, num_questions)
     return flops + (1 + BACKWARD) * 2.0 * model.config.settings.trunk.dim * num_scored
+
+
+def _num_encoded(model: GenerativeRecommender, inputs: Inputs) -> int:
+    """Items that a step encodes: at most, where negatives are drawn, for some may be the batch's."""
+    asks_items = any(asked.target.fact.field == "i" for asked in inputs.asked)
+    num_rows = model.config.num_items + 1
+    if asks_items and model.retrieval.kind == "full":
+        return num_rows
+    drawn = model.retrieval.num_negatives if asks_items and model.retrieval.kind == "sampled" else 0
+    return min(num_rows, len(inputs.item_E.unique()) + drawn)
 
 
 def _flops_of_row(module: nn.Module) -> float:

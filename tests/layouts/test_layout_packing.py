@@ -1,5 +1,7 @@
 """Rows of tokens: every token in one cell, every user in one piece."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -57,6 +59,69 @@ def test_users_packed_one_slot_too_early_are_noticed(monkeypatch):
 
     monkeypatch.setattr(packing, "_rows", overlapping)
     assert_caught(check_packing)
+
+
+def first_fit(length_U: np.ndarray, row_length: int) -> np.ndarray:
+    """The row of every user, by looking at all rows: the longest first, each into the first row with room."""
+    row_U, used = np.zeros(len(length_U), dtype=np.int64), [0] * len(length_U)
+    for user in np.argsort(-length_U, kind="stable"):
+        row_U[user] = next(row for row, slots in enumerate(used) if slots + length_U[user] <= row_length)
+        used[row_U[user]] += length_U[user]
+    return row_U
+
+
+def check_first_fit() -> None:
+    met = {"back to an earlier row": 0, "many rows": 0, "equal lengths": 0}
+    lengths = st.lists(st.integers(0, 17), min_size=1, max_size=60).map(np.array)
+
+    @QUICK
+    @given(lengths, st.integers(17, 40))
+    def fits(length_U: np.ndarray, row_length: int) -> None:
+        rows = pack(length_U, row_length)
+        expected_U = first_fit(length_U, row_length)
+        has_slots_U = length_U > 0
+        first_U = (np.cumsum(length_U) - length_U)[has_slots_U]
+        row_U = rows.cell_N[first_U] // rows.segment_RL.shape[1]
+        assert (row_U == expected_U[has_slots_U]).all()
+        in_turn = expected_U[np.argsort(-length_U, kind="stable")]
+        met["back to an earlier row"] += bool((np.diff(in_turn) < 0).any())
+        met["many rows"] += len(rows.segment_RL) > 4
+        met["equal lengths"] += len(set(length_U.tolist())) < len(length_U)
+
+    fits()
+    assert_not_vacuous(met, above=10)
+
+
+def test_rows_are_those_of_a_plain_first_fit():
+    check_first_fit()
+
+
+@pytest.mark.parametrize("mutant", ("last", "next"))
+def test_another_fit_is_noticed(mutant, monkeypatch):
+    """The last row with room, or no way back to a row that was passed."""
+    right = packing._OpenRows.take
+
+    def take(rows: packing._OpenRows, length: int) -> tuple[int, int]:
+        row, column = right(rows, length)
+        opened = [n for n in range(rows.num_leaves) if rows.free[rows.num_leaves + n] < rows.row_length]
+        if mutant == "next" and opened and row < max(opened):
+            rows.free[rows.num_leaves + row] += length
+            row = max(opened) + 1
+            column = rows.row_length - rows.free[rows.num_leaves + row]
+            rows.free[rows.num_leaves + row] -= length
+        return (row, column) if mutant == "next" else (max(opened, default=0) - row, column)
+
+    monkeypatch.setattr(packing._OpenRows, "take", take)
+    assert_caught(check_first_fit)
+
+
+def test_many_short_users_take_a_fraction_of_a_second():
+    """50,000 users of two events, for which looking at all rows took half a minute; processor time of this process."""
+    for row_length in (None, 200):
+        start_s = time.process_time()
+        rows = pack(np.full(50_000, 2), row_length)
+        assert time.process_time() - start_s < 0.5
+        assert rows.fill == 1.0
 
 
 def test_padding_is_one_user_per_row():

@@ -5,10 +5,10 @@ import pytest
 import torch
 from tiny import assert_caught, assert_not_vacuous
 
-from plait.nn import attention
+from plait.nn import attention, blockwise
 from plait.nn.attention import attend, attend_blocked, attend_fused, attend_reference
 from plait.nn.positions import alibi_slopes
-from plait.nn.visibility import Segments
+from plait.nn.visibility import Segments, Visibility
 
 N, H, L = 3, 8, 11
 WAYS = (attend, attend_blocked, attend_fused)
@@ -79,13 +79,26 @@ AHEAD = {
     "history ahead": with_whole_history(rows(*ALONE)),
     "history ahead packed": with_whole_history(rows(*PACKED)),
 }
+EVERY = SEGMENTS | AHEAD
 CASES = [
-    pytest.param(way, segments, id=f"{way.__name__}-{name}")
+    pytest.param(way, segments, strict, id=f"{way.__name__}-{name}-{'strict' if strict else 'loose'}")
     for way in WAYS
-    for name, segments in (SEGMENTS | (AHEAD if way is not attend_blocked else {})).items()
+    for name, segments in EVERY.items()
+    for strict in (False, True)
+    if way is not attend_fused or Visibility(segments, segments).is_causality(strict)
 ]
 STRICT = pytest.mark.parametrize("strict", (False, True), ids=("loose", "strict"))
 ALIBI = pytest.mark.parametrize("alibi", (False, True), ids=("plain", "alibi"))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Several blocks in eleven slots."""
+    monkeypatch.setattr(blockwise, "QUERY_BLOCK", 4)
+
+
+def sees_nothing(segments: Segments) -> torch.Tensor:
+    return ~segments.strictly_visible_RQK.any(-1)
 
 
 def out_and_gradients(way, qkv, segments, slopes, strict=False):
@@ -111,20 +124,26 @@ def check_parity_in_fp32(way, segments, alibi, strict):
         assert_not_vacuous({name: slow.abs().max().item()}, above=0.1)
 
 
-@pytest.mark.parametrize(("way", "segments"), CASES)
-@STRICT
+def test_every_way_meets_every_kind_of_segments():
+    met = {way: dict.fromkeys((False, True), 0) for way in WAYS}
+    for case in CASES:
+        way, _, strict = case.values
+        met[way][strict] += 1
+    assert met[attend_fused] == {False: 2, True: 1} and met[attend_blocked] == {False: 10, True: 10}
+
+
+@pytest.mark.parametrize(("way", "segments", "strict"), CASES)
 @ALIBI
-def test_every_way_equals_the_reference_in_fp32(way, segments, alibi, strict, monkeypatch):
-    monkeypatch.setattr(attention, "QUERY_BLOCK", 4)  # several blocks in eleven slots
+def test_every_way_equals_the_reference_in_fp32(way, segments, alibi, strict, small_blocks):
     check_parity_in_fp32(way, segments, alibi, strict)
 
 
-@pytest.mark.parametrize(("way", "segments"), [case for case in CASES if case.values[0] is not attend])
-@STRICT
+@pytest.mark.parametrize(
+    ("way", "segments", "strict"), [case for case in CASES if case.values[0] is not attend]
+)
 @ALIBI
-def test_every_way_is_near_the_reference_in_bf16(way, segments, alibi, strict, monkeypatch):
+def test_every_way_is_near_the_reference_in_bf16(way, segments, alibi, strict, small_blocks):
     """bf16 holds 8 bits: 1 % of the norm, forward and backward, against the fp32 reference on the same inputs."""
-    monkeypatch.setattr(attention, "QUERY_BLOCK", 4)
     slopes = alibi_slopes(N) if alibi else None
     qkv = inputs(3, dtype=torch.bfloat16)
     expected = out_and_gradients(attend_reference, [x.float() for x in qkv], segments, slopes, strict)
@@ -134,12 +153,12 @@ def test_every_way_is_near_the_reference_in_bf16(way, segments, alibi, strict, m
 
 def loose(q, *rest, **_):
     """Plain causality, whatever was asked for."""
-    return attend_fused(q, *rest)
+    return attend_blocked(q, *rest)
 
 
 def first_slot_sees_itself(q, k, v, segments, **options):
     out = attend_blocked(q, k, v, segments, **options)
-    return torch.where(segments.sees_nothing_RL[:, None, :, None], v, out)
+    return torch.where(sees_nothing(segments)[:, None, :, None], v, out)
 
 
 def shifted_across_users(q, k, v, segments, **_):
@@ -190,7 +209,8 @@ def test_a_user_in_a_packed_row_sees_what_it_sees_alone(strict):
 @STRICT
 def test_padding_yields_numbers(way, dtype, alibi, strict):
     qkv = [x.requires_grad_() for x in inputs(3, dtype=dtype)]
-    out = way(*qkv, rows(*PADDING), slopes_N=alibi_slopes(N) if alibi else None, strict=strict)
+    segments = rows(*(ALONE if way is attend_fused else PADDING))
+    out = way(*qkv, segments, slopes_N=alibi_slopes(N) if alibi else None, strict=strict)
     gradients = torch.autograd.grad(out, qkv, torch.ones_like(out))
     assert all(x.isfinite().all() for x in (out, *gradients))
 
@@ -235,30 +255,57 @@ def test_folded_alibi_stays_exact_where_bf16_cannot_hold_the_distance(monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("dtype", "segments", "strict", "max_slots", "expected"),
+    ("dtype", "segments", "strict", "expected"),
     (
-        (torch.float32, SEGMENTS["alone"], False, 1024, "fused"),
-        (torch.float32, SEGMENTS["alone"], True, 1024, "fused"),
-        (torch.float32, SEGMENTS["events"], False, 1024, "fused"),
-        (torch.float32, SEGMENTS["events"], True, 1024, "blocked"),
-        (torch.float32, SEGMENTS["candidates"], False, 1024, "blocked"),
-        (torch.float32, SEGMENTS["packed"], False, 1024, "blocked"),
-        (torch.bfloat16, SEGMENTS["alone"], False, 1024, "blocked"),
-        (torch.bfloat16, SEGMENTS["packed"], False, L - 1, "fused"),
-        (torch.bfloat16, AHEAD["history ahead"], False, 1024, "fused"),
+        (torch.float32, SEGMENTS["alone"], False, "fused"),
+        (torch.float32, SEGMENTS["alone"], True, "fused"),
+        (torch.float32, SEGMENTS["events"], False, "fused"),
+        (torch.float32, SEGMENTS["events"], True, "blocked"),
+        (torch.float32, SEGMENTS["candidates"], False, "blocked"),
+        (torch.float32, SEGMENTS["packed"], False, "blocked"),
+        (torch.bfloat16, SEGMENTS["alone"], False, "blocked"),
+        (torch.bfloat16, AHEAD["history ahead"], False, "blocked"),
     ),
 )
-def test_attend_takes_the_way_that_was_measured_to_win(
-    dtype, segments, strict, max_slots, expected, monkeypatch
-):
+def test_attend_takes_the_way_that_was_measured_to_win(dtype, segments, strict, expected, monkeypatch):
     taken = []
     for name in ("fused", "blocked"):
         monkeypatch.setattr(
             attention, f"attend_{name}", lambda q, *_, name=name, **__: taken.append(name) or q
         )
-    monkeypatch.setattr(attention, "MAX_BLOCKED_SLOTS", max_slots)
     attend(*inputs(3, dtype=dtype), segments, strict=strict)
     assert taken == [expected]
+
+
+@pytest.mark.parametrize("kept", (0, 600, 1 << 20), ids=("none", "some", "all"))
+@STRICT
+def test_kept_probabilities_change_nothing(kept, strict, small_blocks, monkeypatch):
+    monkeypatch.setattr(attention, "KEPT_PROBABILITIES_BYTES", kept)
+    made = []
+    softmax = torch.softmax
+    monkeypatch.setattr(torch, "softmax", lambda *x, **rest: made.append(x) or softmax(*x, **rest))
+    check_parity_in_fp32(attend_blocked, SEGMENTS["packed"], True, strict)
+    forward = 3
+    assert len(made) == {0: 2 * forward, 600: 2 * forward - 1, 1 << 20: forward}[kept]
+
+
+def test_kept_probabilities_are_counted_in_bytes_over_rows_heads_and_pairs(monkeypatch):
+    """Not by a row's length alone; and nothing is kept where no gradient will be asked for."""
+    held = []
+    monkeypatch.setattr(attention, "KEPT_PROBABILITIES_BYTES", 3 * N * L * L * 4)
+
+    def kept_by(num_rows: int) -> int:
+        qkv = [x.requires_grad_() for x in inputs(num_rows)]
+        out = attend_blocked(*qkv, rows(*[(5, 3)] * num_rows))
+        if out.grad_fn is None:
+            return 0
+        node = out.grad_fn
+        held.append(node)
+        return sum(x.numel() for x in node.saved_tensors[3:])
+
+    assert kept_by(3) == 3 * N * L * L and kept_by(4) == 0
+    with torch.no_grad():
+        assert kept_by(3) == 0
 
 
 @pytest.mark.parametrize("strict", (False, True))
@@ -277,9 +324,12 @@ def test_the_fused_way_needs_no_mask_where_a_user_has_a_row(strict, monkeypatch)
 
 @pytest.mark.parametrize("way", (*WAYS, attend_reference))
 def test_the_first_event_of_every_user_attends_to_nothing(way):
-    for segments in (SEGMENTS["alone"], SEGMENTS["packed"], SEGMENTS["events packed"]):
+    of_fused = (SEGMENTS["alone"],)
+    for segments in (
+        of_fused if way is attend_fused else (*of_fused, SEGMENTS["packed"], SEGMENTS["events packed"])
+    ):
         out = way(*inputs(3), segments, strict=True)
-        first = segments.sees_nothing_RL & (segments.segment_RL >= 0)
+        first = sees_nothing(segments) & (segments.segment_RL >= 0)
         assert not out.transpose(1, 2)[first].any()
         later = ~first & (segments.segment_RL >= 0)
         assert (out.transpose(1, 2)[later].abs().amax((-1, -2)) > 0.1).all()
@@ -294,9 +344,10 @@ def test_a_row_of_one_slot_attends_strictly_to_nothing(way):
     assert not any(g.any() for g in torch.autograd.grad(out.sum(), qkv))
 
 
-def test_blocks_refuse_to_look_ahead():
-    with pytest.raises(AssertionError, match="a block skips the keys after it"):
-        attend_blocked(*inputs(3), AHEAD["history ahead"])
+def test_the_kernels_refuse_what_takes_a_mask():
+    for segments, strict in ((SEGMENTS["packed"], False), (SEGMENTS["events"], True)):
+        with pytest.raises(AssertionError, match="a mask of all pairs, or mere causality"):
+            attend_fused(*inputs(3), segments, strict=strict)
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
@@ -307,14 +358,6 @@ def test_autocast_around_the_blocks_changes_nothing(dtype):
         found = out_and_gradients(attend_blocked, qkv, segments, None)
     for under, plain in zip(found, expected, strict=True):
         assert torch.equal(under, plain)
-
-
-def test_the_bias_is_made_once_for_all_layers():
-    segments = rows(*PACKED)
-    assert segments.mask_bias(torch.bfloat16) is segments.mask_bias(torch.bfloat16)
-    assert segments.mask_bias(torch.float32).dtype == torch.float32
-    assert segments.mask_bias(torch.float32).shape == (3, 1, L, L)
-    assert rows(*ALONE).mask_bias(torch.float32).shape == (1, 1, L, L), "causality is the same in every row"
 
 
 def test_one_user_per_row_is_told_from_the_segments():

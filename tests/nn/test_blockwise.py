@@ -9,6 +9,7 @@ from tiny import assert_caught, assert_not_vacuous, started
 from plait.nn import blockwise
 from plait.nn.hstu import attend_silu, attend_silu_reference
 from plait.nn.relative import RelativeBias, attend_biased
+from plait.nn.visibility import Visibility
 
 
 @pytest.mark.parametrize("query_block", (1, 4, 128))
@@ -25,7 +26,7 @@ def test_the_size_of_blocks_does_not_matter(query_block, scores, monkeypatch):
 def test_every_pair_that_is_seen_is_in_exactly_one_block(small_blocks):
     met = {"blocks": 0, "blocks of several rows": 0, "skipped pairs": 0}
     for segments in EVERY.values():
-        scoring = blockwise._Scoring(segments, blockwise.SILU, 1.0, None, ())
+        scoring = blockwise._Scoring(Visibility(segments, segments), blockwise.SILU, 1.0, None, ())
         times = torch.zeros_like(segments.visible_RQK, dtype=torch.int64)
         for block in scoring.blocks(N):
             times[block] += 1

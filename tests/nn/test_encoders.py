@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from allocations import allocations
 from tiny import assert_caught, started
 
+from plait.nn.actions import scaled
 from plait.nn.encoders import ActionEncoder, CodeEmbedding, FeatureEncoder, ItemEncoder, ItemEncoding
 from plait.nn.initialising import Table
 from plait.schema import (
@@ -36,6 +38,69 @@ def vectors(actions, raw) -> torch.Tensor:
     return started(ActionEncoder(actions, D))(torch.tensor(raw))
 
 
+def dense_weights(encoder: ActionEncoder, raw_EA: torch.Tensor) -> torch.Tensor:
+    """How much each row of the table adds to each event, written plainly: a tent over every knot."""
+    weights, encoded = [], scaled(encoder.actions, raw_EA)
+    for unit_E, action in zip(encoded.unbind(1), encoder.actions, strict=True):
+        match action.kind:
+            case Regression() | Amount():
+                place_E, num_knots = (16 * unit_E).clamp(max=16), 17
+            case Binary():
+                place_E, num_knots = unit_E, 2
+            case Categorical(values=values):
+                place_E, num_knots = unit_E, len(values)
+        tent_EK = (1 - (place_E[:, None] - torch.arange(num_knots)).abs()).clamp(min=0).nan_to_num(0.0)
+        weights += [unit_E.isnan()[:, None].float(), tent_EK]
+    return torch.cat(weights, dim=1)
+
+
+def check_rows_equal_the_dense_product(actions=ALL) -> None:
+    """Every value of every kind, missing and beyond training ones too; by value and by gradient."""
+    torch.manual_seed(0)
+    encoder, draw = ActionEncoder(actions, D), np.random.default_rng(1)
+    high_A = [len(a.kind.values) - 1 if isinstance(a.kind, Categorical) else 1 for a in actions]
+    raw = torch.tensor(draw.integers(0, np.array(high_A) + 1, (300, len(actions)))).float()
+    for column, action in enumerate(actions):
+        if isinstance(action.kind, Regression | Amount):
+            raw[:, column] = torch.tensor(
+                draw.uniform(1, 5 if isinstance(action.kind, Regression) else 40, 300)
+            )
+    raw[torch.tensor(draw.random(raw.shape) < 0.2)] = NAN
+    loss_of, (found, expected) = (
+        torch.randn(300, D),
+        (encoder(raw), dense_weights(encoder, raw) @ encoder.table.weight),
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    gradients = [torch.autograd.grad((x * loss_of).sum(), encoder.table.weight)[0] for x in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-5)
+    assert (gradients[0].abs().amax(1) > 0).float().mean() > 0.3, "a comparison of zeros proves nothing"
+
+
+def test_actions_equal_a_dense_product_with_a_weight_for_every_value():
+    check_rows_equal_the_dense_product()
+    check_rows_equal_the_dense_product((Action("shop", Categorical(tuple(map(str, range(500))))), SECONDS))
+
+
+def test_that_comparison_notices_the_row_of_another_action(monkeypatch):
+    right = ActionEncoder.rows
+    monkeypatch.setattr(
+        ActionEncoder, "rows", lambda self, raw: (right(self, raw)[0].roll(1, 1), right(self, raw)[1])
+    )
+    assert_caught(check_rows_equal_the_dense_product)
+
+
+def test_an_action_of_many_values_reads_the_rows_of_its_value_alone():
+    """No weight for every value: what an event takes does not grow with their number."""
+    sizes = []
+    for number in (100, 10_000):
+        encoder = ActionEncoder((Action("shop", Categorical(tuple(map(str, range(number))))),), D)
+        raw = torch.randint(0, number, (200, 1)).float()
+        with torch.no_grad(), allocations() as found:
+            encoder(raw)
+        sizes.append(found.largest_bytes)
+    assert sizes[0] == sizes[1]
+
+
 def test_every_rating_and_every_category_has_a_vector_of_its_own():
     encoder = started(ActionEncoder(ALL, D))
     raw = torch.full((5 + 2 + 1 + 3, 4), NAN)
@@ -43,7 +108,7 @@ def test_every_rating_and_every_category_has_a_vector_of_its_own():
     raw[5:7, 1] = torch.arange(2)
     raw[7, 2] = 0.0
     raw[8:, 3] = torch.arange(3)
-    weights = encoder.weights(raw)
+    weights = dense_weights(encoder, raw)
     assert set(weights.unique().tolist()) == {0.0, 1.0}, "on a knot nothing is mixed"
     assert len(weights.unique(dim=0)) == len(raw)
     assert weights.sum(1).tolist() == [4.0] * len(raw), "one vector from every action, missing ones included"
@@ -157,8 +222,9 @@ def check_items_equal_the_plain_ones(encoder: ItemEncoder) -> None:
     for found, expected in (
         (encoder.table(), plain),
         (encoder(item_E), plain[item_E]),
-        (encoder(item_E.repeat(3)), plain[item_E.repeat(3)]),  # more events than items: through the table
-        (encoder(item_E, encoder.table()), plain[item_E]),
+        (encoder(item_E.repeat(3)), plain[item_E.repeat(3)]),  # more events than items
+        (encoder.vectors().of(item_E), plain[item_E]),
+        (encoder.vectors(item_E).of(item_E[2:4]), plain[item_E[2:4]]),
     ):
         assert torch.allclose(found, expected, atol=1e-5)
 
@@ -172,6 +238,17 @@ def test_that_comparison_notices_codes_of_the_next_feature():
     encoder = described()
     encoder.codes.offset_C[1:] -= 1
     assert_caught(check_items_equal_the_plain_ones, encoder)
+
+
+def test_that_comparison_notices_new_items_that_are_known_by_their_ids(monkeypatch):
+    """Where they are named, though not in the table of all items."""
+    right = ItemEncoder._vectors
+
+    def broken(encoder, item_N, is_new_N):
+        return right(encoder, item_N, is_new_N if item_N is None else torch.zeros_like(is_new_N))
+
+    monkeypatch.setattr(ItemEncoder, "_vectors", broken)
+    assert_caught(check_items_equal_the_plain_ones, described())
 
 
 def test_that_comparison_notices_padding_that_counts(monkeypatch):

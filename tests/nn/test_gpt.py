@@ -8,7 +8,7 @@ from plait.nn import config
 from plait.nn.attention import attend
 from plait.nn.config import TrunkConfig
 from plait.nn.trunk import Trunk
-from plait.nn.visibility import Segments
+from plait.nn.visibility import Segments, Visibility
 
 SMALL = TrunkConfig(dim=12, num_layers=2, num_heads=3, dropout=0.0)
 POSITIONS = ("learned", "rope", "alibi")
@@ -97,10 +97,11 @@ def test_the_gradient_test_notices_a_mask_without_users(positions, monkeypatch):
 
 
 def test_the_gradient_test_notices_a_look_ahead(monkeypatch):
-    def whole_user(segments):
-        return segments.segment_RL[:, :, None] == segments.segment_RL[:, None, :]
+    def whole_user(visibility, block, strict):
+        segment_RL = visibility.queries.segment_RL[block.rows]
+        return segment_RL[:, block.queries, None] == segment_RL[:, None, block.keys]
 
-    monkeypatch.setattr(Segments, "visible_RQK", property(whole_user))
+    monkeypatch.setattr(Visibility, "_visible", whole_user)
     assert leaks(trunk_of("learned"))
 
 

@@ -78,6 +78,38 @@ def test_predictions_by_hand(action, outputs, expected):
     assert predicted[action.name].tolist() == pytest.approx([expected] * 3, rel=1e-5)
 
 
+@pytest.mark.parametrize("size", (1.0, 30.0, 1e4, 1e30, 3e38))
+@pytest.mark.parametrize("zero_inflated", (False, True))
+@pytest.mark.parametrize("log1p_scale", (4.0, math.log1p(torch.finfo(torch.float32).max)))
+def test_predictions_are_finite_whatever_the_outputs(size, zero_inflated, log1p_scale):
+    """And an amount is none that training did not see, as a bounded number is none out of its range."""
+    spent = Action("spent", Amount(zero_inflated=zero_inflated, log1p_scale=log1p_scale))
+    actions = (LIKE, RATING, HUBER, spent, DEVICE)
+    heads = ActionHeads(actions, D, TowerConfig(kind="linear"))
+    torch.nn.init.zeros_(heads.weight_KD)
+    largest = torch.tensor(log1p_scale).expm1().clamp(max=torch.finfo(torch.float32).max)
+    met = 0
+    for signs in ((1.0,), (-1.0,), (1.0, -1.0)):
+        heads.bias_K.data = torch.tensor([size * signs[k % len(signs)] for k in range(len(heads.bias_K))])
+        predicted = heads.predict(torch.randn(2, D))
+        assert all(value.isfinite().all() for value in predicted.values())
+        assert (predicted["spent"] >= 0).all() and (predicted["spent"] <= largest).all()
+        met += int((predicted["spent"] == largest).all())
+    assert met or size == 1.0, "no output reached the bound"
+
+
+def test_the_bound_of_a_prediction_leaves_the_loss_as_it_is():
+    """An amount beyond training still teaches, from either side of the bound."""
+    label, beyond = 1000.0, math.log1p(1000.0) / 4.0
+    assert beyond > 1
+    for output in (0.5, 1.2, 5.0):
+        heads = heads_saying(SECONDS, output)
+        loss = heads.losses(torch.randn(1, D), torch.tensor([[label]]))["seconds"]
+        assert loss.item() == pytest.approx(12 * (output - beyond) ** 2, rel=1e-5)
+        loss.backward()
+        assert heads.bias_K.grad.item() == pytest.approx(24 * (output - beyond), rel=1e-5)
+
+
 def test_categories_get_probabilities():
     predicted = heads_saying(DEVICE, 0.0, math.log(2.0), 0.0).predict(torch.randn(2, D))
     torch.testing.assert_close(predicted["device"], torch.tensor([[0.25, 0.5, 0.25]] * 2))

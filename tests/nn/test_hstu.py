@@ -16,7 +16,7 @@ from plait.nn.block import Where
 from plait.nn.config import DLRM_V3, HstuSwitches, TrunkConfig
 from plait.nn.hstu import HstuBlock, attend_silu, attend_silu_reference
 from plait.nn.trunk import Trunk
-from plait.nn.visibility import Clock, Segments
+from plait.nn.visibility import Clock, Segments, Visibility
 
 DIM, LENGTHS = 18, (7, 11, 1)
 RESEARCH_CONFIG = TrunkConfig(kind="hstu", dim=DIM, num_layers=3, num_heads=N, dropout=0.0, positions="rab")
@@ -349,14 +349,21 @@ def test_the_parity_tests_can_fail(monkeypatch, small_blocks):
         assert_caught(check)
 
 
-def key_term_alone(slots, q, k, v, segments, *args, slopes_N, **others):
+def key_term_alone(slots, q, k, v, visibility, *args, slopes_N, **others):
     """ALiBi of a query at slot 0, whatever its own slot is: only the key's term."""
+    segments = visibility.queries
     moved = replace(segments, position_RL=segments.position_RL * 0)
     key_term = torch.cat([k, (slopes_N[:, None] * segments.position_RL[:, None])[..., None]], dim=-1)
     ones = torch.ones_like(q[..., :1]) / others["scale"]
     padded_v = F.pad(v, (0, 1))
     out = blockwise.attend_blockwise(
-        torch.cat([q, ones], dim=-1), key_term, padded_v, moved, *args, slopes_N=None, **others
+        torch.cat([q, ones], dim=-1),
+        key_term,
+        padded_v,
+        Visibility(moved, moved),
+        *args,
+        slopes_N=None,
+        **others,
     )
     return out[..., :-1]
 

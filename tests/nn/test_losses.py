@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from plait.nn.encoders import ItemVectors
 from plait.nn.losses import RetrievalLoss, full_softmax, in_batch_info_nce, retrieval_loss, sampled_softmax
 from plait.nn.sampling import by_popularity, uniform
 
@@ -21,6 +22,13 @@ def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def counts() -> torch.Tensor:
     return torch.arange(V) ** 2
+
+
+def loss_of(choice, hidden, table, target, sampler=None) -> torch.Tensor:
+    """With the vectors of the whole catalogue, and negatives drawn as a step draws them."""
+    choice = choice.resolved(V - 1)
+    negative = choice.draw_negatives(sampler)
+    return retrieval_loss(choice, hidden, ItemVectors(table), target, sampler, negative)
 
 
 def same(fast: torch.Tensor, slow: torch.Tensor, hidden: torch.Tensor, table: torch.Tensor) -> None:
@@ -46,14 +54,14 @@ def test_the_loss_trains_the_logits_that_rank(choice):
     hidden, table, target = problem()
     logits = choice.logits(hidden, table)
     assert (logits[:, 0] == -torch.inf).all()
-    same(retrieval_loss(choice, hidden, table, target), F.cross_entropy(logits, target), hidden, table)
+    same(loss_of(choice, hidden, table, target), F.cross_entropy(logits, target), hidden, table)
 
 
 def test_l2_norm_compares_directions_only():
     hidden, table, target = problem()
     choice = RetrievalLoss(l2_norm=True, temperature=0.5)
-    loss = retrieval_loss(choice, hidden, table, target)
-    torch.testing.assert_close(retrieval_loss(choice, 7 * hidden, table / 3, target), loss)
+    loss = loss_of(choice, hidden, table, target)
+    torch.testing.assert_close(loss_of(choice, 7 * hidden, table / 3, target), loss)
     cosine = F.cosine_similarity(hidden[:, None], table[None], dim=-1)
     torch.testing.assert_close(choice.logits(hidden, table)[:, 1:], cosine[:, 1:] / 0.5)
 
@@ -79,9 +87,9 @@ def test_positions_with_an_unknown_target_do_not_count(choice):
     losses = []
     for states, targets in ((hidden, target), (longer, gaps)):
         sampler = choice.make_sampler(counts(), draws())  # the same negatives
-        losses.append(retrieval_loss(choice, states, table, targets, sampler))
+        losses.append(loss_of(choice, states, table, targets, sampler))
     assert losses[0] == losses[1] > 0
-    nothing = retrieval_loss(choice, longer, table, torch.zeros_like(gaps), sampler)
+    nothing = loss_of(choice, longer, table, torch.zeros_like(gaps), sampler)
     assert nothing == 0
     assert not torch.autograd.grad(nothing, table)[0].any()
 
@@ -90,7 +98,7 @@ def test_positions_with_an_unknown_target_do_not_count(choice):
 def test_every_kind_teaches_the_targets(choice):
     """A gradient step raises the targets' log-probability over the whole catalogue."""
     hidden, table, target = problem()
-    loss = retrieval_loss(choice, hidden, table, target, choice.make_sampler(counts(), draws()))
+    loss = loss_of(choice, hidden, table, target, choice.make_sampler(counts(), draws()))
     gradient = torch.autograd.grad(loss, hidden)[0]
     before, after = (full_softmax(hidden - step * gradient, table, target) for step in (0.0, 1.0))
     assert after < before
@@ -133,7 +141,7 @@ def test_corrected_popular_negatives_approach_the_full_softmax():
 
     def loss(log_q: str) -> float:
         choice = RetrievalLoss(kind="sampled", num_negatives=100_000, log_q=log_q)
-        return retrieval_loss(choice, hidden, table, target, choice.make_sampler(counts(), draws())).item()
+        return loss_of(choice, hidden, table, target, choice.make_sampler(counts(), draws())).item()
 
     assert loss("negatives") == pytest.approx(full, rel=0.01)
     assert abs(loss("none") - full) > 1
@@ -201,7 +209,7 @@ def test_a_sampler_is_made_where_one_is_needed():
     assert [sampler is None for sampler in made] == [True, False, False, True, False]
     assert made[2].log_q_V[1:].unique().numel() == 1 < made[1].log_q_V[1:].unique().numel()
     with pytest.raises(AssertionError, match="takes a sampler"):
-        retrieval_loss(KINDS[1], *problem())
+        loss_of(KINDS[1], *problem())
 
 
 def test_scored_items_are_counted():

@@ -1,3 +1,5 @@
+from decimal import ROUND_CEILING, Decimal, localcontext
+
 import pytest
 import torch
 from tiny import started
@@ -9,6 +11,7 @@ from plait.nn.positions import (
     alibi_slopes,
     rope,
     rope_angles,
+    time_bucket,
 )
 from plait.nn.visibility import NO_REQUEST_BEFORE, Clock
 
@@ -90,3 +93,22 @@ def test_a_moment_is_as_far_as_tokens_and_the_root_of_minutes_say():
     assert torch.equal(found_RLD, positions.left.table.weight[left] + positions.time.weight[bucket])
     with pytest.raises(ValueError, match="a sequence of 6 tokens, but there are learned positions for 5"):
         positions(Clock(none, none, none, none, left + 1))
+
+
+def test_time_buckets_have_exact_integer_thresholds():
+    """The least gap of each bucket by arithmetic of fifty digits: no rounding of a logarithm moves one, up to gaps of
+    a million years."""
+    with localcontext() as context:
+        context.prec = 50
+        exact = [
+            (Decimal.from_float(0.301) * bucket).exp().to_integral_value(ROUND_CEILING)
+            for bucket in range(129)
+        ]
+    thresholds = torch.tensor([int(gap_s) for gap_s in exact])
+    thresholds[0] = 0
+    million_years_s = 10**6 * 366 * 86_400
+    near = (thresholds[:, None] + torch.arange(-3, 4)).flatten()
+    gaps_s = torch.cat([near[near < million_years_s], torch.arange(200_000), torch.tensor([2**62])])
+    expected = torch.bucketize(gaps_s.abs(), thresholds, right=True) - 1
+    assert torch.equal(time_bucket(gaps_s), expected) and torch.equal(time_bucket(-gaps_s), expected)
+    assert len(expected.unique()) > 100

@@ -10,12 +10,11 @@ from test_attention import STRICT, rows
 from tiny import assert_caught, started
 
 from plait.nn import blockwise
-from plait.nn.blockwise import Block
 from plait.nn.config import TrunkConfig
 from plait.nn.positions import time_bucket
 from plait.nn.relative import RelativeBias, attend_biased, attend_biased_reference
 from plait.nn.trunk import Trunk
-from plait.nn.visibility import Clock, Segments
+from plait.nn.visibility import Block, Clock, Segments, Visibility
 
 # ------------------------------------------------------------------------------------------------- the bias itself
 
@@ -66,7 +65,7 @@ def test_a_packed_pair_by_hand():
 def test_blocks_look_up_what_the_whole_bias_holds(reads):
     bias, segments = bias_of(reads), EVERY["packed"]
     block = Block(slice(1, 3), slice(4, 9), slice(0, 9))
-    lookups = bias.lookups(segments)
+    lookups = bias.lookups(Visibility(segments, segments))
     found = sum(lookup.table_P[lookup.entries(block)] for lookup in lookups)
     assert torch.equal(found, bias(segments)[block])
     assert len(lookups) == len(list(bias.parameters())) == (2 if reads == "both" else 1)

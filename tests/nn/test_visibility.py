@@ -1,10 +1,13 @@
 """What slots see, against the rule written as a loop; drawn masks for the cases that readers should know."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import assert_caught, assert_not_vacuous
 
-from plait.nn.visibility import Segments
+from plait.nn import visibility
+from plait.nn.visibility import Block, Clock, Segments, Visibility
 
 L = 11
 
@@ -56,7 +59,7 @@ def check_against_the_rule(events: bool, seen: bool, ahead: bool = False) -> Non
                 met["seen"] += strict
                 met["own event"] += loose and not strict
                 met["hidden though earlier"] += key < query and not loose
-            met["sees nothing"] += bool(segments.sees_nothing_RL[row, query])
+            met["sees nothing"] += not segments.strictly_visible_RQK[row, query].any()
     assert_not_vacuous(met, above=20)
 
 
@@ -68,16 +71,32 @@ def test_slots_see_what_the_rule_says(events, seen, ahead):
     check_against_the_rule(events, seen, ahead)
 
 
-@pytest.mark.parametrize("name", ("_same_user_RQK", "_same_event_RQK", "index_RL", "strictly_visible_RQK"))
-def test_the_check_notices_a_part_that_is_wrong(name, monkeypatch):
-    right = vars(Segments)[name].func
-    wrong = {
-        "_same_user_RQK": lambda segments: torch.ones_like(right(segments)),
-        "_same_event_RQK": lambda segments: torch.eye(L, dtype=torch.bool).expand(3, L, L),
-        "index_RL": lambda segments: torch.arange(L).expand(3, L),  # within the row, not within the user
-        "strictly_visible_RQK": lambda segments: right(segments).tril(-2),
-    }
-    monkeypatch.setattr(Segments, name, property(wrong[name]))
+def another_users_slots(segments: Segments) -> Segments:
+    return replace(segments, segment_RL=segments.segment_RL.clamp(max=0))
+
+
+def slots_for_events(segments: Segments) -> Segments:
+    return replace(segments, event_RL=None)
+
+
+def numbers_within_the_row(segments: Segments) -> Segments:
+    return replace(segments, nth_RL=torch.arange(L).expand(3, L))
+
+
+def one_seen_more(segments: Segments) -> Segments:
+    return replace(segments, seen_RL=segments.seen_RL + 1)
+
+
+@pytest.mark.parametrize(
+    "mutant", (another_users_slots, slots_for_events, numbers_within_the_row, one_seen_more)
+)
+def test_the_check_notices_a_part_that_is_wrong(mutant, monkeypatch):
+    right = Visibility._visible
+    monkeypatch.setattr(
+        Visibility,
+        "_visible",
+        lambda self, *rest: right(Visibility(*[mutant(self.queries)] * 2), *rest),
+    )
     assert_caught(check_against_the_rule, True, True)
 
 
@@ -110,7 +129,8 @@ def test_strictness_hides_the_tokens_of_the_own_event():
     segments = one_user(event=[0, 0, 1, 1, 1])
     assert drawn(segments.visible_RQK[0]) == ["x....", "xx...", "xxx..", "xxxx.", "xxxxx"]
     assert drawn(segments.strictly_visible_RQK[0]) == [".....", ".....", "xx...", "xx...", "xx..."]
-    assert segments.sees_nothing_RL.tolist() == [[True, True, False, False, False]]
+    assert Visibility(segments, segments).num_seen(strict=True).tolist() == [[0, 0, 2, 2, 2]]
+    assert Visibility(segments, segments).num_seen(strict=False).tolist() == [[1, 2, 3, 4, 5]]
 
 
 def test_a_history_may_be_visible_to_all_of_itself():
@@ -122,36 +142,58 @@ def test_a_history_may_be_visible_to_all_of_itself():
     assert not one_user(seen=[1, 2, 3, 4, 5]).looks_ahead, "up to itself is not ahead"
 
 
-@pytest.mark.parametrize("events", (False, True))
-@pytest.mark.parametrize("seen", (False, True))
-@pytest.mark.parametrize("strict", (False, True))
-def test_the_softmax_runs_over_what_is_seen_or_over_the_slot_itself(events, seen, strict):
-    met = {"sees": 0, "sees nothing": 0}
-    for seed in range(3):
-        segments = random_segments(seed, events, seen)
-        visible = segments.strictly_visible_RQK if strict else segments.visible_RQK
-        mask = segments.softmax_mask(strict)
-        assert mask.any(-1).all(), "a softmax over nothing is not a number"
-        empty = ~visible.any(-1)
-        assert torch.equal(mask[~empty], visible[~empty])
-        assert torch.equal(mask[empty], torch.eye(L, dtype=torch.bool).expand(3, L, L)[empty])
-        met["sees"] += int((~empty).sum())
-        met["sees nothing"] += int(empty.sum()) if strict else 1
-        bias = segments.mask_bias(torch.bfloat16, strict)
-        assert torch.equal(bias[:, 0] == 0, mask)
-        assert torch.equal(bias[:, 0].isneginf(), ~mask)
-    assert_not_vacuous(met)
+EVERY_KIND = pytest.mark.parametrize(
+    ("events", "seen", "ahead"),
+    [
+        (events, seen, ahead)
+        for events in (False, True)
+        for seen, ahead in ((False, False), (True, False), (True, True))
+    ],
+)
+STRICT = pytest.mark.parametrize("strict", (False, True), ids=("loose", "strict"))
 
 
-def test_where_causality_is_all_one_mask_serves_all_rows():
-    segment = torch.tensor([[4, 4, 4, 4, 4], [7, 7, 7, -1, -1]])
-    segments = Segments(segment, torch.zeros_like(segment))
-    assert segments.causality_is_all
-    assert segments.shift_is_strict
-    assert drawn(segments.softmax_mask()[0]) == ["x....", "xx...", "xxx..", "xxxx.", "xxxxx"]
-    assert drawn(segments.softmax_mask(strict=True)[0]) == ["x....", "x....", "xx...", "xxx..", "xxxx."]
-    assert segments.softmax_mask().shape == segments.softmax_mask(strict=True).shape == (1, 5, 5)
-    assert segments.sees_nothing_RL[:, :3].tolist() == [[True, False, False]] * 2, "a user's first slot"
+@EVERY_KIND
+@STRICT
+def test_a_block_is_a_part_of_the_whole_and_counts_add_up(events, seen, ahead, strict, monkeypatch):
+    monkeypatch.setattr(visibility, "COUNTED_PAIRS", 3 * L * 2)  # two queries at a time
+    segments = random_segments(1, events, seen, ahead)
+    within = Visibility(segments, segments)
+    dense_RQK = within.dense(strict)
+    block = Block(slice(1, 3), slice(3, 8), slice(2, 9))
+    assert torch.equal(within.visible(block, strict), dense_RQK[block])
+    assert torch.equal(within.num_seen(strict), dense_RQK.sum(-1)) and dense_RQK.any()
+
+
+@EVERY_KIND
+@STRICT
+def test_queries_apart_see_what_they_see_among_the_keys(events, seen, ahead, strict):
+    """Some slots of every row as queries, in any order; the keys in another order, too."""
+    segments = random_segments(2, events, seen, ahead)
+    draw = torch.Generator().manual_seed(0)
+    slot_RQ = torch.stack([torch.randperm(L, generator=draw)[:5] for _ in range(3)])
+    slot_RK = torch.stack([torch.randperm(L, generator=draw) for _ in range(3)])
+    expected = segments.strictly_visible_RQK if strict else segments.visible_RQK
+    expected = expected.gather(1, slot_RQ[:, :, None].expand(3, 5, L))
+    real = (segments.segment_RL >= 0).gather(1, slot_RQ)
+    assert torch.equal(Visibility(segments.at(slot_RQ), segments).dense(strict)[real], expected[real])
+    turned = expected.gather(2, slot_RK[:, None].expand(3, 5, L))
+    found = Visibility(segments.at(slot_RQ), segments.at(slot_RK)).dense(strict)
+    assert torch.equal(found[real], turned[real]) and turned[real].any()
+
+
+def test_places_apart_keep_their_times():
+    segments = replace(one_user(), clock=Clock(*(torch.arange(5)[None] + 10 * n for n in range(5))))
+    clock = segments.at(torch.tensor([[3, 1]])).clock
+    assert [x.tolist() for x in vars(clock).values()] == [[[3 + 10 * n, 1 + 10 * n]] for n in range(5)]
+
+
+def test_sides_that_do_not_fit_are_refused():
+    segments = one_user()
+    with pytest.raises(AssertionError, match="queries of 1 rows and keys of 2"):
+        Visibility(segments, Segments(*torch.zeros(2, 2, 3, dtype=torch.int64)))
+    with pytest.raises(AssertionError, match="events are told of queries and of keys, or of neither"):
+        Visibility(segments, one_user(event=[0, 0, 1, 1, 1]))
 
 
 def test_events_of_several_slots_need_a_strict_mask_of_their_own():
@@ -161,10 +203,17 @@ def test_events_of_several_slots_need_a_strict_mask_of_their_own():
     assert not one_user(seen=[0, 1, 2, 3, 3]).causality_is_all
 
 
-@pytest.mark.parametrize("strict", (False, True))
-def test_masks_are_made_once_for_all_layers(strict):
-    segments = random_segments(0, events=True, seen=True)
-    assert segments.softmax_mask(strict) is segments.softmax_mask(strict)
-    assert segments.mask_bias(torch.float32, strict) is segments.mask_bias(torch.float32, strict)
-    assert segments.mask_bias(torch.bfloat16, strict).dtype == torch.bfloat16
-    assert not torch.equal(segments.softmax_mask(strict), segments.softmax_mask(not strict))
+@STRICT
+def test_masks_are_made_once_for_all_layers(strict, monkeypatch):
+    segments, block = random_segments(0, events=True, seen=True), Block(slice(0, 2), slice(0, 4), slice(0, 9))
+    first = Visibility(segments, segments).visible(block, strict)
+    assert Visibility(segments, segments).visible(block, strict) is first
+    assert not torch.equal(Visibility(segments, segments).visible(block, not strict), first)
+    apart = segments.at(torch.arange(L).expand(3, L))
+    assert Visibility(segments, apart).visible(block, strict) is not first, "of other keys"
+    monkeypatch.setattr(visibility, "KEPT_BYTES", 4 * 2 * 4 * 9)
+    more = Block(slice(0, 2), slice(4, 8), slice(0, 9))
+    kept = [Visibility(segments, segments).visible(more, strict) for _ in range(2)]
+    assert kept[0] is kept[1], "the fourth of four that fit"
+    made = [Visibility(segments, segments).visible(more, not strict) for _ in range(2)]
+    assert made[0] is not made[1] and torch.equal(*made), "and what does not fit is made again"

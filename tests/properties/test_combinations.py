@@ -25,7 +25,7 @@ from plait.models.generative import ModelSettings
 from plait.models.inputs import Exposure
 from plait.nn import gpt, hstu
 from plait.nn.attention import attend_reference
-from plait.nn.encoders import FeatureEncoder, ItemEncoder
+from plait.nn.encoders import FeatureEncoder
 from plait.nn.visibility import Segments
 
 EVERY = list(combinations())
@@ -122,9 +122,7 @@ def attend_to_all(monkeypatch):
     """A slot sees the later slots of its user as well."""
 
     def broken(q, k, v, segments, *, slopes_N=None, strict=False):
-        both_ways = replace(segments)
-        same_RQK = segments.segment_RL[:, :, None] == segments.segment_RL[:, None, :]
-        both_ways.__dict__.update(visible_RQK=same_RQK, strictly_visible_RQK=same_RQK)
+        both_ways = replace(segments, seen_RL=torch.full_like(segments.segment_RL, 10**6))
         return attend_reference(q, k, v, both_ways, slopes_N=slopes_N, strict=strict)
 
     monkeypatch.setattr(gpt, "attend", broken)
@@ -215,16 +213,6 @@ def show_the_next_context(monkeypatch):
     change_inputs(monkeypatch, lambda inputs: replace(inputs, context_EF=inputs.context_EF.roll(-1, 0)))
 
 
-def know_new_items_by_id(monkeypatch):
-    """Of the items of a batch, though not in the table of all of them."""
-    right = ItemEncoder._vectors
-
-    def broken(encoder, item_N, is_new_N):
-        return right(encoder, item_N, is_new_N if item_N is None else torch.zeros_like(is_new_N))
-
-    monkeypatch.setattr(ItemEncoder, "_vectors", broken)
-
-
 def count(monkeypatch, now_M_of):
     """Late features of the events up to another one."""
     right = inputs_module._late
@@ -275,7 +263,6 @@ OF_FEATURES = [
     (take_all_for_the_first_user, "genrank-hstu-genrank", Exposure(), {"check_no_leak", "check_company"}),
     (show_the_next_context, "lac-gpt-learned", Exposure(), {"check_causality", "check_serving"}),
     (show_the_next_context, "attn_lfa-gpt-rope", Exposure(), {"check_candidates", "check_company"}),
-    (know_new_items_by_id, "interleaved-hstu-rab", BLIND, {"check_serving"}),
     (count_the_event_itself, "attn_mvp-gpt-rope", Exposure(), {"check_causality", "check_serving"}),
     (count_the_own_request, "attn_mvp_early-gpt-alibi", BLIND, {"check_causality", "check_serving"}),
     (count_the_own_request, "genrank-hstu-genrank", Exposure(), {"check_causality", "check_candidates"}),
