@@ -26,9 +26,7 @@ import msgspec
 
 HASHES = "hashes.json"
 DRAFT = ".plait-draft."  # in the name of every folder that is being written
-SETTLED_S = (
-    2.0  # a younger file may change without a newer time: the coarsest file systems count in steps of this
-)
+SETTLED_S = 2.0  # a younger file may change and keep its time: the coarsest file systems count so
 
 
 class Hashes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -13,7 +13,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 class Optim:
     """AdamW with warm-up; see `plait.training.optimiser`."""
 
-    learning_rate: Annotated[float, Between(0, 1e3, "Adam steps by about so much", above=True)] = 1e-3
+    learning_rate: Annotated[float, Between(0, 1e30, "weights are float32", above=True)] = 1e-3
     betas: Annotated[tuple[float, float], SHARE] = (0.9, 0.98)
     weight_decay: Annotated[float, Between(0, 1e3, "times the learning rate, what a step takes off")] = 0.0
     """On the matrices of trunk and heads only."""

@@ -43,9 +43,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     num_moods: Annotated[int, STATES] = 5
     num_scenarios: Annotated[int, STATES] = 3
     responses: tuple[Response, ...] = (CLICK, WATCH, LIKE, PURCHASE)
-    tastes: Annotated[tuple[tuple[float, ...], ...] | None, TASTE] = (
-        None  # by type and category; None: drawn, of variance 1
-    )
+    # By type and category; None: drawn, of variance 1.
+    tastes: Annotated[tuple[tuple[float, ...], ...] | None, TASTE] = None
 
     taste: Annotated[float, STRENGTH] = 1.5  # responses, by type and category
     choice: Annotated[float, STRENGTH] = 1.0  # the next item's category, by type
