@@ -23,10 +23,12 @@ from tiny import (
     random_log,
     trunk_of,
 )
+from tolerance import SAME_SUM
 
 from plait.data import Dataset, Temporal
 from plait.data.simulator import World, simulate
-from plait.engine import plain
+from plait.engine import plain, steps
+from plait.engine.ranking import Scores
 from plait.engine.state import encode
 from plait.layouts import Layout, audit, resolve
 from plait.metrics.retrieval import NEVER
@@ -35,7 +37,15 @@ from plait.models.inputs import Exposure, query_inputs
 from plait.nn.heads import UNIFORM_VARIANCE
 from plait.schema import EventBatch
 from plait.training import evaluate
-from plait.training.evaluate import Answers, answers_of, check_negatives, measure, targets_of, values_of
+from plait.training.evaluate import (
+    Answers,
+    answers_of,
+    check_negatives,
+    measure,
+    negatives_of,
+    targets_of,
+    values_of,
+)
 from plait.training.run import ANSWERS, load_answers, save_answers
 from plait.training.settings import Protocol
 
@@ -108,7 +118,7 @@ def test_a_rank_that_favours_the_answer_in_ties_is_caught(dataset, monkeypatch):
     monkeypatch.setattr(
         evaluate.retrieval,
         "ranks_of",
-        lambda answer_Q, score_QC, allowed_QC: np.ones(len(answer_Q), np.int64),
+        lambda answer_Q, score_QC: np.ones(len(answer_Q), np.int64),
     )
     assert_caught(check_answers, dataset, resolve("item"))
 
@@ -180,15 +190,18 @@ def test_answers_that_leave_out_what_is_known_are_caught(known, forgotten, monke
 
 
 @pytest.mark.parametrize("negatives", [None, 3])
-def test_chunks_of_queries_do_not_matter(dataset, negatives, monkeypatch):
+@pytest.mark.parametrize(("queries", "items"), [(5, NUM_ITEMS), (1, 4)])
+def test_steps_change_no_answer(dataset, negatives, queries, items, monkeypatch):
+    """So many of the longest queries at a time, and so many items of the catalogue for each of them."""
     model, protocol = model_of(resolve("lac"), max_events=WINDOW), replace(PROTOCOL, negatives=negatives)
     whole = answers_of(model, dataset, "test", protocol)
-    monkeypatch.setattr(evaluate, "QUERIES_PER_STEP", 5)
-    chunked = answers_of(model, dataset, "test", protocol)
-    np.testing.assert_allclose(whole.predicted["rating"], chunked.predicted["rating"], rtol=1e-5)
-    assert whole.loss == pytest.approx(chunked.loss, rel=1e-5)
-    if negatives is None:
-        assert whole.rank_Q.tolist() == chunked.rank_Q.tolist()
+    longest = int(steps.tokens_of(model, np.array([WINDOW]))[0])
+    monkeypatch.setattr(steps, "STEP_BYTES", queries * longest * steps.bytes_per_token(model))
+    monkeypatch.setattr(steps, "STEP_LOGITS", queries * items)
+    in_steps = answers_of(model, dataset, "test", protocol)
+    np.testing.assert_allclose(whole.predicted["rating"], in_steps.predicted["rating"], rtol=SAME_SUM)
+    assert whole.loss == pytest.approx(in_steps.loss, rel=SAME_SUM)
+    assert whole.rank_Q.tolist() == in_steps.rank_Q.tolist()
 
 
 def test_sampled_negatives_are_unseen_items(dataset):
@@ -231,11 +244,10 @@ def hits_of_who_knows_what_was_seen(dataset: Dataset, protocol: Protocol) -> flo
     query_S = np.repeat(np.arange(len(targets)), np.diff(start_Q1))
     score_QV = np.random.default_rng(0).random((len(targets), dataset.num_items + 1), dtype=np.float32)
     score_QV[query_S, seen_S] += 1
-    batch = dataset.target_batch(targets, 1, 0)
-    item_Q = batch.item_E[batch.start_U1[1:] - 1]
-    rank_Q = evaluate.ranks_in_catalogue(
-        score_QV, item_Q, dataset, targets, protocol, np.random.default_rng(1)
-    )
+    item_V = torch.arange(1, dataset.num_items + 1)
+    whole = (Scores(item_V, torch.from_numpy(score_QV[:, 1:])),)
+    negatives = negatives_of(dataset, targets, protocol)
+    rank_Q = evaluate.ranks_in_catalogue(lambda: whole, dataset, targets, protocol, negatives)
     return float((rank_Q == 1).mean())
 
 
