@@ -5,5 +5,4 @@ copies, whole numbers, sums of zeros. Two places of one matrix product are not o
 the same row in a batch: kernels choose the order of a sum by shape, place, threads and processor.
 """
 
-ROUNDING = 2.0**-23  # of fp32, relative to the largest summand
 SAME_SUM = 1e-5  # relative: a few layers of fp32 sums of a dozen terms each, in another order

@@ -274,6 +274,49 @@ def test_what_was_seen_does_not_depend_on_how_a_layout_asks(tmp_path):
     assert missed[0] == missed[1] and 0 < sum(missed[0]) < len(missed[0])
 
 
+def check_ranks_are_places(dataset: Dataset, same_request: str, chosen: bool) -> None:
+    """The rank of an answer is its place in the list of who asks at its time, with all that the user had by then."""
+    layout, exposure = resolve("lac"), Exposure(same_request=same_request)
+    settings = ModelSettings(trunk=trunk_of(), exposure=exposure)
+    asked = {"asked_as_candidates": chosen, "actions": dataset.actions, "max_events": WINDOW}
+    model = model_of(layout, settings=settings, **asked)
+    protocol = replace(PROTOCOL, filter_seen=True, supervise="candidates" if chosen else "all")
+    answers = answers_of(model, dataset, "test", protocol)
+    met = {"in a request that had begun": 0, "seen before its request": 0, "seen in its request": 0, "new": 0}
+    for user, item, rank in zip(answers.user_Q.tolist(), answers.item_Q, answers.rank_Q, strict=True):
+        whole = dataset.history(user)
+        state = encode(until(whole, len(whole.item_E) - 1), WINDOW, layout.lag)
+        in_request = np.flatnonzero(whole.request_E == whole.request_E[-1])
+        before, own = np.split(whole.item_E[:-1], [in_request[0]])
+        k = NUM_ITEMS - len(state.seen_U[0])
+        at_s = int(whole.time_s_E[-1])
+        listed = plain.retrieve(model, state, k, True, at_s=at_s)[0][0].tolist() if k else []
+        assert rank == (1 + listed.index(item) if item in listed else NEVER)
+        met["in a request that had begun"] += len(in_request) > 1 and item in listed
+        met["seen before its request"] += item in before
+        met["seen in its request"] += item in own and item not in before
+        met["new"] += item in listed
+    assert_not_vacuous(met)
+
+
+@pytest.fixture(scope="module")
+def in_requests(tmp_path_factory):
+    world = World(num_users=101, num_events=12, num_items=NUM_ITEMS, request_events=4.0)
+    return simulate(world, tmp_path_factory.mktemp("requests") / "world")
+
+
+@pytest.mark.parametrize(("same_request", "chosen"), [("causal", False), ("causal", True), ("blind", False)])
+def test_a_rank_is_the_place_in_the_list_that_is_served(in_requests, same_request, chosen):
+    check_ranks_are_places(in_requests, same_request, chosen)
+
+
+def test_seen_items_that_leave_out_the_own_request_are_caught(in_requests, monkeypatch):
+    right = Dataset.seen_items
+    shorter = lambda data, asked: right(data, replace(asked, seen_end_Q=asked.history_end_Q))  # noqa: E731
+    monkeypatch.setattr(Dataset, "seen_items", shorter)
+    assert_caught(check_ranks_are_places, in_requests, "blind", False)
+
+
 def answers_and_seen(dataset: Dataset) -> list[tuple[int, set[int]]]:
     histories = [dataset.history(user).item_E for user in range(dataset.num_users)]
     return [(int(item_E[-1]), set(item_E[:-1].tolist())) for item_E in histories]

@@ -23,7 +23,9 @@ from plait.data.simulator.truth import truth_of
 from plait.data.simulator.world import World
 from plait.schema import UNKNOWN_ITEM, Action
 
-USERS_AT_ONCE = 512
+USERS_AT_ONCE = (
+    512  # a count suffices: what is held of a user has a world's size, not a catalogue's or a history's
+)
 WHOLE = 1 << 40  # events: no history is as long
 
 
