@@ -57,9 +57,7 @@ def score(
     late = model.late_statistics()
     most, tokens_U = steps.tokens_per_step(model), steps.tokens_of(model, coming.events.num_events_U)
     found = []
-    for users in steps.within(
-        tokens_U * item_UC.shape[1], most
-    ):  # of one user, where not even its fit together
+    for users in steps.within(tokens_U * item_UC.shape[1], most):
         item_uC, some = item_UC[users], coming.of(users)
         parts = steps.even(item_uC.shape[1], max(1, most // int(tokens_U[users].sum())))
         found.append(

@@ -12,9 +12,7 @@ from torch.autograd.function import once_differentiable
 
 CPU_CHUNK_LOGITS = 1 << 19  # logits held at a time: 2 MiB in fp32, to stay in a core's cache
 CHUNK_LOGITS = 1 << 24  # elsewhere, and the most anywhere
-MIN_CHUNK_QUERIES = (
-    64  # fewer would read all keys for too little work; fewer all the same where so many are too much
-)
+MIN_CHUNK_QUERIES = 64  # fewer would read all keys for too little work; CHUNK_LOGITS goes before
 
 
 def chunked_cross_entropy(

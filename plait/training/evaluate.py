@@ -30,9 +30,7 @@ from plait.training.settings import Protocol
 
 Part = Literal["validation", "test"]
 LISTS = (1, 5, 10, 50)  # lengths k of HR@k and NDCG@k
-SAMPLED_AT_A_TIME = (
-    128  # targets: each block of so many draws its negatives together, so another number, others
-)
+SAMPLED_AT_A_TIME = 128  # targets that draw their negatives together: of another number, draws are others
 
 Value = TypeVar("Value")
 

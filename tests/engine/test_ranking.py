@@ -111,7 +111,8 @@ def with_twins(data: Dataset, num_twins: int = 40) -> tuple[GenerativeRecommende
     """A model of many new items that are described as one of the catalogue is, among others that are not."""
     model = reading_model(data, str(resolve("lac")), ModelSettings(trunk=trunk_of()), WINDOW)
     like, of = int(data.item_index([COLD])[0]), data.item_features
-    row_N = np.array([like] * num_twins + list(range(1, 12)) + [like])
+    others = [item for item in range(1, 12) if (of.vector_NW[item] != of.vector_NW[like]).any()]
+    row_N = np.array([like] * num_twins + others + [like])
     grown = model.with_items(FeatureTable(of.features, of.code_NK[row_N], of.vector_NW[row_N]))
     twins = [*data.item_index([COLD, "z-later"]).tolist()]
     first = model.config.num_items + 1

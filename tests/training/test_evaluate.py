@@ -288,6 +288,8 @@ def check_ranks_are_places(dataset: Dataset, same_request: str, chosen: bool) ->
         state = encode(until(whole, len(whole.item_E) - 1), WINDOW, layout.lag)
         in_request = np.flatnonzero(whole.request_E == whole.request_E[-1])
         before, own = np.split(whole.item_E[:-1], [in_request[0]])
+        if chosen and not len(before):
+            continue  # serving refuses; evaluation asks from what there is
         k = NUM_ITEMS - len(state.seen_U[0])
         at_s = int(whole.time_s_E[-1])
         listed = plain.retrieve(model, state, k, True, at_s=at_s)[0][0].tolist() if k else []
