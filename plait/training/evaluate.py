@@ -258,7 +258,8 @@ def _sampled(
 def check_negatives(dataset: Dataset, part: Part, targets: Targets, protocol: Protocol) -> None:
     """Raises ValueError where a held-out event has too few items that could be sampled."""
     try:
-        _sampled(dataset, targets, protocol, np.random.default_rng(0))
+        for _ in negatives_of(dataset, targets, protocol) or ():
+            pass
     except ValueError as error:
         raise ValueError(
             f"protocol.negatives = {protocol.negatives} is too much for the {part}: {error}"
