@@ -5,7 +5,7 @@ S history items, I ids asked for. A row is an event's place in the folder's arra
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
@@ -32,17 +32,29 @@ Rows = Int64[np.ndarray, "R"] | Bool[np.ndarray, "Q"]
 
 @dataclass(frozen=True)
 class Targets:
-    """Events to be predicted, each from the events of its user before `history_end_Q`."""
+    """Events to be predicted, each from the events of its user before `history_end_Q`.
+
+    Where a question is asked from before the event's own request, its history ends there; what of the request came
+    before the segment is known all the same, and its items are seen ones, as in serving.
+    """
 
     user_Q: Int64[np.ndarray, "Q"]
     event_Q: Int64[np.ndarray, "Q"]  # row of the event
-    history_end_Q: Int64[np.ndarray, "Q"]  # row after the last event that may be seen
+    history_end_Q: Int64[np.ndarray, "Q"]  # row after the last event that the answer is computed from
+    seen_end_Q: Int64[np.ndarray, "Q"]  # row after the last event that the user had when it is asked about
 
     def __len__(self) -> int:
         return len(self.user_Q)
 
     def __getitem__(self, rows: Rows | slice) -> "Targets":
-        return Targets(self.user_Q[rows], self.event_Q[rows], self.history_end_Q[rows])
+        return Targets(self.user_Q[rows], self.event_Q[rows], self.history_end_Q[rows], self.seen_end_Q[rows])
+
+    @property
+    def shares_history_Q(self) -> Bool[np.ndarray, "Q"]:
+        """Whether a target is asked about from the same history as the one before it."""
+        shares_Q = np.zeros(len(self), dtype=bool)
+        shares_Q[1:] = (np.diff(self.user_Q) == 0) & (np.diff(self.history_end_Q) == 0)
+        return shares_Q
 
 
 @final
@@ -250,7 +262,8 @@ class Dataset:
         begin_U, end_U = (
             (self._validation_U, self._test_U) if part == "validation" else (self._test_U, self._start_U1[1:])
         )
-        targets = Targets(*queries(self._start_U1, begin_U, end_U))
+        user_Q, event_Q, end_Q = queries(self._start_U1, begin_U, end_U)
+        targets = Targets(user_Q, event_Q, end_Q, end_Q)
         return targets if same_request == "causal" else self._before_own_request(targets)
 
     def train_targets(self, num_requests: int) -> Targets:
@@ -259,14 +272,13 @@ class Dataset:
         user_U = self.train_users()
         end_U, start_U, found = self._validation_U[user_U], self._start_U1[user_U], []
         for _ in range(num_requests):
-            last = Targets(user_U, np.maximum(end_U - 1, start_U), end_U)
+            last = Targets(user_U, np.maximum(end_U - 1, start_U), end_U, end_U)
             begin_U = self._ends_before_own_request(last)
             keep_U = begin_U > start_U
             event_Q, start_Q1 = concatenated_ranges(begin_U[keep_U], end_U[keep_U])
             per_U = np.diff(start_Q1)
-            found.append(
-                Targets(np.repeat(user_U[keep_U], per_U), event_Q, np.repeat(begin_U[keep_U], per_U))
-            )
+            end_Q = np.repeat(begin_U[keep_U], per_U)
+            found.append(Targets(np.repeat(user_U[keep_U], per_U), event_Q, end_Q, end_Q))
             end_U = begin_U
         whole = Targets(*(np.concatenate([getattr(t, name) for t in found]) for name in vars(found[0])))
         return whole[np.argsort(whole.event_Q, kind="stable")]
@@ -276,17 +288,17 @@ class Dataset:
         where that is all there is."""
         end_Q = self._ends_before_own_request(targets)
         has_Q = end_Q > self._start_U1[targets.user_Q]
-        return Targets(targets.user_Q, targets.event_Q, np.where(has_Q, end_Q, targets.history_end_Q))
+        return replace(targets, history_end_Q=np.where(has_Q, end_Q, targets.history_end_Q))
 
     def last_request_lengths(self, user_U: Int64[np.ndarray, "U"]) -> Int64[np.ndarray, "U"]:
         """How many events the last training request of each training user holds."""
         end_U = self._validation_U[user_U]
-        return end_U - self._ends_before_own_request(Targets(user_U, end_U - 1, end_U))
+        return end_U - self._ends_before_own_request(Targets(user_U, end_U - 1, end_U, end_U))
 
     def _before_own_request(self, targets: Targets) -> Targets:
         """Histories without the target's own request; targets that have none then are left out."""
         end_Q = self._ends_before_own_request(targets)
-        return Targets(targets.user_Q, targets.event_Q, end_Q)[end_Q > self._start_U1[targets.user_Q]]
+        return replace(targets, history_end_Q=end_Q)[end_Q > self._start_U1[targets.user_Q]]
 
     def _ends_before_own_request(self, targets: Targets) -> Int64[np.ndarray, "Q"]:
         """Where histories end that hold nothing of their target's request."""
@@ -313,11 +325,7 @@ class Dataset:
         Returns:
             The batch, and how many of each sequence's last events are targets. Targets stay in their order.
         """
-        opens_Q = np.ones(len(targets), dtype=bool)
-        for of_Q in (targets.user_Q, targets.history_end_Q):
-            opens_Q[1:] &= of_Q[1:] == of_Q[:-1]
-        opens_Q[1:] = ~opens_Q[1:]
-        first_B = np.flatnonzero(opens_Q)
+        first_B = np.flatnonzero(~targets.shares_history_Q)
         count_B = np.diff([*first_B, len(targets)])
         window = self._history(targets[first_B], max_events, lead)
         row_E, start_B1 = concatenated_ranges(window.begin_B, window.end_B + count_B)
@@ -326,15 +334,22 @@ class Dataset:
         return self._batch(targets.user_Q[first_B], row_E, start_B1, window.lead_B), count_B
 
     def seen_items(self, targets: Targets) -> tuple[Int64[np.ndarray, "Q1"], Int64[np.ndarray, "S"]]:
-        """Dense items of each target's whole history, end to end, and where each target's begin."""
-        row_S, start_Q1 = concatenated_ranges(self._start_U1[targets.user_Q], targets.history_end_Q)
+        """Dense items of all that each target's user had, however it is asked about: end to end, and where each
+        target's begin."""
+        row_S, start_Q1 = concatenated_ranges(self._start_U1[targets.user_Q], targets.seen_end_Q)
         return start_Q1, self._item_E[row_S].astype(np.int64)
 
     def met_before(self, targets: Targets) -> Bool[np.ndarray, "Q"]:
         """Whether each target's item is in its history: where seen items are filtered, it can never be recommended."""
-        return met_before(
-            self._start_U1, self._item_E, targets.user_Q, targets.event_Q, targets.history_end_Q
-        )
+        return met_before(self._start_U1, self._item_E, targets.user_Q, targets.event_Q, targets.seen_end_Q)
+
+    def target_lengths(self, targets: Targets) -> Int64[np.ndarray, "Q"]:
+        """How many events of each target's history its answer is computed from, at most."""
+        return targets.history_end_Q - self._start_U1[targets.user_Q]
+
+    def target_items(self, targets: Targets) -> Int64[np.ndarray, "Q"]:
+        """The dense item of each target: the answer."""
+        return self._item_E[targets.event_Q].astype(np.int64)
 
     def history(self, user_index: int) -> EventBatch:
         """All events of one user, of every segment."""

@@ -1,16 +1,19 @@
 """Scoring and retrieval, the plain way: one sequence per candidate. The reference for every faster way.
 
 Shape letters: U users, C candidates of a user, F context features, M questions, K items returned, V catalogue items.
-Small ones count those of a step: u users, c candidates.
+D width. Small ones count those of a step: u users, c candidates.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
+from torch import Tensor
 
+from plait.engine import steps
+from plait.engine.ranking import Catalogue, Seen, best_of_parts, catalogue_of, without
 from plait.engine.state import State, called, in_last_request, joined, repeated, some_users, window
 from plait.layouts import audit
 from plait.layouts.audit import reader
@@ -19,8 +22,6 @@ from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Inputs, query_inputs
 from plait.models.late import LateStatistics
 from plait.schema import MISSING_VALUE, UNKNOWN_ITEM, EventBatch
-
-SEQUENCES_PER_STEP = 256  # in memory at a time: one for every candidate, or user where items are retrieved
 
 
 @torch.no_grad()
@@ -54,12 +55,13 @@ def score(
     if context_F is None:
         context_F = _no_context(state.events)
     late = model.late_statistics()
+    most, tokens_U = steps.tokens_per_step(model), steps.tokens_of(model, coming.events.num_events_U)
     found = []
-    for users in _steps(len(item_UC), SEQUENCES_PER_STEP):
+    for users in steps.within(tokens_U * item_UC.shape[1], most):
         item_uC, some = item_UC[users], coming.of(users)
-        steps = _steps(item_uC.shape[1], max(1, SEQUENCES_PER_STEP // len(item_uC)))
+        parts = steps.even(item_uC.shape[1], max(1, most // int(tokens_U[users].sum())))
         found.append(
-            _joined([_score_step(model, some, item_uC[:, c], context_F, late) for c in steps], axis=1)
+            _joined([_score_step(model, some, item_uC[:, c], context_F, late) for c in parts], axis=1)
         )
     return _joined(found, axis=0)
 
@@ -76,6 +78,10 @@ def retrieve(
 ) -> tuple[Int64[np.ndarray, "U K"], Float32[np.ndarray, "U K"]]:
     """The `k` items most likely to come next for every user, best first, and their logits.
 
+    Equal logits are in the catalogue's order, and no logit depends on `k`: a longer list begins with the shorter one.
+    Items that are described alike have equal ones. Others that differ by less than rounding, about a millionth of the
+    largest, may change places when the user is asked about in other company.
+
     Args:
         at_s, request_name: when they are shown, and in which request, as in `score`.
 
@@ -88,11 +94,12 @@ def retrieve(
     seen_U = state.seen_U if filter_seen else ()
     _check_left(model, state, k, seen_U)
     coming = _coming(model, "i", state, at_s, request_name)
-    found = [
-        _retrieve_step(model, coming.of(users), k, seen_U[users])
-        for users in _steps(state.events.num_users, SEQUENCES_PER_STEP)
-    ]
-    item_UK, score_UK = (np.concatenate(steps) for steps in zip(*found, strict=True))
+    tokens_U = steps.tokens_of(model, coming.events.num_events_U)
+    catalogue, found = catalogue_of(model), []
+    for users in steps.within(tokens_U, steps.tokens_per_step(model)):
+        state_uD = _retrieve_step(model, coming.of(users))
+        found += _best(catalogue, state_uD, k, seen_U[users])
+    item_UK, score_UK = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return item_UK, score_UK
 
 
@@ -221,12 +228,8 @@ def _inputs(
     return query_inputs(model.layout, batch, (field,), device=device, exposure=exposure, late=late)
 
 
-def _steps(count: int, size: int) -> Iterator[slice]:
-    return (slice(at, at + size) for at in range(0, count, size))
-
-
-def _joined(steps: Sequence[dict[str, np.ndarray]], axis: int) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([step[name] for step in steps], axis=axis) for name in steps[0]}
+def _joined(parts: Sequence[dict[str, np.ndarray]], axis: int) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts], axis=axis) for name in parts[0]}
 
 
 def _score_step(
@@ -245,16 +248,23 @@ def _score_step(
     return {name: value.unflatten(0, shape).cpu().numpy() for name, value in predicted.items()}
 
 
-def _retrieve_step(
-    model: GenerativeRecommender, coming: _Coming, k: int, seen_u: Sequence[Int64[np.ndarray, "_"]]
-) -> tuple[Int64[np.ndarray, "u K"], Float32[np.ndarray, "u K"]]:
+def _retrieve_step(model: GenerativeRecommender, coming: _Coming) -> Float32[Tensor, "u D"]:
     to_come = _candidates(coming, _unknown(coming.events), _no_context(coming.events))
     (state_uD,) = model(_inputs(model, joined(coming.events, to_come), "i", late=None))
-    score_uV = model.item_scores(state_uD)
-    for user, seen in enumerate(seen_u):
-        score_uV[user, torch.from_numpy(seen).to(score_uV.device)] = -torch.inf
-    top_uK = score_uV.topk(k)
-    return top_uK.indices.cpu().numpy(), top_uK.values.cpu().numpy()
+    return state_uD
+
+
+def _best(
+    catalogue: Catalogue, state_uD: Float32[Tensor, "u D"], k: int, seen_u: Sequence[Int64[np.ndarray, "_"]]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    seen = Seen.joined(seen_u) if seen_u else None
+    found = []
+    for users in steps.even(len(state_uD), catalogue.users_per_step):
+        of_some = None if seen is None else seen.of(users)
+        parts = (without(part, of_some) for part in catalogue.parts(state_uD[users]))
+        score_UK, item_UK = best_of_parts(parts, k)
+        found.append((item_UK.cpu().numpy(), score_UK.cpu().numpy()))
+    return found
 
 
 def _candidates(

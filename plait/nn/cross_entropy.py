@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CPU_CHUNK_LOGITS = 1 << 19  # logits held at a time: 2 MiB in fp32, to stay in a core's cache
-CHUNK_LOGITS = 1 << 24  # elsewhere
-MIN_CHUNK_QUERIES = 64  # fewer would read all keys for too little work
+CHUNK_LOGITS = 1 << 24  # elsewhere, and the most anywhere
+MIN_CHUNK_QUERIES = 64  # fewer would read all keys for too little work; CHUNK_LOGITS goes before
 
 
 def chunked_cross_entropy(
@@ -65,7 +65,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         dkey_CD = torch.zeros_like(key_CD, dtype=torch.float32) if wants_gradients else None
         total = torch.zeros((), dtype=torch.float32, device=queries.device)
         logits = CPU_CHUNK_LOGITS if queries.device.type == "cpu" else CHUNK_LOGITS
-        chunk = max(MIN_CHUNK_QUERIES, logits // max(1, len(keys)))
+        num_keys = max(1, len(keys))
+        chunk = max(1, min(max(MIN_CHUNK_QUERIES, logits // num_keys), CHUNK_LOGITS // num_keys))
         with torch.autocast(queries.device.type, enabled=False):
             for at in range(0, len(queries), chunk):
                 part = slice(at, at + chunk)

@@ -8,22 +8,24 @@ Shape letters: Q test events, V items with the unknown one, A actions.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import msgspec
 import numpy as np
+import torch
 from jaxtyping import Float, Int64
 
 from plait.data import Dataset, Targets
 from plait.data.simulator import Knows, Oracle, oracle
 from plait.data.simulator.world import WORLD
+from plait.engine import steps
+from plait.engine.ranking import FIRST_ITEM, Scores
 from plait.layouts import Layout
 from plait.metrics.intervals import Bootstrap, paired_difference
 from plait.metrics.statistic import Statistic
-from plait.training import evaluate
 from plait.training.batches import asks_candidates
-from plait.training.evaluate import Answers, measure, ranks_in_catalogue
-from plait.training.randomness import Stream, numpy_generator
+from plait.training.evaluate import Answers, measure, negatives_of, ranks_in_catalogue
 from plait.training.run import RunSettings
 from plait.training.settings import Protocol
 
@@ -159,15 +161,13 @@ def kind_of(metric: str) -> str:
 
 def _rank(best: Oracle, dataset: Dataset, asked: Targets, protocol: Protocol) -> Int64[np.ndarray, "Q"]:
     """The item that came, ranked as a model's are, with the same sampled items."""
-    rng = numpy_generator(protocol.seed, Stream.RANKED, len(asked))
-    ranks = []
-    at_once = evaluate.QUERIES_PER_STEP  # the model's, since each step samples items anew
-    for at in range(0, len(asked), at_once):
-        rows = slice(at, at + at_once)
-        score_QV = best.item_scores(rows)
+    negatives, ranks = negatives_of(dataset, asked, protocol), []
+    for rows in steps.even(len(asked), steps.rows_per_step(dataset.num_items)):
         # The order alone, which fp32 holds exactly: it would round the scores of nearly equal items to ties.
+        score_QV = best.item_scores(rows)[:, FIRST_ITEM:]
         order_QV = score_QV.argsort(axis=1).argsort(axis=1).astype(np.float32)
-        ranks.append(ranks_in_catalogue(order_QV, best.item_Q[rows], dataset, asked[rows], protocol, rng))
+        whole = (Scores(torch.arange(FIRST_ITEM, dataset.num_items + 1), torch.from_numpy(order_QV)),)
+        ranks.append(ranks_in_catalogue(partial(iter, whole), dataset, asked[rows], protocol, negatives))
     return np.concatenate(ranks)
 
 

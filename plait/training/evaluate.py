@@ -4,9 +4,10 @@ One forward pass answers both questions: the next item is read at the history, t
 token of the event that came. Shape letters: Q queries (held-out events), A actions, V catalogue items.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -15,19 +16,22 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from plait.data import Dataset, Targets
+from plait.engine import steps
+from plait.engine.ranking import Catalogue, Scores, Seen, catalogue_of, scores_at, without
+from plait.layouts import audit
 from plait.metrics import retrieval, scoring
 from plait.metrics.statistic import Statistic, mean_over_users
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Exposure, Inputs, query_inputs
 from plait.nn.actions import scaled
-from plait.schema import UNKNOWN_ITEM, Action, Binary, Categorical
+from plait.schema import Action, Binary, Categorical
 from plait.training.batches import ahead, asks_candidates
 from plait.training.randomness import Stream, numpy_generator
 from plait.training.settings import Protocol
 
 Part = Literal["validation", "test"]
 LISTS = (1, 5, 10, 50)  # lengths k of HR@k and NDCG@k
-QUERIES_PER_STEP = 128
+SAMPLED_AT_A_TIME = 128  # targets that draw their negatives together: of another number, draws are others
 
 Value = TypeVar("Value")
 
@@ -51,24 +55,23 @@ def answers_of(
 ) -> Answers:
     """Runs the model over every held-out event of a part. Leaves the model in evaluation mode.
 
-    What counts as seen does not depend on how a layout asks: all events of `Dataset.targets`' histories do.
+    What counts as seen does not depend on how a model is asked: all that its user had when it is, as in serving.
     """
     model.eval()
     exposure = model.config.settings.exposure
     targets = targets_of(dataset, part, exposure)
     as_candidates = asks_candidates(model.layout, exposure, protocol)  # as in training: before their request
     late = model.late_statistics()
-    starts = range(0, len(targets), QUERIES_PER_STEP)
-    chunks = [targets[np.arange(at, min(at + QUERIES_PER_STEP, len(targets)))] for at in starts]
+    asked = dataset.before_requests(targets) if as_candidates else targets
+    together = exposure.time_anchor == "current"  # then the history is the same to all of its targets
 
-    def prepare(asked: Targets) -> tuple[Targets, Inputs]:
-        chunk = dataset.before_requests(asked) if as_candidates else asked
+    def prepare(rows: slice) -> tuple[Targets, Inputs]:
         count_B = None
-        if exposure.time_anchor == "current":  # the history is the same to all of its targets
-            batch, count_B = dataset.candidate_batch(chunk, protocol.max_events, model.layout.lag)
+        if together:
+            batch, count_B = dataset.candidate_batch(asked[rows], protocol.max_events, model.layout.lag)
         else:
-            batch = dataset.target_batch(chunk, protocol.max_events, model.layout.lag)
-        return asked, query_inputs(
+            batch = dataset.target_batch(asked[rows], protocol.max_events, model.layout.lag)
+        return asked[rows], query_inputs(
             model.layout,
             batch,
             ("i", "a"),
@@ -78,11 +81,29 @@ def answers_of(
             late=late,
         )
 
-    rng = numpy_generator(protocol.seed, Stream.RANKED, len(targets))
+    catalogue = None
+    if audit(model.layout).can_retrieve:
+        with torch.autocast(torch.device(device).type, enabled=False):
+            catalogue = catalogue_of(model)
+    negatives = negatives_of(dataset, targets, protocol)
     parts = [
-        _answer(model, dataset, chunk, inputs, protocol, rng) for chunk, inputs in ahead(prepare, chunks)
+        _answer(model, catalogue, dataset, chunk, inputs, protocol, negatives)
+        for chunk, inputs in ahead(prepare, _steps(model, dataset, asked, together))
     ]
     return _joined(parts, targets, dataset)
+
+
+def _steps(model: GenerativeRecommender, dataset: Dataset, asked: Targets, together: bool) -> Iterator[slice]:
+    """Targets whose sequences are computed at a time.
+
+    Args:
+        together: targets of one history stand in one sequence with it.
+    """
+    first_Q = steps.tokens_of(model, dataset.target_lengths(asked))
+    cost_Q = first_Q
+    if together:
+        cost_Q = np.where(asked.shares_history_Q, steps.tokens_of(model, np.zeros_like(first_Q)), first_Q)
+    return steps.within(cost_Q, steps.tokens_per_step(model), first_Q)
 
 
 def targets_of(dataset: Dataset, part: Part, exposure: Exposure) -> Targets:
@@ -113,11 +134,12 @@ class _Part:
 
 def _answer(
     model: GenerativeRecommender,
+    catalogue: Catalogue | None,
     dataset: Dataset,
     chunk: Targets,
     inputs: Inputs,
     protocol: Protocol,
-    rng: np.random.Generator,
+    negatives: Iterator[Int64[np.ndarray, "N"]] | None,
 ) -> _Part:
     rank_Q, predicted, loss_sum = None, {}, {}
     label_M = inputs.asked[0].label_M
@@ -125,8 +147,9 @@ def _answer(
     for asked, state_MD in zip(inputs.asked, model(inputs), strict=True):
         state_MD = state_MD.float()
         if asked.target.fact.field == "i":
-            score_QV = _without_autocast(model.item_scores, state_MD).cpu().numpy()
-            rank_Q = ranks_in_catalogue(score_QV, item_Q, dataset, chunk, protocol, rng)
+            assert catalogue is not None, "the layout predicts an item"
+            rank = partial(_ranks, catalogue, dataset, chunk, protocol, negatives)
+            rank_Q = _without_autocast(rank, state_MD)
         else:
             assert model.heads is not None, "a layout that predicts actions has heads"
             late_MF = asked.late_MF
@@ -147,54 +170,79 @@ def _without_autocast(function: Callable[[Tensor], Value], state_MD: Tensor) -> 
         return function(state_MD)
 
 
-def ranks_in_catalogue(
-    score_QV: Float32[np.ndarray, "Q V"],
-    item_Q: Int64[np.ndarray, "Q"],
+def _ranks(
+    catalogue: Catalogue,
     dataset: Dataset,
     chunk: Targets,
     protocol: Protocol,
-    rng: np.random.Generator,
+    negatives: Iterator[Int64[np.ndarray, "N"]] | None,
+    state_QD: Tensor,
+) -> Int64[np.ndarray, "Q"]:
+    found = []
+    for rows in steps.even(len(chunk), catalogue.users_per_step):
+        scored = catalogue.scored(state_QD[rows])
+        found.append(ranks_in_catalogue(scored, dataset, chunk[rows], protocol, negatives))
+    return np.concatenate(found)
+
+
+def ranks_in_catalogue(
+    scored: Callable[[], Iterable[Scores]],
+    dataset: Dataset,
+    asked: Targets,
+    protocol: Protocol,
+    negatives: Iterator[Int64[np.ndarray, "N"]] | None,
 ) -> Int64[np.ndarray, "Q"]:
     """Ranks in the full catalogue, or among sampled items; 1 is the top.
 
     Where seen items are filtered, an answer that was seen before could never be recommended: it has no rank that
     counts. (To let it compete would tell the label by its being the one seen item left.)
+
+    Args:
+        scored: gives the scores of the whole catalogue; what it gives is changed.
+        negatives: of `negatives_of`; the next ones are these targets'.
     """
-    start_Q1, seen_S = dataset.seen_items(chunk)
-    query_S = np.repeat(np.arange(len(item_Q)), np.diff(start_Q1))
-    rank_Q = _ranks_of_unseen(score_QV, item_Q, dataset, (start_Q1, query_S, seen_S), protocol, rng)
+    item_Q, seen = dataset.target_items(asked), Seen(*dataset.seen_items(asked))
+    if negatives is None:
+        rank_Q = _ranks_in_full(scored, item_Q, seen if protocol.filter_seen else None)
+    else:
+        item_QN = np.stack(list(islice(negatives, len(asked))))
+        score_QC = scores_at(scored(), np.concatenate([item_Q[:, None], item_QN], axis=1))
+        rank_Q = retrieval.ranks_of(np.zeros_like(item_Q), score_QC.cpu().numpy())
     if protocol.filter_seen:
-        rank_Q[query_S[seen_S == item_Q[query_S]]] = retrieval.NEVER
+        query_S = np.repeat(np.arange(len(item_Q)), np.diff(seen.start_U1))
+        rank_Q[query_S[seen.item_S == item_Q[query_S]]] = retrieval.NEVER
     return rank_Q
 
 
-def _ranks_of_unseen(
-    score_QV: Float32[np.ndarray, "Q V"],
-    item_Q: Int64[np.ndarray, "Q"],
-    dataset: Dataset,
-    seen: tuple[Int64[np.ndarray, "Q1"], Int64[np.ndarray, "S"], Int64[np.ndarray, "S"]],
-    protocol: Protocol,
-    rng: np.random.Generator,
+def _ranks_in_full(
+    scored: Callable[[], Iterable[Scores]], item_Q: Int64[np.ndarray, "Q"], seen: Seen | None
 ) -> Int64[np.ndarray, "Q"]:
-    """Ranks in which the answer always competes."""
-    start_Q1, query_S, seen_S = seen
-    if protocol.negatives is not None:
-        item_QN = _sampled(item_Q, dataset, (start_Q1, seen_S), protocol, rng)
-        item_QC = np.concatenate([item_Q[:, None], item_QN], axis=1)
-        return retrieval.ranks_of(np.zeros_like(item_Q), np.take_along_axis(score_QV, item_QC, axis=1))
-    allowed_QV = np.ones(score_QV.shape, dtype=bool)
-    allowed_QV[:, UNKNOWN_ITEM] = False
-    if protocol.filter_seen:
-        allowed_QV[query_S, seen_S] = False
-    return retrieval.ranks_of(item_Q, score_QV, allowed_QV)
+    """Ranks in which the answer always competes: 1, and one more for each rival that scores as high."""
+    answer_Q1, answers = scores_at(scored(), item_Q[:, None]), Seen(np.arange(len(item_Q) + 1), item_Q)
+    rank_Q = np.ones_like(item_Q)
+    for part in scored():
+        rivals = without(without(part, seen), answers)
+        score_QC = torch.cat([answer_Q1, rivals.score_UC], dim=1).cpu().numpy()
+        rank_Q += retrieval.ranks_of(np.zeros_like(item_Q), score_QC) - 1
+    return rank_Q
+
+
+def negatives_of(
+    dataset: Dataset, targets: Targets, protocol: Protocol
+) -> Iterator[Int64[np.ndarray, "N"]] | None:
+    """Items to rank each answer among, target after target; None where that is the full catalogue.
+
+    They depend on the targets and the seed alone: not on how many are computed at a time, nor on the model.
+    """
+    if protocol.negatives is None:
+        return None
+    rng = numpy_generator(protocol.seed, Stream.RANKED, len(targets))
+    blocks = (targets[rows] for rows in steps.even(len(targets), SAMPLED_AT_A_TIME))
+    return (row_N for block in blocks for row_N in _sampled(dataset, block, protocol, rng))
 
 
 def _sampled(
-    item_Q: Int64[np.ndarray, "Q"],
-    dataset: Dataset,
-    seen: tuple[Int64[np.ndarray, "Q1"], Int64[np.ndarray, "S"]],
-    protocol: Protocol,
-    rng: np.random.Generator,
+    dataset: Dataset, targets: Targets, protocol: Protocol, rng: np.random.Generator
 ) -> Int64[np.ndarray, "Q N"]:
     """Items to rank each answer among.
 
@@ -202,17 +250,18 @@ def _sampled(
     seen would be told by that.
     """
     assert protocol.negatives is not None
-    start_Q1, seen_S = seen
+    start_Q1, seen_S = dataset.seen_items(targets)
     if not protocol.filter_seen:
         start_Q1, seen_S = np.zeros_like(start_Q1), seen_S[:0]
+    item_Q = dataset.target_items(targets)
     return retrieval.sample_negatives(dataset.num_items, item_Q, start_Q1, seen_S, protocol.negatives, rng)
 
 
 def check_negatives(dataset: Dataset, part: Part, targets: Targets, protocol: Protocol) -> None:
     """Raises ValueError where a held-out event has too few items that could be sampled."""
-    item_Q = dataset.target_batch(targets, 1, 0).item_E[1::2]  # of an event of the history and the target
     try:
-        _sampled(item_Q, dataset, dataset.seen_items(targets), protocol, np.random.default_rng(0))
+        for _ in negatives_of(dataset, targets, protocol) or ():
+            pass
     except ValueError as error:
         raise ValueError(
             f"protocol.negatives = {protocol.negatives} is too much for the {part}: {error}"

@@ -25,7 +25,7 @@ from tiny import (
     trunk_of,
 )
 
-from plait.engine import plain
+from plait.engine import plain, steps
 from plait.engine.state import State, encode, window
 from plait.layouts import Layout, audit, resolve
 from plait.layouts.casting import SameRequest
@@ -112,17 +112,18 @@ def test_neither_the_order_nor_the_company_of_candidates_matters(layout, monkeyp
 
 
 def check_steps(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So many sequences in memory at a time, of users and of candidates, give the answers of all at once."""
+    """So many of the longest sequences in memory at a time, of users and of candidates, give the answers of all."""
     late = LateSettings(windows=(2,))
     settings = ModelSettings(trunk=trunk_of(), exposure=Exposure(same_request="blind"), late=late)
     model, state = model_of(resolve("lac"), max_events=WINDOW, settings=settings), state_of(resolve("lac"))
     at_s = int(state.events.time_s_E[-1])  # of the last user's last request, and of no other's
     ask = partial(plain.score, model, state, ITEMS, at_s=at_s), partial(plain.retrieve, model, state, 5, True)
     scores, retrieved = (asked() for asked in ask)
-    met = {"sequences": [], "statistics": []}
+    met = {"sequences": [], "tokens": [], "statistics": []}
 
     def inputs(layout, batch, *arguments, right=plain.query_inputs, **more):
         met["sequences"].append(batch.num_users)
+        met["tokens"].append(len(batch.item_E))
         return right(layout, batch, *arguments, **more)
 
     def statistics(model, right=GenerativeRecommender.late_statistics):
@@ -130,7 +131,9 @@ def check_steps(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
         return right(model)
 
     with monkeypatch.context() as patch:
-        patch.setattr(plain, "SEQUENCES_PER_STEP", size)
+        longest = int(steps.tokens_of(model, np.array([WINDOW]))[0])
+        patch.setattr(steps, "STEP_BYTES", size * longest * steps.bytes_per_token(model))
+        patch.setattr(steps, "STEP_LOGITS", size * NUM_ITEMS)
         patch.setattr(plain, "query_inputs", inputs)
         patch.setattr(GenerativeRecommender, "late_statistics", statistics)
         scores_in_steps, retrieved_in_steps = (asked() for asked in ask)
@@ -138,7 +141,7 @@ def check_steps(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
         close(scores_in_steps[name], score_UC)
     for found_UK, expected_UK in zip(retrieved_in_steps, retrieved, strict=True):
         close(found_UK, expected_UK)
-    assert max(met["sequences"]) <= size and sum(met["sequences"]) == ITEMS.size + len(LENGTHS)
+    assert max(met["tokens"]) <= size * longest and sum(met["sequences"]) == ITEMS.size + len(LENGTHS)
     assert len(met["statistics"]) == 1, "they are the same for all steps"
 
 

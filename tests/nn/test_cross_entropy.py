@@ -42,6 +42,23 @@ def test_equals_plain_cross_entropy_for_every_chunk_size(chunk, biases, monkeypa
         assert slow.abs().max() > 0.01
 
 
+@pytest.mark.parametrize(("most", "queries"), [(10 * C, 10), (C, 1), (C - 1, 1)])
+def test_never_more_logits_at_a_time_than_the_most(most, queries, monkeypatch):
+    """However few queries that leaves to a chunk."""
+    right, held = cross_entropy._log_probabilities, []
+
+    def log_probabilities(logit_BC, *more):
+        held.append(len(logit_BC))
+        return right(logit_BC, *more)
+
+    monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", most)
+    monkeypatch.setattr(cross_entropy, "_log_probabilities", log_probabilities)
+    found = loss_and_gradients(chunked_cross_entropy, *problem())
+    assert max(held) == queries and sum(held) == M
+    for fast, slow in zip(found, loss_and_gradients(plain, *problem()), strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-6)
+
+
 def test_the_biases_do_something():
     losses = [chunked_cross_entropy(*problem(), *rest) for rest in ((), (torch.ones(C).cumsum(0),))]
     assert abs(losses[0] - losses[1]) > 0.1

@@ -23,10 +23,12 @@ from tiny import (
     random_log,
     trunk_of,
 )
+from tolerance import SAME_SUM
 
 from plait.data import Dataset, Temporal
 from plait.data.simulator import World, simulate
-from plait.engine import plain
+from plait.engine import plain, steps
+from plait.engine.ranking import Scores
 from plait.engine.state import encode
 from plait.layouts import Layout, audit, resolve
 from plait.metrics.retrieval import NEVER
@@ -35,7 +37,15 @@ from plait.models.inputs import Exposure, query_inputs
 from plait.nn.heads import UNIFORM_VARIANCE
 from plait.schema import EventBatch
 from plait.training import evaluate
-from plait.training.evaluate import Answers, answers_of, check_negatives, measure, targets_of, values_of
+from plait.training.evaluate import (
+    Answers,
+    answers_of,
+    check_negatives,
+    measure,
+    negatives_of,
+    targets_of,
+    values_of,
+)
 from plait.training.run import ANSWERS, load_answers, save_answers
 from plait.training.settings import Protocol
 
@@ -108,7 +118,7 @@ def test_a_rank_that_favours_the_answer_in_ties_is_caught(dataset, monkeypatch):
     monkeypatch.setattr(
         evaluate.retrieval,
         "ranks_of",
-        lambda answer_Q, score_QC, allowed_QC: np.ones(len(answer_Q), np.int64),
+        lambda answer_Q, score_QC: np.ones(len(answer_Q), np.int64),
     )
     assert_caught(check_answers, dataset, resolve("item"))
 
@@ -180,15 +190,18 @@ def test_answers_that_leave_out_what_is_known_are_caught(known, forgotten, monke
 
 
 @pytest.mark.parametrize("negatives", [None, 3])
-def test_chunks_of_queries_do_not_matter(dataset, negatives, monkeypatch):
+@pytest.mark.parametrize(("queries", "items"), [(5, NUM_ITEMS), (1, 4)])
+def test_steps_change_no_answer(dataset, negatives, queries, items, monkeypatch):
+    """So many of the longest queries at a time, and so many items of the catalogue for each of them."""
     model, protocol = model_of(resolve("lac"), max_events=WINDOW), replace(PROTOCOL, negatives=negatives)
     whole = answers_of(model, dataset, "test", protocol)
-    monkeypatch.setattr(evaluate, "QUERIES_PER_STEP", 5)
-    chunked = answers_of(model, dataset, "test", protocol)
-    np.testing.assert_allclose(whole.predicted["rating"], chunked.predicted["rating"], rtol=1e-5)
-    assert whole.loss == pytest.approx(chunked.loss, rel=1e-5)
-    if negatives is None:
-        assert whole.rank_Q.tolist() == chunked.rank_Q.tolist()
+    longest = int(steps.tokens_of(model, np.array([WINDOW]))[0])
+    monkeypatch.setattr(steps, "STEP_BYTES", queries * longest * steps.bytes_per_token(model))
+    monkeypatch.setattr(steps, "STEP_LOGITS", queries * items)
+    in_steps = answers_of(model, dataset, "test", protocol)
+    np.testing.assert_allclose(whole.predicted["rating"], in_steps.predicted["rating"], rtol=SAME_SUM)
+    assert whole.loss == pytest.approx(in_steps.loss, rel=SAME_SUM)
+    assert whole.rank_Q.tolist() == in_steps.rank_Q.tolist()
 
 
 def test_sampled_negatives_are_unseen_items(dataset):
@@ -231,11 +244,10 @@ def hits_of_who_knows_what_was_seen(dataset: Dataset, protocol: Protocol) -> flo
     query_S = np.repeat(np.arange(len(targets)), np.diff(start_Q1))
     score_QV = np.random.default_rng(0).random((len(targets), dataset.num_items + 1), dtype=np.float32)
     score_QV[query_S, seen_S] += 1
-    batch = dataset.target_batch(targets, 1, 0)
-    item_Q = batch.item_E[batch.start_U1[1:] - 1]
-    rank_Q = evaluate.ranks_in_catalogue(
-        score_QV, item_Q, dataset, targets, protocol, np.random.default_rng(1)
-    )
+    item_V = torch.arange(1, dataset.num_items + 1)
+    whole = (Scores(item_V, torch.from_numpy(score_QV[:, 1:])),)
+    negatives = negatives_of(dataset, targets, protocol)
+    rank_Q = evaluate.ranks_in_catalogue(lambda: whole, dataset, targets, protocol, negatives)
     return float((rank_Q == 1).mean())
 
 
@@ -260,6 +272,51 @@ def test_what_was_seen_does_not_depend_on_how_a_layout_asks(tmp_path):
         answers = answers_of(model, dataset, "test", replace(protocol, supervise=supervise))
         missed.append((answers.rank_Q == NEVER).tolist())
     assert missed[0] == missed[1] and 0 < sum(missed[0]) < len(missed[0])
+
+
+def check_ranks_are_places(dataset: Dataset, same_request: str, chosen: bool) -> None:
+    """The rank of an answer is its place in the list of who asks at its time, with all that the user had by then."""
+    layout, exposure = resolve("lac"), Exposure(same_request=same_request)
+    settings = ModelSettings(trunk=trunk_of(), exposure=exposure)
+    asked = {"asked_as_candidates": chosen, "actions": dataset.actions, "max_events": WINDOW}
+    model = model_of(layout, settings=settings, **asked)
+    protocol = replace(PROTOCOL, filter_seen=True, supervise="candidates" if chosen else "all")
+    answers = answers_of(model, dataset, "test", protocol)
+    met = {"in a request that had begun": 0, "seen before its request": 0, "seen in its request": 0, "new": 0}
+    for user, item, rank in zip(answers.user_Q.tolist(), answers.item_Q, answers.rank_Q, strict=True):
+        whole = dataset.history(user)
+        state = encode(until(whole, len(whole.item_E) - 1), WINDOW, layout.lag)
+        in_request = np.flatnonzero(whole.request_E == whole.request_E[-1])
+        before, own = np.split(whole.item_E[:-1], [in_request[0]])
+        if chosen and not len(before):
+            continue  # serving refuses; evaluation asks from what there is
+        k = NUM_ITEMS - len(state.seen_U[0])
+        at_s = int(whole.time_s_E[-1])
+        listed = plain.retrieve(model, state, k, True, at_s=at_s)[0][0].tolist() if k else []
+        assert rank == (1 + listed.index(item) if item in listed else NEVER)
+        met["in a request that had begun"] += len(in_request) > 1 and item in listed
+        met["seen before its request"] += item in before
+        met["seen in its request"] += item in own and item not in before
+        met["new"] += item in listed
+    assert_not_vacuous(met)
+
+
+@pytest.fixture(scope="module")
+def in_requests(tmp_path_factory):
+    world = World(num_users=101, num_events=12, num_items=NUM_ITEMS, request_events=4.0)
+    return simulate(world, tmp_path_factory.mktemp("requests") / "world")
+
+
+@pytest.mark.parametrize(("same_request", "chosen"), [("causal", False), ("causal", True), ("blind", False)])
+def test_a_rank_is_the_place_in_the_list_that_is_served(in_requests, same_request, chosen):
+    check_ranks_are_places(in_requests, same_request, chosen)
+
+
+def test_seen_items_that_leave_out_the_own_request_are_caught(in_requests, monkeypatch):
+    right = Dataset.seen_items
+    shorter = lambda data, asked: right(data, replace(asked, seen_end_Q=asked.history_end_Q))  # noqa: E731
+    monkeypatch.setattr(Dataset, "seen_items", shorter)
+    assert_caught(check_ranks_are_places, in_requests, "blind", False)
 
 
 def answers_and_seen(dataset: Dataset) -> list[tuple[int, set[int]]]:

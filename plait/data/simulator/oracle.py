@@ -23,7 +23,7 @@ from plait.data.simulator.truth import truth_of
 from plait.data.simulator.world import World
 from plait.schema import UNKNOWN_ITEM, Action
 
-USERS_AT_ONCE = 512
+USERS_AT_ONCE = 512  # what is held of a user has the size of a world, whatever its catalogue and history
 WHOLE = 1 << 40  # events: no history is as long
 
 
