@@ -19,8 +19,6 @@ Kind = Literal["parquet", "arrow", "text"]
 HEAD_BYTES = 512
 TAR_MAGIC = slice(257, 262)
 UNREAD = ("__MACOSX", ".", "_")  # how names begin that hold no data
-
-
 DAMAGED = (
     OSError,
     EOFError,

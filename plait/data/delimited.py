@@ -93,7 +93,7 @@ def read_delimited(content: Content, text: TextFormat, columns: Sequence[str] = 
         raise ValueError(
             f"{content.name}: quoting 'rfc4180' needs a separator of one character, not {separator!r}"
         )
-    first = next(_split(sample, separator, quoting))
+    first = _split(sample, separator, quoting)[0]
     if len(first) < 2:
         raise ValueError(
             f"{content.name}: the separator {_called(separator)} is not in its first line ({_shown(sample[0])})"
@@ -113,7 +113,7 @@ def find_separator(lines: Sequence[str], quoting: Quoting | None, name: str) -> 
     Raises:
         ValueError: the first line holds none of those that are looked for.
     """
-    rows_of = {sep: list(_split(lines, sep, quoting or _usual_quoting(sep))) for sep in SEPARATORS}
+    rows_of = {sep: _split(lines, sep, quoting or _usual_quoting(sep)) for sep in SEPARATORS}
     even = [sep for sep, rows in rows_of.items() if len({len(row) for row in rows}) == 1 < len(rows[0])]
     if even and even[0] in UNLIKELY_IN_TEXT:
         return even[0]
@@ -156,10 +156,15 @@ def _sample(content: Content) -> list[str]:
         size *= 2
 
 
-def _split(lines: Sequence[str], separator: str, quoting: Quoting) -> Iterator[list[str]]:
+def _split(lines: Sequence[str], separator: str, quoting: Quoting) -> list[list[str]]:
+    """The fields of a sample; what is wrong with it is said where all records are counted."""
+    plain = [line.split(separator) for line in lines]
     if len(separator) > 1:
-        return (line.split(separator) for line in lines)
-    return csv.reader((line + "\n" for line in lines), delimiter=separator, quoting=_CSV[quoting])
+        return plain
+    try:
+        return list(csv.reader((line + "\n" for line in lines), delimiter=separator, quoting=_CSV[quoting]))
+    except csv.Error:  # a CR within a line, or a field of more than 128 KiB
+        return plain
 
 
 def _names(first: Sequence[str], columns: Sequence[str], name: str) -> tuple[str, ...]:
@@ -227,15 +232,17 @@ def _plain(content: Content, dialect: Dialect, mark: str) -> tuple[Content, int,
 
 
 def _without_blank_lines(data: bytes) -> bytes:
-    data = data.replace(b"\r\n", b"\n")
+    while b"\r\n" in data:
+        data = data.replace(b"\r\n", b"\n")
     while b"\n\n" in data:
         data = data.replace(b"\n\n", b"\n")
-    return data.lstrip(b"\n")
+    return data.strip(b"\r\n") + b"\n"
 
 
 def _requoted(content: Content, dialect: Dialect, mark: str) -> bytes:
+    """As RFC 4180 writes them; with CR LF, so that a field with a CR is quoted."""
     out = io.StringIO(newline="")
-    csv.writer(out, delimiter=mark, lineterminator="\n").writerows(_records(content, dialect, mark))
+    csv.writer(out, delimiter=mark, lineterminator="\r\n").writerows(_records(content, dialect, mark))
     return out.getvalue().encode()
 
 

@@ -142,7 +142,7 @@ def shortened_list(names: Sequence[str]) -> str:
     >>> shortened_list(["a", "b"])
     'a, b'
     >>> shortened_list([f"column{number}" for number in range(1000)])[-40:]
-    'column28, column29, ... (1000 in all)'
+    '8, column29, column30, ... (1000 in all)'
     """
     whole = ", ".join(names)
     if len(whole) <= LONGEST_LIST:

@@ -18,7 +18,7 @@ NEWLINE, RETURN, QUOTE = ord("\n"), ord("\r"), ord('"')
 
 
 def count_even(blocks: Iterable[bytes], separator: str, fields: int, quoting: bool) -> int | None:
-    """The records of a text that is as plain as can be: equally many fields in every line, no blank line, no quote
+    r"""The records of a text that is as plain as can be: equally many fields in every line, no blank line, no quote
     that means anything. None for any other text.
 
     >>> count_even([b"a,b\n1", b",2\n"], ",", 2, quoting=True)
@@ -50,9 +50,9 @@ class Survey:
 
 
 def survey_quoted(data: UInt8[np.ndarray, "N"], separator: str, fields: int) -> Survey:
-    """Counts a text whose separator is one byte; lines end with LF or CR LF.
+    r"""Counts a text whose separator is one byte; lines end with LF or CR LF.
 
-    >>> survey_quoted(np.frombuffer(b'a,b\\n"x,\\n",2\\n3,4', np.uint8), ",", 2)
+    >>> survey_quoted(np.frombuffer(b'a,b\n"x,\n",2\n3,4', np.uint8), ",", 2)
     Survey(records=3, is_strict=True, is_even=True)
     """
     ends, separators, excess = 0, 0, np.int8(0)

@@ -216,7 +216,7 @@ def test_feature_tables_are_read_by_the_same_rules(tmp_path: Path) -> None:
     options = TextFormat(item_columns=("item", "kind", "size"), decimal_comma=True)
     data = prepared(log, tmp_path / "out", text=options, **given_features)
     kind, size = data.item_features.features
-    assert kind.kind.values == ('5" pipe', "a;b", "cap") and size.kind.edges[-1] <= 4
+    assert kind.kind.values == ('5" pipe', "a;b") and size.kind.edges[-1] <= 4
     assert data.manifest.counts.items_without_features == 0
     assert "items.dat: text, separator ';', quoted by RFC 4180, without a header" in data.manifest.read_as
     table.write_text("item;kind;size\ni0;x;1\ni1;x\n")
@@ -310,6 +310,22 @@ def test_text_is_read_as_it_is_spelt(tmp_path: Path) -> None:
     assert not table.has_types and table.rows == 3
     frame = table.lazy(["a", "b"]).collect()
     assert frame["a"].to_list() == ["007", "1E2", "7.0"] and frame["b"].to_list() == [" x ", None, "q"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("1,2\r\r\n\r\n3,4\r", [("1", "2"), ("3", "4")]),
+        ("1,2\n3,4\n\r\n\r", [("1", "2"), ("3", "4")]),
+        ('1,"x\r"\n3,5" y\n', [("1", "x\r"), ("3", '5" y')]),
+        ('1,"x\r"\n\n"3",""\n', [("1", "x\r"), ("3", "")]),
+        ("1,a\rb\n", [("1", "a\rb")]),
+        ("1," + "long" * 50_000 + "\n", [("1", "long" * 50_000)]),
+    ],
+)
+def test_carriage_returns_and_long_fields(rows: str, expected: list[tuple[str, str]]) -> None:
+    assert rows_of("x,y\n" + rows) == expected
+    assert rows_of("x,y\n" + rows, TextFormat()) == expected
 
 
 def test_many_columns_are_cut_in_a_message(tmp_path: Path) -> None:
