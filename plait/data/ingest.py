@@ -187,9 +187,8 @@ def _held_against(
 def _held_in(part: Part, value: pl.Series, role: str) -> Held:
     held = Held(negative=bool((value < 0).any()))
     column = part.columns[role]
-    if (
-        value.null_count() == 0 or part.schema[column.name].is_float()
-    ):  # whose rules tell fractions and merged ids
+    # Of floats, the rules tell fractions and merged ids.
+    if value.null_count() == 0 or part.schema[column.name].is_float():
         return held
     odd = pl.col(column.name).cast(pl.String)
     texts = collect(part.lazy.filter(pl.col(ID + role).is_null()).select(odd).unique()).to_series()
