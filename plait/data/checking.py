@@ -117,8 +117,9 @@ def action_column(action: Action, dtype: DType) -> Column:
     if not (dtype.is_numeric() or dtype == pl.Boolean or dtype == pl.String or dtype == pl.Null):
         raise _wrong_type(name, dtype, "numbers")
     if dtype == pl.String:
-        words = {"": None, "true": "1", "false": "0"} if isinstance(kind, Binary) else {"": None}
-        raw = raw.str.to_lowercase().replace(words)
+        raw = written(raw).str.strip_chars()
+        if isinstance(kind, Binary):
+            raw = raw.str.to_lowercase().replace({"true": "1", "false": "0"})
     number = raw.cast(pl.Float64, strict=False)  # ranges are checked before rounding to 32 bits
     value = number.cast(pl.Float32, strict=False)
     rules = [
@@ -142,25 +143,25 @@ def context_column(feature: Feature, dtype: DType, categories: pl.Categories) ->
     """A category as text, missing = ""; a number as float64, missing = NaN, times in seconds since 1970."""
     name, raw = feature.name, pl.col(feature.name)
     if isinstance(feature.kind, Category):
-        rules: tuple[Rule, ...] = ()
-        if dtype.is_float():  # whole numbers with missing ones among them, as pandas holds them
-            rules = (Rule(f"{name} is not a whole number", raw.is_finite() & (raw % 1 != 0)),)
-            raw, dtype = raw.fill_nan(None).cast(pl.Int64, strict=False), pl.Int64()
-        if not (dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null) or dtype.is_integer()):
-            raise _wrong_type(name, dtype, "text or whole numbers")
-        return Column(name, raw.cast(pl.String).fill_null("").cast(pl.Categorical(categories)), rules)
+        text, rules = _names(name, dtype)
+        return Column(name, text.fill_null("").cast(pl.Categorical(categories)), rules)
     if dtype in (pl.Date, pl.Datetime):
         return Column(name, (raw.cast(pl.Datetime("us")).dt.epoch("us") / 1e6).fill_null(math.nan), ())
     if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Null)):
         raise _wrong_type(name, dtype, "numbers or times")
     if dtype == pl.String:
-        raw = raw.str.strip_chars().replace("", None)
+        raw = written(raw).str.strip_chars()
     number = raw.cast(pl.Float64, strict=False)
     rules = (
         Rule(f"{name} is not a number", raw.is_not_null() & number.is_null()),
         Rule(f"{name} is not finite", number.is_infinite()),
     )
     return Column(name, number.fill_null(math.nan), rules)
+
+
+def written(text: pl.Expr) -> pl.Expr:
+    """Text as it stands, null where nothing but blanks does: that is missing in every column of values."""
+    return pl.when(text.str.strip_chars() != "").then(text)
 
 
 def rule_number(columns: Sequence[Column]) -> pl.Expr:
@@ -181,18 +182,24 @@ def _number_to_microseconds(number: pl.Expr, unit: Literal["s", "ms"]) -> pl.Exp
 
 
 def _category_column(name: str, kind: Categorical, dtype: DType) -> Column:
-    if not (dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null) or dtype.is_integer()):
-        raise _wrong_type(name, dtype, "text or whole numbers")
-    text = pl.col(name).cast(pl.String)
+    text, rules = _names(name, dtype)
     index = text.replace_strict(list(kind.values), list(range(len(kind.values))), default=None).cast(
         pl.Float32
     )
-    unknown = text.is_not_null() & (text != "") & index.is_null()
-    return Column(
-        name,
-        index.fill_null(float("nan")),
-        (Rule(f"{name} is none of {', '.join(kind.values)}", unknown),),
-    )
+    unknown = Rule(f"{name} is none of {', '.join(kind.values)}", text.is_not_null() & index.is_null())
+    return Column(name, index.fill_null(float("nan")), (*rules, unknown))
+
+
+def _names(name: str, dtype: DType) -> tuple[pl.Expr, tuple[Rule, ...]]:
+    """Names as text, null where missing; whole numbers with missing ones among them, as pandas holds them, too."""
+    raw, rules = pl.col(name), tuple[Rule, ...]()
+    if dtype.is_float():
+        whole = raw.fill_nan(None).cast(pl.Int64, strict=False)
+        broken = raw.is_not_nan() & (whole.is_null() | (raw % 1 != 0))
+        raw, dtype, rules = whole, pl.Int64(), (Rule(f"{name} is not a whole number", broken),)
+    if not (dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null) or dtype.is_integer()):
+        raise _wrong_type(name, dtype, "text or whole numbers")
+    return written(raw.cast(pl.String)), rules
 
 
 def _wrong_type(name: str, dtype: DType, expected: str) -> ValueError:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from plait.data.checking import written
 from plait.schema import Categories, Category, Feature, Number, Vector
 
 
@@ -38,7 +39,7 @@ def values_of(feature: Feature, frame: pl.DataFrame, where: str) -> pl.Series:
 
 
 def _texts(column: pl.Series, where: str) -> pl.Series:
-    """Names, null where missing or empty. Whole numbers and truth values are names too."""
+    """Names, null where missing or blank. Whole numbers and truth values are names too."""
     if column.dtype.is_float():
         column = column.fill_nan(None)
         if not (column.drop_nulls() % 1 == 0).all():
@@ -48,7 +49,7 @@ def _texts(column: pl.Series, where: str) -> pl.Series:
         column = column.cast(pl.Int64)
     if not _are_names(column.dtype):
         raise ValueError(f"{where} holds {column.dtype}; expected text or whole numbers")
-    return column.cast(pl.String).replace("", None)
+    return column.cast(pl.String).to_frame().select(written(pl.col(column.name))).to_series()
 
 
 def _numbers(column: pl.Series, where: str) -> pl.Series:
