@@ -1,15 +1,21 @@
 """What a chart or a table writes, number and unit together, is the number that it was given, in every unit."""
 
+import html.parser
 import re
 from collections import Counter
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
+from test_report import LAYOUTS, SEEDS, compared, measured, row
 from tiny import assert_caught, assert_not_vacuous
 
 from plait.studies import charts
 from plait.studies.charts import Chart, Look, Measured, Tick, Trace, learning_curves, quality_against_cost
+from plait.studies.reading import COST_COLUMNS
+from plait.studies.report import html_page
+from plait.studies.rows import Comparison, Cost
 from plait.studies.words import PREFIXES, duration, number, percent, signed, times, with_prefix
 
 SECONDS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0}
@@ -78,30 +84,41 @@ def test_value_and_unit_on_a_chart_are_the_number_given(monkeypatch: pytest.Monk
     assert_caught(check_charts)
 
 
+def read_prefix(text: str, unit: str = "") -> float:
+    written, _, prefix = text.removesuffix(unit).partition(" ")
+    return float(written) * 1000.0 ** PREFIXES.index(prefix)
+
+
 def test_every_prefix_is_the_number_given() -> None:
     met = Counter[str]()
     for value in np.geomspace(1e-2, 9e23, 400):
-        written, _, prefix = with_prefix(value, "B").rstrip("B").partition(" ")
-        assert float(written) * 1000.0 ** PREFIXES.index(prefix) == pytest.approx(value, rel=0.006, abs=0.005)
+        text = with_prefix(value, "B")
+        assert read_prefix(text, "B") == pytest.approx(value, rel=0.006, abs=0.005)
+        written, _, prefix = text.removesuffix("B").partition(" ")
         assert len(written.replace(".", "")) == 3 or value < 0.995 or value >= 999.5e21, written
         met[prefix] += 1
-    assert_not_vacuous({prefix: met[prefix] for prefix in FLOPS_PREFIXES}, above=9)
+    assert_not_vacuous({prefix: met[prefix] for prefix in PREFIXES}, above=9)
 
 
-FLOPS_PREFIXES = [unit.removesuffix("FLOP") for unit in FLOPS]
+def read_duration(text: str) -> dict[str, float]:
+    """Its parts, by unit."""
+    words = text.split()
+    return {unit: float(written) for written, unit in zip(words[::2], words[1::2], strict=True)}
+
+
+def in_seconds(text: str) -> float:
+    return sum({"s": 1, "min": 60, "h": 3600}[unit] * value for unit, value in read_duration(text).items())
 
 
 def test_every_duration_is_the_number_given() -> None:
-    scale_of, met = {"s": 1.0, "min": 60.0, "h": 3600.0}, Counter[str]()
+    met = Counter[str]()
     for seconds in (*np.geomspace(0.1, 400_000, 300), 59.94, 59.96, 3599.4, 3599.6, 3600.0, 7199.0):
-        words = duration(seconds).split()
-        found = {unit: float(written) for written, unit in zip(words[::2], words[1::2], strict=True)}
-        total = sum(scale_of[unit] * value for unit, value in found.items())
-        exact = min(scale_of[unit] for unit in found)
-        assert abs(total - seconds) <= (0.05 if len(found) == 1 else exact / 2) + 1e-9, (seconds, words)
-        assert all(value <= 60 for unit, value in found.items() if unit != "h"), words
-        met.update(found)
-    assert_not_vacuous({unit: met[unit] for unit in scale_of}, above=9)
+        found = read_duration(duration(seconds))
+        least = 0.1 if len(found) == 1 else 60.0 if "h" in found else 1.0
+        assert abs(in_seconds(duration(seconds)) - seconds) <= least / 2 + 1e-9, (seconds, found)
+        assert all(value <= 60 for unit, value in found.items() if unit != "h"), found
+        met.update(found.keys())
+    assert_not_vacuous({unit: met[unit] for unit in ("s", "min", "h")}, above=9)
 
 
 def test_every_number_in_words_is_the_number_given() -> None:
@@ -115,3 +132,129 @@ def test_every_number_in_words_is_the_number_given() -> None:
             decimals = len(written.partition(".")[2])
             assert abs(float(written) * unit - value) <= 0.5 * 10.0**-decimals * unit * (1 + 1e-9), written
         assert signed(value)[0] == percent(value)[0] == ("+" if value > 0 else "\N{MINUS SIGN}")
+
+
+def costly() -> Comparison:
+    """Every layout and seed with costs of its own, of many sizes."""
+    rng = np.random.default_rng(2)
+
+    def cost(size: float) -> Cost:
+        drawn = dict(
+            zip(Cost.__struct_fields__, rng.uniform(1.0, 2.0, len(Cost.__struct_fields__)), strict=True)
+        )
+        train_wall_s = 70 * size * drawn["train_wall_s"]
+        changed = {
+            "train_flops": 1e13 * size * drawn["train_flops"],
+            "train_tokens": 1e6 * size * drawn["train_tokens"],
+            "train_wall_s": train_wall_s,
+            "wall_s": train_wall_s * drawn["wall_s"],
+            "epochs": 9 + 2 * drawn["epochs"],
+            "best_epoch": 3 + drawn["best_epoch"],
+            "peak_memory_mb": 300 * size * drawn["peak_memory_mb"],
+            "num_parameters": 1e5 * size * drawn["num_parameters"],
+        }
+        return Cost(**{name: float(value) for name, value in (drawn | changed).items()})
+
+    found = [(layout, seed, measured(layout, seed)) for layout in LAYOUTS for seed in SEEDS]
+    rows = [
+        row(layout, seed, statistics, cost=cost(4.0 ** (n // len(SEEDS))))
+        for n, (layout, seed, statistics) in enumerate(found)
+    ]
+    return compared(rows=rows)
+
+
+class Tables(html.parser.HTMLParser):
+    """The page's tables: rows of the texts of their cells; what stands small in a cell is apart."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[list[str]]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        match tag:
+            case "table":
+                self.tables.append([])
+            case "tr":
+                self.tables[-1].append([])
+            case "td" | "th":
+                self.tables[-1][-1].append([])
+
+    def handle_data(self, data: str) -> None:
+        if data.strip() and self.tables and self.tables[-1] and self.tables[-1][-1]:
+            self.tables[-1][-1][-1].append(data.strip())
+
+
+def means(comparison: Comparison, layout: str) -> dict[str, float]:
+    """Of all seeds, summed here."""
+    costs = [its.cost for its in comparison.rows if its.layout == layout and its.cost]
+    names = Cost.__struct_fields__
+    return {name: sum(float(getattr(cost, name)) for cost in costs) / len(costs) for name in names}
+
+
+def check_costs(comparison: Comparison) -> None:
+    """In the order of COST_COLUMNS, and beside them what is small."""
+    tables = Tables(html_page(comparison)).tables
+    [table] = [rows for rows in tables if ["training FLOPs"] in [cell for line in rows for cell in line]]
+    reference = means(comparison, comparison.reference)["train_flops"]
+    met = 0
+    for line in table:
+        layout = next(
+            (its.name for its in LAYOUTS if line and its.name in (line[0] or [""])[0].split()), None
+        )
+        if layout is None or len(line) < len(COST_COLUMNS):
+            continue
+        flops, time, epochs, tokens_s, tokens_event, parameters, memory = line[-len(COST_COLUMNS) :]
+        its = means(comparison, layout)
+        trained, best = map(float, epochs[0].rstrip(")").split(" ("))
+        for found, expected in (
+            (read_prefix(flops[0]), its["train_flops"]),
+            (float(flops[1].rstrip("\N{MULTIPLICATION SIGN}")), its["train_flops"] / reference),
+            (
+                float(time[1].removesuffix(" s per epoch").replace(",", "")),
+                its["train_wall_s"] / its["epochs"],
+            ),
+            (trained, its["epochs"]),
+            (best, its["best_epoch"]),
+            (read_prefix(tokens_s[0]), its["train_tokens"] / its["train_wall_s"]),
+            (float(tokens_event[0]), its["tokens_per_event"]),
+            (read_prefix(parameters[0]), its["num_parameters"]),
+            (read_prefix(memory[0], "B"), 1e6 * its["peak_memory_mb"]),
+        ):
+            assert found == pytest.approx(expected, rel=0.02), (layout, line)
+        assert in_seconds(time[0]) == pytest.approx(its["train_wall_s"], rel=0.02, abs=0.05)
+        met += 1
+    assert_not_vacuous({"layouts": met}, above=len(LAYOUTS) - 1)
+
+
+def check_runs(comparison: Comparison) -> None:
+    tables = Tables(html_page(comparison)).tables
+    [table] = [rows for rows in tables if ["wall time"] in [cell for line in rows for cell in line]]
+    heads = [cell[0] for cell in table[0]]
+    lines = [dict(zip(heads, (cell[0] if cell else "" for cell in line), strict=True)) for line in table[1:]]
+    assert_not_vacuous({"runs": len(lines)}, above=len(comparison.rows) - 1)
+    for its, line in zip(comparison.rows, lines, strict=True):
+        assert its.cost is not None
+        trained, best = map(float, line["epochs (best)"].rstrip(")").split(" ("))
+        assert (trained, best) == (
+            pytest.approx(its.cost.epochs, 1e-3),
+            pytest.approx(its.cost.best_epoch, 1e-3),
+        )
+        for head, seconds in (("training time", its.cost.train_wall_s), ("wall time", its.cost.wall_s)):
+            assert in_seconds(line[head]) == pytest.approx(seconds, rel=0.02, abs=0.05), head
+
+
+def test_every_cost_on_the_page_is_the_recorded_number() -> None:
+    comparison = costly()
+    check_costs(comparison)
+    check_runs(comparison)
+
+
+@pytest.mark.parametrize("name", sorted(set(Cost.__struct_fields__) - {"wall_s"}))
+def test_a_cost_that_is_not_the_recorded_one_is_caught(name: str) -> None:
+    """Twice what was recorded, of one layout; of the reference all ratios change."""
+    comparison = costly()
+    first, *others = comparison.summaries
+    wrong = msgspec.structs.replace(first.cost, **{name: 2 * float(getattr(first.cost, name))})
+    summaries = (msgspec.structs.replace(first, cost=wrong), *others)
+    assert_caught(check_costs, msgspec.structs.replace(comparison, summaries=summaries))
