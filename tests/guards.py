@@ -1,7 +1,8 @@
 """Whether every part of every guard has an input that only it stops: the guards of a module, each part removed in turn.
 
 A guard is a condition, anywhere in a function that raises: what a lone `if` asks before it, and every operand of `or`,
-`and`, `|` and `&`. A part that may be removed without any case noticing is a part that nothing tests.
+`and`, `|` and `&`. A part that may be removed without any case noticing is a part that nothing tests. What only words a
+message is no guard.
 """
 
 import ast
@@ -50,7 +51,11 @@ def mutants(tree: ast.Module) -> Iterator[tuple[str, ast.Module]]:
     """The module without each part of each guard."""
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     raising = [f for f in functions if any(isinstance(node, ast.Raise) for node in ast.walk(f))]
-    nodes = [node for function in raising for line in function.body for node in ast.walk(line)]
+    words = {
+        id(node) for raised in ast.walk(tree) if isinstance(raised, ast.Raise) for node in ast.walk(raised)
+    }
+    inside = [node for function in raising for line in function.body for node in ast.walk(line)]
+    nodes = [node for node in inside if id(node) not in words]
     order = {id(node): n for n, node in enumerate(ast.walk(tree))}
     for node in nodes:
         for part, without in parts_of(node):
