@@ -190,3 +190,38 @@ def test_a_run_of_another_size_than_the_study_says_is_caught(change: str) -> Non
     for study in tried:
         assert_caught(check_sizes, changed(study, CHANGES[change]))
     assert_not_vacuous({"studies": len(tried)}, above=5)
+
+
+def printed(part: Part) -> list[tuple[str, str, float]]:
+    """The paper's figures: of which variant, under which of the paper's headings, and how much."""
+    if not isinstance(part, Ablation):
+        return []
+    headings = [column.paper for column in part.columns.values()]
+    rows = [(change.variant, change.paper) for change in part.changes]
+    return [
+        (variant, heading, figure)
+        for variant, figures in rows
+        for heading, figure in zip(headings, figures, strict=False)
+        if heading and figure is not None
+    ]
+
+
+def check_headings(study: Study) -> int:
+    """Under one heading of the paper a variant has one figure, whichever part repeats it."""
+    figures: dict[tuple[str, str], set[float]] = {}
+    for part in parts_of(study):
+        for variant, heading, figure in printed(part):
+            figures.setdefault((variant, heading), set()).add(figure)
+    assert all(len(found) == 1 for found in figures.values()), (study.name, figures)
+    return sum(len(printed(part)) for part in parts_of(study)) - len(figures)
+
+
+def test_the_papers_figure_under_a_heading_is_the_same_in_every_part() -> None:
+    assert_not_vacuous({"repeated": sum(map(check_headings, STUDIES))}, above=5)
+    study = next(its for its in STUDIES if check_headings(its))
+    part = next(its for its in parts_of(study) if printed(its))
+    assert isinstance(part, Ablation)
+    change = next(its for its in part.changes if its.paper)
+    other = replace(change, paper=tuple(None if figure is None else figure + 1 for figure in change.paper))
+    changes = tuple(other if its is change else its for its in part.changes)
+    assert_caught(check_headings, replace(study, parts=(*study.parts, replace(part, changes=changes))))
