@@ -11,6 +11,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.abc import InspectLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -84,13 +86,24 @@ def keep(node: ast.BinOp, side: ast.expr) -> None:
     node.left, node.right = side, copy.deepcopy(side)
 
 
+class Mutant(InspectLoader):
+    """A module made of other code."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.source = ast.unparse(tree)
+
+    def get_source(self, fullname: str) -> str:
+        return self.source
+
+
 def loaded(module: ModuleType, tree: ast.Module) -> ModuleType:
-    """A module of the same surroundings, made of other code."""
-    made = ModuleType(f"{module.__name__}_without_a_part")
-    made.__file__, made.__package__ = module.__file__, module.__package__
+    """The mutant, beside the module in its package."""
+    spec = spec_from_loader(f"{module.__name__}_without_a_part", Mutant(tree))
+    assert spec is not None and spec.loader is not None
+    made = module_from_spec(spec)
     sys.modules[made.__name__] = made  # where dataclasses look their annotations up
     try:
-        exec(compile(tree, "a mutant", "exec"), made.__dict__)
+        spec.loader.exec_module(made)
     finally:
         del sys.modules[made.__name__]
     return made

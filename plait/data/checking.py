@@ -192,7 +192,8 @@ def _category_column(name: str, kind: Categorical, dtype: DType) -> Column:
 
 def _names(name: str, dtype: DType) -> tuple[pl.Expr, tuple[Rule, ...]]:
     """Names as text, null where missing; whole numbers with missing ones among them, as pandas holds them, too."""
-    raw, rules = pl.col(name), tuple[Rule, ...]()
+    raw = pl.col(name)
+    rules: tuple[Rule, ...] = ()
     if dtype.is_float():
         whole = raw.fill_nan(None).cast(pl.Int64, strict=False)
         broken = raw.is_not_nan() & (whole.is_null() | (raw % 1 != 0))
