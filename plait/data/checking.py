@@ -162,8 +162,9 @@ def action_column(action: Action, dtype: DType) -> Column:
         raise _wrong_type(name, dtype, "numbers")
     raw = numbers_without(pl.col(name), dtype, action.missing)
     if dtype == pl.String:
-        words = {"": None, "true": "1", "false": "0"} if isinstance(kind, Binary) else {"": None}
-        raw = raw.str.to_lowercase().replace(words)
+        raw = written(raw).str.strip_chars()
+        if isinstance(kind, Binary):
+            raw = raw.str.to_lowercase().replace({"true": "1", "false": "0"})
     number = raw.cast(pl.Float64, strict=False)  # ranges are checked before rounding to 32 bits
     value = number.cast(pl.Float32, strict=False)
     rules = []
@@ -188,13 +189,8 @@ def context_column(feature: Feature, dtype: DType, categories: pl.Categories) ->
     """A category as text, missing = ""; a number as float64, missing = NaN, times in seconds since 1970."""
     name, raw = feature.name, pl.col(feature.name)
     if isinstance(feature.kind, Category):
-        rules: tuple[Rule, ...] = ()
-        if dtype.is_float():  # whole numbers with missing ones among them, as pandas holds them
-            rules = (Rule(f"{name} is not a whole number", raw.is_finite() & (raw % 1 != 0)),)
-            raw, dtype = raw.fill_nan(None).cast(pl.Int64, strict=False), pl.Int64()
-        if not (is_text(dtype) or dtype in (pl.Boolean, pl.Null) or dtype.is_integer()):
-            raise _wrong_type(name, dtype, "text or whole numbers")
-        label = names_without(raw.cast(pl.String), feature.missing).fill_null("")
+        text, rules = _names(name, dtype)
+        label = names_without(text, feature.missing).fill_null("")
         return Column(name, label.cast(pl.Categorical(categories)), rules)
     if dtype in (pl.Date, pl.Datetime):
         return Column(name, (raw.cast(pl.Datetime("us")).dt.epoch("us") / 1e6).fill_null(math.nan), ())
@@ -202,13 +198,18 @@ def context_column(feature: Feature, dtype: DType, categories: pl.Categories) ->
         raise _wrong_type(name, dtype, "numbers or times")
     raw = numbers_without(raw, dtype, feature.missing)
     if dtype == pl.String:
-        raw = raw.str.strip_chars().replace("", None)
+        raw = written(raw).str.strip_chars()
     number = raw.cast(pl.Float64, strict=False)
     rules = (
         Rule(f"{name} is not a number", raw.is_not_null() & number.is_null()),
         Rule(f"{name} is not finite", number.is_infinite()),
     )
     return Column(name, number.fill_null(math.nan), rules)
+
+
+def written(text: pl.Expr) -> pl.Expr:
+    """Text as it stands, null where nothing but blanks does: that is missing in every column of values."""
+    return pl.when(text.str.strip_chars() != "").then(text)
 
 
 def rule_number(columns: Sequence[Column]) -> pl.Expr:
@@ -225,22 +226,26 @@ def rule_texts(columns: Sequence[Column]) -> list[str]:
 
 
 def _category_column(action: Action, kind: Categorical, dtype: DType) -> Column:
-    name, raw, values = action.name, pl.col(action.name), kind.values
-    if dtype.is_float():  # whole numbers with missing ones among them, as pandas holds them, or fractions
-        raw = raw.fill_nan(None)
-        whole = raw.cast(pl.Int64, strict=False)
-        text = pl.when(whole == raw).then(whole.cast(pl.String)).otherwise(raw.cast(pl.String))
-    elif is_text(dtype) or dtype in (pl.Boolean, pl.Null) or dtype.is_integer():
-        text = raw.cast(pl.String)
-    else:
-        raise _wrong_type(name, dtype, "text or whole numbers")
+    name, values = action.name, kind.values
+    text, rules = _names(name, dtype)
     text = names_without(text, action.missing)
     index = text.replace_strict(values, list(range(len(values))), default=None).cast(pl.Float32)
-    unknown = text.is_not_null() & (text != "") & index.is_null()
-    rule = Rule(
-        f"{name} is none of {', '.join(values) if len(values) <= MOST_SHOWN else shortened(values)}", unknown
-    )
-    return Column(name, index.fill_null(float("nan")), (rule,))
+    listed = ", ".join(values) if len(values) <= MOST_SHOWN else shortened(values)
+    unknown = Rule(f"{name} is none of {listed}", text.is_not_null() & index.is_null())
+    return Column(name, index.fill_null(float("nan")), (*rules, unknown))
+
+
+def _names(name: str, dtype: DType) -> tuple[pl.Expr, tuple[Rule, ...]]:
+    """Names as text, null where missing; whole numbers with missing ones among them, as pandas holds them, too."""
+    raw = pl.col(name)
+    rules: tuple[Rule, ...] = ()
+    if dtype.is_float():
+        whole = raw.fill_nan(None).cast(pl.Int64, strict=False)
+        broken = raw.is_not_nan() & (whole.is_null() | (raw % 1 != 0))
+        raw, dtype, rules = whole, pl.Int64(), (Rule(f"{name} is not a whole number", broken),)
+    if not (is_text(dtype) or dtype in (pl.Boolean, pl.Null) or dtype.is_integer()):
+        raise _wrong_type(name, dtype, "text or whole numbers")
+    return written(raw.cast(pl.String)), rules
 
 
 def _wrong_type(name: str, dtype: DType, expected: str) -> ValueError:

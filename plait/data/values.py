@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from plait.data.checking import written
 from plait.data.ids import is_text
 from plait.data.missing import names_without, numbers_without
 from plait.data.text import decimal_hint
@@ -49,7 +50,7 @@ def _evaluated(column: pl.Series, expression: pl.Expr) -> pl.Series:
 
 
 def _texts(column: pl.Series, where: str) -> pl.Series:
-    """Names, null where missing or empty. Whole numbers and truth values are names too."""
+    """Names, null where missing or blank. Whole numbers and truth values are names too."""
     if column.dtype.is_float():
         column = column.fill_nan(None)
         if not (column.drop_nulls() % 1 == 0).all():
@@ -59,7 +60,7 @@ def _texts(column: pl.Series, where: str) -> pl.Series:
         column = column.cast(pl.Int64)
     if not _are_names(column.dtype):
         raise ValueError(f"{where} holds {column.dtype}; expected text or whole numbers")
-    return column.cast(pl.String).replace("", None)
+    return column.cast(pl.String).to_frame().select(written(pl.col(column.name))).to_series()
 
 
 def _numbers(column: pl.Series, where: str) -> pl.Series:

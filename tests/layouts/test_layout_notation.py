@@ -1,6 +1,7 @@
 """The notation: parsing and printing are inverses, and errors point at the character."""
 
 import re
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from random_layouts import (
 )
 
 from plait.layouts import CATALOGUE, Layout, name_of, resolve
-from plait.layouts.facts import Fact, Target, Token
+from plait.layouts.facts import Fact, Field, Target, Token
 
 
 def check_inverse() -> None:
@@ -169,3 +170,14 @@ def test_an_unknown_name_suggests_the_nearest():
         resolve("interleave")
     with pytest.raises(ValueError, match=r"there are item, action_in, .*or write one out"):
         resolve("zzz")
+
+
+@pytest.mark.parametrize("field", get_args(Field))
+def test_parts_built_with_their_defaults_are_the_shortest_notation(field):
+    """What is left out in Python is what is left out in writing: now, nothing given, nothing predicted, no ride."""
+    assert str(Fact(field)) == f"{field}[t]"
+    assert str(Target(Fact(field))) == f"{field}[t]"
+    token = Token((Fact(field),))
+    assert str(token) == f"{field}[t] -> ()"
+    layout = Layout((Token((Fact(field),), (Target(Fact("i", 1)),)),))
+    assert layout == Layout.parse(f"{field}[t] -> i[t+1]") and not layout.candidate and not layout.allow_leaks

@@ -3,6 +3,7 @@
 Shape letters: U users, N runs.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from tiny import assert_caught, assert_not_vacuous
 
 from plait.metrics.intervals import bootstrap, paired_difference
 from plait.metrics.scoring import labelled, rmse
-from plait.metrics.statistic import Statistic, mean_over_users
+from plait.metrics.statistic import Better, Statistic, mean_over_users
 from plait.studies import claims
 from plait.studies.claims import (
     Claim,
@@ -270,3 +271,51 @@ def test_one_run_settles_nothing() -> None:
 def test_a_margin_must_leave_room() -> None:
     with pytest.raises(ValueError, match="margin = 0"):
         claim(margin=0.0)
+
+
+def turned(statistics: Statistics) -> Statistics:
+    """Every metric negated, and its direction turned: nobody is better or worse for it."""
+
+    def other(statistic: Statistic) -> Statistic:
+        better: Better = "lower" if statistic.better == "higher" else "higher"
+        return replace(statistic, under=lambda weight_DU: -statistic.under(weight_DU), better=better)
+
+    return {
+        run: {name: other(statistic) for name, statistic in its.items()} for run, its in statistics.items()
+    }
+
+
+def check_directions(judge: Judge) -> None:
+    """Orders and parities of both metrics, inside the margin, across it and beyond: at 5 and 50 % of 0.5 or 1.0."""
+    met: Counter[str] = Counter({"reproduced": 0, "not reproduced": 0, "too close to tell": 0})
+    for gap in (-0.1, -0.05, -0.025, 0.0, 0.025, 0.1):
+        found = measured(gap)
+        for metric, margin in itertools.product(("hr@10", "rmse:x"), (None, 0.05, 0.5)):
+            asked = (claim(metric=metric, margin=margin), claim("b", "a", metric, margin))
+            outcomes = outcome(found, *asked, judge=judge)
+            assert outcomes == outcome(turned(found), *asked, judge=judge), (gap, metric, margin)
+            met.update(outcomes if margin else [])
+    assert_not_vacuous(met)
+
+
+class AsIfHigher(claims._Tested):
+    """A parity that takes a lower error for a loss."""
+
+    @property
+    def gain(self) -> tuple[float, float]:
+        return self.difference.low, self.difference.high
+
+
+class EndsAsTheyCome(claims._Tested):
+    @property
+    def gain(self) -> tuple[float, float]:
+        return self.sign * self.difference.low, self.sign * self.difference.high
+
+
+def test_verdicts_do_not_change_when_a_metric_is_negated_and_its_direction_turned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check_directions(judge)
+    for broken in (AsIfHigher, EndsAsTheyCome):
+        monkeypatch.setattr(claims, "_Tested", broken)
+        assert_caught(check_directions, judge)

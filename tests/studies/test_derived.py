@@ -1,20 +1,22 @@
 """Derived logs: the same events as the log they are made of, and what they add is the truth."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import polars as pl
 import pytest
-from tiny import ACTIONS, assert_caught, assert_not_vacuous, prepared
+from tiny import ACTIONS, assert_caught, assert_not_vacuous, prepared, random_log
 
-from plait.data import Dataset, LeaveOneOut, Temporal
+from plait.data import Dataset, LeaveOneOut, Temporal, prepare
 from plait.data.simulator import World, oracle
 from plait.data.simulator.truth import truth_of
 from plait.schema import FIRST_VALUE, Amount, Category, Feature, Vector
-from plait.studies.derived import Described, Thresholded, events_of
+from plait.studies import derived
+from plait.studies.derived import Declared, Described, Thresholded, events_of
+from plait.studies.logs import Log
 from plait.studies.papers import lac_setup
 from plait.studies.papers.genrank import FEED
 from plait.studies.regret import metrics_of
@@ -176,3 +178,53 @@ def test_who_knows_the_truth_of_purchases_beats_a_constant(tmp_path: Path) -> No
 def test_a_derived_log_keeps_its_actions(tmp_path: Path) -> None:
     assert [a.name for a in CODED.open(tmp_path, None).actions] == ["click", "like", "share"]
     assert [action.name for action in ACTIONS] == ["rating", "liked"]  # of the dataset above
+
+
+def of_requests(folder: Path, request: str | None) -> Dataset:
+    """The random log in pairs of events, which share a time or are named to be of one request, never both."""
+    nth = pl.int_range(pl.len()).over("user")
+    time = 1_000_000 + 60 * (nth if request else nth // 2)
+    columns = {"user": "user", "item": "item", "time": "time", "request": request}
+    log = random_log().with_columns(time=time, request=nth // 2)
+    return prepare(log, **columns, actions=ACTIONS, out=folder, min_item_events=1)
+
+
+def check_requests(log: Log, made_of: Dataset, kept: Path) -> None:
+    made = log.open(kept, None)
+    after, before = (events_of(its).select("user_id", "item_id", "request_id") for its in (made, made_of))
+    assert after.equals(before), log
+    named, were_named = (its.manifest.settings.request is not None for its in (made, made_of))
+    assert named == were_named, f"{log}: every line of results tells whether the log names its requests"
+    shared = before.select(pl.struct("user_id", "request_id").is_duplicated().sum()).item()
+    assert_not_vacuous({"events that share a request": shared})
+
+
+class Guesses(Thresholded):
+    """Takes equal times for requests."""
+
+    def _make(self, made_of: Dataset, folder: Path) -> None:
+        settings = msgspec.structs.replace(made_of.manifest.settings, request=None)
+        made_of.manifest = msgspec.structs.replace(made_of.manifest, settings=settings)
+        super()._make(made_of, folder)
+
+
+def test_every_derived_kind_of_log_keeps_the_requests_of_its_source(tmp_path: Path) -> None:
+    simulated = QUICK.open(tmp_path, None)
+    named, at_one_time = (of_requests(tmp_path / str(name), name) for name in ("request", None))
+    logs = [
+        (thresholded(named), named),
+        (thresholded(at_one_time), at_one_time),
+        (CODED, simulated),
+        (ONE_HOT, simulated),
+        (Declared(name="declared", of=QUICK, actions=simulated.actions), simulated),
+    ]
+    for n, (log, made_of) in enumerate(logs):
+        check_requests(log, made_of, tmp_path / str(n))
+    kinds = {
+        kind
+        for kind in vars(derived).values()
+        if hasattr(kind, "quick") and kind.__module__ == derived.__name__
+    }
+    assert {type(log) for log, _ in logs} == kinds, "a kind that this test does not know"
+    broken = Guesses(**{field.name: getattr(logs[0][0], field.name) for field in fields(Thresholded)})
+    assert_caught(check_requests, broken, Dataset.open(named.folder), tmp_path / "broken")

@@ -3,10 +3,12 @@
 Shape letters: S seeds, P places of the item, L tokens, R rows, N heads, H head width.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -198,3 +200,44 @@ def test_the_drawings_show_the_map() -> None:
     assert all(
         f">{position} {'item' if position in (1, 5) else 'unk'}<" in drawing for position in range(LENGTH)
     )
+
+
+def check_labels(drawing: str, map_LL: np.ndarray) -> None:
+    """Every token's name stands once beside its row and once above its column, every weight in its cell."""
+    texts = [
+        (float(text.attrib["x"]), float(text.attrib["y"]), text.text or "")
+        for text in ElementTree.fromstring(drawing).iter("{http://www.w3.org/2000/svg}text")
+    ]
+    beside = {name: y for x, y, name in texts if x < lag.MARGIN}
+    above = {name: x for x, y, name in texts if y < lag.MARGIN}
+    names = lag.names()
+    assert len(texts) == 2 * LENGTH + LENGTH * (LENGTH + 1) // 2
+    for labels in (beside, above):
+        assert list(labels) == names, "in order, each once"
+        np.testing.assert_allclose(np.diff(list(labels.values())), lag.CELL)
+    inside = [(x, y, text) for x, y, text in texts if x > lag.MARGIN and y > lag.MARGIN]
+    for x, y, text in inside:
+        row = int(np.argmin([abs(y - beside[name]) for name in names]))
+        column = int(np.argmin([abs(x - above[name]) for name in names]))
+        assert float(text) == pytest.approx(map_LL[row, column], abs=0.005), (row, column)
+        assert abs(y - beside[names[row]]) < 1 and abs(x - above[names[column]]) < 3
+    assert len(inside) == LENGTH * (LENGTH + 1) // 2
+
+
+def test_rows_and_columns_of_the_drawing_are_named_and_hold_their_weights() -> None:
+    map_LL = np.tril(np.random.default_rng(1).dirichlet(np.ones(LENGTH), LENGTH))
+    drawing = svg(map_LL)
+    check_labels(drawing, map_LL)
+    rows, columns = (
+        re.findall(rf'<text[^>]* text-anchor="{at}">[^<]*</text>\n', drawing) for at in ("end", "middle")
+    )
+    for gone in (rows[0], rows[-1], columns[0], columns[-1]):
+        assert_caught(check_labels, drawing.replace(gone, "", 1), map_LL)
+    assert_caught(check_labels, drawing, map_LL.T)
+    for line, row_L, name in zip(shaded(map_LL)[1:], map_LL, lag.names(), strict=True):
+        assert line.startswith(f"{name:>6}  ")
+        cells = [line[8 + 4 * key : 10 + 4 * key] for key in range(LENGTH)]
+        darkness = [lag.SHADES.index(cell[0]) for cell in cells]
+        assert darkness == [round(weight / row_L.max() * (len(lag.SHADES) - 1)) for weight in row_L]
+    heads = shaded(map_LL)[0]
+    assert [int(heads[8 + 4 * key : 11 + 4 * key]) for key in range(LENGTH)] == list(range(LENGTH))

@@ -1,7 +1,9 @@
 """What a result says of its code, its machine, its memory and its protocol."""
 
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import is_dataclass, replace
 from types import UnionType
@@ -225,3 +227,47 @@ def test_where_nothing_tells_the_memory_it_is_not_known(tmp_path, monkeypatch):
     assert peak_memory_mb() > 50
     monkeypatch.setattr(memory, "OF_PROCESS", tmp_path / "none")
     assert not forget_peak_memory() and peak_memory_mb() is None
+
+
+NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+
+
+def several(name: str, value: object, hint: Any) -> list[object]:
+    """As `others`, and of a number more than one."""
+    kind = get_args(hint)[0] if isinstance(hint, UnionType) else hint
+    if name in EXAMPLES or kind not in (int, float):
+        return others(name, value, hint)
+    step = 0.25 if kind is float else value or 1
+    return [(value or 0) + step, (value or 0) + 3 * step]
+
+
+def check_lines_hold_values(dataset) -> None:
+    """No two values of a setting give one line, and a number that is not the default's stands in its line."""
+    counts = {"settings": 0, "numbers": 0}
+    for section, settings in DEFAULTS.items():
+        for name, value, hint in leaves(settings, section):
+            base = DEFAULTS
+            for first, chosen in FIRST.get(name, {}).items():
+                base, value = with_setting(base, first, chosen), chosen if first == name else value
+            values = [] if name in APART else several(name, value, hint)
+            lines = [line(dataset, **base), *(line(dataset, **with_setting(base, name, v)) for v in values)]
+            assert len(set(lines)) == len(lines), f"{name}: {values} give the same line"
+            before = Counter(map(float, NUMBER.findall(lines[0])))
+            for v, told in zip(values, lines[1:], strict=True):
+                if type(v) in (int, float):
+                    assert Counter(map(float, NUMBER.findall(told)))[v] > before[v], f"{name} = {v}: {told}"
+                    counts["numbers"] += 1
+            counts["settings"] += len(values) > 0
+    assert_not_vacuous(counts, above=40)
+
+
+def test_the_line_holds_the_value_and_not_just_another_text(dataset, monkeypatch):
+    check_lines_hold_values(dataset)
+    right = provenance._words_of_heads
+
+    def vague(dataset, model):
+        words = ["another retrieval weight"] if model.retrieval_weight != 1 else []
+        return right(dataset, replace(model, retrieval_weight=1.0)) + words
+
+    monkeypatch.setattr(provenance, "_words_of_heads", vague)
+    assert_caught(check_lines_hold_values, dataset)
