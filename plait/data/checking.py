@@ -189,9 +189,9 @@ def context_column(feature: Feature, dtype: DType, categories: pl.Categories) ->
     """A category as text, missing = ""; a number as float64, missing = NaN, times in seconds since 1970."""
     name, raw = feature.name, pl.col(feature.name)
     if isinstance(feature.kind, Category):
-        text, rules = _names(name, dtype)
-        label = names_without(text, feature.missing).fill_null("")
-        return Column(name, label.cast(pl.Categorical(categories)), rules)
+        label = names_without(_names(name, dtype), feature.missing).fill_null("")
+        fraction = Rule(f"{name} is not a whole number", raw.is_not_nan() & ~(raw % 1 == 0))
+        return Column(name, label.cast(pl.Categorical(categories)), (fraction,) if dtype.is_float() else ())
     if dtype in (pl.Date, pl.Datetime):
         return Column(name, (raw.cast(pl.Datetime("us")).dt.epoch("us") / 1e6).fill_null(math.nan), ())
     if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Null)):
@@ -227,25 +227,24 @@ def rule_texts(columns: Sequence[Column]) -> list[str]:
 
 def _category_column(action: Action, kind: Categorical, dtype: DType) -> Column:
     name, values = action.name, kind.values
-    text, rules = _names(name, dtype)
-    text = names_without(text, action.missing)
+    text = names_without(_names(name, dtype), action.missing)
     index = text.replace_strict(values, list(range(len(values))), default=None).cast(pl.Float32)
     listed = ", ".join(values) if len(values) <= MOST_SHOWN else shortened(values)
     unknown = Rule(f"{name} is none of {listed}", text.is_not_null() & index.is_null())
-    return Column(name, index.fill_null(float("nan")), (*rules, unknown))
+    return Column(name, index.fill_null(float("nan")), (unknown,))
 
 
-def _names(name: str, dtype: DType) -> tuple[pl.Expr, tuple[Rule, ...]]:
-    """Names as text, null where missing; whole numbers with missing ones among them, as pandas holds them, too."""
+def _names(name: str, dtype: DType) -> pl.Expr:
+    """Names as text, null where missing. Of floats, whole numbers are spelt as such: with missing ones among them, they
+    are floats to pandas."""
     raw = pl.col(name)
-    rules: tuple[Rule, ...] = ()
     if dtype.is_float():
-        whole = raw.fill_nan(None).cast(pl.Int64, strict=False)
-        broken = raw.is_not_nan() & (whole.is_null() | (raw % 1 != 0))
-        raw, dtype, rules = whole, pl.Int64(), (Rule(f"{name} is not a whole number", broken),)
+        whole = raw.cast(pl.Int64, strict=False)
+        spelt = pl.when(whole == raw).then(whole.cast(pl.String)).otherwise(raw.cast(pl.String))
+        return pl.when(raw.is_not_nan()).then(spelt)
     if not (is_text(dtype) or dtype in (pl.Boolean, pl.Null) or dtype.is_integer()):
         raise _wrong_type(name, dtype, "text or whole numbers")
-    return written(raw.cast(pl.String)), rules
+    return written(raw.cast(pl.String))
 
 
 def _wrong_type(name: str, dtype: DType, expected: str) -> ValueError:

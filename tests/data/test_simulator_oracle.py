@@ -18,6 +18,7 @@ from plait.data.simulator import Knows, Response, World, filtering, oracle, simu
 from plait.data.simulator import ahead as ahead_module
 from plait.data.simulator.responses import LEVELS, SHAPE
 from plait.data.simulator.truth import truth_of
+from plait.files import seal
 from plait.schema import Action, Amount, Binary, Regression
 
 oracle_module = sys.modules["plait.data.simulator.oracle"]  # the package gives the function this name
@@ -317,6 +318,7 @@ def test_no_answer_depends_on_the_actions_that_it_predicts(tiny, tmp_path):
         action_EA = np.load(copy / "action.npy")
         action_EA[rows, 0] = 1 - action_EA[rows, 0]
         np.save(copy / "action.npy", action_EA)
+        seal(copy)
         after = oracle(Dataset.open(copy), "test")
         assert (after.label_QA != before.label_QA).any() == same
         assert np.array_equal(after.predicted["like"], before.predicted["like"]) == same

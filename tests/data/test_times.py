@@ -9,6 +9,7 @@ import pytest
 from plait.data import Temporal, prepare
 from plait.data.history import Columns, load_vocabulary, read_history, save_vocabulary
 from plait.data.times import check_format
+from plait.files import HASHES
 
 NAMES = {"user": "user", "item": "item"}
 ALL = NAMES | {"actions": {}, "min_user_events": 1, "min_item_events": 1}
@@ -166,4 +167,7 @@ def test_columns_of_before_still_open(tmp_path):
         line = next(line for line in text.splitlines(keepends=True) if f'"{name}"' in line)
         text = text.replace(line, "")
     path.write_text(text)
-    assert load_vocabulary(tmp_path)[1] == columns and columns.user_ids == "as given"
+    (tmp_path / HASHES).unlink()
+    with pytest.warns(UserWarning, match=f"no {HASHES}"):
+        assert load_vocabulary(tmp_path)[1] == columns
+    assert columns.user_ids == "as given"
