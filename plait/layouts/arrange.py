@@ -265,14 +265,14 @@ def _given(
     first_M: Int64[np.ndarray, "M"],
 ) -> tuple[tuple[Field, Int64[np.ndarray, "M"]], ...]:
     """Sources of what a head is given: of the label's own event, of the token's, or of one before."""
-
-    def event_of(offset: int) -> Int64[np.ndarray, "M"]:
-        if offset == target.offset:
-            return label_M
-        return event_M + offset if offset >= 0 else now_M + offset
-
-    assert all(fact.offset is not None for fact in target.given)
-    return tuple((fact.field, _event_or_start(event_of(fact.offset or 0), first_M)) for fact in target.given)
+    given = []
+    for fact in target.given:
+        assert fact.offset is not None, "no head is given a mask"
+        of_M = event_M + fact.offset if fact.offset >= 0 else now_M + fact.offset
+        given.append(
+            (fact.field, _event_or_start(label_M if fact.offset == target.offset else of_M, first_M))
+        )
+    return tuple(given)
 
 
 def _event_or_start(

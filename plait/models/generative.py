@@ -263,16 +263,10 @@ class GenerativeRecommender(nn.Module):
         x_ND = torch.stack(shown).sum(0) if len(shown) > 1 else shown[0]
         if self.users is not None:
             x_ND = x_ND + self.users(inputs.user_code_UK).index_select(0, inputs.user_N)
-        num_rows, row_length = inputs.segments.segment_RL.shape
-
-        def in_rows(x_ND: Tensor) -> Tensor:
-            x_CD = x_ND.new_zeros(num_rows * row_length, x_ND.shape[-1]).index_copy(0, inputs.cell_N, x_ND)
-            return x_CD.unflatten(0, (num_rows, row_length))
-
         ride_RLD = None
         if self.layout.rides:
-            ride_RLD = in_rows(facts["a"].index_select(0, inputs.event_N + SPECIALS))
-        return self.trunk(in_rows(x_ND), inputs.segments, ride_RLD).flatten(0, 1)
+            ride_RLD = _in_rows(inputs, facts["a"].index_select(0, inputs.event_N + SPECIALS))
+        return self.trunk(_in_rows(inputs, x_ND), inputs.segments, ride_RLD).flatten(0, 1)
 
     def _state(self, asked: Asked, hidden_CD: Tensor, facts: dict[Field, Tensor]) -> Float[Tensor, "M D"]:
         state_MD = hidden_CD.index_select(0, asked.cell_M)
@@ -306,6 +300,12 @@ class GenerativeRecommender(nn.Module):
             field: torch.cat([event_ED.new_zeros(1, event_ED.shape[1]), self.specials[field], event_ED])
             for field, event_ED in events.items()
         }
+
+
+def _in_rows(inputs: Inputs, x_ND: Float[Tensor, "N D"]) -> Float[Tensor, "R L D"]:
+    shape = inputs.segments.segment_RL.shape
+    x_CD = x_ND.new_zeros(shape.numel(), x_ND.shape[-1]).index_copy(0, inputs.cell_N, x_ND)
+    return x_CD.unflatten(0, shape)
 
 
 def _key(target: Target) -> str:

@@ -6,6 +6,7 @@ F late features.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -134,15 +135,7 @@ def _inputs(
     _check_one_moment(cast, exposure)
     tokens = arrange(layout, cast, full_history=exposure.history == "full")
     rows = packer(tokens.length_U)
-
-    def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(device, non_blocking=True)
-
-    def in_rows(value_N: np.ndarray) -> Tensor:
-        value_RL = np.zeros_like(rows.segment_RL)
-        value_RL.reshape(-1)[rows.cell_N] = value_N
-        return tensor(value_RL)
-
+    tensor, in_rows = partial(_tensor, device), partial(_in_rows, device, rows)
     sight, clock = tokens.sight, _clock(layout, batch, cast, tokens, exposure.time_anchor)
     return Inputs(
         item_E=tensor(batch.item_E),
@@ -173,6 +166,16 @@ def _inputs(
         user_code_UK=tensor(batch.user_code_UK),
         user_N=tensor(np.repeat(np.arange(batch.num_users), tokens.length_U)),
     )
+
+
+def _tensor(device: torch.device | str, array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array).to(device, non_blocking=True)
+
+
+def _in_rows(device: torch.device | str, rows: Rows, value_N: np.ndarray) -> Tensor:
+    value_RL = np.zeros_like(rows.segment_RL)
+    value_RL.reshape(-1)[rows.cell_N] = value_N
+    return _tensor(device, value_RL)
 
 
 def _check_one_moment(cast: Cast, exposure: Exposure) -> None:

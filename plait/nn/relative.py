@@ -3,6 +3,8 @@
 Shape letters: R rows, N heads, Q queries and K keys, H head width, P entries of a table.
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -54,24 +56,9 @@ class RelativeBias(nn.Module):
         if self.position_P is not None:
             query_RQ = visibility.queries.position_RL.int()
             key_RK = visibility.keys.position_RL.int() + (self.max_positions - 1)
-
-            def steps(block: Block) -> Tensor:
-                return key_RK[block.rows, None, block.keys] - query_RQ[block.rows, block.queries, None]
-
-            found.append(Lookup(self.position_P, steps))
+            found.append(Lookup(self.position_P, partial(_steps, query_RQ, key_RK)))
         if self.time_P is not None:
-            anchor_s_RQ, time_s_RK = _times(visibility)
-
-            def bytes_of(block: Block) -> Tensor:  # a logarithm costs more than the product beside it
-                gap_s_GQK = (
-                    anchor_s_RQ[block.rows, block.queries, None] - time_s_RK[block.rows, None, block.keys]
-                )
-                return time_bucket(gap_s_GQK).byte()
-
-            def buckets(block: Block) -> Tensor:
-                return visibility.kept("time buckets", block, lambda: bytes_of(block)).int()
-
-            found.append(Lookup(self.time_P, buckets))
+            found.append(Lookup(self.time_P, partial(_time_buckets, visibility)))
         return tuple(found)
 
 
@@ -111,6 +98,21 @@ def attend_biased_reference(
     hidden_R1QK = ~visibility.dense(strict)[:, None]
     weight_RNQK = score_RNQK.masked_fill(hidden_R1QK, -torch.inf).softmax(-1).nan_to_num(0.0)
     return (weight_RNQK @ v_RNKH.float()).to(v_RNKH.dtype)
+
+
+def _steps(query_RQ: Tensor, key_RK: Tensor, block: Block) -> Tensor:
+    query_GQ1, key_G1K = block.pairs(query_RQ, key_RK)
+    return key_G1K - query_GQ1
+
+
+def _time_buckets(visibility: Visibility, block: Block) -> Tensor:
+    """Kept where there is room, as bytes: a logarithm costs more than the product beside it."""
+    return visibility.kept("time buckets", block, partial(_bytes_of_buckets, visibility, block)).int()
+
+
+def _bytes_of_buckets(visibility: Visibility, block: Block) -> Tensor:
+    anchor_s_GQ1, time_s_G1K = block.pairs(*_times(visibility))
+    return time_bucket(anchor_s_GQ1 - time_s_G1K).byte()
 
 
 def _times(visibility: Visibility) -> tuple[Tensor, Tensor]:

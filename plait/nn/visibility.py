@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
 # What is found out about pairs, a byte for each, serves all layers as long as it fits; the rest is found out again
@@ -136,6 +136,12 @@ class Block(NamedTuple):
     queries: slice
     keys: slice
 
+    def pairs(
+        self, value_RQ: Shaped[Tensor, "R Q"], value_RK: Shaped[Tensor, "R K"]
+    ) -> tuple[Shaped[Tensor, "G q 1"], Shaped[Tensor, "G 1 k"]]:
+        """A value of every query and one of every key, as what is compared pair by pair."""
+        return value_RQ[self.rows, self.queries, None], value_RK[self.rows, None, self.keys]
+
 
 @dataclass(frozen=True, eq=False)
 class Visibility:
@@ -221,16 +227,13 @@ class Visibility:
         return self.queries.position_RL[:, :, None] - self.keys.position_RL[:, None, :]
 
     def _visible(self, block: Block, strict: bool) -> Bool[Tensor, "G Q K"]:
-        def pairs(value_RQ: Tensor, value_RK: Tensor) -> tuple[Tensor, Tensor]:
-            return value_RQ[block.rows, block.queries, None], value_RK[block.rows, None, block.keys]
-
         queries, keys = self.queries, self.keys
-        user_GQ1, user_G1K = pairs(queries.segment_RL, keys.segment_RL)
-        index_GQ1, index_G1K = pairs(queries.index_RL, keys.index_RL)
+        user_GQ1, user_G1K = block.pairs(queries.segment_RL, keys.segment_RL)
+        index_GQ1, index_G1K = block.pairs(queries.index_RL, keys.index_RL)
         if queries.event_RL is None or keys.event_RL is None:
             own_GQK = so_far_GQK = index_G1K == index_GQ1
         else:
-            event_GQ1, event_G1K = pairs(queries.event_RL, keys.event_RL)
+            event_GQ1, event_G1K = block.pairs(queries.event_RL, keys.event_RL)
             own_GQK = event_G1K == event_GQ1
             so_far_GQK = own_GQK & (index_G1K <= index_GQ1)
         seen_RQ = queries.index_RL if queries.seen_RL is None else queries.seen_RL
