@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from tiny import assert_not_vacuous, model_of, prepared, random_log
 
+from plait import files
 from plait.cli.opening import finished_run
 from plait.data.caching import file_stamps
 from plait.data.sources.kuaishou import KUAIRAND_ACTIONS, read_kuairand
@@ -64,7 +65,7 @@ def of_saved(folder: Path) -> object:
         (folder / "draft" / name).touch()
     moved: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "replace", lambda path, _: moved.append(path.name))
+        patch.setattr(files, "move_listed", lambda path, _: moved.append(path.name))
         put_in_place(folder / "draft", folder)
     assert moved[-1] == CONFIG and len(moved) > 3
     return len(moved)

@@ -212,7 +212,7 @@ class Dataset:
     def _check_not_left_out(self, id: int | str) -> None:
         if LEFT_OUT not in self.manifest.files:
             return
-        gone = pl.read_parquet(self.folder / LEFT_OUT)
+        gone = pl.read_parquet(self.folder / LEFT_OUT, glob=False)
         if isinstance(id, str) != (gone["user_id"].dtype == pl.String):
             return
         rows = gone.filter(pl.col("user_id") == id)["rows"]

@@ -178,7 +178,7 @@ def test_a_model_that_no_memory_holds_is_refused(dataset: Dataset, tmp_path: Pat
         ("--protocol.seed", ("train", "{data}", "--layout", "lac")),
         ("--model.trunk.num-layers", ("train", "{data}", "--layout", "lac")),
         ("--model.tower.num-levels", ("train", "{data}", "--layout", "lac")),
-        ("--optim.learning-rate", ("train", "{data}", "--layout", "lac")),
+        ("--optim.warmup-steps", ("train", "{data}", "--layout", "lac")),
         ("--min-user-events", ("data", "prepare", "log.csv", *COLUMNS)),
         ("--seeds", ("compare", "{data}", "--layouts", "lac")),
     ],

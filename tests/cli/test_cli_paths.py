@@ -85,7 +85,7 @@ WRITERS: dict[str, Callable[[pl.DataFrame, Path], object]] = {
     "parquet": pl.DataFrame.write_parquet,
     "arrow": pl.DataFrame.write_ipc,
 }
-FRAME = pl.DataFrame({"user": [1, 1, 1, 2] * 2, "item": [1, 2, 3, 1] * 2, "time": range(8)})
+FRAME = pl.DataFrame({"user": [1, 1, 1, 2, 2, 2, 1, 2], "item": [1, 2, 3, 1, 3, 2, 1, 3], "time": range(8)})
 OTHER = FRAME.with_columns(pl.col("item") + 500)
 ALL = {
     "user": "user",
@@ -140,7 +140,7 @@ def test_recipes_read_the_folder_that_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "neighbour"), PATTERNS.items())
 def test_a_model_is_opened_where_it_was_saved(name: str, neighbour: str, tmp_path: Path) -> None:
-    protocol = package.Protocol(max_epochs=1, max_events=8)
+    protocol = package.Protocol(max_epochs=1, max_events=8, filter_seen=False)
     for folder, frame in ((neighbour, OTHER), (name, FRAME)):
         data = prepare(frame, out=tmp_path / "data" / folder, **ALL)
         model = package.fit(data, layout="item", protocol=protocol, report=lambda line: None)

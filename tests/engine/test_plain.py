@@ -131,7 +131,7 @@ def check_steps(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
         return right(model)
 
     with monkeypatch.context() as patch:
-        longest = int(steps.tokens_of(model, np.array([WINDOW]))[0])
+        longest = int(steps.tokens_of(model, np.array([max(LENGTHS)]))[0])
         patch.setattr(steps, "STEP_BYTES", size * longest * steps.bytes_per_token(model))
         patch.setattr(steps, "STEP_LOGITS", size * NUM_ITEMS)
         patch.setattr(plain, "query_inputs", inputs)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import assert_caught, batch_of, model_of
+from tiny import assert_caught, batch_of, model_of, started
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -45,7 +45,7 @@ class Allocations(TorchDispatchMode):
 def model_with(num_events: int, dim: int, num_items: int) -> GenerativeRecommender:
     trunk = TrunkConfig(dim=dim, num_layers=2, num_heads=2, dropout=0.0)
     model = model_of(LAC, max_events=num_events, settings=ModelSettings(trunk=trunk))
-    return GenerativeRecommender(replace(model.config, num_items=num_items)).eval()
+    return started(GenerativeRecommender(replace(model.config, num_items=num_items))).eval()
 
 
 def check_score(num_events: int, dim: int, step_bytes: int) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from random_layouts import LAYOUTS
+from tiny import started
 from torch import nn
 
 from plait.layouts import Layout, resolve
@@ -65,7 +66,7 @@ RIDING = [p for p in LAYOUTS if p.values[0].rides]
 
 def check_rides(layout: Layout, dim: int = 12, num_layers: int = 3) -> None:
     """Against the matrices that a trunk holds, and its attentions, called one by one."""
-    trunk = Trunk(TrunkConfig(dim=dim, num_layers=num_layers, num_heads=2), 5, layout.rides)
+    trunk = started(Trunk(TrunkConfig(dim=dim, num_layers=num_layers, num_heads=2), 5, layout.rides))
     called: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpt, "attend", lambda q, k, v, *_, **__: called.append(0) or q + k + v)

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 import torch
 from described import LATE
-from tiny import ACTIONS, assert_caught, assert_not_vacuous
+from tiny import ACTIONS, assert_caught, assert_not_vacuous, started
 from torch import Tensor
 
 from plait.layouts import resolve
@@ -41,7 +41,6 @@ def fresh(
     exposure: Exposure = Exposure(),
     **features: tuple[Feature, ...],
 ) -> GenerativeRecommender:
-    torch.manual_seed(5)
     late = LATE if tower.gate == "ppnet" else ModelSettings().late
     settings = ModelSettings(trunk=trunk, tower=tower, exposure=exposure, late=late)
     config = ModelConfig(
@@ -52,7 +51,7 @@ def fresh(
         max_events=20,
         **features,
     )
-    return GenerativeRecommender(config)
+    return started(GenerativeRecommender(config))
 
 
 def models() -> list[GenerativeRecommender]:

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from allocations import allocations
-from tiny import ACTIONS, MAX_EVENTS, assert_caught, batch_of, trunk_of
+from tiny import ACTIONS, MAX_EVENTS, assert_caught, batch_of, started, trunk_of
 
 from plait.layouts import resolve
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
 from plait.models.inputs import Inputs, training_inputs
+from plait.nn.dropout import draw_from
 from plait.nn.encoders import ItemEncoder, ItemEncoding, ItemVectors
 from plait.nn.losses import RetrievalLoss
 from plait.schema import Categories, Category, Feature, FeatureTable, Vector
@@ -45,12 +46,12 @@ def model_of(loss: str, layout: str = "lac", id_dropout: float = 0.3, dim: int =
         max_events=MAX_EVENTS,
         item_features=FEATURES,
     )
-    model, draw = GenerativeRecommender(config).train(), np.random.default_rng(0)
+    model, draw = started(GenerativeRecommender(config)).train(), np.random.default_rng(0)
     code_VK = draw.integers(0, 4, (NUM_ITEMS + 1, 3)).astype(np.int32)
     table = FeatureTable(FEATURES, code_VK, draw.normal(size=(NUM_ITEMS + 1, 5)).astype(np.float32))
     events_V = draw.integers(0, 4, NUM_ITEMS + 1)
     model.items.describe(table, events_V)
-    model.sampler = model.retrieval.make_sampler(torch.from_numpy(events_V))
+    model.sampler = model.retrieval.make_sampler(torch.from_numpy(events_V), torch.Generator().manual_seed(7))
     return model
 
 
@@ -63,7 +64,7 @@ def inputs_of(model: GenerativeRecommender) -> Inputs:
 
 def step(model: GenerativeRecommender) -> dict[str, torch.Tensor]:
     """The losses of one step and all its gradients."""
-    torch.manual_seed(7)
+    draw_from(model, torch.Generator().manual_seed(7))
     losses = model.losses(inputs_of(model))
     model.total(losses).backward()
     return losses | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

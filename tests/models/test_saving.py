@@ -181,6 +181,5 @@ def test_any_other_surplus_weight_is_refused(tmp_path, name):
         shutil.copy(path, tmp_path)
     save_file(load_file(SAVED_BEFORE / WEIGHTS) | {name: torch.zeros(2)}, tmp_path / WEIGHTS)
     config = json.loads((tmp_path / CONFIG).read_text())
-    (tmp_path / CONFIG).write_text(json.dumps(config | {"weights_sha256": ""}))
-    with pytest.raises(ValueError, match=name):
+    with of_before(tmp_path, config | {"weights_sha256": ""}), pytest.raises(ValueError, match=name):
         load_model(tmp_path)

@@ -58,7 +58,7 @@ def dense_weights(encoder: ActionEncoder, raw_EA: torch.Tensor) -> torch.Tensor:
 def check_rows_equal_the_dense_product(actions=ALL) -> None:
     """Every value of every kind, missing and beyond training ones too; by value and by gradient."""
     torch.manual_seed(0)
-    encoder, draw = ActionEncoder(actions, D), np.random.default_rng(1)
+    encoder, draw = started(ActionEncoder(actions, D)), np.random.default_rng(1)
     high_A = [len(a.kind.values) - 1 if isinstance(a.kind, Categorical) else 1 for a in actions]
     raw = torch.tensor(draw.integers(0, np.array(high_A) + 1, (300, len(actions)))).float()
     for column, action in enumerate(actions):

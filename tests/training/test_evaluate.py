@@ -30,6 +30,7 @@ from plait.data.simulator import World, simulate
 from plait.engine import plain, steps
 from plait.engine.ranking import Scores
 from plait.engine.state import encode
+from plait.files import HASHES
 from plait.layouts import Layout, audit, resolve
 from plait.metrics.retrieval import NEVER
 from plait.models.generative import ModelSettings
@@ -376,7 +377,7 @@ def test_answers_come_back_as_they_were_saved(dataset, layout, tmp_path):
     assert {n: s.value for n, s in measure(found).items()} == {
         n: s.value for n, s in measure(answers).items()
     }
-    assert [path.name for path in tmp_path.iterdir()] == [ANSWERS]
+    assert {path.name for path in tmp_path.iterdir()} == {ANSWERS, HASHES}
 
 
 def assert_equal_answers(found: Answers, expected: Answers) -> None:

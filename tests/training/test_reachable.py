@@ -2,19 +2,22 @@
 
 import itertools
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from small_runs import fitted, settings_of
 from tiny import assert_caught, assert_not_vacuous
 
 from plait.data import Dataset, prepare
+from plait.engine.ranking import FIRST_ITEM, Scores
 from plait.layouts import resolve
 from plait.metrics import retrieval
 from plait.studies.compare import compare
 from plait.training import reachable
-from plait.training.evaluate import ranks_in_catalogue, targets_of
+from plait.training.evaluate import negatives_of, ranks_in_catalogue, targets_of
 from plait.training.reachable import check_can_choose
 from plait.training.selection import Selection
 from plait.training.settings import Protocol
@@ -42,11 +45,13 @@ def datasets(tmp_path_factory, dataset) -> dict[str, Dataset]:
 
 def values_of_random_scores(data: Dataset, protocol: Protocol, metric: str) -> set[float]:
     targets, rng = targets_of(data, "validation", settings_of().model.exposure), np.random.default_rng(0)
-    item_Q = data.target_batch(targets, 1, 0).item_E[1::2]
+    item_C = torch.arange(FIRST_ITEM, FIRST_ITEM + data.num_items)
     found = set()
     for _ in range(60):
-        score_QV = rng.standard_normal((len(targets), data.num_items + 1)).astype(np.float32)
-        rank_Q = ranks_in_catalogue(score_QV, item_Q, data, targets, protocol, np.random.default_rng(0))
+        score_QC = torch.from_numpy(rng.standard_normal((len(targets), data.num_items), dtype=np.float32))
+        negatives = negatives_of(data, targets, protocol)
+        scored = partial(iter, [Scores(item_C, score_QC)])
+        rank_Q = ranks_in_catalogue(scored, data, targets, protocol, negatives)
         name, _, k = metric.partition("@")
         of = {"hr": retrieval.hr_at, "ndcg": retrieval.ndcg_at}
         found.add(float((of[name](int(k), rank_Q) if k else retrieval.reciprocal_rank(rank_Q)).mean()))
