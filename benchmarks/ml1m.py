@@ -21,8 +21,8 @@ import polars as pl
 from provenance import write_result
 
 import plait
+from plait.evaluation.answers import Answers, measure
 from plait.metrics.intervals import Estimate, bootstrap
-from plait.training.evaluate import Answers, measure
 from plait.training.run import Result, load_answers, load_result
 
 app = cyclopts.App()

@@ -17,6 +17,7 @@ import torch
 from provenance import write_result
 
 from plait.data import sources
+from plait.evaluation.settings import Optim
 from plait.layouts import resolve
 from plait.layouts.cost import BACKWARD, trunk_flops
 from plait.layouts.packing import pack, pad
@@ -25,13 +26,12 @@ from plait.models.inputs import Inputs, Packer, training_inputs
 from plait.nn.config import TrunkConfig
 from plait.nn.dropout import draw_from
 from plait.nn.initialising import initialised
+from plait.nn.precision import autocast
 from plait.nn.runtime import tune_process
+from plait.randomness import Stream, torch_generator
 from plait.schema import Action, EventBatch, Regression
 from plait.training.flops import step_flops
 from plait.training.optimiser import make_optimiser
-from plait.training.precision import autocast
-from plait.training.randomness import Stream, torch_generator
-from plait.training.settings import Optim
 
 NUM_ITEMS = 3706
 ROUNDS = 7

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from plait.studies.papers import STUDIES
-from plait.studies.study import Figure, Finding, StudyResult
-from plait.studies.words import duration, number
+from plait.compare.words import duration, number
+from plait.papers import STUDIES
+from plait.papers.study import Figure, Finding, StudyResult
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "studies"
 

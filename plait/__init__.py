@@ -1,10 +1,12 @@
 """Plait: generative recommendation where the item/action layout is one line of data."""
 
 from plait.data import Dataset, Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat, prepare
+from plait.evaluation.settings import Optim, Protocol
+from plait.fitting import fit
 from plait.layouts import Layout
 from plait.models.generative import ModelSettings
 from plait.models.late import LateSettings
-from plait.recommender import Recommender, fit
+from plait.recommender import Recommender
 from plait.schema import (
     Action,
     Amount,
@@ -17,7 +19,6 @@ from plait.schema import (
     Regression,
     Vector,
 )
-from plait.training.settings import Optim, Protocol
 
 __all__ = [
     "Action",

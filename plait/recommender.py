@@ -7,10 +7,9 @@ model.score(state, items); model.retrieve(state, k=10)
 
 import difflib
 import reprlib
-import tempfile
 import time as clock
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -19,7 +18,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from plait.data import Dataset, checking
+from plait.data import checking
 from plait.data.coding import item_index
 from plait.data.features import code_context, new_items
 from plait.data.forks import check_can_work
@@ -38,13 +37,10 @@ from plait.engine.state import State
 from plait.engine.state import append as append_event
 from plait.engine.state import encode as encode_history
 from plait.files import draft_folder
-from plait.layouts import resolve
-from plait.models.generative import GenerativeRecommender, ModelSettings
+from plait.models.generative import GenerativeRecommender
 from plait.models.saving import CONFIG, load_model, put_in_place, save_model
+from plait.nn.device import resolve_device
 from plait.schema import UNKNOWN_ITEM, UNSEEN_VALUE, Action, Categorical, Category, EventBatch, shortened
-from plait.training.loop import Interrupted, Watch
-from plait.training.run import MODEL, RunSettings, resolve_device, run
-from plait.training.settings import Optim, Protocol
 
 CENTURY_S = 3_200_000_000  # a request may lie ahead, but not in the milliseconds of a log of seconds
 
@@ -353,64 +349,3 @@ def _ids(items: Any) -> pl.Series:
             f"items = {reprlib.repr(items)}: expected a list of item ids, as the log spells them"
         )
     return ids
-
-
-def fit(
-    data: Dataset | Path | str,
-    layout: str = "lac",
-    *,
-    model: ModelSettings = ModelSettings(),
-    optim: Optim = Optim(),
-    protocol: Protocol = Protocol(),
-    out: Path | str | None = None,
-    device: str = "auto",
-    report: Callable[[str], None] = print,
-    watch: Watch | None = None,
-) -> Recommender:
-    """Trains a recommender and tests it.
-
-    Args:
-        data: a dataset, or the path of a prepared folder.
-        layout: a name of the catalogue, or a layout in notation.
-        report: takes a line per validation.
-        watch: is called after every step with the share of the cap that is spent, and tokens per second.
-        out: the run's folder, from which a killed training goes on; without it nothing is kept.
-        device: cpu, cuda, or auto, which is cuda where there is one. The tests run on a CPU.
-
-    Raises:
-        ValueError: the layout, the settings and the data do not fit each other, one is of the wrong type, the folder
-            is not prepared, or there is no such device.
-        KeyboardInterrupt: SIGINT or SIGTERM came; says what is kept.
-    """
-    check_can_work()
-    if isinstance(data, str | Path):
-        data = Dataset.open(data)
-    _check_type(
-        "data", data, Dataset, "a prepared plait.Dataset, or its folder; plait.prepare makes them of a log"
-    )
-    _check_type("layout", layout, str, "text: a name of `plait layouts`, or a notation")
-    for name, given, settings_of in (
-        ("model", model, ModelSettings),
-        ("optim", optim, Optim),
-        ("protocol", protocol, Protocol),
-    ):
-        _check_type(name, given, settings_of, f"a plait.{settings_of.__name__}(...)")
-    resolved = resolve(layout, allow_leaks=model.allow_leaks)
-    settings = RunSettings(layout=str(resolved), model=model, optim=optim, protocol=protocol)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(out) if out is not None else Path(scratch)
-        try:
-            run(data, settings, folder, report, resolve_device(device), watch)
-        except Interrupted as stop:
-            if out is not None:
-                raise
-            raise KeyboardInterrupt(
-                f"{stop.stopped}; nothing of it is kept, since it had no folder: plait.fit(..., out=FOLDER) saves what "
-                "is trained, and goes on from there"
-            ) from None
-        return Recommender.from_pretrained(folder / MODEL, device)
-
-
-def _check_type(name: str, given: Any, of: type, expected: str) -> None:
-    if not isinstance(given, of):
-        raise ValueError(f"fit: {name} = {reprlib.repr(given)}: expected {expected}")

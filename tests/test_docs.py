@@ -17,9 +17,9 @@ from tiny import assert_caught
 
 import plait
 from plait.cli import main
+from plait.compare.words import number
 from plait.data import Dataset, sources
 from plait.layouts import CATALOGUE, audit
-from plait.studies.words import number
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -25,9 +25,9 @@ from plait.nn.encoders import ItemEncoding
 from plait.nn.losses import RetrievalLoss
 from plait.nn.positions import Angles
 from plait.nn.towers import TowerConfig
+from plait.randomness import Randomness
 from plait.schema import Category, Feature
 from plait.training import loop
-from plait.training.randomness import Randomness
 
 PACKAGE = Path(plait.__file__).parent
 PROTOCOL = Protocol(max_events=6, max_epochs=2)

@@ -26,17 +26,18 @@ from plait.data import Dataset, prepare
 from plait.data import history as data_history
 from plait.data.history import Columns
 from plait.engine.state import State
+from plait.evaluation.settings import Optim, Protocol
 from plait.files import HASHES
+from plait.fitting import fit
 from plait.layouts import resolve
 from plait.models import saving
 from plait.models.generative import ModelSettings
 from plait.models.inputs import Exposure
 from plait.nn.encoders import ItemEncoding
-from plait.recommender import Recommender, fit
+from plait.recommender import Recommender
 from plait.schema import UNKNOWN_ITEM, Action, Binary, Categorical, EventBatch, Regression
 from plait.training import loop
 from plait.training.run import MODEL, columns_of
-from plait.training.settings import Optim, Protocol
 
 DEVICE = Action("device", Categorical(("phone", "tablet", "watch")))
 ANSWERED = ["rating", "liked", "device=phone", "device=tablet", "device=watch"]

@@ -10,21 +10,24 @@ EVERYWHERE = {
     "files",
     "limits",
 }  # datasets, runs and models are written, and numbers checked, by one rule
+MODEL = {"layouts", "nn", "models", "engine"}
 MAY_IMPORT = {
     "schema": {"limits"},
     "files": set(),
     "limits": set(),
+    "randomness": set(),
     "layouts": set(),
     "data": set(),
     "metrics": set(),
     "nn": {"layouts"},
     "models": {"layouts", "nn"},
     "engine": {"layouts", "nn", "models"},
-    "training": {"data", "layouts", "nn", "models", "engine", "metrics"},
-    "recommender": {"data", "models", "engine", "training", "layouts"},
-    "studies": {"data", "layouts", "models", "engine", "training", "metrics"},
-    "store": set(),
-    "service": {"layouts", "models", "engine", "store", "recommender", "data"},
+    "recommender": MODEL | {"data"},
+    "evaluation": MODEL | {"data", "metrics", "randomness"},
+    "training": MODEL | {"data", "evaluation", "randomness"},
+    "fitting": MODEL | {"data", "evaluation", "training", "recommender"},
+    "compare": MODEL | {"data", "metrics", "evaluation", "training"},
+    "papers": MODEL | {"data", "metrics", "evaluation", "training", "compare"},
 }
 
 

@@ -8,12 +8,12 @@ import msgspec
 from cyclopts import Parameter
 
 from plait.cli.showing import say, show_table
+from plait.compare.regret import metrics_of
 from plait.data import Dataset, LeaveOneOut, Temporal
 from plait.data.simulator import Knows, World, oracle
 from plait.data.simulator import simulate as simulate_world
+from plait.evaluation.settings import Protocol
 from plait.limits import Between, check_number
-from plait.studies.regret import metrics_of
-from plait.training.settings import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from cyclopts import Parameter
 from plait.cli.settings import Device
 from plait.cli.showing import console, say, training_bar
 from plait.cli.training import Unfinished
-from plait.studies.papers import STUDIES
-from plait.studies.study import Place, Study, is_recorded, run_study
-from plait.studies.tables import study_list, study_report
+from plait.papers import STUDIES
+from plait.papers.study import Place, Study, is_recorded, run_study
+from plait.papers.tables import study_list, study_report
 
 
 def study(

@@ -12,16 +12,17 @@ from rich.text import Text
 from plait.cli.opening import finished_run, open_dataset
 from plait.cli.settings import Device, split_layouts
 from plait.cli.showing import console, say, show_dataset, training_bar
+from plait.compare.comparing import compare as compare_layouts
+from plait.compare.page import terminal_table
+from plait.evaluation.answers import measure
+from plait.evaluation.settings import Optim, Protocol
+from plait.fitting import fit
 from plait.layouts import Layout, name_of, resolve
 from plait.metrics.intervals import bootstrap
 from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkKind
-from plait.recommender import fit
-from plait.studies.compare import compare as compare_layouts
-from plait.studies.report import terminal_table
-from plait.training.evaluate import measure
-from plait.training.run import load_answers, resolve_device
-from plait.training.settings import Optim, Protocol
+from plait.nn.device import resolve_device
+from plait.training.run import load_answers
 
 
 class Unfinished(Exception):

@@ -4,8 +4,8 @@ from cyclopts import App
 
 from plait.cli import answering, explaining, preparing, simulating, studying, training
 from plait.cli.settings import Sections
+from plait.evaluation.settings import Optim, Protocol
 from plait.models.generative import ModelSettings
-from plait.training.settings import Optim, Protocol
 
 # A settings file's sections, and whose keyword parameters their keys are. Never a command's name: cyclopts drops such
 # a section without a word.

@@ -1,21 +1,19 @@
 """The order of the data, and batches made ahead of the step that needs them."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int64
 
 from plait.data import Dataset, Targets
+from plait.evaluation.ahead import ahead
+from plait.evaluation.settings import Protocol, asks_candidates
 from plait.layouts import Layout
-from plait.models.combining import supervises_candidates_only
 from plait.models.inputs import Exposure, Inputs, training_inputs
 from plait.models.late import LateStatistics
+from plait.randomness import Stream, numpy_generator
 from plait.schema import EventBatch
-from plait.training.randomness import Stream, numpy_generator
-from plait.training.settings import Protocol
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -69,12 +67,6 @@ def training_batch(
     return dataset.train_batch(users_U, protocol.max_events + to_come, layout.lag)
 
 
-def asks_candidates(layout: Layout, exposure: Exposure, protocol: Protocol) -> bool:
-    """Whether events are asked about as candidates, from what lay before their request: by choice, or because the
-    layout allows nothing else."""
-    return protocol.supervise == "candidates" or supervises_candidates_only(layout, exposure)
-
-
 def check_labels(dataset: Dataset, layout: Layout) -> None:
     """Raises ValueError where an action is to be predicted of which training shows nothing."""
     if "a" not in layout.predicts:
@@ -123,19 +115,3 @@ def training_stream(
         return batch.user_U, inputs
 
     return ahead(make, range(first_step, len(targets if by_event else users)))
-
-
-def ahead(make: Callable[[Key], Value], keys: Iterable[Key], depth: int = 2) -> Iterator[Value]:
-    """`make(key)` for every key, in order, `depth` of them ahead in a thread. An error there is raised here.
-
-    >>> list(ahead(lambda n: n * n, range(4)))
-    [0, 1, 4, 9]
-    """
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        pending: deque[Future[Value]] = deque()
-        for key in keys:
-            pending.append(thread.submit(make, key))
-            if len(pending) > depth:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()

@@ -22,26 +22,26 @@ import torch
 from jaxtyping import Int64
 
 from plait.data import Dataset
+from plait.evaluation.answers import Part, answers_of, check_negatives, targets_of, values_of
+from plait.evaluation.protocol_line import note_on_requests
+from plait.evaluation.reachable import check_can_choose, notes_on_reach
+from plait.evaluation.selection import Selection
+from plait.evaluation.settings import Optim, Protocol
 from plait.files import write_listed
 from plait.layouts import Layout, audit
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs
 from plait.nn.dropout import draw_from
 from plait.nn.initialising import initialised
+from plait.nn.precision import autocast, resolve_precision
 from plait.nn.runtime import denormals_flushed, keep_freed_memory
+from plait.randomness import Randomness, Stream, torch_generator
 from plait.training.batches import check_labels, num_steps, training_stream
 from plait.training.checkpoint import differences, load_state, save_state
-from plait.training.evaluate import Part, answers_of, check_negatives, targets_of, values_of
 from plait.training.flops import step_flops
 from plait.training.interrupts import interrupts_kept
 from plait.training.optimiser import learning_rate, make_optimiser, warmup_steps
-from plait.training.precision import autocast, resolve_precision
 from plait.training.progress import Progress
-from plait.training.provenance import note_on_requests
-from plait.training.randomness import Randomness, Stream, torch_generator
-from plait.training.reachable import check_can_choose, notes_on_reach
-from plait.training.selection import Selection
-from plait.training.settings import Optim, Protocol
 from plait.training.unread import check_read, notes_on_unread
 
 CHECKPOINT_EVERY_S = 20.0

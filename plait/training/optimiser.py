@@ -6,10 +6,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+from plait.evaluation.settings import Optim
 from plait.nn.encoders import ItemEncoder
 from plait.nn.heads import ActionHeads
 from plait.nn.relative import RelativeBias
-from plait.training.settings import Optim
 
 WARMUP_SHARE = 0.1  # of all steps, at most
 

@@ -18,24 +18,25 @@ from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
-import torch
 
 from plait.data import Dataset
 from plait.data.history import Columns, save_vocabulary
 from plait.data.locking import kept_alone
 from plait.data.writing import MANIFEST
+from plait.evaluation.answers import Answers, answers_of
+from plait.evaluation.protocol_line import protocol_line
+from plait.evaluation.provenance import Provenance, provenance
+from plait.evaluation.settings import Optim, Protocol
 from plait.files import check, is_listed, write_listed, write_whole
 from plait.models.generative import ModelConfig, ModelSettings
 from plait.models.saving import save_model
+from plait.nn.device import resolve_device
+from plait.nn.precision import autocast
 from plait.nn.runtime import denormals_flushed
 from plait.schema import Action
 from plait.training.checkpoint import differences
-from plait.training.evaluate import Answers, answers_of
 from plait.training.loop import CHECKPOINT, METRICS, Fitted, Watch, fit
 from plait.training.memory import check_fits_memory, forget_peak_memory, peak_memory_mb
-from plait.training.precision import autocast
-from plait.training.provenance import Provenance, protocol_line, provenance
-from plait.training.settings import Optim, Protocol
 
 Kind = TypeVar("Kind")
 
@@ -178,27 +179,6 @@ def _result(
         ),
         provenance=origin,
     )
-
-
-def resolve_device(device: str) -> str:
-    """`auto` made definite: cuda where there is one, else cpu. The tests do not run on a GPU.
-
-    Raises:
-        ValueError: there is no such device.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ValueError(f"device = {device!r}: expected auto, cpu or cuda ({error})") from None
-    if kind not in ("cpu", "cuda"):
-        raise ValueError(f"device = {device!r}: expected auto, cpu or cuda")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device = {device!r}: torch finds no GPU here; use auto or cpu, or a torch built for CUDA"
-        )
-    return device
 
 
 def check_takes_runs(folder: Path) -> None:

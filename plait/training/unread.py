@@ -5,34 +5,12 @@ What other settings or the data leave unread is refused. What only the layout le
 """
 
 from collections.abc import Iterator
-from dataclasses import MISSING, fields, is_dataclass
 from typing import NamedTuple
 
+from plait.evaluation.protocol_line import changed
+from plait.evaluation.settings import Protocol, asks_candidates
 from plait.layouts import Layout
 from plait.models.generative import ModelConfig
-from plait.training.batches import asks_candidates
-from plait.training.settings import Protocol
-
-
-def changed(settings: object, name: str) -> Iterator[tuple[str, object]]:
-    """The settings of a frozen dataclass, and of those inside it, that differ from their defaults: name and value.
-
-    >>> list(changed(Protocol(window="random", seed=3), "protocol"))
-    [('protocol.window', 'random'), ('protocol.seed', 3)]
-    """
-    for field in fields(settings):  # type: ignore[arg-type]
-        factory = field.default_factory
-        usual = field.default if factory is MISSING else factory()
-        yield from _differing(getattr(settings, field.name), usual, f"{name}.{field.name}")
-
-
-def _differing(value: object, usual: object, name: str) -> Iterator[tuple[str, object]]:
-    if is_dataclass(value):
-        for field in fields(value):
-            of_field = getattr(value, field.name), getattr(usual, field.name)
-            yield from _differing(*of_field, f"{name}.{field.name}")
-    elif value != usual:
-        yield name, value
 
 
 def check_read(config: ModelConfig, protocol: Protocol) -> None:

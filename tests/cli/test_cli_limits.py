@@ -14,12 +14,12 @@ from words import COLUMNS, Capture, complaint
 from plait.cli.simulating import WorldChanges
 from plait.data import Dataset
 from plait.data.simulator import Response, World, simulate
+from plait.evaluation.settings import Protocol
 from plait.limits import Between, check_numbers, memory_bytes, ranges_of
 from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkConfig
 from plait.schema import Action, Amount, Binary, Number, Regression
 from plait.training.run import RunSettings, run
-from plait.training.settings import Protocol
 
 NOWHERE = (math.nan, math.inf, -math.inf, 1e308, -1e308)
 ABSURD = (*NOWHERE, 2**63, 2**64, -(2**63), 10**400)

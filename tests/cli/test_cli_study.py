@@ -7,10 +7,9 @@ import pytest
 from words import Capture, complaint, said_by
 
 from plait.cli import studying
-from plait.studies import logs
-from plait.studies.papers import STUDIES, lac
-from plait.studies.speed import Race
-from plait.studies.study import Study
+from plait.papers import STUDIES, lac, logs
+from plait.papers.speed import Race
+from plait.papers.study import Study
 
 
 def test_studies_are_listed(capsys: Capture) -> None:

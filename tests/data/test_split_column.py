@@ -6,8 +6,8 @@ import pytest
 
 import plait
 from plait.data import SplitColumn, Temporal, prepare
+from plait.evaluation.protocol_line import protocol_line
 from plait.schema import Regression
-from plait.training.provenance import protocol_line
 
 COLUMNS = {"user": "user", "item": "item", "time": "time", "min_user_events": 1, "min_item_events": 1}
 RATING = {"rating": Regression(1, 5)}

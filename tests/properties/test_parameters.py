@@ -20,6 +20,7 @@ from tiny import (
 )
 from torch import nn
 
+from plait.evaluation.settings import Optim
 from plait.layouts import CATALOGUE, audit
 from plait.models.combining import Combination, combinations
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
@@ -29,7 +30,6 @@ from plait.nn.towers import TowerConfig
 from plait.schema import Action, Amount, Categorical, Feature, FeatureTable, Vector
 from plait.training import optimiser
 from plait.training.optimiser import make_optimiser, roles_of
-from plait.training.settings import Optim
 
 BUILT: dict[tuple[str, str, str], Combination] = {}  # one way to expose each layout x trunk x positions
 for each in combinations():

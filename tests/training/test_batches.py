@@ -8,10 +8,11 @@ from small_runs import PROTOCOL
 from tiny import assert_caught
 
 from plait.data import Dataset
+from plait.evaluation.ahead import ahead
 from plait.layouts import resolve
 from plait.schema import EventBatch
 from plait.training import batches
-from plait.training.batches import ahead, training_stream, users_of_step
+from plait.training.batches import training_stream, users_of_step
 
 
 def test_every_epoch_meets_every_user_once_in_another_order(dataset):

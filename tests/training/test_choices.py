@@ -5,12 +5,12 @@ import math
 import pytest
 from tiny import model_of
 
+from plait.evaluation.selection import LOWER_IS_BETTER, Selection
+from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkConfig
 from plait.training.optimiser import learning_rate, make_optimiser
-from plait.training.selection import LOWER_IS_BETTER, Selection
-from plait.training.settings import Optim, Protocol
 
 
 @pytest.mark.parametrize(

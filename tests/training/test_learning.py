@@ -7,12 +7,12 @@ from small_runs import fitted, silent
 from tiny import prepared
 
 from plait.data import Dataset
+from plait.evaluation.answers import answers_of, values_of
+from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkConfig
-from plait.training.evaluate import answers_of, values_of
 from plait.training.run import RunSettings
-from plait.training.settings import Optim, Protocol
 
 NUM_ITEMS = 29
 

@@ -23,13 +23,14 @@ from plait.data import Dataset, Temporal, prepare
 from plait.layouts import CATALOGUE
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Exposure
+from plait.nn import precision
 from plait.nn.config import TrunkConfig
 from plait.nn.losses import RetrievalLoss
+from plait.randomness import Randomness
 from plait.schema import Action, Regression
-from plait.training import loop, precision
+from plait.training import loop
 from plait.training.batches import users_of_step
 from plait.training.checkpoint import load_state, save_state
-from plait.training.randomness import Randomness
 from plait.training.run import RunSettings
 
 NAN = float("nan")

@@ -12,13 +12,15 @@ from filelock import FileLock
 from small_runs import STEPS_PER_EPOCH, Killed, kill_before_step, settings_of, silent
 from tiny import prepared, random_log
 
+from plait.evaluation import answers
+from plait.evaluation.answers import answers_of, measure
 from plait.files import HASHES
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
 from plait.models.saving import load_model
-from plait.training import evaluate, loop
+from plait.nn.device import resolve_device
+from plait.training import loop
 from plait.training import run as run_module
-from plait.training.evaluate import answers_of, measure
 from plait.training.run import (
     ANSWERS,
     LOCK,
@@ -28,7 +30,6 @@ from plait.training.run import (
     RunSettings,
     load_answers,
     load_result,
-    resolve_device,
     run,
 )
 
@@ -231,7 +232,7 @@ def test_a_result_carries_where_it_comes_from(dataset, tmp_path):
 
 
 def test_the_test_runs_in_the_precision_of_validation(dataset, tmp_path, monkeypatch):
-    right, enabled = evaluate.answers_of, []
+    right, enabled = answers.answers_of, []
 
     def answers_of(model, data, part, *more):
         enabled.append((part, torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))

@@ -6,6 +6,8 @@ import pytest
 from small_runs import MODEL, OPTIM, PROTOCOL, silent
 from tiny import ACTIONS, MAX_EVENTS, NUM_ITEMS, trunk_of
 
+from plait.evaluation.protocol_line import changed
+from plait.evaluation.settings import Protocol
 from plait.layouts import CATALOGUE, Layout, resolve
 from plait.models.generative import ModelConfig, ModelSettings
 from plait.models.inputs import Exposure
@@ -17,8 +19,7 @@ from plait.nn.towers import TowerConfig
 from plait.schema import Category, Feature, Vector
 from plait.training import unread
 from plait.training.loop import fit
-from plait.training.settings import Protocol
-from plait.training.unread import changed, check_read, notes_on_unread
+from plait.training.unread import check_read, notes_on_unread
 
 CODED, FROZEN = Feature("genre", Category()), Feature("content", Vector())
 MANY = 30_000  # items: a full softmax is then no longer what auto is

@@ -1,0 +1,128 @@
+"""A comparison for people: a table for the terminal, and one self-contained HTML page.
+
+The page holds everything that it needs: no script, no font, no image from elsewhere.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from plait.compare import presentation
+from plait.compare.presentation import COST_COLUMNS, Cell
+from plait.compare.results import Comparison
+from plait.compare.words import NOTHING, duration, metric_label, number
+
+MEASURING_WIDTH = 10_000  # columns, of a console that wraps nothing
+TERMINAL_STYLE = {"best": "bold", "second": "underline", "other": ""}
+
+
+def terminal_table(comparison: Comparison, width: int = 100) -> Table:
+    """A layout a line: metrics, cost, abilities. Where not all metrics fit into `width` columns, the first two of
+    retrieval and the first of each action, and of these as many as fit; the caption names the others."""
+    everything = (*comparison.retrieval, *comparison.scoring)
+    actions = {metric.partition(":")[2]: metric for metric in reversed(comparison.scoring)}
+    main = [metric for metric in everything if metric in (*comparison.retrieval[:2], *actions.values())]
+    console = Console(width=MEASURING_WIDTH, file=io.StringIO())
+    for shown in (everything, *(main[:count] for count in range(len(main), 0, -1))):
+        table = _table(comparison, shown, [metric for metric in everything if metric not in shown])
+        if console.measure(table).maximum <= width:
+            break
+    return table
+
+
+def _table(comparison: Comparison, shown: Sequence[str], on_page_only: Sequence[str]) -> Table:
+    lines = [*presentation.rules(comparison), *presentation.notes(comparison)]
+    if on_page_only:
+        lines.append(f"On the page only: {', '.join(map(metric_label, on_page_only))}.")
+    lines.append(f"Protocol: {comparison.protocol}")
+    # Text, not str: a str is read as markup, in which the [t] of a notation would be a tag.
+    table = Table(
+        title=Text(f"{comparison.title} on {comparison.dataset.name}"),
+        title_justify="left",
+        caption=Text("\n".join(lines)),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("layout", overflow="fold")
+    for heading in (*map(metric_label, shown), "cost", "s/epoch"):
+        table.add_column(heading, justify="right")
+    table.add_column("retr.")
+    table.add_column("score")
+    for line in presentation.lines(comparison):
+        summary = comparison.summary_of(line.card.name)
+        table.add_row(
+            Text(line.card.name + line.marks),
+            *(_terminal_cell(line.cells[metric]) for metric in shown),
+            presentation.relative_cost(comparison, summary) if summary else NOTHING,
+            number(summary.cost.epoch_s, 1) if summary else NOTHING,
+            *(ability.verdict if ability else NOTHING for ability in (line.card.retrieves, line.card.scores)),
+        )
+    oracle = presentation.oracle_cells(comparison)
+    if oracle:
+        table.add_row("oracle", *(_terminal_cell(oracle[metric]) for metric in shown))
+    return table
+
+
+def _terminal_cell(cell: Cell) -> Text:
+    """Value, half-interval and marks; only the value carries the place.
+
+    >>> _terminal_cell(Cell("0.1830", "0.0051", "best", marks="*")).plain
+    '0.1830 ±.0051*'
+    """
+    text = Text(cell.value, style=TERMINAL_STYLE[cell.place])
+    if cell.plus_minus:
+        text.append(f" ±{cell.plus_minus.removeprefix('0')}", style="not bold not underline")
+    text.append(cell.marks, style="not underline")
+    return text.append(f" ({cell.regret})" if cell.regret else "", style="not bold not underline")
+
+
+def page_template() -> Any:
+    """The page's jinja2 template.
+
+    Raises:
+        ModuleNotFoundError: the extra `report` is not installed.
+    """
+    try:
+        import jinja2
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("an HTML report needs jinja2: pip install 'plait[report]'") from error
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("plait", "compare"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2")
+
+
+def html_page(comparison: Comparison) -> str:
+    """The whole report as one page: readable without a network or scripts, on a phone, by day and night.
+
+    Raises:
+        ModuleNotFoundError: the extra `report` is not installed.
+    """
+    return page_template().render(
+        c=comparison,
+        lines=presentation.lines(comparison),
+        oracle=presentation.oracle_cells(comparison),
+        cost_columns=COST_COLUMNS,
+        findings=[
+            sentence
+            for metric in comparison.charted
+            for sentence in presentation.findings(comparison, metric)
+        ],
+        rules=presentation.rules(comparison),
+        notes=presentation.notes(comparison),
+        charts={metric: presentation.charts(comparison, metric) for metric in comparison.charted},
+        details={metric: presentation.details(comparison, metric) for metric in comparison.charted},
+        label=metric_label,
+        number=number,
+        duration=duration,
+    )

@@ -1,0 +1,357 @@
+"""What a comparison found, as plain data: a row per layout and seed, a summary per layout, the setting.
+
+Where a study varies more than the layout, `layout` is the name of a variant.
+
+Shape letter: D draws.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from plait.compare.regret import Regret, regrets
+from plait.compare.significance import SeedNoise
+from plait.evaluation.provenance import Provenance
+from plait.metrics.intervals import (
+    Bootstrap,
+    Difference,
+    Estimate,
+    average,
+    bootstrap,
+    holm,
+    paired_difference,
+)
+from plait.metrics.statistic import Statistic
+
+LEVEL = 0.05  # of the tests, after their correction
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """What one training run cost; of a summary, the mean over its seeds."""
+
+    train_flops: float
+    train_tokens: float
+    wall_s: float  # everything: training, validation, test, writing
+    train_wall_s: float  # optimiser steps only
+    epochs: float
+    best_epoch: float
+    peak_memory_mb: float | None  # main memory of the process during the run; None where nothing tells it
+    tokens_per_event: float
+    num_parameters: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.train_tokens / self.train_wall_s
+
+    @property
+    def epoch_s(self) -> float:
+        """Training seconds per epoch, without validation."""
+        return self.train_wall_s / self.epochs
+
+
+class Point(msgspec.Struct, frozen=True):
+    """One validation during training."""
+
+    epoch: float
+    train_wall_s: float
+    train_flops: float
+    validation: dict[str, float]  # by metric; a metric that the layout does not give is left out
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One layout trained with one seed."""
+
+    layout: str
+    seed: int
+    metrics: dict[str, Estimate]  # a metric that the layout does not give is left out
+    regret: dict[str, Regret] = {}  # of those metrics that have a limit, on data whose truth is known
+    cost: Cost | None  # None where the run failed
+    curve: tuple[Point, ...] = ()
+    status: Literal["finished", "capped", "failed"] = "finished"
+    note: str = ""  # why it was capped or failed
+    protocol: str  # in one line, with the seed
+    provenance: Provenance  # of this run: a comparison that was taken up again may hold runs of several
+
+    def __post_init__(self) -> None:
+        if self.status != "failed" and self.cost is None:
+            raise ValueError(f"Row {self.layout!r} seed {self.seed}: {self.status}, but without a cost")
+
+
+class Contrast(msgspec.Struct, frozen=True):
+    """A layout's metric minus another layout's, each averaged over its seeds, on the same users.
+
+    Interval and p cover users and, where a layout has several, seeds.
+    """
+
+    other: str
+    difference: Difference
+    p_adjusted: float  # for all layouts compared in this metric; against the best, for choosing it, too
+
+    @property
+    def is_significant(self) -> bool:
+        return self.p_adjusted < LEVEL
+
+
+class MetricSummary(msgspec.Struct, frozen=True):
+    """One metric of one layout over its seeds."""
+
+    estimate: Estimate  # of the mean over seeds; its interval covers the users, not the seeds
+    spread: float | None  # standard deviation over seeds; None with one seed
+    vs_reference: Contrast | None  # None: it is the reference, or one of the two lacks the metric
+    vs_best: Contrast | None  # None: it is the best
+    regret: Regret | None = None  # None: nobody knows the limit, or one of the two is not defined
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """One layout over its seeds, failed runs left out."""
+
+    layout: str
+    num_seeds: int
+    metrics: dict[str, MetricSummary]
+    cost: Cost
+
+
+class Ability(msgspec.Struct, frozen=True):
+    """Whether a layout can do a task, and in which way."""
+
+    verdict: Literal["yes", "early", "late", "no"]
+    why: str = ""  # why not
+
+    def __bool__(self) -> bool:
+        return self.verdict != "no"
+
+
+class LayoutCard(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a layout before it is trained."""
+
+    name: str
+    notation: str
+    retrieves: Ability
+    scores: Ability
+    audit: dict[str, str]  # "P1 information", "P2 action given item", "P3 no leak": in words
+    tokens: tuple[str, ...]  # labels of the drawn tokens
+    mask: tuple[str, ...]  # by token, "1" where it sees the token of that column, else "0"
+    drawing: str  # the same as text
+    leaks: tuple[str, ...] = ()  # not empty: it reads its own answers, and is studied for that
+
+    def __post_init__(self) -> None:
+        lengths = [len(self.mask), *map(len, self.mask)]
+        if set(lengths) != {len(self.tokens)} or set("".join(self.mask)) - {"0", "1"}:
+            raise ValueError(
+                f"LayoutCard {self.name!r}: mask {self.mask}, "
+                f"expected a square of 0 and 1 over {len(self.tokens)} tokens"
+            )
+
+
+class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    num_users: int
+    num_items: int
+    num_events: int
+    tie_share: float  # events that share their user's timestamp with another event
+    note: str = ""
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a report shows."""
+
+    title: str = "Layouts compared"
+    dataset: DatasetFacts
+    retrieval: tuple[str, ...]  # metrics to show, in this order
+    scoring: tuple[str, ...]
+    charted: tuple[str, ...]  # those of them that are drawn
+    oracle: dict[str, Estimate] = {}  # the best that anyone could expect, on data whose truth is known
+    reference: str  # the layout that costs and differences are measured against
+    layouts: tuple[LayoutCard, ...]  # in the order to show them
+    rows: tuple[Row, ...]
+    summaries: tuple[Summary, ...]
+    protocol: str
+    cap: str
+    command: str
+    machine: str  # this and the following: of the call that wrote the comparison; each row has its run's own
+    commit: str
+    date: str
+    version: str
+
+    def __post_init__(self) -> None:
+        names = [card.name for card in self.layouts]
+        for what, found in (
+            ("reference", [self.reference]),
+            ("rows", [row.layout for row in self.rows]),
+            ("summaries", [summary.layout for summary in self.summaries]),
+        ):
+            _check_known(what, found, names)
+        _check_known("charted", self.charted, [*self.retrieval, *self.scoring])
+
+    def summary_of(self, layout: str) -> Summary | None:
+        return next((summary for summary in self.summaries if summary.layout == layout), None)
+
+
+def _check_known(what: str, found: Iterable[str], known: Sequence[str]) -> None:
+    unknown = sorted(set(found) - set(known))
+    if unknown:
+        raise ValueError(f"Comparison.{what}: {', '.join(unknown)} not among {', '.join(known)}")
+
+
+def summarise(
+    rows: Sequence[Row],
+    statistics: Mapping[tuple[str, int], Mapping[str, Statistic]],
+    reference: str,
+    min_draws: int = 1000,
+    seed: int = 0,
+    limits: Mapping[int, Mapping[str, Statistic]] | None = None,
+) -> tuple[Summary, ...]:
+    """One summary per layout that has a finished run, in the rows' order.
+
+    Every metric is averaged over a layout's seeds and resampled by user, with the same draws for all layouts,
+    so that the differences are paired. p-values are corrected over the layouts compared in one metric: those against
+    the reference by Holm, those against the best by what choosing it does (see `_despite_choice`).
+
+    Args:
+        statistics: by (layout, seed), the metrics of that run on the test users.
+        reference: the layout that the others are compared with, besides the best.
+        min_draws: of the bootstrap; many layouts take more, or no difference could outlast the correction.
+        limits: by seed, the oracle's metrics; see `plait.compare.regret`.
+
+    Raises:
+        ValueError: two layouts were evaluated on different users, or a finished row has no statistics.
+    """
+    finished = [row for row in rows if row.status != "failed"]
+    missing = [
+        f"{row.layout} seed {row.seed}" for row in finished if (row.layout, row.seed) not in statistics
+    ]
+    if missing:
+        raise ValueError(f"summarise: no statistics of {', '.join(missing)}")
+    by_layout = {row.layout: [other for other in finished if other.layout == row.layout] for row in finished}
+    num_draws = max(min_draws, round(4 * len(by_layout) / LEVEL))  # the least corrected p is half of LEVEL
+    names = dict.fromkeys(name for row in finished for name in statistics[row.layout, row.seed])
+    columns = {
+        name: _column(
+            {
+                layout: [statistics[layout, row.seed].get(name) for row in its]
+                for layout, its in by_layout.items()
+            },
+            reference,
+            lambda statistic: bootstrap(statistic, num_draws, seed),
+            [limit[name] for limit in (limits or {}).values() if name in limit],
+            name,
+        )
+        for name in names
+    }
+    return tuple(
+        Summary(
+            layout,
+            len(its),
+            {name: column[layout] for name, column in columns.items() if layout in column},
+            _mean_cost([row.cost for row in its if row.cost is not None]),
+        )
+        for layout, its in by_layout.items()
+    )
+
+
+def _column(
+    runs: Mapping[str, Sequence[Statistic | None]],
+    reference: str,
+    resample: Callable[[Statistic], Bootstrap],
+    limits: Sequence[Statistic],
+    metric: str,
+) -> dict[str, MetricSummary]:
+    """One metric of every layout that gives it with all of its seeds."""
+    seeds = {
+        layout: [resample(statistic) for statistic in statistics if statistic is not None]
+        for layout, statistics in runs.items()
+        if None not in statistics
+    }
+    means = {layout: average(boots) for layout, boots in seeds.items()}
+    defined = {layout: mean.value for layout, mean in means.items() if mean.value is not None}
+    best = None
+    if defined:
+        choose = max if next(iter(means.values())).better == "higher" else min
+        best = choose(defined, key=defined.__getitem__)
+    noise = SeedNoise.of([boot.value for boot in its if boot.value is not None] for its in seeds.values())
+    sides = {
+        layout: noise.added(means[layout], len(seeds[layout]), side) for side, layout in enumerate(defined)
+    }
+    against_reference = _contrasts(reference, sides, _by_holm)
+    against_best = _contrasts(best, sides, _despite_choice)
+    limit = {metric: average([resample(statistic) for statistic in limits])} if limits else {}
+    return {
+        layout: MetricSummary(
+            mean.estimate,
+            _spread(seeds[layout]),
+            against_reference.get(layout),
+            against_best.get(layout),
+            regrets({metric: mean}, limit).get(metric),
+        )
+        for layout, mean in means.items()
+    }
+
+
+def _contrasts(other: str | None, means: Mapping[str, Bootstrap], adjust: "_Adjust") -> dict[str, Contrast]:
+    """Every layout against `other`, where both have the metric."""
+    if other is None or other not in means:
+        return {}
+    differences = {}
+    for layout in (layout for layout in means if layout != other):
+        try:
+            differences[layout] = paired_difference(means[layout], means[other])
+        except ValueError as error:
+            raise ValueError(f"{layout} against {other}: {error}") from None
+    return {
+        layout: Contrast(other, differences[layout], p)
+        for layout, p in adjust(differences, means, other).items()
+    }
+
+
+_Adjust = Callable[[Mapping[str, Difference], Mapping[str, Bootstrap], str], dict[str, float]]
+
+
+def _by_holm(
+    differences: Mapping[str, Difference], means: Mapping[str, Bootstrap], reference: str
+) -> dict[str, float]:
+    """p-values of several layouts against one that was fixed beforehand."""
+    adjusted = holm(np.array([difference.p for difference in differences.values()]))
+    return dict(zip(differences, adjusted.tolist(), strict=True))
+
+
+def _despite_choice(
+    differences: Mapping[str, Difference], means: Mapping[str, Bootstrap], best: str
+) -> dict[str, float]:
+    """p-values of several layouts against one that is only known to be the best from the same data.
+
+    Of layouts that are alike one is always ahead, and the more there are the further. So a difference to it is held
+    against the largest that chance makes between any two: the share of draws in which some pair, against where the
+    two are, moves apart by as much. Every pair is measured in its own standard errors, or one layout that scatters
+    more than the others would hide what tells these apart.
+
+    Source: Westfall & Young, Resampling-Based Multiple Testing, 1993, section 2.3 (single-step maxT), over all pairs.
+    """
+    away_D = {layout: mean.value_D - mean.value for layout, mean in means.items() if mean.value is not None}
+    largest_D = np.zeros(len(means[best].value_D))
+    adjusted = {}
+    with np.errstate(divide="ignore", invalid="ignore"):  # layouts that are as far apart for every user
+        for one, other in combinations(away_D, 2):
+            apart_D = away_D[one] - away_D[other]
+            largest_D = np.fmax(largest_D, np.abs(apart_D) / np.nanstd(apart_D))
+        for layout, difference in differences.items():
+            size = abs(difference.value) / np.nanstd(away_D[layout] - away_D[best])
+            p = float((1 + np.count_nonzero(largest_D >= size)) / (1 + len(largest_D)))
+            adjusted[layout] = max(difference.p, p)  # the pair's own p knows how little a few users tell
+    return adjusted
+
+
+def _spread(runs: Sequence[Bootstrap]) -> float | None:
+    values = [run.value for run in runs if run.value is not None]
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _mean_cost(costs: Sequence[Cost]) -> Cost:
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(cost, name) for cost in costs]))
+
+    known = all(cost.peak_memory_mb is not None for cost in costs)
+    means = {name: mean(name) for name in Cost.__struct_fields__ if name != "peak_memory_mb"}
+    return Cost(**means, peak_memory_mb=mean("peak_memory_mb") if known else None)

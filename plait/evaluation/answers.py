@@ -1,0 +1,354 @@
+"""A model's answers on held-out events, and the metrics of them.
+
+One forward pass answers both questions: the next item is read at the history, the action at the candidate
+token of the event that came. Shape letters: Q queries (held-out events), A actions, V catalogue items.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from plait.data import Dataset, Targets
+from plait.engine import steps
+from plait.engine.ranking import Catalogue, Scores, Seen, catalogue_of, scores_at, without
+from plait.evaluation.ahead import ahead
+from plait.evaluation.settings import Protocol, asks_candidates
+from plait.layouts import audit
+from plait.metrics import retrieval, scoring
+from plait.metrics.statistic import Statistic, mean_over_users
+from plait.models.generative import GenerativeRecommender
+from plait.models.inputs import Exposure, Inputs, query_inputs
+from plait.nn.actions import scaled
+from plait.randomness import Stream, numpy_generator
+from plait.schema import Action, Binary, Categorical
+
+Part = Literal["validation", "test"]
+LISTS = (1, 5, 10, 50)  # lengths k of HR@k and NDCG@k
+SAMPLED_AT_A_TIME = 128  # targets that draw their negatives together: of another number, draws are others
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model said about every held-out event, and what came. Arrays of the queries, in their order."""
+
+    user_Q: Int64[np.ndarray, "Q"]
+    item_Q: Int64[np.ndarray, "Q"]
+    rank_Q: Int64[np.ndarray, "Q"] | None  # of the item that came; None: the layout cannot retrieve
+    predicted: dict[str, Float32[np.ndarray, "Q ..."]]  # by action, in the log's units; empty: none predicted
+    label_QA: Float32[np.ndarray, "Q A"]  # in the log's units, NaN where missing
+    loss: dict[str, float]  # by action, as far as there are labels
+    actions: tuple[Action, ...]
+
+
+@torch.no_grad()
+def answers_of(
+    model: GenerativeRecommender, dataset: Dataset, part: Part, protocol: Protocol, device: str = "cpu"
+) -> Answers:
+    """Runs the model over every held-out event of a part. Leaves the model in evaluation mode.
+
+    What counts as seen does not depend on how a model is asked: all that its user had when it is, as in serving.
+    """
+    model.eval()
+    exposure = model.config.settings.exposure
+    targets = targets_of(dataset, part, exposure)
+    as_candidates = asks_candidates(model.layout, exposure, protocol)  # as in training: before their request
+    late = model.late_statistics()
+    asked = dataset.before_requests(targets) if as_candidates else targets
+    together = exposure.time_anchor == "current"  # then the history is the same to all of its targets
+
+    def prepare(rows: slice) -> tuple[Targets, Inputs]:
+        count_B = None
+        if together:
+            batch, count_B = dataset.candidate_batch(asked[rows], protocol.max_events, model.layout.lag)
+        else:
+            batch = dataset.target_batch(asked[rows], protocol.max_events, model.layout.lag)
+        return asked[rows], query_inputs(
+            model.layout,
+            batch,
+            ("i", "a"),
+            device=device,
+            exposure=exposure,
+            num_candidates_U=count_B,
+            late=late,
+        )
+
+    catalogue = None
+    if audit(model.layout).can_retrieve:
+        with torch.autocast(torch.device(device).type, enabled=False):
+            catalogue = catalogue_of(model)
+    negatives = negatives_of(dataset, targets, protocol)
+    parts = [
+        _answer(model, catalogue, dataset, chunk, inputs, protocol, negatives)
+        for chunk, inputs in ahead(prepare, _steps(model, dataset, asked, together))
+    ]
+    return _joined(parts, targets, dataset)
+
+
+def _steps(model: GenerativeRecommender, dataset: Dataset, asked: Targets, together: bool) -> Iterator[slice]:
+    """Targets whose sequences are computed at a time.
+
+    Args:
+        together: targets of one history stand in one sequence with it.
+    """
+    first_Q = steps.tokens_of(model, dataset.target_lengths(asked))
+    cost_Q = first_Q
+    if together:
+        cost_Q = np.where(asked.shares_history_Q, steps.tokens_of(model, np.zeros_like(first_Q)), first_Q)
+    return steps.within(cost_Q, steps.tokens_per_step(model), first_Q)
+
+
+def targets_of(dataset: Dataset, part: Part, exposure: Exposure) -> Targets:
+    """The held-out events that models of this exposure are asked about.
+
+    Raises:
+        ValueError: there are none.
+    """
+    targets = dataset.targets(part, exposure.same_request)
+    if len(targets):
+        return targets
+    why = "no user with an event in it has one before it; prepare it with other cuts, or without --temporal"
+    if len(dataset.targets(part)):
+        why = "under same_request = blind, no user has an event before the request that is asked about"
+    raise ValueError(f"{dataset.folder} has no {part} events to evaluate: {why}")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Answers of one chunk of queries."""
+
+    item_Q: Int64[np.ndarray, "Q"]
+    rank_Q: Int64[np.ndarray, "Q"] | None
+    predicted: dict[str, Float32[np.ndarray, "Q ..."]]
+    loss_sum: dict[str, float]
+    label_QA: Float32[np.ndarray, "Q A"]
+
+
+def _answer(
+    model: GenerativeRecommender,
+    catalogue: Catalogue | None,
+    dataset: Dataset,
+    chunk: Targets,
+    inputs: Inputs,
+    protocol: Protocol,
+    negatives: Iterator[Int64[np.ndarray, "N"]] | None,
+) -> _Part:
+    rank_Q, predicted, loss_sum = None, {}, {}
+    label_M = inputs.asked[0].label_M
+    item_Q, label_QA = inputs.item_E[label_M].cpu().numpy(), inputs.action_EA[label_M]
+    for asked, state_MD in zip(inputs.asked, model(inputs), strict=True):
+        state_MD = state_MD.float()
+        if asked.target.fact.field == "i":
+            assert catalogue is not None, "the layout predicts an item"
+            rank = partial(_ranks, catalogue, dataset, chunk, protocol, negatives)
+            rank_Q = _without_autocast(rank, state_MD)
+        else:
+            assert model.heads is not None, "a layout that predicts actions has heads"
+            late_MF = asked.late_MF
+            found = _without_autocast(partial(model.heads.predict, late_MF=late_MF), state_MD)
+            predicted = {name: value.cpu().numpy() for name, value in found.items()}
+            take_losses = partial(model.heads.losses, raw_MA=label_QA, late_MF=late_MF)
+            losses = _without_autocast(take_losses, state_MD)
+            count_A = (~label_QA.isnan()).sum(0).tolist()
+            loss_sum = {
+                n: float(loss) * count for (n, loss), count in zip(losses.items(), count_A, strict=True)
+            }
+    return _Part(item_Q, rank_Q, predicted, loss_sum, label_QA.cpu().numpy())
+
+
+def _without_autocast(function: Callable[[Tensor], Value], state_MD: Tensor) -> Value:
+    """Scores that decide a rank are computed in fp32: bf16 holds 8 bits, and items would tie."""
+    with torch.autocast(state_MD.device.type, enabled=False):
+        return function(state_MD)
+
+
+def _ranks(
+    catalogue: Catalogue,
+    dataset: Dataset,
+    chunk: Targets,
+    protocol: Protocol,
+    negatives: Iterator[Int64[np.ndarray, "N"]] | None,
+    state_QD: Tensor,
+) -> Int64[np.ndarray, "Q"]:
+    found = []
+    for rows in steps.even(len(chunk), catalogue.users_per_step):
+        scored = catalogue.scored(state_QD[rows])
+        found.append(ranks_in_catalogue(scored, dataset, chunk[rows], protocol, negatives))
+    return np.concatenate(found)
+
+
+def ranks_in_catalogue(
+    scored: Callable[[], Iterable[Scores]],
+    dataset: Dataset,
+    asked: Targets,
+    protocol: Protocol,
+    negatives: Iterator[Int64[np.ndarray, "N"]] | None,
+) -> Int64[np.ndarray, "Q"]:
+    """Ranks in the full catalogue, or among sampled items; 1 is the top.
+
+    Where seen items are filtered, an answer that was seen before could never be recommended: it has no rank that
+    counts. (To let it compete would tell the label by its being the one seen item left.)
+
+    Args:
+        scored: gives the scores of the whole catalogue; what it gives is changed.
+        negatives: of `negatives_of`; the next ones are these targets'.
+    """
+    item_Q, seen = dataset.target_items(asked), Seen(*dataset.seen_items(asked))
+    if negatives is None:
+        rank_Q = _ranks_in_full(scored, item_Q, seen if protocol.filter_seen else None)
+    else:
+        item_QN = np.stack(list(islice(negatives, len(asked))))
+        score_QC = scores_at(scored(), np.concatenate([item_Q[:, None], item_QN], axis=1))
+        rank_Q = retrieval.ranks_of(np.zeros_like(item_Q), score_QC.cpu().numpy())
+    if protocol.filter_seen:
+        query_S = np.repeat(np.arange(len(item_Q)), np.diff(seen.start_U1))
+        rank_Q[query_S[seen.item_S == item_Q[query_S]]] = retrieval.NEVER
+    return rank_Q
+
+
+def _ranks_in_full(
+    scored: Callable[[], Iterable[Scores]], item_Q: Int64[np.ndarray, "Q"], seen: Seen | None
+) -> Int64[np.ndarray, "Q"]:
+    """Ranks in which the answer always competes: 1, and one more for each rival that scores as high."""
+    answer_Q1, answers = scores_at(scored(), item_Q[:, None]), Seen(np.arange(len(item_Q) + 1), item_Q)
+    rank_Q = np.ones_like(item_Q)
+    for part in scored():
+        rivals = without(without(part, seen), answers)
+        score_QC = torch.cat([answer_Q1, rivals.score_UC], dim=1).cpu().numpy()
+        rank_Q += retrieval.ranks_of(np.zeros_like(item_Q), score_QC) - 1
+    return rank_Q
+
+
+def negatives_of(
+    dataset: Dataset, targets: Targets, protocol: Protocol
+) -> Iterator[Int64[np.ndarray, "N"]] | None:
+    """Items to rank each answer among, target after target; None where that is the full catalogue.
+
+    They depend on the targets and the seed alone: not on how many are computed at a time, nor on the model.
+    """
+    if protocol.negatives is None:
+        return None
+    rng = numpy_generator(protocol.seed, Stream.RANKED, len(targets))
+    blocks = (targets[rows] for rows in steps.even(len(targets), SAMPLED_AT_A_TIME))
+    return (row_N for block in blocks for row_N in _sampled(dataset, block, protocol, rng))
+
+
+def _sampled(
+    dataset: Dataset, targets: Targets, protocol: Protocol, rng: np.random.Generator
+) -> Int64[np.ndarray, "Q N"]:
+    """Items to rank each answer among.
+
+    Where seen items stay in the list, they are sampled like others: against unseen items alone, an answer that was
+    seen would be told by that.
+    """
+    assert protocol.negatives is not None
+    start_Q1, seen_S = dataset.seen_items(targets)
+    if not protocol.filter_seen:
+        start_Q1, seen_S = np.zeros_like(start_Q1), seen_S[:0]
+    item_Q = dataset.target_items(targets)
+    return retrieval.sample_negatives(dataset.num_items, item_Q, start_Q1, seen_S, protocol.negatives, rng)
+
+
+def check_negatives(dataset: Dataset, part: Part, targets: Targets, protocol: Protocol) -> None:
+    """Raises ValueError where a held-out event has too few items that could be sampled."""
+    try:
+        for _ in negatives_of(dataset, targets, protocol) or ():
+            pass
+    except ValueError as error:
+        raise ValueError(
+            f"protocol.negatives = {protocol.negatives} is too much for the {part}: {error}"
+        ) from error
+
+
+def _joined(parts: list[_Part], targets: Targets, dataset: Dataset) -> Answers:
+    label_QA = np.concatenate([part.label_QA for part in parts])
+    count_A = (~np.isnan(label_QA)).sum(0)
+    first = parts[0]
+    return Answers(
+        user_Q=targets.user_Q,
+        item_Q=np.concatenate([part.item_Q for part in parts]),
+        rank_Q=np.concatenate([part.rank_Q for part in parts]) if first.rank_Q is not None else None,
+        predicted={
+            name: np.concatenate([part.predicted[name] for part in parts]) for name in first.predicted
+        },
+        label_QA=label_QA,
+        loss={
+            action.name: sum(part.loss_sum[action.name] for part in parts) / int(count)
+            for action, count in zip(dataset.actions, count_A, strict=True)
+            if count and action.name in first.loss_sum
+        },
+        actions=dataset.actions,
+    )
+
+
+def measure(answers: Answers) -> dict[str, Statistic]:
+    """Every metric that the answers allow, by name: "ndcg@10", "rmse:rating", ...
+
+    Retrieval metrics are means over users of each user's mean; scoring metrics are pooled over events.
+    """
+    found: dict[str, Statistic] = {}
+    if answers.rank_Q is not None:
+        for k in LISTS:
+            found[f"hr@{k}"] = mean_over_users(answers.user_Q, retrieval.hr_at(k, answers.rank_Q))
+            found[f"ndcg@{k}"] = mean_over_users(answers.user_Q, retrieval.ndcg_at(k, answers.rank_Q))
+        found["mrr"] = mean_over_users(answers.user_Q, retrieval.reciprocal_rank(answers.rank_Q))
+    for column, action in enumerate(answers.actions):
+        label_Q = answers.label_QA[:, column]
+        if action.name in answers.predicted and not np.isnan(label_Q).all():
+            scores = _measure_action(answers.user_Q, answers.predicted[action.name], label_Q, action)
+            found |= {f"{name}:{action.name}": statistic for name, statistic in scores.items()}
+    return found
+
+
+def values_of(answers: Answers, untrained: Collection[str] = ()) -> dict[str, float]:
+    """The metrics that are defined, and the losses: "loss:rating", and "loss:actions" for their sum.
+
+    Args:
+        untrained: actions of weight 0, whose losses do not count in the sum.
+    """
+    values = {name: statistic.value for name, statistic in measure(answers).items()}
+    losses = {f"loss:{name}": loss for name, loss in answers.loss.items()}
+    trained = [loss for name, loss in answers.loss.items() if name not in untrained]
+    if trained:
+        losses["loss:actions"] = sum(trained)
+    return {name: value for name, value in values.items() if value is not None} | losses
+
+
+def _measure_action(
+    user_Q: Int64[np.ndarray, "Q"],
+    predicted_Q: Float32[np.ndarray, "Q ..."],
+    label_Q: Float32[np.ndarray, "Q"],
+    action: Action,
+) -> dict[str, Statistic]:
+    """The metrics that the action's kind allows; errors in the log's units, and scaled as the model sees them."""
+    if isinstance(action.kind, Categorical):
+        return {
+            "accuracy": scoring.accuracy(user_Q, predicted_Q, label_Q),
+            "log_loss": scoring.categorical_log_loss(user_Q, predicted_Q, label_Q),
+        }
+    pairs = scoring.labelled(user_Q, predicted_Q, label_Q)
+    if isinstance(action.kind, Binary):
+        return {
+            "auc": scoring.auc(pairs),
+            "gauc": scoring.gauc(pairs),
+            "ne": scoring.normalised_entropy(pairs),
+            "log_loss": scoring.log_loss(pairs),
+            "ece": scoring.calibration_error(pairs),
+        }
+    both_Q2 = np.stack([predicted_Q, label_Q], axis=1)
+    unit_Q2 = scaled((action, action), torch.from_numpy(both_Q2)).numpy()
+    unit_pairs = scoring.labelled(user_Q, unit_Q2[:, 0], unit_Q2[:, 1])
+    return {
+        "rmse": scoring.rmse(pairs),
+        "mae": scoring.mae(pairs),
+        "rmse_scaled": scoring.rmse(unit_pairs),
+        "mae_scaled": scoring.mae(unit_pairs),
+    }

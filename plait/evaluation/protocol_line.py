@@ -1,0 +1,173 @@
+"""The line of everything that comparable results share."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from typing import assert_never
+
+from plait.data import Dataset, LeaveOneOut, SplitColumn, Temporal
+from plait.data.manifest import Split
+from plait.evaluation.selection import Selection
+from plait.evaluation.settings import Optim, Protocol, asks_candidates
+from plait.layouts import Layout
+from plait.models.generative import ModelSettings
+from plait.nn.precision import resolve_precision
+
+# Settings that the line tells in words of its own. Any other stands there by name where it differs from its default.
+IN_WORDS = {
+    "model": "retrieval_weight action_weights",
+    "model.trunk": "kind dim num_layers num_heads positions dropout",
+    "model.exposure": "same_request history time_anchor",
+    "model.retrieval": "kind l2_norm temperature",
+    "model.tower": "kind gate",
+    "model.late": "windows similar",
+    "optim": "learning_rate schedule warmup_steps users_per_step precision",
+    "protocol": "max_events window patience select max_epochs max_tokens max_flops supervise candidate_requests "
+    "sample filter_seen negatives seed",
+}
+
+
+def protocol_line(
+    dataset: Dataset,
+    model: ModelSettings,
+    optim: Optim,
+    protocol: Protocol,
+    seeds: Sequence[int],
+    device: str = "cpu",
+    layout: Layout | None = None,
+) -> str:
+    """Everything two results must share to be compared, and the seeds they were found with, in one line.
+
+    Args:
+        layout: whose result it is: some layouts read requests under settings under which others do not.
+    """
+    note = note_on_requests(dataset, model, protocol, layout)
+    parts = [
+        *([dataset.manifest.note] if dataset.manifest.note else []),
+        *_words_of_data(dataset),
+        *_words_of_evaluation(model, protocol),
+        *([note] if note else []),
+        *_words_of_training(dataset, model, optim, protocol, device),
+        *_other_settings(model, optim, protocol),
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}",
+    ]
+    return "; ".join(parts)
+
+
+def note_on_requests(
+    dataset: Dataset, model: ModelSettings, protocol: Protocol, layout: Layout | None = None
+) -> str | None:
+    """What to know where the settings or the layout read requests, and the log names none."""
+    reads_requests = model.reads_requests or protocol.supervise == "candidates"
+    if layout is not None:
+        reads_requests |= asks_candidates(layout, model.exposure, protocol)
+    if dataset.manifest.settings.request is not None or not reads_requests:
+        return None
+    return "no request column: events of one time count as one request"
+
+
+def _words_of_data(dataset: Dataset) -> list[str]:
+    settings = dataset.manifest.settings
+    return [
+        f"split {_words_of_split(dataset.manifest.split)}",
+        f"users and items with at least {settings.min_user_events} and {settings.min_item_events} events",
+        f"order (user, time, {settings.order or 'original order'})",
+    ]
+
+
+def _words_of_split(split: Split) -> str:
+    match split:
+        case LeaveOneOut():
+            return "leave-one-out (last event = test, one before = validation)"
+        case Temporal():
+            return f"temporal (validation from {split.cut_validation_s}, test from {split.cut_test_s})"
+        case SplitColumn():
+            return f"by column {split.column} ({' / '.join(','.join(values) for values in split.values)})"
+        case _:
+            assert_never(split)
+
+
+def _words_of_evaluation(model: ModelSettings, protocol: Protocol) -> list[str]:
+    sampled = f"{protocol.negatives} sampled {'unseen ' if protocol.filter_seen else ''}items"
+    ranked = sampled if protocol.negatives else "full catalogue"
+    seen = "filtered (an answer seen before is a miss)" if protocol.filter_seen else "kept"
+    exposure = model.exposure
+    time = "known where actions are predicted" if model.trunk.reads_time else "unknown"
+    if exposure.time_anchor != "current":
+        time = f"known (time_anchor = {exposure.time_anchor})"
+    return [
+        f"ranked against the {ranked}, seen items {seen}, ties count against the model",
+        f"same_request = {exposure.same_request}, target time {time}"
+        + (", history fully visible" if exposure.history == "full" else ""),
+        f"T = {protocol.max_events} events, {protocol.window} window",
+    ]
+
+
+def _words_of_training(
+    dataset: Dataset, model: ModelSettings, optim: Optim, protocol: Protocol, device: str
+) -> list[str]:
+    trunk, retrieval = model.trunk, model.retrieval.resolved(dataset.num_items)
+    select = "NDCG@10 (loss of the actions where a layout does not retrieve)"
+    if protocol.select != Selection.AUTO:
+        select = protocol.select
+    last = "request" if protocol.candidate_requests == 1 else f"{protocol.candidate_requests} requests"
+    candidates = f"the last {last} of a window, as candidates"
+    supervised = f"every event of a window (where its token shows the answer: {candidates})"
+    if protocol.supervise == "candidates":
+        supervised = candidates
+    return [
+        f"trunk {trunk.kind} d = {trunk.dim}, {trunk.num_layers} layers, {trunk.num_heads} heads, "
+        f"{trunk.positions} positions, dropout {trunk.dropout:g}",
+        *_words_of_heads(dataset, model),
+        f"retrieval loss {retrieval.kind} softmax, {'cosine' if retrieval.l2_norm else 'inner product'} / "
+        f"{retrieval.temperature:g}",
+        f"supervised on {supervised}" + (", each a sample of its own" if protocol.sample == "event" else ""),
+        f"AdamW {optim.learning_rate:g} {optim.schedule}, {optim.warmup_steps} steps of warm-up, "
+        f"{optim.users_per_step} users a step, {resolve_precision(optim.precision, device)}",
+        f"selected by validation {select}, patience {protocol.patience}, cap {protocol.cap}",
+    ]
+
+
+def _words_of_heads(dataset: Dataset, model: ModelSettings) -> list[str]:
+    """What enters beside items and actions, and what differs from the plain heads; nothing where nothing does."""
+    manifest, late = dataset.manifest, model.late
+    features = (*manifest.item_features, *manifest.user_features, *manifest.context)
+    counted = [f"the last {window} events" for window in late.windows]
+    counted += [f"events of a like {late.similar}"] if late.similar else []
+    weights = [f"{name} {weight:g}" for name, weight in sorted(model.action_weights.items())]
+    return [
+        *([f"features {', '.join(feature.name for feature in features)}"] if features else []),
+        *([f"late features of {', '.join(counted)}"] if counted else []),
+        *([f"{model.tower.kind} tower"] if model.tower.kind != "mlp" else []),
+        *([f"{model.tower.gate} gate"] if model.tower.gate != "none" else []),
+        *([f"action weights {', '.join(weights)}"] if weights else []),
+        *([f"retrieval weight {model.retrieval_weight:g}"] if model.retrieval_weight != 1 else []),
+    ]
+
+
+def _other_settings(model: ModelSettings, optim: Optim, protocol: Protocol) -> list[str]:
+    """Those without words, by name, where they differ from their defaults."""
+    sections = {"model": model, "optim": optim, "protocol": protocol}
+    said = {f"{section}.{name}" for section, names in IN_WORDS.items() for name in names.split()}
+    found = [setting for name, settings in sections.items() for setting in changed(settings, name)]
+    return [f"{name} = {value}" for name, value in found if name not in said]
+
+
+def changed(settings: object, name: str) -> Iterator[tuple[str, object]]:
+    """The settings of a frozen dataclass, and of those inside it, that differ from their defaults: name and value.
+
+    >>> list(changed(Protocol(window="random", seed=3), "protocol"))
+    [('protocol.window', 'random'), ('protocol.seed', 3)]
+    """
+    for field in fields(settings):  # type: ignore[arg-type]
+        factory = field.default_factory
+        usual = field.default if factory is MISSING else factory()
+        yield from _differing(getattr(settings, field.name), usual, f"{name}.{field.name}")
+
+
+def _differing(value: object, usual: object, name: str) -> Iterator[tuple[str, object]]:
+    if is_dataclass(value):
+        for field in fields(value):
+            of_field = getattr(value, field.name), getattr(usual, field.name)
+            yield from _differing(*of_field, f"{name}.{field.name}")
+    elif value != usual:
+        yield name, value

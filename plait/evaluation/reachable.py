@@ -1,0 +1,88 @@
+"""What no model can reach: held-out answers that the filter takes away, and metrics that therefore never change.
+
+Shape letters: Q queries (held-out events), S items seen.
+"""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Int64
+
+from plait.data import Dataset, Targets
+from plait.data.facts import share
+from plait.evaluation.answers import Part
+from plait.evaluation.selection import Selection
+from plait.evaluation.settings import Protocol
+from plait.layouts import Layout, audit
+from plait.schema import UNKNOWN_ITEM
+
+ADVICE = "protocol.filter_seen = False (--protocol.no-filter-seen) lets them count"
+OF_RETRIEVAL = re.compile(r"(hr|ndcg)@(\d+)|mrr")  # metrics of a rank
+QUERIES_AT_A_TIME = 1 << 12
+
+
+def notes_on_reach(
+    dataset: Dataset, layout: Layout, protocol: Protocol, targets: Targets, part: Part
+) -> Iterator[str]:
+    """A line where a share of a part's answers can be no hit."""
+    if not (audit(layout).can_retrieve and protocol.filter_seen):
+        return
+    met = int(dataset.met_before(targets).sum())
+    if met:
+        yield (
+            f"{share(met, len(targets))} of the {part} answers ({met:,} of {len(targets):,}) were met before; since "
+            f"seen items are filtered, each is a certain miss: {ADVICE}"
+        )
+
+
+def check_can_choose(
+    dataset: Dataset, layout: Layout, selection: Selection, protocol: Protocol, targets: Targets
+) -> None:
+    """Raises ValueError where nothing that chooses the epoch can change, whatever a model learns.
+
+    Args:
+        targets: those of the validation.
+    """
+    names = [name for name, weight in selection.weights if weight]
+    if not audit(layout).can_retrieve or not all(OF_RETRIEVAL.fullmatch(name) for name in names):
+        return  # losses and errors of actions always move
+    open_Q = np.ones(len(targets), dtype=bool)
+    if protocol.filter_seen:
+        open_Q = ~dataset.met_before(targets)
+    if any(_can_change(name, dataset, protocol, targets[open_Q]) for name in names):
+        return
+    why = (
+        f"all {len(targets):,} answers were met before, so each is a certain miss under the filter: {ADVICE}"
+    )
+    if open_Q.any():
+        why = "so few items are ranked that all are in its list; choose a shorter one, such as hr@1"
+    raise ValueError(
+        f"validation {' and '.join(names)} cannot change, so no epoch can be chosen by it: {why}; or choose by another "
+        "metric (--protocol.select loss:actions, where the layout predicts actions)"
+    )
+
+
+def _can_change(metric: str, dataset: Dataset, protocol: Protocol, targets: Targets) -> bool:
+    """Whether the rank of any of these answers can change the metric."""
+    found = OF_RETRIEVAL.fullmatch(metric)
+    assert found is not None
+    harmless = int(found[2]) if found[1] == "hr" else 1  # so many ranked items give one value in any order
+    if not len(targets):
+        return False
+    if protocol.negatives is not None:
+        return protocol.negatives + 1 > harmless
+    if not protocol.filter_seen:
+        return dataset.num_items > harmless
+    return any(
+        bool((_num_ranked(dataset, targets[at : at + QUERIES_AT_A_TIME]) > harmless).any())
+        for at in range(0, len(targets), QUERIES_AT_A_TIME)
+    )
+
+
+def _num_ranked(dataset: Dataset, targets: Targets) -> Int64[np.ndarray, "Q"]:
+    """How many items each answer is ranked among, itself included, where seen ones are filtered."""
+    start_Q1, seen_S = dataset.seen_items(targets)
+    query_S = np.repeat(np.arange(len(targets)), np.diff(start_Q1))
+    pairs = np.unique((query_S * (dataset.num_items + 1) + seen_S)[seen_S != UNKNOWN_ITEM])
+    return dataset.num_items - np.bincount(pairs // (dataset.num_items + 1), minlength=len(targets))

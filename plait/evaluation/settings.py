@@ -1,0 +1,92 @@
+"""Everything that two results must share to be compared, beside the data and the model's shape."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from plait.evaluation.selection import Selection
+from plait.layouts import Layout
+from plait.limits import MOST_CODES, SEED, SHARE, WHOLE, WINDOW, Between, check_numbers
+from plait.models.combining import supervises_candidates_only
+from plait.models.inputs import Exposure
+from plait.nn.precision import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """AdamW with warm-up; see `plait.training.optimiser`."""
+
+    learning_rate: Annotated[float, Between(0, 1e30, "weights are float32", above=True)] = 1e-3
+    betas: Annotated[tuple[float, float], SHARE] = (0.9, 0.98)
+    weight_decay: Annotated[float, Between(0, 1e3, "times the learning rate, what a step takes off")] = 0.0
+    """On the matrices of trunk and heads only."""
+    warmup_steps: Annotated[int, Between(0, MOST_CODES, "they are counted by 32 bits")] = 100
+    """At most a tenth of all steps, as many as the caps allow."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Cosine ends with the first of protocol's caps."""
+    clip_norm: Annotated[float, Between(0, 1e30, "gradients are float32", above=True)] = 1.0
+    users_per_step: Annotated[int, WINDOW] = 16
+    precision: Precision = "auto"
+    """Of matrix products (weights and optimiser stay fp32); auto is bf16 where the machine multiplies it faster."""
+
+    def __post_init__(self) -> None:
+        check_numbers("optim.", self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a model is trained and judged: everything two results must share to be compared."""
+
+    max_events: Annotated[int, WINDOW] = 100
+    """T: the window, in events."""
+    window: Literal["last", "random"] = "last"
+    patience: Annotated[int, WHOLE] = 10
+    """Validations without a rise before training stops, those during warm-up not counted."""
+    validate_every: Annotated[int, WHOLE] = 1
+    """Epochs."""
+    select: str = Selection.AUTO
+    """Validation metrics to rise: "ndcg@10", or "ndcg@10=1,auc:liked=0.5"."""
+    max_epochs: Annotated[int, WHOLE] = 200
+    """A run ends with the step in which it reaches the first of the caps, and a validation."""
+    max_tokens: Annotated[float | None, Between(0, 1e18, "no training has read as many", above=True)] = None
+    max_flops: Annotated[float | None, Between(0, 1e30, "no training has cost as many", above=True)] = None
+    supervise: Literal["all", "candidates"] = "all"
+    """all: every event of a window where it stands. candidates: the events of its last requests, each of what lay
+    before its request, as serving asks (GenRank paper, section 3.1); some layouts allow nothing else."""
+    candidate_requests: Annotated[int, WINDOW] = 1
+    """Of supervise = candidates: how many requests, from the last."""
+    sample: Literal["user", "event"] = "user"
+    """Of supervise = candidates. user: all candidates of a user are one sample. event: each is a sample of its own,
+    in an order of its own (GenRank paper, section 3.1: point-wise order)."""
+    filter_seen: bool = True
+    negatives: Annotated[int | None, WHOLE] = None
+    """Rank against this many sampled items instead of the full catalogue."""
+    seed: Annotated[int, SEED] = 0
+
+    def __post_init__(self) -> None:
+        check_numbers("protocol.", self)
+        if self.sample == "event" and self.supervise != "candidates":
+            raise ValueError(
+                "protocol.sample = 'event': samples of one event take protocol.supervise = 'candidates'"
+            )
+        Selection.parse(self.select)
+
+    @property
+    def cap(self) -> str:
+        """The caps in words.
+
+        >>> Protocol(max_epochs=20, max_flops=1e15).cap
+        '20 epochs, 1e+15 FLOPs'
+        """
+        return ", ".join(f"{amount:g} {unit}" for unit, amount in self.caps.items())
+
+    @property
+    def caps(self) -> dict[str, float]:
+        """Those that are set, by unit."""
+        caps = {"epochs": self.max_epochs, "tokens": self.max_tokens, "FLOPs": self.max_flops}
+        return {unit: float(amount) for unit, amount in caps.items() if amount is not None}
+
+
+def asks_candidates(layout: Layout, exposure: Exposure, protocol: Protocol) -> bool:
+    """Whether events are asked about as candidates, from what lay before their request: by choice, or because the
+    layout allows nothing else."""
+    return protocol.supervise == "candidates" or supervises_candidates_only(layout, exposure)

@@ -1,0 +1,281 @@
+"""What one change to a model is worth: its metrics against those of the same model without it, in pairs.
+
+Papers of ablations print differences to a baseline, and so does this: in % of the baseline's metric, or as it is (of
+AUC), with the interval of the difference on the same users. The page of each comparison shows the metrics themselves.
+
+Shape letter: D draws.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float64
+
+from plait.compare.comparing import DRAWS, Compared, Variant, compare_variants
+from plait.compare.presentation import origins
+from plait.compare.significance import SeedNoise
+from plait.compare.words import number
+from plait.data import Dataset
+from plait.metrics.intervals import Bootstrap, bootstrap, paired_difference
+from plait.metrics.statistic import Statistic
+from plait.papers.claims import Claim, averages, judge, seed_noise
+from plait.papers.logs import Log
+from plait.papers.study import Figure, Finding, Place, failures, shrunk, words_of, words_of_epochs
+from plait.training.batches import training_stream
+
+Unit = Literal["%", "AUC"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric, or the mean of several, and what the paper measured there."""
+
+    metrics: tuple[str, ...]
+    paper: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A variant, the one that it changes in one thing, and what the paper says that this is worth, by column."""
+
+    variant: str
+    baseline: str
+    paper: tuple[float | None, ...] = ()  # () where it gives no figures
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Variants of one log."""
+
+    log: Log
+    variants: tuple[Variant, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """Variants, each held against another one.
+
+    Where a change is to what the log tells, its variants have a log of their own, of the same users and events.
+    Runs and page of each log lie in OUT/NAME/PART/LOG/.
+    """
+
+    name: str
+    arms: tuple[Arm, ...]
+    columns: Mapping[str, Column]  # by the name under which claims know it
+    changes: tuple[Change, ...]
+    claims: tuple[Claim, ...]
+    unit: Unit
+    num_seeds: int = 2
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [variant.name for arm in self.arms for variant in arm.variants]
+        assert len(set(names)) == len(names), f"{self.name}: {names}"
+        named = {side for change in self.changes for side in (change.variant, change.baseline)}
+        named |= {side for claim in self.claims for side in (claim.first, claim.second)}
+        assert named <= set(names), f"{self.name}: {named - set(names)}"
+        assert {claim.metric for claim in self.claims} <= set(self.columns), self.name
+        assert all(len(change.paper) in (0, len(self.columns)) for change in self.changes), self.name
+
+    @property
+    def logs(self) -> tuple[Log, ...]:
+        return tuple(arm.log for arm in self.arms)
+
+    def quick(self) -> "Ablation":
+        arms = tuple(
+            Arm(arm.log.quick(), tuple(Variant(v.name, shrunk(v.settings)) for v in arm.variants))
+            for arm in self.arms
+        )
+        return replace(self, arms=arms, num_seeds=1)
+
+    def run(self, study: str, place: Place) -> Finding:
+        datasets = [arm.log.open(place.logs, place.data) for arm in self.arms]
+        folder = place.folder_of(study, self.name)
+        compared = [
+            compare_variants(
+                dataset,
+                arm.variants,
+                self.num_seeds,
+                folder / arm.log.name,
+                command=place.command,
+                title=f"{study}, {self.name}, {arm.log.name}",
+                report=place.report,
+                device=place.device,
+                watch=place.watch,
+            )
+            for arm, dataset in zip(self.arms, datasets, strict=True)
+        ]
+        page = folder / self.arms[0].log.name / "report.html"
+        return self._finding(datasets, compared, str(page.relative_to(place.out)))
+
+    def _finding(self, datasets: Sequence[Dataset], compared: Sequence[Compared], page: str) -> Finding:
+        comparisons = [found.comparison for found in compared]
+        statistics = {
+            run: column_statistics(its, self.columns)
+            for found in compared
+            for run, its in found.statistics.items()
+        }
+        rows = [row for comparison in comparisons for row in comparison.rows]
+        protocols = dict.fromkeys(comparison.protocol for comparison in comparisons)
+        return Finding(
+            part=self.name,
+            data=" || ".join(map(words_of, datasets)),
+            protocol=" || ".join(protocols),
+            metrics={f"{name}, {self.unit}": column.paper for name, column in self.columns.items()},
+            figures=tuple(self._figures(statistics)),
+            verdicts=judge(self.claims, statistics),
+            notes=(
+                *self._words_of_baselines(statistics),
+                words_of_epochs(rows),
+                self._words_of_targets(datasets),
+                *self.notes,
+            ),
+            failed=failures(rows),
+            page=page,
+            wall_s=sum(row.cost.wall_s for row in rows if row.cost),
+            origins=origins(rows),
+        )
+
+    def _figures(self, statistics: Mapping[tuple[str, int], Mapping[str, Statistic]]) -> list[Figure]:
+        @cache
+        def resampled(variant: str, column: str) -> dict[int, Bootstrap]:
+            return {
+                seed: bootstrap(its[column], DRAWS)
+                for (name, seed), its in statistics.items()
+                if name == variant and column in its
+            }
+
+        noise = {column: seed_noise(statistics, column) for column in self.columns}
+        return [
+            difference_figure(
+                resampled(change.variant, name),
+                resampled(change.baseline, name),
+                noise[name],
+                self.unit,
+                Figure(
+                    variant=f"{change.variant} \N{MINUS SIGN} {change.baseline}",
+                    metric=f"{name}, {self.unit}",
+                    paper=change.paper[at] if change.paper else None,
+                ),
+            )
+            for change in self.changes
+            for at, name in enumerate(self.columns)
+        ]
+
+    def _words_of_baselines(self, statistics: Mapping[tuple[str, int], Mapping[str, Statistic]]) -> list[str]:
+        """What the differences are to: the mean over seeds."""
+        lines = []
+        for baseline in dict.fromkeys(change.baseline for change in self.changes):
+            runs = [its for (name, _), its in statistics.items() if name == baseline]
+            values = {column: [its[column].value for its in runs if column in its] for column in self.columns}
+            known = {column: [v for v in its if v is not None] for column, its in values.items()}
+            words = (f"{column} {number(float(np.mean(its)))}" for column, its in known.items() if its)
+            lines.append(f"{baseline}: {', '.join(words)}.")
+        return lines
+
+    def _words_of_targets(self, datasets: Sequence[Dataset]) -> str:
+        """How much supervision each variant gets: two that differ in it differ in more than their name says."""
+        by_count: dict[int, list[str]] = {}
+        for arm, dataset in zip(self.arms, datasets, strict=True):
+            for variant in arm.variants:
+                by_count.setdefault(targets_per_epoch(dataset, variant), []).append(variant.name)
+        words = (f"{count:,} ({', '.join(names)})" for count, names in by_count.items())
+        return f"Supervised events in the first epoch: {'; '.join(words)}."
+
+
+def column_statistics(found: Mapping[str, Statistic], columns: Mapping[str, Column]) -> dict[str, Statistic]:
+    """The columns of a run that gives all of their metrics."""
+    return {
+        name: mean_of([found[metric] for metric in column.metrics])
+        for name, column in columns.items()
+        if all(metric in found for metric in column.metrics)
+    }
+
+
+def mean_of(statistics: Sequence[Statistic]) -> Statistic:
+    """The mean of several metrics of the same users; not defined where one of them is not.
+
+    Raises:
+        ValueError: they are of different users.
+
+    >>> from plait.metrics.statistic import mean_over_users
+    >>> hits = [mean_over_users(np.arange(2), np.array(value_U)) for value_U in ([0.0, 1.0], [1.0, 1.0])]
+    >>> mean_of(hits).value
+    0.75
+    """
+    first = statistics[0]
+    if not all(np.array_equal(each.user_U, first.user_U) for each in statistics):
+        raise ValueError(
+            "a mean of metrics that rest on different users: give every event all of the actions"
+        )
+
+    def under(weight_DU: Float64[np.ndarray, "D U"]) -> Float64[np.ndarray, "D"]:
+        return np.mean([each.under(weight_DU) for each in statistics], axis=0)
+
+    return Statistic(first.user_U, under, first.better, min(each.num_users for each in statistics))
+
+
+def difference_figure(
+    variant: Mapping[int, Bootstrap],
+    baseline: Mapping[int, Bootstrap],
+    noise: SeedNoise,
+    unit: Unit,
+    figure: Figure,
+) -> Figure:
+    """The figure, with the difference of two variants' means over seeds where both are measured.
+
+    Its interval covers users and seeds; the spread is that of the difference between two runs of one seed.
+    """
+    difference = _difference(list(variant.values()), list(baseline.values()), noise, unit)
+    if difference is None:
+        return figure
+    pairs = [([variant[seed]], [baseline[seed]]) for seed in variant.keys() & baseline.keys()]
+    by_seed = [found[0] for pair in pairs if (found := _difference(*pair, noise, unit))]
+    value, low, high = difference
+    return Figure(
+        variant=figure.variant,
+        metric=figure.metric,
+        paper=figure.paper,
+        value=value,
+        low=low,
+        high=high,
+        spread=float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
+    )
+
+
+def _difference(
+    variant: Sequence[Bootstrap], baseline: Sequence[Bootstrap], noise: SeedNoise, unit: Unit
+) -> tuple[float, float, float] | None:
+    """Value and 95 % interval; None where one of the two is not defined."""
+    if not variant or not baseline:
+        return None
+    a, b = averages(variant, baseline, noise)
+    if a.value is None or b.value is None:
+        return None
+    points = paired_difference(a, b)
+    if unit == "AUC":
+        return points.value, points.low, points.high
+    share = replace(a, value=100 * points.value / b.value, value_D=100 * (a.value_D / b.value_D - 1)).estimate
+    assert share.value is not None and share.low is not None and share.high is not None
+    return share.value, share.low, share.high
+
+
+def targets_per_epoch(dataset: Dataset, variant: Variant) -> int:
+    """How many events' actions the first epoch supervises."""
+    settings = variant.settings
+    stream = training_stream(
+        dataset,
+        variant.layout,
+        settings.optim.users_per_step,
+        settings.protocol,
+        epoch=0,
+        first_step=0,
+        device="cpu",
+        exposure=settings.model.exposure,
+    )
+    return sum(
+        len(asked.label_M) for _, inputs in stream for asked in inputs.asked if asked.target.fact.field == "a"
+    )

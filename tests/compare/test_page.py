@@ -1,0 +1,490 @@
+"""The report on invented runs: every number below is made up, and only has the shape of a real comparison."""
+
+import dataclasses
+import html.parser
+import io
+import re
+import sys
+
+import msgspec
+import numpy as np
+import pytest
+from rich.console import Console
+
+from plait.compare import presentation
+from plait.compare.page import html_page, terminal_table
+from plait.compare.results import (
+    Ability,
+    Comparison,
+    Cost,
+    DatasetFacts,
+    LayoutCard,
+    Point,
+    Row,
+    summarise,
+)
+from plait.compare.words import NOTHING, times
+from plait.evaluation.provenance import Provenance
+from plait.metrics.intervals import Estimate, bootstrap
+from plait.metrics.scoring import labelled, rmse
+from plait.metrics.statistic import mean_over_users
+
+ORIGIN = Provenance(version="0.0", commit="0123456789ab", machine="2 cores", date="2000-01-01")
+U, SEEDS = 401, (0, 1, 2)
+CAN, EARLY, LATE = Ability("yes"), Ability("early"), Ability("late")
+NO_ITEM, NO_ACTION = Ability("no", "it predicts no item"), Ability("no", "it predicts no action")
+
+
+@dataclasses.dataclass(frozen=True)
+class Invented:
+    """A layout and how well it does."""
+
+    name: str
+    notation: str
+    retrieves: Ability
+    scores: Ability
+    per_event: int
+    ndcg: float | None
+    rmse: float | None
+    flops: float = 4e13
+
+
+LAYOUTS = (
+    Invented("item", "i[t] -> i[t+1]", CAN, NO_ACTION, 1, 0.158, None),
+    Invented("action_out", "i[t] -> a[t]", NO_ITEM, EARLY, 1, None, 0.914),
+    Invented("next_action", "(i[t], a[t]) -> a[t+1]", NO_ITEM, Ability("no", "P2"), 1, None, 0.981),
+    Invented("pc", "(i[t], a[t]) -> (i[t+1], a[t+1] | i[t+1])", CAN, LATE, 1, 0.161, 0.905),
+    Invented("lac", "(i[t], a[t-1]) -> (i[t+1], a[t])", CAN, EARLY, 1, 0.1645, 0.893, 4.1e13),
+    Invented("interleaved", "i[t] -> a[t]; a[t] -> i[t+1]", CAN, EARLY, 2, 0.167, 0.890, 9.3e13),
+)
+
+
+def card(layout, **changes):
+    tokens = tuple(f"i{n} a{n - 1}" for n in range(3 * layout.per_event))
+    mask = tuple("".join("01"[k <= q] for k in range(len(tokens))) for q in range(len(tokens)))
+    fields = {
+        "name": layout.name,
+        "notation": layout.notation,
+        "retrieves": layout.retrieves,
+        "scores": layout.scores,
+        "audit": {
+            "P1 information": "full: items and actions both inform and supervise",
+            "P3 no leak": "kept",
+        },
+        "tokens": tokens,
+        "mask": mask,
+        "drawing": "token 0: shows i0; predicts i1",
+    }
+    return LayoutCard(**fields | changes)
+
+
+def measured(layout, seed, users_seed=0):
+    """Users differ a lot, layouts by what they are worth, seeds by a little."""
+    users = np.random.default_rng(users_seed)
+    hardness_U, noise_U = users.normal(0, 0.25, U), users.normal(0, 0.9, U)
+    seeded = np.random.default_rng((seed, len(layout.name)))
+    wobble = seeded.normal(0, 0.0005)
+    found = {}
+    if layout.ndcg is not None:
+        value_U = layout.ndcg + wobble + hardness_U - hardness_U.mean() + seeded.normal(0, 0.01, U)
+        found["ndcg@10"] = mean_over_users(np.arange(U), value_U)
+        found["hr@10"] = mean_over_users(np.arange(U), 1.9 * value_U)
+    if layout.rmse is not None:
+        predicted_U = 3 + (layout.rmse + wobble) * noise_U / np.sqrt((noise_U**2).mean())
+        found["rmse:rating"] = rmse(labelled(np.arange(U), predicted_U, np.full(U, 3.0)))
+    return found
+
+
+def row(layout, seed, statistics, **changes):
+    wall_s = layout.flops / 3e10
+    cost = Cost(
+        train_flops=layout.flops,
+        train_tokens=2.1e7 * layout.per_event,
+        wall_s=1.2 * wall_s,
+        train_wall_s=wall_s,
+        epochs=12,
+        best_epoch=9,
+        peak_memory_mb=734.0,
+        tokens_per_event=layout.per_event,
+        num_parameters=1_234_567,
+    )
+    final = {"ndcg@10": layout.ndcg, "rmse:rating": layout.rmse}
+    curve = tuple(
+        Point(
+            epoch,
+            wall_s * epoch / 12,
+            layout.flops * epoch / 12,
+            {
+                name: float(value + (-0.05 if name == "ndcg@10" else 0.15) * np.exp(-epoch / 3 - seed / 9))
+                for name, value in final.items()
+                if value is not None
+            },
+        )
+        for epoch in range(1, 13)
+    )
+    fields = {
+        "layout": layout.name,
+        "seed": seed,
+        "metrics": {name: bootstrap(s, 100).estimate for name, s in statistics.items()},
+        "cost": cost,
+        "curve": curve,
+        "protocol": f"leave-one-out; seed {seed}",
+        "provenance": ORIGIN,
+    }
+    return Row(**fields | changes)
+
+
+def compared(which=LAYOUTS, seeds=SEEDS, rows=None, **changes):
+    statistics = {(layout.name, seed): measured(layout, seed) for layout in which for seed in seeds}
+    rows = rows or [row(layout, seed, statistics[layout.name, seed]) for layout in which for seed in seeds]
+    fields = {
+        "dataset": DatasetFacts(
+            name="invented",
+            num_users=U,
+            num_items=1009,
+            num_events=64_007,
+            tie_share=0.44,
+            note="no real data",
+        ),
+        "retrieval": ("hr@10", "ndcg@10"),
+        "scoring": ("rmse:rating",),
+        "charted": ("ndcg@10", "rmse:rating"),
+        "reference": "item",
+        "layouts": tuple(card(layout) for layout in which),
+        "rows": tuple(rows),
+        "summaries": summarise(rows, statistics, "item", min_draws=500),
+        "protocol": "leave-one-out; full catalogue; seen items filtered; ties against the model",
+        "cap": "12 epochs",
+        "command": "plait compare invented --layouts item,lac --seeds 3 --out <DIR>",
+        "machine": "2 cores",
+        "commit": "0123456789ab",
+        "date": "2000-01-01",
+        "version": "0.0",
+    }
+    return Comparison(**fields | changes)
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    return compared()
+
+
+def by_layout(comparison):
+    return {summary.layout: summary for summary in comparison.summaries}
+
+
+def rendered(comparison, width=100):
+    console = Console(width=width, file=io.StringIO(), force_terminal=False, legacy_windows=False)
+    console.print(terminal_table(comparison, width))
+    return console.file.getvalue()
+
+
+def test_a_summary_averages_seeds_and_tells_layouts_apart(comparison):
+    summaries = by_layout(comparison)
+    lac = summaries["lac"].metrics["ndcg@10"]
+    values = [row.metrics["ndcg@10"].value for row in comparison.rows if row.layout == "lac"]
+    assert lac.estimate.value == pytest.approx(np.mean(values))
+    assert lac.spread == pytest.approx(np.std(values, ddof=1))
+    assert lac.estimate.low < lac.estimate.value < lac.estimate.high
+    assert summaries["interleaved"].metrics["ndcg@10"].vs_best is None
+    assert lac.vs_best.other == "interleaved" and lac.vs_reference.other == "item"
+    assert lac.vs_reference.difference.value == pytest.approx(
+        lac.estimate.value - summaries["item"].metrics["ndcg@10"].estimate.value
+    )
+    assert summaries["item"].metrics["ndcg@10"].vs_best.is_significant
+    assert lac.estimate.high > summaries["interleaved"].metrics["ndcg@10"].estimate.low, (
+        "only paired they differ"
+    )
+
+
+def test_lower_is_better_where_the_metric_says_so(comparison):
+    rmses = {name: s.metrics["rmse:rating"] for name, s in by_layout(comparison).items() if name != "item"}
+    assert [name for name, m in rmses.items() if m.vs_best is None] == ["interleaved"]
+    assert "rmse:rating" not in by_layout(comparison)["item"].metrics
+    assert all(m.vs_reference is None for m in rmses.values()), "the reference has no such metric"
+
+
+def test_training_noise_forbids_the_mark():
+    """Many users make a tiny difference sure on these users; whether a new seed keeps it is open."""
+    steady = Invented("steady", "i[t] -> i[t+1]", CAN, NO_ACTION, 1, 0.160, None)
+    shaky = Invented("shaky", "i[t] -> i[t+1]", CAN, NO_ACTION, 1, 0.159, None)
+    hardness_U = np.random.default_rng(0).normal(0, 0.2, U)
+    statistics = {
+        (layout.name, seed): {"ndcg@10": mean_over_users(np.arange(U), layout.ndcg + shift + hardness_U)}
+        for layout, shifts in ((steady, (0, 0, 0)), (shaky, (-0.02, 0.0, 0.009)))
+        for seed, shift in enumerate(shifts)
+    }
+    rows = [row(layout, seed, {}) for layout in (steady, shaky) for seed in SEEDS]
+    contrast = summarise(rows, statistics, "steady", 100)[1].metrics["ndcg@10"].vs_best
+    assert not contrast.is_significant
+    one_seed = [r for r in rows if r.seed == 0]
+    assert summarise(one_seed, statistics, "steady", 100)[1].metrics["ndcg@10"].vs_best.is_significant
+
+
+def test_the_whole_column_is_corrected_for():
+    close = dataclasses.replace(LAYOUTS[4], ndcg=0.1662)
+    alone = compared((close, LAYOUTS[5]), reference="lac")
+    among = by_layout(compared((*LAYOUTS[:4], close, LAYOUTS[5])))["lac"].metrics["ndcg@10"].vs_best
+    contrast = by_layout(alone)["lac"].metrics["ndcg@10"].vs_best
+    assert among.difference.value == contrast.difference.value
+    assert among.p_adjusted > contrast.p_adjusted >= among.difference.p
+
+
+def test_summaries_refuse_different_users_and_missing_statistics():
+    rows = [row(layout, 0, {}) for layout in (LAYOUTS[0], LAYOUTS[3])]
+    one, other = measured(LAYOUTS[0], 0), {"ndcg@10": mean_over_users(np.arange(5), np.zeros(5))}
+    with pytest.raises(ValueError, match=r"pc against item: .* not the same users: 5 and 401"):
+        summarise(rows, {("item", 0): one, ("pc", 0): other}, "item", 40)
+    with pytest.raises(ValueError, match="no statistics of pc seed 0"):
+        summarise(rows, {("item", 0): one}, "item", 40)
+
+
+def test_a_comparison_checks_its_names():
+    with pytest.raises(ValueError, match=r"Comparison.reference: lum not among item, action_out"):
+        compared(reference="lum")
+    with pytest.raises(ValueError, match=r"Comparison.charted: auc not among"):
+        compared(charted=("auc",))
+    with pytest.raises(ValueError, match="expected a square of 0 and 1 over 3 tokens"):
+        card(LAYOUTS[0], mask=("100", "11", "111"))
+    with pytest.raises(ValueError, match="Row 'item' seed 0: finished, but without a cost"):
+        Row(layout="item", seed=0, metrics={}, cost=None, protocol="", provenance=ORIGIN)
+
+
+def test_rows_survive_json(comparison):
+    assert msgspec.json.decode(msgspec.json.encode(comparison), type=Comparison) == comparison
+
+
+def test_the_terminal_table_fits_and_says_all(comparison):
+    text = rendered(comparison)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    lines = {
+        line.split()[0]: line for line in reversed(text.splitlines()) if line.strip()
+    }  # table before notes
+    best = by_layout(comparison)["interleaved"].metrics["ndcg@10"].estimate
+    assert f" {best.value:.4f} ±{best.half_width:.4f} ".replace("±0", "±") in lines["interleaved"]
+    assert re.search(r"0\.15\d\d ±\.0\d{3}\*", lines["item"]), "item differs from the best"
+    assert lines["item"].split()[-1] == NOTHING and lines["action_out"].split()[-2:] == [NOTHING, "early"]
+    assert times(9.3 / 4) in lines["interleaved"] and times(1.0) in lines["item"]
+    assert "next_action cannot score a candidate: P2; ‡ measured on the event that came" in text
+    rule = "p < 0.05 that chance parts any two of the column as far (paired; users and seeds drawn)"
+    assert rule in " ".join(text.split())
+    assert 0.0 not in [float(n) for n in re.findall(r"(?<![.\d])\d+\.\d+(?!\d)", text)], "a gap is never 0"
+
+
+def test_best_is_bold_and_second_underlined(comparison):
+    table = terminal_table(comparison)
+    names = [str(cell) for cell in table.columns[0].cells]
+    for column in (2, 3):  # of a metric where higher, and of one where lower is better
+        styles = [cell.style for cell in table.columns[column].cells]
+        assert [name for name, style in zip(names, styles, strict=True) if style == "bold"] == ["interleaved"]
+        assert [name for name, style in zip(names, styles, strict=True) if style == "underline"] == ["lac"]
+
+
+def test_findings_name_the_leader_and_what_is_as_good_for_less(comparison):
+    assert presentation.findings(comparison, "ndcg@10")[0].startswith("NDCG@10: interleaved leads with 0.16")
+    twin = dataclasses.replace(LAYOUTS[5], name="twin_layout", flops=4e13)  # a name as long: the same noise
+    (finding,) = presentation.findings(compared((*LAYOUTS, twin)), "ndcg@10")
+    assert re.search(
+        rf"twin_layout trained for {times(4 / 9.3)} its FLOPs; against it: .*: not told apart\.", finding
+    )
+    (finding,) = presentation.findings(compared(LAYOUTS[:1]), "ndcg@10")
+    assert finding.endswith("Nothing that was measured in it trained for less.")
+    assert presentation.findings(compared(LAYOUTS[:1]), "rmse:rating") == []
+
+
+class Outline(html.parser.HTMLParser):
+    """Checks that tags close in order, and gathers what the page links to and says."""
+
+    VOID = frozenset({"meta", "br", "link", "img"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.urls, self.ids, self.unlabelled = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append(tag)
+        self.urls += [value for name, value in attrs.items() if name in ("src", "href", "xlink:href")]
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        if tag == "svg" and "aria-label" not in attrs and "aria-hidden" not in attrs:
+            self.unlabelled.append(attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, (tag, self.getpos())
+
+
+def outline(page):
+    parser = Outline()
+    parser.feed(page)
+    assert parser.open == []
+    return parser
+
+
+def test_the_page_stands_alone(comparison, tmp_path):
+    page = html_page(comparison)
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    found = outline(page)
+    assert found.urls == [] and "url(" not in page and "@import" not in page
+    assert not {"script", "img", "iframe", "link"} & set(found.tags)
+    assert found.unlabelled == [] and len(found.ids) == len(set(found.ids))
+    assert found.tags.count("figure") == 8, "two metrics, each against two costs and over two clocks"
+    assert "prefers-color-scheme: dark" in page and 'name="viewport"' in page
+    assert len(page) < 200_000
+
+
+def test_the_page_says_what_it_rests_on(comparison):
+    page = html_page(comparison)
+    for text in (comparison.protocol, comparison.commit, comparison.machine, "401 users", "44.0% tied"):
+        assert text in page
+    assert "plait compare invented --layouts item,lac --seeds 3 --out &lt;DIR&gt;" in page, "escaped"
+    assert "<DIR>" not in page
+    assert re.search(r'<td class="best"[^>]*><b>0\.16\d\d</b>', page)
+    assert page.count('title="it predicts no item"') == 2
+    assert "nan" not in page.lower().replace("predominan", "")
+
+
+def test_a_capped_a_failed_and_a_leaking_layout_are_marked():
+    statistics = {(layout.name, 0): measured(layout, 0) for layout in LAYOUTS[:2]}
+    item, failing, leaking = LAYOUTS[0], LAYOUTS[1], dataclasses.replace(LAYOUTS[3], name="peeks")
+    rows = [
+        row(item, 0, statistics["item", 0], status="capped", note="cap of 3 epochs"),
+        row(failing, 0, {}, cost=None, curve=(), status="failed", note="loss is nan at step 7"),
+    ]
+    found = compared(
+        LAYOUTS[:2],
+        seeds=(0,),
+        rows=rows,
+        layouts=(card(item), card(failing), card(leaking, leaks=("a[t] shows itself",))),
+    )
+    text = " ".join(rendered(found).split())
+    assert "item†" in text and "† capped, cap of 3 epochs: item (seed 0)" in text
+    assert "failed, loss is nan at step 7: action_out (seed 0)" in text
+    assert "‼ peeks reads its own answers: a[t] shows itself" in text and "peeks‼" in text
+    assert "one seed each: training noise is not covered" in text
+    notation = dataclasses.replace(item, name="i[t] -> a[t]")
+    assert "i[t] -> a[t]" in rendered(compared((item, notation), seeds=(0,))), "no brackets lost to markup"
+    page = html_page(found)
+    outline(page)
+    assert page.count("no run finished") == 2
+
+
+def test_an_undefined_metric_is_a_dash():
+    undefined = Estimate(None, None, None, "higher", 0)
+    found = compared(LAYOUTS[:1], seeds=(0,), scoring=(), charted=("ndcg@10",))
+    summary = found.summaries[0]
+    column = summary.metrics | {
+        "hr@10": msgspec.structs.replace(summary.metrics["hr@10"], estimate=undefined)
+    }
+    found = msgspec.structs.replace(found, summaries=(msgspec.structs.replace(summary, metrics=column),))
+    (line,) = presentation.lines(found)
+    assert (line.cells["hr@10"].value, line.cells["hr@10"].plus_minus) == (NOTHING, "")
+    assert line.cells["hr@10"].against_best == NOTHING
+    outline(html_page(found))
+
+
+def test_without_jinja_the_error_says_what_to_install(comparison, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'plait\[report\]'"):
+        html_page(comparison)
+
+
+def test_many_layouts_take_more_draws():
+    """With 1000 draws no p-value is below 0.002: times 30 layouts, and nothing could be significant."""
+    worse = [dataclasses.replace(LAYOUTS[0], name=f"item_{n:02}", ndcg=0.1 + n / 1000) for n in range(31)]
+    statistics = {(layout.name, 0): {"ndcg@10": measured(layout, 0)["ndcg@10"]} for layout in worse}
+    summaries = summarise([row(layout, 0, {}) for layout in worse], statistics, "item_00")
+    assert summaries[0].metrics["ndcg@10"].vs_reference is None
+    assert summaries[30].metrics["ndcg@10"].vs_reference.p_adjusted < 0.05 < 30 * 2 / 1001
+
+
+def with_twelve_actions():
+    """Two metrics for each of twelve actions; the numbers are one action's."""
+    names = [f"{metric}:action{n}" for n in range(12) for metric in ("rmse", "mae")]
+    found = compared(seeds=(0,))
+    summaries = []
+    for summary in found.summaries:
+        one = summary.metrics.get("rmse:rating")
+        copies = dict.fromkeys(names, one) if one else {}
+        summaries.append(msgspec.structs.replace(summary, metrics=summary.metrics | copies))
+    return msgspec.structs.replace(
+        found,
+        scoring=tuple(names),
+        charted=("ndcg@10",),
+        summaries=tuple(summaries),
+        retrieval=("hr@10", "ndcg@10", "mrr"),
+    )
+
+
+def headings(table):
+    return [str(column.header) for column in table.columns][1:-4]
+
+
+@pytest.mark.parametrize("width", [60, 100, 140, 200, 1000])
+def test_no_metric_is_left_out_in_silence(width):
+    comparison = with_twelve_actions()
+    table, text = terminal_table(comparison, width), rendered(comparison, width)
+    shown, said = headings(table), " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= width
+    every = [presentation.metric_label(metric) for metric in (*comparison.retrieval, *comparison.scoring)]
+    left_out = said.partition("On the page only: ")[2].partition(". Protocol")[0]
+    assert [label for label in every if label not in shown] == [
+        label for label in left_out.split(", ") if label
+    ]
+    if width == 1000:
+        assert shown == every and "On the page only" not in said
+    else:
+        main = ["HR@10", "NDCG@10", *(f"RMSE action{n}" for n in range(12))]
+        assert shown == main[: len(shown)] and 1 <= len(shown) < len(main) + 1
+        assert len(headings(terminal_table(comparison, 3 * width))) > len(shown)
+
+
+def test_all_metrics_are_shown_where_they_fit(comparison):
+    more = msgspec.structs.replace(comparison, scoring=("rmse:rating", "mae:rating"))
+    assert headings(terminal_table(more, 140)) == ["HR@10", "NDCG@10", "RMSE rating", "MAE rating"]
+    assert headings(terminal_table(more, 100)) == ["HR@10", "NDCG@10", "RMSE rating"]
+
+
+def test_the_protocol_stands_once_in_the_table(comparison):
+    assert " ".join(rendered(comparison).split()).count(f"Protocol: {comparison.protocol}") == 1
+
+
+def test_runs_of_several_commits_or_machines_are_told_apart(comparison):
+    what = "not all of one commit and machine"
+    assert what not in rendered(comparison, 1000) and what not in html_page(comparison)
+    later = msgspec.structs.replace(ORIGIN, date="2000-01-02")
+    rows = [
+        msgspec.structs.replace(row, provenance=later) if row.seed == 2 else row for row in comparison.rows
+    ]
+    dated = msgspec.structs.replace(comparison, rows=tuple(rows))
+    assert what not in rendered(dated, 1000), "a date alone changes nothing"
+    for changed in ({"commit": "ba9876543210-dirty"}, {"machine": "64 cores"}):
+        other = msgspec.structs.replace(ORIGIN, **changed)
+        rows = [
+            msgspec.structs.replace(row, provenance=other)
+            if (row.layout, row.seed) in (("lac", 1), ("lac", 2))
+            else row
+            for row in comparison.rows
+        ]
+        mixed = msgspec.structs.replace(comparison, rows=tuple(rows))
+        (value,) = changed.values()
+        for text in (" ".join(rendered(mixed, 1000).split()), html_page(mixed)):
+            assert what in text and re.search(rf"{value}[^;]*: lac \(seed 1, 2\)", text)
+            assert "item (seed 0, 1, 2)" in text
+
+
+def test_peak_memory_that_nobody_told_is_a_dash(comparison):
+    cost = msgspec.structs.replace(comparison.rows[0].cost, peak_memory_mb=None)
+    rows = [row(LAYOUTS[0], seed, {}) for seed in SEEDS]
+    statistics = {("item", seed): measured(LAYOUTS[0], seed) for seed in SEEDS}
+    assert summarise(rows, statistics, "item", 100)[0].cost.peak_memory_mb == 734.0
+    rows[1] = msgspec.structs.replace(rows[1], cost=cost)
+    found = compared(LAYOUTS[:1], rows=rows, scoring=(), charted=("ndcg@10",))
+    (line,) = presentation.lines(found)
+    assert line.cost[presentation.COST_COLUMNS.index("peak memory")] == (NOTHING, "")
