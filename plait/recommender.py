@@ -246,7 +246,7 @@ class Recommender:
         users = pl.Series("user", state.id_U).gather(user_M)
         return pl.DataFrame({"user": users, "item": self.items.gather(item_UC.reshape(-1) - 1)})
 
-    def _known(self, items: Any) -> Int64[np.ndarray, "C"]:
+    def _known(self, items: Any) -> Int64[np.ndarray, " C"]:
         ids = _ids(items)
         item_C = item_index(ids, self.items)
         unknown = ids.filter(item_C == UNKNOWN_ITEM)
@@ -277,7 +277,7 @@ class Recommender:
             raise ValueError(f"at = {at!r}: {checking.rule_texts([column])[rule - 1]}")
         return int(microseconds) // MICROSECONDS_PER_S, int(microseconds)
 
-    def _context(self, context: Mapping[str, Any]) -> Int64[np.ndarray, "F"]:
+    def _context(self, context: Mapping[str, Any]) -> Int64[np.ndarray, " F"]:
         names = [feature.name for feature in self.columns.context]
         for name in context:
             if name not in names:

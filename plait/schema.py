@@ -263,7 +263,7 @@ class FeatureTable:
     def __len__(self) -> int:
         return len(self.code_NK)
 
-    def __getitem__(self, rows: Int64[np.ndarray, "R"] | Bool[np.ndarray, "N"] | slice) -> "FeatureTable":
+    def __getitem__(self, rows: Int64[np.ndarray, " R"] | Bool[np.ndarray, " N"] | slice) -> "FeatureTable":
         return FeatureTable(self.features, self.code_NK[rows], self.vector_NW[rows])
 
 
@@ -275,13 +275,13 @@ class EventBatch:
     offsets (a lagged action from before the window keeps its true value).
     """
 
-    user_U: Int64[np.ndarray, "U"]  # dense user index
-    start_U1: Int64[np.ndarray, "U1"]  # user u's events are start_U1[u] : start_U1[u + 1]
-    lead_U: Int64[np.ndarray, "U"]
-    item_E: Int64[np.ndarray, "E"]  # dense item index, UNKNOWN_ITEM where the item table lacks it
+    user_U: Int64[np.ndarray, " U"]  # dense user index
+    start_U1: Int64[np.ndarray, " U1"]  # user u's events are start_U1[u] : start_U1[u + 1]
+    lead_U: Int64[np.ndarray, " U"]
+    item_E: Int64[np.ndarray, " E"]  # dense item index, UNKNOWN_ITEM where the item table lacks it
     action_EA: Float32[np.ndarray, "E A"]  # in the log's own units (a category's index), NaN = missing
-    time_s_E: Int64[np.ndarray, "E"]  # unix seconds
-    request_E: Int64[np.ndarray, "E"]  # equal, within a user, for the events of one exposure
+    time_s_E: Int64[np.ndarray, " E"]  # unix seconds
+    request_E: Int64[np.ndarray, " E"]  # equal, within a user, for the events of one exposure
     # Codes of what was known when the item was shown, and of what is known about the user; no columns by default.
     context_EF: Int64[np.ndarray, "E F"] = None  # type: ignore[assignment]
     user_code_UK: Int64[np.ndarray, "U K"] = None  # type: ignore[assignment]
@@ -296,7 +296,7 @@ class EventBatch:
         return len(self.user_U)
 
     @property
-    def num_events_U(self) -> Int64[np.ndarray, "U"]:
+    def num_events_U(self) -> Int64[np.ndarray, " U"]:
         return np.diff(self.start_U1)
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import assert_never
 
 import msgspec
 
@@ -363,6 +364,8 @@ def _metrics_of(action: Action) -> list[str]:
             names = ["rmse_scaled", "mae"]
         case Categorical():
             names = ["accuracy", "log_loss"]
+        case _:
+            assert_never(action.kind)
     return [f"{name}:{action.name}" for name in names]
 
 

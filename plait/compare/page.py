@@ -28,11 +28,14 @@ def terminal_table(comparison: Comparison, width: int = 100) -> Table:
     actions = {metric.partition(":")[2]: metric for metric in reversed(comparison.scoring)}
     main = [metric for metric in everything if metric in (*comparison.retrieval[:2], *actions.values())]
     console = Console(width=MEASURING_WIDTH, file=io.StringIO())
-    for shown in (everything, *(main[:count] for count in range(len(main), 0, -1))):
-        table = _table(comparison, shown, [metric for metric in everything if metric not in shown])
-        if console.measure(table).maximum <= width:
-            break
-    return table
+
+    def with_columns(shown: Sequence[str]) -> Table:
+        return _table(comparison, shown, [metric for metric in everything if metric not in shown])
+
+    choices = [everything, *(main[:count] for count in range(len(main), 0, -1))]
+    tables = map(with_columns, choices)
+    fitting = (table for table in tables if console.measure(table).maximum <= width)
+    return next(fitting, None) or with_columns(choices[-1])
 
 
 def _table(comparison: Comparison, shown: Sequence[str], on_page_only: Sequence[str]) -> Table:

@@ -158,7 +158,7 @@ def kind_of(metric: str) -> str:
     return metric.partition(":")[0].partition("@")[0]
 
 
-def _rank(best: Oracle, dataset: Dataset, asked: Targets, protocol: Protocol) -> Int64[np.ndarray, "Q"]:
+def _rank(best: Oracle, dataset: Dataset, asked: Targets, protocol: Protocol) -> Int64[np.ndarray, " Q"]:
     """The item that came, ranked as a model's are, with the same sampled items."""
     negatives, ranks = negatives_of(dataset, asked, protocol), []
     for rows in steps.even(len(asked), steps.rows_per_step(dataset.num_items)):
@@ -170,5 +170,5 @@ def _rank(best: Oracle, dataset: Dataset, asked: Targets, protocol: Protocol) ->
     return np.concatenate(ranks)
 
 
-def _as_answered(prediction: dict[str, Float[np.ndarray, "Q"]]) -> dict[str, Float[np.ndarray, "Q"]]:
+def _as_answered(prediction: dict[str, Float[np.ndarray, " Q"]]) -> dict[str, Float[np.ndarray, " Q"]]:
     return {name: value_Q.astype(np.float32) for name, value_Q in prediction.items()}

@@ -17,7 +17,7 @@ MOST_COMPARED = 1_000  # texts: difflib is slow
 BLOCK = 1 << 16  # rows worked on at a time where that spares a large temporary array
 
 
-def dense_codes(values: pl.Series) -> tuple[Int32[np.ndarray, "N"], pl.Series]:
+def dense_codes(values: pl.Series) -> tuple[Int32[np.ndarray, " N"], pl.Series]:
     """Each value's rank among the different values, and these values in ascending order.
 
     Args:
@@ -51,7 +51,7 @@ def dense_codes(values: pl.Series) -> tuple[Int32[np.ndarray, "N"], pl.Series]:
     return rows["code"].to_numpy(), value_V
 
 
-def item_index(asked: pl.Series, item_ids: pl.Series) -> Int64[np.ndarray, "I"]:
+def item_index(asked: pl.Series, item_ids: pl.Series) -> Int64[np.ndarray, " I"]:
     """Dense indices of item ids, UNKNOWN_ITEM where `item_ids` lacks one.
 
     >>> item_index(pl.Series(["b", "z"]), pl.Series(["a", "b"])).tolist()
@@ -79,8 +79,8 @@ def similar_texts(asked: str, known: pl.Series) -> list[str]:
 
 
 def _through_table(
-    values: pl.Series, key_V: Integer[np.ndarray, "V"], low: int, span: int
-) -> Int32[np.ndarray, "N"]:
+    values: pl.Series, key_V: Integer[np.ndarray, " V"], low: int, span: int
+) -> Int32[np.ndarray, " N"]:
     """Codes of integers `low <= value < low + span`, where `low + key_V[code]` is a code's value."""
     table_S = np.zeros(span, dtype=np.int32)
     table_S[key_V] = np.arange(len(key_V), dtype=np.int32)
@@ -92,12 +92,12 @@ def _through_table(
     return code_N
 
 
-def _above(chunk: pl.Series, low: int) -> Int64[np.ndarray, "N"]:
+def _above(chunk: pl.Series, low: int) -> Int64[np.ndarray, " N"]:
     """How far integers of 64 bits lie above the least of them."""
     return (chunk.to_numpy() - low).astype(np.int64, copy=False)
 
 
-def stable_argsort(key_N: Integer[np.ndarray, "N"]) -> Int64[np.ndarray, "N"]:
+def stable_argsort(key_N: Integer[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
     """The order that sorts non-negative keys, equal keys in their old order.
 
     Key and row number share one word where they fit, because numpy sorts words several times faster than
@@ -120,10 +120,10 @@ def stable_argsort(key_N: Integer[np.ndarray, "N"]) -> Int64[np.ndarray, "N"]:
 
 
 def order_events(
-    user_N: Integer[np.ndarray, "N"],
-    tick_N: Int64[np.ndarray, "N"],
-    tiebreak_N: Integer[np.ndarray, "N"] | None,
-) -> Int64[np.ndarray, "N"]:
+    user_N: Integer[np.ndarray, " N"],
+    tick_N: Int64[np.ndarray, " N"],
+    tiebreak_N: Integer[np.ndarray, " N"] | None,
+) -> Int64[np.ndarray, " N"]:
     """The order of rows by (user, time, tiebreak, row)."""
     if tiebreak_N is None:
         by_time_N = stable_argsort(tick_N)
@@ -136,7 +136,7 @@ def order_events(
     return order_N
 
 
-def coarsest_unit(tick_N: Int64[np.ndarray, "N"], units: Sequence[int]) -> int:
+def coarsest_unit(tick_N: Int64[np.ndarray, " N"], units: Sequence[int]) -> int:
     """The first of `units` that divides every tick, else 1.
 
     >>> coarsest_unit(np.array([4000, 6000]), units=(1_000_000, 1_000))

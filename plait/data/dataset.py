@@ -38,10 +38,10 @@ class Targets:
     before the segment is known all the same, and its items are seen ones, as in serving.
     """
 
-    user_Q: Int64[np.ndarray, "Q"]
-    event_Q: Int64[np.ndarray, "Q"]  # row of the event
-    history_end_Q: Int64[np.ndarray, "Q"]  # row after the last event that the answer is computed from
-    seen_end_Q: Int64[np.ndarray, "Q"]  # row after the last event that the user had when it is asked about
+    user_Q: Int64[np.ndarray, " Q"]
+    event_Q: Int64[np.ndarray, " Q"]  # row of the event
+    history_end_Q: Int64[np.ndarray, " Q"]  # row after the last event that the answer is computed from
+    seen_end_Q: Int64[np.ndarray, " Q"]  # row after the last event that the user had when it is asked about
 
     def __len__(self) -> int:
         return len(self.user_Q)
@@ -50,7 +50,7 @@ class Targets:
         return Targets(self.user_Q[rows], self.event_Q[rows], self.history_end_Q[rows], self.seen_end_Q[rows])
 
     @property
-    def shares_history_Q(self) -> Bool[np.ndarray, "Q"]:
+    def shares_history_Q(self) -> Bool[np.ndarray, " Q"]:
         """Whether a target is asked about from the same history as the one before it."""
         shares_Q = np.zeros(len(self), dtype=bool)
         shares_Q[1:] = (np.diff(self.user_Q) == 0) & (np.diff(self.history_end_Q) == 0)
@@ -181,7 +181,7 @@ class Dataset:
         """The log's user ids; dense user u is at index u."""
         return self._users["user_id"]
 
-    def item_index(self, ids: Iterable[Any]) -> Int64[np.ndarray, "I"]:
+    def item_index(self, ids: Iterable[Any]) -> Int64[np.ndarray, " I"]:
         """Dense indices of the log's item ids, `UNKNOWN_ITEM` for ids that the item table lacks."""
         check_can_work()
         return item_index(id_series(ids), self.item_ids())
@@ -222,19 +222,19 @@ class Dataset:
                 f"{why_left_out(self.manifest.settings, rows.item())}"
             )
 
-    def train_users(self) -> Int64[np.ndarray, "U"]:
+    def train_users(self) -> Int64[np.ndarray, " U"]:
         """Users with at least two training events: one to see, one to predict."""
         return np.flatnonzero(self._validation_U - self._start_U1[:-1] >= 2)
 
-    def train_lengths(self, max_events: int) -> Int64[np.ndarray, "U"]:
+    def train_lengths(self, max_events: int) -> Int64[np.ndarray, " U"]:
         """Number of events in each training window of `train_users()`, the lead not counted."""
         user_U = self.train_users()
         return np.minimum(self._validation_U[user_U] - self._start_U1[user_U], max_events)
 
     def train_batch(
         self,
-        user_U: Int64[np.ndarray, "U"],
-        max_events: int | Int64[np.ndarray, "U"],
+        user_U: Int64[np.ndarray, " U"],
+        max_events: int | Int64[np.ndarray, " U"],
         lead: int,
         rng: np.random.Generator | None = None,
     ) -> EventBatch:
@@ -290,7 +290,7 @@ class Dataset:
         has_Q = end_Q > self._start_U1[targets.user_Q]
         return replace(targets, history_end_Q=np.where(has_Q, end_Q, targets.history_end_Q))
 
-    def last_request_lengths(self, user_U: Int64[np.ndarray, "U"]) -> Int64[np.ndarray, "U"]:
+    def last_request_lengths(self, user_U: Int64[np.ndarray, " U"]) -> Int64[np.ndarray, " U"]:
         """How many events the last training request of each training user holds."""
         end_U = self._validation_U[user_U]
         return end_U - self._ends_before_own_request(Targets(user_U, end_U - 1, end_U, end_U))
@@ -300,7 +300,7 @@ class Dataset:
         end_Q = self._ends_before_own_request(targets)
         return replace(targets, history_end_Q=end_Q)[end_Q > self._start_U1[targets.user_Q]]
 
-    def _ends_before_own_request(self, targets: Targets) -> Int64[np.ndarray, "Q"]:
+    def _ends_before_own_request(self, targets: Targets) -> Int64[np.ndarray, " Q"]:
         """Where histories end that hold nothing of their target's request."""
         end_Q, start_Q = targets.history_end_Q.copy(), self._start_U1[targets.user_Q]
         own_Q = np.ones(len(end_Q), dtype=bool)
@@ -319,7 +319,7 @@ class Dataset:
 
     def candidate_batch(
         self, targets: Targets, max_events: int, lead: int
-    ) -> tuple[EventBatch, Int64[np.ndarray, "U"]]:
+    ) -> tuple[EventBatch, Int64[np.ndarray, " U"]]:
         """The targets of one history together: up to `lead + max_events` of its events, then those targets.
 
         Returns:
@@ -333,21 +333,21 @@ class Dataset:
         row_E[np.repeat(start_B1[1:] - count_B, count_B) + nth_Q] = targets.event_Q
         return self._batch(targets.user_Q[first_B], row_E, start_B1, window.lead_B), count_B
 
-    def seen_items(self, targets: Targets) -> tuple[Int64[np.ndarray, "Q1"], Int64[np.ndarray, "S"]]:
+    def seen_items(self, targets: Targets) -> tuple[Int64[np.ndarray, " Q1"], Int64[np.ndarray, " S"]]:
         """Dense items of all that each target's user had, however it is asked about: end to end, and where each
         target's begin."""
         row_S, start_Q1 = concatenated_ranges(self._start_U1[targets.user_Q], targets.seen_end_Q)
         return start_Q1, self._item_E[row_S].astype(np.int64)
 
-    def met_before(self, targets: Targets) -> Bool[np.ndarray, "Q"]:
+    def met_before(self, targets: Targets) -> Bool[np.ndarray, " Q"]:
         """Whether each target's item is in its history: where seen items are filtered, it can never be recommended."""
         return met_before(self._start_U1, self._item_E, targets.user_Q, targets.event_Q, targets.seen_end_Q)
 
-    def target_lengths(self, targets: Targets) -> Int64[np.ndarray, "Q"]:
+    def target_lengths(self, targets: Targets) -> Int64[np.ndarray, " Q"]:
         """How many events of each target's history its answer is computed from, at most."""
         return targets.history_end_Q - self._start_U1[targets.user_Q]
 
-    def target_items(self, targets: Targets) -> Int64[np.ndarray, "Q"]:
+    def target_items(self, targets: Targets) -> Int64[np.ndarray, " Q"]:
         """The dense item of each target: the answer."""
         return self._item_E[targets.event_Q].astype(np.int64)
 
@@ -357,11 +357,11 @@ class Dataset:
         row_E, start_U1 = concatenated_ranges(self._start_U1[user_U], self._start_U1[user_U + 1])
         return self._batch(user_U, row_E, start_U1, np.zeros(1, dtype=np.int64))
 
-    def train_item_counts(self) -> Int64[np.ndarray, "V1"]:
+    def train_item_counts(self) -> Int64[np.ndarray, " V1"]:
         """Training events of each dense item; index `UNKNOWN_ITEM` counts 0."""
         return np.concatenate([[0], self._items["train_events"].to_numpy()]).astype(np.int64)
 
-    def train_action_counts(self) -> Int64[np.ndarray, "A"]:
+    def train_action_counts(self) -> Int64[np.ndarray, " A"]:
         """Training events that have a value of each action."""
         is_train_E = training_rows(self._start_U1, self._validation_U)
         known_A = [np.count_nonzero(is_train_E & ~np.isnan(value_E)) for value_E in self._action_EA.T]
@@ -372,10 +372,10 @@ class Dataset:
 
     def _batch(
         self,
-        user_U: Int64[np.ndarray, "U"],
-        row_E: Int64[np.ndarray, "E"],
-        start_U1: Int64[np.ndarray, "U1"],
-        lead_U: Int64[np.ndarray, "U"],
+        user_U: Int64[np.ndarray, " U"],
+        row_E: Int64[np.ndarray, " E"],
+        start_U1: Int64[np.ndarray, " U1"],
+        lead_U: Int64[np.ndarray, " U"],
     ) -> EventBatch:
         return EventBatch(
             user_U=user_U,

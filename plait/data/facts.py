@@ -46,7 +46,7 @@ def facts_of(
     }
 
 
-def _of_action(action: Action, value_E: Float32[np.ndarray, "E"]) -> ActionFacts:
+def _of_action(action: Action, value_E: Float32[np.ndarray, " E"]) -> ActionFacts:
     value_E = value_E[~np.isnan(value_E)]
     match action.kind:
         case Binary():

@@ -170,7 +170,7 @@ class Known:
 
 
 def fit_tables(
-    about: Mapping[str, Described], tables: Mapping[str, pl.DataFrame], trained_U: Bool[np.ndarray, "U"]
+    about: Mapping[str, Described], tables: Mapping[str, pl.DataFrame], trained_U: Bool[np.ndarray, " U"]
 ) -> Known:
     """The features of all items and users of a dataset, fitted on those with training events.
 
@@ -193,7 +193,7 @@ def fit_tables(
     return known
 
 
-def fit(table: Described, ids: pl.Series, is_train_V: Bool[np.ndarray, "V"]) -> tuple[FeatureTable, int]:
+def fit(table: Described, ids: pl.Series, is_train_V: Bool[np.ndarray, " V"]) -> tuple[FeatureTable, int]:
     """The features of dense items 0 (unknown) to `len(ids)`, fitted on some of them; and how many are not described.
 
     Args:
@@ -330,8 +330,8 @@ def code_context(features: Sequence[Feature], frame: pl.DataFrame, where: str) -
 
 
 def fit_context(
-    feature: Feature, value_E: np.ndarray, label_L: pl.Series | None, is_train_E: Bool[np.ndarray, "E"]
-) -> tuple[Feature, Int32[np.ndarray, "E"]]:
+    feature: Feature, value_E: np.ndarray, label_L: pl.Series | None, is_train_E: Bool[np.ndarray, " E"]
+) -> tuple[Feature, Int32[np.ndarray, " E"]]:
     """A context feature fitted on training events, and every event's code.
 
     Args:
@@ -351,8 +351,8 @@ def gather_context(
     features: Sequence[Feature],
     columns: dict[str, np.ndarray],
     label_of: Mapping[str, pl.Series],
-    row_E: Int64[np.ndarray, "E"],
-    is_train_E: Bool[np.ndarray, "E"],
+    row_E: Int64[np.ndarray, " E"],
+    is_train_E: Bool[np.ndarray, " E"],
 ) -> tuple[tuple[Feature, ...], Int32[np.ndarray, "E C"]]:
     """The context features fitted on training events, and the codes of every event.
 
@@ -369,7 +369,7 @@ def gather_context(
     return tuple(fitted), code_EC
 
 
-def _aligned(table: Described, ids: pl.Series) -> tuple[pl.DataFrame, Bool[np.ndarray, "V"]]:
+def _aligned(table: Described, ids: pl.Series) -> tuple[pl.DataFrame, Bool[np.ndarray, " V"]]:
     """The table's values in dense order, with a row of nulls for the unknown item, and who has a row at all."""
     index_N = item_index(table.id_N, ids)
     row_V = np.full(len(ids) + 1, -1)
@@ -391,7 +391,7 @@ def _unit_vectors(feature: Feature, values: pl.Series) -> Float32[np.ndarray, "N
     return vector_NW / np.where(length_N1 > 0, length_N1, 1)
 
 
-def _code_texts(known: tuple[str, ...], values: pl.Series) -> Int32[np.ndarray, "N"]:
+def _code_texts(known: tuple[str, ...], values: pl.Series) -> Int32[np.ndarray, " N"]:
     codes = range(FIRST_VALUE, FIRST_VALUE + len(known))
     code = values.replace_strict(known, list(codes), default=UNSEEN_VALUE, return_dtype=pl.Int32)
     return np.where(values.is_null().to_numpy(), MISSING_VALUE, code.to_numpy()).astype(np.int32)

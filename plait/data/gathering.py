@@ -13,15 +13,15 @@ from jaxtyping import Int64
 class Windows:
     """Rows `begin_B : end_B` of each sequence, of which the first `lead_B` lie before the window."""
 
-    begin_B: Int64[np.ndarray, "B"]
-    end_B: Int64[np.ndarray, "B"]
-    lead_B: Int64[np.ndarray, "B"]
+    begin_B: Int64[np.ndarray, " B"]
+    end_B: Int64[np.ndarray, " B"]
+    lead_B: Int64[np.ndarray, " B"]
 
 
 def windows(
-    start_B: Int64[np.ndarray, "B"],
-    end_B: Int64[np.ndarray, "B"],
-    max_events: int | Int64[np.ndarray, "B"],
+    start_B: Int64[np.ndarray, " B"],
+    end_B: Int64[np.ndarray, " B"],
+    max_events: int | Int64[np.ndarray, " B"],
     lead: int,
     rng: np.random.Generator | None = None,
 ) -> Windows:
@@ -41,8 +41,8 @@ def windows(
 
 
 def concatenated_ranges(
-    begin_B: Int64[np.ndarray, "B"], end_B: Int64[np.ndarray, "B"]
-) -> tuple[Int64[np.ndarray, "E"], Int64[np.ndarray, "B1"]]:
+    begin_B: Int64[np.ndarray, " B"], end_B: Int64[np.ndarray, " B"]
+) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " B1"]]:
     """`begin : end` of each sequence, end to end, and where each begins in the result.
 
     >>> row_E, start_B1 = concatenated_ranges(np.array([5, 2]), np.array([8, 3]))

@@ -16,7 +16,7 @@ from plait.data.manifest import LeaveOneOut, Split, SplitColumn, Temporal
 BLOCK = 1 << 17  # events looked at together
 
 
-def repeats_previous(*columns_N: Integer[np.ndarray, "N"]) -> Bool[np.ndarray, "N"]:
+def repeats_previous(*columns_N: Integer[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
     """Whether a row equals the row before it in every column.
 
     >>> repeats_previous(np.array([1, 1, 1, 2]), np.array([5, 5, 6, 6])).tolist()
@@ -29,7 +29,7 @@ def repeats_previous(*columns_N: Integer[np.ndarray, "N"]) -> Bool[np.ndarray, "
     return same_N
 
 
-def tied_rows(again_N: Bool[np.ndarray, "N"]) -> Bool[np.ndarray, "N"]:
+def tied_rows(again_N: Bool[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
     """Rows that share user and time with a neighbour, given `repeats_previous(user, time)`."""
     tied_N = again_N.copy()
     tied_N[:-1] |= again_N[1:]
@@ -37,8 +37,8 @@ def tied_rows(again_N: Bool[np.ndarray, "N"]) -> Bool[np.ndarray, "N"]:
 
 
 def duplicate_rows(
-    user_N: Int32[np.ndarray, "N"], tick_N: Int64[np.ndarray, "N"], item_N: Int32[np.ndarray, "N"]
-) -> Bool[np.ndarray, "N"]:
+    user_N: Int32[np.ndarray, " N"], tick_N: Int64[np.ndarray, " N"], item_N: Int32[np.ndarray, " N"]
+) -> Bool[np.ndarray, " N"]:
     """Rows whose (user, time, item) an earlier row has. Only tied rows are looked at: few, in most logs."""
     again_N = repeats_previous(user_N, tick_N)
     row_D = np.flatnonzero(tied_rows(again_N))
@@ -54,15 +54,15 @@ def duplicate_rows(
 class Core:
     """The rows that a k-core keeps."""
 
-    keep_N: Bool[np.ndarray, "N"]
-    user_rows_U: Int64[np.ndarray, "U"]  # rows kept of each user, of those that lost all too
-    item_rows_V: Int64[np.ndarray, "V"]
+    keep_N: Bool[np.ndarray, " N"]
+    user_rows_U: Int64[np.ndarray, " U"]  # rows kept of each user, of those that lost all too
+    item_rows_V: Int64[np.ndarray, " V"]
     lost_users: int
     lost_items: int
 
 
 def k_core(
-    user_N: Int32[np.ndarray, "N"], item_N: Int32[np.ndarray, "N"], min_user: int, min_item: int
+    user_N: Int32[np.ndarray, " N"], item_N: Int32[np.ndarray, " N"], min_user: int, min_item: int
 ) -> Core:
     """The largest set of rows in which every user has `min_user` rows and every item `min_item`."""
     user_rows_U, item_rows_V = np.bincount(user_N), np.bincount(item_N)
@@ -82,14 +82,14 @@ def k_core(
     return Core(keep_N, user_rows_U, item_rows_V, int(lost_users), int(lost_items))
 
 
-def user_starts(user_E: Int32[np.ndarray, "E"]) -> Int64[np.ndarray, "U1"]:
+def user_starts(user_E: Int32[np.ndarray, " E"]) -> Int64[np.ndarray, " U1"]:
     """Offsets of each user's events, given dense users in order, each with an event."""
     return np.concatenate([[0], np.cumsum(np.bincount(user_E))]).astype(np.int64)
 
 
 def request_numbers(
-    new_E: Bool[np.ndarray, "E"], start_U1: Int64[np.ndarray, "U1"]
-) -> Int32[np.ndarray, "E"]:
+    new_E: Bool[np.ndarray, " E"], start_U1: Int64[np.ndarray, " U1"]
+) -> Int32[np.ndarray, " E"]:
     """Running number of each event's request within its user, from 0.
 
     Args:
@@ -104,7 +104,7 @@ def request_numbers(
     return number_E
 
 
-def resolve_split(split: Split, time_s_E: Int64[np.ndarray, "E"]) -> Split:
+def resolve_split(split: Split, time_s_E: Int64[np.ndarray, " E"]) -> Split:
     """The split with its cuts as times.
 
     Raises:
@@ -119,7 +119,7 @@ def resolve_split(split: Split, time_s_E: Int64[np.ndarray, "E"]) -> Split:
             assert_never(split)
 
 
-def _with_cuts(split: Temporal, time_s_E: Int64[np.ndarray, "E"]) -> Temporal:
+def _with_cuts(split: Temporal, time_s_E: Int64[np.ndarray, " E"]) -> Temporal:
     if split.validation is not None:
         assert split.test is not None
         rows = len(time_s_E)
@@ -145,10 +145,10 @@ def _with_cuts(split: Temporal, time_s_E: Int64[np.ndarray, "E"]) -> Temporal:
 
 def segments(
     split: Split,
-    start_U1: Int64[np.ndarray, "U1"],
-    time_s_E: Int64[np.ndarray, "E"],
-    part_E: Integer[np.ndarray, "E"] | None = None,
-) -> tuple[Int64[np.ndarray, "U"], Int64[np.ndarray, "U"]]:
+    start_U1: Int64[np.ndarray, " U1"],
+    time_s_E: Int64[np.ndarray, " E"],
+    part_E: Integer[np.ndarray, " E"] | None = None,
+) -> tuple[Int64[np.ndarray, " U"], Int64[np.ndarray, " U"]]:
     """Rows at which each user's validation and test segments begin.
 
     Training is `start : validation`, validation `validation : test`, test `test : end`.
@@ -174,7 +174,7 @@ def segments(
     return validation_U, test_U
 
 
-def first_out_of_order(part_E: Integer[np.ndarray, "E"], start_U1: Int64[np.ndarray, "U1"]) -> int | None:
+def first_out_of_order(part_E: Integer[np.ndarray, " E"], start_U1: Int64[np.ndarray, " U1"]) -> int | None:
     """The first event whose part comes before that of its user's event before it; None where there is none.
 
     >>> first_out_of_order(np.array([0, 1, 0, 2, 1]), np.array([0, 2, 5]))
@@ -187,16 +187,16 @@ def first_out_of_order(part_E: Integer[np.ndarray, "E"], start_U1: Int64[np.ndar
 
 
 def training_rows(
-    start_U1: Int64[np.ndarray, "U1"], validation_U: Int64[np.ndarray, "U"]
-) -> Bool[np.ndarray, "E"]:
+    start_U1: Int64[np.ndarray, " U1"], validation_U: Int64[np.ndarray, " U"]
+) -> Bool[np.ndarray, " E"]:
     """Whether an event lies in its user's training segment."""
     lengths_U2 = np.stack([validation_U - start_U1[:-1], start_U1[1:] - validation_U], axis=1)
     return np.repeat(np.tile([True, False], len(validation_U)), lengths_U2.ravel())
 
 
 def queries(
-    start_U1: Int64[np.ndarray, "U1"], begin_U: Int64[np.ndarray, "U"], end_U: Int64[np.ndarray, "U"]
-) -> tuple[Int64[np.ndarray, "Q"], Int64[np.ndarray, "Q"], Int64[np.ndarray, "Q"]]:
+    start_U1: Int64[np.ndarray, " U1"], begin_U: Int64[np.ndarray, " U"], end_U: Int64[np.ndarray, " U"]
+) -> tuple[Int64[np.ndarray, " Q"], Int64[np.ndarray, " Q"], Int64[np.ndarray, " Q"]]:
     """User, event and end of the history of every event of a segment whose user has any event before it."""
     user_u = np.flatnonzero((begin_U > start_U1[:-1]) & (end_U > begin_U))
     event_Q, _ = concatenated_ranges(begin_U[user_u], end_U[user_u])
@@ -205,7 +205,7 @@ def queries(
 
 
 def count_queries(
-    start_U1: Int64[np.ndarray, "U1"], validation_U: Int64[np.ndarray, "U"], test_U: Int64[np.ndarray, "U"]
+    start_U1: Int64[np.ndarray, " U1"], validation_U: Int64[np.ndarray, " U"], test_U: Int64[np.ndarray, " U"]
 ) -> dict[str, int]:
     """How many events of each segment are queries, and how many are not for want of any history."""
     counts = {}
@@ -221,12 +221,12 @@ def count_queries(
 
 
 def met_before(
-    start_U1: Int64[np.ndarray, "U1"],
-    item_E: Integer[np.ndarray, "E"],
-    user_Q: Int64[np.ndarray, "Q"],
-    event_Q: Int64[np.ndarray, "Q"],
-    history_end_Q: Int64[np.ndarray, "Q"],
-) -> Bool[np.ndarray, "Q"]:
+    start_U1: Int64[np.ndarray, " U1"],
+    item_E: Integer[np.ndarray, " E"],
+    user_Q: Int64[np.ndarray, " Q"],
+    event_Q: Int64[np.ndarray, " Q"],
+    history_end_Q: Int64[np.ndarray, " Q"],
+) -> Bool[np.ndarray, " Q"]:
     """Whether the item of each query's event is among its user's events before `history_end_Q`.
 
     One pass over the events, however many queries a user has: it finds where each pair of user and item that is asked
@@ -253,6 +253,6 @@ def met_before(
     return first_P[pair_Q] < history_end_Q
 
 
-def _bits(pair_P: Int64[np.ndarray, "P"], table: Bool[np.ndarray, "T"]) -> Int64[np.ndarray, "P"]:
+def _bits(pair_P: Int64[np.ndarray, " P"], table: Bool[np.ndarray, " T"]) -> Int64[np.ndarray, " P"]:
     """A place in a table whose size is a power of 2, alike for neighbours in no way that matters."""
     return (pair_P * 0x9E3779B97F4A7C1 >> 20) & (len(table) - 1)

@@ -49,7 +49,7 @@ class Survey:
     is_even: bool  # every record has as many fields as it should; a blank line has not
 
 
-def survey_quoted(data: UInt8[np.ndarray, "N"], separator: str, fields: int) -> Survey:
+def survey_quoted(data: UInt8[np.ndarray, " N"], separator: str, fields: int) -> Survey:
     r"""Counts a text whose separator is one byte; lines end with LF or CR LF.
 
     >>> survey_quoted(np.frombuffer(b'a,b\n"x,\n",2\n3,4', np.uint8), ",", 2)
@@ -76,8 +76,8 @@ def survey_quoted(data: UInt8[np.ndarray, "N"], separator: str, fields: int) -> 
 
 
 def _excess(
-    is_separator_B: Bool[np.ndarray, "B"], is_end_B: Bool[np.ndarray, "B"], fields: int, before: np.int8
-) -> Int8[np.ndarray, "B"]:
+    is_separator_B: Bool[np.ndarray, " B"], is_end_B: Bool[np.ndarray, " B"], fields: int, before: np.int8
+) -> Int8[np.ndarray, " B"]:
     """By how many (modulo 256) the separators up to a byte exceed those that the ended records should have."""
     per_record = np.array((fields - 1) & 0xFF, dtype=np.uint8).view(np.int8)
     step_B = is_separator_B.view(np.int8) - per_record * is_end_B.view(np.int8)
@@ -85,10 +85,10 @@ def _excess(
 
 
 def _is_strict(
-    data: UInt8[np.ndarray, "N"],
+    data: UInt8[np.ndarray, " N"],
     begin: int,
-    is_quote_B: Bool[np.ndarray, "B"],
-    inside_B: Bool[np.ndarray, "B"],
+    is_quote_B: Bool[np.ndarray, " B"],
+    inside_B: Bool[np.ndarray, " B"],
     separator: int,
 ) -> bool:
     """Whether quotes that open stand at the begin of a field, quotes that close at its end, or two together."""

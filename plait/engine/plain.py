@@ -32,7 +32,7 @@ def score(
     *,
     at_s: int | None = None,
     request_name: Hashable = None,
-    context_F: Int64[np.ndarray, "F"] | None = None,
+    context_F: Int64[np.ndarray, " F"] | None = None,
 ) -> dict[str, Float32[np.ndarray, "U C ..."]]:
     """The expected actions of every user on its candidates, in the log's units; a category's probabilities.
 
@@ -120,8 +120,8 @@ class _Coming:
     """What an event to come is asked about from, when it comes, and the number of its request."""
 
     events: EventBatch
-    time_s_U: Int64[np.ndarray, "U"]
-    request_U: Int64[np.ndarray, "U"]
+    time_s_U: Int64[np.ndarray, " U"]
+    request_U: Int64[np.ndarray, " U"]
 
     def of(self, users: slice) -> "_Coming":
         return _Coming(some_users(self.events, users), self.time_s_U[users], self.request_U[users])
@@ -164,7 +164,7 @@ def _check_long_enough(model: GenerativeRecommender, field: Field, state: State,
 
 
 def _check_left(
-    model: GenerativeRecommender, state: State, k: int, seen_U: Sequence[Int64[np.ndarray, "_"]]
+    model: GenerativeRecommender, state: State, k: int, seen_U: Sequence[Int64[np.ndarray, " _"]]
 ) -> None:
     """Raises ValueError where `k` items are not left to every user."""
     num_items = model.config.num_items
@@ -188,7 +188,7 @@ def _check_left(
 
 def _request_times(
     model: GenerativeRecommender, field: Field, state: State, at_s: int | None
-) -> Int64[np.ndarray, "U"]:
+) -> Int64[np.ndarray, " U"]:
     """When each user is asked about; the time of its last event where the model does not look at it.
 
     Raises:
@@ -217,7 +217,7 @@ def _unknown(events: EventBatch) -> Int64[np.ndarray, "U 1"]:
     return np.full((events.num_users, 1), UNKNOWN_ITEM)
 
 
-def _no_context(events: EventBatch) -> Int64[np.ndarray, "F"]:
+def _no_context(events: EventBatch) -> Int64[np.ndarray, " F"]:
     return np.full(events.context_EF.shape[1], MISSING_VALUE)
 
 
@@ -236,7 +236,7 @@ def _score_step(
     model: GenerativeRecommender,
     coming: _Coming,
     item_uc: Int64[np.ndarray, "u c"],
-    context_F: Int64[np.ndarray, "F"],
+    context_F: Int64[np.ndarray, " F"],
     late: LateStatistics | None,
 ) -> dict[str, Float32[np.ndarray, "u c ..."]]:
     shape = item_uc.shape
@@ -255,7 +255,7 @@ def _retrieve_step(model: GenerativeRecommender, coming: _Coming) -> Float32[Ten
 
 
 def _best(
-    catalogue: Catalogue, state_uD: Float32[Tensor, "u D"], k: int, seen_u: Sequence[Int64[np.ndarray, "_"]]
+    catalogue: Catalogue, state_uD: Float32[Tensor, "u D"], k: int, seen_u: Sequence[Int64[np.ndarray, " _"]]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     seen = Seen.joined(seen_u) if seen_u else None
     found = []
@@ -268,7 +268,7 @@ def _best(
 
 
 def _candidates(
-    coming: _Coming, item_UC: Int64[np.ndarray, "U C"], context_F: Int64[np.ndarray, "F"]
+    coming: _Coming, item_UC: Int64[np.ndarray, "U C"], context_F: Int64[np.ndarray, " F"]
 ) -> EventBatch:
     """One event for every candidate, each by itself: its item, no action yet."""
     candidates = item_UC.shape[1]

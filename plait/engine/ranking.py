@@ -29,11 +29,11 @@ FIRST_ITEM = UNKNOWN_ITEM + 1
 class Seen:
     """Items that users do not want to see again: user u those of `item_S[start_U1[u] : start_U1[u + 1]]`."""
 
-    start_U1: Int64[np.ndarray, "U1"]
-    item_S: Int64[np.ndarray, "S"]
+    start_U1: Int64[np.ndarray, " U1"]
+    item_S: Int64[np.ndarray, " S"]
 
     @classmethod
-    def joined(cls, seen_U: Sequence[Int64[np.ndarray, "_"]]) -> "Seen":
+    def joined(cls, seen_U: Sequence[Int64[np.ndarray, " _"]]) -> "Seen":
         return cls(np.cumsum([0, *map(len, seen_U)]), np.concatenate(seen_U))
 
     def of(self, users: slice) -> "Seen":
@@ -45,7 +45,7 @@ class Seen:
 class Scores:
     """Some items of the catalogue and their scores."""
 
-    item_C: Int64[Tensor, "C"]
+    item_C: Int64[Tensor, " C"]
     score_UC: Float[Tensor, "U C"]
 
 
@@ -55,8 +55,8 @@ class Catalogue:
 
     retrieval: RetrievalLoss
     key_WD: Float[Tensor, "W D"]
-    item_V: Int64[Tensor, "V"]  # every item once, those of one vector together
-    start_W1: Int64[np.ndarray, "W1"]  # where the items of each vector begin
+    item_V: Int64[Tensor, " V"]  # every item once, those of one vector together
+    start_W1: Int64[np.ndarray, " W1"]  # where the items of each vector begin
 
     def __len__(self) -> int:
         return len(self.item_V)
@@ -115,7 +115,7 @@ def catalogue_of(model: GenerativeRecommender) -> Catalogue:
     return Catalogue(retrieval, key_WD, like_V.argsort(stable=True) + FIRST_ITEM, start_W1)
 
 
-def first_alike(items: ItemEncoder) -> Int64[Tensor, "V"]:
+def first_alike(items: ItemEncoder) -> Int64[Tensor, " V"]:
     """For every item of the catalogue the first one that is described as it is; itself where it has an id's vector."""
     like_V = torch.arange(FIRST_ITEM, items.num_items + 1, device=items.is_new_V.device)
     if items.embedding is not None:
@@ -145,7 +145,7 @@ def _description(items: ItemEncoder, item_N: Tensor) -> Int64[Tensor, "N X"]:
     return torch.cat([items.code_VC[item_N].long(), bits_NX.long()], dim=1)
 
 
-def _digests(bits_NX: Int64[Tensor, "N X"]) -> Int64[Tensor, "N"]:
+def _digests(bits_NX: Int64[Tensor, "N X"]) -> Int64[Tensor, " N"]:
     """Equal for equal rows, and nearly never else: integer sums are exact, in any order."""
     odd_X = torch.arange(1, bits_NX.shape[1] + 1, device=bits_NX.device) * 0x1E3779B97F4A7C15 | 1
     return ((bits_NX + 0x51ED270B) * odd_X * 0x2545F4914F6CDD1D).sum(1)
@@ -175,7 +175,7 @@ def without(part: Scores, seen: Seen | None) -> Scores:
     return part
 
 
-def places(part: Scores, last: int) -> Int64[Tensor, "I"]:
+def places(part: Scores, last: int) -> Int64[Tensor, " I"]:
     """The column of each item up to the last one, -1 where it is not in the part."""
     last = max(last, int(part.item_C.max()))
     place_I = torch.full((last + 1,), -1, device=part.item_C.device)

@@ -20,7 +20,7 @@ class State:
     before the last request."""
 
     events: EventBatch
-    seen_U: tuple[Int64[np.ndarray, "_"], ...]  # every item of each user's whole history, once
+    seen_U: tuple[Int64[np.ndarray, " _"], ...]  # every item of each user's whole history, once
     id_U: tuple[Hashable, ...]  # what the caller calls the users; None: of a history that names none
     unknown_items: tuple[
         Hashable, ...
@@ -106,8 +106,8 @@ def append(
 
 
 def in_last_request(
-    state: State, time_s_U: Int64[np.ndarray, "U"], request_name_U: Sequence[Hashable] | None = None
-) -> Bool[np.ndarray, "U"]:
+    state: State, time_s_U: Int64[np.ndarray, " U"], request_name_U: Sequence[Hashable] | None = None
+) -> Bool[np.ndarray, " U"]:
     """Whether what comes at these times is of the request of each user's last event.
 
     It is where both have the same `request_name_U`, as in preparation. Where either side gives none, times tell, which
@@ -132,7 +132,7 @@ def window(
     events: EventBatch,
     max_events: int,
     lag: int,
-    without_last_request_U: Bool[np.ndarray, "U"] | None = None,
+    without_last_request_U: Bool[np.ndarray, " U"] | None = None,
 ) -> EventBatch:
     """What a model looks at: the last `max_events` events of every user, and `lag` more before them where there are;
     of the users that are named those before their last request."""
@@ -206,7 +206,7 @@ def _check_not_before_last(
             )
 
 
-def _seconds(events: EventBatch, event_U: Int64[np.ndarray, "U"]) -> tuple[tuple[int], ...]:
+def _seconds(events: EventBatch, event_U: Int64[np.ndarray, " U"]) -> tuple[tuple[int], ...]:
     return tuple((time_s,) for time_s in events.time_s_E[event_U].tolist())
 
 
@@ -233,12 +233,12 @@ def _kept(events: EventBatch, max_events: int, lag: int) -> EventBatch:
     return _gathered(events, np.arange(events.num_users), start_U1, lead_U, index_E)
 
 
-def _begin_of_last_request(events: EventBatch) -> Int64[np.ndarray, "U"]:
+def _begin_of_last_request(events: EventBatch) -> Int64[np.ndarray, " U"]:
     begin_E = begin_of_request(events.start_U1, events.request_E)
     return begin_E[events.start_U1[1:] - 1]
 
 
-def _users(events: EventBatch, user_W: Int64[np.ndarray, "W"]) -> EventBatch:
+def _users(events: EventBatch, user_W: Int64[np.ndarray, " W"]) -> EventBatch:
     """The users chosen, in this order."""
     return _taken(
         events, user_W, events.start_U1[:-1][user_W], events.lead_U[user_W], events.start_U1[1:][user_W]
@@ -247,10 +247,10 @@ def _users(events: EventBatch, user_W: Int64[np.ndarray, "W"]) -> EventBatch:
 
 def _taken(
     events: EventBatch,
-    user_W: Int64[np.ndarray, "W"],
-    first_W: Int64[np.ndarray, "W"],
-    lead_W: Int64[np.ndarray, "W"],
-    end_W: Int64[np.ndarray, "W"],
+    user_W: Int64[np.ndarray, " W"],
+    first_W: Int64[np.ndarray, " W"],
+    lead_W: Int64[np.ndarray, " W"],
+    end_W: Int64[np.ndarray, " W"],
 ) -> EventBatch:
     """The events from `first_W` to `end_W` of the users chosen."""
     length_W = end_W - first_W
@@ -261,10 +261,10 @@ def _taken(
 
 def _gathered(
     events: EventBatch,
-    user_W: Int64[np.ndarray, "W"],
-    start_W1: Int64[np.ndarray, "W1"],
-    lead_W: Int64[np.ndarray, "W"],
-    index_E: Int64[np.ndarray, "E"],
+    user_W: Int64[np.ndarray, " W"],
+    start_W1: Int64[np.ndarray, " W1"],
+    lead_W: Int64[np.ndarray, " W"],
+    index_E: Int64[np.ndarray, " E"],
 ) -> EventBatch:
     return EventBatch(
         user_U=events.user_U[user_W],
@@ -280,8 +280,8 @@ def _gathered(
 
 
 def _alternate(
-    start_U1: Int64[np.ndarray, "U1"], other_U1: Int64[np.ndarray, "U1"]
-) -> Int64[np.ndarray, "E"]:
+    start_U1: Int64[np.ndarray, " U1"], other_U1: Int64[np.ndarray, " U1"]
+) -> Int64[np.ndarray, " E"]:
     """The order that puts each user's `other` events behind its own, in two arrays laid end to end."""
     user_E = np.concatenate([np.repeat(np.arange(len(s) - 1), np.diff(s)) for s in (start_U1, other_U1)])
     return np.argsort(user_E, kind="stable")

@@ -36,8 +36,8 @@ def tokens_per_step(model: GenerativeRecommender) -> int:
 
 
 def tokens_of(
-    model: GenerativeRecommender, length_S: Int64[np.ndarray, "S"], num_candidates: int = 1
-) -> Int64[np.ndarray, "S"]:
+    model: GenerativeRecommender, length_S: Int64[np.ndarray, " S"], num_candidates: int = 1
+) -> Int64[np.ndarray, " S"]:
     """How many tokens sequences take: histories of so many events, as far as the model looks, and candidates."""
     layout = model.layout
     per_candidate = max(layout.tokens_per_event, len(candidate_tokens(layout)))
@@ -60,7 +60,7 @@ def even(count: int, most: int) -> Iterator[slice]:
 
 
 def within(
-    cost_S: Int64[np.ndarray, "S"], most: int, first_S: Int64[np.ndarray, "S"] | None = None
+    cost_S: Int64[np.ndarray, " S"], most: int, first_S: Int64[np.ndarray, " S"] | None = None
 ) -> Iterator[slice]:
     """Sequences in a row, as many as cost at most `most` together, and at least one.
 

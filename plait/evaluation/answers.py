@@ -40,9 +40,9 @@ Value = TypeVar("Value")
 class Answers:
     """What a model said about every held-out event, and what came. Arrays of the queries, in their order."""
 
-    user_Q: Int64[np.ndarray, "Q"]
-    item_Q: Int64[np.ndarray, "Q"]
-    rank_Q: Int64[np.ndarray, "Q"] | None  # of the item that came; None: the layout cannot retrieve
+    user_Q: Int64[np.ndarray, " Q"]
+    item_Q: Int64[np.ndarray, " Q"]
+    rank_Q: Int64[np.ndarray, " Q"] | None  # of the item that came; None: the layout cannot retrieve
     predicted: dict[str, Float32[np.ndarray, "Q ..."]]  # by action, in the log's units; empty: none predicted
     label_QA: Float32[np.ndarray, "Q A"]  # in the log's units, NaN where missing
     loss: dict[str, float]  # by action, as far as there are labels
@@ -125,8 +125,8 @@ def targets_of(dataset: Dataset, part: Part, exposure: Exposure) -> Targets:
 class _Part:
     """Answers of one chunk of queries."""
 
-    item_Q: Int64[np.ndarray, "Q"]
-    rank_Q: Int64[np.ndarray, "Q"] | None
+    item_Q: Int64[np.ndarray, " Q"]
+    rank_Q: Int64[np.ndarray, " Q"] | None
     predicted: dict[str, Float32[np.ndarray, "Q ..."]]
     loss_sum: dict[str, float]
     label_QA: Float32[np.ndarray, "Q A"]
@@ -139,7 +139,7 @@ def _answer(
     chunk: Targets,
     inputs: Inputs,
     protocol: Protocol,
-    negatives: Iterator[Int64[np.ndarray, "N"]] | None,
+    negatives: Iterator[Int64[np.ndarray, " N"]] | None,
 ) -> _Part:
     rank_Q, predicted, loss_sum = None, {}, {}
     label_M = inputs.asked[0].label_M
@@ -175,9 +175,9 @@ def _ranks(
     dataset: Dataset,
     chunk: Targets,
     protocol: Protocol,
-    negatives: Iterator[Int64[np.ndarray, "N"]] | None,
+    negatives: Iterator[Int64[np.ndarray, " N"]] | None,
     state_QD: Tensor,
-) -> Int64[np.ndarray, "Q"]:
+) -> Int64[np.ndarray, " Q"]:
     found = []
     for rows in steps.even(len(chunk), catalogue.users_per_step):
         scored = catalogue.scored(state_QD[rows])
@@ -190,8 +190,8 @@ def ranks_in_catalogue(
     dataset: Dataset,
     asked: Targets,
     protocol: Protocol,
-    negatives: Iterator[Int64[np.ndarray, "N"]] | None,
-) -> Int64[np.ndarray, "Q"]:
+    negatives: Iterator[Int64[np.ndarray, " N"]] | None,
+) -> Int64[np.ndarray, " Q"]:
     """Ranks in the full catalogue, or among sampled items; 1 is the top.
 
     Where seen items are filtered, an answer that was seen before could never be recommended: it has no rank that
@@ -215,8 +215,8 @@ def ranks_in_catalogue(
 
 
 def _ranks_in_full(
-    scored: Callable[[], Iterable[Scores]], item_Q: Int64[np.ndarray, "Q"], seen: Seen | None
-) -> Int64[np.ndarray, "Q"]:
+    scored: Callable[[], Iterable[Scores]], item_Q: Int64[np.ndarray, " Q"], seen: Seen | None
+) -> Int64[np.ndarray, " Q"]:
     """Ranks in which the answer always competes: 1, and one more for each rival that scores as high."""
     answer_Q1, answers = scores_at(scored(), item_Q[:, None]), Seen(np.arange(len(item_Q) + 1), item_Q)
     rank_Q = np.ones_like(item_Q)
@@ -229,7 +229,7 @@ def _ranks_in_full(
 
 def negatives_of(
     dataset: Dataset, targets: Targets, protocol: Protocol
-) -> Iterator[Int64[np.ndarray, "N"]] | None:
+) -> Iterator[Int64[np.ndarray, " N"]] | None:
     """Items to rank each answer among, target after target; None where that is the full catalogue.
 
     They depend on the targets and the seed alone: not on how many are computed at a time, nor on the model.
@@ -323,9 +323,9 @@ def values_of(answers: Answers, untrained: Collection[str] = ()) -> dict[str, fl
 
 
 def _measure_action(
-    user_Q: Int64[np.ndarray, "Q"],
+    user_Q: Int64[np.ndarray, " Q"],
     predicted_Q: Float32[np.ndarray, "Q ..."],
-    label_Q: Float32[np.ndarray, "Q"],
+    label_Q: Float32[np.ndarray, " Q"],
     action: Action,
 ) -> dict[str, Statistic]:
     """The metrics that the action's kind allows; errors in the log's units, and scaled as the model sees them."""

@@ -80,7 +80,7 @@ def _can_change(metric: str, dataset: Dataset, protocol: Protocol, targets: Targ
     )
 
 
-def _num_ranked(dataset: Dataset, targets: Targets) -> Int64[np.ndarray, "Q"]:
+def _num_ranked(dataset: Dataset, targets: Targets) -> Int64[np.ndarray, " Q"]:
     """How many items each answer is ranked among, itself included, where seen ones are filtered."""
     start_Q1, seen_S = dataset.seen_items(targets)
     query_S = np.repeat(np.arange(len(targets)), np.diff(start_Q1))

@@ -27,7 +27,7 @@ class Shown:
     """One fact per token, of one field; NOTHING where a token shows none."""
 
     field: Field
-    source_N: Int64[np.ndarray, "N"]
+    source_N: Int64[np.ndarray, " N"]
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Supervised:
     """The tokens that one target of the layout supervises, their labels and what their heads are given."""
 
     target: Target
-    row_M: Int64[np.ndarray, "M"]  # which token predicts
-    label_M: Int64[np.ndarray, "M"]  # which event holds the answer
+    row_M: Int64[np.ndarray, " M"]  # which token predicts
+    label_M: Int64[np.ndarray, " M"]  # which event holds the answer
     now_M: Int64[
-        np.ndarray, "M"
+        np.ndarray, " M"
     ]  # the label's own `now`, in the window: what lay before may be told to the head
-    given_M: tuple[tuple[Field, Int64[np.ndarray, "M"]], ...]  # sources, as in `Shown`
+    given_M: tuple[tuple[Field, Int64[np.ndarray, " M"]], ...]  # sources, as in `Shown`
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,20 @@ class Sight:
     """What tokens see beyond plain causality: the tokens of their own event up to themselves, and the first
     `seen_N` tokens of their user."""
 
-    owner_N: Int64[np.ndarray, "N"]  # a number for every event in one part: history or candidate
-    seen_N: Int64[np.ndarray, "N"]
+    owner_N: Int64[np.ndarray, " N"]  # a number for every event in one part: history or candidate
+    seen_N: Int64[np.ndarray, " N"]
 
 
 @dataclass(frozen=True)
 class Tokens:
     """The tokens of a batch of users."""
 
-    length_U: Int64[np.ndarray, "U"]  # tokens of each user
-    position_N: Int64[np.ndarray, "N"]  # restarts at 0 for every user
+    length_U: Int64[np.ndarray, " U"]  # tokens of each user
+    position_N: Int64[np.ndarray, " N"]  # restarts at 0 for every user
     shown: tuple[Shown, ...]
-    event_N: Int64[np.ndarray, "N"]  # whose token it is
-    now_N: Int64[np.ndarray, "N"]  # how far back it looks: `Cast.now_E`
-    slot_N: Int64[np.ndarray, "N"]  # which token: its number in layout.tokens, followed by the candidate's
+    event_N: Int64[np.ndarray, " N"]  # whose token it is
+    now_N: Int64[np.ndarray, " N"]  # how far back it looks: `Cast.now_E`
+    slot_N: Int64[np.ndarray, " N"]  # which token: its number in layout.tokens, followed by the candidate's
     sight: Sight | None  # None: every token sees all tokens of its user before it
 
 
@@ -185,14 +185,14 @@ def _asked_of_candidates(
 class _Parts:
     """Every token's part: which event's it is, as what, and the how-manieth of that event."""
 
-    length_U: Int64[np.ndarray, "U"]
-    row_U: Int64[np.ndarray, "U"]  # number of each user's first token
-    user_N: Int64[np.ndarray, "N"]
-    is_candidate_N: Bool[np.ndarray, "N"]
-    event_N: Int64[np.ndarray, "N"]
-    now_N: Int64[np.ndarray, "N"]
-    nth_token_N: Int64[np.ndarray, "N"]
-    owner_N: Int64[np.ndarray, "N"]
+    length_U: Int64[np.ndarray, " U"]
+    row_U: Int64[np.ndarray, " U"]  # number of each user's first token
+    user_N: Int64[np.ndarray, " N"]
+    is_candidate_N: Bool[np.ndarray, " N"]
+    event_N: Int64[np.ndarray, " N"]
+    now_N: Int64[np.ndarray, " N"]
+    nth_token_N: Int64[np.ndarray, " N"]
+    owner_N: Int64[np.ndarray, " N"]
 
     @classmethod
     def of(cls, layout: Layout, cast: Cast) -> "_Parts":
@@ -219,7 +219,7 @@ class _Parts:
         return cls(length_U, row_U, user_N, is_candidate_N, event_N, now_N, nth_token_N, owner_N)
 
 
-def _nth(count_U: Int64[np.ndarray, "U"]) -> Int64[np.ndarray, "N"]:
+def _nth(count_U: Int64[np.ndarray, " U"]) -> Int64[np.ndarray, " N"]:
     """0, 1, ... for every user.
 
     >>> _nth(np.array([2, 3])).tolist()
@@ -238,11 +238,11 @@ def _columns(slots: tuple[Token, ...]) -> Iterator[tuple[Field, list[Fact | None
 
 def _sources(
     column: list[Fact | None],
-    slot_N: Int64[np.ndarray, "N"],
-    event_N: Int64[np.ndarray, "N"],
-    now_N: Int64[np.ndarray, "N"],
-    first_N: Int64[np.ndarray, "N"],
-) -> Int64[np.ndarray, "N"]:
+    slot_N: Int64[np.ndarray, " N"],
+    event_N: Int64[np.ndarray, " N"],
+    now_N: Int64[np.ndarray, " N"],
+    first_N: Int64[np.ndarray, " N"],
+) -> Int64[np.ndarray, " N"]:
     offset_N = np.array([fact.offset or 0 if fact else 0 for fact in column])[slot_N]
     source_N = _event_or_start(np.where(offset_N < 0, now_N + offset_N, event_N), first_N)
     for special, slots in (
@@ -253,17 +253,17 @@ def _sources(
     return source_N
 
 
-def _at(slots: list[bool], slot_N: Int64[np.ndarray, "N"]) -> Bool[np.ndarray, "N"]:
+def _at(slots: list[bool], slot_N: Int64[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
     return np.array(slots, dtype=bool)[slot_N]
 
 
 def _given(
     target: Target,
-    event_M: Int64[np.ndarray, "M"],
-    now_M: Int64[np.ndarray, "M"],
-    label_M: Int64[np.ndarray, "M"],
-    first_M: Int64[np.ndarray, "M"],
-) -> tuple[tuple[Field, Int64[np.ndarray, "M"]], ...]:
+    event_M: Int64[np.ndarray, " M"],
+    now_M: Int64[np.ndarray, " M"],
+    label_M: Int64[np.ndarray, " M"],
+    first_M: Int64[np.ndarray, " M"],
+) -> tuple[tuple[Field, Int64[np.ndarray, " M"]], ...]:
     """Sources of what a head is given: of the label's own event, of the token's, or of one before."""
     given = []
     for fact in target.given:
@@ -276,7 +276,7 @@ def _given(
 
 
 def _event_or_start(
-    event_M: Int64[np.ndarray, "M"], first_M: Int64[np.ndarray, "M"]
-) -> Int64[np.ndarray, "M"]:
+    event_M: Int64[np.ndarray, " M"], first_M: Int64[np.ndarray, " M"]
+) -> Int64[np.ndarray, " M"]:
     """Sources of events; before a user's first known event stands the learned start."""
     return np.where(event_M >= first_M, event_M + SPECIALS, START)

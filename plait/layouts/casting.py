@@ -22,13 +22,13 @@ class Cast:
     the window where the request began there: then nothing is seen, and older offsets still skip the request.
     """
 
-    start_U1: Int64[np.ndarray, "U1"]  # user u's events are start_U1[u] : start_U1[u + 1]
-    first_U: Int64[np.ndarray, "U"]  # the first event that emits tokens; older ones only serve older offsets
-    history_end_U: Int64[np.ndarray, "U"]  # after the last event of the history
-    now_E: Int64[np.ndarray, "E"]
-    candidate_C: Int64[np.ndarray, "C"]  # users in order
-    user_C: Int64[np.ndarray, "C"]
-    now_C: Int64[np.ndarray, "C"]
+    start_U1: Int64[np.ndarray, " U1"]  # user u's events are start_U1[u] : start_U1[u + 1]
+    first_U: Int64[np.ndarray, " U"]  # the first event that emits tokens; older ones only serve older offsets
+    history_end_U: Int64[np.ndarray, " U"]  # after the last event of the history
+    now_E: Int64[np.ndarray, " E"]
+    candidate_C: Int64[np.ndarray, " C"]  # users in order
+    user_C: Int64[np.ndarray, " C"]
+    now_C: Int64[np.ndarray, " C"]
     same_request: SameRequest
 
     @property
@@ -36,7 +36,7 @@ class Cast:
         return len(self.first_U)
 
     @property
-    def num_history_U(self) -> Int64[np.ndarray, "U"]:
+    def num_history_U(self) -> Int64[np.ndarray, " U"]:
         return self.history_end_U - self.first_U
 
     @property
@@ -48,9 +48,9 @@ class Cast:
 
 
 def all_history(
-    start_U1: Int64[np.ndarray, "U1"],
-    lead_U: Int64[np.ndarray, "U"],
-    request_E: Int64[np.ndarray, "E"] | None = None,
+    start_U1: Int64[np.ndarray, " U1"],
+    lead_U: Int64[np.ndarray, " U"],
+    request_E: Int64[np.ndarray, " E"] | None = None,
 ) -> Cast:
     """No candidates: every event of the windows is supervised where it stands.
 
@@ -63,10 +63,10 @@ def all_history(
 
 
 def last_events(
-    start_U1: Int64[np.ndarray, "U1"],
-    lead_U: Int64[np.ndarray, "U"],
-    num_candidates_U: Int64[np.ndarray, "U"] | None = None,
-    request_E: Int64[np.ndarray, "E"] | None = None,
+    start_U1: Int64[np.ndarray, " U1"],
+    lead_U: Int64[np.ndarray, " U"],
+    num_candidates_U: Int64[np.ndarray, " U"] | None = None,
+    request_E: Int64[np.ndarray, " E"] | None = None,
 ) -> Cast:
     """The last events of every user (one, where no numbers are given) are candidates, the rest is history.
 
@@ -87,9 +87,9 @@ def last_events(
 
 
 def last_requests(
-    start_U1: Int64[np.ndarray, "U1"],
-    lead_U: Int64[np.ndarray, "U"],
-    request_E: Int64[np.ndarray, "E"],
+    start_U1: Int64[np.ndarray, " U1"],
+    lead_U: Int64[np.ndarray, " U"],
+    request_E: Int64[np.ndarray, " E"],
     num_requests: int,
     same_request: SameRequest = "causal",
 ) -> Cast:
@@ -119,13 +119,13 @@ def last_requests(
 
 
 def _cast(
-    start_U1: Int64[np.ndarray, "U1"],
-    lead_U: Int64[np.ndarray, "U"],
-    history_end_U: Int64[np.ndarray, "U"],
-    candidate_C: Int64[np.ndarray, "C"],
-    user_C: Int64[np.ndarray, "C"],
-    now_C: Int64[np.ndarray, "C"],
-    request_E: Int64[np.ndarray, "E"] | None,
+    start_U1: Int64[np.ndarray, " U1"],
+    lead_U: Int64[np.ndarray, " U"],
+    history_end_U: Int64[np.ndarray, " U"],
+    candidate_C: Int64[np.ndarray, " C"],
+    user_C: Int64[np.ndarray, " C"],
+    now_C: Int64[np.ndarray, " C"],
+    request_E: Int64[np.ndarray, " E"] | None,
 ) -> Cast:
     first_U = start_U1[:-1] + lead_U
     now_E = np.arange(start_U1[-1]) if request_E is None else begin_of_request(start_U1, request_E)
@@ -134,8 +134,8 @@ def _cast(
 
 
 def begin_of_request(
-    start_U1: Int64[np.ndarray, "U1"], request_E: Int64[np.ndarray, "E"]
-) -> Int64[np.ndarray, "E"]:
+    start_U1: Int64[np.ndarray, " U1"], request_E: Int64[np.ndarray, " E"]
+) -> Int64[np.ndarray, " E"]:
     """The first event of each event's request."""
     opens_E = np.ones(len(request_E), dtype=bool)
     opens_E[1:] = request_E[1:] != request_E[:-1]
@@ -143,5 +143,7 @@ def begin_of_request(
     return np.maximum.accumulate(np.where(opens_E, np.arange(len(request_E)), 0))
 
 
-def _by_event(start_U1: Int64[np.ndarray, "U1"], value_U: Int64[np.ndarray, "U"]) -> Int64[np.ndarray, "E"]:
+def _by_event(
+    start_U1: Int64[np.ndarray, " U1"], value_U: Int64[np.ndarray, " U"]
+) -> Int64[np.ndarray, " E"]:
     return np.repeat(value_U, np.diff(start_U1))

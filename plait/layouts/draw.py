@@ -124,9 +124,9 @@ def explain(layout: Layout) -> str:
 @dataclass(frozen=True)
 class _Drawn:
     facts: list[list[str]]  # by token: the facts that it shows
-    owner_N: Int64[np.ndarray, "N"]  # the candidate that a token belongs to, or HISTORY
-    position_N: Int64[np.ndarray, "N"]
-    event_N: Int64[np.ndarray, "N"]
+    owner_N: Int64[np.ndarray, " N"]  # the candidate that a token belongs to, or HISTORY
+    position_N: Int64[np.ndarray, " N"]
+    event_N: Int64[np.ndarray, " N"]
 
 
 def _drawn(layout: Layout, num_events: int, num_candidates: int) -> _Drawn:

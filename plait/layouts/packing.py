@@ -16,7 +16,7 @@ PADDING = -1
 class Rows:
     """Where each token stands, and who owns each slot."""
 
-    cell_N: Int64[np.ndarray, "N"]  # slot of each token in the flattened rows: row * L + column
+    cell_N: Int64[np.ndarray, " N"]  # slot of each token in the flattened rows: row * L + column
     segment_RL: Int64[np.ndarray, "R L"]  # number of the user within the batch, PADDING where none
 
     @property
@@ -25,7 +25,7 @@ class Rows:
         return len(self.cell_N) / self.segment_RL.size
 
 
-def pack(length_U: Int64[np.ndarray, "U"], row_length: int | None = None) -> Rows:
+def pack(length_U: Int64[np.ndarray, " U"], row_length: int | None = None) -> Rows:
     """First-fit decreasing into rows of at most `row_length` slots (default: the longest user).
 
     Raises:
@@ -72,7 +72,7 @@ class _OpenRows:
         return place
 
 
-def pad(length_U: Int64[np.ndarray, "U"]) -> Rows:
+def pad(length_U: Int64[np.ndarray, " U"]) -> Rows:
     """The reference: one user per row, padded on the right to the longest."""
     num_users = len(length_U)
     return _rows(
@@ -81,9 +81,9 @@ def pad(length_U: Int64[np.ndarray, "U"]) -> Rows:
 
 
 def _rows(
-    length_U: Int64[np.ndarray, "U"],
-    row_U: Int64[np.ndarray, "U"],
-    column_U: Int64[np.ndarray, "U"],
+    length_U: Int64[np.ndarray, " U"],
+    row_U: Int64[np.ndarray, " U"],
+    column_U: Int64[np.ndarray, " U"],
     row_length: int,
 ) -> Rows:
     first_U = np.cumsum(length_U) - length_U

@@ -52,8 +52,8 @@ class Bootstrap:
     """A metric on the users as they are, and on each of D resampled populations (NaN: not defined there)."""
 
     value: float | None
-    value_D: Float64[np.ndarray, "D"]
-    user_U: Int64[np.ndarray, "U"]
+    value_D: Float64[np.ndarray, " D"]
+    user_U: Int64[np.ndarray, " U"]
     seed: int
     better: Better
     num_users: int
@@ -148,7 +148,7 @@ def paired_difference(a: Bootstrap, b: Bootstrap) -> Difference:
     return Difference(a.value - b.value, low, high, float(p))
 
 
-def holm(p_N: Float[np.ndarray, "N"]) -> Float64[np.ndarray, "N"]:
+def holm(p_N: Float[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
     """p-values made larger so that, of N tests at once, the chance of any false alarm stays below the level.
 
     Raises:
@@ -180,7 +180,7 @@ def _populations(num_users: int, num_draws: int, seed: int) -> Iterator[Float64[
         yield counts.reshape(count, num_users).astype(np.float64)
 
 
-def _percentiles(value_D: Float64[np.ndarray, "D"]) -> tuple[float, float]:
+def _percentiles(value_D: Float64[np.ndarray, " D"]) -> tuple[float, float]:
     low, high = np.quantile(value_D[~np.isnan(value_D)], [TAIL, 1 - TAIL])
     return float(low), float(high)
 

@@ -13,10 +13,10 @@ NEVER = np.iinfo(np.int64).max  # the rank of an answer that cannot be recommend
 
 
 def ranks_of(
-    answer_Q: Int[np.ndarray, "Q"],
+    answer_Q: Int[np.ndarray, " Q"],
     score_QC: Float[np.ndarray, "Q C"],
     allowed_QC: Bool[np.ndarray, "Q C"] | None = None,
-) -> Int64[np.ndarray, "Q"]:
+) -> Int64[np.ndarray, " Q"]:
     """Rank of each answer among the candidates, 1 being the top.
 
     A tie counts against the answer, so a scorer that cannot tell items apart earns nothing. The answer's
@@ -58,7 +58,7 @@ def ranks_of(
     return ahead_QC.sum(axis=1)
 
 
-def hr_at(k: int, rank_Q: Int[np.ndarray, "Q"]) -> Float64[np.ndarray, "Q"]:
+def hr_at(k: int, rank_Q: Int[np.ndarray, " Q"]) -> Float64[np.ndarray, " Q"]:
     """Hit rate, per query: 1 where rank <= k, else 0. With one answer a query it is also recall@k.
 
     Args:
@@ -74,7 +74,7 @@ def hr_at(k: int, rank_Q: Int[np.ndarray, "Q"]) -> Float64[np.ndarray, "Q"]:
     return (rank_Q <= k).astype(np.float64)
 
 
-def ndcg_at(k: int, rank_Q: Int[np.ndarray, "Q"]) -> Float64[np.ndarray, "Q"]:
+def ndcg_at(k: int, rank_Q: Int[np.ndarray, " Q"]) -> Float64[np.ndarray, " Q"]:
     """Normalised discounted cumulative gain, per query: 1 / log2(1 + rank) where rank <= k, else 0.
 
     In [0, 1]. With one answer a query the ideal gain is 1, so no normaliser appears.
@@ -92,7 +92,7 @@ def ndcg_at(k: int, rank_Q: Int[np.ndarray, "Q"]) -> Float64[np.ndarray, "Q"]:
     return np.where(rank_Q <= k, 1 / np.log2(1.0 + rank_Q), 0.0)
 
 
-def reciprocal_rank(rank_Q: Int[np.ndarray, "Q"]) -> Float64[np.ndarray, "Q"]:
+def reciprocal_rank(rank_Q: Int[np.ndarray, " Q"]) -> Float64[np.ndarray, " Q"]:
     """1 / rank, per query, in (0, 1], without a cut-off. Its mean is the MRR.
 
     Raises:
@@ -107,9 +107,9 @@ def reciprocal_rank(rank_Q: Int[np.ndarray, "Q"]) -> Float64[np.ndarray, "Q"]:
 
 def sample_negatives(
     num_items: int,
-    answer_Q: Int[np.ndarray, "Q"],
-    start_Q1: Int[np.ndarray, "Q1"],
-    seen_S: Int[np.ndarray, "S"],
+    answer_Q: Int[np.ndarray, " Q"],
+    start_Q1: Int[np.ndarray, " Q1"],
+    seen_S: Int[np.ndarray, " S"],
     num_negatives: int,
     rng: np.random.Generator,
 ) -> Int64[np.ndarray, "Q N"]:
@@ -162,7 +162,7 @@ def sample_negatives(
 
 
 def _different(
-    below_Q: Int64[np.ndarray, "Q"], count: int, rng: np.random.Generator
+    below_Q: Int64[np.ndarray, " Q"], count: int, rng: np.random.Generator
 ) -> Int64[np.ndarray, "Q N"]:
     """`count` different numbers below `below_Q`, ascending, every set as likely.
 
@@ -180,7 +180,7 @@ def _different(
     return drawn_QN
 
 
-def _check(k: int, rank_Q: Int[np.ndarray, "Q"]) -> None:
+def _check(k: int, rank_Q: Int[np.ndarray, " Q"]) -> None:
     if k < 1:
         raise ValueError(f"k={k}: a list holds at least one item")
     if not len(rank_Q):
@@ -189,7 +189,7 @@ def _check(k: int, rank_Q: Int[np.ndarray, "Q"]) -> None:
         raise ValueError(f"ranks start at 1, got {rank_Q.min()}; are these positions that start at 0?")
 
 
-def _check_catalogue(num_items: int, item_S: Int[np.ndarray, "S"]) -> None:
+def _check_catalogue(num_items: int, item_S: Int[np.ndarray, " S"]) -> None:
     foreign_S = item_S[(item_S < FIRST_ITEM) | (item_S > num_items)]
     if len(foreign_S):
         raise ValueError(f"sample_negatives: item {foreign_S[0]} is not one of the items 1 to {num_items}")

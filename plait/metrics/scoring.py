@@ -21,14 +21,14 @@ PROBABILITY_FLOOR = 1e-7  # float32 resolves no finer next to 1; a saturated sig
 class Labelled:
     """Predictions beside their labels, of the events that have one."""
 
-    user_U: Int64[np.ndarray, "U"]  # ascending
-    place_E: Int64[np.ndarray, "E"]  # which of user_U
-    prediction_E: Float64[np.ndarray, "E"]
-    label_E: Float64[np.ndarray, "E"]
+    user_U: Int64[np.ndarray, " U"]  # ascending
+    place_E: Int64[np.ndarray, " E"]  # which of user_U
+    prediction_E: Float64[np.ndarray, " E"]
+    label_E: Float64[np.ndarray, " E"]
 
 
 def labelled(
-    user_E: Int[np.ndarray, "E"], prediction_E: Float[np.ndarray, "E"], label_E: Float[np.ndarray, "E"]
+    user_E: Int[np.ndarray, " E"], prediction_E: Float[np.ndarray, " E"], label_E: Float[np.ndarray, " E"]
 ) -> Labelled:
     """Pairs predictions with labels and leaves out the events whose label is missing (NaN).
 
@@ -97,7 +97,7 @@ def normalised_entropy(pairs: Labelled) -> Statistic:
     """
     nats_E = _nats("normalised_entropy", pairs)
 
-    def finish(sum_DK: Float64[np.ndarray, "D 3"]) -> Float64[np.ndarray, "D"]:
+    def finish(sum_DK: Float64[np.ndarray, "D 3"]) -> Float64[np.ndarray, " D"]:
         loss_D, positives_D, events_D = sum_DK.T
         negatives_D = events_D - positives_D
         both_D = np.stack([positives_D, negatives_D])
@@ -130,7 +130,7 @@ def auc(pairs: Labelled) -> Statistic:
     below_P = np.searchsorted(prediction_N, prediction_P, side="left")
     upto_P = np.searchsorted(prediction_N, prediction_P, side="right")
 
-    def of_draw(weight_U: Float64[np.ndarray, "U"]) -> float:
+    def of_draw(weight_U: Float64[np.ndarray, " U"]) -> float:
         sofar_N1 = np.zeros(len(place_N) + 1)
         np.cumsum(weight_U[place_N], out=sofar_N1[1:])
         weight_P = weight_U[place_P]
@@ -138,7 +138,7 @@ def auc(pairs: Labelled) -> Statistic:
         ways = weight_P.sum() * sofar_N1[-1]
         return float(wins / ways) if ways else np.nan
 
-    def under(weight_DU: Float64[np.ndarray, "D U"]) -> Float64[np.ndarray, "D"]:
+    def under(weight_DU: Float64[np.ndarray, "D U"]) -> Float64[np.ndarray, " D"]:
         return np.array([of_draw(weight_U) for weight_U in weight_DU])
 
     return Statistic(pairs.user_U, under, "higher", len(pairs.user_U))
@@ -203,7 +203,7 @@ def calibration_error(pairs: Labelled, num_bins: int = 10) -> Statistic:
     gap_UB = np.bincount(cell_E, gap_E, num_users * num_bins).reshape(-1, num_bins)
     events_UB = np.bincount(cell_E, minlength=num_users * num_bins).reshape(-1, num_bins).astype(np.float64)
 
-    def under(weight_DU: Float64[np.ndarray, "D U"]) -> Float64[np.ndarray, "D"]:
+    def under(weight_DU: Float64[np.ndarray, "D U"]) -> Float64[np.ndarray, " D"]:
         gap_DB, events_DB = weight_DU @ gap_UB, weight_DU @ events_UB
         own_gap_DB, own_pairs_DB = weight_DU**2 @ gap_UB**2, weight_DU**2 @ events_UB**2
         pairs_DB = events_DB**2 - own_pairs_DB
@@ -217,7 +217,7 @@ def calibration_error(pairs: Labelled, num_bins: int = 10) -> Statistic:
 
 
 def accuracy(
-    user_E: Int[np.ndarray, "E"], probability_EC: Float[np.ndarray, "E C"], label_E: Float[np.ndarray, "E"]
+    user_E: Int[np.ndarray, " E"], probability_EC: Float[np.ndarray, "E C"], label_E: Float[np.ndarray, " E"]
 ) -> Statistic:
     """Share of events whose category was given the highest probability, alone at the top; 0 to 1.
 
@@ -235,7 +235,7 @@ def accuracy(
 
 
 def categorical_log_loss(
-    user_E: Int[np.ndarray, "E"], probability_EC: Float[np.ndarray, "E C"], label_E: Float[np.ndarray, "E"]
+    user_E: Int[np.ndarray, " E"], probability_EC: Float[np.ndarray, "E C"], label_E: Float[np.ndarray, " E"]
 ) -> Statistic:
     """Mean of -log p(category that happened), in nats, from 0; clipped by PROBABILITY_FLOOR.
 
@@ -251,7 +251,9 @@ def categorical_log_loss(
     return mean_over_events(user_E[kept_E], -np.log(np.maximum(given_E, PROBABILITY_FLOOR)), "lower")
 
 
-def _kept(prediction_EC: Float[np.ndarray, "E C"], label_E: Float[np.ndarray, "E"]) -> Bool[np.ndarray, "E"]:
+def _kept(
+    prediction_EC: Float[np.ndarray, "E C"], label_E: Float[np.ndarray, " E"]
+) -> Bool[np.ndarray, " E"]:
     """The events that have a label, once it is sure that each has a prediction too."""
     kept_E = ~np.isnan(label_E)
     if not kept_E.any():
@@ -267,8 +269,8 @@ def _kept(prediction_EC: Float[np.ndarray, "E C"], label_E: Float[np.ndarray, "E
 
 
 def _given(
-    name: str, probability_EC: Float[np.ndarray, "E C"], label_E: Float[np.ndarray, "E"]
-) -> tuple[Bool[np.ndarray, "E"], Float64[np.ndarray, "kept"]]:
+    name: str, probability_EC: Float[np.ndarray, "E C"], label_E: Float[np.ndarray, " E"]
+) -> tuple[Bool[np.ndarray, " E"], Float64[np.ndarray, " kept"]]:
     """The labelled events, and the probability that each gave to the category that happened."""
     kept_E = _kept(probability_EC, label_E)
     num_categories = probability_EC.shape[1]
@@ -283,7 +285,7 @@ def _given(
     return kept_E, given_E[kept_E].astype(np.float64)
 
 
-def _is_positive(name: str, pairs: Labelled) -> Bool[np.ndarray, "E"]:
+def _is_positive(name: str, pairs: Labelled) -> Bool[np.ndarray, " E"]:
     wrong_E = (pairs.label_E != 0) & (pairs.label_E != 1)
     if wrong_E.any():
         raise ValueError(
@@ -293,7 +295,7 @@ def _is_positive(name: str, pairs: Labelled) -> Bool[np.ndarray, "E"]:
     return pairs.label_E == 1
 
 
-def _check_probabilities(name: str, probability_E: Float64[np.ndarray, "E"]) -> None:
+def _check_probabilities(name: str, probability_E: Float64[np.ndarray, " E"]) -> None:
     outside_E = (probability_E < 0) | (probability_E > 1)
     if outside_E.any():
         raise ValueError(
@@ -301,14 +303,16 @@ def _check_probabilities(name: str, probability_E: Float64[np.ndarray, "E"]) -> 
         )
 
 
-def _nats(name: str, pairs: Labelled) -> Float64[np.ndarray, "E"]:
+def _nats(name: str, pairs: Labelled) -> Float64[np.ndarray, " E"]:
     positive_E = _is_positive(name, pairs)
     _check_probabilities(name, pairs.prediction_E)
     given_E = np.where(positive_E, pairs.prediction_E, 1 - pairs.prediction_E)
     return -np.log(np.maximum(given_E, PROBABILITY_FLOOR))
 
 
-def _midranks(place_E: Int64[np.ndarray, "E"], value_E: Float64[np.ndarray, "E"]) -> Float64[np.ndarray, "E"]:
+def _midranks(
+    place_E: Int64[np.ndarray, " E"], value_E: Float64[np.ndarray, " E"]
+) -> Float64[np.ndarray, " E"]:
     """Each value's rank within its user, from 1 upwards, equal values sharing the mean of their ranks."""
     order_E = np.lexsort((value_E, place_E))
     place_sorted_E, value_sorted_E = place_E[order_E], value_E[order_E]

@@ -21,8 +21,8 @@ class Statistic:
     times; NaN where it is not defined there.
     """
 
-    user_U: Int64[np.ndarray, "U"]  # ascending, each once
-    under: Callable[[Float64[np.ndarray, "D U"]], Float64[np.ndarray, "D"]]
+    user_U: Int64[np.ndarray, " U"]  # ascending, each once
+    under: Callable[[Float64[np.ndarray, "D U"]], Float64[np.ndarray, " D"]]
     better: Better
     num_users: int  # the users that the metric rests on; fewer than U where some had to be left out
 
@@ -34,9 +34,9 @@ class Statistic:
 
 
 def from_sums(
-    user_U: Int64[np.ndarray, "U"],
+    user_U: Int64[np.ndarray, " U"],
     sum_UK: Float64[np.ndarray, "U K"],
-    finish: Callable[[Float64[np.ndarray, "D K"]], Float64[np.ndarray, "D"]],
+    finish: Callable[[Float64[np.ndarray, "D K"]], Float64[np.ndarray, " D"]],
     better: Better,
 ) -> Statistic:
     """A metric that needs only sums over users: a draw costs one row of a matrix product.
@@ -48,14 +48,14 @@ def from_sums(
     return Statistic(user_U, lambda weight_DU: finish(weight_DU @ sum_UK), better, len(user_U))
 
 
-def ratio(sum_D2: Float64[np.ndarray, "D 2"]) -> Float64[np.ndarray, "D"]:
+def ratio(sum_D2: Float64[np.ndarray, "D 2"]) -> Float64[np.ndarray, " D"]:
     """First column over the second; NaN where the second is zero."""
     top_D, bottom_D = sum_D2.T
     return np.divide(top_D, bottom_D, out=np.full(len(top_D), np.nan), where=bottom_D > 0)
 
 
 def mean_over_users(
-    user_E: Int[np.ndarray, "E"], value_E: Float[np.ndarray, "E"], better: Better = "higher"
+    user_E: Int[np.ndarray, " E"], value_E: Float[np.ndarray, " E"], better: Better = "higher"
 ) -> Statistic:
     """The mean over users of each user's mean, so that a busy user counts as much as any other.
 
@@ -73,7 +73,7 @@ def mean_over_users(
 
 
 def mean_over_events(
-    user_E: Int[np.ndarray, "E"], value_E: Float[np.ndarray, "E"], better: Better
+    user_E: Int[np.ndarray, " E"], value_E: Float[np.ndarray, " E"], better: Better
 ) -> Statistic:
     """The mean over the events of all users laid together, so that every event counts the same.
 
@@ -88,7 +88,7 @@ def mean_over_events(
 
 
 def sums_per_user(
-    place_E: Int64[np.ndarray, "E"], *value_E: Float[np.ndarray, "E"]
+    place_E: Int64[np.ndarray, " E"], *value_E: Float[np.ndarray, " E"]
 ) -> Float64[np.ndarray, "U K"]:
     """Each column's sum over every user's events. Places run from 0 without a gap.
 
@@ -100,14 +100,14 @@ def sums_per_user(
 
 
 def _sum_per_user(
-    place_E: Int64[np.ndarray, "E"], value_E: Float[np.ndarray, "E"]
-) -> Float64[np.ndarray, "U"]:
+    place_E: Int64[np.ndarray, " E"], value_E: Float[np.ndarray, " E"]
+) -> Float64[np.ndarray, " U"]:
     return np.bincount(place_E, weights=value_E)
 
 
 def _places(
-    name: str, user_E: Int[np.ndarray, "E"], value_E: Float[np.ndarray, "E"]
-) -> tuple[Int64[np.ndarray, "U"], Int64[np.ndarray, "E"]]:
+    name: str, user_E: Int[np.ndarray, " E"], value_E: Float[np.ndarray, " E"]
+) -> tuple[Int64[np.ndarray, " U"], Int64[np.ndarray, " E"]]:
     """The users that occur, ascending, and which of them each event belongs to."""
     if not len(user_E):
         raise ValueError(f"{name}: no events; a mean over nothing has no value")

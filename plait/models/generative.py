@@ -183,7 +183,7 @@ class GenerativeRecommender(nn.Module):
                 losses.update(self.heads.losses(state_MD, label_MA, asked.late_MF))
         return losses
 
-    def _items_of_step(self, inputs: Inputs) -> tuple[Int64[Tensor, "S"] | None, ItemVectors | None]:
+    def _items_of_step(self, inputs: Inputs) -> tuple[Int64[Tensor, " S"] | None, ItemVectors | None]:
         """The negatives that retrieval is trained against, and the vectors of all items that the step names: the
         batch's and those, or the whole catalogue where the loss compares with it. None where the layout reads none."""
         if self.items is None:

@@ -46,9 +46,9 @@ class Asked:
     """One target's questions: where in the rows its answers are read, the true events, what heads are given."""
 
     target: Target
-    cell_M: Int64[Tensor, "M"]
-    label_M: Int64[Tensor, "M"]
-    given_M: tuple[tuple[Field, Int64[Tensor, "M"]], ...]
+    cell_M: Int64[Tensor, " M"]
+    label_M: Int64[Tensor, " M"]
+    given_M: tuple[tuple[Field, Int64[Tensor, " M"]], ...]
     late_MF: Float[Tensor, "M F"] | None = None  # of actions, where the heads take any
 
 
@@ -56,16 +56,16 @@ class Asked:
 class Inputs:
     """A batch of users as tokens in rows."""
 
-    item_E: Int64[Tensor, "E"]
+    item_E: Int64[Tensor, " E"]
     action_EA: Float[Tensor, "E A"]
-    shown: tuple[tuple[Field, Int64[Tensor, "N"]], ...]
-    cell_N: Int64[Tensor, "N"]
+    shown: tuple[tuple[Field, Int64[Tensor, " N"]], ...]
+    cell_N: Int64[Tensor, " N"]
     segments: Segments
-    event_N: Int64[Tensor, "N"]  # whose token it is
+    event_N: Int64[Tensor, " N"]  # whose token it is
     asked: tuple[Asked, ...]
     context_EF: Int64[Tensor, "E F"]
     user_code_UK: Int64[Tensor, "U K"]
-    user_N: Int64[Tensor, "N"]
+    user_N: Int64[Tensor, " N"]
 
     @property
     def num_tokens(self) -> int:
@@ -104,7 +104,7 @@ def query_inputs(
     packer: Packer = pack,
     device: torch.device | str = "cpu",
     exposure: Exposure = Exposure(),
-    num_candidates_U: Int64[np.ndarray, "U"] | None = None,
+    num_candidates_U: Int64[np.ndarray, " U"] | None = None,
     late: LateStatistics | None = None,
 ) -> Inputs:
     """The tokens of histories and of the events to come: one question per candidate and field.
@@ -202,7 +202,7 @@ def _late(
 
 def _clock(
     layout: Layout, batch: EventBatch, cast: Cast, tokens: Tokens, anchor: TimeAnchor
-) -> dict[str, Int64[np.ndarray, "N"]]:
+) -> dict[str, Int64[np.ndarray, " N"]]:
     """For every token the time of its event, the time it takes for now, its request within the window, and how much
     of the history is left."""
     event_N = tokens.event_N
@@ -229,9 +229,9 @@ def _anchor(
     batch: EventBatch,
     cast: Cast,
     tokens: Tokens,
-    user_N: Int64[np.ndarray, "N"],
+    user_N: Int64[np.ndarray, " N"],
     anchor: TimeAnchor,
-) -> Int64[np.ndarray, "N"]:
+) -> Int64[np.ndarray, " N"]:
     last_N = batch.start_U1[1:][user_N] - 1
     if anchor == "request":  # when it opens: its later events are not known to its first
         return batch.time_s_E[begin_of_request(batch.start_U1, batch.request_E)[last_N]]

@@ -65,9 +65,9 @@ class LateStatistics:
     def of(
         self,
         batch: EventBatch,
-        first_M: Int64[np.ndarray, "M"],
-        now_M: Int64[np.ndarray, "M"],
-        label_M: Int64[np.ndarray, "M"],
+        first_M: Int64[np.ndarray, " M"],
+        now_M: Int64[np.ndarray, " M"],
+        label_M: Int64[np.ndarray, " M"],
     ) -> Float32[np.ndarray, "M F"]:
         """For every window, then for what is similar: the means by value column, NaN where nothing is known, then
         how many are known by action.
@@ -89,9 +89,9 @@ class LateStatistics:
     def _sums(
         self,
         batch: EventBatch,
-        first_M: Int64[np.ndarray, "M"],
-        now_M: Int64[np.ndarray, "M"],
-        label_M: Int64[np.ndarray, "M"],
+        first_M: Int64[np.ndarray, " M"],
+        now_M: Int64[np.ndarray, " M"],
+        label_M: Int64[np.ndarray, " M"],
     ) -> Iterator[Float64[np.ndarray, "M X"]]:
         value_EX = _summands(self.actions, batch.action_EA)
         if self.settings.windows:
@@ -146,7 +146,7 @@ def columns_of(similar: str, features: Sequence[Feature]) -> slice:
     return slice(begin, begin + features[at].num_columns)
 
 
-def _actions_of_columns(actions: Sequence[Action]) -> Int64[np.ndarray, "W"]:
+def _actions_of_columns(actions: Sequence[Action]) -> Int64[np.ndarray, " W"]:
     """The action that each column of values is of."""
     widths = [len(action.kind.values) if isinstance(action.kind, Categorical) else 1 for action in actions]
     return np.repeat(np.arange(len(actions)), widths)
@@ -167,9 +167,9 @@ def _summands(actions: Sequence[Action], action_EA: Float32[np.ndarray, "E A"]) 
 def _similar_sums(
     value_EX: Float64[np.ndarray, "E X"],
     code_EK: Int32[np.ndarray, "E K"],
-    first_M: Int64[np.ndarray, "M"],
-    now_M: Int64[np.ndarray, "M"],
-    label_M: Int64[np.ndarray, "M"],
+    first_M: Int64[np.ndarray, " M"],
+    now_M: Int64[np.ndarray, " M"],
+    label_M: Int64[np.ndarray, " M"],
 ) -> Float64[np.ndarray, "M X"]:
     """Sums over the events whose item shares a known value with the item asked about."""
     event_MJ = first_M[:, None] + np.arange((now_M - first_M).max(initial=0))

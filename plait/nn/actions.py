@@ -29,7 +29,7 @@ def scaled(actions: Sequence[Action], raw_EA: Float[Tensor, "E A"]) -> Float[Ten
     return unit_EA
 
 
-def unscaled(kind: ActionKind, unit_E: Float[Tensor, "E"]) -> Float[Tensor, "E"]:
+def unscaled(kind: ActionKind, unit_E: Float[Tensor, " E"]) -> Float[Tensor, " E"]:
     """The inverse of `scaled` for one action."""
     match kind:
         case Regression(low=low, high=high):

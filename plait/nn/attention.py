@@ -24,7 +24,7 @@ def attend(
     segments: Segments,
     *,
     keys: Segments | None = None,
-    slopes_N: Float[Tensor, "N"] | None = None,
+    slopes_N: Float[Tensor, " N"] | None = None,
     strict: bool = False,
 ) -> Float[Tensor, "R N Q H"]:
     """Softmax attention of every query over the keys that it sees, scores scaled by H ** -0.5.
@@ -55,7 +55,7 @@ def attend_reference(
     segments: Segments,
     *,
     keys: Segments | None = None,
-    slopes_N: Float[Tensor, "N"] | None = None,
+    slopes_N: Float[Tensor, " N"] | None = None,
     strict: bool = False,
 ) -> Float[Tensor, "R N Q H"]:
     """What `attend` must equal, written plainly: all scores in fp32, a dense mask."""
@@ -76,7 +76,7 @@ def attend_fused(
     segments: Segments,
     *,
     keys: Segments | None = None,
-    slopes_N: Float[Tensor, "N"] | None = None,
+    slopes_N: Float[Tensor, " N"] | None = None,
     strict: bool = False,
 ) -> Float[Tensor, "R N L H"]:
     """Torch's fused kernels, where causality is all. In bf16 their backward pass is slow on a CPU."""
@@ -102,7 +102,7 @@ def attend_blocked(
     segments: Segments,
     *,
     keys: Segments | None = None,
-    slopes_N: Float[Tensor, "N"] | None = None,
+    slopes_N: Float[Tensor, " N"] | None = None,
     strict: bool = False,
 ) -> Float[Tensor, "R N Q H"]:
     """Plain batched products over blocks of queries (`attend_blockwise`)."""

@@ -22,4 +22,4 @@ class Where:
 
     segments: Segments
     angles: Angles | None = None  # of RoPE
-    slopes_N: Float[Tensor, "N"] | None = None  # of ALiBi
+    slopes_N: Float[Tensor, " N"] | None = None  # of ALiBi

@@ -53,7 +53,7 @@ SOFTMAX = Weighing(lambda score: torch.softmax(score, dim=-1), _softmax_gradient
 class Lookup(NamedTuple):
     """One trained term of scores, the same for all heads: the table, and which entry each pair of a block takes."""
 
-    table_P: Float[Tensor, "P"]
+    table_P: Float[Tensor, " P"]
     entries: Callable[[Block], Tensor]  # Int32[G Q K]
 
 
@@ -65,7 +65,7 @@ def attend_blockwise(
     weighing: Weighing,
     *,
     scale: float,
-    slopes_N: Float[Tensor, "N"] | None = None,
+    slopes_N: Float[Tensor, " N"] | None = None,
     lookups: tuple[Lookup, ...] = (),
     strict: bool = False,
     kept_bytes: int = 0,
@@ -202,8 +202,9 @@ class _Blockwise(torch.autograd.Function):
                 dscore_XQK = scoring.weighing.gradient(dweight_XQK, weight, score_XQK)
                 dq_YQH[queries] = torch.bmm(dscore_XQK, k_XKH)
                 dk_YKH[keys] += torch.bmm(dscore_XQK.transpose(1, 2), q_XQH)
-                if entries:
-                    dterm_GQK = dscore_XQK.unflatten(0, (-1, num_heads)).sum(1, dtype=torch.float32)
+                if not entries:
+                    continue
+                dterm_GQK = dscore_XQK.unflatten(0, (-1, num_heads)).sum(1, dtype=torch.float32)
                 for dtable_P, entry_GQK in zip(dtables, entries, strict=True):
                     dtable_P += torch.bincount(entry_GQK.flatten(), dterm_GQK.flatten(), len(dtable_P))
         dq_YQH.mul_(scoring.scale)

@@ -18,9 +18,9 @@ MIN_CHUNK_QUERIES = 64  # fewer would read all keys for too little work; CHUNK_L
 def chunked_cross_entropy(
     query_MD: Float[Tensor, "M D"],
     key_CD: Float[Tensor, "C D"],
-    target_M: Int64[Tensor, "M"],
-    bias_C: Float[Tensor, "C"] | None = None,
-    target_bias_M: Float[Tensor, "M"] | None = None,
+    target_M: Int64[Tensor, " M"],
+    bias_C: Float[Tensor, " C"] | None = None,
+    target_bias_M: Float[Tensor, " M"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean over queries of -log softmax(query . keys + bias)[target]; 0 where there is no query.
 

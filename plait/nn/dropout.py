@@ -55,7 +55,7 @@ class Dropout(Draws):
         return f"p={self.p}"
 
 
-def random_bytes(num: int, generator: torch.Generator) -> UInt8[Tensor, "{num}"]:
+def random_bytes(num: int, generator: torch.Generator) -> UInt8[Tensor, " {num}"]:
     """Independent uniform bytes on the generator's device, eight from every draw."""
     words = torch.empty((num + 7) // 8, dtype=torch.int64, device=generator.device)
     return words.random_(-(2**63), None, generator=generator).view(torch.uint8)[:num]

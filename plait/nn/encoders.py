@@ -108,10 +108,10 @@ class ItemVectors:
     """Vectors of the items that a step names, each encoded once."""
 
     vector_ND: Float[Tensor, "N D"]
-    item_N: Int64[Tensor, "N"] | None = None
+    item_N: Int64[Tensor, " N"] | None = None
     """Whose vectors they are, ascending; None: all of the catalogue's, in its order."""
 
-    def of(self, item_E: Int64[Tensor, "E"]) -> Float[Tensor, "E D"]:
+    def of(self, item_E: Int64[Tensor, " E"]) -> Float[Tensor, "E D"]:
         """Of items that are among them.
 
         >>> ItemVectors(torch.tensor([[3.0], [7.0]]), torch.tensor([3, 7])).of(torch.tensor([7, 3, 7])).tolist()
@@ -176,7 +176,7 @@ class ItemEncoder(Draws):
         if self.features and self.embedding is not None:
             nn.init.normal_(self.new_item_D, std=0.02, generator=generator)
 
-    def describe(self, table: FeatureTable, train_events_V: Int64[np.ndarray, "V"]) -> None:
+    def describe(self, table: FeatureTable, train_events_V: Int64[np.ndarray, " V"]) -> None:
         """Takes over what is known about the catalogue, and which of its items training meets.
 
         Raises:
@@ -226,7 +226,7 @@ class ItemEncoder(Draws):
         grown.to(self.project.weight).load_state_dict(state)
         return grown.train(self.training)
 
-    def forward(self, item_E: Int64[Tensor, "E"]) -> Float[Tensor, "E D"]:
+    def forward(self, item_E: Int64[Tensor, " E"]) -> Float[Tensor, "E D"]:
         """Vectors of items."""
         return self.vectors(item_E).of(item_E)
 
@@ -234,7 +234,7 @@ class ItemEncoder(Draws):
         """The vectors of the whole catalogue, to rank it by: row i is item i, row 0 the unknown item."""
         return self.vectors().vector_ND
 
-    def vectors(self, item_E: Int64[Tensor, "E"] | None = None) -> ItemVectors:
+    def vectors(self, item_E: Int64[Tensor, " E"] | None = None) -> ItemVectors:
         """The vectors of the items that are named; without any, of the whole catalogue.
 
         With features they are computed at every call, and in training mode other items are taken for new ones each
@@ -248,7 +248,7 @@ class ItemEncoder(Draws):
         item_N = item_E.unique()
         return ItemVectors(self._vectors(item_N, self._taken_for_new()[item_N]), item_N)
 
-    def _taken_for_new(self) -> Bool[Tensor, "V"]:
+    def _taken_for_new(self) -> Bool[Tensor, " V"]:
         if not (self.training and self.encoding.id_dropout):
             return self.is_new_V
         generator = self.own_generator
@@ -258,7 +258,7 @@ class ItemEncoder(Draws):
         return self.is_new_V | (share_V < self.encoding.id_dropout)
 
     def _vectors(
-        self, item_N: Int64[Tensor, "N"] | None, is_new_N: Bool[Tensor, "N"]
+        self, item_N: Int64[Tensor, " N"] | None, is_new_N: Bool[Tensor, " N"]
     ) -> Float[Tensor, "N D"]:
         """Of all items where `item_N` is None."""
         code_NC, frozen_NX = self.code_VC, self.vector_VX

@@ -127,7 +127,7 @@ class ActionHeads(nn.Module):
 
     def predict(
         self, hidden_MD: Float[Tensor, "M D"], late_MF: Float[Tensor, "M F"] | None = None
-    ) -> dict[str, Float[Tensor, "M *C"]]:
+    ) -> dict[str, Float[Tensor, " M *C"]]:
         """By action name, what is expected, in the log's units (`actions.scaled` brings it to model scale).
 
         | kind | prediction |

@@ -128,7 +128,7 @@ def attend_silu(
     norm_len: int,
     scale: float,
     keys: Segments | None = None,
-    slopes_N: Float[Tensor, "N"] | None = None,
+    slopes_N: Float[Tensor, " N"] | None = None,
     bias: RelativeBias | None = None,
     strict: bool = False,
 ) -> Float[Tensor, "R N Q H"]:
@@ -169,7 +169,7 @@ def attend_silu_reference(
     norm_len: int,
     scale: float,
     keys: Segments | None = None,
-    slopes_N: Float[Tensor, "N"] | None = None,
+    slopes_N: Float[Tensor, " N"] | None = None,
     bias: RelativeBias | None = None,
     strict: bool = False,
 ) -> Float[Tensor, "R N Q H"]:

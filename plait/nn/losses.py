@@ -77,7 +77,7 @@ class RetrievalLoss:
             case _:
                 return num_items
 
-    def make_sampler(self, count_V: Int64[Tensor, "V"], generator: torch.Generator) -> Sampler | None:
+    def make_sampler(self, count_V: Int64[Tensor, " V"], generator: torch.Generator) -> Sampler | None:
         """What `retrieval_loss` needs for this choice, from the training events of each item."""
         kind = self.resolved(len(count_V) - 1).kind
         if kind == "full" or (kind == "info_nce" and self.log_q == "none"):
@@ -86,7 +86,7 @@ class RetrievalLoss:
             return uniform(len(count_V) - 1, generator)
         return by_popularity(count_V, generator)
 
-    def draw_negatives(self, sampler: Sampler | None) -> Int64[Tensor, "S"] | None:
+    def draw_negatives(self, sampler: Sampler | None) -> Int64[Tensor, " S"] | None:
         """The negatives of a step, of a resolved choice; None where it compares with the whole catalogue, or with the
         batch's own targets."""
         assert self.kind != "auto", "resolved comes first"
@@ -100,9 +100,9 @@ def retrieval_loss(
     choice: RetrievalLoss,
     hidden_MD: Float[Tensor, "M D"],
     items: ItemVectors,
-    target_M: Int64[Tensor, "M"],
+    target_M: Int64[Tensor, " M"],
     sampler: Sampler | None = None,
-    negative_S: Int64[Tensor, "S"] | None = None,
+    negative_S: Int64[Tensor, " S"] | None = None,
 ) -> Float[Tensor, ""]:
     """The mean loss over the positions whose target is known; 0 where there are none.
 
@@ -141,7 +141,7 @@ def retrieval_loss(
 
 
 def full_softmax(
-    query_MD: Float[Tensor, "M D"], key_VD: Float[Tensor, "V D"], target_M: Int64[Tensor, "M"]
+    query_MD: Float[Tensor, "M D"], key_VD: Float[Tensor, "V D"], target_M: Int64[Tensor, " M"]
 ) -> Float[Tensor, ""]:
     """Cross-entropy over the whole catalogue, which begins at row 1, in chunks (`chunked_cross_entropy`)."""
     first = UNKNOWN_ITEM + 1
@@ -152,11 +152,11 @@ def sampled_softmax(
     query_MD: Float[Tensor, "M D"],
     positive_MD: Float[Tensor, "M D"],
     negative_SD: Float[Tensor, "S D"],
-    target_M: Int64[Tensor, "M"],
-    negative_S: Int64[Tensor, "S"],
+    target_M: Int64[Tensor, " M"],
+    negative_S: Int64[Tensor, " S"],
     *,
-    log_q_S: Float[Tensor, "S"] | None = None,
-    log_q_of_target_M: Float[Tensor, "M"] | None = None,
+    log_q_S: Float[Tensor, " S"] | None = None,
+    log_q_of_target_M: Float[Tensor, " M"] | None = None,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of each target among itself and the negatives, which all queries share.
 
@@ -184,9 +184,9 @@ def sampled_softmax(
 def in_batch_info_nce(
     query_MD: Float[Tensor, "M D"],
     positive_MD: Float[Tensor, "M D"],
-    target_M: Int64[Tensor, "M"],
+    target_M: Int64[Tensor, " M"],
     *,
-    log_q_M: Float[Tensor, "M"] | None = None,
+    log_q_M: Float[Tensor, " M"] | None = None,
     correct_target: bool = False,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of each target among the targets of the whole batch.

@@ -154,7 +154,7 @@ def rope(x_RNLH: Float[Tensor, "R N L H"], angles: Angles) -> Float[Tensor, "R N
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x_RNLH.dtype)
 
 
-def alibi_slopes(num_heads: int) -> Float[Tensor, "{num_heads}"]:
+def alibi_slopes(num_heads: int) -> Float[Tensor, " {num_heads}"]:
     """How fast each head's attention falls with distance, per position.
 
     Source: Press et al., 2022, section 3, and their published code where num_heads is no power of two:

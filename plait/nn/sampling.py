@@ -16,11 +16,11 @@ from plait.schema import UNKNOWN_ITEM
 class Sampler:
     """Draws items independently, with replacement, from fixed probabilities."""
 
-    cumulative_V: Float64[Tensor, "V"]  # probability of this row or an earlier one
-    log_q_V: Float[Tensor, "V"]  # log probability of a row; -inf: never drawn
+    cumulative_V: Float64[Tensor, " V"]  # probability of this row or an earlier one
+    log_q_V: Float[Tensor, " V"]  # log probability of a row; -inf: never drawn
     generator: torch.Generator  # of the training that draws; on the device of both
 
-    def draw(self, num: int) -> Int64[Tensor, "S"]:
+    def draw(self, num: int) -> Int64[Tensor, " S"]:
         """`num` items."""
         device = self.cumulative_V.device
         point_S = torch.rand(num, dtype=torch.float64, device=device, generator=self.generator)
@@ -37,7 +37,7 @@ def uniform(num_items: int, generator: torch.Generator) -> Sampler:
     return _sampler(weight_V, generator)
 
 
-def by_popularity(count_V: Int64[Tensor, "V"], generator: torch.Generator) -> Sampler:
+def by_popularity(count_V: Int64[Tensor, " V"], generator: torch.Generator) -> Sampler:
     """In proportion to the training events of each item, plus one, so that no item is impossible."""
     return _sampler(count_V.double() + 1, generator)
 

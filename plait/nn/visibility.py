@@ -94,7 +94,7 @@ class Segments:
         return (self._slot_L * begins_RL).cummax(dim=1).values
 
     @property
-    def _slot_L(self) -> Int64[Tensor, "L"]:
+    def _slot_L(self) -> Int64[Tensor, " L"]:
         return torch.arange(self.segment_RL.shape[1], device=self.segment_RL.device)
 
     def at(self, slot_RQ: Int64[Tensor, "R Q"]) -> "Segments":

@@ -212,7 +212,7 @@ def mean_of(statistics: Sequence[Statistic]) -> Statistic:
             "a mean of metrics that rest on different users: give every event all of the actions"
         )
 
-    def under(weight_DU: Float64[np.ndarray, "D U"]) -> Float64[np.ndarray, "D"]:
+    def under(weight_DU: Float64[np.ndarray, "D U"]) -> Float64[np.ndarray, " D"]:
         return np.mean([each.under(weight_DU) for each in statistics], axis=0)
 
     return Statistic(first.user_U, under, first.better, min(each.num_users for each in statistics))

@@ -196,7 +196,7 @@ class Repeated:
     """The claim that a number lies above a bar, and what each of several runs found."""
 
     claim: str
-    value_N: Float64[np.ndarray, "N"]
+    value_N: Float64[np.ndarray, " N"]
     bar: float = 0.0
     unit: str  # what is repeated: "seed"
     words: str  # what the runs found
@@ -217,7 +217,7 @@ def judge_repeated(claims: Sequence[Repeated]) -> tuple[Verdict, ...]:
     return tuple(verdicts)
 
 
-def t_test(value_N: Float64[np.ndarray, "N"], bar: float = 0.0) -> Difference:
+def t_test(value_N: Float64[np.ndarray, " N"], bar: float = 0.0) -> Difference:
     """The mean with its 95 % interval by Student's t, and the two-sided p of its distance to `bar`.
 
     >>> found = t_test(np.array([1.0, 2.0, 3.0]))

@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 
 def users_of_step(
     dataset: Dataset, users_per_step: int, seed: int, epoch: int
-) -> list[Int64[np.ndarray, "U"]]:
+) -> list[Int64[np.ndarray, " U"]]:
     """The users of every step of an epoch: a function of seed and epoch alone, so the same for every layout."""
     order_U = numpy_generator(seed, Stream.ORDER, epoch).permutation(dataset.train_users())
     return [order_U[at : at + users_per_step] for at in range(0, len(order_U), users_per_step)]
@@ -46,7 +46,7 @@ def num_steps(dataset: Dataset, users_per_step: int, protocol: Protocol) -> int:
 def training_batch(
     dataset: Dataset,
     layout: Layout,
-    users_U: Int64[np.ndarray, "U"],
+    users_U: Int64[np.ndarray, " U"],
     protocol: Protocol,
     epoch: int,
     step: int,
@@ -61,7 +61,7 @@ def training_batch(
     if protocol.window == "random":
         rng = numpy_generator(protocol.seed, Stream.WINDOWS, epoch, step)
         return dataset.train_batch(users_U, protocol.max_events + 1, layout.lag, rng)
-    to_come: int | Int64[np.ndarray, U] = 1
+    to_come: int | Int64[np.ndarray, " U"] = 1
     if exposure.same_request == "blind" or asks_candidates(layout, exposure, protocol):
         to_come = dataset.last_request_lengths(users_U)
     return dataset.train_batch(users_U, protocol.max_events + to_come, layout.lag)
@@ -89,7 +89,7 @@ def training_stream(
     device: str,
     exposure: Exposure = Exposure(),
     late: LateStatistics | None = None,
-) -> Iterator[tuple[Int64[np.ndarray, "U"], Inputs]]:
+) -> Iterator[tuple[Int64[np.ndarray, " U"], Inputs]]:
     """The users and inputs of every step from `first_step` on, prepared while the step before is computed."""
     candidates = asks_candidates(layout, exposure, protocol)
     candidate_requests = protocol.candidate_requests if candidates else None
@@ -102,7 +102,7 @@ def training_stream(
             return dataset.target_batch(targets[step], protocol.max_events, layout.lag)
         return training_batch(dataset, layout, users[step], protocol, epoch, step, exposure)
 
-    def make(step: int) -> tuple[Int64[np.ndarray, "U"], Inputs]:
+    def make(step: int) -> tuple[Int64[np.ndarray, " U"], Inputs]:
         batch = batch_of(step)
         inputs = training_inputs(
             layout,

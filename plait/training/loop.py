@@ -213,7 +213,7 @@ class _Run:
                 break
         return torch.cat(labels) if labels else None, torch.cat(late) if late else None
 
-    def _stream(self, epoch: int, first_step: int) -> Iterator[tuple[Int64[np.ndarray, "U"], Inputs]]:
+    def _stream(self, epoch: int, first_step: int) -> Iterator[tuple[Int64[np.ndarray, " U"], Inputs]]:
         model = self.model
         return training_stream(
             self.dataset,
@@ -333,7 +333,7 @@ class _Run:
         metrics = values_of(answers, [name for name, weight in weights.items() if not weight])
         return metrics, self.selection.value(metrics)
 
-    def _step(self, users_U: Int64[np.ndarray, "U"], inputs: Inputs) -> None:
+    def _step(self, users_U: Int64[np.ndarray, " U"], inputs: Inputs) -> None:
         progress, spent = self.progress, self.progress.spent
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.optim, spent.steps, self.max_steps)
@@ -383,7 +383,7 @@ class _Run:
         next item, which is more). An action that is rare costs less in most batches, and so may the first."""
         return float(self.model.total({task: torch.ones((), dtype=torch.float32) for task in losses}))
 
-    def _check(self, loss: float, norm: float, users_U: Int64[np.ndarray, "U"]) -> None:
+    def _check(self, loss: float, norm: float, users_U: Int64[np.ndarray, " U"]) -> None:
         progress = self.progress
         users = self.dataset.user_ids().gather(users_U[:NAMED_USERS]).to_list()
         where = (

@@ -10,7 +10,7 @@ from plait.data.simulator.filtering import Belief, Machine, next_request
 
 
 def next_event(
-    machine: Machine, belief: Belief, new_U: Float64[np.ndarray, "U"]
+    machine: Machine, belief: Belief, new_U: Float64[np.ndarray, " U"]
 ) -> Float64[np.ndarray, "U L Z"]:
     """For the event right after the history, which opens a request with chance `new_U`."""
     user_U = np.arange(len(new_U))
@@ -21,7 +21,7 @@ def next_event(
 
 
 def event_after(
-    machine: Machine, ahead_ULZ: Float64[np.ndarray, "U L Z"], new_U: Float64[np.ndarray, "U"]
+    machine: Machine, ahead_ULZ: Float64[np.ndarray, "U L Z"], new_U: Float64[np.ndarray, " U"]
 ) -> Float64[np.ndarray, "U L Z"]:
     """One event further, where the event between is not seen: every item and response that it may have had."""
     category_UBZ = np.einsum("ulz,lbz->ubz", ahead_ULZ, machine.category_LBZ)
@@ -34,7 +34,7 @@ def event_after(
 
 
 def given_scenario(
-    machine: Machine, ahead_ULZ: Float64[np.ndarray, "U L Z"], scenario_U: Int64[np.ndarray, "U"]
+    machine: Machine, ahead_ULZ: Float64[np.ndarray, "U L Z"], scenario_U: Int64[np.ndarray, " U"]
 ) -> Float64[np.ndarray, "U L Z"]:
     is_so_UZ: Bool[np.ndarray, "U Z"] = machine.scenario_Z == scenario_U[:, None]
     ahead_ULZ = ahead_ULZ * is_so_UZ[:, None]
@@ -46,7 +46,7 @@ def category_chances(machine: Machine, ahead_ULZ: Float64[np.ndarray, "U L Z"]) 
 
 
 def given_category(
-    machine: Machine, ahead_ULZ: Float64[np.ndarray, "U L Z"], category_U: Int64[np.ndarray, "U"]
+    machine: Machine, ahead_ULZ: Float64[np.ndarray, "U L Z"], category_U: Int64[np.ndarray, " U"]
 ) -> Float64[np.ndarray, "U Z"]:
     """Chances of the state once the item's category is known: an item that is shown tells of its user."""
     joint_UZ = np.einsum("ulz,luz->uz", ahead_ULZ, machine.category_LBZ[:, category_U])

@@ -23,26 +23,26 @@ UNIFORMS = 5  # numbers that decide a step, beside one for each response
 class Log:
     """Events by user and order, with all that no model is told."""
 
-    user_E: Int64[np.ndarray, "E"]
-    item_E: Int64[np.ndarray, "E"]  # from 0
-    time_s_E: Int64[np.ndarray, "E"]
-    request_E: Int64[np.ndarray, "E"]  # running number within the user
+    user_E: Int64[np.ndarray, " E"]
+    item_E: Int64[np.ndarray, " E"]  # from 0
+    time_s_E: Int64[np.ndarray, " E"]
+    request_E: Int64[np.ndarray, " E"]  # running number within the user
     action_EA: Float64[np.ndarray, "E A"]
-    scenario_E: Int64[np.ndarray, "E"]
-    type_E: Int64[np.ndarray, "E"]
-    mood_E: Int64[np.ndarray, "E"]
-    trace_E: Int64[np.ndarray, "E"]  # what the request before left behind
+    scenario_E: Int64[np.ndarray, " E"]
+    type_E: Int64[np.ndarray, " E"]
+    mood_E: Int64[np.ndarray, " E"]
+    trace_E: Int64[np.ndarray, " E"]  # what the request before left behind
 
 
 @dataclass
 class _Now:
     """Where every user stands; changed from step to step."""
 
-    type_U: Int64[np.ndarray, "U"]
-    mood_U: Int64[np.ndarray, "U"]
-    scenario_U: Int64[np.ndarray, "U"]
-    trace_U: Int64[np.ndarray, "U"]
-    latest_U: Int64[np.ndarray, "U"]  # the trace that the latest event would leave
+    type_U: Int64[np.ndarray, " U"]
+    mood_U: Int64[np.ndarray, " U"]
+    scenario_U: Int64[np.ndarray, " U"]
+    trace_U: Int64[np.ndarray, " U"]
+    latest_U: Int64[np.ndarray, " U"]  # the trace that the latest event would leave
 
 
 def draw_log(world: World) -> Log:

@@ -20,8 +20,8 @@ class Machine:
 
     world: World
     truth: Truth
-    prior_Z: Float64[np.ndarray, "Z"]
-    scenario_Z: Int64[np.ndarray, "Z"]
+    prior_Z: Float64[np.ndarray, " Z"]
+    scenario_Z: Int64[np.ndarray, " Z"]
     category_LBZ: Float64[np.ndarray, "L B Z"]  # chance of the category
     chances: tuple[Chances, ...]  # of each response, V x Z
     weights: tuple[Float64[np.ndarray, "_ _ _"], ...]  # of each response's features, F x V x Z
@@ -64,11 +64,11 @@ def next_request(machine: Machine, chance: Float64[np.ndarray, "*X Z"]) -> Float
 class Observed:
     """Histories end to end, as far as somebody may see them."""
 
-    start_U1: Int64[np.ndarray, "U1"]
-    item_E: Int64[np.ndarray, "E"]  # the world's, from 0
-    new_E: Bool[np.ndarray, "E"]  # opens a request; true for a user's first event
+    start_U1: Int64[np.ndarray, " U1"]
+    item_E: Int64[np.ndarray, " E"]  # the world's, from 0
+    new_E: Bool[np.ndarray, " E"]  # opens a request; true for a user's first event
     action_EA: Float32[np.ndarray, "E A"]
-    scenario_E: Int64[np.ndarray, "E"] | None  # None: not seen
+    scenario_E: Int64[np.ndarray, " E"] | None  # None: not seen
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Belief:
     """What is known after each history's last event."""
 
     chance_UZ: Float64[np.ndarray, "U Z"]
-    trace_U: Int64[np.ndarray, "U"]  # under which the current request was chosen
-    latest_U: Int64[np.ndarray, "U"]  # what the last event leaves behind if it ends its request
+    trace_U: Int64[np.ndarray, " U"]  # under which the current request was chosen
+    latest_U: Int64[np.ndarray, " U"]  # what the last event leaves behind if it ends its request
 
 
 def filtered(machine: Machine, seen: Observed) -> Belief:
@@ -108,8 +108,8 @@ def filtered(machine: Machine, seen: Observed) -> Belief:
 def _likelihood(
     machine: Machine,
     seen: Observed,
-    row_U: Int64[np.ndarray, "U"],
-    trace_U: Int64[np.ndarray, "U"],
+    row_U: Int64[np.ndarray, " U"],
+    trace_U: Int64[np.ndarray, " U"],
     values: list[Float64[np.ndarray, "_ U"]],
 ) -> Float64[np.ndarray, "U Z"]:
     """Of one event of every user, in each state: its scenario, its item and its responses. Scaled per user."""

@@ -50,18 +50,18 @@ class Knows:
 class Oracle:
     """Exact predictions for every target, in the order of `dataset.targets(part, same_request)`."""
 
-    user_Q: Int64[np.ndarray, "Q"]
-    item_Q: Int64[np.ndarray, "Q"]  # dense index of the item that came
+    user_Q: Int64[np.ndarray, " Q"]
+    item_Q: Int64[np.ndarray, " Q"]  # dense index of the item that came
     label_QA: Float32[np.ndarray, "Q A"]  # in the log's units
     actions: tuple[Action, ...]
-    predicted: dict[str, Float64[np.ndarray, "Q"]]  # given the item that came, as a model's head defines it
-    mean: dict[str, Float64[np.ndarray, "Q"]]  # lowest RMSE in the log's units
-    log_mean: dict[str, Float64[np.ndarray, "Q"]]  # of amounts, lowest RMSE at model scale
+    predicted: dict[str, Float64[np.ndarray, " Q"]]  # given the item that came, as a model's head defines it
+    mean: dict[str, Float64[np.ndarray, " Q"]]  # lowest RMSE in the log's units
+    log_mean: dict[str, Float64[np.ndarray, " Q"]]  # of amounts, lowest RMSE at model scale
     category_QB: Float64[np.ndarray, "Q B"]  # chances of the next item's category
-    category_V: Int64[np.ndarray, "V"]
-    within_V: Float64[np.ndarray, "V"]  # chance of an item, given its category
+    category_V: Int64[np.ndarray, " V"]
+    within_V: Float64[np.ndarray, " V"]  # chance of an item, given its category
 
-    def item_probability(self, rows: Int64[np.ndarray, "R"] | slice) -> Float64[np.ndarray, "R V1"]:
+    def item_probability(self, rows: Int64[np.ndarray, " R"] | slice) -> Float64[np.ndarray, "R V1"]:
         """Chances of the next item by dense index, that of the unknown item being 0.
 
         A row falls short of 1 by the chance of items that never occur in the log.
@@ -69,7 +69,7 @@ class Oracle:
         known_RV = self.category_QB[rows][:, self.category_V] * self.within_V
         return np.pad(known_RV, ((0, 0), (UNKNOWN_ITEM + 1, 0)))
 
-    def item_scores(self, rows: Int64[np.ndarray, "R"] | slice) -> Float64[np.ndarray, "R V1"]:
+    def item_scores(self, rows: Int64[np.ndarray, " R"] | slice) -> Float64[np.ndarray, "R V1"]:
         """`item_probability` to rank by: items of equal chance stand in an arbitrary, fixed order.
 
         Ties count against a scorer, and a world with popularity=0 is full of them: a model that breaks them
@@ -130,19 +130,19 @@ class _Asked:
 
     dataset: Dataset
     truth: pl.DataFrame  # by row of the dataset
-    world_item_V: Int64[np.ndarray, "V"]  # by dense index - 1
+    world_item_V: Int64[np.ndarray, " V"]  # by dense index - 1
     targets: Targets
-    item_Q: Int64[np.ndarray, "Q"]
+    item_Q: Int64[np.ndarray, " Q"]
     label_QA: Float32[np.ndarray, "Q A"]
     new_Q: Float64[
-        np.ndarray, "Q"
+        np.ndarray, " Q"
     ]  # 1 where a request begins between the target and the event before it, else 0
     ends_requests: bool  # no history breaks off inside of a request
 
-    def hidden(self, name: str, row_E: Int64[np.ndarray, "E"]) -> Int64[np.ndarray, "E"]:
+    def hidden(self, name: str, row_E: Int64[np.ndarray, " E"]) -> Int64[np.ndarray, " E"]:
         return self.truth[name].to_numpy()[row_E].astype(np.int64)
 
-    def world_item(self, item_E: Int64[np.ndarray, "E"]) -> Int64[np.ndarray, "E"]:
+    def world_item(self, item_E: Int64[np.ndarray, " E"]) -> Int64[np.ndarray, " E"]:
         return self.world_item_V[item_E - 1]
 
 
@@ -201,14 +201,14 @@ def _keeps_requests(split: Split) -> bool:
             assert_never(split)
 
 
-def _is_first(targets: Targets) -> Bool[np.ndarray, "Q"]:
+def _is_first(targets: Targets) -> Bool[np.ndarray, " Q"]:
     """Of each user's targets. Right after the history, or, where that is blind, after events of its own request."""
     return np.diff(targets.user_Q, prepend=-1) != 0
 
 
 def _looked_ahead(
     machine: Machine, asked: _Asked, knows: Knows
-) -> Iterator[tuple[Int64[np.ndarray, "R"], Float64[np.ndarray, "R L Z"]]]:
+) -> Iterator[tuple[Int64[np.ndarray, " R"], Float64[np.ndarray, "R L Z"]]]:
     """Queries, and the chances of state and trace of their events: first of every user's first, then on."""
     new_Q = asked.new_Q if knows.time else _chance_of_new(machine, asked)
     first_U = np.flatnonzero(_is_first(asked.targets))
@@ -228,7 +228,7 @@ def _looked_ahead(
             yield query_R, ahead_RLZ
 
 
-def _chance_of_new(machine: Machine, asked: _Asked) -> Float64[np.ndarray, "Q"]:
+def _chance_of_new(machine: Machine, asked: _Asked) -> Float64[np.ndarray, " Q"]:
     """Requests end by the toss of a coin."""
     chance_Q = np.full(len(asked.targets), 1 / machine.world.request_events)
     if asked.ends_requests:
@@ -236,7 +236,7 @@ def _chance_of_new(machine: Machine, asked: _Asked) -> Float64[np.ndarray, "Q"]:
     return chance_Q
 
 
-def _history(asked: _Asked, query_R: Int64[np.ndarray, "R"], knows: Knows) -> Observed:
+def _history(asked: _Asked, query_R: Int64[np.ndarray, " R"], knows: Knows) -> Observed:
     targets = asked.targets[query_R]
     batch = asked.dataset.target_batch(targets, WHOLE, 0)
     is_history_E = np.ones(len(batch.item_E), dtype=bool)
@@ -257,7 +257,7 @@ def _history(asked: _Asked, query_R: Int64[np.ndarray, "R"], knows: Knows) -> Ob
 
 def _known(
     machine: Machine, asked: _Asked
-) -> Iterator[tuple[Int64[np.ndarray, "R"], Float64[np.ndarray, "R L Z"]]]:
+) -> Iterator[tuple[Int64[np.ndarray, " R"], Float64[np.ndarray, "R L Z"]]]:
     """The truth itself, in place of what can be known of it."""
     of = machine.world
     for begin in range(0, len(asked.targets), USERS_AT_ONCE):
@@ -276,7 +276,7 @@ def _answer(
     machine: Machine,
     asked: _Asked,
     knows: Knows,
-    query_R: Int64[np.ndarray, "R"],
+    query_R: Int64[np.ndarray, " R"],
     ahead_RLZ: Float64[np.ndarray, "R L Z"],
     found: _Found,
 ) -> None:

@@ -81,7 +81,7 @@ def _chance(logit: Float[np.ndarray, "*X"]) -> Float64[np.ndarray, "*X"]:
     return 1 / (1 + np.exp(-np.clip(logit, -LARGEST_LOGIT, LARGEST_LOGIT)))
 
 
-def bias_for(rate: float, effect_E: Float64[np.ndarray, "E"]) -> float:
+def bias_for(rate: float, effect_E: Float64[np.ndarray, " E"]) -> float:
     """The bias with which hits come at `rate` over events of these effects.
 
     >>> round(bias_for(0.2, np.zeros(3)), 3)
@@ -96,8 +96,8 @@ def bias_for(rate: float, effect_E: Float64[np.ndarray, "E"]) -> float:
 
 
 def draw(
-    response: Response, chances: Chances, uniform_E: Float64[np.ndarray, "E"], rng: np.random.Generator
-) -> Float64[np.ndarray, "E"]:
+    response: Response, chances: Chances, uniform_E: Float64[np.ndarray, " E"], rng: np.random.Generator
+) -> Float64[np.ndarray, " E"]:
     """Values in the log's units.
 
     Args:
@@ -115,7 +115,7 @@ def draw(
             return hit_E
 
 
-def features(response: Response, value_E: Float[np.ndarray, "E"]) -> Float64[np.ndarray, "F E"]:
+def features(response: Response, value_E: Float[np.ndarray, " E"]) -> Float64[np.ndarray, "F E"]:
     """What a value's log-likelihood is linear in: hits and misses, whether there is a size, and the size."""
     value_E = value_E.astype(np.float64)
     happened_E = (value_E > 0).astype(np.float64)
@@ -132,7 +132,7 @@ def features(response: Response, value_E: Float[np.ndarray, "E"]) -> Float64[np.
     return np.stack(rows)
 
 
-def weights(response: Response, chances: Chances) -> Float64[np.ndarray, "F *X"]:
+def weights(response: Response, chances: Chances) -> Float64[np.ndarray, " F *X"]:
     """What `features` are multiplied with: their sum is the log-likelihood, up to a term of the value alone."""
     rows = []
     if response.trials:

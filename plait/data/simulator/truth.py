@@ -21,14 +21,14 @@ SHOWN = 1 << 13  # events over which the rates of responses are set
 class Truth:
     """Chances and effects. Every array of chances sums to 1 over its last axis, `within_V` over a category."""
 
-    type_K: Float64[np.ndarray, "K"]
-    first_mood_M: Float64[np.ndarray, "M"]
+    type_K: Float64[np.ndarray, " K"]
+    first_mood_M: Float64[np.ndarray, " M"]
     mood_MM: Float64[np.ndarray, "M M"]  # from the mood of a request to that of the next
-    scenario_S: Float64[np.ndarray, "S"]
+    scenario_S: Float64[np.ndarray, " S"]
     category_KSLB: Float64[np.ndarray, "K S L B"]  # of an item of a request
-    category_V: Int64[np.ndarray, "V"]
-    within_V: Float64[np.ndarray, "V"]  # of the item, given its category
-    bias_A: Float64[np.ndarray, "A"]
+    category_V: Int64[np.ndarray, " V"]
+    within_V: Float64[np.ndarray, " V"]  # of the item, given its category
+    bias_A: Float64[np.ndarray, " A"]
     effect_AKMSB: Float64[np.ndarray, "A K M S B"]  # on the logit of a response, beside the item's quality
     quality_AV: Float64[np.ndarray, "A V"]
 
@@ -71,8 +71,8 @@ def truth_of(world: World) -> Truth:
 
 
 def trace_of(
-    category_E: Integer[np.ndarray, "E"], steered_E: Float[np.ndarray, "E"], num_categories: int
-) -> Int64[np.ndarray, "E"]:
+    category_E: Integer[np.ndarray, " E"], steered_E: Float[np.ndarray, " E"], num_categories: int
+) -> Int64[np.ndarray, " E"]:
     """What an event leaves behind if it ends its request.
 
     >>> trace_of(np.array([0, 1]), np.array([0.0, 1.0]), num_categories=2).tolist()
@@ -97,7 +97,7 @@ def item_chances(world: World, truth: Truth, action: int) -> Chances:
 
 def mood_chain(
     num_moods: int, persistence: float
-) -> tuple[Float64[np.ndarray, "M"], Float64[np.ndarray, "M"], Float64[np.ndarray, "M M"]]:
+) -> tuple[Float64[np.ndarray, " M"], Float64[np.ndarray, " M"], Float64[np.ndarray, "M M"]]:
     """Values, stationary chances and transitions of an AR(1) chain on a grid: mean 0, variance 1, and
     E[next | now] = persistence * now exactly.
 
@@ -115,14 +115,14 @@ def mood_chain(
     return value_M, _heads(coins, 0.5), np.stack(step_MM)
 
 
-def _heads(coins: int, chance: float) -> Float64[np.ndarray, "heads"]:
+def _heads(coins: int, chance: float) -> Float64[np.ndarray, " heads"]:
     """Chances of 0, 1, ... heads."""
     return np.array([math.comb(coins, n) * chance**n * (1 - chance) ** (coins - n) for n in range(coins + 1)])
 
 
 def _category_chances(
     world: World,
-    base_B: Float64[np.ndarray, "B"],
+    base_B: Float64[np.ndarray, " B"],
     taste_KB: Float64[np.ndarray, "K B"],
     scene_SB: Float64[np.ndarray, "S B"],
 ) -> Float64[np.ndarray, "K S L B"]:
@@ -139,7 +139,7 @@ def _category_chances(
     return chance_KSLB / chance_KSLB.sum(-1, keepdims=True)
 
 
-def _biases(world: World, truth: Truth) -> Float64[np.ndarray, "A"]:
+def _biases(world: World, truth: Truth) -> Float64[np.ndarray, " A"]:
     """So that every response comes at its rate, whatever the strengths: else a strength, by way of what users are
     shown, would move the rates too, and with them every metric."""
     uniform_5E = np.random.default_rng((world.seed, 2)).random((5, SHOWN))
@@ -154,8 +154,8 @@ def _biases(world: World, truth: Truth) -> Float64[np.ndarray, "A"]:
 
 
 def choose(
-    chance_C: Float[np.ndarray, "*E C"], uniform_E: Float64[np.ndarray, "E"]
-) -> Int64[np.ndarray, "E"]:
+    chance_C: Float[np.ndarray, "*E C"], uniform_E: Float64[np.ndarray, " E"]
+) -> Int64[np.ndarray, " E"]:
     """The choice that each number falls to; one table of chances for all events, or one each.
 
     >>> choose(np.array([0.3, 0.7]), np.array([0.2, 0.4])).tolist()
@@ -166,8 +166,8 @@ def choose(
 
 
 def choose_item(
-    truth: Truth, category_E: Int64[np.ndarray, "E"], uniform_E: Float64[np.ndarray, "E"]
-) -> Int64[np.ndarray, "E"]:
+    truth: Truth, category_E: Int64[np.ndarray, " E"], uniform_E: Float64[np.ndarray, " E"]
+) -> Int64[np.ndarray, " E"]:
     """An item of each category, by its popularity: the categories lie end to end, each of length 1."""
     by_category_V = np.argsort(truth.category_V, kind="stable")
     upto_V = np.cumsum(truth.within_V[by_category_V])
@@ -185,7 +185,7 @@ def _centred(drawn_KB: Float64[np.ndarray, "K B"]) -> Float64[np.ndarray, "K B"]
 
 def _mixed(
     shared: Float64[np.ndarray, "*X"], num_actions: int, overlap: float, rng: np.random.Generator
-) -> Float64[np.ndarray, "A *X"]:
+) -> Float64[np.ndarray, " A *X"]:
     """For every response the shared effect and one of its own, in shares of the variance."""
     own = rng.standard_normal((num_actions, *shared.shape))
     return math.sqrt(overlap) * shared + math.sqrt(1 - overlap) * own
