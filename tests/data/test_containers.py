@@ -156,7 +156,9 @@ def folder_of(tmp_path: Path, **files: bytes) -> Path:
 
 
 @pytest.mark.parametrize(
-    "empty", [b"", b"\n\n", b"user,item,time\n", gzip.compress(b""), gzip.compress(b"user,item,time\n")]
+    "empty",
+    [b"", b"\n\n", b"user,item,time\n", gzip.compress(b""), gzip.compress(b"user,item,time\n")],
+    ids=["nothing", "blank lines", "header", "packed nothing", "packed header"],  # packed bytes hold the time
 )
 def test_a_part_without_rows_types_nothing(empty: bytes, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, a__csv=empty, b__csv=CSV, c__csv=empty)
