@@ -5,9 +5,10 @@ from typing import Any, get_args
 
 from plait.layouts import CATALOGUE
 from plait.layouts.casting import SameRequest
-from plait.models.combining import TRUNKS, Combination, combinations
-from plait.models.inputs import History, TimeAnchor
-from plait.nn.config import Positions
+from plait.models.combining import Combination, combinations
+from plait.models.inputs import History
+from plait.nn.config import TRUNKS
+from plait.nn.positions import Positions, TimeAnchor
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "layout": tuple(CATALOGUE),

@@ -1,21 +1,16 @@
 """Which layout goes with which trunk, positions and exposure; for those that do not go together, why not."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import get_args
 
 from plait.layouts import CATALOGUE, Layout
 from plait.layouts.casting import SameRequest
-from plait.models.inputs import Exposure, History, TimeAnchor
-from plait.nn.config import DLRM_V3, RESEARCH, TINY, Positions, TrunkConfig
+from plait.models.inputs import Exposure, History
+from plait.nn.config import TINY, TRUNKS, TrunkConfig
+from plait.nn.positions import Positions, TimeAnchor, scheme_of
 from plait.schema import Action
-
-TRUNKS = {
-    "gpt": TrunkConfig(kind="gpt"),
-    "hstu": TrunkConfig(kind="hstu", hstu=RESEARCH),
-    "hstu (DLRM-v3)": TrunkConfig(kind="hstu", hstu=DLRM_V3),
-}
 
 
 @dataclass(frozen=True)
@@ -56,15 +51,14 @@ def combinations() -> Iterator[Combination]:
     for (name, entry), trunk, positions, exposure in product(
         CATALOGUE.items(), TRUNKS, get_args(Positions), exposures
     ):
-        config = trunk_of(trunk, positions)
+        config = named_trunk(trunk, positions)
         problems = tuple(problems_of(entry.layout, config, exposure))
         yield Combination(name, trunk, positions, exposure, problems)
 
 
-def trunk_of(trunk: str, positions: Positions, **shape: int | float) -> TrunkConfig:
+def named_trunk(trunk: str, positions: Positions, **shape: int | float) -> TrunkConfig:
     """One of TRUNKS with these positions, in the tiny shape where none is given."""
-    kind = TRUNKS[trunk]
-    return TrunkConfig(kind=kind.kind, hstu=kind.hstu, positions=positions, **shape)  # type: ignore[arg-type]
+    return replace(TRUNKS[trunk], positions=positions, **shape)  # type: ignore[arg-type]
 
 
 def check_supported(
@@ -103,9 +97,10 @@ def problems_of(layout: Layout, trunk: TrunkConfig, exposure: Exposure) -> Itera
         )
     yield from _problems_of_rides(layout)
     yield from _problems_of_time(layout, trunk, exposure)
-    if exposure.history == "full" and trunk.positions in ("alibi", "genrank"):
+    if exposure.history == "full" and trunk.scheme.falls_with_distance:
+        others = [each for each in get_args(Positions) if not scheme_of(each).falls_with_distance]
         yield (
-            "a fully visible history looks ahead, and ALiBi measures how far back; use learned, rope or rab positions"
+            f"a fully visible history looks ahead, and ALiBi measures how far back; use {_either(others)} positions"
         )
 
 
@@ -125,15 +120,18 @@ def _problems_of_rides(layout: Layout) -> Iterator[str]:
 
 def _problems_of_time(layout: Layout, trunk: TrunkConfig, exposure: Exposure) -> Iterator[str]:
     anchor = exposure.time_anchor
-    if trunk.positions == "dlrm_v3":
-        if anchor != "request":
+    if anchor not in trunk.scheme.time_anchors:
+        if trunk.scheme.time_anchors == ("request",):
             yield (
-                "positions = 'dlrm_v3' count back from the moment that is asked about; use time_anchor = 'request', "
-                "which trains the last request of a window as candidates"
+                f"positions = '{trunk.positions}' count back from the moment that is asked about; use time_anchor = "
+                "'request', which trains the last request of a window as candidates"
             )
-    elif anchor != "current" and trunk.positions != "rab":
-        readers = "'rab' or 'dlrm_v3'" if anchor == "request" else "'rab'"
-        yield f"time_anchor = '{anchor}' is read by positions = {readers}, and these are '{trunk.positions}'"
+        else:
+            readers = [f"'{each}'" for each in get_args(Positions) if anchor in scheme_of(each).time_anchors]
+            yield (
+                f"time_anchor = '{anchor}' is read by positions = {_either(readers)}, and these are "
+                f"'{trunk.positions}'"
+            )
     elif anchor != "current" and trunk.rab == "position":
         yield f"time_anchor = '{anchor}' is not read by rab = 'position'; use rab = 'time' or 'both'"
     if anchor != "next":
@@ -157,3 +155,11 @@ def supervises_candidates_only(layout: Layout, exposure: Exposure) -> bool:
     """Whether training must take a window's last requests as candidates: the history's tokens cannot be asked,
     because they show the answer (genrank), see it, or know when the candidates are asked about."""
     return bool(layout.candidate) or exposure.history == "full" or exposure.time_anchor == "request"
+
+
+def _either(names: Sequence[str]) -> str:
+    """
+    >>> _either(["learned", "rope", "rab"])
+    'learned, rope or rab'
+    """
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -60,7 +60,7 @@ class ModelSettings:
     @property
     def reads_requests(self) -> bool:
         """Whether it matters under every layout which events were exposed together."""
-        return self.trunk.positions == "genrank" or self.exposure.same_request == "blind"
+        return self.trunk.scheme.adds_requests or self.exposure.same_request == "blind"
 
 
 @dataclass(frozen=True, kw_only=True)

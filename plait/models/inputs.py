@@ -20,11 +20,11 @@ from plait.layouts.casting import Cast, SameRequest, all_history, begin_of_reque
 from plait.layouts.facts import Field, Target
 from plait.layouts.packing import Rows, pack
 from plait.models.late import LateStatistics
+from plait.nn.positions import TimeAnchor
 from plait.nn.visibility import NO_REQUEST_BEFORE, Clock, Segments
 from plait.schema import EventBatch
 
 History = Literal["causal", "full"]
-TimeAnchor = Literal["current", "next", "request"]
 Packer = Callable[[np.ndarray], Rows]
 
 

@@ -3,11 +3,13 @@
 Shape letters: R rows, L slots of a row, D width, N heads.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from plait.nn.config import TrunkConfig
 from plait.nn.positions import Angles
 from plait.nn.visibility import Segments
 
@@ -23,3 +25,44 @@ class Where:
     segments: Segments
     angles: Angles | None = None  # of RoPE
     slopes_N: Float[Tensor, " N"] | None = None  # of ALiBi
+
+
+class Layer(nn.Module, ABC):
+    """One layer of a trunk of some kind, and what that kind wants around its layers.
+
+    Made from the trunk's settings and the tokens of the longest sequence.
+    """
+
+    num_attentions = 1
+
+    @abstractmethod
+    def __init__(self, config: TrunkConfig, max_positions: int) -> None:
+        super().__init__()
+
+    def forward(self, x_RLD: Float[Tensor, "R L D"], ride_RLD: Tensor | None, where: Where) -> Streams:
+        return self.update(x_RLD, where), ride_RLD
+
+    @abstractmethod
+    def update(
+        self, x_RLD: Float[Tensor, "R L D"], where: Where, mixed_RLD: Float[Tensor, "R L D"] | None = None
+    ) -> Float[Tensor, "R L D"]:
+        """The residual stream after the layer.
+
+        Args:
+            mixed_RLD: is added to the normalised states that values are made from; then no token sees its own event.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def learned_std(config: TrunkConfig, max_positions: int) -> float:
+        """What learned positions start with."""
+
+    @staticmethod
+    @abstractmethod
+    def input_scale(config: TrunkConfig) -> float | None:
+        """What embeddings are multiplied by before positions are added."""
+
+    @staticmethod
+    @abstractmethod
+    def has_final_norm(config: TrunkConfig) -> bool:
+        """Whether a norm follows the last layer."""

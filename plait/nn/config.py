@@ -1,12 +1,12 @@
 """The shape of a trunk, and the sizes with names."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, assert_never
 
 from plait.limits import DEPTH, SHARE, WEIGHT, WHOLE, WIDTH, Between, check_numbers
+from plait.nn.positions import Positions, PositionScheme, scheme_of
 
 TrunkKind = Literal["gpt", "hstu"]
-Positions = Literal["learned", "rope", "alibi", "rab", "genrank", "dlrm_v3"]
 Rab = Literal["position", "time", "both"]
 
 
@@ -68,12 +68,12 @@ class TrunkConfig:
             raise ValueError(
                 f"model.trunk.dim = {self.dim}: expected a multiple of model.trunk.num_heads = {self.num_heads}"
             )
-        if self.positions != "rab" and self.rab != "both":
+        if not self.scheme.has_relative_bias and self.rab != "both":
             raise ValueError(
                 f"model.trunk.rab = {self.rab}: is read by model.trunk.positions = rab alone, and these are "
                 f"{self.positions}"
             )
-        if self.positions == "rope" and self.head_width % 2:
+        if self.scheme.turns and self.head_width % 2:
             raise ValueError(
                 f"model.trunk.dim = {self.dim}: rope turns pairs of dimensions, and with model.trunk.num_heads = "
                 f"{self.num_heads} a head width of {self.head_width} is odd"
@@ -84,11 +84,14 @@ class TrunkConfig:
         return self.dim // self.num_heads
 
     @property
+    def scheme(self) -> PositionScheme:
+        """What these positions add, and what they have to be told."""
+        return scheme_of(self.positions)
+
+    @property
     def reads_time(self) -> bool:
         """Whether positions depend on when events happened, a candidate's own among them."""
-        return self.positions in ("genrank", "dlrm_v3") or (
-            self.positions == "rab" and self.rab != "position"
-        )
+        return self.scheme.reads_time and self.rab != "position"
 
 
 # 85M is GPT-2 small's trunk, as in the LAC paper. 355M and 774M are GPT-2's own totals, word embeddings
@@ -98,3 +101,24 @@ SIZE_50M = TrunkConfig(dim=512, num_layers=16, num_heads=8)
 SIZE_85M = TrunkConfig(dim=768, num_layers=12, num_heads=12)
 SIZE_355M = TrunkConfig(dim=1024, num_layers=28, num_heads=16)
 SIZE_774M = TrunkConfig(dim=1280, num_layers=39, num_heads=20)
+
+TRUNKS = {  # with names, each in the tiny size
+    "gpt": TrunkConfig(kind="gpt"),
+    "hstu": TrunkConfig(kind="hstu", hstu=RESEARCH),
+    "hstu (DLRM-v3)": TrunkConfig(kind="hstu", hstu=DLRM_V3),
+}
+
+
+def settings_of_kind(kind: TrunkKind) -> tuple[str, ...]:
+    """The settings of a trunk that this kind alone reads.
+
+    >>> settings_of_kind("gpt")
+    ('mlp_multiple',)
+    """
+    match kind:
+        case "gpt":
+            return ("mlp_multiple",)
+        case "hstu":
+            return ("hstu",)
+        case _:
+            assert_never(kind)

@@ -3,43 +3,53 @@
 Shape letters: R rows, L slots of a row, D width, E = 2 D, N heads, H head width.
 """
 
+from typing import final
+
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from plait.nn.attention import attend
-from plait.nn.block import Streams, Where
+from plait.nn.block import Layer, Where
 from plait.nn.config import TrunkConfig
 from plait.nn.dropout import Dropout
 from plait.nn.initialising import layer_norm
 from plait.nn.linear import linear, part_of
 from plait.nn.positions import Angles, rope
-from plait.nn.relative import RelativeBias, attend_biased
+from plait.nn.relative import RelativeBias, attend_biased, relative_bias
 
 Heads = tuple[Float[Tensor, "R N L H"], Float[Tensor, "R N L H"], Float[Tensor, "R N L H"]]
 
 
-class GptBlock(nn.Module):
+@final
+class GptBlock(Layer):
     """One layer, cut where attention happens, so that a caller may attend in its own way (cached keys)."""
 
-    num_attentions = 1
-
     def __init__(self, config: TrunkConfig, max_positions: int) -> None:
-        super().__init__()
+        super().__init__(config, max_positions)
         dim, inner = config.dim, config.mlp_multiple * config.dim
         residual_std = 0.02 / (2 * config.num_layers) ** 0.5  # 2 * num_layers branches add up in the stream
         self.num_heads = config.num_heads
         self.attention_norm = layer_norm(dim)
         self.qkv = linear(dim, 3 * dim)
         self.attention_out = linear(dim, dim, residual_std)
-        self.bias = RelativeBias(max_positions, config.rab) if config.positions == "rab" else None
+        self.bias = relative_bias(config, max_positions)
         self.mlp_norm = layer_norm(dim)
         self.mlp_in = linear(dim, inner)
         self.mlp_out = linear(inner, dim, residual_std)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x_RLD: Float[Tensor, "R L D"], ride_RLD: Tensor | None, where: Where) -> Streams:
-        return self.update(x_RLD, where), ride_RLD
+    @staticmethod
+    def learned_std(config: TrunkConfig, max_positions: int) -> float:
+        return 0.02
+
+    @staticmethod
+    def input_scale(config: TrunkConfig) -> float | None:
+        return None
+
+    @staticmethod
+    def has_final_norm(config: TrunkConfig) -> bool:
+        return True
 
     def update(
         self, x_RLD: Float[Tensor, "R L D"], where: Where, mixed_RLD: Float[Tensor, "R L D"] | None = None

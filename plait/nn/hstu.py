@@ -3,25 +3,28 @@
 Shape letters: R rows, L slots of a row (Q queries and K keys, the same or others), D width, N heads, H head width.
 """
 
+from typing import final
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from plait.nn.block import Streams, Where
+from plait.nn.block import Layer, Where
 from plait.nn.blockwise import SILU, attend_blockwise
 from plait.nn.config import TrunkConfig
 from plait.nn.dropout import Dropout
 from plait.nn.initialising import Linear, layer_norm, normal
 from plait.nn.linear import part_of
 from plait.nn.positions import Angles, rope
-from plait.nn.relative import RelativeBias
+from plait.nn.relative import RelativeBias, relative_bias
 from plait.nn.visibility import Segments, Visibility
 
 EPS = 1e-6  # of both norms, in every published block
 
 
-class HstuBlock(nn.Module):
+@final
+class HstuBlock(Layer):
     """One layer, cut where attention happens, so that a caller may attend in its own way (cached keys).
 
     With the default switches it is the research block, with `DLRM_V3` that of Meta's DLRM-v3: they differ in
@@ -33,10 +36,8 @@ class HstuBlock(nn.Module):
         max_positions: the normaliser, where the switches name none.
     """
 
-    num_attentions = 1
-
     def __init__(self, config: TrunkConfig, max_positions: int) -> None:
-        super().__init__()
+        super().__init__(config, max_positions)
         dim, switches = config.dim, config.hstu
         self.num_heads = config.num_heads
         self.silu_all = switches.silu == "all"
@@ -45,14 +46,24 @@ class HstuBlock(nn.Module):
         self.norm_len = switches.norm_len or max_positions
         self.norm = layer_norm(dim, EPS, switches.ln_affine)
         self.uvqk = Linear(dim, 4 * dim, normal(0.02), bias=switches.bias)
-        self.bias = RelativeBias(max_positions, config.rab) if config.positions == "rab" else None
+        self.bias = relative_bias(config, max_positions)
         self.attended_norm = layer_norm(dim, EPS, switches.ln_affine)
         self.dropout = Dropout(config.dropout)
         num_in = 3 * dim if self.concatenates else dim
         self.out = Linear(num_in, dim, nn.init.xavier_uniform_, bias=not self.concatenates)
 
-    def forward(self, x_RLD: Float[Tensor, "R L D"], ride_RLD: Tensor | None, where: Where) -> Streams:
-        return self.update(x_RLD, where), ride_RLD
+    @staticmethod
+    def learned_std(config: TrunkConfig, max_positions: int) -> float:
+        # Xavier's, as the published research model starts, whatever its own initialiser of this table says.
+        return (2 / (max_positions + config.dim)) ** 0.5
+
+    @staticmethod
+    def input_scale(config: TrunkConfig) -> float | None:
+        return config.dim**0.5 if config.hstu.scale_input else None
+
+    @staticmethod
+    def has_final_norm(config: TrunkConfig) -> bool:
+        return config.hstu.final_norm == "layer"
 
     def update(
         self, x_RLD: Float[Tensor, "R L D"], where: Where, mixed_RLD: Float[Tensor, "R L D"] | None = None

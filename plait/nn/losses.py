@@ -6,7 +6,7 @@ S sampled negatives, U different targets of a batch.
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, assert_never
 
 import torch
 import torch.nn.functional as F
@@ -74,17 +74,24 @@ class RetrievalLoss:
                 return 1 + self.num_negatives
             case "info_nce":
                 return min(num_items, num_queries)
-            case _:
+            case "full" | "auto":
                 return num_items
+            case kind:
+                assert_never(kind)
 
     def make_sampler(self, count_V: Int64[Tensor, " V"], generator: torch.Generator) -> Sampler | None:
         """What `retrieval_loss` needs for this choice, from the training events of each item."""
-        kind = self.resolved(len(count_V) - 1).kind
-        if kind == "full" or (kind == "info_nce" and self.log_q == "none"):
-            return None
-        if kind == "sampled" and self.sampler == "uniform":
-            return uniform(len(count_V) - 1, generator)
-        return by_popularity(count_V, generator)
+        match self.resolved(len(count_V) - 1).kind:
+            case "full" | "auto":
+                return None
+            case "info_nce":
+                return None if self.log_q == "none" else by_popularity(count_V, generator)
+            case "sampled" if self.sampler == "uniform":
+                return uniform(len(count_V) - 1, generator)
+            case "sampled":
+                return by_popularity(count_V, generator)
+            case kind:
+                assert_never(kind)
 
     def draw_negatives(self, sampler: Sampler | None) -> Int64[Tensor, " S"] | None:
         """The negatives of a step, of a resolved choice; None where it compares with the whole catalogue, or with the
@@ -116,28 +123,40 @@ def retrieval_loss(
     if (target_M == UNKNOWN_ITEM).any():
         hidden_MD, target_M = hidden_MD[target_M != UNKNOWN_ITEM], target_M[target_M != UNKNOWN_ITEM]
     query_MD = choice.queries(hidden_MD)
-    if choice.kind == "full":
-        assert items.item_N is None, "a full softmax is over the whole catalogue"
-        return full_softmax(query_MD, choice.keys(items.vector_ND), target_M)
-    positive_MD = choice.keys(items.of(target_M))
-    if choice.kind == "info_nce" and choice.log_q == "none":
-        return in_batch_info_nce(query_MD, positive_MD, target_M)
+    match choice.kind:
+        case "full":
+            assert items.item_N is None, "a full softmax is over the whole catalogue"
+            return full_softmax(query_MD, choice.keys(items.vector_ND), target_M)
+        case "info_nce":
+            positive_MD = choice.keys(items.of(target_M))
+            if choice.log_q == "none":
+                return in_batch_info_nce(query_MD, positive_MD, target_M)
+            log_q_M = _sampler_of(choice, sampler).log_q_V[target_M]
+            corrects_target = choice.log_q == "both"
+            return in_batch_info_nce(
+                query_MD, positive_MD, target_M, log_q_M=log_q_M, correct_target=corrects_target
+            )
+        case "sampled":
+            assert negative_S is not None, f"{choice} takes choice.draw_negatives(...)"
+            log_q_V = _sampler_of(choice, sampler).log_q_V
+            return sampled_softmax(
+                query_MD,
+                choice.keys(items.of(target_M)),
+                choice.keys(items.of(negative_S)),
+                target_M,
+                negative_S,
+                log_q_S=None if choice.log_q == "none" else log_q_V[negative_S],
+                log_q_of_target_M=log_q_V[target_M] if choice.log_q == "both" else None,
+            )
+        case "auto":
+            raise AssertionError("resolved comes first")
+        case _:
+            assert_never(choice.kind)
+
+
+def _sampler_of(choice: RetrievalLoss, sampler: Sampler | None) -> Sampler:
     assert sampler is not None, f"{choice} takes a sampler: choice.make_sampler(count_V, generator)"
-    log_q_M = sampler.log_q_V[target_M]
-    if choice.kind == "info_nce":
-        return in_batch_info_nce(
-            query_MD, positive_MD, target_M, log_q_M=log_q_M, correct_target=choice.log_q == "both"
-        )
-    assert choice.kind == "sampled" and negative_S is not None, f"{choice} takes choice.draw_negatives(...)"
-    return sampled_softmax(
-        query_MD,
-        positive_MD,
-        choice.keys(items.of(negative_S)),
-        target_M,
-        negative_S,
-        log_q_S=None if choice.log_q == "none" else sampler.log_q_V[negative_S],
-        log_q_of_target_M=log_q_M if choice.log_q == "both" else None,
-    )
+    return sampler
 
 
 def full_softmax(

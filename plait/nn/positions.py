@@ -3,18 +3,72 @@
 Shape letters: R rows, L slots of a row, D width, N heads, H head width, F = H / 2 rotation frequencies.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, assert_never
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from plait.nn.config import Positions
 from plait.nn.initialising import Table
 from plait.nn.visibility import NO_REQUEST_BEFORE, Clock, Segments
 
+Positions = Literal["learned", "rope", "alibi", "rab", "genrank", "dlrm_v3"]
+TimeAnchor = Literal["current", "next", "request"]
+
 LARGEST_MOMENT = 2048  # bucket of DLRM-v3's times
 TIME_BUCKETS = 129  # of HSTU's bias and, with one more for "none before", of GenRank's pre-request time
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionScheme:
+    """What a choice of positions adds, where it does, and what it has to be told."""
+
+    adds_learned: bool = False
+    """To the tokens' embeddings, a vector for every position."""
+    adds_requests: bool = False
+    """To the tokens' embeddings, vectors for the number of the request and the time before it."""
+    adds_moment: bool = False
+    """To the tokens' embeddings, vectors for what lies between a token and the moment that is asked about."""
+    turns: bool = False
+    """Queries and keys, by their positions (RoPE)."""
+    falls_with_distance: bool = False
+    """Attention, by a slope of each head (ALiBi): it measures how far back a key lies, and never ahead."""
+    has_relative_bias: bool = False
+    """Scores, by the distance and the time between query and key."""
+    reads_time: bool = False
+    time_anchors: tuple[TimeAnchor, ...] = ("current",)
+    """What a token may take for now."""
+
+
+def scheme_of(positions: Positions) -> PositionScheme:
+    """All that the rest of Plait knows about a choice of positions.
+
+    >>> scheme_of("alibi").falls_with_distance, scheme_of("rope").adds_learned
+    (True, False)
+    """
+    match positions:
+        case "learned":
+            return PositionScheme(adds_learned=True)
+        case "rope":
+            return PositionScheme(turns=True)
+        case "alibi":
+            return PositionScheme(falls_with_distance=True)
+        case "rab":  # with learned positions, too, as HSTU has them
+            return PositionScheme(
+                adds_learned=True,
+                has_relative_bias=True,
+                reads_time=True,
+                time_anchors=("current", "next", "request"),
+            )
+        case "genrank":
+            return PositionScheme(
+                adds_learned=True, adds_requests=True, falls_with_distance=True, reads_time=True
+            )
+        case "dlrm_v3":
+            return PositionScheme(adds_moment=True, reads_time=True, time_anchors=("request",))
+        case _:
+            assert_never(positions)
 
 
 def time_bucket(gap_s: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
@@ -32,7 +86,7 @@ def time_bucket(gap_s: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
 class EnteringPositions(nn.Module):
     """What positions add to the tokens' embeddings before the first block: vectors of tables, or nothing.
 
-    "rab" adds learned positions too, as HSTU does; its bias belongs to the blocks.
+    A relative bias and slopes belong to the blocks.
 
     Args:
         learned_std: what learned positions start with.
@@ -40,10 +94,10 @@ class EnteringPositions(nn.Module):
 
     def __init__(self, positions: Positions, max_positions: int, dim: int, learned_std: float = 0.02) -> None:
         super().__init__()
-        has_table = positions in ("learned", "rab", "genrank")
-        self.learned = LearnedPositions(max_positions, dim, learned_std) if has_table else None
-        self.requests = RequestPositions(max_positions, dim) if positions == "genrank" else None
-        self.moment = MomentPositions(max_positions, dim) if positions == "dlrm_v3" else None
+        scheme = scheme_of(positions)
+        self.learned = LearnedPositions(max_positions, dim, learned_std) if scheme.adds_learned else None
+        self.requests = RequestPositions(max_positions, dim) if scheme.adds_requests else None
+        self.moment = MomentPositions(max_positions, dim) if scheme.adds_moment else None
 
     def forward(self, x_RLD: Float[Tensor, "R L D"], segments: Segments) -> Float[Tensor, "R L D"]:
         """Raises ValueError where a position or a request has no vector."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from plait.nn.blockwise import SOFTMAX, Lookup, attend_blockwise
-from plait.nn.config import Rab
+from plait.nn.config import Rab, TrunkConfig
 from plait.nn.initialising import unset
 from plait.nn.positions import TIME_BUCKETS, time_bucket
 from plait.nn.visibility import Block, Segments, Visibility
@@ -60,6 +60,11 @@ class RelativeBias(nn.Module):
         if self.time_P is not None:
             found.append(Lookup(self.time_P, partial(_time_buckets, visibility)))
         return tuple(found)
+
+
+def relative_bias(config: TrunkConfig, max_positions: int) -> RelativeBias | None:
+    """A bias for one place where tokens attend; None where positions have none."""
+    return RelativeBias(max_positions, config.rab) if config.scheme.has_relative_bias else None
 
 
 def attend_biased(

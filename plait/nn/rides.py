@@ -10,14 +10,13 @@ Shape letters: R rows, L slots of a row, D width, N heads, H head width.
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from plait.nn.block import Streams, Where
+from plait.nn.block import Layer, Streams, Where
 from plait.nn.config import TrunkConfig
-from plait.nn.gpt import GptBlock, Heads, attend_softmax, heads_of
-from plait.nn.hstu import HstuBlock
+from plait.nn.gpt import Heads, attend_softmax, heads_of
 from plait.nn.initialising import layer_norm
 from plait.nn.linear import linear
 from plait.nn.positions import Angles
-from plait.nn.relative import RelativeBias
+from plait.nn.relative import relative_bias
 
 
 class MixedValueBlock(nn.Module):
@@ -36,7 +35,7 @@ class MixedValueBlock(nn.Module):
 
     num_attentions = 1
 
-    def __init__(self, layer: GptBlock | HstuBlock, dim: int, ride_weight: float) -> None:
+    def __init__(self, layer: Layer, dim: int, ride_weight: float) -> None:
         super().__init__()
         self.ride_weight = ride_weight
         self.ride_norm = layer_norm(dim)
@@ -64,9 +63,7 @@ class DualHelixBlock(nn.Module):
 
     num_attentions = 2
 
-    def __init__(
-        self, item_layer: GptBlock | HstuBlock, action_layer: GptBlock | HstuBlock, dim: int
-    ) -> None:
+    def __init__(self, item_layer: Layer, action_layer: Layer, dim: int) -> None:
         super().__init__()
         self.items = MixedValueBlock(item_layer, dim, ride_weight=1.0)  # the paper's lambda is AttnMVP's
         self.actions = MixedValueBlock(action_layer, dim, ride_weight=1.0)
@@ -102,7 +99,7 @@ class ActionPooling(nn.Module):
         self.qk = linear(dim, 2 * dim)
         self.value = linear(dim, dim, dim**-0.5)
         self.out = linear(dim, dim, dim**-0.5)
-        self.bias = RelativeBias(max_positions, config.rab) if config.positions == "rab" else None
+        self.bias = relative_bias(config, max_positions)
 
     def forward(
         self, hidden_RLD: Float[Tensor, "R L D"], ride_RLD: Float[Tensor, "R L D"], where: Where

@@ -6,7 +6,7 @@ G groups, I and O what goes into a layer and comes out.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, assert_never
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,16 @@ class TowerConfig:
     def __post_init__(self) -> None:
         check_numbers("model.tower.", self)
 
+    @property
+    def mixes_experts(self) -> bool:
+        match self.kind:
+            case "linear" | "mlp":
+                return False
+            case "mmoe" | "ple":
+                return True
+            case _:
+                assert_never(self.kind)
+
 
 class ActionTower(nn.Module):
     """What the tasks share, then a hidden layer per task where experts are mixed per task.
@@ -56,7 +66,7 @@ class ActionTower(nn.Module):
         super().__init__()
         _check(config, num_tasks, num_late)
         num_in, width = dim + 2 * num_late, config.expert_multiple * dim
-        mixed, gated = config.kind in ("mmoe", "ple"), config.gate == "ppnet"
+        mixed, gated = config.mixes_experts, config.gate == "ppnet"
         self.num_out = num_in if config.kind == "linear" else dim
         self.shared = _shared(config, num_in, dim, num_tasks)
         self.hidden = GroupedLinear(num_tasks, width, dim) if mixed else None
@@ -234,10 +244,12 @@ def _shared(config: TowerConfig, num_in: int, dim: int, num_tasks: int) -> nn.Mo
             return Mmoe(num_in, width, num_tasks, config.num_shared_experts)
         case "ple":
             return Ple(config, num_in, width, num_tasks)
+        case _:
+            assert_never(config.kind)
 
 
 def _check(config: TowerConfig, num_tasks: int, num_late: int) -> None:
-    if config.kind in ("mmoe", "ple") and not num_tasks:
+    if config.mixes_experts and not num_tasks:
         raise ValueError(
             f"TowerConfig(kind={config.kind!r}) mixes experts for each action, and the data has no actions: "
             "name action columns when preparing, or use kind='mlp'"

@@ -4,13 +4,14 @@ Shape letters: R rows, L slots of a row, D width, N heads.
 """
 
 from collections.abc import Set
+from typing import assert_never
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from plait.layouts.facts import Ride
-from plait.nn.block import Where
-from plait.nn.config import TrunkConfig
+from plait.nn.block import Layer, Where
+from plait.nn.config import TrunkConfig, TrunkKind
 from plait.nn.dropout import Dropout
 from plait.nn.gpt import GptBlock
 from plait.nn.hstu import HstuBlock
@@ -19,7 +20,7 @@ from plait.nn.positions import EnteringPositions, alibi_slopes, rope_angles
 from plait.nn.rides import ActionPooling, DualHelixBlock, MixedValueBlock
 from plait.nn.visibility import Segments
 
-Block = GptBlock | HstuBlock | MixedValueBlock | DualHelixBlock
+Block = Layer | MixedValueBlock | DualHelixBlock
 
 
 class Trunk(nn.Module):
@@ -36,19 +37,19 @@ class Trunk(nn.Module):
     def __init__(self, config: TrunkConfig, max_positions: int, rides: Set[Ride] = frozenset()) -> None:
         super().__init__()
         self.config = config
-        # Xavier's, as the published research model starts, whatever its own initialiser of this table says.
-        std = (2 / (max_positions + config.dim)) ** 0.5 if config.kind == "hstu" else 0.02
-        self.positions = EnteringPositions(config.positions, max_positions, config.dim, std)
-        alibi = config.positions in ("alibi", "genrank")
-        self.register_buffer("slopes_N", alibi_slopes(config.num_heads) if alibi else None, persistent=False)
+        kind, scheme = layer_of(config.kind), config.scheme
+        learned_std = kind.learned_std(config, max_positions)
+        self.input_scale = kind.input_scale(config)
+        self.positions = EnteringPositions(config.positions, max_positions, config.dim, learned_std)
+        slopes_N = alibi_slopes(config.num_heads) if scheme.falls_with_distance else None
+        self.register_buffer("slopes_N", slopes_N, persistent=False)
         self.dropout = Dropout(config.dropout)
         blocks = [_block(config, max_positions, rides) for _ in range(config.num_layers)]
         self.blocks = nn.ModuleList(blocks)
         self.num_attentions = sum(block.num_attentions for block in blocks) + ("pool" in rides)
         strict_layers = bool(rides & {"values", "helix"})
         self.num_strict = self.num_attentions if strict_layers else int("pool" in rides)
-        unnormed = config.kind == "hstu" and config.hstu.final_norm == "none"
-        self.norm = nn.Identity() if unnormed else layer_norm(config.dim)
+        self.norm = layer_norm(config.dim) if kind.has_final_norm(config) else nn.Identity()
         self.pooling: ActionPooling | None = None
         if "pool" in rides:
             fuses_item = config.pool_fuses_item
@@ -80,14 +81,15 @@ class Trunk(nn.Module):
 
     def where(self, segments: Segments) -> Where:
         """What all blocks share of a batch's places."""
-        turns = self.config.positions == "rope"
-        angles = rope_angles(segments.position_RL, self.config.head_width) if turns else None
+        angles = None
+        if self.config.scheme.turns:
+            angles = rope_angles(segments.position_RL, self.config.head_width)
         return Where(segments, angles, self.slopes_N)
 
     def enter(self, x_RLD: Float[Tensor, "R L D"], segments: Segments) -> Float[Tensor, "R L D"]:
         """The residual stream before the first block."""
-        if self.config.kind == "hstu" and self.config.hstu.scale_input:
-            x_RLD = x_RLD * self.config.dim**0.5
+        if self.input_scale is not None:
+            x_RLD = x_RLD * self.input_scale
         return self.dropout(self.positions(x_RLD, segments))
 
     def leave(
@@ -109,9 +111,20 @@ class Trunk(nn.Module):
         return 2.0 * weights * num_tokens + 4.0 * self.config.dim * pairs
 
 
+def layer_of(kind: TrunkKind) -> type[Layer]:
+    """The layers that a kind of trunk is made of."""
+    match kind:
+        case "gpt":
+            return GptBlock
+        case "hstu":
+            return HstuBlock
+        case _:
+            assert_never(kind)
+
+
 def _block(config: TrunkConfig, max_positions: int, rides: Set[Ride]) -> Block:
-    def layer() -> GptBlock | HstuBlock:
-        return (HstuBlock if config.kind == "hstu" else GptBlock)(config, max_positions)
+    def layer() -> Layer:
+        return layer_of(config.kind)(config, max_positions)
 
     if "helix" in rides:
         return DualHelixBlock(layer(), layer(), config.dim)

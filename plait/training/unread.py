@@ -5,12 +5,13 @@ What other settings or the data leave unread is refused. What only the layout le
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from plait.evaluation.protocol_line import changed
 from plait.evaluation.settings import Protocol, asks_candidates
 from plait.layouts import Layout
 from plait.models.generative import ModelConfig
+from plait.nn.config import TrunkKind, settings_of_kind
 
 
 def check_read(config: ModelConfig, protocol: Protocol) -> None:
@@ -49,9 +50,16 @@ def _by_choice(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
     shared = "model.tower.num_shared_experts", "model.tower.expert_multiple"
     own = "model.tower.num_task_experts", "model.tower.num_levels"
     return [
-        _Reader(trunk.kind == "hstu", ("model.trunk.hstu",), "model.trunk.kind = hstu", kind),
-        _Reader(trunk.kind == "gpt", ("model.trunk.mlp_multiple",), "model.trunk.kind = gpt", kind),
-        _Reader(tower.kind in ("mmoe", "ple"), shared, "model.tower.kind = mmoe or ple", experts),
+        *(
+            _Reader(
+                trunk.kind == each,
+                tuple(f"model.trunk.{name}" for name in settings_of_kind(each)),
+                f"model.trunk.kind = {each}",
+                kind,
+            )
+            for each in get_args(TrunkKind)
+        ),
+        _Reader(tower.mixes_experts, shared, "model.tower.kind = mmoe or ple", experts),
         _Reader(tower.kind == "ple", own, "model.tower.kind = ple", experts),
         _Reader(items.use_id, ("model.items.id_dropout",), "model.items.use_id = True", "here it is False"),
         # A sample of one event has the history before that event, wherever it lies.

@@ -10,7 +10,8 @@ import torch
 from tiny import started
 from torch import Tensor
 
-from plait.nn.config import Positions, TrunkConfig
+from plait.nn.config import TrunkConfig
+from plait.nn.positions import Positions
 from plait.nn.trunk import Trunk
 from plait.nn.visibility import Clock, Segments
 

@@ -18,7 +18,7 @@ from plait.layouts import CATALOGUE, Layout
 from plait.layouts.audit import reader
 from plait.layouts.facts import Field
 from plait.layouts.packing import pack
-from plait.models.combining import Combination, supervises_candidates_only, trunk_of
+from plait.models.combining import Combination, named_trunk, supervises_candidates_only
 from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.models.inputs import Inputs, Packer, query_inputs, training_inputs
 from plait.schema import EventBatch
@@ -106,7 +106,9 @@ class Case:
 def cases(combination: Combination, knows_features: bool = False) -> list[Case]:
     """The ways to train a combination, over one model."""
     layout, exposure = CATALOGUE[combination.name].layout, combination.exposure
-    config = trunk_of(combination.trunk, combination.positions, dim=8, num_layers=2, num_heads=2, dropout=0.0)
+    config = named_trunk(
+        combination.trunk, combination.positions, dim=8, num_layers=2, num_heads=2, dropout=0.0
+    )
     settings = ModelSettings(trunk=config, exposure=exposure)
     model = describing_model(layout, settings) if knows_features else model_of(layout, settings=settings)
     ways = [True] if supervises_candidates_only(layout, exposure) else [False, True]

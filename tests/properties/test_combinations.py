@@ -20,7 +20,7 @@ from plait.layouts import CATALOGUE, casting
 from plait.layouts.casting import Cast
 from plait.models import generative
 from plait.models import inputs as inputs_module
-from plait.models.combining import Combination, combinations, trunk_of
+from plait.models.combining import Combination, combinations, named_trunk
 from plait.models.generative import ModelSettings
 from plait.models.inputs import Exposure
 from plait.nn import gpt, hstu
@@ -85,7 +85,7 @@ def test_every_choice_is_met_and_none_is_refused_altogether():
 def test_the_others_are_refused_by_the_model_with_the_reason():
     for combination in REFUSED:
         settings = ModelSettings(
-            trunk=trunk_of(combination.trunk, combination.positions), exposure=combination.exposure
+            trunk=named_trunk(combination.trunk, combination.positions), exposure=combination.exposure
         )
         layout = CATALOGUE[combination.name].layout
         with pytest.raises(ValueError) as refused:

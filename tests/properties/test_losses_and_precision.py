@@ -15,11 +15,12 @@ from tiny import (
 )
 
 from plait.layouts import Layout, resolve
-from plait.models.combining import TRUNKS, trunk_of
+from plait.models.combining import named_trunk
 from plait.models.generative import ModelSettings
 from plait.models.inputs import Exposure
 from plait.nn import heads
-from plait.nn.config import Positions
+from plait.nn.config import TRUNKS
+from plait.nn.positions import Positions
 from plait.schema import EventBatch
 
 LENGTHS, LEADS = (7, 2, 5, 3), (1, 0, 2, 0)
@@ -76,7 +77,7 @@ def test_bf16_states_are_close_to_fp32(trunk, positions):
     """bf16 keeps 8 bits: states of size 1 are off by some hundredths, and point the same way."""
     of_request = positions == "dlrm_v3"  # which know nothing but the moment that candidates are asked about
     exposure = Exposure(time_anchor="request" if of_request else "current")
-    settings = ModelSettings(trunk=trunk_of(trunk, positions, dim=12, dropout=0.0), exposure=exposure)
+    settings = ModelSettings(trunk=named_trunk(trunk, positions, dim=12, dropout=0.0), exposure=exposure)
     model = model_of(resolve("lac"), settings=settings)
     kwargs = {"exposure": exposure, "candidate_requests": 1 if of_request else None}
     inputs = asked_in_training(model.layout, batch_of(LENGTHS, LEADS), **kwargs)
