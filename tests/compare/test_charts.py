@@ -30,6 +30,13 @@ def test_nothing_beats_the_frontier_and_everything_off_it_is_beaten(better):
         assert is_beaten == (f"{mark.x:.1f},{mark.y:.1f}" not in on_it), mark.name
 
 
+@pytest.mark.parametrize("better", ["higher", "lower"])
+def test_of_equally_good_marks_the_cheapest_alone_is_on_the_frontier(better):
+    chart = quality_against_cost("title", measured([1.0, 2.0, 3.0], [0.5] * 3), "value", better, "seconds")
+    cheapest = min(chart.marks, key=lambda mark: mark.x)
+    assert chart.frontier == f"M{cheapest.x:.1f},{cheapest.y:.1f}" and len(chart.marks) == 3
+
+
 def test_marks_and_ticks_lie_where_their_numbers_say():
     points = measured([40e12, 80e12, 120e12], [0.0, 0.1, 0.2], half=0.0)
     chart = quality_against_cost("title", points, "value", "higher", "flops")

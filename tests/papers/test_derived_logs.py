@@ -95,7 +95,7 @@ def test_requests_of_a_derived_log_are_those_of_its_log(tmp_path: Path) -> None:
     shared = before.select(pl.struct("user_id", "request_id").is_duplicated().sum()).item()
     assert_not_vacuous({"events that share a request": shared})
     for part in ("validation", "test"):
-        asked, again = made_of.targets(part, "blind"), derived_logs.targets(part, "blind")
+        asked, again = made_of.targets(part, "blind"), derived.targets(part, "blind")
         np.testing.assert_array_equal(asked.event_Q, again.event_Q)
         np.testing.assert_array_equal(asked.history_end_Q, again.history_end_Q)
 
