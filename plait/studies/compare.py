@@ -41,7 +41,7 @@ from plait.training.batches import check_labels
 from plait.training.evaluate import measure, targets_of
 from plait.training.loop import Diverged, Watch
 from plait.training.provenance import Provenance, protocol_line, provenance
-from plait.training.reachable import check_can_choose
+from plait.training.reachable import Reach, check_can_choose
 from plait.training.run import (
     Result,
     RunSettings,
@@ -248,7 +248,7 @@ def _check_selection(variant: Variant, dataset: Dataset) -> None:
                 f"{', '.join(actions) or 'none'}"
             )
     validation = targets_of(dataset, "validation", its.model.exposure)
-    check_can_choose(dataset, layout, selection, its.protocol, validation)
+    check_can_choose(Reach(dataset, layout, its.protocol, validation), selection)
 
 
 def _folder_name(name: str) -> str:

@@ -39,7 +39,7 @@ from plait.training.precision import autocast, resolve_precision
 from plait.training.progress import Progress
 from plait.training.provenance import note_on_requests
 from plait.training.randomness import Randomness, Stream, torch_generator
-from plait.training.reachable import check_can_choose, notes_on_reach
+from plait.training.reachable import Reach, check_can_choose, notes_on_reach
 from plait.training.selection import Selection
 from plait.training.settings import Optim, Protocol
 from plait.training.unread import check_read, notes_on_unread
@@ -119,9 +119,10 @@ def fit(
     notes: list[str] = []
     for part in get_args(Part):  # what the test lacks is told before the training, too
         targets = targets_of(dataset, part, config.settings.exposure)
-        notes += notes_on_reach(dataset, layout, protocol, targets, part)
+        reach = Reach(dataset, layout, protocol, targets)
+        notes += notes_on_reach(reach, part)
         if part == "validation":
-            check_can_choose(dataset, layout, selection, protocol, targets)
+            check_can_choose(reach, selection)
         if protocol.negatives is not None and audit(layout).can_retrieve:
             check_negatives(dataset, part, targets, protocol)
     note = note_on_requests(dataset, config.settings, protocol, layout)
