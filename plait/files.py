@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -87,11 +88,15 @@ def check(folder: Path, advice: str, *names: str) -> None:
         raise ValueError(f"{error}; {advice}") from error
 
 
-def seal(folder: Path) -> None:
-    """Lists all files of a folder that is whole now."""
+def seal(folder: Path, known: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Lists all files of a folder that is whole now.
+
+    Args:
+        known: the hashes of what was written, by name; the other files are read.
+    """
     paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != HASHES)
     with ThreadPoolExecutor() as pool:
-        hashes = list(pool.map(sha256, paths))
+        hashes = list(pool.map(lambda path: known.get(path.name) or sha256(path), paths))
     Hashes.of({path.name: (found,) for path, found in zip(paths, hashes, strict=True)}).write(folder)
 
 

@@ -32,7 +32,7 @@ from plait.data import Dataset
 from plait.evaluation.answers import measure, targets_of
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.provenance import Provenance, provenance
-from plait.evaluation.reachable import check_can_choose
+from plait.evaluation.reachable import Reach, check_can_choose
 from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import write_whole
@@ -242,7 +242,7 @@ def _check_selection(variant: Variant, dataset: Dataset) -> None:
                 f"{', '.join(actions) or 'none'}"
             )
     validation = targets_of(dataset, "validation", its.model.exposure)
-    check_can_choose(dataset, layout, selection, its.protocol, validation)
+    check_can_choose(Reach(dataset, layout, its.protocol, validation), selection)
 
 
 def _folder_name(name: str) -> str:

@@ -5,6 +5,7 @@ Shape letters: N rows, V different values, I ids asked for.
 
 import difflib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import polars as pl
@@ -134,6 +135,16 @@ def order_events(
     for begin in range(0, len(order_N), BLOCK):
         order_N[begin : begin + BLOCK] = by_time_N[order_N[begin : begin + BLOCK]]
     return order_N
+
+
+def gathered(columns: Sequence[np.ndarray], row_N: Int64[np.ndarray, " N"]) -> list[np.ndarray]:
+    """The rows of columns in another order, of several columns at a time: numpy lets other threads run.
+
+    >>> [column.tolist() for column in gathered([np.array([5, 6]), np.array([0.5, 1.5])], np.array([1, 0]))]
+    [[6, 5], [1.5, 0.5]]
+    """
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda column: column.take(row_N), columns))
 
 
 def coarsest_unit(tick_N: Int64[np.ndarray, " N"], units: Sequence[int]) -> int:

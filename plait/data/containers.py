@@ -27,7 +27,6 @@ DAMAGED = (
     lzma.LZMAError,
     zipfile.BadZipFile,
     RuntimeError,
-    NotImplementedError,
 )
 
 

@@ -274,7 +274,9 @@ def fit_feature(feature: Feature, train: pl.Series, every: pl.Series) -> Feature
         case Categories():
             most = every.list.len().max()
             kind = msgspec.structs.replace(
-                feature.kind, values=_distinct(train.drop_nulls().explode()), most=most or 1
+                feature.kind,
+                values=_distinct(train.drop_nulls().explode(empty_as_null=False)),
+                most=most or 1,
             )
         case Number(buckets=buckets):
             given = train.drop_nulls().to_numpy()
@@ -409,7 +411,7 @@ def _code_lists(name: str, kind: Categories, values: pl.Series) -> Int32[np.ndar
     code_NK[length_N == 0, 0] = MISSING_VALUE
     row_M = np.repeat(np.arange(len(values)), length_N)
     place_M = np.arange(len(row_M)) - np.repeat(np.cumsum(length_N) - length_N, length_N)
-    code_NK[row_M, place_M] = _code_texts(kind.values, values.drop_nulls().explode())
+    code_NK[row_M, place_M] = _code_texts(kind.values, values.drop_nulls().explode(empty_as_null=False))
     return code_NK
 
 

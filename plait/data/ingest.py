@@ -165,7 +165,8 @@ def _held_at_first(tables: Sequence[Table], ids: Mapping[str, str]) -> dict[str,
             found = {role: Held(text=is_text(table.schema[name])) for role, name in ids.items()}
         else:
             with reading(table.name):
-                first = collect(table.lazy(list(ids.values())).select(set(ids.values())).head(FIRST_ROWS))
+                lazy = table.lazy(list(ids.values())).select(set(ids.values())).head(FIRST_ROWS)
+                first = lazy.collect()  # not streamed: a stream reads on beyond the first rows
             found = {role: held_by(first[name], has_types=False) for role, name in ids.items()}
         held = {role: held[role] | found[role] for role in ids}
     return held

@@ -167,7 +167,9 @@ class _Parts:
 
     def __call__(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         name, within, names = self.explode.column, self.explode.within, self.explode.names
-        frame = frame.with_columns(pl.col(name).str.split(self.explode.separator)).explode(name)
+        frame = frame.with_columns(pl.col(name).str.split(self.explode.separator)).explode(
+            name, empty_as_null=False
+        )
         frame = frame.filter(pl.col(name) != "")
         if within is None:
             return frame
@@ -190,7 +192,7 @@ class _Rows:
     def __call__(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         lists = _as_lists(frame.collect_schema(), self.columns)
         is_full = pl.any_horizontal(pl.col(name).list.len() > 0 for name in self.columns)
-        return frame.with_columns(lists).filter(is_full).explode(self.columns)
+        return frame.with_columns(lists).filter(is_full).explode(self.columns, empty_as_null=False)
 
 
 @dataclass(frozen=True)

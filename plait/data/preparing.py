@@ -6,6 +6,7 @@ Shape letters: N rows sorted by (user, time), E events kept, U users, V items, A
 import hashlib
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import polars as pl
 
 from plait.data import features, shaping
 from plait.data.caching import cached_folder, file_stamps, made_once
-from plait.data.coding import coarsest_unit, order_events
+from plait.data.coding import coarsest_unit, gathered, order_events
 from plait.data.dataset import Dataset
 from plait.data.facts import date, facts_of
 from plait.data.features import Described, Features
@@ -50,7 +51,7 @@ from plait.data.writing import (
     content_hash,
     parquet_bytes,
     whole_folder,
-    write_array,
+    write_arrays,
     write_bytes,
     write_table,
 )
@@ -175,10 +176,11 @@ def prepare(
             inputs += tuple(name for table in about.values() for name in table.inputs)
             read_as = described_reading(tables)
             read_as += tuple(line for table in about.values() for line in table.read_as)
-            with whole_folder(folder) as aside:
+            known: dict[str, str] = {}
+            with whole_folder(folder, known) as aside:
                 alone()
-                _write(aside, events, settings, name, note, inputs, read_as)
-        return Dataset.open(folder)
+                manifest = _write(aside, events, settings, name, note, inputs, read_as, known)
+            return Dataset(folder, manifest)  # not read again: what it was to hold is known, and whole
 
     if out is not None:
         return make(Path(out))
@@ -278,6 +280,14 @@ def settings_hash(settings: Settings) -> str:
 
 
 @dataclass(frozen=True)
+class Ties:
+    """Events that others resemble."""
+
+    repeats: int  # have the item and time of an earlier one of their user
+    tied_in_order: int  # share all that orders them with a neighbour
+
+
+@dataclass(frozen=True)
 class Events:
     """All that a prepared folder holds."""
 
@@ -288,9 +298,19 @@ class Events:
     actions: tuple[Action, ...]  # fitted
     split: Split  # resolved
     counts: Counts
-    facts: Facts
+    ties: Ties
     tied_share: float
     features: dict[str, tuple[Feature, ...]]  # fitted, by the manifest's field
+    described: dict[str, str]  # "item" and "user" -> the name of their feature table
+
+    def facts(self) -> Facts:
+        return Facts(
+            **facts_of(self.arrays, self.actions, self.tables),
+            repeats=self.ties.repeats,
+            tied_in_order=self.ties.tied_in_order,
+            tables=self.described,
+            users_left_out=len(self.left_out),
+        )
 
 
 @dataclass(frozen=True)
@@ -318,14 +338,14 @@ class Sorted:
 def _arrange(rows: Rows, settings: Settings, about: Mapping[str, Described]) -> Events:
     """Sorts, filters, numbers and splits the rows."""
     rows_U = np.bincount(rows.columns["user"], minlength=len(rows.user_id))
-    kept, core, removed = _filter(_sort(rows), settings)
+    kept, core, removed = _filter(_sort(rows, rows_U), settings)
     _check_some_left(kept, rows, removed, settings)
     user_E, user_id = _compact(kept.user_N, core.user_rows_U > 0, rows.user_id)
     lost = _left_out_users(rows_U, core, rows.user_id)
     item_E, item_id = _compact(kept.item_N, core.item_rows_V > 0, rows.item_id)
     item_E += 1  # 0 stands for items that the table lacks
-    start_U1 = shaping.user_starts(user_E)
-    repeats, tied_in_order = _ties(user_E, kept, rows)
+    start_U1 = shaping.user_starts(core.user_rows_U[core.user_rows_U > 0])
+    ties = _ties(user_E, kept, rows)
     request_E, tied_share, removed["split_requests"] = _requests(user_E, start_U1, kept, rows)
     time_s_E = kept.tick_N if kept.ticks_per_s == 1 else kept.tick_N // kept.ticks_per_s
     row_E = kept.row_N
@@ -369,15 +389,10 @@ def _arrange(rows: Rows, settings: Settings, about: Mapping[str, Described]) -> 
             **known.lacking,
             **shaping.count_queries(start_U1, validation_U, test_U),
         ),
-        facts=Facts(
-            **facts_of(arrays, actions, tables),
-            repeats=repeats,
-            tied_in_order=tied_in_order,
-            tables={what: ", ".join(described.tables) for what, described in about.items()},
-            users_left_out=len(lost),
-        ),
+        ties=ties,
         tied_share=tied_share,
         features=known.fitted | {"context": context},
+        described={what: ", ".join(described.tables) for what, described in about.items()},
     )
 
 
@@ -426,26 +441,24 @@ def _check_parts(
         )
 
 
-def _ties(user_E: np.ndarray, kept: Sorted, rows: Rows) -> tuple[int, int]:
-    """How many events repeat an earlier one, and how many share all that orders them with a neighbour."""
+def _ties(user_E: np.ndarray, kept: Sorted, rows: Rows) -> Ties:
     repeats = int(shaping.duplicate_rows(user_E, kept.tick_N, kept.item_N).sum())
     tie = [user_E, kept.tick_N]
     if "order" in rows.columns:
         tie.append(rows.columns.pop("order")[kept.row_N])
-    tied = int(shaping.tied_rows(shaping.repeats_previous(*tie)).sum())
-    return repeats, tied
+    return Ties(repeats, int(shaping.tied_rows(shaping.repeats_previous(*tie)).sum()))
 
 
-def _sort(rows: Rows) -> Sorted:
+def _sort(rows: Rows, rows_U: np.ndarray) -> Sorted:
     tick_N = rows.columns.pop("time")
     unit = coarsest_unit(tick_N, (MICROSECONDS_PER_S, 1_000))  # short keys sort faster
     tick_N = tick_N // unit
     user_N = rows.columns.pop("user")
     # Of events at one time, those of training first where a column splits and none orders.
     row_N = order_events(user_N, tick_N, rows.columns.get("order", rows.columns.get("part")))
-    return Sorted(
-        user_N[row_N], rows.columns.pop("item")[row_N], tick_N[row_N], row_N, MICROSECONDS_PER_S // unit
-    )
+    item_N, tick_N = gathered((rows.columns.pop("item"), tick_N), row_N)
+    user_N = np.repeat(np.arange(len(rows_U), dtype=np.int32), rows_U)  # sorted, that is
+    return Sorted(user_N, item_N, tick_N, row_N, MICROSECONDS_PER_S // unit)
 
 
 def _filter(rows: Sorted, settings: Settings) -> tuple[Sorted, shaping.Core, dict[str, int]]:
@@ -486,7 +499,7 @@ def _requests(
 def _gather_actions(rows: Rows, row_E: np.ndarray, settings: Settings) -> np.ndarray:
     action_EA = np.empty((len(row_E), len(settings.actions)), dtype=np.float32)
     for index in range(len(settings.actions)):
-        action_EA[:, index] = rows.columns.pop(f"action{index}")[row_E]
+        action_EA[:, index] = rows.columns.pop(f"action{index}").take(row_E)
     return action_EA
 
 
@@ -541,13 +554,20 @@ def _write(
     note: str,
     inputs: tuple[str, ...],
     read_as: tuple[str, ...],
-) -> None:
-    digests = {key: write_array(folder / f"{key}.npy", array) for key, array in events.arrays.items()}
-    digests |= {key: write_table(folder / f"{key}.parquet", table) for key, table in events.tables.items()}
+    known: dict[str, str],
+) -> Manifest:
+    """Writes all files, and adds their hashes to those that are known."""
+    with ThreadPoolExecutor() as pool:  # what is left to count is counted meanwhile
+        writing = write_arrays(folder, events.arrays, pool)
+        facts = events.facts()
+        tables = {key: write_table(folder / f"{key}.parquet", table) for key, table in events.tables.items()}
+        arrays = {key: future.result() for key, future in writing.items()}
+    known |= {f"{key}.npy": written.sha256 for key, written in arrays.items()}
+    known |= {f"{key}.parquet": written.sha256 for key, written in tables.items()}
     if len(events.left_out):
-        write_bytes(folder / LEFT_OUT, parquet_bytes(events.left_out))
+        known[LEFT_OUT] = write_bytes(folder / LEFT_OUT, parquet_bytes(events.left_out))
     if events.rejects is not None:
-        write_bytes(folder / REJECTS, parquet_bytes(events.rejects))
+        known[REJECTS] = write_bytes(folder / REJECTS, parquet_bytes(events.rejects))
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=name,
@@ -560,10 +580,12 @@ def _write(
         split=events.split,
         actions=events.actions,
         counts=events.counts,
-        facts=events.facts,
+        facts=facts,
         tied_share=events.tied_share,
-        content_hash=content_hash(digests),
+        content_hash=content_hash({key: written.digest for key, written in (arrays | tables).items()}),
         **events.features,
         files={file.name: file.stat().st_size for file in sorted(folder.iterdir())},
     )
-    write_bytes(folder / MANIFEST, manifest.to_json())
+    content = manifest.to_json()
+    known[MANIFEST] = write_bytes(folder / MANIFEST, content)
+    return msgspec.json.decode(content, type=Manifest)  # as whoever opens the folder has it

@@ -82,9 +82,13 @@ def k_core(
     return Core(keep_N, user_rows_U, item_rows_V, int(lost_users), int(lost_items))
 
 
-def user_starts(user_E: Int32[np.ndarray, " E"]) -> Int64[np.ndarray, " U1"]:
-    """Offsets of each user's events, given dense users in order, each with an event."""
-    return np.concatenate([[0], np.cumsum(np.bincount(user_E))]).astype(np.int64)
+def user_starts(rows_U: Int64[np.ndarray, " U"]) -> Int64[np.ndarray, " U1"]:
+    """Offsets of each user's events, given how many each has.
+
+    >>> user_starts(np.array([2, 1])).tolist()
+    [0, 2, 3]
+    """
+    return np.concatenate([[0], np.cumsum(rows_U)]).astype(np.int64)
 
 
 def request_numbers(

@@ -6,8 +6,11 @@ import io
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
@@ -34,10 +37,14 @@ def check_free(out: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
+def whole_folder(out: Path, known: Mapping[str, str] = MappingProxyType({})) -> Iterator[Path]:
     """A temporary folder beside `out`, which takes its place when the block ends well and vanishes if not. What killed
     processes left behind of theirs for the same `out` is removed first. A folder that is itself a draft is written
     as it is: it vanishes with all that it holds.
+
+    Args:
+        known: the SHA-256 of files, by name, where the block finds it while it writes them; when the block ends, the
+            other files are read for theirs.
 
     Raises:
         OSError: the folder cannot be written (disk full, no permission).
@@ -46,13 +53,13 @@ def whole_folder(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         if files.DRAFT in out.name:
             yield out
-            files.seal(out)
+            files.seal(out, known)
             return
         _put_back(out)
         with files.draft_folder(out.parent, out.name) as draft:
             draft.chmod(0o755)  # mkdtemp's folders are for their owner alone
             yield draft
-            files.seal(draft)
+            files.seal(draft, known)
             _fsync(draft)
             _replace(out, draft)
     except OSError as error:
@@ -89,13 +96,29 @@ def _before(out: Path) -> Path:
     return out.with_name(f".{out.name}.plait-before")
 
 
-def write_array(path: Path, array: np.ndarray) -> bytes:
-    """Writes a .npy file through to the disk; returns a digest of name, type, shape and content."""
+@dataclass(frozen=True)
+class Written:
+    """A file that is on the disk."""
+
+    sha256: str  # of the bytes that it was to hold
+    digest: bytes  # of the name and what the bytes mean
+
+
+def write_arrays(
+    folder: Path, arrays: Mapping[str, np.ndarray], pool: Executor
+) -> dict[str, Future[Written]]:
+    """Begins to write arrays to .npy files of their names; disk and hashes let other threads run."""
+    return {name: pool.submit(write_array, folder / f"{name}.npy", array) for name, array in arrays.items()}
+
+
+def write_array(path: Path, array: np.ndarray) -> Written:
+    """Writes a .npy file through to the disk; its digest is of name, type, shape and content."""
     content = np.ascontiguousarray(array).data.cast("B") if array.size else b""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    write_bytes(path, header.getvalue(), content)  # not numpy's writer: its errors do not say "disk full"
-    return array_digest(path.name, array)
+    # Not numpy's writer: its errors do not say "disk full".
+    found = write_bytes(path, header.getvalue(), content)
+    return Written(found, array_digest(path.name, array))
 
 
 def array_digest(name: str, array: np.ndarray) -> bytes:
@@ -104,13 +127,16 @@ def array_digest(name: str, array: np.ndarray) -> bytes:
     return digest.digest()
 
 
-def write_bytes(path: Path, *contents: bytes | memoryview) -> None:
-    """Writes a file through to the disk."""
+def write_bytes(path: Path, *contents: bytes | memoryview) -> str:
+    """Writes a file through to the disk; returns the SHA-256 of what was to be written."""
+    found = hashlib.sha256()
     with path.open("wb") as file:
         for content in contents:
             file.write(content)
+            found.update(content)
         file.flush()
         os.fsync(file.fileno())
+    return found.hexdigest()
 
 
 def parquet_bytes(table: pl.DataFrame) -> bytes:
@@ -119,10 +145,9 @@ def parquet_bytes(table: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def write_table(path: Path, table: pl.DataFrame) -> bytes:
-    """Writes a Parquet file of numbers and text without nulls; returns a digest of its content."""
-    write_bytes(path, parquet_bytes(table))
-    return table_digest(path.name, table)
+def write_table(path: Path, table: pl.DataFrame) -> Written:
+    """Writes a Parquet file of numbers and text without nulls; its digest is of the content."""
+    return Written(write_bytes(path, parquet_bytes(table)), table_digest(path.name, table))
 
 
 def table_digest(name: str, table: pl.DataFrame) -> bytes:

@@ -5,9 +5,11 @@ Shape letters: Q queries (held-out events), S items seen.
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from plait.data import Dataset, Targets
 from plait.data.facts import share
@@ -22,35 +24,46 @@ OF_RETRIEVAL = re.compile(r"(hr|ndcg)@(\d+)|mrr")  # metrics of a rank
 QUERIES_AT_A_TIME = 1 << 12
 
 
-def notes_on_reach(
-    dataset: Dataset, layout: Layout, protocol: Protocol, targets: Targets, part: Part
-) -> Iterator[str]:
+@dataclass(frozen=True)
+class Reach:
+    """Targets under a protocol, and which of them no model can hit."""
+
+    dataset: Dataset
+    layout: Layout
+    protocol: Protocol
+    targets: Targets
+
+    @cached_property
+    def missed_Q(self) -> Bool[np.ndarray, " Q"]:
+        """Certain misses: their items were met before, and seen items are filtered."""
+        if not self.protocol.filter_seen:
+            return np.zeros(len(self.targets), dtype=bool)
+        return self.dataset.met_before(self.targets)
+
+
+def notes_on_reach(reach: Reach, part: Part) -> Iterator[str]:
     """A line where a share of a part's answers can be no hit."""
-    if not (audit(layout).can_retrieve and protocol.filter_seen):
+    if not audit(reach.layout).can_retrieve:
         return
-    met = int(dataset.met_before(targets).sum())
-    if met:
+    missed, all_ = int(reach.missed_Q.sum()), len(reach.targets)
+    if missed:
         yield (
-            f"{share(met, len(targets))} of the {part} answers ({met:,} of {len(targets):,}) were met before; since "
+            f"{share(missed, all_)} of the {part} answers ({missed:,} of {all_:,}) were met before; since "
             f"seen items are filtered, each is a certain miss: {ADVICE}"
         )
 
 
-def check_can_choose(
-    dataset: Dataset, layout: Layout, selection: Selection, protocol: Protocol, targets: Targets
-) -> None:
+def check_can_choose(reach: Reach, selection: Selection) -> None:
     """Raises ValueError where nothing that chooses the epoch can change, whatever a model learns.
 
     Args:
-        targets: those of the validation.
+        reach: of the validation's targets.
     """
     names = [name for name, weight in selection.weights if weight]
-    if not audit(layout).can_retrieve or not all(OF_RETRIEVAL.fullmatch(name) for name in names):
+    if not audit(reach.layout).can_retrieve or not all(OF_RETRIEVAL.fullmatch(name) for name in names):
         return  # losses and errors of actions always move
-    open_Q = np.ones(len(targets), dtype=bool)
-    if protocol.filter_seen:
-        open_Q = ~dataset.met_before(targets)
-    if any(_can_change(name, dataset, protocol, targets[open_Q]) for name in names):
+    targets, open_Q = reach.targets, ~reach.missed_Q
+    if any(_can_change(name, reach.dataset, reach.protocol, targets[open_Q]) for name in names):
         return
     why = (
         f"all {len(targets):,} answers were met before, so each is a certain miss under the filter: {ADVICE}"

@@ -24,7 +24,7 @@ from jaxtyping import Int64
 from plait.data import Dataset
 from plait.evaluation.answers import Part, answers_of, check_negatives, targets_of, values_of
 from plait.evaluation.protocol_line import note_on_requests
-from plait.evaluation.reachable import check_can_choose, notes_on_reach
+from plait.evaluation.reachable import Reach, check_can_choose, notes_on_reach
 from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import write_listed
@@ -119,9 +119,10 @@ def fit(
     notes: list[str] = []
     for part in get_args(Part):  # what the test lacks is told before the training, too
         targets = targets_of(dataset, part, config.settings.exposure)
-        notes += notes_on_reach(dataset, layout, protocol, targets, part)
+        reach = Reach(dataset, layout, protocol, targets)
+        notes += notes_on_reach(reach, part)
         if part == "validation":
-            check_can_choose(dataset, layout, selection, protocol, targets)
+            check_can_choose(reach, selection)
         if protocol.negatives is not None and audit(layout).can_retrieve:
             check_negatives(dataset, part, targets, protocol)
     note = note_on_requests(dataset, config.settings, protocol, layout)

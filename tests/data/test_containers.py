@@ -86,6 +86,20 @@ def test_a_compressed_file_that_is_cut_is_refused(packer: str, tmp_path: Path) -
         open_tables(tmp_path / "log.csv")
 
 
+@pytest.mark.parametrize(
+    ("at", "value", "said"),
+    [(8, 0x01, "password required"), (10, 0x63, "compression method is not supported")],
+)
+def test_an_archive_that_cannot_be_unpacked_is_refused(
+    at: int, value: int, said: str, tmp_path: Path
+) -> None:
+    data = bytearray(zipped(CSV))
+    data[data.index(b"PK\x01\x02") + at] = value  # of the directory's entry: its flags, its method
+    (tmp_path / "log.zip").write_bytes(data)
+    with pytest.raises(ValueError, match=rf"log\.zip cannot be read: .*{said}"):
+        open_tables(tmp_path / "log.zip")
+
+
 def test_other_files_are_refused_by_what_they_are(tmp_path: Path) -> None:
     np.save(tmp_path / "array.npy", np.arange(500.0))
     (tmp_path / "sheet.xlsx").write_bytes(zipped(CSV, "[Content_Types].xml"))

@@ -1,13 +1,14 @@
 import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import polars as pl
 import pytest
-from filelock import FileLock
 
 from plait.data import Dataset, prepare, preparing
+from plait.data.locking import in_turn
 from plait.schema import Regression
 
 OPTIONS = {"user": "user", "item": "item", "time": "time", "actions": {"rating": Regression(1, 5)}}
@@ -122,13 +123,11 @@ def test_a_full_disk_leaves_nothing(tmp_path):
 
 
 def test_a_second_preparation_into_one_folder_is_refused_at_once(tmp_path, monkeypatch):
-    other = FileLock(tmp_path / ".out.lock")
-    other.acquire()
     monkeypatch.setattr(preparing, "ingest", None)  # not called
-    with pytest.raises(ValueError, match=f"{tmp_path}/out: another process prepares there just now"):
+    refused = pytest.raises(ValueError, match=f"{tmp_path}/out: another process prepares there just now")
+    with in_turn(tmp_path / ".out.lock"), refused:
         prepare(log(), out=tmp_path / "out", **OPTIONS)
     monkeypatch.undo()
-    other.release()
     assert prepare(log(), out=tmp_path / "out", **OPTIONS).manifest.counts.events == 40
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -137,7 +136,7 @@ def test_a_second_preparation_into_one_folder_is_refused_at_once(tmp_path, monke
 def test_a_second_preparation_that_comes_while_the_log_is_read_goes_first(ended, tmp_path, monkeypatch):
     """The place of the lock is not there yet when this one begins."""
     out = tmp_path / "deeper" / "out"
-    other, right = FileLock(out.parent / ".out.lock"), preparing.ingest
+    other, right = ExitStack(), preparing.ingest
 
     def come_first(*arguments):
         monkeypatch.undo()
@@ -145,7 +144,7 @@ def test_a_second_preparation_that_comes_while_the_log_is_read_goes_first(ended,
             prepare(log(44), out=out, **OPTIONS)
         else:
             out.parent.mkdir()
-            other.acquire()
+            other.enter_context(in_turn(out.parent / ".out.lock"))
         return right(*arguments)
 
     monkeypatch.setattr(preparing, "ingest", come_first)
@@ -154,6 +153,8 @@ def test_a_second_preparation_that_comes_while_the_log_is_read_goes_first(ended,
     ):
         prepare(log(), out=out, **OPTIONS)
     assert [path.name for path in out.parent.iterdir()] == ["out" if ended else ".out.lock"]
+    other.close()
+    assert not (out.parent / ".out.lock").exists()
 
 
 def test_processes_that_want_one_cached_dataset_make_it_once(tmp_path, monkeypatch):

@@ -176,3 +176,15 @@ def test_a_kill_between_the_old_folder_and_the_new_loses_neither(
     with pytest.raises(OSError, match="disk full"), writing.whole_folder(out):
         raise OSError("disk full")
     assert (out / "file").read_text() == "old" and not hidden(tmp_path)
+
+
+def test_what_is_listed_is_what_was_to_be_written(tmp_path: Path) -> None:
+    """Hashes are of the bytes on their way: a file that came out otherwise is damaged for whoever opens it."""
+    known: dict[str, str] = {}
+    with writing.whole_folder(tmp_path / "out", known) as draft:
+        known["known"] = writing.write_bytes(draft / "known", b"as it was to be")
+        (draft / "read").write_text("read")
+        (draft / "known").write_bytes(b"as it came out!")
+    files.check(tmp_path / "out", "again", "read")
+    with pytest.raises(ValueError, match="known is damaged"):
+        files.check(tmp_path / "out", "again", "known")

@@ -16,7 +16,7 @@ from plait.data import Dataset, prepare
 from plait.engine.ranking import FIRST_ITEM, Scores
 from plait.evaluation import reachable
 from plait.evaluation.answers import negatives_of, ranks_in_catalogue, targets_of
-from plait.evaluation.reachable import check_can_choose
+from plait.evaluation.reachable import Reach, check_can_choose
 from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Protocol
 from plait.layouts import resolve
@@ -61,7 +61,7 @@ def values_of_random_scores(data: Dataset, protocol: Protocol, metric: str) -> s
 def is_refused(data: Dataset, protocol: Protocol, metric: str) -> bool:
     targets = targets_of(data, "validation", settings_of().model.exposure)
     try:
-        check_can_choose(data, resolve("item"), Selection.parse(metric), protocol, targets)
+        check_can_choose(Reach(data, resolve("item"), protocol, targets), Selection.parse(metric))
     except ValueError:
         return True
     return False
@@ -134,3 +134,17 @@ def test_a_share_that_cannot_be_hit_is_said(datasets, filter_seen, layout, tmp_p
         ]
     elif not filter_seen:
         assert not said
+
+
+@pytest.mark.parametrize(("filter_seen", "times"), [(True, 2), (False, 0)])
+def test_what_was_met_before_is_found_once_a_part(datasets, filter_seen, times, tmp_path, monkeypatch):
+    right, asked = Dataset.met_before, []
+
+    def counted(data, targets):
+        asked.append(len(targets))
+        return right(data, targets)
+
+    monkeypatch.setattr(Dataset, "met_before", counted)
+    settings = settings_of("item", filter_seen=filter_seen, max_epochs=1)
+    fitted(datasets["tiny"], tmp_path / "run", settings)
+    assert len(asked) == times

@@ -1,17 +1,21 @@
 """A run's folder: killed it goes on, finished it is only read, and it is never taken for another."""
 
 import datetime
+import errno
+import fcntl
 import json
+import os
+from contextlib import ExitStack
 from dataclasses import replace
 
 import msgspec
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from small_runs import STEPS_PER_EPOCH, Killed, kill_before_step, settings_of, silent
 from tiny import prepared, random_log
 
+from plait.data.locking import in_turn
 from plait.evaluation import answers
 from plait.evaluation.answers import answers_of, measure
 from plait.files import HASHES
@@ -163,11 +167,11 @@ def test_damaged_data_is_refused_before_training(tmp_path):
 @pytest.mark.parametrize("came", ["before", "meanwhile"])
 def test_two_processes_do_not_train_in_one_folder(came, dataset, tmp_path, monkeypatch):
     """The other has begun before this one looks, or while this one checks its settings."""
-    other, right = FileLock(tmp_path / "run" / LOCK), loop.check_labels
+    other, right = ExitStack(), loop.check_labels
 
     def begin_other(*arguments):
         (tmp_path / "run").mkdir()
-        other.acquire()
+        other.enter_context(in_turn(tmp_path / "run" / LOCK))
         return right(*arguments)
 
     if came == "before":
@@ -178,20 +182,20 @@ def test_two_processes_do_not_train_in_one_folder(came, dataset, tmp_path, monke
         run(dataset, settings_of(max_epochs=1), tmp_path / "run", silent)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {LOCK}
     monkeypatch.undo()
-    other.release()
+    other.close()
     assert run(dataset, settings_of(max_epochs=1), tmp_path / "run", silent).epochs == 1
 
 
 def test_a_file_system_without_locks_is_trained_on(dataset, tmp_path, monkeypatch):
     asked = []
 
-    def acquire(lock, timeout):
-        asked.append(timeout)
-        raise NotImplementedError
+    def flock(handle, operation):
+        asked.append(os.readlink(f"/proc/self/fd/{handle}"))
+        raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(FileLock, "acquire", acquire)
+    monkeypatch.setattr(fcntl, "flock", flock)
     assert run(dataset, settings_of(max_epochs=1), tmp_path, silent).epochs == 1
-    assert asked == [0, 0], "where the folder is, and where training begins"
+    assert asked.count(str(tmp_path / LOCK)) == 2, "where the folder is, and where training begins"
 
 
 @pytest.mark.parametrize(
