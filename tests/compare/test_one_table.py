@@ -111,6 +111,7 @@ def test_every_metric_that_is_measured_is_in_the_table(monkeypatch: pytest.Monke
 
 def check_entries() -> None:
     """Names are such as `protocol.select` takes, and each stands once; every kind is led by one metric of its own."""
+    entries = table.TABLE
     assert (
         len({metric.name for metric in entries}) == len({metric.label for metric in entries}) == len(entries)
     )
