@@ -11,7 +11,6 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import assert_never
 
 import msgspec
 
@@ -41,10 +40,11 @@ from plait.layouts.audit import reader
 from plait.limits import Between, check_number
 from plait.metrics.intervals import Estimate, average, bootstrap
 from plait.metrics.statistic import Statistic
+from plait.metrics.table import CHIEF_RETRIEVAL, LOSS_OF_ACTIONS, shown_of_kind, shown_of_retrieval
 from plait.models.combining import check_supported
 from plait.models.generative import ModelSettings
 from plait.nn.device import resolve_device
-from plait.schema import Action, Amount, Binary, Categorical, Regression, check_unique
+from plait.schema import Action, check_unique
 from plait.training.batches import check_labels
 from plait.training.loop import Diverged, Watch
 from plait.training.run import Result, RunSettings, check_takes_runs, config_of, load_answers, run, write_json
@@ -55,7 +55,6 @@ SUMMARY = (
     "command", "commit", "machine", "date", "version", "dataset", "protocol", "cap", "reference", "oracle", "summaries",
 )  # fmt: skip
 SEEDS = Between(1, 10_000, "every layout is trained with each")
-RETRIEVAL_METRICS = ("hr@10", "ndcg@10", "hr@50", "ndcg@50", "mrr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +235,7 @@ def _check_selection(variant: Variant, dataset: Dataset) -> None:
                 f"{'action' if of_action else 'next item'}; leave that layout out, or choose by what all of them give "
                 "(auto chooses for each)"
             )
-        if of_action and action not in actions and metric != "loss:actions":
+        if of_action and action not in actions and metric != LOSS_OF_ACTIONS:
             raise ValueError(
                 f"protocol.select names {metric!r}, and the data has no action {action!r}, only "
                 f"{', '.join(actions) or 'none'}"
@@ -315,7 +314,7 @@ def _comparison(
     reference = "item" if "item" in names else names[0]
     measured = {metric for found in statistics.values() for metric in found}
     scoring = tuple(m for action in dataset.actions for m in _metrics_of(action) if m in measured)
-    retrieval = tuple(m for m in RETRIEVAL_METRICS if m in measured)
+    retrieval = tuple(m for m in shown_of_retrieval() if m in measured)
     return Comparison(
         title=study.title,
         dataset=DatasetFacts(
@@ -328,7 +327,7 @@ def _comparison(
         ),
         retrieval=retrieval,
         scoring=scoring,
-        charted=tuple(m for m in ("ndcg@10", *scoring[:1]) if m in measured),
+        charted=tuple(m for m in (CHIEF_RETRIEVAL, *scoring[:1]) if m in measured),
         reference=reference,
         layouts=tuple(_card(variant) for variant in study.variants),
         rows=tuple(rows),
@@ -355,18 +354,7 @@ def _estimates(best: Mapping[int, Mapping[str, Statistic]]) -> dict[str, Estimat
 
 def _metrics_of(action: Action) -> list[str]:
     """The metrics of an action that a table shows."""
-    match action.kind:
-        case Binary():
-            names = ["auc", "gauc", "ne"]
-        case Regression():
-            names = ["rmse", "mae"]
-        case Amount():
-            names = ["rmse_scaled", "mae"]
-        case Categorical():
-            names = ["accuracy", "log_loss"]
-        case _:
-            assert_never(action.kind)
-    return [f"{name}:{action.name}" for name in names]
+    return [f"{metric.name}:{action.name}" for metric in shown_of_kind(type(action.kind))]
 
 
 def _card(variant: Variant) -> LayoutCard:

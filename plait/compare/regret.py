@@ -9,7 +9,7 @@ Shape letters: Q test events, V items with the unknown one, A actions.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Literal, assert_never
 
 import msgspec
 import numpy as np
@@ -26,17 +26,8 @@ from plait.evaluation.settings import Protocol, asks_candidates
 from plait.layouts import Layout
 from plait.metrics.intervals import Bootstrap, paired_difference
 from plait.metrics.statistic import Statistic
+from plait.metrics.table import ActionMetric, Distance, RetrievalMetric, metric_of
 from plait.training.run import RunSettings
-
-RETRIEVAL = ("hr", "ndcg", "mrr")
-# A distance in these is a share of the oracle's own error, which has the size of what is predicted.
-RELATIVE = ("ne", "log_loss", "rmse", "rmse_scaled")
-LIMITED = (
-    *RETRIEVAL,
-    "auc",
-    "gauc",
-    *RELATIVE,
-)  # not MAE, of which medians are best; not ECE, which a constant wins
 
 
 class Regret(msgspec.Struct, frozen=True):
@@ -48,7 +39,7 @@ class Regret(msgspec.Struct, frozen=True):
     value: float
     low: float
     high: float
-    unit: Literal["points", "share"]  # of the metric itself, or of the oracle's error
+    unit: Distance  # points of the metric itself, or a share of the oracle's error
 
 
 def limits(
@@ -72,7 +63,9 @@ def limits(
         found[seed] = metrics_of(of_actions, *asked)
         if of_items is not of_actions:
             others = metrics_of(of_items, *asked)
-            found[seed] |= {name: of for name, of in others.items() if kind_of(name) in RETRIEVAL}
+            found[seed] |= {
+                name: of for name, of in others.items() if isinstance(metric_of(name), RetrievalMetric)
+            }
     return found
 
 
@@ -115,8 +108,8 @@ def metrics_of(
     )
     in_units = measure(answers)
     at_scale = measure(replace(answers, rank_Q=None, predicted=_as_answered(best.log_mean)))
-    found = in_units | {name: of for name, of in at_scale.items() if kind_of(name) == "rmse_scaled"}
-    return {name: of for name, of in found.items() if kind_of(name) in LIMITED}
+    found = in_units | {name: of for name, of in at_scale.items() if _is_at_model_scale(name)}
+    return {name: of for name, of in found.items() if metric_of(name).has_limit}
 
 
 def regrets(found: Mapping[str, Bootstrap], best: Mapping[str, Bootstrap]) -> dict[str, Regret]:
@@ -141,21 +134,23 @@ def regret(model: Bootstrap, best: Bootstrap, metric: str) -> Regret:
     Regret(value=0.5, low=0.5, high=0.5, unit='points')
     """
     gap = paired_difference(best, model) if model.better == "higher" else paired_difference(model, best)
-    if kind_of(metric) not in RELATIVE:
-        return Regret(gap.value, gap.low, gap.high, "points")
-    assert best.value is not None
-    share = replace(model, value=gap.value / best.value, value_D=model.value_D / best.value_D - 1).estimate
-    assert share.value is not None and share.low is not None and share.high is not None
-    return Regret(share.value, share.low, share.high, "share")
+    distance = metric_of(metric).distance
+    match distance:
+        case "points":
+            return Regret(gap.value, gap.low, gap.high, distance)
+        case "share":  # of the oracle's own error, which has the size of what is predicted
+            assert best.value is not None
+            of_best_D = model.value_D / best.value_D - 1
+            share = replace(model, value=gap.value / best.value, value_D=of_best_D).estimate
+            assert share.value is not None and share.low is not None and share.high is not None
+            return Regret(share.value, share.low, share.high, distance)
+        case _:
+            assert_never(distance)
 
 
-def kind_of(metric: str) -> str:
-    """A metric without its list's length and its action.
-
-    >>> kind_of("ndcg@10"), kind_of("auc:like")
-    ('ndcg', 'auc')
-    """
-    return metric.partition(":")[0].partition("@")[0]
+def _is_at_model_scale(metric: str) -> bool:
+    found = metric_of(metric)
+    return isinstance(found, ActionMetric) and found.scale == "model"
 
 
 def _rank(best: Oracle, dataset: Dataset, asked: Targets, protocol: Protocol) -> Int64[np.ndarray, " Q"]:

@@ -1,24 +1,23 @@
 """Numbers and names as a report writes them."""
 
+from plait.metrics.table import metric_of
+
 NOTHING, MINUS, TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
-NAMES = {  # metrics whose name is not simply put in capitals
-    "log_loss": "log-loss",
-    "accuracy": "accuracy",
-    "loss": "loss",
-    "rmse_scaled": "scaled RMSE",
-    "mae_scaled": "scaled MAE",
-}
 
 
 def metric_label(name: str) -> str:
     """How a metric is called in tables.
 
+    Raises:
+        ValueError: there is no such metric.
+
     >>> metric_label("ndcg@10"), metric_label("rmse:rating"), metric_label("log_loss:like")
     ('NDCG@10', 'RMSE rating', 'log-loss like')
     """
     metric, _, action = name.partition(":")
-    return f"{NAMES.get(metric, metric.upper())} {action}".rstrip()
+    _, at, length = metric.partition("@")
+    return f"{metric_of(name).label}{at}{length} {action}".rstrip()
 
 
 def number(value: float | None, decimals: int = 4) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, assert_never
 
 import numpy as np
 import torch
@@ -21,16 +21,17 @@ from plait.engine.ranking import Catalogue, Scores, Seen, catalogue_of, scores_a
 from plait.evaluation.ahead import ahead
 from plait.evaluation.settings import Protocol, asks_candidates
 from plait.layouts import audit
-from plait.metrics import retrieval, scoring
-from plait.metrics.statistic import Statistic, mean_over_users
+from plait.metrics import retrieval
+from plait.metrics.scoring import Labelled, labelled
+from plait.metrics.statistic import Statistic
+from plait.metrics.table import LOSS, LOSS_OF_ACTIONS, Scale, measured_on_ranks, of_kind
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Exposure, Inputs, query_inputs
 from plait.nn.actions import scaled
 from plait.randomness import Stream, numpy_generator
-from plait.schema import Action, Binary, Categorical
+from plait.schema import Action
 
 Part = Literal["validation", "test"]
-LISTS = (1, 5, 10, 50)  # lengths k of HR@k and NDCG@k
 SAMPLED_AT_A_TIME = 128  # targets that draw their negatives together: of another number, draws are others
 
 Value = TypeVar("Value")
@@ -146,21 +147,26 @@ def _answer(
     item_Q, label_QA = inputs.item_E[label_M].cpu().numpy(), inputs.action_EA[label_M]
     for asked, state_MD in zip(inputs.asked, model(inputs), strict=True):
         state_MD = state_MD.float()
-        if asked.target.fact.field == "i":
-            assert catalogue is not None, "the layout predicts an item"
-            rank = partial(_ranks, catalogue, dataset, chunk, protocol, negatives)
-            rank_Q = _without_autocast(rank, state_MD)
-        else:
-            assert model.heads is not None, "a layout that predicts actions has heads"
-            late_MF = asked.late_MF
-            found = _without_autocast(partial(model.heads.predict, late_MF=late_MF), state_MD)
-            predicted = {name: value.cpu().numpy() for name, value in found.items()}
-            take_losses = partial(model.heads.losses, raw_MA=label_QA, late_MF=late_MF)
-            losses = _without_autocast(take_losses, state_MD)
-            count_A = (~label_QA.isnan()).sum(0).tolist()
-            loss_sum = {
-                n: float(loss) * count for (n, loss), count in zip(losses.items(), count_A, strict=True)
-            }
+        match asked.target.fact.field:
+            case "i":
+                assert catalogue is not None, "the layout predicts an item"
+                rank = partial(_ranks, catalogue, dataset, chunk, protocol, negatives)
+                rank_Q = _without_autocast(rank, state_MD)
+            case "a":
+                assert model.heads is not None, "a layout that predicts actions has heads"
+                late_MF = asked.late_MF
+                found = _without_autocast(partial(model.heads.predict, late_MF=late_MF), state_MD)
+                predicted = {name: value.cpu().numpy() for name, value in found.items()}
+                take_losses = partial(model.heads.losses, raw_MA=label_QA, late_MF=late_MF)
+                losses = _without_autocast(take_losses, state_MD)
+                count_A = (~label_QA.isnan()).sum(0).tolist()
+                loss_sum = {
+                    n: float(loss) * count for (n, loss), count in zip(losses.items(), count_A, strict=True)
+                }
+            case "c":
+                raise AssertionError("no model predicts a condition")
+            case _:
+                assert_never(asked.target.fact.field)
     return _Part(item_Q, rank_Q, predicted, loss_sum, label_QA.cpu().numpy())
 
 
@@ -296,10 +302,7 @@ def measure(answers: Answers) -> dict[str, Statistic]:
     """
     found: dict[str, Statistic] = {}
     if answers.rank_Q is not None:
-        for k in LISTS:
-            found[f"hr@{k}"] = mean_over_users(answers.user_Q, retrieval.hr_at(k, answers.rank_Q))
-            found[f"ndcg@{k}"] = mean_over_users(answers.user_Q, retrieval.ndcg_at(k, answers.rank_Q))
-        found["mrr"] = mean_over_users(answers.user_Q, retrieval.reciprocal_rank(answers.rank_Q))
+        found = measured_on_ranks(answers.user_Q, answers.rank_Q)
     for column, action in enumerate(answers.actions):
         label_Q = answers.label_QA[:, column]
         if action.name in answers.predicted and not np.isnan(label_Q).all():
@@ -315,10 +318,10 @@ def values_of(answers: Answers, untrained: Collection[str] = ()) -> dict[str, fl
         untrained: actions of weight 0, whose losses do not count in the sum.
     """
     values = {name: statistic.value for name, statistic in measure(answers).items()}
-    losses = {f"loss:{name}": loss for name, loss in answers.loss.items()}
+    losses = {f"{LOSS.name}:{name}": loss for name, loss in answers.loss.items()}
     trained = [loss for name, loss in answers.loss.items() if name not in untrained]
     if trained:
-        losses["loss:actions"] = sum(trained)
+        losses[LOSS_OF_ACTIONS] = sum(trained)
     return {name: value for name, value in values.items() if value is not None} | losses
 
 
@@ -328,27 +331,28 @@ def _measure_action(
     label_Q: Float32[np.ndarray, " Q"],
     action: Action,
 ) -> dict[str, Statistic]:
-    """The metrics that the action's kind allows; errors in the log's units, and scaled as the model sees them."""
-    if isinstance(action.kind, Categorical):
-        return {
-            "accuracy": scoring.accuracy(user_Q, predicted_Q, label_Q),
-            "log_loss": scoring.categorical_log_loss(user_Q, predicted_Q, label_Q),
-        }
-    pairs = scoring.labelled(user_Q, predicted_Q, label_Q)
-    if isinstance(action.kind, Binary):
-        return {
-            "auc": scoring.auc(pairs),
-            "gauc": scoring.gauc(pairs),
-            "ne": scoring.normalised_entropy(pairs),
-            "log_loss": scoring.log_loss(pairs),
-            "ece": scoring.calibration_error(pairs),
-        }
-    both_Q2 = np.stack([predicted_Q, label_Q], axis=1)
-    unit_Q2 = scaled((action, action), torch.from_numpy(both_Q2)).numpy()
-    unit_pairs = scoring.labelled(user_Q, unit_Q2[:, 0], unit_Q2[:, 1])
-    return {
-        "rmse": scoring.rmse(pairs),
-        "mae": scoring.mae(pairs),
-        "rmse_scaled": scoring.rmse(unit_pairs),
-        "mae_scaled": scoring.mae(unit_pairs),
+    """The metrics of the action's kind, each at its scale."""
+    metrics = of_kind(type(action.kind))
+    pairs = {
+        scale: _at_scale(scale, user_Q, predicted_Q, label_Q, action)
+        for scale in {metric.scale for metric in metrics}
     }
+    return {metric.name: metric.statistic(pairs[metric.scale]) for metric in metrics}
+
+
+def _at_scale(
+    scale: Scale,
+    user_Q: Int64[np.ndarray, " Q"],
+    predicted_Q: Float32[np.ndarray, "Q ..."],
+    label_Q: Float32[np.ndarray, " Q"],
+    action: Action,
+) -> Labelled:
+    match scale:
+        case "log":
+            return labelled(user_Q, predicted_Q, label_Q)
+        case "model":
+            both_Q2 = np.stack([predicted_Q, label_Q], axis=1)
+            unit_Q2 = scaled((action, action), torch.from_numpy(both_Q2)).numpy()
+            return labelled(user_Q, unit_Q2[:, 0], unit_Q2[:, 1])
+        case _:
+            assert_never(scale)

@@ -3,7 +3,6 @@
 Shape letters: Q queries (held-out events), S items seen.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +16,10 @@ from plait.evaluation.answers import Part
 from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Protocol
 from plait.layouts import Layout, audit
+from plait.metrics.table import ListMetric, RetrievalMetric, list_length, metric_of
 from plait.schema import UNKNOWN_ITEM
 
 ADVICE = "protocol.filter_seen = False (--protocol.no-filter-seen) lets them count"
-OF_RETRIEVAL = re.compile(r"(hr|ndcg)@(\d+)|mrr")  # metrics of a rank
 QUERIES_AT_A_TIME = 1 << 12
 
 
@@ -60,7 +59,9 @@ def check_can_choose(reach: Reach, selection: Selection) -> None:
         reach: of the validation's targets.
     """
     names = [name for name, weight in selection.weights if weight]
-    if not audit(reach.layout).can_retrieve or not all(OF_RETRIEVAL.fullmatch(name) for name in names):
+    if not audit(reach.layout).can_retrieve or not all(
+        isinstance(metric_of(name), RetrievalMetric) for name in names
+    ):
         return  # losses and errors of actions always move
     targets, open_Q = reach.targets, ~reach.missed_Q
     if any(_can_change(name, reach.dataset, reach.protocol, targets[open_Q]) for name in names):
@@ -78,11 +79,12 @@ def check_can_choose(reach: Reach, selection: Selection) -> None:
 
 def _can_change(metric: str, dataset: Dataset, protocol: Protocol, targets: Targets) -> bool:
     """Whether the rank of any of these answers can change the metric."""
-    found = OF_RETRIEVAL.fullmatch(metric)
-    assert found is not None
-    harmless = int(found[2]) if found[1] == "hr" else 1  # so many ranked items give one value in any order
     if not len(targets):
         return False
+    harmless = 1  # so many ranked items give one value in any order
+    match metric_of(metric):
+        case ListMetric(reads_order=False):
+            harmless = list_length(metric)
     if protocol.negatives is not None:
         return protocol.negatives + 1 > harmless
     if not protocol.filter_seen:

@@ -2,12 +2,12 @@
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, assert_never
 
 from plait.layouts import Layout, audit
+from plait.metrics.table import CHIEF_RETRIEVAL, LOSS_OF_ACTIONS, check_full_name, metric_of
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-LOWER_IS_BETTER = ("loss", "rmse", "rmse_scaled", "mae", "mae_scaled", "ne", "log_loss", "ece")
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,14 @@ class Selection:
     0.0
     """
 
-    AUTO: ClassVar[str] = "auto"  # ndcg@10 where retrieval is trained, else the loss of the actions
+    AUTO: ClassVar[str] = "auto"  # RETRIEVAL where that is trained, else the loss of the actions
+    RETRIEVAL: ClassVar[str] = CHIEF_RETRIEVAL
 
     weights: tuple[tuple[str, float], ...]
 
     @classmethod
     def parse(cls, text: str) -> "Selection":
-        """Raises ValueError where a part is not METRIC or METRIC=WEIGHT."""
+        """Raises ValueError where a part is not METRIC or METRIC=WEIGHT, or there is no such metric."""
         parts = []
         for part in text.split(","):
             found = re.fullmatch(rf"\s*([a-z_]+(?:@\d+)?(?::[^=,]+)?)\s*(?:=\s*({NUMBER}))?\s*", part)
@@ -34,6 +35,8 @@ class Selection:
                     "or 'ndcg@10=1,auc:liked=0.5'"
                 )
             parts.append((found[1], float(found[2] or 1)))
+        if parts != [(cls.AUTO, 1.0)]:
+            _check_names([name for name, _ in parts], text)
         return cls(tuple(parts))
 
     def resolve(self, layout: Layout, retrieval_weight: float) -> "Selection":
@@ -46,7 +49,7 @@ class Selection:
         if self.weights != ((self.AUTO, 1.0),):
             return self
         retrieves = audit(layout).can_retrieve and retrieval_weight > 0
-        return Selection((("ndcg@10" if retrieves else "loss:actions", 1.0),))
+        return Selection(((self.RETRIEVAL if retrieves else LOSS_OF_ACTIONS, 1.0),))
 
     def value(self, metrics: dict[str, float]) -> float:
         """Raises ValueError where a metric was not measured, with those that were."""
@@ -64,5 +67,19 @@ class Selection:
         return ",".join(f"{name}={weight:g}" for name, weight in self.weights)
 
 
+def _check_names(names: list[str], text: str) -> None:
+    for name in names:
+        try:
+            check_full_name(name)
+        except ValueError as error:
+            raise ValueError(f"protocol.select = {text!r}: {error}") from None
+
+
 def _sign(name: str) -> int:
-    return -1 if name.partition(":")[0] in LOWER_IS_BETTER else 1
+    match metric_of(name).better:
+        case "higher":
+            return 1
+        case "lower":
+            return -1
+        case never:
+            assert_never(never)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64
 
-from plait.metrics.statistic import Statistic, from_sums, mean_over_events, ratio, sums_per_user
+from plait.metrics.statistic import Better, Statistic, from_sums, ratio, sums_per_user
 
 PROBABILITY_FLOOR = 1e-7  # float32 resolves no finer next to 1; a saturated sigmoid must not cost infinity
 
@@ -23,14 +23,16 @@ class Labelled:
 
     user_U: Int64[np.ndarray, " U"]  # ascending
     place_E: Int64[np.ndarray, " E"]  # which of user_U
-    prediction_E: Float64[np.ndarray, " E"]
-    label_E: Float64[np.ndarray, " E"]
+    prediction_E: Float[np.ndarray, "E ..."]  # a number, or of categories the probability of each
+    label_E: Float64[np.ndarray, " E"]  # of categories the index of the one that happened
 
 
 def labelled(
-    user_E: Int[np.ndarray, " E"], prediction_E: Float[np.ndarray, " E"], label_E: Float[np.ndarray, " E"]
+    user_E: Int[np.ndarray, " E"], prediction_E: Float[np.ndarray, "E ..."], label_E: Float[np.ndarray, " E"]
 ) -> Labelled:
     """Pairs predictions with labels and leaves out the events whose label is missing (NaN).
+
+    Numbers become float64. Probabilities of categories, of which there can be thousands, stay as they are.
 
     Raises:
         ValueError: no event has a label, or a prediction for one is not finite.
@@ -38,11 +40,12 @@ def labelled(
     >>> labelled(np.array([3, 3, 5]), np.array([0.1, 0.2, 0.3]), np.array([1.0, np.nan, 0.0])).prediction_E
     array([0.1, 0.3])
     """
-    kept_E = _kept(prediction_E[:, None], label_E)
+    kept_E = _kept(prediction_E, label_E)
     user_U, place_E = np.unique(user_E[kept_E].astype(np.int64), return_inverse=True)
-    return Labelled(
-        user_U, place_E, prediction_E[kept_E].astype(np.float64), label_E[kept_E].astype(np.float64)
-    )
+    prediction_E = prediction_E[kept_E]
+    if prediction_E.ndim == 1:
+        prediction_E = prediction_E.astype(np.float64)
+    return Labelled(user_U, place_E, prediction_E, label_E[kept_E].astype(np.float64))
 
 
 def rmse(pairs: Labelled) -> Statistic:
@@ -62,23 +65,23 @@ def mae(pairs: Labelled) -> Statistic:
     >>> mae(labelled(np.array([0, 1]), np.array([1.0, 2.0]), np.array([4.0, 6.0]))).value
     3.5
     """
-    error_E = np.abs(pairs.prediction_E - pairs.label_E)
-    return from_sums(
-        pairs.user_U, sums_per_user(pairs.place_E, error_E, np.ones_like(error_E)), ratio, "lower"
-    )
+    return _mean(pairs, np.abs(pairs.prediction_E - pairs.label_E), "lower")
 
 
 def log_loss(pairs: Labelled) -> Statistic:
-    """Mean of -log p(label), in nats, from 0; labels 0 or 1, predictions clipped by PROBABILITY_FLOOR.
+    """Mean of -log p(label), in nats, from 0; probabilities clipped by PROBABILITY_FLOOR.
+
+    A label is 0 or 1 and its prediction the probability of 1; or it is a category's index.
 
     Raises:
-        ValueError: a label is neither 0 nor 1, or a prediction lies outside [0, 1].
+        ValueError: a label is neither 0 nor 1, or no category; or a probability lies outside [0, 1].
 
     >>> round(log_loss(labelled(np.array([0, 1]), np.array([0.5, 0.5]), np.array([0.0, 1.0]))).value, 4)
     0.6931
+    >>> round(log_loss(labelled(np.array([0]), np.array([[0.5, 0.25, 0.25]]), np.array([0.0]))).value, 4)
+    0.6931
     """
-    nats_E = _nats("log_loss", pairs)
-    return from_sums(pairs.user_U, sums_per_user(pairs.place_E, nats_E, np.ones_like(nats_E)), ratio, "lower")
+    return _mean(pairs, _nats("log_loss", pairs), "lower")
 
 
 def normalised_entropy(pairs: Labelled) -> Statistic:
@@ -216,73 +219,55 @@ def calibration_error(pairs: Labelled, num_bins: int = 10) -> Statistic:
     return Statistic(pairs.user_U, under, "lower", num_users)
 
 
-def accuracy(
-    user_E: Int[np.ndarray, " E"], probability_EC: Float[np.ndarray, "E C"], label_E: Float[np.ndarray, " E"]
-) -> Statistic:
+def accuracy(pairs: Labelled) -> Statistic:
     """Share of events whose category was given the highest probability, alone at the top; 0 to 1.
 
-    A label is a category's index, NaN where missing (left out).
-
     Raises:
-        ValueError: no event has a label, a label is no category, or a probability for one is not finite.
+        ValueError: a label is no category.
 
-    >>> accuracy(np.array([0, 1]), np.array([[0.2, 0.8], [0.5, 0.5]]), np.array([1.0, 0.0])).value
+    >>> pairs = labelled(np.array([0, 1]), np.array([[0.2, 0.8], [0.5, 0.5]]), np.array([1.0, 0.0]))
+    >>> accuracy(pairs).value
     0.5
     """
-    kept_E, given_E = _given("accuracy", probability_EC, label_E)
-    is_top_E = (probability_EC[kept_E] >= given_E[:, None]).sum(axis=1) == 1
-    return mean_over_events(user_E[kept_E], is_top_E.astype(np.float64), "higher")
+    given_E = _given_to_category("accuracy", pairs)
+    is_top_E = (pairs.prediction_E >= given_E[:, None]).sum(axis=1) == 1
+    return _mean(pairs, is_top_E.astype(np.float64), "higher")
 
 
-def categorical_log_loss(
-    user_E: Int[np.ndarray, " E"], probability_EC: Float[np.ndarray, "E C"], label_E: Float[np.ndarray, " E"]
-) -> Statistic:
-    """Mean of -log p(category that happened), in nats, from 0; clipped by PROBABILITY_FLOOR.
-
-    Raises:
-        ValueError: as for `accuracy`, or a probability lies outside [0, 1].
-
-    >>> loss = categorical_log_loss(np.array([0]), np.array([[0.5, 0.25, 0.25]]), np.array([0.0]))
-    >>> round(loss.value, 4)
-    0.6931
-    """
-    kept_E, given_E = _given("categorical_log_loss", probability_EC, label_E)
-    _check_probabilities("categorical_log_loss", given_E)
-    return mean_over_events(user_E[kept_E], -np.log(np.maximum(given_E, PROBABILITY_FLOOR)), "lower")
+def _mean(pairs: Labelled, value_E: Float64[np.ndarray, " E"], better: Better) -> Statistic:
+    """The mean over the events of all users laid together, so that every event counts the same."""
+    sum_UK = sums_per_user(pairs.place_E, value_E, np.ones_like(value_E))
+    return from_sums(pairs.user_U, sum_UK, ratio, better)
 
 
 def _kept(
-    prediction_EC: Float[np.ndarray, "E C"], label_E: Float[np.ndarray, " E"]
+    prediction_E: Float[np.ndarray, "E ..."], label_E: Float[np.ndarray, " E"]
 ) -> Bool[np.ndarray, " E"]:
     """The events that have a label, once it is sure that each has a prediction too."""
     kept_E = ~np.isnan(label_E)
     if not kept_E.any():
         raise ValueError(f"no labelled events: {len(label_E)} events, every label missing")
-    broken_E = kept_E & ~np.isfinite(prediction_EC).all(axis=1)
+    broken_E = kept_E & ~np.isfinite(prediction_E).all(axis=tuple(range(1, prediction_E.ndim)))
     if broken_E.any():
         event = broken_E.argmax()
         raise ValueError(
-            f"event {event} has a label but its prediction is {prediction_EC[event]}, "
+            f"event {event} has a label but its prediction is {np.atleast_1d(prediction_E[event])}, "
             f"expected finite numbers ({broken_E.sum()} such events of {len(label_E)})"
         )
     return kept_E
 
 
-def _given(
-    name: str, probability_EC: Float[np.ndarray, "E C"], label_E: Float[np.ndarray, " E"]
-) -> tuple[Bool[np.ndarray, " E"], Float64[np.ndarray, " kept"]]:
-    """The labelled events, and the probability that each gave to the category that happened."""
-    kept_E = _kept(probability_EC, label_E)
-    num_categories = probability_EC.shape[1]
-    category_E = np.where(kept_E, label_E, 0)
-    wrong_E = ~np.isin(category_E, np.arange(num_categories))
+def _given_to_category(name: str, pairs: Labelled) -> Float64[np.ndarray, " E"]:
+    """The probability that each event gave to the category that happened."""
+    num_categories = pairs.prediction_E.shape[1]
+    wrong_E = ~np.isin(pairs.label_E, np.arange(num_categories))
     if wrong_E.any():
         raise ValueError(
-            f"{name}: label {label_E[wrong_E][0]} at event {wrong_E.argmax()}, "
+            f"{name}: label {pairs.label_E[wrong_E][0]} at event {wrong_E.argmax()} of those that have one, "
             f"expected a category's index below {num_categories}"
         )
-    given_E = np.take_along_axis(probability_EC, category_E.astype(np.int64)[:, None], axis=1)[:, 0]
-    return kept_E, given_E[kept_E].astype(np.float64)
+    category_E1 = pairs.label_E.astype(np.int64)[:, None]
+    return np.take_along_axis(pairs.prediction_E, category_E1, axis=1)[:, 0].astype(np.float64)
 
 
 def _is_positive(name: str, pairs: Labelled) -> Bool[np.ndarray, " E"]:
@@ -304,9 +289,13 @@ def _check_probabilities(name: str, probability_E: Float64[np.ndarray, " E"]) ->
 
 
 def _nats(name: str, pairs: Labelled) -> Float64[np.ndarray, " E"]:
-    positive_E = _is_positive(name, pairs)
-    _check_probabilities(name, pairs.prediction_E)
-    given_E = np.where(positive_E, pairs.prediction_E, 1 - pairs.prediction_E)
+    if pairs.prediction_E.ndim > 1:
+        given_E = _given_to_category(name, pairs)
+        _check_probabilities(name, given_E)
+    else:
+        positive_E = _is_positive(name, pairs)
+        _check_probabilities(name, pairs.prediction_E)
+        given_E = np.where(positive_E, pairs.prediction_E, 1 - pairs.prediction_E)
     return -np.log(np.maximum(given_E, PROBABILITY_FLOOR))
 
 

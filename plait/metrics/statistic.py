@@ -72,21 +72,6 @@ def mean_over_users(
     return from_sums(user_U, np.stack([mean_U, np.ones(len(user_U))], axis=1), ratio, better)
 
 
-def mean_over_events(
-    user_E: Int[np.ndarray, " E"], value_E: Float[np.ndarray, " E"], better: Better
-) -> Statistic:
-    """The mean over the events of all users laid together, so that every event counts the same.
-
-    >>> mean_over_events(np.array([7, 8, 7, 7]), np.array([1.0, 1.0, 0.0, 0.0]), "lower").value
-    0.5
-
-    Raises:
-        ValueError: there is no event, or a value is not finite.
-    """
-    user_U, place_E = _places("mean_over_events", user_E, value_E)
-    return from_sums(user_U, sums_per_user(place_E, value_E, np.ones(len(value_E))), ratio, better)
-
-
 def sums_per_user(
     place_E: Int64[np.ndarray, " E"], *value_E: Float[np.ndarray, " E"]
 ) -> Float64[np.ndarray, "U K"]:

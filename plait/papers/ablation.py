@@ -9,7 +9,7 @@ Shape letter: D draws.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Literal, assert_never
 
 import numpy as np
 from jaxtyping import Float64
@@ -21,6 +21,7 @@ from plait.compare.words import number
 from plait.data import Dataset
 from plait.metrics.intervals import Bootstrap, bootstrap, paired_difference
 from plait.metrics.statistic import Statistic
+from plait.metrics.table import metric_of
 from plait.papers.claims import Claim, averages, judge, seed_noise
 from plait.papers.logs import Log
 from plait.papers.study import Figure, Finding, Place, failures, shrunk, words_of, words_of_epochs
@@ -67,7 +68,6 @@ class Ablation:
     columns: Mapping[str, Column]  # by the name under which claims know it
     changes: tuple[Change, ...]
     claims: tuple[Claim, ...]
-    unit: Unit
     num_seeds: int = 2
     notes: tuple[str, ...] = ()
 
@@ -79,6 +79,19 @@ class Ablation:
         assert named <= set(names), f"{self.name}: {named - set(names)}"
         assert {claim.metric for claim in self.claims} <= set(self.columns), self.name
         assert all(len(change.paper) in (0, len(self.columns)) for change in self.changes), self.name
+
+    @property
+    def unit(self) -> Unit:
+        """Of its differences: all of its columns are of metrics that are held apart in one way."""
+        columns = self.columns.values()
+        [distance] = {metric_of(metric).distance for column in columns for metric in column.metrics}
+        match distance:
+            case "points":
+                return "AUC"
+            case "share":
+                return "%"
+            case _:
+                assert_never(distance)
 
     @property
     def logs(self) -> tuple[Log, ...]:

@@ -134,7 +134,6 @@ def films(name: str, log: Log, protocol: Protocol, layouts: tuple[str, ...]) -> 
             Claim(first=its, second=BASELINE, metric="ne:liked", source=AS_FUSED if its == FUSED else "")
             for its in layouts
         ),
-        unit="%",
     )
 
 
@@ -168,7 +167,6 @@ def table_1_part(name: str, protocol: Protocol, num_seeds: int) -> Ablation:
         columns=COLUMNS,
         changes=(of_baseline("attn_lfa"), of_baseline(FUSED)),
         claims=(*beats("attn_lfa", BASELINE, metrics=tuple(COLUMNS)[:-1]), *others, *as_fused),
-        unit="%",
         num_seeds=num_seeds,
         notes=(
             "AttnLFA's heads see the pooled actions alone, as the paper's section 3 says; the paper's see late "
@@ -226,7 +224,6 @@ def table_2_part(name: str, protocol: Protocol, num_seeds: int) -> Ablation:
                 source="section 5: AttnDHN does not outperform it",
             ),
         ),
-        unit="%",
         num_seeds=num_seeds,
         notes=(
             "AttnDHN trains at half the learning rate, as in section 5; it has twice the updates of a layer. The "

@@ -128,7 +128,6 @@ def table_1_trial(
             *(on_par(name, BASELINE, metric=metric) for name in TABLE_1),
             beats(ALL, BASELINE, "section 4: a slight improvement", metric),
         ),
-        unit="AUC",
     )
 
 
@@ -253,7 +252,6 @@ def mechanisms(
             beats(LAST, FULL, "section 3.1: more than 0.0015 lost", metric),
             *(on_par(its.name, LAST, "section 3.1: a slight decrease", metric) for its in more),
         ),
-        unit="AUC",
         notes=(*ONE_CAUSE, *notes),
     )
 
@@ -314,7 +312,6 @@ modules = Ablation(
         beats(PPNET, WINDOWS, "section 3.2"),
         beats(SIMILAR, CATEGORY, "section 3.2: SIM"),
     ),
-    unit="AUC",
     notes=(
         "The paper compares what a module gains here with what it gains in a ranker of another paradigm; here only the "
         "first half is done.",

@@ -131,7 +131,7 @@ def fit(
     run = _Run(dataset, config, optim, protocol, selection, folder, report, device, watch)
     if not run.restore():
         run.start()
-        if protocol.select != Selection.AUTO or str(selection) != "ndcg@10":
+        if protocol.select != Selection.AUTO or str(selection) != Selection.RETRIEVAL:
             run.selected()  # settings that the data cannot meet are found before the first step, not after an epoch
         folder.mkdir(parents=True, exist_ok=True)
         if begin:

@@ -93,7 +93,7 @@ def pairs(predictions: np.ndarray, labels: np.ndarray) -> Call:
 
 def categories(labels: np.ndarray, first: float = 0.5) -> Call:
     probabilities = np.array([[first, 0.5], [0.25, 0.75]])
-    return lambda its: its.categorical_log_loss(USERS[:2], probabilities, labels)
+    return lambda its: its.log_loss(its.labelled(USERS[:2], probabilities, labels))
 
 
 SCORING = [

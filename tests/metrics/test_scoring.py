@@ -14,7 +14,6 @@ from plait.metrics.scoring import (
     accuracy,
     auc,
     calibration_error,
-    categorical_log_loss,
     gauc,
     labelled,
     log_loss,
@@ -22,7 +21,7 @@ from plait.metrics.scoring import (
     normalised_entropy,
     rmse,
 )
-from plait.metrics.statistic import from_sums, mean_over_events, mean_over_users, ratio
+from plait.metrics.statistic import from_sums, mean_over_users, ratio
 
 OF_PAIRS = [rmse, mae, log_loss, normalised_entropy, auc, gauc, partial(calibration_error, num_bins=1)]
 
@@ -225,10 +224,11 @@ def test_categories_agree_with_scikit_learn():
     label_E[::7] = np.nan
     kept_E = ~np.isnan(label_E)
     user_E = rng.integers(0, 5, 97)
+    pairs = labelled(user_E, probability_EC, label_E)
     theirs = sk.log_loss(label_E[kept_E], probability_EC[kept_E], labels=[0, 1, 2])
-    assert categorical_log_loss(user_E, probability_EC, label_E).value == pytest.approx(theirs)
+    assert log_loss(pairs).value == pytest.approx(theirs)
     theirs = sk.accuracy_score(label_E[kept_E], probability_EC[kept_E].argmax(1))
-    assert accuracy(user_E, probability_EC, label_E).value == pytest.approx(theirs)
+    assert accuracy(pairs).value == pytest.approx(theirs)
 
 
 def test_errors_say_what_was_found():
@@ -245,15 +245,14 @@ def test_errors_say_what_was_found():
         log_loss(labelled(user_E, np.array([0.5, 1.5]), np.array([0.0, 1.0])))
     with pytest.raises(ValueError, match="num_bins=0"):
         calibration_error(rating, 0)
-    with pytest.raises(ValueError, match=r"label 2.0 at event 1, expected a category's index below 2"):
-        accuracy(user_E, np.full((2, 2), 0.5), np.array([0.0, 2.0]))
+    with pytest.raises(ValueError, match=r"label 2.0 at event 1 of those that have one, expected a category"):
+        accuracy(labelled(user_E, np.full((2, 2), 0.5), np.array([0.0, 2.0])))
     with pytest.raises(ValueError, match="are these logits"):
-        categorical_log_loss(user_E, np.full((2, 2), 1.5), np.array([0.0, 1.0]))
-    for mean in (mean_over_users, partial(mean_over_events, better="lower")):
-        with pytest.raises(ValueError, match="no events"):
-            mean(np.array([], dtype=int), np.array([]))
-        with pytest.raises(ValueError, match="position 1 is inf"):
-            mean(user_E, np.array([0.5, np.inf]))
+        log_loss(labelled(user_E, np.full((2, 2), 1.5), np.array([0.0, 1.0])))
+    with pytest.raises(ValueError, match="no events"):
+        mean_over_users(np.array([], dtype=int), np.array([]))
+    with pytest.raises(ValueError, match="position 1 is inf"):
+        mean_over_users(user_E, np.array([0.5, np.inf]))
 
 
 def test_a_missing_label_needs_no_prediction():

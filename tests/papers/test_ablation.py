@@ -266,7 +266,6 @@ def tiny_ablation(**more: Any) -> Ablation:
         "columns": {"auc": Column(("auc:click",), "AUC")},
         "changes": (Change(variant="lac", baseline="action_out", paper=(0.5,)),),
         "claims": (Claim(first="lac", second="action_out", metric="auc"),),
-        "unit": "AUC",
         "num_seeds": 2,
     }
     return Ablation(**fields | more)

@@ -5,7 +5,7 @@ import math
 import pytest
 from tiny import model_of
 
-from plait.evaluation.selection import LOWER_IS_BETTER, Selection
+from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
@@ -47,9 +47,29 @@ def test_a_selection_weighs_metrics_so_that_more_is_better():
     )
 
 
-@pytest.mark.parametrize("name", LOWER_IS_BETTER)
+@pytest.mark.parametrize(
+    "name", ["loss", "rmse", "rmse_scaled", "mae", "mae_scaled", "ne", "log_loss", "ece"]
+)
 def test_errors_and_losses_count_downwards(name):
     assert Selection.parse(f"{name}:rating").value({f"{name}:rating": 3.0}) == -3.0
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("ndgc@10", "ndcg@10"),
+        ("hr@7", "hr@5"),
+        ("mrr@10", "mrr"),
+        ("ndcg@10=1,rsme:rating=0.5", "rmse:rating"),
+        ("auc", "auc:ACTION"),
+        ("ndcg@10:liked", "ndcg@10"),
+        ("auto=2", None),
+    ],
+)
+def test_a_metric_that_does_not_exist_is_refused_with_the_nearest(text, near):
+    words = f"did you mean '{near}'" if near else "There are hr@1, hr@5"
+    with pytest.raises(ValueError, match=rf"protocol.select = '{text}': no metric is called .*{words}"):
+        Protocol(select=text)
 
 
 def test_a_metric_that_was_not_measured_is_named_with_those_that_were():

@@ -1,0 +1,361 @@
+"""Every metric with what is known of it: what it is called, what it is measured on, and which way is better.
+
+Evaluation, selection, comparison, regret and reports read the table. A new metric is one more entry.
+
+In full, a metric's name has the length of its list or its action: "ndcg@10", "mrr", "rmse:rating", "loss:rating".
+
+Shape letter: Q queries (held-out events).
+"""
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, final
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from plait.metrics import retrieval, scoring
+from plait.metrics.scoring import Labelled
+from plait.metrics.statistic import Better, Statistic, mean_over_users
+from plait.schema import ActionKind, Amount, Binary, Categorical, Regression
+
+Ranks = Int64[np.ndarray, " Q"]
+Values = Float64[np.ndarray, " Q"]
+Kinds = tuple[type[ActionKind], ...]
+Distance = Literal["points", "share"]
+Scale = Literal["log", "model"]
+
+LISTS = (1, 5, 10, 50)  # lengths k of HR@k and NDCG@k
+SHOWN_LISTS = (10, 50)  # those that a comparison shows
+CHIEF_RETRIEVAL = "ndcg@10"  # in full: where one metric has to stand for all of retrieval
+LOSS_OF_ACTIONS = "loss:actions"  # in full: the sum of the losses of all trained actions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(ABC):
+    """What is known of a metric, whatever it is measured on."""
+
+    name: str  # small letters and "_": without the length of a list, and without an action
+    label: str  # as tables and charts call it
+    better: Better
+    distance: Distance  # how two values are held apart: in points of the metric, or as a share of the one
+    has_limit: bool = (
+        False  # the true expectation is best in it: not so in MAE (medians) and ECE (any constant)
+    )
+
+    @abstractmethod
+    def full_names(self, action: str) -> tuple[str, ...]:
+        """The names under which its values go.
+
+        Args:
+            action: the one that is measured, where it is a metric of actions.
+        """
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RankMetric(Metric):
+    """A mean over users of each user's mean, computed from the whole rank of the item that came."""
+
+    function: Callable[[Ranks], Values]
+    is_shown: bool  # in a comparison
+
+    def full_names(self, action: str) -> tuple[str, ...]:
+        return (self.name,)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ListMetric(Metric):
+    """A mean over users of each user's mean, computed from the first k items."""
+
+    function: Callable[[int, Ranks], Values]
+    reads_order: bool  # False: the place within the list makes no difference
+    is_shown: bool  # in a comparison, at SHOWN_LISTS
+
+    def full_names(self, action: str) -> tuple[str, ...]:
+        return tuple(f"{self.name}@{k}" for k in LISTS)
+
+
+RetrievalMetric = RankMetric | ListMetric
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ActionMetric(Metric):
+    """Predictions of one action held against its labels, pooled over events."""
+
+    function: Callable[[Labelled], Statistic]
+    kinds: Kinds  # of the actions that it is measured for
+    scale: Scale = "log"  # of predictions and labels: the log's units, or as the model sees them
+    leads: Kinds = ()  # of these kinds a comparison shows it first, and draws it
+    shown: Kinds = ()  # of these kinds a comparison shows it after that
+
+    def full_names(self, action: str) -> tuple[str, ...]:
+        return (f"{self.name}:{action}",)
+
+    def statistic(self, pairs: Labelled) -> Statistic:
+        """Its value for users counted any number of times.
+
+        Args:
+            pairs: at its scale.
+        """
+        found = self.function(pairs)
+        assert found.better == self.better, (
+            f"{self.name}: {self.better} by its entry, {found.better} by its function"
+        )
+        return found
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LossMetric(Metric):
+    """What training lowers, of every kind of action; the model itself tells it."""
+
+    def full_names(self, action: str) -> tuple[str, ...]:
+        return f"{self.name}:{action}", LOSS_OF_ACTIONS
+
+
+LOSS = LossMetric(name="loss", label="loss", better="lower", distance="share")
+TABLE: tuple[Metric, ...] = (  # in the order in which values are written
+    ListMetric(
+        name="hr",
+        label="HR",
+        better="higher",
+        distance="points",
+        has_limit=True,
+        function=retrieval.hr_at,
+        reads_order=False,
+        is_shown=True,
+    ),
+    ListMetric(
+        name="ndcg",
+        label="NDCG",
+        better="higher",
+        distance="points",
+        has_limit=True,
+        function=retrieval.ndcg_at,
+        reads_order=True,
+        is_shown=True,
+    ),
+    RankMetric(
+        name="mrr",
+        label="MRR",
+        better="higher",
+        distance="points",
+        has_limit=True,
+        function=retrieval.reciprocal_rank,
+        is_shown=True,
+    ),
+    ActionMetric(
+        name="auc",
+        label="AUC",
+        better="higher",
+        distance="points",
+        has_limit=True,
+        function=scoring.auc,
+        kinds=(Binary,),
+        leads=(Binary,),
+    ),
+    ActionMetric(
+        name="gauc",
+        label="GAUC",
+        better="higher",
+        distance="points",
+        has_limit=True,
+        function=scoring.gauc,
+        kinds=(Binary,),
+        shown=(Binary,),
+    ),
+    ActionMetric(
+        name="ne",
+        label="NE",
+        better="lower",
+        distance="share",
+        has_limit=True,
+        function=scoring.normalised_entropy,
+        kinds=(Binary,),
+        shown=(Binary,),
+    ),
+    ActionMetric(
+        name="accuracy",
+        label="accuracy",
+        better="higher",
+        distance="points",
+        function=scoring.accuracy,
+        kinds=(Categorical,),
+        leads=(Categorical,),
+    ),
+    ActionMetric(
+        name="log_loss",
+        label="log-loss",
+        better="lower",
+        distance="share",
+        has_limit=True,
+        function=scoring.log_loss,
+        kinds=(Binary, Categorical),
+        shown=(Categorical,),
+    ),
+    ActionMetric(
+        name="ece",
+        label="ECE",
+        better="lower",
+        distance="points",
+        function=scoring.calibration_error,
+        kinds=(Binary,),
+    ),
+    ActionMetric(
+        name="rmse",
+        label="RMSE",
+        better="lower",
+        distance="share",
+        has_limit=True,
+        function=scoring.rmse,
+        kinds=(Regression, Amount),
+        leads=(Regression,),
+    ),
+    ActionMetric(
+        name="mae",
+        label="MAE",
+        better="lower",
+        distance="share",
+        function=scoring.mae,
+        kinds=(Regression, Amount),
+        shown=(Regression, Amount),
+    ),
+    ActionMetric(
+        name="rmse_scaled",
+        label="scaled RMSE",
+        better="lower",
+        distance="share",
+        has_limit=True,
+        function=scoring.rmse,
+        kinds=(Regression, Amount),
+        scale="model",
+        leads=(Amount,),
+    ),
+    ActionMetric(
+        name="mae_scaled",
+        label="scaled MAE",
+        better="lower",
+        distance="share",
+        function=scoring.mae,
+        kinds=(Regression, Amount),
+        scale="model",
+    ),
+    LOSS,
+)
+
+
+def metric_of(full_name: str) -> Metric:
+    """The entry of a name, with or without its list's length and its action.
+
+    Raises:
+        ValueError: there is none, with the nearest name.
+
+    >>> metric_of("ndcg@10").label, metric_of("rmse:rating").better
+    ('NDCG', 'lower')
+    """
+    found = next((metric for metric in TABLE if metric.name == _name_in(full_name)), None)
+    if found is None:
+        raise _unknown(full_name)
+    return found
+
+
+def check_full_name(full_name: str) -> None:
+    """Raises ValueError where no value goes under a name, whatever the actions are, with the nearest name.
+
+    >>> check_full_name("ndgc@10")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: no metric is called 'ndgc@10'; did you mean 'ndcg@10'? There are hr@1, hr@5, ...
+    """
+    if full_name not in _full_names(full_name.partition(":")[2]):
+        raise _unknown(full_name)
+
+
+def list_length(full_name: str) -> int:
+    """The k of a `ListMetric`'s name.
+
+    >>> list_length("hr@10")
+    10
+    """
+    return int(full_name.partition("@")[2])
+
+
+def measured_on_ranks(
+    user_Q: Int64[np.ndarray, " Q"], rank_Q: Int64[np.ndarray, " Q"]
+) -> dict[str, Statistic]:
+    """Every retrieval metric, by its full name.
+
+    Raises:
+        ValueError: there is no query, or a rank is below 1.
+    """
+    return {
+        name: mean_over_users(user_Q, value_of(rank_Q), metric.better)
+        for name, metric, value_of in _on_ranks()
+    }
+
+
+def of_kind(kind: type[ActionKind]) -> tuple[ActionMetric, ...]:
+    """The metrics of actions of a kind.
+
+    >>> [metric.name for metric in of_kind(Categorical)]
+    ['accuracy', 'log_loss']
+    """
+    return tuple(metric for metric in TABLE if isinstance(metric, ActionMetric) and kind in metric.kinds)
+
+
+def shown_of_retrieval() -> tuple[str, ...]:
+    """The full names that a comparison shows, in its order."""
+    lengths = {f"@{k}" for k in SHOWN_LISTS} | {""}
+    return tuple(
+        name
+        for name, metric, _ in _on_ranks()
+        if metric.is_shown and name.removeprefix(metric.name) in lengths
+    )
+
+
+def shown_of_kind(kind: type[ActionKind]) -> tuple[ActionMetric, ...]:
+    """What a comparison shows of actions of a kind; the first is drawn.
+
+    >>> [metric.name for metric in shown_of_kind(Amount)]
+    ['rmse_scaled', 'mae']
+    """
+    metrics = of_kind(kind)
+    leading = (metric for metric in metrics if kind in metric.leads)
+    return (*leading, *(metric for metric in metrics if kind in metric.shown))
+
+
+def _on_ranks() -> Iterator[tuple[str, RetrievalMetric, Callable[[Ranks], Values]]]:
+    """Each retrieval metric with its full name, list after list."""
+    for k in LISTS:
+        for metric in TABLE:
+            if isinstance(metric, ListMetric):
+                yield f"{metric.name}@{k}", metric, partial(metric.function, k)
+    for metric in TABLE:
+        if isinstance(metric, RankMetric):
+            yield metric.name, metric, metric.function
+
+
+def _name_in(full_name: str) -> str:
+    return full_name.partition(":")[0].partition("@")[0]
+
+
+def _full_names(action: str) -> list[str]:
+    return list(dict.fromkeys(name for metric in TABLE for name in metric.full_names(action)))
+
+
+def _unknown(full_name: str) -> ValueError:
+    action = full_name.partition(":")[2] or "ACTION"
+    own = [
+        name for metric in TABLE if metric.name == _name_in(full_name) for name in metric.full_names(action)
+    ]
+    near = difflib.get_close_matches(full_name, own or _full_names(action), n=1, cutoff=0 if own else 0.6)
+    return ValueError(
+        f"no metric is called {full_name!r}"
+        + (f"; did you mean {near[0]!r}?" if near else ".")
+        + f" There are {', '.join(_full_names('ACTION'))}"
+    )
