@@ -27,7 +27,7 @@ def log() -> pl.DataFrame:
 def recommender(log: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Recommender:
     """Weights as they begin: nothing here depends on training."""
     data: Dataset = prepared(log, tmp_path_factory.mktemp("log") / "data")
-    return Recommender(model_of(resolve("lac")), data.item_ids(), columns_of(data))
+    return Recommender(model_of(resolve("lac")), data.items, columns_of(data))
 
 
 def of_users(log: pl.DataFrame, *users: str) -> pl.DataFrame:

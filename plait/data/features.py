@@ -15,12 +15,12 @@ import polars as pl
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from plait.data import checking
-from plait.data.coding import item_index
 from plait.data.ids import Held, held_by, ids_as, joined
 from plait.data.manifest import Settings
 from plait.data.reading import check_columns, collect, described_reading, open_tables, reading
 from plait.data.text import TextFormat, with_decimal_points
 from plait.data.values import file_of, values_of
+from plait.data.vocabulary import Vocabulary
 from plait.schema import (
     FIRST_VALUE,
     MISSING_VALUE,
@@ -143,13 +143,14 @@ def describe_all(items: Any, users: Any, settings: Settings) -> dict[str, Descri
     return about
 
 
-def unseen_ids(table: Described, ids: pl.Series) -> pl.Series:
-    """The table's ids that are not among the log's, in ascending order and of their type.
+def unseen_ids(table: Described, items: Vocabulary) -> pl.Series:
+    """The table's ids that are not among the log's items, in ascending order and of their type.
 
     Raises:
         ValueError: an id cannot be of that type.
     """
-    new_M = table.id_N.filter(pl.Series(item_index(table.id_N, ids) == UNKNOWN_ITEM))
+    ids = items.ids
+    new_M = table.id_N.filter(pl.Series(items.index_of(table.id_N) == items.unknown))
     typed_M = ids_as(new_M, ids.dtype)
     foreign = new_M.filter(typed_M.is_null())
     if len(foreign):
@@ -218,7 +219,7 @@ def new_items(
     source: Any,
     id_column: str,
     features: Sequence[Feature],
-    ids: pl.Series,
+    items: Vocabulary,
     text: TextFormat = TextFormat(),
 ) -> tuple[pl.Series, FeatureTable]:
     """The items of a feature table that a catalogue lacks, in ascending order, and their features.
@@ -226,7 +227,7 @@ def new_items(
     Args:
         source: a table as `plait.prepare` takes it as `items`; vectors are columns.
         features: as fitted in preparation.
-        ids: of the catalogue.
+        items: of the catalogue.
         text: how a table that is a text file is read.
 
     Raises:
@@ -234,7 +235,7 @@ def new_items(
             than preparation met.
     """
     table = describe(source, id_column, features, "item", text, text.item_columns)
-    new_ids = unseen_ids(table, ids)
+    new_ids = unseen_ids(table, items)
     values, _ = _aligned(table, new_ids)
     return new_ids, tabulate(features, values)[1:]
 
@@ -371,7 +372,7 @@ def gather_context(
 
 def _aligned(table: Described, ids: pl.Series) -> tuple[pl.DataFrame, Bool[np.ndarray, " V"]]:
     """The table's values in dense order, with a row of nulls for the unknown item, and who has a row at all."""
-    index_N = item_index(table.id_N, ids)
+    index_N = Vocabulary.of_items(ids).index_of(table.id_N)
     row_V = np.full(len(ids) + 1, -1)
     row_V[index_N] = np.arange(len(index_N))
     row_V[UNKNOWN_ITEM] = -1

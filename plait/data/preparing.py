@@ -42,6 +42,7 @@ from plait.data.missing import Missing, check_missing, with_missing
 from plait.data.reading import described_reading, fingerprint, open_tables
 from plait.data.text import TextFormat
 from plait.data.times import MICROSECONDS_PER_S, TimeUnit, check_format
+from plait.data.vocabulary import Vocabulary
 from plait.data.writing import (
     LEFT_OUT,
     MANIFEST,
@@ -340,7 +341,11 @@ def _arrange(rows: Rows, settings: Settings, about: Mapping[str, Described]) -> 
         raise ValueError(f"{split} leaves no event to train on: every user has fewer than three")
     arrays = {"start": start_U1, "validation": validation_U, "test": test_U, "item": item_E}
     arrays |= {"time_s": time_s_E, "request": request_E, "action": _gather_actions(rows, row_E, settings)}
-    unseen = features.unseen_ids(about["item"], item_id) if settings.keep_unseen_items else item_id.head(0)
+    unseen = (
+        features.unseen_ids(about["item"], Vocabulary.of_items(item_id))
+        if settings.keep_unseen_items
+        else item_id.head(0)
+    )
     tables = _tables(user_id, item_id, unseen, core.item_rows_V, item_E[~train_E])
     trained_U = np.add.reduceat(train_E, start_U1[:-1], dtype=np.int64) > 0
     known = features.fit_tables(about, tables, trained_U)

@@ -157,12 +157,11 @@ class Declared:
 
 def events_of(dataset: Dataset) -> pl.DataFrame:
     """Every event of every segment in the dataset's order, with the log's own ids, as a log to prepare again."""
-    items, users = dataset.item_ids(), dataset.user_ids()
     histories = [dataset.history(user) for user in range(dataset.num_users)]
     user_E = np.repeat(np.arange(len(histories)), [len(history.item_E) for history in histories])
     columns = {
-        USER: users.gather(user_E),
-        ITEM: items.gather(np.concatenate([history.item_E for history in histories]) - 1),
+        USER: dataset.users.ids_at(user_E),
+        ITEM: dataset.items.ids_at(np.concatenate([history.item_E for history in histories])),
         TIME: np.concatenate([history.time_s_E for history in histories]),
         REQUEST: np.concatenate([history.request_E for history in histories]),
     }

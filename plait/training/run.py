@@ -131,7 +131,7 @@ def _train(
     save_answers(folder / ANSWERS, answers)
     (folder / MODEL).mkdir(exist_ok=True)
     save_model(fitted.model, folder / MODEL)
-    save_vocabulary(folder / MODEL, dataset.item_ids(), columns_of(dataset))
+    save_vocabulary(folder / MODEL, dataset.items, columns_of(dataset))
     result = _result(
         dataset,
         settings,

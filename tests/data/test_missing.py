@@ -129,7 +129,7 @@ def values_of(dataset: Dataset) -> dict[str, np.ndarray]:
 
 def served(dataset: Dataset, given: Mapping[str, pl.DataFrame]) -> History:
     return read_history(
-        given["log"], columns_of(dataset), dataset.actions, dataset.item_ids(), users=given["users"]
+        given["log"], columns_of(dataset), dataset.actions, dataset.items, users=given["users"]
     )
 
 
