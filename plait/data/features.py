@@ -7,7 +7,7 @@ columns, W widths of the vectors side by side, E events, C context features, L l
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 import numpy as np
@@ -284,6 +284,8 @@ def fit_feature(feature: Feature, train: pl.Series, every: pl.Series) -> Feature
             kind = msgspec.structs.replace(feature.kind, edges=edges)
         case Vector():
             kind = Vector(width=every.dtype.shape[0])  # type: ignore[attr-defined]
+        case _:
+            assert_never(feature.kind)
     return msgspec.structs.replace(feature, kind=kind)
 
 
@@ -315,6 +317,8 @@ def code_values(feature: Feature, values: pl.Series) -> Int32[np.ndarray, "N K"]
             return np.where(values.is_null().to_numpy(), MISSING_VALUE, code_N).astype(np.int32)[:, None]
         case Vector():
             raise AssertionError("a vector has no codes")
+        case _:
+            assert_never(feature.kind)
 
 
 def code_context(features: Sequence[Feature], frame: pl.DataFrame, where: str) -> Int64[np.ndarray, "E C"]:

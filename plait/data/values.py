@@ -4,18 +4,15 @@ arrays; null where missing.
 Shape letters: N rows, W width of a vector.
 """
 
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import polars as pl
 
-from plait.data.checking import written
-from plait.data.ids import is_text
-from plait.data.missing import names_without, numbers_without
+from plait.data import checking
+from plait.data.checking import RULE
 from plait.data.text import decimal_hint
-from plait.schema import Categories, Category, Feature, Number, Vector
-
-VALUE = pl.col("value")
+from plait.schema import Categories, Category, Feature, FeatureKind, Number, Vector
 
 
 def file_of(feature: Feature) -> str | None:
@@ -29,78 +26,40 @@ def values_of(feature: Feature, frame: pl.DataFrame, where: str) -> pl.Series:
     Raises:
         ValueError: the column or file is of the wrong type, or a value is no number; `where` says what was read.
     """
-    file = file_of(feature)
-    column = pl.Series(feature.name, _load(file, frame.height)) if file else frame[feature.name]
-    where, missing = f"{where}, column {feature.name!r}", feature.missing
+    file, where = file_of(feature), f"{where}, column {feature.name!r}"
     match feature.kind:
-        case Category():
-            return _evaluated(_texts(column, where), names_without(VALUE, missing))
-        case Categories(separator=separator):
-            return _lists(column, separator, missing, where)
-        case Number():
-            given = _evaluated(column, numbers_without(VALUE, column.dtype, missing))
-            return _numbers(given, where)
+        case Category() | Categories() | Number():
+            return _checked(feature, frame[feature.name], where)
         case Vector():
+            column = pl.Series(feature.name, _load(file, frame.height)) if file else frame[feature.name]
             return _arrays(column, file or where)
+        case _:
+            assert_never(feature.kind)
 
 
-def _evaluated(column: pl.Series, expression: pl.Expr) -> pl.Series:
-    """An expression of VALUE, over a column."""
-    return column.to_frame("value").select(expression.alias(column.name)).to_series()
+def _checked(feature: Feature, column: pl.Series, where: str) -> pl.Series:
+    """The column's values, all of which keep the rules."""
+    read = checking.feature_column(feature, column.dtype, where)
+    values = column.to_frame().select(checking.rule_number([read]), read.value.alias(feature.name))
+    broken = values[RULE].to_numpy().nonzero()[0]
+    if len(broken):
+        raise _refused(feature.kind, int(broken[0]), column[int(broken[0])], where)
+    return values[feature.name]
 
 
-def _texts(column: pl.Series, where: str) -> pl.Series:
-    """Names, null where missing or blank. Whole numbers and truth values are names too."""
-    if column.dtype.is_float():
-        column = column.fill_nan(None)
-        if not (column.drop_nulls() % 1 == 0).all():
-            raise ValueError(
+def _refused(kind: FeatureKind, row: int, value: Any, where: str) -> ValueError:
+    match kind:
+        case Category() | Categories():
+            return ValueError(
                 f"{where} holds fractions; expected text or whole numbers (or declare it a number)"
             )
-        column = column.cast(pl.Int64)
-    if not _are_names(column.dtype):
-        raise ValueError(f"{where} holds {column.dtype}; expected text or whole numbers")
-    return column.cast(pl.String).to_frame().select(written(pl.col(column.name))).to_series()
-
-
-def _numbers(column: pl.Series, where: str) -> pl.Series:
-    """Float64, null where missing; dates and times as seconds since 1970."""
-    if column.dtype in (pl.Date, pl.Datetime):
-        return column.cast(pl.Datetime("us")).dt.epoch("us") / 1e6
-    if column.dtype == pl.String:
-        column = column.str.strip_chars().replace("", None)
-    elif not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
-        raise ValueError(f"{where} holds {column.dtype}; expected numbers or times")
-    number = column.cast(pl.Float64, strict=False).fill_nan(None)
-    is_nan = column.cast(pl.Float64, strict=False).is_nan().fill_null(False)
-    bad = (number.is_null() & column.is_not_null() & ~is_nan) | number.is_infinite().fill_null(False)
-    if bad.any():
-        row = int(bad.arg_true()[0])
-        hint = decimal_hint(column[row])
-        raise ValueError(f"{where}: row {row + 1} holds {column[row]!r}, which is no finite number{hint}")
-    return number
-
-
-def _lists(column: pl.Series, separator: str | None, missing: tuple[str, ...], where: str) -> pl.Series:
-    """Lists of different names, null where there is none."""
-    is_list = isinstance(column.dtype, pl.List | pl.Array) and _are_names(column.dtype.inner)
-    if separator is not None:
-        text = _evaluated(_texts(column, where), names_without(VALUE, missing))
-        lists = text.str.split(separator)
-    elif is_list or column.dtype == pl.Null:
-        lists = column.cast(pl.List(pl.String))
-    else:
-        raise ValueError(
-            f"{where} holds {column.dtype}; expected lists of text or whole numbers, or text and a separator "
-            "(NAME:categories:SEPARATOR)"
-        )
-    names = names_without(pl.element().str.strip_chars(), missing)
-    lists = lists.list.eval(names.filter(names.is_not_null() & (names != "")).unique(maintain_order=True))
-    return pl.select(pl.when(lists.list.len() > 0).then(lists)).to_series().alias(column.name)
-
-
-def _are_names(dtype: Any) -> bool:
-    return is_text(dtype) or dtype in (pl.Boolean, pl.Null) or dtype.is_integer()
+        case Number():
+            hint = decimal_hint(value)
+            return ValueError(f"{where}: row {row + 1} holds {value!r}, which is no finite number{hint}")
+        case Vector():
+            raise AssertionError("vectors are checked as arrays")
+        case _:
+            assert_never(kind)
 
 
 def _arrays(column: pl.Series, where: str) -> pl.Series:
