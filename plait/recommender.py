@@ -18,8 +18,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from plait.data import checking
-from plait.data.features import code_context, new_items
+from plait.data.columns import rules
+from plait.data.columns.features import code_context, new_items
+from plait.data.columns.ids import id_series
+from plait.data.columns.times import MICROSECONDS_PER_S
 from plait.data.forks import check_can_work
 from plait.data.history import (
     ITEMS,
@@ -29,8 +31,6 @@ from plait.data.history import (
     read_history,
     save_vocabulary,
 )
-from plait.data.ids import id_series
-from plait.data.times import MICROSECONDS_PER_S
 from plait.data.vocabulary import Vocabulary
 from plait.engine import plain
 from plait.engine.state import State
@@ -276,10 +276,10 @@ class Recommender:
         given = pl.DataFrame({"at": [at]})
         latest_s = clock.time() + CENTURY_S
         form = msgspec.structs.replace(form, column="at", offset=None)
-        column = checking.time_column(form, given.schema, latest_s)
-        rule, microseconds = given.select(checking.rule_number([column]), column.value).row(0)
+        column = rules.time_column(form, given.schema, latest_s)
+        rule, microseconds = given.select(rules.rule_number([column]), column.value).row(0)
         if rule:
-            raise ValueError(f"at = {at!r}: {checking.rule_texts([column])[rule - 1]}")
+            raise ValueError(f"at = {at!r}: {rules.rule_texts([column])[rule - 1]}")
         return int(microseconds) // MICROSECONDS_PER_S, int(microseconds)
 
     def _context(self, context: Mapping[str, Any]) -> Int64[np.ndarray, " F"]:

@@ -10,7 +10,8 @@ import pytest
 from tiny import model_of, prepared, random_log
 
 import plait
-from plait.data import Dataset, checking, prepare
+from plait.data import Dataset, prepare
+from plait.data.columns import rules
 from plait.engine.state import State
 from plait.layouts import resolve
 from plait.recommender import Recommender
@@ -165,7 +166,7 @@ def test_the_clock_is_one_in_preparation_serving_and_append(recommender, log, tm
                 passed.append(True)
         return passed
 
-    day = checking.CLOCK_SKEW_S
+    day = rules.CLOCK_SKEW_S
     assert [tried(ahead_s) for ahead_s in (600, day - 600, day + 600, 40 * day)] == [
         [True] * 3,
         [True] * 3,

@@ -16,14 +16,21 @@ import polars as pl
 from jaxtyping import Bool, Int64
 
 from plait import files
-from plait.data.coding import similar_texts
+from plait.data.columns.ids import id_series
 from plait.data.forks import check_can_work
-from plait.data.gathering import Windows, concatenated_ranges, windows
-from plait.data.ids import id_series
 from plait.data.manifest import FORMAT_VERSION, Manifest, why_left_out
-from plait.data.shaping import met_before, queries, training_rows
+from plait.data.preparation.coding import similar_texts
+from plait.data.preparation.sequences import met_before, queries, training_rows
+from plait.data.storage.whole_folders import (
+    LEFT_OUT,
+    MANIFEST,
+    REJECTS,
+    array_digest,
+    content_hash,
+    table_digest,
+)
 from plait.data.vocabulary import Vocabulary
-from plait.data.writing import LEFT_OUT, MANIFEST, REJECTS, array_digest, content_hash, table_digest
+from plait.data.windows import Windows, concatenated_ranges, windows
 from plait.schema import Action, EventBatch, Feature, FeatureTable
 
 AGAIN = "prepare the log again, or simulate it again"

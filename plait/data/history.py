@@ -15,16 +15,16 @@ import polars as pl
 from jaxtyping import Int64
 
 from plait import files
-from plait.data import checking
-from plait.data.checking import RULE, Column, Rule
-from plait.data.features import code_context, user_features_of
-from plait.data.frames import as_frame, has_unnamed_index, is_pandas_row
-from plait.data.ids import DType, held_by, ids_as, is_text
-from plait.data.reading import check_columns
-from plait.data.text import TextFormat
-from plait.data.times import MICROSECONDS_PER_S, TimeForm, TimeUnit
+from plait.data.columns import rules
+from plait.data.columns.features import code_context, user_features_of
+from plait.data.columns.ids import DType, held_by, ids_as, is_text
+from plait.data.columns.rules import RULE, Column, Rule
+from plait.data.columns.times import MICROSECONDS_PER_S, TimeForm, TimeUnit
+from plait.data.logs.frames import as_frame, has_unnamed_index, is_pandas_row
+from plait.data.logs.tables import check_columns
+from plait.data.logs.text import TextFormat
+from plait.data.storage.whole_folders import parquet_bytes
 from plait.data.vocabulary import Vocabulary
-from plait.data.writing import parquet_bytes
 from plait.schema import UNKNOWN_ITEM, Action, EventBatch, Feature
 
 COLUMNS, ITEMS = "recommender.json", "items.parquet"  # files of a saved model, beside its weights
@@ -130,9 +130,9 @@ def read_history(
         frame = frame.with_columns(pl.lit(0).alias(columns.user))
     if has_users:
         frame = frame.with_columns(_user_ids_of(frame[columns.user], columns))
-    times_in = [] if form is None else [checking.time_column(form, frame.schema, checking.latest_event_s())]
-    actions_in = [checking.action_column(action, frame.schema[action.name]) for action in actions]
-    ids_in = [checking.given_id_column(name, frame.schema[name]) for name in (columns.user, columns.item)]
+    times_in = [] if form is None else [rules.time_column(form, frame.schema, rules.latest_event_s())]
+    actions_in = [rules.action_column(action, frame.schema[action.name]) for action in actions]
+    ids_in = [rules.given_id_column(name, frame.schema[name]) for name in (columns.user, columns.item)]
     order_in = [
         replace(_given_column(name, frame.schema[name]), name=f"order of {name}") for name in ordering
     ]
@@ -285,10 +285,10 @@ def _given_column(name: str, dtype: DType) -> Column:
 
 
 def _checked(frame: pl.DataFrame, columns: list[Column]) -> pl.DataFrame:
-    values = frame.select(checking.rule_number(columns), *(c.value.alias(c.name) for c in columns))
+    values = frame.select(rules.rule_number(columns), *(c.value.alias(c.name) for c in columns))
     broken = values[RULE].to_numpy().nonzero()[0]
     if len(broken):
         row = int(broken[0])
-        rule = checking.rule_texts(columns)[values[RULE][row] - 1]
+        rule = rules.rule_texts(columns)[values[RULE][row] - 1]
         raise ValueError(f"the history breaks a rule: {rule}, in the event {frame.row(row, named=True)}")
     return values

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int32, Int64, Integer
 
-from plait.data.coding import stable_argsort
-from plait.data.gathering import concatenated_ranges
-from plait.data.ids import ids_as
+from plait.data.columns.ids import ids_as
+from plait.data.preparation.coding import stable_argsort
+from plait.data.windows import concatenated_ranges
 from plait.schema import UNKNOWN_ITEM
 
 
@@ -51,7 +51,7 @@ class Vocabulary:
     def __init__(self, ids: pl.Series, first: int) -> None:
         """
         Args:
-            ids: all different, none missing, of a type as `plait.data.ids.Held.dtype`.
+            ids: all different, none missing, of a type as `plait.data.columns.ids.Held.dtype`.
             first: the dense number of the first.
         """
         self.ids = ids

@@ -13,12 +13,12 @@ import numpy as np
 import polars as pl
 
 from plait.data import Dataset, LeaveOneOut, Temporal, prepare
-from plait.data.caching import cached_folder, made_once
 from plait.data.simulator import World
 from plait.data.simulator.simulating import TRUTH
 from plait.data.simulator.truth import truth_of
 from plait.data.simulator.world import WORLD
-from plait.data.writing import whole_folder
+from plait.data.storage.caches import cached_folder, made_once
+from plait.data.storage.whole_folders import whole_folder
 from plait.papers.logs import Log, Simulated, stand_in
 from plait.schema import Action, Binary, Feature, Vector
 

@@ -21,8 +21,8 @@ import numpy as np
 
 from plait.data import Dataset
 from plait.data.history import Columns, save_vocabulary
-from plait.data.locking import kept_alone
-from plait.data.writing import MANIFEST
+from plait.data.storage.locks import kept_alone
+from plait.data.storage.whole_folders import MANIFEST
 from plait.evaluation.answers import Answers, answers_of
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.provenance import Provenance, provenance

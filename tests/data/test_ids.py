@@ -6,8 +6,10 @@ import polars as pl
 import pytest
 from tiny import assert_caught, assert_not_vacuous
 
-from plait.data import Dataset, coding, ids, ingest, prepare
+from plait.data import Dataset, prepare
+from plait.data.columns import ids
 from plait.data.history import Columns, read_history
+from plait.data.preparation import coding, ingestion
 from plait.data.vocabulary import Vocabulary
 from plait.schema import UNKNOWN_ITEM, Feature
 
@@ -92,8 +94,10 @@ def test_ids_that_are_not_their_spelling_are_caught(tmp_path, monkeypatch, mutan
     if mutant == "leading zeros":
         monkeypatch.setattr(ids, "spelt_number", lambda text, dtype: text.cast(dtype, strict=False))
     else:
-        first = ingest._read_all
-        monkeypatch.setattr(ingest, "_read_all", lambda tables, settings, held: first(tables, settings, {}))
+        first = ingestion._read_all
+        monkeypatch.setattr(
+            ingestion, "_read_all", lambda tables, settings, held: first(tables, settings, {})
+        )
     assert_caught(check_text_files, tmp_path)
 
 
@@ -104,7 +108,7 @@ def test_a_late_spelling_makes_all_ids_text(tmp_path):
     )
     frame.write_csv(tmp_path / "numbers.csv")
     late.with_columns(time=10**9 + pl.int_range(pl.len(), dtype=pl.Int64)).write_csv(tmp_path / "late.csv")
-    assert len(frame) > ingest.FIRST_ROWS
+    assert len(frame) > ingestion.FIRST_ROWS
     numbers, text = (prepare(tmp_path / f"{n}.csv", out=tmp_path / n, **ALL) for n in ("numbers", "late"))
     assert numbers.item_ids().dtype == pl.Int64 and text.item_ids().dtype == pl.String
     assert text.num_items == 900

@@ -15,7 +15,8 @@ import polars as pl
 import pytest
 from tiny import assert_not_vacuous
 
-from plait.data import Dataset, checking, prepare
+from plait.data import Dataset, prepare
+from plait.data.columns import rules
 from plait.data.history import History, read_history
 from plait.schema import MISSING_VALUE, Action, Amount, Binary, Categorical, Feature, Regression
 from plait.training.run import columns_of
@@ -178,7 +179,7 @@ def test_every_column_lacks_some_values_and_has_others(plain: Dataset) -> None:
 def test_a_blank_that_counts_as_a_value_is_caught(
     plain: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checking, "written", lambda text: text.replace("", None))
+    monkeypatch.setattr(rules, "written", lambda text: text.replace("", None))
     with pytest.raises((AssertionError, ValueError)):
         check_spelling(SPELLINGS["a blank"], plain, tmp_path)
 

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from plait.data import prepare
-from plait.data.features import new_items
+from plait.data.columns.features import new_items
+from plait.data.columns.missing import parse_missing
 from plait.data.history import Columns, read_history
-from plait.data.missing import parse_missing
 from plait.schema import MISSING_VALUE, Action, Amount, Categorical, Feature, Regression
 
 COLUMNS = {"user": "user", "item": "item", "time": "time"}

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from plait.data import Temporal, prepare
+from plait.data.columns.times import check_format
 from plait.data.history import Columns, load_vocabulary, read_history, save_vocabulary
-from plait.data.times import check_format
 from plait.data.vocabulary import Vocabulary
 from plait.files import HASHES
 

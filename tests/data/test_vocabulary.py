@@ -7,7 +7,7 @@ from jaxtyping import Int64
 from tiny import assert_caught, assert_not_vacuous
 
 from plait.data import vocabulary
-from plait.data.ids import ids_as
+from plait.data.columns.ids import ids_as
 from plait.data.vocabulary import Buckets, Vocabulary
 from plait.schema import UNKNOWN_ITEM
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int32, Int64, Integer
 
-from plait.data.ids import LARGEST_SIGNED
+from plait.data.columns.ids import LARGEST_SIGNED
 
 MOST_COMPARED = 1_000  # texts: difflib is slow
 BLOCK = 1 << 16  # rows worked on at a time where that spares a large temporary array

@@ -10,10 +10,10 @@ from typing import assert_never
 
 import polars as pl
 
-from plait.data.ids import EXACT_BELOW, DType, is_nobody, is_text
+from plait.data.columns.ids import EXACT_BELOW, DType, is_nobody, is_text
+from plait.data.columns.missing import names_without, numbers_without
+from plait.data.columns.times import PER_S, TimeForm, is_missing, microseconds, offset_minutes
 from plait.data.manifest import SplitColumn
-from plait.data.missing import names_without, numbers_without
-from plait.data.times import PER_S, TimeForm, is_missing, microseconds, offset_minutes
 from plait.schema import (
     Action,
     Amount,
@@ -60,7 +60,7 @@ def id_column(
     """Users, items, requests. Words for nobody are missing.
 
     Args:
-        id: as `plait.data.ids.as_id` has it, in a column of its own: a rule and the value read it.
+        id: as `plait.data.columns.ids.as_id` has it, in a column of its own: a rule and the value read it.
         categories: where ids are text.
     """
     _check_id_type(name, dtype)

@@ -14,12 +14,12 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float32, Int32, Int64
 
-from plait.data import checking
-from plait.data.ids import Held, held_by, ids_as, joined
+from plait.data.columns import rules
+from plait.data.columns.ids import Held, held_by, ids_as, joined
+from plait.data.columns.values import file_of, values_of
+from plait.data.logs.tables import check_columns, collect, described_reading, open_tables, reading
+from plait.data.logs.text import TextFormat, with_decimal_points
 from plait.data.manifest import Settings
-from plait.data.reading import check_columns, collect, described_reading, open_tables, reading
-from plait.data.text import TextFormat, with_decimal_points
-from plait.data.values import file_of, values_of
 from plait.data.vocabulary import Vocabulary
 from plait.schema import (
     FIRST_VALUE,
@@ -424,13 +424,13 @@ def _distinct(values: pl.Series) -> tuple[str, ...]:
 
 def _check_ids(id_N: pl.Series, name: str) -> None:
     """Raises ValueError where an id of a table is missing, or none that a log can have."""
-    column = checking.given_id_column(id_N.name, id_N.dtype)
-    rule_N = id_N.to_frame().select(checking.rule_number([column])).to_series()
+    column = rules.given_id_column(id_N.name, id_N.dtype)
+    rule_N = id_N.to_frame().select(rules.rule_number([column])).to_series()
     broken_N = (rule_N > 0).arg_true()
     if len(broken_N):
         first = int(broken_N[0])
         raise ValueError(
-            f"{name}: {checking.rule_texts([column])[rule_N[first] - 1]} in row {first + 1} ({id_N[first]!r}), and in "
+            f"{name}: {rules.rule_texts([column])[rule_N[first] - 1]} in row {first + 1} ({id_N[first]!r}), and in "
             f"{len(broken_N)} of {len(id_N)} rows; correct them, or leave them out"
         )
 

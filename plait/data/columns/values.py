@@ -9,9 +9,9 @@ from typing import Any, assert_never
 import numpy as np
 import polars as pl
 
-from plait.data import checking
-from plait.data.checking import RULE
-from plait.data.text import decimal_hint
+from plait.data.columns import rules
+from plait.data.columns.rules import RULE
+from plait.data.logs.text import decimal_hint
 from plait.schema import Categories, Category, Feature, FeatureKind, Number, Vector
 
 
@@ -39,8 +39,8 @@ def values_of(feature: Feature, frame: pl.DataFrame, where: str) -> pl.Series:
 
 def _checked(feature: Feature, column: pl.Series, where: str) -> pl.Series:
     """The column's values, all of which keep the rules."""
-    read = checking.feature_column(feature, column.dtype, where)
-    values = column.to_frame().select(checking.rule_number([read]), read.value.alias(feature.name))
+    read = rules.feature_column(feature, column.dtype, where)
+    values = column.to_frame().select(rules.rule_number([read]), read.value.alias(feature.name))
     broken = values[RULE].to_numpy().nonzero()[0]
     if len(broken):
         raise _refused(feature.kind, int(broken[0]), column[int(broken[0])], where)
