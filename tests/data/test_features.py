@@ -9,7 +9,7 @@ from tiny import ACTIONS, assert_caught, assert_not_vacuous
 
 from plait.data import Dataset, prepare
 from plait.data.columns import features
-from plait.data.columns.content import embed_texts
+from plait.data.content import embed_texts
 from plait.data.history import Columns, read_history
 from plait.data.vocabulary import Vocabulary
 from plait.files import HASHES
