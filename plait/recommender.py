@@ -18,9 +18,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
-from plait.data import checking
-from plait.data.coding import item_index
-from plait.data.features import code_context, new_items
+from plait.data.columns import rules
+from plait.data.columns.features import code_context, new_items
+from plait.data.columns.ids import id_series
+from plait.data.columns.times import MICROSECONDS_PER_S
 from plait.data.forks import check_can_work
 from plait.data.history import (
     ITEMS,
@@ -30,8 +31,7 @@ from plait.data.history import (
     read_history,
     save_vocabulary,
 )
-from plait.data.ids import id_series
-from plait.data.times import MICROSECONDS_PER_S
+from plait.data.vocabulary import Vocabulary
 from plait.engine import plain
 from plait.engine.state import State
 from plait.engine.state import append as append_event
@@ -53,14 +53,19 @@ Frame = Any  # whatever polars reads: a dataframe of polars, pandas or Arrow, or
 class Recommender:
     """A model that takes histories and items as the log spells them, and answers likewise."""
 
-    def __init__(self, model: GenerativeRecommender, items: pl.Series, columns: Columns) -> None:
+    def __init__(self, model: GenerativeRecommender, vocabulary: Vocabulary, columns: Columns) -> None:
         """
         Args:
-            items: the log's item ids; dense item i is at index i - 1.
+            vocabulary: of the log's items.
         """
         self.model = model
-        self.items = items
+        self.vocabulary = vocabulary
         self.columns = columns
+
+    @property
+    def items(self) -> pl.Series:
+        """The log's item ids; dense item i is at index i - 1."""
+        return self.vocabulary.ids
 
     @property
     def actions(self) -> tuple[Action, ...]:
@@ -144,8 +149,8 @@ class Recommender:
                 "the model was trained without item features, so it cannot know items that came later; prepare the "
                 "data with items and item_features (--items, --item-feature), and train again"
             )
-        ids, table = new_items(items, self.columns.item, features, self.items, self.columns.text)
-        return Recommender(self.model.with_items(table), pl.concat([self.items, ids]), self.columns)
+        ids, table = new_items(items, self.columns.item, features, self.vocabulary, self.columns.text)
+        return Recommender(self.model.with_items(table), self.vocabulary.with_more(ids), self.columns)
 
     def score(
         self, state: State, items: Sequence[Any], *, at: Any = None, context: Mapping[str, Any] | None = None
@@ -219,7 +224,7 @@ class Recommender:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with draft_folder(folder, "writing") as aside:
-            save_vocabulary(aside, self.items, self.columns)
+            save_vocabulary(aside, self.vocabulary, self.columns)
             save_model(self.model, aside)
             put_in_place(aside, folder)
 
@@ -232,23 +237,23 @@ class Recommender:
         """
         check_can_work()
         folder = Path(folder)
-        items, columns = load_vocabulary(folder)
+        vocabulary, columns = load_vocabulary(folder)
         model = load_model(folder)
-        if len(items) != model.config.num_items:
+        if len(vocabulary) != model.config.num_items:
             raise ValueError(
-                f"{folder} cannot be loaded: {ITEMS} holds {len(items)} items, and {CONFIG} is of a model of "
+                f"{folder} cannot be loaded: {ITEMS} holds {len(vocabulary)} items, and {CONFIG} is of a model of "
                 f"{model.config.num_items}. Expected the files of one save_pretrained: save it there again"
             )
-        return cls(model.to(resolve_device(device)), items, columns)
+        return cls(model.to(resolve_device(device)), vocabulary, columns)
 
     def _rows(self, state: State, item_UC: Int64[np.ndarray, "U C"]) -> pl.DataFrame:
         user_M = np.repeat(np.arange(len(item_UC)), item_UC.shape[1])
         users = pl.Series("user", state.id_U).gather(user_M)
-        return pl.DataFrame({"user": users, "item": self.items.gather(item_UC.reshape(-1) - 1)})
+        return pl.DataFrame({"user": users, "item": self.vocabulary.ids_at(item_UC.reshape(-1))})
 
     def _known(self, items: Any) -> Int64[np.ndarray, " C"]:
         ids = _ids(items)
-        item_C = item_index(ids, self.items)
+        item_C = self.vocabulary.index_of(ids)
         unknown = ids.filter(item_C == UNKNOWN_ITEM)
         if len(unknown):
             raise ValueError(
@@ -271,10 +276,10 @@ class Recommender:
         given = pl.DataFrame({"at": [at]})
         latest_s = clock.time() + CENTURY_S
         form = msgspec.structs.replace(form, column="at", offset=None)
-        column = checking.time_column(form, given.schema, latest_s)
-        rule, microseconds = given.select(checking.rule_number([column]), column.value).row(0)
+        column = rules.time_column(form, given.schema, latest_s)
+        rule, microseconds = given.select(rules.rule_number([column]), column.value).row(0)
         if rule:
-            raise ValueError(f"at = {at!r}: {checking.rule_texts([column])[rule - 1]}")
+            raise ValueError(f"at = {at!r}: {rules.rule_texts([column])[rule - 1]}")
         return int(microseconds) // MICROSECONDS_PER_S, int(microseconds)
 
     def _context(self, context: Mapping[str, Any]) -> Int64[np.ndarray, " F"]:
@@ -314,7 +319,9 @@ class Recommender:
         return History(events, None, (), unnamed, place_U=None)
 
     def _read(self, history: Frame, users: Frame | None = None) -> History:
-        read = read_history(history, self.columns, self.actions, self.items, users, self.model.reads_requests)
+        read = read_history(
+            history, self.columns, self.actions, self.vocabulary, users, self.model.reads_requests
+        )
         if read.unknown_items and (read.events.item_E == UNKNOWN_ITEM).all():
             warnings.warn(
                 f"the model knows no item of these events, such as {read.unknown_items[0]!r}: all count as unknown. "

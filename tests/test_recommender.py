@@ -25,6 +25,7 @@ import plait
 from plait.data import Dataset, prepare
 from plait.data import history as data_history
 from plait.data.history import Columns
+from plait.data.vocabulary import Vocabulary
 from plait.engine.state import State
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import HASHES
@@ -330,7 +331,11 @@ def test_appending_one_event_changes_the_answers(recommender, log):
 
 
 def of_log(columns: Columns) -> Recommender:
-    return Recommender(model_of(resolve("lac")), pl.Series([f"i{item:02d}" for item in range(17)]), columns)
+    return Recommender(
+        model_of(resolve("lac")),
+        Vocabulary.of_items(pl.Series([f"i{item:02d}" for item in range(17)])),
+        columns,
+    )
 
 
 COLUMNS = Columns(user="user", item="item", time="time", time_unit="ms")
@@ -540,7 +545,7 @@ def other(recommender: Recommender) -> Recommender:
     model = copy.deepcopy(recommender.model)
     with torch.no_grad():
         model.items.embedding.weight.neg_()
-    return Recommender(model, recommender.items.reverse(), recommender.columns)
+    return Recommender(model, Vocabulary.of_items(recommender.items.reverse()), recommender.columns)
 
 
 def asked_of(log: pl.DataFrame) -> Callable[[Recommender], pl.DataFrame]:
@@ -581,7 +586,9 @@ def test_a_model_is_forgotten_before_its_weights_are_replaced(tmp_path, monkeypa
 
 def test_a_vocabulary_of_another_size_is_refused(recommender, tmp_path):
     recommender.save_pretrained(tmp_path)
-    data_history.save_vocabulary(tmp_path, recommender.items.head(16), recommender.columns)
+    data_history.save_vocabulary(
+        tmp_path, Vocabulary.of_items(recommender.items.head(16)), recommender.columns
+    )
     with pytest.raises(
         ValueError, match=rf"{tmp_path} .*items.parquet holds 16 items, and config.json .* of 17\. Exp"
     ):
@@ -943,7 +950,7 @@ def test_requests_of_a_column_are_those_of_the_dataset(reader, tmp_path):
         min_item_events=1,
     )
     model = model_of(**READERS_OF_REQUESTS[reader])
-    recommender = Recommender(model, data.item_ids(), columns_of(data))
+    recommender = Recommender(model, data.items, columns_of(data))
     frame = of_users(log, data.user_ids()[4]).drop("user")
     found = recommender.encode(frame).events
     expected = recommender.encode(data.history(4)).events
@@ -953,5 +960,5 @@ def test_requests_of_a_column_are_those_of_the_dataset(reader, tmp_path):
         recommender.encode(frame.drop("session"))
     with pytest.raises(ValueError, match="encoded from an EventBatch, which does not name its last request"):
         recommender.append(recommender.encode(data.history(4)), frame.tail(1))
-    free = Recommender(model_of(resolve("lac")), data.item_ids(), columns_of(data))
+    free = Recommender(model_of(resolve("lac")), data.items, columns_of(data))
     assert len(free.encode(frame.drop("session")).events.item_E), "nothing reads requests"

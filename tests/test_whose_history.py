@@ -10,7 +10,8 @@ import pytest
 from tiny import model_of, prepared, random_log
 
 import plait
-from plait.data import Dataset, checking, prepare
+from plait.data import Dataset, prepare
+from plait.data.columns import rules
 from plait.engine.state import State
 from plait.layouts import resolve
 from plait.recommender import Recommender
@@ -27,7 +28,7 @@ def log() -> pl.DataFrame:
 def recommender(log: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Recommender:
     """Weights as they begin: nothing here depends on training."""
     data: Dataset = prepared(log, tmp_path_factory.mktemp("log") / "data")
-    return Recommender(model_of(resolve("lac")), data.item_ids(), columns_of(data))
+    return Recommender(model_of(resolve("lac")), data.items, columns_of(data))
 
 
 def of_users(log: pl.DataFrame, *users: str) -> pl.DataFrame:
@@ -165,7 +166,7 @@ def test_the_clock_is_one_in_preparation_serving_and_append(recommender, log, tm
                 passed.append(True)
         return passed
 
-    day = checking.CLOCK_SKEW_S
+    day = rules.CLOCK_SKEW_S
     assert [tried(ahead_s) for ahead_s in (600, day - 600, day + 600, 40 * day)] == [
         [True] * 3,
         [True] * 3,

@@ -13,7 +13,6 @@ from plait.cli.opening import finished_run, open_dataset
 from plait.cli.settings import Device
 from plait.cli.showing import show_table
 from plait.data import Dataset
-from plait.data.coding import item_index
 from plait.engine.state import State
 from plait.recommender import Recommender
 from plait.schema import UNKNOWN_ITEM, Action, Amount, EventBatch, check_unique, split_quoted
@@ -168,7 +167,7 @@ def _shape(action: Action) -> Action:
 
 def _in_items_of(model: Recommender, data: Dataset, events: EventBatch) -> EventBatch:
     """The events with the model's dense items in place of the dataset's: another dataset numbers anew."""
-    item_V = np.concatenate([[UNKNOWN_ITEM], item_index(data.item_ids(), model.items)])
+    item_V = np.concatenate([[UNKNOWN_ITEM], model.vocabulary.index_of(data.item_ids())])
     return replace(events, item_E=item_V[events.item_E])
 
 

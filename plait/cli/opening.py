@@ -4,7 +4,7 @@ import difflib
 from pathlib import Path
 
 from plait.data import Dataset, sources
-from plait.data.writing import MANIFEST
+from plait.data.storage.whole_folders import MANIFEST
 from plait.training.run import RESULT, Result, load_result
 
 

@@ -8,10 +8,10 @@ from cyclopts import App, Parameter
 from plait.cli.showing import show_dataset, show_table
 from plait.data import Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat, sources
 from plait.data import prepare as prepare_log
+from plait.data.columns.missing import parse_missing
+from plait.data.columns.times import TimeUnit
+from plait.data.logs.text import Quoting
 from plait.data.manifest import Split
-from plait.data.missing import parse_missing
-from plait.data.text import Quoting
-from plait.data.times import TimeUnit
 from plait.schema import Action, Feature
 
 app = App(name="data", help="Datasets: those Plait knows, and your own logs.")

@@ -16,13 +16,21 @@ import polars as pl
 from jaxtyping import Bool, Int64
 
 from plait import files
-from plait.data.coding import item_index, similar_texts
+from plait.data.columns.ids import id_series
 from plait.data.forks import check_can_work
-from plait.data.gathering import Windows, concatenated_ranges, windows
-from plait.data.ids import id_series, ids_as
 from plait.data.manifest import FORMAT_VERSION, Manifest, why_left_out
-from plait.data.shaping import met_before, queries, training_rows
-from plait.data.writing import LEFT_OUT, MANIFEST, REJECTS, array_digest, content_hash, table_digest
+from plait.data.preparation.coding import similar_texts
+from plait.data.preparation.sequences import met_before, queries, training_rows
+from plait.data.storage.whole_folders import (
+    LEFT_OUT,
+    MANIFEST,
+    REJECTS,
+    array_digest,
+    content_hash,
+    table_digest,
+)
+from plait.data.vocabulary import Vocabulary
+from plait.data.windows import Windows, concatenated_ranges, windows
 from plait.schema import Action, EventBatch, Feature, FeatureTable
 
 AGAIN = "prepare the log again, or simulate it again"
@@ -173,18 +181,28 @@ class Dataset:
         """A row for every dense user."""
         return self._features("user", self.manifest.user_features, self.num_users)
 
+    @cached_property
+    def items(self) -> Vocabulary:
+        """The log's item ids and their dense numbers."""
+        return Vocabulary.of_items(self._item_table["item_id"])
+
+    @cached_property
+    def users(self) -> Vocabulary:
+        """The log's user ids and their dense numbers."""
+        return Vocabulary.of_users(self._read("users")["user_id"])
+
     def item_ids(self) -> pl.Series:
         """The log's item ids; dense item i is at index i - 1."""
-        return self._items["item_id"]
+        return self.items.ids
 
     def user_ids(self) -> pl.Series:
         """The log's user ids; dense user u is at index u."""
-        return self._users["user_id"]
+        return self.users.ids
 
     def item_index(self, ids: Iterable[Any]) -> Int64[np.ndarray, " I"]:
         """Dense indices of the log's item ids, `UNKNOWN_ITEM` for ids that the item table lacks."""
         check_can_work()
-        return item_index(id_series(ids), self.item_ids())
+        return self.items.index_of(id_series(ids))
 
     def user_index(self, id: int | str) -> int:
         """Dense index of one of the log's user ids. Of a log of whole numbers, text may spell one as numbers are spelt.
@@ -193,14 +211,12 @@ class Dataset:
             ValueError: the dataset has no such user: the filters left it out, or it is unknown; names similar ids.
         """
         check_can_work()
+        index = int(self.users.index_of(id_series([id])).item())
+        if index != self.users.unknown:
+            return index
+        self._check_not_left_out(id)
         known = self.user_ids()
         is_text = known.dtype == pl.String
-        asked = ids_as(id_series([id]), known.dtype).item()
-        if asked is not None:
-            at = int(known.search_sorted(asked))
-            if at < len(known) and known[at] == asked:
-                return at
-        self._check_not_left_out(id)
         kind = "text" if is_text else "whole numbers"
         near = similar_texts(id, known) if is_text and isinstance(id, str) else []
         raise ValueError(
@@ -257,11 +273,13 @@ class Dataset:
         Args:
             same_request: with "blind" it ends where the event's own request begins, if that is earlier.
         """
-        if part not in ("validation", "test"):
-            raise ValueError(f"part={part!r}; expected 'validation' or 'test'")
-        begin_U, end_U = (
-            (self._validation_U, self._test_U) if part == "validation" else (self._test_U, self._start_U1[1:])
-        )
+        match part:
+            case "validation":
+                begin_U, end_U = self._validation_U, self._test_U
+            case "test":
+                begin_U, end_U = self._test_U, self._start_U1[1:]
+            case _:
+                raise ValueError(f"part={part!r}; expected 'validation' or 'test'")
         user_Q, event_Q, end_Q = queries(self._start_U1, begin_U, end_U)
         targets = Targets(user_Q, event_Q, end_Q, end_Q)
         return targets if same_request == "causal" else self._before_own_request(targets)
@@ -359,7 +377,7 @@ class Dataset:
 
     def train_item_counts(self) -> Int64[np.ndarray, " V1"]:
         """Training events of each dense item; index `UNKNOWN_ITEM` counts 0."""
-        return np.concatenate([[0], self._items["train_events"].to_numpy()]).astype(np.int64)
+        return np.concatenate([[0], self._item_table["train_events"].to_numpy()]).astype(np.int64)
 
     def train_action_counts(self) -> Int64[np.ndarray, " A"]:
         """Training events that have a value of each action."""
@@ -405,14 +423,12 @@ class Dataset:
         return FeatureTable(features, code_NK, self._table(f"{of}_vector", rows, np.float32))
 
     @cached_property
-    def _items(self) -> pl.DataFrame:
-        check_can_work()
-        return pl.read_parquet(self.folder / "items.parquet", glob=False)
+    def _item_table(self) -> pl.DataFrame:
+        return self._read("items")
 
-    @cached_property
-    def _users(self) -> pl.DataFrame:
+    def _read(self, name: str) -> pl.DataFrame:
         check_can_work()
-        return pl.read_parquet(self.folder / "users.parquet", glob=False)
+        return pl.read_parquet(self.folder / f"{name}.parquet", glob=False)
 
 
 class _Version(msgspec.Struct):

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
-from plait.data import shaping
 from plait.data.manifest import ActionFacts, Facts, Largest, Manifest, left_out
+from plait.data.preparation import sequences
 from plait.schema import Action, Amount, Binary, Categorical, Regression
 
 YEAR_1971_S = 31_536_000
@@ -28,10 +28,10 @@ def facts_of(
     """
     start_U1, item_E, time_s_E = arrays["start"], arrays["item"], arrays["time_s"]
     parts = {
-        "validation": shaping.queries(start_U1, arrays["validation"], arrays["test"]),
-        "test": shaping.queries(start_U1, arrays["test"], start_U1[1:]),
+        "validation": sequences.queries(start_U1, arrays["validation"], arrays["test"]),
+        "test": sequences.queries(start_U1, arrays["test"], start_U1[1:]),
     }
-    met_Q = shaping.met_before(start_U1, item_E, *map(np.concatenate, zip(*parts.values(), strict=True)))
+    met_Q = sequences.met_before(start_U1, item_E, *map(np.concatenate, zip(*parts.values(), strict=True)))
     ends = np.cumsum([len(user_Q) for user_Q, _, _ in parts.values()])
     met = {part: int(of.sum()) for part, of in zip(parts, np.split(met_Q, ends[:-1]), strict=True)}
     return {

@@ -15,16 +15,16 @@ import polars as pl
 from jaxtyping import Int64
 
 from plait import files
-from plait.data import checking
-from plait.data.checking import RULE, Column, Rule
-from plait.data.coding import item_index
-from plait.data.features import code_context, user_features_of
-from plait.data.frames import as_frame, has_unnamed_index, is_pandas_row
-from plait.data.ids import DType, held_by, ids_as, is_text
-from plait.data.reading import check_columns
-from plait.data.text import TextFormat
-from plait.data.times import MICROSECONDS_PER_S, TimeForm, TimeUnit
-from plait.data.writing import parquet_bytes
+from plait.data.columns import rules
+from plait.data.columns.features import code_context, user_features_of
+from plait.data.columns.ids import DType, held_by, ids_as, is_text
+from plait.data.columns.rules import RULE, Column, Rule
+from plait.data.columns.times import MICROSECONDS_PER_S, TimeForm, TimeUnit
+from plait.data.logs.frames import as_frame, has_unnamed_index, is_pandas_row
+from plait.data.logs.tables import check_columns
+from plait.data.logs.text import TextFormat
+from plait.data.storage.whole_folders import parquet_bytes
+from plait.data.vocabulary import Vocabulary
 from plait.schema import UNKNOWN_ITEM, Action, EventBatch, Feature
 
 COLUMNS, ITEMS = "recommender.json", "items.parquet"  # files of a saved model, beside its weights
@@ -70,14 +70,14 @@ class History:
     place_U: tuple[tuple[Any, ...], ...] | None
 
 
-def save_vocabulary(folder: Path, item_ids: pl.Series, columns: Columns) -> None:
+def save_vocabulary(folder: Path, items: Vocabulary, columns: Columns) -> None:
     """Writes what a model needs to read histories: the item ids in dense order, and the columns' names."""
-    items, names = parquet_bytes(item_ids.to_frame("item_id")), msgspec.json.encode(columns)
-    files.write_listed(folder / ITEMS, lambda aside: aside.write_bytes(items))
+    ids, names = parquet_bytes(items.ids.to_frame("item_id")), msgspec.json.encode(columns)
+    files.write_listed(folder / ITEMS, lambda aside: aside.write_bytes(ids))
     files.write_listed(folder / COLUMNS, lambda aside: aside.write_bytes(msgspec.json.format(names)))
 
 
-def load_vocabulary(folder: Path) -> tuple[pl.Series, Columns]:
+def load_vocabulary(folder: Path) -> tuple[Vocabulary, Columns]:
     """Raises ValueError where a file is missing or damaged."""
     for name in (COLUMNS, ITEMS):
         if not (folder / name).is_file():
@@ -85,7 +85,7 @@ def load_vocabulary(folder: Path) -> tuple[pl.Series, Columns]:
     files.check(folder, AGAIN, COLUMNS, ITEMS)
     try:
         columns = msgspec.json.decode((folder / COLUMNS).read_bytes(), type=Columns)
-        return pl.read_parquet(folder / ITEMS, glob=False)["item_id"], columns
+        return Vocabulary.of_items(pl.read_parquet(folder / ITEMS, glob=False)["item_id"]), columns
     except (msgspec.MsgspecError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
 
@@ -94,7 +94,7 @@ def read_history(
     history: Any,
     columns: Columns,
     actions: tuple[Action, ...],
-    item_ids: pl.Series,
+    items: Vocabulary,
     users: Any = None,
     needs_request: bool = False,
 ) -> History:
@@ -105,7 +105,7 @@ def read_history(
             of pandas is). The named levels of a pandas index are columns. An action without a column is missing in
             every event.
         actions: as fitted in preparation.
-        item_ids: dense item i is at index i - 1; other items become UNKNOWN_ITEM.
+        items: those that are known; others become UNKNOWN_ITEM.
         needs_request: where the log has a request column, every event must name its request.
         users: a table of user features; users that it lacks, or all where it is not given, have none. Context
             columns that the history lacks are missing too. Without the request column, events of one time are one
@@ -130,9 +130,9 @@ def read_history(
         frame = frame.with_columns(pl.lit(0).alias(columns.user))
     if has_users:
         frame = frame.with_columns(_user_ids_of(frame[columns.user], columns))
-    times_in = [] if form is None else [checking.time_column(form, frame.schema, checking.latest_event_s())]
-    actions_in = [checking.action_column(action, frame.schema[action.name]) for action in actions]
-    ids_in = [checking.given_id_column(name, frame.schema[name]) for name in (columns.user, columns.item)]
+    times_in = [] if form is None else [rules.time_column(form, frame.schema, rules.latest_event_s())]
+    actions_in = [rules.action_column(action, frame.schema[action.name]) for action in actions]
+    ids_in = [rules.given_id_column(name, frame.schema[name]) for name in (columns.user, columns.item)]
     order_in = [
         replace(_given_column(name, frame.schema[name]), name=f"order of {name}") for name in ordering
     ]
@@ -149,7 +149,7 @@ def read_history(
         request_name_E, has_names = frame[columns.request], True
     start_U1 = np.concatenate([[0], np.cumsum(np.bincount(user_E))]).astype(np.int64)
     user_ids = frame[columns.user].gather(start_U1[:-1])
-    item_E = item_index(frame[columns.item], item_ids)
+    item_E = items.index_of(frame[columns.item])
     events = EventBatch(
         user_U=np.arange(len(start_U1) - 1),
         start_U1=start_U1,
@@ -285,10 +285,10 @@ def _given_column(name: str, dtype: DType) -> Column:
 
 
 def _checked(frame: pl.DataFrame, columns: list[Column]) -> pl.DataFrame:
-    values = frame.select(checking.rule_number(columns), *(c.value.alias(c.name) for c in columns))
+    values = frame.select(rules.rule_number(columns), *(c.value.alias(c.name) for c in columns))
     broken = values[RULE].to_numpy().nonzero()[0]
     if len(broken):
         row = int(broken[0])
-        rule = checking.rule_texts(columns)[values[RULE][row] - 1]
+        rule = rules.rule_texts(columns)[values[RULE][row] - 1]
         raise ValueError(f"the history breaks a rule: {rule}, in the event {frame.row(row, named=True)}")
     return values

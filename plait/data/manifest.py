@@ -7,8 +7,8 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from plait.data.text import AS_FOUND, TextFormat
-from plait.data.times import TimeForm, TimeUnit
+from plait.data.columns.times import TimeForm, TimeUnit
+from plait.data.logs.text import AS_FOUND, TextFormat
 from plait.limits import WHOLE
 from plait.schema import Action, Feature
 

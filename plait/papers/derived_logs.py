@@ -13,12 +13,12 @@ import numpy as np
 import polars as pl
 
 from plait.data import Dataset, LeaveOneOut, Temporal, prepare
-from plait.data.caching import cached_folder, made_once
 from plait.data.simulator import World
 from plait.data.simulator.simulating import TRUTH
 from plait.data.simulator.truth import truth_of
 from plait.data.simulator.world import WORLD
-from plait.data.writing import whole_folder
+from plait.data.storage.caches import cached_folder, made_once
+from plait.data.storage.whole_folders import whole_folder
 from plait.papers.logs import Log, Simulated, stand_in
 from plait.schema import Action, Binary, Feature, Vector
 
@@ -157,12 +157,11 @@ class Declared:
 
 def events_of(dataset: Dataset) -> pl.DataFrame:
     """Every event of every segment in the dataset's order, with the log's own ids, as a log to prepare again."""
-    items, users = dataset.item_ids(), dataset.user_ids()
     histories = [dataset.history(user) for user in range(dataset.num_users)]
     user_E = np.repeat(np.arange(len(histories)), [len(history.item_E) for history in histories])
     columns = {
-        USER: users.gather(user_E),
-        ITEM: items.gather(np.concatenate([history.item_E for history in histories]) - 1),
+        USER: dataset.users.ids_at(user_E),
+        ITEM: dataset.items.ids_at(np.concatenate([history.item_E for history in histories])),
         TIME: np.concatenate([history.time_s_E for history in histories]),
         REQUEST: np.concatenate([history.request_E for history in histories]),
     }

@@ -7,8 +7,8 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from plait.data import Dataset, LeaveOneOut, Temporal, prepare, sources
-from plait.data.caching import cached_folder, made_once
 from plait.data.simulator import Response, World, simulate
+from plait.data.storage.caches import cached_folder, made_once
 from plait.schema import Action, Amount, Binary, Regression
 
 CLICK = Response(action=Action("click", Binary()), rate=0.4)  # a world needs one binary response

@@ -21,8 +21,8 @@ import numpy as np
 
 from plait.data import Dataset
 from plait.data.history import Columns, save_vocabulary
-from plait.data.locking import kept_alone
-from plait.data.writing import MANIFEST
+from plait.data.storage.locks import kept_alone
+from plait.data.storage.whole_folders import MANIFEST
 from plait.evaluation.answers import Answers, answers_of
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.provenance import Provenance, provenance
@@ -131,7 +131,7 @@ def _train(
     save_answers(folder / ANSWERS, answers)
     (folder / MODEL).mkdir(exist_ok=True)
     save_model(fitted.model, folder / MODEL)
-    save_vocabulary(folder / MODEL, dataset.item_ids(), columns_of(dataset))
+    save_vocabulary(folder / MODEL, dataset.items, columns_of(dataset))
     result = _result(
         dataset,
         settings,

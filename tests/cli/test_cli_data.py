@@ -11,7 +11,7 @@ from tiny import random_log
 from words import ACTIONS, COLUMNS, SMALL, Capture, complaint, numbered, plait, prepared_by, said_by, train
 
 from plait.data import Dataset
-from plait.data.checking import MEANT
+from plait.data.columns.rules import MEANT
 from plait.training.run import load_answers
 
 

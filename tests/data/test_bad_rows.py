@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 from tiny import assert_caught, assert_not_vacuous
 
-from plait.data import ingest, prepare
+from plait.data import prepare
+from plait.data.preparation import ingestion
 from plait.schema import Action, Amount, Binary, Regression
 
 ACTIONS = (Action("rating", Regression(1, 5)), Action("liked", Binary()), Action("watched", Amount()))
@@ -90,8 +91,10 @@ def check_message(seed: int, folder: Path) -> Counter[str]:
         count, examples = said[rule]
         shown = re.findall(r"row (\d+) of [^ ]*?([ab]\.parquet) \(([^)]*)\)", examples)
         assert count == len(where), rule
-        assert shown == [(str(row), file, repr(value)) for file, row, value in where[: ingest.EXAMPLES]], rule
-    several = Counter({rule: len(where) > ingest.EXAMPLES for rule, where in by_rule.items()})
+        assert shown == [(str(row), file, repr(value)) for file, row, value in where[: ingestion.EXAMPLES]], (
+            rule
+        )
+    several = Counter({rule: len(where) > ingestion.EXAMPLES for rule, where in by_rule.items()})
     broken_twice = sum(sum(row[n] in WRONG[n] for n in COLUMNS) > 1 for row in rows)
     return several + Counter({"rows that break two rules": broken_twice})
 
@@ -126,5 +129,5 @@ def any_rule(right: Callable[..., list[str]]) -> Callable[..., list[str]]:
 
 
 def test_examples_of_another_rule_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest, "_examples", any_rule(ingest._examples))
+    monkeypatch.setattr(ingestion, "_examples", any_rule(ingestion._examples))
     assert_caught(check_message, 0, tmp_path)

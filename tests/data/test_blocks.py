@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from tiny import assert_not_vacuous, prepared, random_log
 
-from plait.data import Dataset, Temporal, coding
-from plait.data.coding import coarsest_unit, order_events, stable_argsort
+from plait.data import Dataset, Temporal
+from plait.data.preparation import coding
+from plait.data.preparation.coding import coarsest_unit, order_events, stable_argsort
 from plait.data.simulator import Knows, Oracle, World, oracle, simulate
 
 oracle_module = sys.modules["plait.data.simulator.oracle"]  # the package gives the function this name

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from plait.data import TextFormat, prepare
-from plait.data.reading import open_tables
+from plait.data.logs.tables import open_tables
 
 FRAME = pl.DataFrame({"user": [1, 1, 1, 2], "item": ["a", "b", "é", "a"], "time": [10, 20, 30, 40]})
 CSV = FRAME.write_csv().encode()

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from plait.data import Dataset, LeaveOneOut, Temporal, gathering, prepare
+from plait.data import Dataset, LeaveOneOut, Temporal, prepare, windows
 from plait.schema import UNKNOWN_ITEM, Regression
 
 NUM_USERS, NUM_ITEMS = 23, 11
@@ -153,7 +153,7 @@ def test_the_window_test_would_notice_a_shifted_window(data, monkeypatch):
     """A window that slips by one event, into the validation segment, fails the comparison above."""
 
     def slipped(start, end, max_events, lead, rng=None):
-        return gathering.windows(start + 1, end + 1, max_events, lead, rng)
+        return windows.windows(start + 1, end + 1, max_events, lead, rng)
 
     monkeypatch.setattr("plait.data.dataset.windows", slipped)
     with pytest.raises(AssertionError):

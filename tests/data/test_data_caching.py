@@ -7,7 +7,10 @@ import polars as pl
 import pytest
 from tiny import random_log
 
-from plait.data import Dataset, Temporal, caching, prepare, preparing, reading
+from plait.data import Dataset, Temporal, prepare
+from plait.data.logs import tables
+from plait.data.preparation import pipeline
+from plait.data.storage import caches
 from plait.schema import Regression
 
 OPTIONS = {"user": "user", "item": "item", "time": "time", "actions": {"rating": Regression(1, 5)}}
@@ -26,11 +29,11 @@ def made_at(data: Dataset) -> int:
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     monkeypatch.delenv("PLAIT_DATA", raising=False)
-    assert caching.cache_home() == Path("/somewhere/plait")
+    assert caches.cache_home() == Path("/somewhere/plait")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert caching.cache_home() == Path.home() / ".cache" / "plait"
+    assert caches.cache_home() == Path.home() / ".cache" / "plait"
     monkeypatch.setenv("PLAIT_DATA", "~/data")
-    assert caching.cache_home() == Path.home() / "data"
+    assert caches.cache_home() == Path.home() / "data"
 
 
 CHANGES = {
@@ -58,7 +61,7 @@ def test_what_changed_is_prepared_again(change: str, cache: Path) -> None:
 
 
 def test_a_key_that_forgets_the_content_is_caught(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparing, "fingerprint", lambda source: ("log",))
+    monkeypatch.setattr(pipeline, "fingerprint", lambda source: ("log",))
     with pytest.raises(AssertionError):
         check_made_again("a value", cache)
 
@@ -113,4 +116,4 @@ def test_what_fails_leaves_nothing(cache: Path) -> None:
 def test_columns_that_cannot_be_hashed_do_not_stand_in_the_way() -> None:
     log = random_log()
     odd = log.with_columns(pl.Series("o", [object()] * len(log), dtype=pl.Object))
-    assert reading.fingerprint(odd) == reading.fingerprint(log)
+    assert tables.fingerprint(odd) == tables.fingerprint(log)

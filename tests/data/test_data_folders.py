@@ -7,8 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from plait.data import Dataset, prepare, preparing
-from plait.data.locking import in_turn
+from plait.data import Dataset, prepare
+from plait.data.preparation import pipeline
+from plait.data.storage.locks import in_turn
 from plait.schema import Regression
 
 OPTIONS = {"user": "user", "item": "item", "time": "time", "actions": {"rating": Regression(1, 5)}}
@@ -91,7 +92,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     def fail(path, *contents):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(preparing, "write_bytes", fail)
+    monkeypatch.setattr(pipeline, "write_bytes", fail)
     with pytest.raises(
         OSError, match=r"No space left on device: writing .*out failed and nothing of it was kept"
     ):
@@ -123,7 +124,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
 
 
 def test_a_second_preparation_into_one_folder_is_refused_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(preparing, "ingest", None)  # not called
+    monkeypatch.setattr(pipeline, "ingest", None)  # not called
     refused = pytest.raises(ValueError, match=f"{tmp_path}/out: another process prepares there just now")
     with in_turn(tmp_path / ".out.lock"), refused:
         prepare(log(), out=tmp_path / "out", **OPTIONS)
@@ -136,7 +137,7 @@ def test_a_second_preparation_into_one_folder_is_refused_at_once(tmp_path, monke
 def test_a_second_preparation_that_comes_while_the_log_is_read_goes_first(ended, tmp_path, monkeypatch):
     """The place of the lock is not there yet when this one begins."""
     out = tmp_path / "deeper" / "out"
-    other, right = ExitStack(), preparing.ingest
+    other, right = ExitStack(), pipeline.ingest
 
     def come_first(*arguments):
         monkeypatch.undo()
@@ -147,7 +148,7 @@ def test_a_second_preparation_that_comes_while_the_log_is_read_goes_first(ended,
             other.enter_context(in_turn(out.parent / ".out.lock"))
         return right(*arguments)
 
-    monkeypatch.setattr(preparing, "ingest", come_first)
+    monkeypatch.setattr(pipeline, "ingest", come_first)
     with pytest.raises(
         ValueError, match=f"{out}.*{'holds a prepared' if ended else 'another process prepares'}"
     ):
@@ -160,13 +161,13 @@ def test_a_second_preparation_that_comes_while_the_log_is_read_goes_first(ended,
 def test_processes_that_want_one_cached_dataset_make_it_once(tmp_path, monkeypatch):
     """Threads stand for processes: each takes the lock anew."""
     monkeypatch.setenv("PLAIT_DATA", str(tmp_path))
-    right, made = preparing.ingest, []
+    right, made = pipeline.ingest, []
 
     def counted(*arguments):
         made.append(None)
         return right(*arguments)
 
-    monkeypatch.setattr(preparing, "ingest", counted)
+    monkeypatch.setattr(pipeline, "ingest", counted)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: prepare(log(), **OPTIONS).folder, range(4)))
     assert len(made) == 1 and len(set(found)) == 1

@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 from plain_preparing import plain_prepare, random_rows
 
-from plait.data import Dataset, LeaveOneOut, Temporal, coding, prepare, shaping
-from plait.data.checking import MEANT
+from plait.data import Dataset, LeaveOneOut, Temporal, prepare
+from plait.data.columns.rules import MEANT
+from plait.data.preparation import coding, sequences
 from plait.schema import Action, Amount, Binary, Categorical, Regression
 
 COLUMNS = {"user": "user", "item": "item", "time": "time"}
@@ -97,9 +98,9 @@ def test_that_comparison_notices_a_core_of_one_pass(tmp_path, monkeypatch):
     def one_pass(user, item, min_user, min_item):
         keep = (np.bincount(user) >= min_user)[user] & (np.bincount(item) >= min_item)[item]
         rows = [np.bincount(code[keep], minlength=code.max() + 1) for code in (user, item)]
-        return shaping.Core(keep, *rows, 0, 0)
+        return sequences.Core(keep, *rows, 0, 0)
 
-    monkeypatch.setattr(shaping, "k_core", one_pass)
+    monkeypatch.setattr(sequences, "k_core", one_pass)
     assert differences(tmp_path)[0]
 
 

@@ -7,9 +7,11 @@ import polars as pl
 import pytest
 from tiny import ACTIONS, assert_caught, assert_not_vacuous
 
-from plait.data import Dataset, features, prepare
+from plait.data import Dataset, prepare
+from plait.data.columns import features
 from plait.data.content import embed_texts
 from plait.data.history import Columns, read_history
+from plait.data.vocabulary import Vocabulary
 from plait.files import HASHES
 from plait.schema import (
     FIRST_VALUE,
@@ -164,8 +166,8 @@ def test_that_comparison_notices_a_fit_on_all_rows(tmp_path, monkeypatch):
 
 
 def test_that_comparison_notices_rows_by_another_order(tmp_path, monkeypatch):
-    index = features.item_index
-    monkeypatch.setattr(features, "item_index", lambda asked, ids: index(asked.sort(), ids))
+    index = Vocabulary.index_of
+    monkeypatch.setattr(Vocabulary, "index_of", lambda self, asked: index(self, asked.sort()))
     assert_caught(check_against_plain, prepared(tmp_path / "out"))
 
 
@@ -370,17 +372,17 @@ def test_a_file_of_vectors_must_fit_its_table(tmp_path):
 def test_new_items_are_coded_as_in_preparation(tmp_path):
     cold = prepared(tmp_path / "a", keep_unseen_items=True)
     data = prepared(tmp_path / "b")
-    ids, table = features.new_items(item_table(), "item", data.manifest.item_features, data.item_ids())
+    ids, table = features.new_items(item_table(), "item", data.manifest.item_features, data.items)
     assert len(ids) == 4 and ids.to_list() == cold.item_ids()[-4:].to_list()
     assert table.features == data.item_features.features
     np.testing.assert_array_equal(table.code_NK[:, :1], cold.item_features.code_NK[-4:, :1])
     np.testing.assert_array_equal(table.vector_NW, cold.item_features.vector_NW[-4:])
     more = item_table()[:1].with_columns(item=pl.lit("z"), genre=pl.lit("a|b|c|d|e|f"))
     with pytest.raises(ValueError, match="are 6 values, and preparation met at most 3 in one row"):
-        features.new_items(more, "item", data.manifest.item_features, data.item_ids())
+        features.new_items(more, "item", data.manifest.item_features, data.items)
     wider = item_table()[:1].with_columns(item=pl.lit("z"), text=[1.0, 2.0])
     with pytest.raises(ValueError, match="vectors of 2 numbers, expected 3"):
-        features.new_items(wider, "item", data.manifest.item_features, data.item_ids())
+        features.new_items(wider, "item", data.manifest.item_features, data.items)
 
 
 def test_new_items_of_another_type_of_id_are_refused(tmp_path):
@@ -390,7 +392,7 @@ def test_new_items_of_another_type_of_id_are_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"item '0[0-9]' of the feature table cannot be kept: the log's ids are Int64"
     ):
-        features.new_items(items, "item", data.manifest.item_features, data.item_ids())
+        features.new_items(items, "item", data.manifest.item_features, data.items)
 
 
 def test_a_history_is_coded_as_in_preparation(tmp_path):
@@ -399,14 +401,14 @@ def test_a_history_is_coded_as_in_preparation(tmp_path):
         user="user", item="item", time="time", time_unit="s",
         context=data.context, user_features=data.manifest.user_features,
     )  # fmt: skip
-    read = read_history(log(), columns, data.actions, data.item_ids(), user_table()).events
+    read = read_history(log(), columns, data.actions, data.items, user_table()).events
     np.testing.assert_array_equal(read.context_EF, data._context_EF)
     np.testing.assert_array_equal(read.user_code_UK, data.user_features.code_NK)
-    blind = read_history(log().drop("device", "hour"), columns, data.actions, data.item_ids()).events
+    blind = read_history(log().drop("device", "hour"), columns, data.actions, data.items).events
     assert (blind.context_EF == MISSING_VALUE).all() and blind.context_EF.shape == read.context_EF.shape
     assert (blind.user_code_UK == [[MISSING_VALUE, MISSING_VALUE, PADDING]]).all()
     odd = log().with_columns(device=pl.lit("fridge"), hour=pl.lit("99"))
-    other = read_history(odd, columns, data.actions, data.item_ids()).events
+    other = read_history(odd, columns, data.actions, data.items).events
     assert (other.context_EF == [[UNSEEN_VALUE, FIRST_VALUE + 3]]).all()
 
 

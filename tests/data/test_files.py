@@ -14,14 +14,15 @@ import pytest
 from tiny import assert_caught, assert_not_vacuous, prepared, random_log
 
 from plait import files
-from plait.data import Dataset, writing
+from plait.data import Dataset
+from plait.data.storage import whole_folders
 from plait.files import HASHES
 
 WAIT = """
 import sys, time
 from pathlib import Path
 from plait import files
-from plait.data import writing
+from plait.data.storage import whole_folders
 
 place = Path(sys.argv[1])
 
@@ -30,7 +31,7 @@ def stop(aside):
     print("there", flush=True)
     time.sleep(600)
 
-with writing.whole_folder(place / "out") as draft:
+with whole_folders.whole_folder(place / "out") as draft:
     (draft / "half").write_text("half")
     files.write_listed(place / "file", stop)
 """
@@ -139,7 +140,7 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_holds_stays(tmp_p
         (tmp_path / name).mkdir()
 
     def write_again() -> set[str]:
-        with writing.whole_folder(tmp_path / "out") as draft:
+        with whole_folders.whole_folder(tmp_path / "out") as draft:
             (draft / "whole").write_text("whole")
         write(tmp_path / "file", "whole")
         return hidden(tmp_path) - mine
@@ -168,12 +169,12 @@ def test_a_kill_between_the_old_folder_and_the_new_loses_neither(
         return right(path, target)
 
     for text in ("old", "new"):
-        with monkeypatch.context() as patch, suppress(Killed), writing.whole_folder(out) as draft:
+        with monkeypatch.context() as patch, suppress(Killed), whole_folders.whole_folder(out) as draft:
             (draft / "file").write_text(text)
             if text == "new":
                 patch.setattr(Path, "replace", killed)
     assert not out.exists()
-    with pytest.raises(OSError, match="disk full"), writing.whole_folder(out):
+    with pytest.raises(OSError, match="disk full"), whole_folders.whole_folder(out):
         raise OSError("disk full")
     assert (out / "file").read_text() == "old" and not hidden(tmp_path)
 
@@ -181,8 +182,8 @@ def test_a_kill_between_the_old_folder_and_the_new_loses_neither(
 def test_what_is_listed_is_what_was_to_be_written(tmp_path: Path) -> None:
     """Hashes are of the bytes on their way: a file that came out otherwise is damaged for whoever opens it."""
     known: dict[str, str] = {}
-    with writing.whole_folder(tmp_path / "out", known) as draft:
-        known["known"] = writing.write_bytes(draft / "known", b"as it was to be")
+    with whole_folders.whole_folder(tmp_path / "out", known) as draft:
+        known["known"] = whole_folders.write_bytes(draft / "known", b"as it was to be")
         (draft / "read").write_text("read")
         (draft / "known").write_bytes(b"as it came out!")
     files.check(tmp_path / "out", "again", "read")

@@ -6,8 +6,11 @@ import polars as pl
 import pytest
 from tiny import assert_caught, assert_not_vacuous
 
-from plait.data import Dataset, coding, ids, ingest, prepare
+from plait.data import Dataset, prepare
+from plait.data.columns import ids
 from plait.data.history import Columns, read_history
+from plait.data.preparation import coding, ingestion
+from plait.data.vocabulary import Vocabulary
 from plait.schema import UNKNOWN_ITEM, Feature
 
 COLUMNS = {"user": "user", "item": "item", "time": "time"}
@@ -91,8 +94,10 @@ def test_ids_that_are_not_their_spelling_are_caught(tmp_path, monkeypatch, mutan
     if mutant == "leading zeros":
         monkeypatch.setattr(ids, "spelt_number", lambda text, dtype: text.cast(dtype, strict=False))
     else:
-        first = ingest._read_all
-        monkeypatch.setattr(ingest, "_read_all", lambda tables, settings, held: first(tables, settings, {}))
+        first = ingestion._read_all
+        monkeypatch.setattr(
+            ingestion, "_read_all", lambda tables, settings, held: first(tables, settings, {})
+        )
     assert_caught(check_text_files, tmp_path)
 
 
@@ -103,7 +108,7 @@ def test_a_late_spelling_makes_all_ids_text(tmp_path):
     )
     frame.write_csv(tmp_path / "numbers.csv")
     late.with_columns(time=10**9 + pl.int_range(pl.len(), dtype=pl.Int64)).write_csv(tmp_path / "late.csv")
-    assert len(frame) > ingest.FIRST_ROWS
+    assert len(frame) > ingestion.FIRST_ROWS
     numbers, text = (prepare(tmp_path / f"{n}.csv", out=tmp_path / n, **ALL) for n in ("numbers", "late"))
     assert numbers.item_ids().dtype == pl.Int64 and text.item_ids().dtype == pl.String
     assert text.num_items == 900
@@ -172,7 +177,7 @@ def test_log_table_history_and_question_mean_one_id(tmp_path, of_log, of_table):
         frame,
         frame.with_columns(pl.col("user", "item").cast(pl.String)) if "float" not in of_log else frame,
     ):
-        read = read_history(given, columns, (), data.item_ids())
+        read = read_history(given, columns, (), data.items)
         np.testing.assert_array_equal(read.events.item_E[:6], np.tile(expected, 2))
         assert read.user_ids == tuple(data.user_ids())
     assert [data.user_index(text) for text in data.user_ids().cast(pl.String)] == [0, 1, 2]
@@ -192,7 +197,7 @@ def test_numbers_and_texts_find_the_id_that_is_spelt_so(known):
         (pl.Series([None, None]), [0, 0]),
         (pl.Series([[7]]), [0]),
     ):
-        assert coding.item_index(asked, known).tolist() == found
+        assert Vocabulary.of_items(known).index_of(asked).tolist() == found
 
 
 @pytest.mark.parametrize("role", ["user", "item"])
@@ -215,7 +220,7 @@ def test_words_for_nobody_are_missing(tmp_path, role, word, form):
         assert data.item_ids().dtype == (pl.Int64 if numbers and form == "csv" else pl.String)
         columns = Columns(**COLUMNS, time_unit="s")
         with pytest.raises(ValueError, match=f"{role} is missing, in the event"):
-            read_history(bad, columns, (), data.item_ids())
+            read_history(bad, columns, (), data.items)
 
 
 def test_a_word_for_nobody_in_a_feature_table_is_named(tmp_path):
@@ -331,15 +336,15 @@ def test_floats_that_merge_ids_are_refused(tmp_path, dtype, bits):
         items = pd.DataFrame({"item": np.array([largest + 1, 6], dtype), "kind": ["a", "b"]})
         prepare(frame, items=items, item_features=KIND, out=tmp_path / "merged", **ALL)
     columns = Columns(**COLUMNS, time_unit="s", user_ids="text")
-    read = read_history(pl.from_pandas(exact), columns, (), data.item_ids())
+    read = read_history(pl.from_pandas(exact), columns, (), data.items)
     assert (read.events.item_E != UNKNOWN_ITEM).all()
     with pytest.raises(ValueError, match=rf"item is a float from 2\^{bits} on"):
-        read_history(pl.from_pandas(merged), columns, (), data.item_ids())
+        read_history(pl.from_pandas(merged), columns, (), data.items)
 
 
 def test_users_are_called_as_in_the_log(tmp_path):
     event = {"item": ["1", "1"], "time": [1, 2]}
-    known = pl.Series([1])
+    known = Vocabulary.of_items(pl.Series([1]))
     for kind, given, called in (
         ("numbers", ["7", "8"], (7, 8)),
         ("numbers", [7.0, 8.0], (7, 8)),
@@ -359,4 +364,4 @@ def test_columns_of_mixed_types_are_named(tmp_path):
         prepare(frame, out=tmp_path / "out", **ALL)
     for history in (frame, frame.to_dict("list")):
         with pytest.raises(ValueError, match=f"the history: {message}"):
-            read_history(history, Columns(**COLUMNS, time_unit="s"), (), pl.Series([1]))
+            read_history(history, Columns(**COLUMNS, time_unit="s"), (), Vocabulary.of_items(pl.Series([1])))

@@ -11,8 +11,8 @@ from unittest import mock
 import pytest
 from tiny import assert_caught, assert_not_vacuous
 
-from plait.data import locking
-from plait.data.locking import in_turn, kept_alone
+from plait.data.storage import locks as locking
+from plait.data.storage.locks import in_turn, kept_alone
 
 
 @contextmanager

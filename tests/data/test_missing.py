@@ -15,8 +15,8 @@ import polars as pl
 import pytest
 from tiny import assert_not_vacuous
 
-from plait.data import Dataset, checking, prepare
-from plait.data import values as of_tables
+from plait.data import Dataset, prepare
+from plait.data.columns import rules
 from plait.data.history import History, read_history
 from plait.schema import MISSING_VALUE, Action, Amount, Binary, Categorical, Feature, Regression
 from plait.training.run import columns_of
@@ -129,7 +129,7 @@ def values_of(dataset: Dataset) -> dict[str, np.ndarray]:
 
 def served(dataset: Dataset, given: Mapping[str, pl.DataFrame]) -> History:
     return read_history(
-        given["log"], columns_of(dataset), dataset.actions, dataset.item_ids(), users=given["users"]
+        given["log"], columns_of(dataset), dataset.actions, dataset.items, users=given["users"]
     )
 
 
@@ -179,12 +179,9 @@ def test_every_column_lacks_some_values_and_has_others(plain: Dataset) -> None:
 def test_a_blank_that_counts_as_a_value_is_caught(
     plain: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for n, module in enumerate((checking, of_tables)):
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "written", lambda text: text.replace("", None))
-            (tmp_path / str(n)).mkdir()
-            with pytest.raises((AssertionError, ValueError)):
-                check_spelling(SPELLINGS["a blank"], plain, tmp_path / str(n))
+    monkeypatch.setattr(rules, "written", lambda text: text.replace("", None))
+    with pytest.raises((AssertionError, ValueError)):
+        check_spelling(SPELLINGS["a blank"], plain, tmp_path)
 
 
 EVENTS = {  # what every event needs, the rule that a row without it breaks, and how that is spelt

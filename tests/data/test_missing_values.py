@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from plait.data import prepare
-from plait.data.features import new_items
+from plait.data.columns.features import new_items
+from plait.data.columns.missing import parse_missing
 from plait.data.history import Columns, read_history
-from plait.data.missing import parse_missing
 from plait.schema import MISSING_VALUE, Action, Amount, Categorical, Feature, Regression
 
 COLUMNS = {"user": "user", "item": "item", "time": "time"}
@@ -32,7 +32,7 @@ def actions_of(frame, folder, actions, **options) -> list[float]:
     for number, source in enumerate((frame, folder / "log.csv")):
         data = prepare(source, actions=actions, out=folder / str(number), **(ALL | options))
         found.append(np.load(data.folder / "action.npy")[:, 0].tolist())
-    read = read_history(frame, Columns(**COLUMNS, time_unit="s"), data.actions, data.item_ids())
+    read = read_history(frame, Columns(**COLUMNS, time_unit="s"), data.actions, data.items)
     found.append(read.events.action_EA[:, 0].tolist())
     np.testing.assert_equal(found[1:], found[:1] * 2)
     return found[0]
@@ -81,11 +81,11 @@ def test_missing_values_of_features_and_context(tmp_path):
     columns = Columns(
         **COLUMNS, time_unit="s", context=data.context, user_features=data.manifest.user_features
     )
-    read = read_history(frame, columns, (), data.item_ids(), tables["users"]).events
+    read = read_history(frame, columns, (), data.items, tables["users"]).events
     np.testing.assert_array_equal(read.context_EF, context)
     assert read.user_code_UK.tolist() == [[MISSING_VALUE]]
     more = pl.DataFrame({"item": ["e"], "brand": ["none!"], "tags": ["?"]})
-    _, table = new_items(more, "item", data.manifest.item_features, data.item_ids())
+    _, table = new_items(more, "item", data.manifest.item_features, data.items)
     assert table.code_NK[0, :2].tolist() == [MISSING_VALUE] * 2
 
 

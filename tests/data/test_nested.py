@@ -8,7 +8,7 @@ import pytest
 
 from plait.cli import main
 from plait.data import Explode, TextFormat, prepare
-from plait.data.reading import open_tables
+from plait.data.logs.tables import open_tables
 from plait.schema import Categorical, Feature, Regression
 
 CLICKS = Categorical(("click", "buy"))

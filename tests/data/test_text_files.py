@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.data import TextFormat, delimited, prepare, surveying
-from plait.data.containers import Content
-from plait.data.delimited import find_separator, read_delimited
+from plait.data import TextFormat, prepare
+from plait.data.logs import delimited_text, record_counts
+from plait.data.logs.containers import Content
+from plait.data.logs.delimited_text import find_separator, read_delimited
+from plait.data.logs.tables import open_tables
 from plait.data.manifest import check_types
-from plait.data.reading import open_tables
 from plait.schema import Feature, Regression
 
 ALL = {"min_user_events": 1, "min_item_events": 1}
@@ -86,8 +87,8 @@ def check_against_csv(read: Reader, block_bytes: int) -> Counter[str]:
         met["blank line"] += "\n\n" in text or "\r\n\r\n" in text
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(surveying, "BLOCK_BYTES", block_bytes)
-        patch.setattr(delimited, "BLOCK_BYTES", block_bytes)
+        patch.setattr(record_counts, "BLOCK_BYTES", block_bytes)
+        patch.setattr(delimited_text, "BLOCK_BYTES", block_bytes)
         check()
     return met
 
@@ -226,8 +227,8 @@ def test_feature_tables_are_read_by_the_same_rules(tmp_path: Path) -> None:
 
 def test_rows_that_are_not_read_are_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = write_log(tmp_path / "log.csv", ",", title="t")
-    scan = delimited.Delimited.scan
-    monkeypatch.setattr(delimited.Delimited, "scan", lambda self, as_text: scan(self, as_text).head(7))
+    scan = delimited_text.Delimited.scan
+    monkeypatch.setattr(delimited_text.Delimited, "scan", lambda self, as_text: scan(self, as_text).head(7))
     with pytest.raises(ValueError, match=r"log\.csv: 7 rows were read, and 12 are there"):
         prepared(log, tmp_path / "out")
     frame = pl.DataFrame(LOG, schema=["user", "item", "time"], orient="row")

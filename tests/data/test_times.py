@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 
 from plait.data import Temporal, prepare
+from plait.data.columns.times import check_format
 from plait.data.history import Columns, load_vocabulary, read_history, save_vocabulary
-from plait.data.times import check_format
+from plait.data.vocabulary import Vocabulary
 from plait.files import HASHES
 
 NAMES = {"user": "user", "item": "item"}
@@ -31,7 +32,7 @@ def seconds(frame, folder, **options):
         found.append(np.load(data.folder / "time_s.npy").tolist())
     own = {name: value for name, value in options.items() if name.startswith("time_")}
     columns = Columns(**NAMES, time="time", **({"time_unit": "s"} | own))
-    found.append(read_history(frame, columns, (), data.item_ids()).events.time_s_E.tolist())
+    found.append(read_history(frame, columns, (), data.items).events.time_s_E.tolist())
     assert found[0] == found[1] == found[2]
     return found[0]
 
@@ -152,7 +153,7 @@ def test_a_log_without_times_is_in_the_order_of_its_rows(tmp_path):
         events = data.history(data.user_index(user))
         assert data.item_ids().gather(events.item_E - 1).to_list() == items
         assert events.request_E.tolist() == [*range(len(items))], "each event is a request of its own"
-    read = read_history(frame, Columns(**NAMES, time=None, time_unit="s"), (), data.item_ids())
+    read = read_history(frame, Columns(**NAMES, time=None, time_unit="s"), (), data.items)
     both = np.concatenate([data.history(user).item_E for user in (0, 1)])
     assert read.events.item_E.tolist() == both.tolist() and read.user_ids == (1, 2)
     assert read.request_name_U == (None, None) and read.place_U == ((), ())
@@ -160,7 +161,7 @@ def test_a_log_without_times_is_in_the_order_of_its_rows(tmp_path):
 
 def test_columns_of_before_still_open(tmp_path):
     columns = Columns(**NAMES, time="time", time_unit="ms")
-    save_vocabulary(tmp_path, pl.Series([1]), columns)
+    save_vocabulary(tmp_path, Vocabulary.of_items(pl.Series([1])), columns)
     path = tmp_path / "recommender.json"
     text = path.read_text()
     for name in ("time_format", "time_offset", "user_ids"):

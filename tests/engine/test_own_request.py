@@ -23,6 +23,7 @@ from tiny import (
 from tolerance import SAME_SUM
 
 from plait.data.history import Columns
+from plait.data.vocabulary import Vocabulary
 from plait.engine import plain, state
 from plait.engine.state import encode
 from plait.layouts import Layout, resolve
@@ -230,7 +231,9 @@ UNNAMED = Columns(**COLUMNS | {"time_unit": "ms"})
 
 def recommender(columns: Columns, exposure: Exposure = BLIND) -> Recommender:
     model = model_of(resolve("lac"), settings=ModelSettings(trunk=trunk_of(), exposure=exposure))
-    return Recommender(model, pl.Series([f"i{item}" for item in range(NUM_ITEMS)]), columns)
+    return Recommender(
+        model, Vocabulary.of_items(pl.Series([f"i{item}" for item in range(NUM_ITEMS)])), columns
+    )
 
 
 def log_of(sessions: str, times: list[int]) -> pl.DataFrame:

@@ -18,8 +18,8 @@ from tiny import assert_caught, assert_not_vacuous, prepared, random_log
 from plait import Recommender
 from plait.cli import main
 from plait.data import Dataset
-from plait.data.caching import open_if_whole
 from plait.data.simulator import World, simulate
+from plait.data.storage.caches import open_if_whole
 from plait.files import HASHES
 from plait.training import loop
 from plait.training.run import ANSWERS, LOCK, METRICS, MODEL, load_answers, load_result, run

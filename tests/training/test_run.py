@@ -15,7 +15,7 @@ import torch
 from small_runs import STEPS_PER_EPOCH, Killed, kill_before_step, settings_of, silent
 from tiny import prepared, random_log
 
-from plait.data.locking import in_turn
+from plait.data.storage.locks import in_turn
 from plait.evaluation import answers
 from plait.evaluation.answers import answers_of, measure
 from plait.files import HASHES

@@ -13,7 +13,6 @@ import polars as pl
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from plait.data.dataset import Dataset, Targets
-from plait.data.gathering import concatenated_ranges
 from plait.data.manifest import LeaveOneOut, Split, SplitColumn, Temporal
 from plait.data.simulator import ahead
 from plait.data.simulator.filtering import Machine, Observed, filtered, machine_of
@@ -21,6 +20,7 @@ from plait.data.simulator.responses import Chances, expected
 from plait.data.simulator.simulating import SCENARIO, TRUTH
 from plait.data.simulator.truth import truth_of
 from plait.data.simulator.world import World
+from plait.data.windows import concatenated_ranges
 from plait.schema import UNKNOWN_ITEM, Action
 
 USERS_AT_ONCE = 512  # what is held of a user has the size of a world, whatever its catalogue and history

@@ -8,10 +8,10 @@ import polars as pl
 
 from plait.data.dataset import Dataset
 from plait.data.manifest import LeaveOneOut, Split
-from plait.data.preparing import prepare, prepared_alone
+from plait.data.preparation.pipeline import prepare, prepared_alone
 from plait.data.simulator.drawing import Log, draw_log
 from plait.data.simulator.world import WORLD, World
-from plait.data.writing import whole_folder, write_bytes, write_table
+from plait.data.storage.whole_folders import whole_folder, write_bytes, write_table
 from plait.limits import WHOLE, check_fits, check_number
 from plait.schema import Category
 

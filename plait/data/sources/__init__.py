@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from plait.data.caching import cached_folder, file_stamps, made_once, open_if_whole
 from plait.data.dataset import Dataset
+from plait.data.logs.tables import collect, reading
 from plait.data.manifest import LeaveOneOut, Split
-from plait.data.preparing import prepare
-from plait.data.reading import collect, reading
+from plait.data.preparation.pipeline import prepare
 from plait.data.sources import amazon, completejourney, kuaishou, movielens
 from plait.data.sources.recipe import ITEM, REQUEST, TIME, USER, Published, Recipe, agrees
+from plait.data.storage.caches import cached_folder, file_stamps, made_once, open_if_whole
 from plait.files import draft_folder
 
 __all__ = ["Published", "Recipe", "catalogue", "find_recipe", "get"]
@@ -56,7 +56,7 @@ def get(
 
     Args:
         name: of a recipe in `catalogue()`.
-        cache: where prepared datasets are kept; `plait.data.caching.cache_home()` by default.
+        cache: where prepared datasets are kept; `plait.data.storage.caches.cache_home()` by default.
         from_files: the owner's file, or a folder with it; downloaded where not given.
 
     Raises:

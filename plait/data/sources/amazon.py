@@ -9,7 +9,8 @@ from pathlib import Path
 
 import polars as pl
 
-from plait.data.containers import open_content
+from plait.data.logs.containers import open_content
+from plait.data.logs.text import TextFormat
 from plait.data.sources.downloading import download
 from plait.data.sources.recipe import (
     FIVE_STARS,
@@ -22,7 +23,6 @@ from plait.data.sources.recipe import (
     renamed,
     scan_text,
 )
-from plait.data.text import TextFormat
 
 URL_2014 = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/reviews_{}_5.json.gz"
 URL_2018 = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/categoryFilesSmall/{}.csv"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
+from plait.data.logs.text import TextFormat
 from plait.data.sources.downloading import download, unpack
 from plait.data.sources.recipe import ITEM, TIME, USER, Published, Recipe, find, renamed, scan_text
-from plait.data.text import TextFormat
 from plait.schema import Action, Amount, Binary
 
 KUAIRAND_ACTIONS = (

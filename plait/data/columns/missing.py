@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from plait.data.ids import DType, is_text
+from plait.data.columns.ids import DType, is_text
 
 Missing = Mapping[str, Any]  # column -> the list of its values that stand for none
 

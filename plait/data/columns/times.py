@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 import polars as pl
 
-from plait.data.ids import is_nobody, is_text
+from plait.data.columns.ids import is_nobody, is_text
 
 DType = Any  # a pl.DataType: its metaclass has a repr that beartype refuses in annotations
 MICROSECONDS_PER_S = 1_000_000

@@ -7,20 +7,20 @@ columns, W widths of the vectors side by side, E events, C context features, L l
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float32, Int32, Int64
 
-from plait.data import checking
-from plait.data.coding import item_index
-from plait.data.ids import Held, held_by, ids_as, joined
+from plait.data.columns import rules
+from plait.data.columns.ids import Held, held_by, ids_as, joined
+from plait.data.columns.values import file_of, values_of
+from plait.data.logs.tables import check_columns, collect, described_reading, open_tables, reading
+from plait.data.logs.text import TextFormat, with_decimal_points
 from plait.data.manifest import Settings
-from plait.data.reading import check_columns, collect, described_reading, open_tables, reading
-from plait.data.text import TextFormat, with_decimal_points
-from plait.data.values import file_of, values_of
+from plait.data.vocabulary import Vocabulary
 from plait.schema import (
     FIRST_VALUE,
     MISSING_VALUE,
@@ -143,13 +143,14 @@ def describe_all(items: Any, users: Any, settings: Settings) -> dict[str, Descri
     return about
 
 
-def unseen_ids(table: Described, ids: pl.Series) -> pl.Series:
-    """The table's ids that are not among the log's, in ascending order and of their type.
+def unseen_ids(table: Described, items: Vocabulary) -> pl.Series:
+    """The table's ids that are not among the log's items, in ascending order and of their type.
 
     Raises:
         ValueError: an id cannot be of that type.
     """
-    new_M = table.id_N.filter(pl.Series(item_index(table.id_N, ids) == UNKNOWN_ITEM))
+    ids = items.ids
+    new_M = table.id_N.filter(pl.Series(items.index_of(table.id_N) == items.unknown))
     typed_M = ids_as(new_M, ids.dtype)
     foreign = new_M.filter(typed_M.is_null())
     if len(foreign):
@@ -218,7 +219,7 @@ def new_items(
     source: Any,
     id_column: str,
     features: Sequence[Feature],
-    ids: pl.Series,
+    items: Vocabulary,
     text: TextFormat = TextFormat(),
 ) -> tuple[pl.Series, FeatureTable]:
     """The items of a feature table that a catalogue lacks, in ascending order, and their features.
@@ -226,7 +227,7 @@ def new_items(
     Args:
         source: a table as `plait.prepare` takes it as `items`; vectors are columns.
         features: as fitted in preparation.
-        ids: of the catalogue.
+        items: of the catalogue.
         text: how a table that is a text file is read.
 
     Raises:
@@ -234,7 +235,7 @@ def new_items(
             than preparation met.
     """
     table = describe(source, id_column, features, "item", text, text.item_columns)
-    new_ids = unseen_ids(table, ids)
+    new_ids = unseen_ids(table, items)
     values, _ = _aligned(table, new_ids)
     return new_ids, tabulate(features, values)[1:]
 
@@ -285,6 +286,8 @@ def fit_feature(feature: Feature, train: pl.Series, every: pl.Series) -> Feature
             kind = msgspec.structs.replace(feature.kind, edges=edges)
         case Vector():
             kind = Vector(width=every.dtype.shape[0])  # type: ignore[attr-defined]
+        case _:
+            assert_never(feature.kind)
     return msgspec.structs.replace(feature, kind=kind)
 
 
@@ -316,6 +319,8 @@ def code_values(feature: Feature, values: pl.Series) -> Int32[np.ndarray, "N K"]
             return np.where(values.is_null().to_numpy(), MISSING_VALUE, code_N).astype(np.int32)[:, None]
         case Vector():
             raise AssertionError("a vector has no codes")
+        case _:
+            assert_never(feature.kind)
 
 
 def code_context(features: Sequence[Feature], frame: pl.DataFrame, where: str) -> Int64[np.ndarray, "E C"]:
@@ -373,7 +378,7 @@ def gather_context(
 
 def _aligned(table: Described, ids: pl.Series) -> tuple[pl.DataFrame, Bool[np.ndarray, " V"]]:
     """The table's values in dense order, with a row of nulls for the unknown item, and who has a row at all."""
-    index_N = item_index(table.id_N, ids)
+    index_N = Vocabulary.of_items(ids).index_of(table.id_N)
     row_V = np.full(len(ids) + 1, -1)
     row_V[index_N] = np.arange(len(index_N))
     row_V[UNKNOWN_ITEM] = -1
@@ -421,13 +426,13 @@ def _distinct(values: pl.Series) -> tuple[str, ...]:
 
 def _check_ids(id_N: pl.Series, name: str) -> None:
     """Raises ValueError where an id of a table is missing, or none that a log can have."""
-    column = checking.given_id_column(id_N.name, id_N.dtype)
-    rule_N = id_N.to_frame().select(checking.rule_number([column])).to_series()
+    column = rules.given_id_column(id_N.name, id_N.dtype)
+    rule_N = id_N.to_frame().select(rules.rule_number([column])).to_series()
     broken_N = (rule_N > 0).arg_true()
     if len(broken_N):
         first = int(broken_N[0])
         raise ValueError(
-            f"{name}: {checking.rule_texts([column])[rule_N[first] - 1]} in row {first + 1} ({id_N[first]!r}), and in "
+            f"{name}: {rules.rule_texts([column])[rule_N[first] - 1]} in row {first + 1} ({id_N[first]!r}), and in "
             f"{len(broken_N)} of {len(id_N)} rows; correct them, or leave them out"
         )
 

@@ -5,15 +5,28 @@ is read, checked and narrowed in one streaming pass.
 import math
 import time as clock
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import assert_never
 
 import polars as pl
 
-from plait.data.ids import EXACT_BELOW, DType, is_nobody, is_text
+from plait.data.columns.ids import EXACT_BELOW, DType, is_nobody, is_text
+from plait.data.columns.missing import names_without, numbers_without
+from plait.data.columns.times import PER_S, TimeForm, is_missing, microseconds, offset_minutes
 from plait.data.manifest import SplitColumn
-from plait.data.missing import names_without, numbers_without
-from plait.data.times import PER_S, TimeForm, is_missing, microseconds, offset_minutes
-from plait.schema import Action, Amount, Binary, Categorical, Category, Feature, Regression, shortened
+from plait.schema import (
+    Action,
+    Amount,
+    Binary,
+    Categorical,
+    Categories,
+    Category,
+    Feature,
+    Number,
+    Regression,
+    Vector,
+    shortened,
+)
 
 MEANT = "pass negative_ids='keep' (--negative-ids keep) where it is an id"  # -1 often stands for nobody
 MOST_SHOWN = 5  # values of a category in a message
@@ -47,7 +60,7 @@ def id_column(
     """Users, items, requests. Words for nobody are missing.
 
     Args:
-        id: as `plait.data.ids.as_id` has it, in a column of its own: a rule and the value read it.
+        id: as `plait.data.columns.ids.as_id` has it, in a column of its own: a rule and the value read it.
         categories: where ids are text.
     """
     _check_id_type(name, dtype)
@@ -71,7 +84,7 @@ def given_id_column(name: str, dtype: DType) -> Column:
 
 def _check_id_type(name: str, dtype: DType) -> None:
     if not (is_text(dtype) or dtype.is_integer() or dtype.is_float() or dtype == pl.Null):
-        raise _wrong_type(name, dtype, "whole numbers or text")
+        raise _wrong_type(f"column {name!r}", dtype, "whole numbers or text")
 
 
 def _float_rules(name: str, dtype: DType) -> tuple[Rule, ...]:
@@ -102,7 +115,7 @@ def order_column(name: str, dtype: DType, categories: pl.Categories | None) -> C
     if dtype.is_temporal():
         raw = raw.to_physical()
     elif not dtype.is_numeric():
-        raise _wrong_type(name, dtype, "numbers, times or text")
+        raise _wrong_type(f"column {name!r}", dtype, "numbers, times or text")
     missing = raw.is_nan() | raw.is_null() if dtype.is_float() else raw.is_null()
     kind = pl.Float64 if dtype.is_float() else pl.Int64
     return Column(name, raw.cast(kind), (Rule(f"{name} is missing", missing),))
@@ -134,7 +147,7 @@ def split_column(split: SplitColumn, dtype: DType) -> Column:
     """0 for training, 1 for validation, 2 for test."""
     name, raw = split.column, pl.col(split.column)
     if dtype.is_nested():
-        raise _wrong_type(name, dtype, "text or whole numbers")
+        raise _wrong_type(f"column {name!r}", dtype, "text or whole numbers")
     whole = raw.cast(pl.Int64, strict=False)
     if dtype.is_float():  # whole numbers, as pandas holds them where some are missing
         raw = (
@@ -159,7 +172,7 @@ def action_column(action: Action, dtype: DType) -> Column:
     if isinstance(kind, Categorical):
         return _category_column(action, kind, dtype)
     if not (dtype.is_numeric() or dtype == pl.Boolean or dtype == pl.String or dtype == pl.Null):
-        raise _wrong_type(name, dtype, "numbers")
+        raise _wrong_type(f"column {name!r}", dtype, "numbers")
     raw = numbers_without(pl.col(name), dtype, action.missing)
     if dtype == pl.String:
         raw = written(raw).str.strip_chars()
@@ -186,17 +199,70 @@ def action_column(action: Action, dtype: DType) -> Column:
 
 
 def context_column(feature: Feature, dtype: DType, categories: pl.Categories) -> Column:
-    """A category as text, missing = ""; a number as float64, missing = NaN, times in seconds since 1970."""
+    """As `feature_column`, with "" for a missing category, and NaN for a missing number."""
+    column = feature_column(feature, dtype, f"column {feature.name!r}")
+    match feature.kind:
+        case Category():
+            return replace(column, value=column.value.fill_null("").cast(pl.Categorical(categories)))
+        case Number():
+            return replace(column, value=column.value.fill_null(math.nan))
+        case Categories() | Vector():
+            raise AssertionError("an event's context is a category or a number")
+        case _:
+            assert_never(feature.kind)
+
+
+def feature_column(feature: Feature, dtype: DType, where: str) -> Column:
+    """A feature's column, of the log, of a table or of a history: names, lists of names, or numbers as float64 with
+    times in seconds since 1970; null where missing.
+
+    Raises:
+        ValueError: the column is of the wrong type; `where` says which it is.
+    """
+    match feature.kind:
+        case Category():
+            return _category_values(feature, dtype, where)
+        case Categories(separator=separator):
+            return _list_values(feature, separator, dtype, where)
+        case Number():
+            return _number_values(feature, dtype, where)
+        case Vector():
+            raise AssertionError("a vector is no single value")
+        case _:
+            assert_never(feature.kind)
+
+
+def _category_values(feature: Feature, dtype: DType, where: str) -> Column:
     name, raw = feature.name, pl.col(feature.name)
-    if isinstance(feature.kind, Category):
-        label = names_without(_names(name, dtype), feature.missing).fill_null("")
-        fraction = Rule(f"{name} is not a whole number", raw.is_not_nan() & ~(raw % 1 == 0))
-        return Column(name, label.cast(pl.Categorical(categories)), (fraction,) if dtype.is_float() else ())
-    if dtype in (pl.Date, pl.Datetime):
-        return Column(name, (raw.cast(pl.Datetime("us")).dt.epoch("us") / 1e6).fill_null(math.nan), ())
-    if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Null)):
-        raise _wrong_type(name, dtype, "numbers or times")
-    raw = numbers_without(raw, dtype, feature.missing)
+    fraction = Rule(f"{name} is not a whole number", raw.is_not_nan() & ~(raw % 1 == 0))
+    label = names_without(_names(name, dtype, where), feature.missing)
+    return Column(name, label, (fraction,) if dtype.is_float() else ())
+
+
+def _list_values(feature: Feature, separator: str | None, dtype: DType, where: str) -> Column:
+    """Different names each; null where there is none."""
+    is_list = isinstance(dtype, pl.List | pl.Array) and _are_names(dtype.inner)
+    rules: tuple[Rule, ...] = ()
+    if separator is not None:
+        text = _category_values(feature, dtype, where)
+        lists, rules = text.value.str.split(separator), text.rules
+    elif is_list or dtype == pl.Null:
+        lists = pl.col(feature.name).cast(pl.List(pl.String))
+    else:
+        expected = "lists of text or whole numbers, or text and a separator (NAME:categories:SEPARATOR)"
+        raise _wrong_type(where, dtype, expected)
+    names = names_without(pl.element().str.strip_chars(), feature.missing)
+    lists = lists.list.eval(names.filter(names.is_not_null() & (names != "")).unique(maintain_order=True))
+    return Column(feature.name, pl.when(lists.list.len() > 0).then(lists), rules)
+
+
+def _number_values(feature: Feature, dtype: DType, where: str) -> Column:
+    name, is_time = feature.name, dtype in (pl.Date, pl.Datetime)
+    if not (is_time or dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Null)):
+        raise _wrong_type(where, dtype, "numbers or times")
+    raw = numbers_without(pl.col(name), dtype, feature.missing)
+    if is_time:
+        return Column(name, raw.cast(pl.Datetime("us")).dt.epoch("us") / 1e6, ())
     if dtype == pl.String:
         raw = written(raw).str.strip_chars()
     number = raw.cast(pl.Float64, strict=False)
@@ -204,7 +270,7 @@ def context_column(feature: Feature, dtype: DType, categories: pl.Categories) ->
         Rule(f"{name} is not a number", raw.is_not_null() & number.is_null()),
         Rule(f"{name} is not finite", number.is_infinite()),
     )
-    return Column(name, number.fill_null(math.nan), rules)
+    return Column(name, number.fill_nan(None), rules)
 
 
 def written(text: pl.Expr) -> pl.Expr:
@@ -227,14 +293,14 @@ def rule_texts(columns: Sequence[Column]) -> list[str]:
 
 def _category_column(action: Action, kind: Categorical, dtype: DType) -> Column:
     name, values = action.name, kind.values
-    text = names_without(_names(name, dtype), action.missing)
+    text = names_without(_names(name, dtype, f"column {name!r}"), action.missing)
     index = text.replace_strict(values, list(range(len(values))), default=None).cast(pl.Float32)
     listed = ", ".join(values) if len(values) <= MOST_SHOWN else shortened(values)
     unknown = Rule(f"{name} is none of {listed}", text.is_not_null() & index.is_null())
     return Column(name, index.fill_null(float("nan")), (unknown,))
 
 
-def _names(name: str, dtype: DType) -> pl.Expr:
+def _names(name: str, dtype: DType, where: str) -> pl.Expr:
     """Names as text, null where missing. Of floats, whole numbers are spelt as such: with missing ones among them, they
     are floats to pandas."""
     raw = pl.col(name)
@@ -242,10 +308,14 @@ def _names(name: str, dtype: DType) -> pl.Expr:
         whole = raw.cast(pl.Int64, strict=False)
         spelt = pl.when(whole == raw).then(whole.cast(pl.String)).otherwise(raw.cast(pl.String))
         return pl.when(raw.is_not_nan()).then(spelt)
-    if not (is_text(dtype) or dtype in (pl.Boolean, pl.Null) or dtype.is_integer()):
-        raise _wrong_type(name, dtype, "text or whole numbers")
+    if not _are_names(dtype):
+        raise _wrong_type(where, dtype, "text or whole numbers")
     return written(raw.cast(pl.String))
 
 
-def _wrong_type(name: str, dtype: DType, expected: str) -> ValueError:
-    return ValueError(f"column {name!r} holds {dtype}; expected {expected}")
+def _are_names(dtype: DType) -> bool:
+    return is_text(dtype) or dtype in (pl.Boolean, pl.Null) or dtype.is_integer()
+
+
+def _wrong_type(where: str, dtype: DType, expected: str) -> ValueError:
+    return ValueError(f"{where} holds {dtype}; expected {expected}")

@@ -8,8 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from plait.data.containers import Content
-from plait.data.text import Explode
+from plait.data.logs.containers import Content
+from plait.data.logs.text import Explode
 
 Scan = Callable[[Sequence[str]], pl.LazyFrame]  # the columns named are read as text, where there are no types
 Step = Callable[[pl.LazyFrame], pl.LazyFrame]

@@ -14,13 +14,13 @@ from typing import Any, Literal, assert_never
 
 import polars as pl
 
-from plait.data.containers import Content, kind_of, open_content
-from plait.data.delimited import read_delimited
-from plait.data.encodings import to_utf8
-from plait.data.folders import File, files_of, whole_numbers, with_partition
-from plait.data.frames import as_frame
-from plait.data.nested import Scan, flatten, is_json, read_json
-from plait.data.text import TextFormat
+from plait.data.logs.containers import Content, kind_of, open_content
+from plait.data.logs.delimited_text import read_delimited
+from plait.data.logs.encodings import to_utf8
+from plait.data.logs.folders import File, files_of, whole_numbers, with_partition
+from plait.data.logs.frames import as_frame
+from plait.data.logs.nested_fields import Scan, flatten, is_json, read_json
+from plait.data.logs.text import TextFormat
 
 LONGEST_LIST = 300  # characters of a list of columns in a message
 

@@ -1,6 +1,6 @@
 """Ids to dense codes, and stable orders of large arrays.
 
-Shape letters: N rows, V different values, I ids asked for.
+Shape letters: N rows, V different values.
 """
 
 import difflib
@@ -11,8 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int32, Int64, Integer
 
-from plait.data.ids import LARGEST_SIGNED, ids_as
-from plait.schema import UNKNOWN_ITEM
+from plait.data.columns.ids import LARGEST_SIGNED
 
 MOST_COMPARED = 1_000  # texts: difflib is slow
 BLOCK = 1 << 16  # rows worked on at a time where that spares a large temporary array
@@ -50,18 +49,6 @@ def dense_codes(values: pl.Series) -> tuple[Int32[np.ndarray, " N"], pl.Series]:
     table = pl.DataFrame({"value": value_V, "code": np.arange(len(value_V), dtype=np.int32)})
     rows = pl.DataFrame({"value": values}).join(table, on="value", how="left", maintain_order="left")
     return rows["code"].to_numpy(), value_V
-
-
-def item_index(asked: pl.Series, item_ids: pl.Series) -> Int64[np.ndarray, " I"]:
-    """Dense indices of item ids, UNKNOWN_ITEM where `item_ids` lacks one.
-
-    >>> item_index(pl.Series(["b", "z"]), pl.Series(["a", "b"])).tolist()
-    [2, 0]
-    """
-    known = pl.DataFrame({"id": item_ids}).with_row_index("index", offset=UNKNOWN_ITEM + 1)
-    ids = pl.DataFrame({"id": ids_as(asked, item_ids.dtype)})
-    found = ids.join(known, on="id", how="left", maintain_order="left")["index"]
-    return found.fill_null(UNKNOWN_ITEM).to_numpy().astype(np.int64)
 
 
 def similar_texts(asked: str, known: pl.Series) -> list[str]:

@@ -9,9 +9,9 @@ from typing import assert_never
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer
 
-from plait.data.coding import stable_argsort
-from plait.data.gathering import concatenated_ranges
 from plait.data.manifest import LeaveOneOut, Split, SplitColumn, Temporal
+from plait.data.preparation.coding import stable_argsort
+from plait.data.windows import concatenated_ranges
 
 BLOCK = 1 << 17  # events looked at together
 

@@ -17,15 +17,15 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from plait.data import features, shaping
-from plait.data.caching import cached_folder, file_stamps, made_once
-from plait.data.coding import coarsest_unit, gathered, order_events
+from plait.data.columns import features
+from plait.data.columns.features import Described, Features
+from plait.data.columns.missing import Missing, check_missing, with_missing
+from plait.data.columns.times import MICROSECONDS_PER_S, TimeUnit, check_format
 from plait.data.dataset import Dataset
 from plait.data.facts import date, facts_of
-from plait.data.features import Described, Features
 from plait.data.forks import check_can_work
-from plait.data.ingest import Rows, ingest, log_columns
-from plait.data.locking import kept_alone
+from plait.data.logs.tables import described_reading, fingerprint, open_tables
+from plait.data.logs.text import TextFormat
 from plait.data.manifest import (
     FORMAT_VERSION,
     Counts,
@@ -39,11 +39,12 @@ from plait.data.manifest import (
     declared,
     left_out,
 )
-from plait.data.missing import Missing, check_missing, with_missing
-from plait.data.reading import described_reading, fingerprint, open_tables
-from plait.data.text import TextFormat
-from plait.data.times import MICROSECONDS_PER_S, TimeUnit, check_format
-from plait.data.writing import (
+from plait.data.preparation import sequences
+from plait.data.preparation.coding import coarsest_unit, gathered, order_events
+from plait.data.preparation.ingestion import Rows, ingest, log_columns
+from plait.data.storage.caches import cached_folder, file_stamps, made_once
+from plait.data.storage.locks import kept_alone
+from plait.data.storage.whole_folders import (
     LEFT_OUT,
     MANIFEST,
     REJECTS,
@@ -55,6 +56,7 @@ from plait.data.writing import (
     write_bytes,
     write_table,
 )
+from plait.data.vocabulary import Vocabulary
 from plait.schema import Action, ActionKind, Amount, Feature, Vector
 
 
@@ -344,23 +346,27 @@ def _arrange(rows: Rows, settings: Settings, about: Mapping[str, Described]) -> 
     lost = _left_out_users(rows_U, core, rows.user_id)
     item_E, item_id = _compact(kept.item_N, core.item_rows_V > 0, rows.item_id)
     item_E += 1  # 0 stands for items that the table lacks
-    start_U1 = shaping.user_starts(core.user_rows_U[core.user_rows_U > 0])
+    start_U1 = sequences.user_starts(core.user_rows_U[core.user_rows_U > 0])
     ties = _ties(user_E, kept, rows)
     request_E, tied_share, removed["split_requests"] = _requests(user_E, start_U1, kept, rows)
     time_s_E = kept.tick_N if kept.ticks_per_s == 1 else kept.tick_N // kept.ticks_per_s
     row_E = kept.row_N
     del kept, user_E
     part_E = rows.columns.pop("part")[row_E] if "part" in rows.columns else None
-    split = shaping.resolve_split(settings.split, time_s_E)
+    split = sequences.resolve_split(settings.split, time_s_E)
     if part_E is not None:
         _check_parts(split, part_E, start_U1, (time_s_E, row_E), user_id)
-    validation_U, test_U = shaping.segments(split, start_U1, time_s_E, part_E)
-    train_E = shaping.training_rows(start_U1, validation_U)
+    validation_U, test_U = sequences.segments(split, start_U1, time_s_E, part_E)
+    train_E = sequences.training_rows(start_U1, validation_U)
     if not train_E.any():
         raise ValueError(f"{split} leaves no event to train on: every user has fewer than three")
     arrays = {"start": start_U1, "validation": validation_U, "test": test_U, "item": item_E}
     arrays |= {"time_s": time_s_E, "request": request_E, "action": _gather_actions(rows, row_E, settings)}
-    unseen = features.unseen_ids(about["item"], item_id) if settings.keep_unseen_items else item_id.head(0)
+    unseen = (
+        features.unseen_ids(about["item"], Vocabulary.of_items(item_id))
+        if settings.keep_unseen_items
+        else item_id.head(0)
+    )
     tables = _tables(user_id, item_id, unseen, core.item_rows_V, item_E[~train_E])
     trained_U = np.add.reduceat(train_E, start_U1[:-1], dtype=np.int64) > 0
     known = features.fit_tables(about, tables, trained_U)
@@ -387,7 +393,7 @@ def _arrange(rows: Rows, settings: Settings, about: Mapping[str, Described]) -> 
             missing=_count_missing(settings.actions, arrays["action"]),
             **removed,
             **known.lacking,
-            **shaping.count_queries(start_U1, validation_U, test_U),
+            **sequences.count_queries(start_U1, validation_U, test_U),
         ),
         ties=ties,
         tied_share=tied_share,
@@ -406,7 +412,7 @@ def _check_some_left(kept: Sorted, rows: Rows, removed: Mapping[str, int], setti
         )
 
 
-def _left_out_users(rows_U: np.ndarray, core: shaping.Core, user_id: pl.Series) -> pl.DataFrame:
+def _left_out_users(rows_U: np.ndarray, core: sequences.Core, user_id: pl.Series) -> pl.DataFrame:
     """Users whose events the filters removed, with how many rows they had."""
     kept_U = np.zeros(len(user_id), dtype=bool)
     kept_U[: len(core.user_rows_U)] = core.user_rows_U > 0
@@ -428,7 +434,7 @@ def _check_parts(
             f"{split}: no event that is left is for {' or '.join(empty)}; name the values that are (--split-column "
             "COLUMN:TRAIN:VALIDATION:TEST), or lower min_user_events and min_item_events"
         )
-    event = shaping.first_out_of_order(part_E, start_U1)
+    event = sequences.first_out_of_order(part_E, start_U1)
     if event is not None:
         time_s_E, row_E = place
         user = user_id[int(np.searchsorted(start_U1, event, side="right")) - 1]
@@ -442,11 +448,11 @@ def _check_parts(
 
 
 def _ties(user_E: np.ndarray, kept: Sorted, rows: Rows) -> Ties:
-    repeats = int(shaping.duplicate_rows(user_E, kept.tick_N, kept.item_N).sum())
+    repeats = int(sequences.duplicate_rows(user_E, kept.tick_N, kept.item_N).sum())
     tie = [user_E, kept.tick_N]
     if "order" in rows.columns:
         tie.append(rows.columns.pop("order")[kept.row_N])
-    return Ties(repeats, int(shaping.tied_rows(shaping.repeats_previous(*tie)).sum()))
+    return Ties(repeats, int(sequences.tied_rows(sequences.repeats_previous(*tie)).sum()))
 
 
 def _sort(rows: Rows, rows_U: np.ndarray) -> Sorted:
@@ -461,19 +467,19 @@ def _sort(rows: Rows, rows_U: np.ndarray) -> Sorted:
     return Sorted(user_N, item_N, tick_N, row_N, MICROSECONDS_PER_S // unit)
 
 
-def _filter(rows: Sorted, settings: Settings) -> tuple[Sorted, shaping.Core, dict[str, int]]:
+def _filter(rows: Sorted, settings: Settings) -> tuple[Sorted, sequences.Core, dict[str, int]]:
     """Removes duplicates if asked, users with one event, and what the k-core does not hold."""
     counted = {"duplicates_removed": 0}
-    duplicate_N = shaping.duplicate_rows(rows.user_N, rows.tick_N, rows.item_N)
+    duplicate_N = sequences.duplicate_rows(rows.user_N, rows.tick_N, rows.item_N)
     counted["duplicates"] = int(duplicate_N.sum())
     if settings.deduplicate:
         counted["duplicates_removed"] = counted["duplicates"]
         rows = rows.where(~duplicate_N)
-    several_N = shaping.tied_rows(shaping.repeats_previous(rows.user_N))
+    several_N = sequences.tied_rows(sequences.repeats_previous(rows.user_N))
     counted["single_event_rows"] = int((~several_N).sum())
     rows = rows.where(several_N)
     least = max(settings.min_user_events, 2)
-    core = shaping.k_core(rows.user_N, rows.item_N, least, settings.min_item_events)
+    core = sequences.k_core(rows.user_N, rows.item_N, least, settings.min_item_events)
     counted |= {
         "core_rows": int((~core.keep_N).sum()),
         "core_users": core.lost_users,
@@ -486,14 +492,14 @@ def _requests(
     user_E: np.ndarray, start_U1: np.ndarray, kept: Sorted, rows: Rows
 ) -> tuple[np.ndarray, float, int]:
     """Request numbers, the share of tied events, and how often a request is torn apart by another."""
-    again_E = shaping.repeats_previous(user_E, kept.tick_N)
-    tied_share = float(shaping.tied_rows(again_E).mean())
+    again_E = sequences.repeats_previous(user_E, kept.tick_N)
+    tied_share = float(sequences.tied_rows(again_E).mean())
     if "request" not in rows.columns:
-        return shaping.request_numbers(~again_E, start_U1), tied_share, 0
+        return sequences.request_numbers(~again_E, start_U1), tied_share, 0
     request_E = rows.columns.pop("request")[kept.row_N]
-    new_E = ~shaping.repeats_previous(user_E, request_E)
+    new_E = ~sequences.repeats_previous(user_E, request_E)
     pair_R = user_E[new_E].astype(np.int64) << 32 | request_E[new_E]
-    return shaping.request_numbers(new_E, start_U1), tied_share, len(pair_R) - len(np.unique(pair_R))
+    return sequences.request_numbers(new_E, start_U1), tied_share, len(pair_R) - len(np.unique(pair_R))
 
 
 def _gather_actions(rows: Rows, row_E: np.ndarray, settings: Settings) -> np.ndarray:

@@ -4,7 +4,7 @@ import codecs
 
 import numpy as np
 
-from plait.data.containers import Content
+from plait.data.logs.containers import Content
 
 BLOCK_BYTES = 1 << 18
 MARKS = (

@@ -15,9 +15,9 @@ from typing import Literal
 
 import polars as pl
 
-from plait.data.containers import Content
-from plait.data.surveying import BLOCK_BYTES, QUOTE, count_even, survey_quoted
-from plait.data.text import Quoting, TextFormat
+from plait.data.logs.containers import Content
+from plait.data.logs.record_counts import BLOCK_BYTES, QUOTE, count_even, survey_quoted
+from plait.data.logs.text import Quoting, TextFormat
 
 SEPARATORS = ("\t", "::", ",", ";", "|")  # those that are found; the first ones win
 UNLIKELY_IN_TEXT = SEPARATORS[:2]
