@@ -22,11 +22,11 @@ from plait.data.simulator.world import WORLD
 from plait.engine import steps
 from plait.engine.ranking import FIRST_ITEM, Scores
 from plait.evaluation.answers import Answers, measure, negatives_of, ranks_in_catalogue
+from plait.evaluation.run_files import RunSettings
 from plait.evaluation.settings import Protocol, asks_candidates
 from plait.layouts import Layout
 from plait.metrics.intervals import Bootstrap, paired_difference
 from plait.metrics.statistic import Statistic
-from plait.training.run import RunSettings
 
 RETRIEVAL = ("hr", "ndcg", "mrr")
 # A distance in these is a share of the oracle's own error, which has the size of what is predicted.
