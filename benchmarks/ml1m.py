@@ -22,8 +22,8 @@ from provenance import write_result
 
 import plait
 from plait.evaluation.answers import Answers, measure
+from plait.evaluation.run_files import Result, load_answers, load_result
 from plait.metrics.intervals import Estimate, bootstrap
-from plait.training.run import Result, load_answers, load_result
 
 app = cyclopts.App()
 

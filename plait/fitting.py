@@ -8,13 +8,14 @@ from typing import Any
 
 from plait.data import Dataset
 from plait.data.forks import check_can_work
+from plait.evaluation.run_files import MODEL, RunSettings
 from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
 from plait.nn.device import resolve_device
+from plait.notices import Interrupted, Watch
 from plait.recommender import Recommender
-from plait.training.loop import Interrupted, Watch
-from plait.training.run import MODEL, RunSettings, run
+from plait.training.run import run
 
 
 def fit(

@@ -9,11 +9,12 @@ from tiny import ACTIONS, NUM_ITEMS, random_log, started
 
 from plait.data import Dataset, LeaveOneOut, prepare
 from plait.data.manifest import Split
+from plait.evaluation.run_files import RunSettings
 from plait.evaluation.settings import Protocol
 from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.models.late import LateSettings
 from plait.schema import Feature
-from plait.training.run import RunSettings, config_of
+from plait.training.run import config_of
 
 ITEM_FEATURES = tuple(map(Feature.parse, ("genre:categories:|", "year:number:3", "text:vector")))
 USER_FEATURES = (Feature.parse("plan:category"),)

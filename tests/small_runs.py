@@ -7,12 +7,13 @@ import pytest
 from tiny import trunk_of
 
 from plait.data import Dataset
+from plait.evaluation.run_files import RunSettings
 from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
 from plait.training import loop
 from plait.training.loop import Fitted, fit
-from plait.training.run import RunSettings, config_of
+from plait.training.run import config_of
 
 OPTIM = Optim(learning_rate=1e-2, warmup_steps=2, users_per_step=5, precision="fp32")
 PROTOCOL = Protocol(max_events=6, max_epochs=3)

@@ -8,13 +8,13 @@ import pytest
 from tiny import assert_not_vacuous, model_of, prepared, random_log
 
 from plait import files
-from plait.cli.opening import finished_run
+from plait.cli.runs import finished_run
 from plait.data.sources.kuaishou import KUAIRAND_ACTIONS, read_kuairand
 from plait.data.sources.recipe import find
 from plait.data.storage.caches import file_stamps
+from plait.evaluation.run_files import RESULT
 from plait.layouts import resolve
 from plait.models.saving import CONFIG, put_in_place, save_model
-from plait.training.run import RESULT
 
 LISTING = ("iterdir", "glob", "rglob")
 

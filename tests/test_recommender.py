@@ -27,6 +27,7 @@ from plait.data import history as data_history
 from plait.data.history import Columns
 from plait.data.vocabulary import Vocabulary
 from plait.engine.state import State
+from plait.evaluation.run_files import MODEL
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import HASHES
 from plait.fitting import fit
@@ -38,7 +39,7 @@ from plait.nn.encoders import ItemEncoding
 from plait.recommender import Recommender
 from plait.schema import UNKNOWN_ITEM, Action, Binary, Categorical, EventBatch, Regression
 from plait.training import loop
-from plait.training.run import MODEL, columns_of
+from plait.training.run import columns_of
 
 DEVICE = Action("device", Categorical(("phone", "tablet", "watch")))
 ANSWERED = ["rating", "liked", "device=phone", "device=tablet", "device=watch"]

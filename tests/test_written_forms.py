@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from tiny import assert_caught, assert_not_vacuous
 
-from plait.cli import preparing
+from plait.cli.data import prepare
 from plait.schema import Action, ActionKind, Feature, FeatureKind, Regression
 
 ROOT = Path(__file__).parent.parent
@@ -41,7 +41,7 @@ def message_of(parse: Callable[[str], object]) -> str:
 
 def shown() -> list[str]:
     """Forms as they are written for people, some with parts that may be left out."""
-    pages = [message_of(Action.parse), message_of(Feature.parse), preparing.prepare.__doc__ or "", DATA]
+    pages = [message_of(Action.parse), message_of(Feature.parse), prepare.__doc__ or "", DATA]
     forms = [form.rstrip(",.;") for page in pages for form in re.findall(r"NAME:[^\s`]+", page)]
     ends = re.findall(r"^\| `(NAME:[^`]+)` \|.*`(:\w+)`.*\|$", DATA, re.MULTILINE)  # "`:huber` after HIGH"
     return forms + [form + end for form, end in ends]

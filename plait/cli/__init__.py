@@ -1,5 +1,5 @@
 """The command line: `plait --help`."""
 
-from plait.cli.running import main
+from plait.cli.command_line import main
 
 __all__ = ["main"]

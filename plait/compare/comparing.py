@@ -32,6 +32,7 @@ from plait.evaluation.answers import measure, targets_of
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.provenance import Provenance, provenance
 from plait.evaluation.reachable import Reach, check_can_choose
+from plait.evaluation.run_files import Result, RunSettings, load_answers
 from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import write_whole
@@ -44,10 +45,10 @@ from plait.metrics.table import CHIEF_RETRIEVAL, LOSS_OF_ACTIONS, shown_of_kind,
 from plait.models.combining import check_supported
 from plait.models.generative import ModelSettings
 from plait.nn.device import resolve_device
+from plait.notices import Diverged, Watch
 from plait.schema import Action, check_unique
 from plait.training.batches import check_labels
-from plait.training.loop import Diverged, Watch
-from plait.training.run import Result, RunSettings, check_takes_runs, config_of, load_answers, run, write_json
+from plait.training.run import check_takes_runs, config_of, run, write_json
 from plait.training.unread import check_read
 
 DRAWS = 1000

@@ -22,12 +22,12 @@ from plait.data.simulator.world import WORLD
 from plait.engine import steps
 from plait.engine.ranking import FIRST_ITEM, Scores
 from plait.evaluation.answers import Answers, measure, negatives_of, ranks_in_catalogue
+from plait.evaluation.run_files import RunSettings
 from plait.evaluation.settings import Protocol, asks_candidates
 from plait.layouts import Layout
 from plait.metrics.intervals import Bootstrap, paired_difference
 from plait.metrics.statistic import Statistic
 from plait.metrics.table import ActionMetric, Distance, RetrievalMetric, metric_of
-from plait.training.run import RunSettings
 
 
 class Regret(msgspec.Struct, frozen=True):

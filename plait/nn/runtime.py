@@ -4,19 +4,12 @@ Only a process of ours (the command line) is tuned for good. A call from somebod
 mode of its thread as it found it; that freed memory is kept is of the whole process, and changes no result.
 """
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-# glibc's mallopt parameters (malloc.h) and the value for each. Without them every large temporary goes back
-# to the kernel after use and is faulted in again at the next step, page by page.
-MALLOPT = (
-    (-3, 1 << 30),  # M_MMAP_THRESHOLD, bytes: take temporaries below 1 GiB from the heap
-    (-1, 2**31 - 1),  # M_TRIM_THRESHOLD, bytes: never give the heap's top back
-    (-2, 256 << 20),  # M_TOP_PAD, bytes: grow in large steps; this much memory may stand idle
-)
+from plait.allocation import keep_freed_memory
 
 
 def tune_process() -> tuple[str, ...]:
@@ -56,15 +49,3 @@ def multiplies_bf16_faster(device: str) -> bool:
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported()
     return torch.cpu._is_amx_tile_supported()
-
-
-def keep_freed_memory() -> bool:
-    """Keeps large temporaries in the process from now on; whether the C library takes it. Safe to call again."""
-    try:
-        libc = ctypes.CDLL(None)
-    except (OSError, TypeError):  # Windows has no handle for "this process"
-        return False
-    if not hasattr(libc, "gnu_get_libc_version"):  # another libc may number its parameters differently
-        return False
-    accepted = [libc.mallopt(parameter, value) == 1 for parameter, value in MALLOPT]
-    return all(accepted)

@@ -11,6 +11,7 @@ import msgspec
 from plait.compare.comparing import Variant
 from plait.data import Temporal
 from plait.data.simulator import World
+from plait.evaluation.run_files import RunSettings
 from plait.evaluation.settings import Protocol
 from plait.layouts import CATALOGUE
 from plait.models.generative import ModelSettings
@@ -21,7 +22,6 @@ from plait.papers.logs import ML_1M_LIKED, ML_100K, Log, Simulated
 from plait.papers.schedule import epochs, optim
 from plait.papers.speed import Race, Racer
 from plait.papers.study import Either, Setting, Study
-from plait.training.run import RunSettings
 
 PAPER = "AttnMVP paper"
 BASELINE = "interleaved"

@@ -12,6 +12,7 @@ from plait.compare.comparing import Variant
 from plait.data import Temporal
 from plait.data.simulator import Response, World
 from plait.data.simulator.world import CLICK, LIKE
+from plait.evaluation.run_files import RunSettings
 from plait.evaluation.settings import Protocol
 from plait.layouts import CATALOGUE
 from plait.models.generative import ModelSettings
@@ -26,7 +27,6 @@ from plait.papers.schedule import epochs, optim
 from plait.papers.speed import Race, Racer, saving
 from plait.papers.study import Setting, Study
 from plait.schema import Action, Binary, Category, Feature, Vector
-from plait.training.run import RunSettings
 
 PAPER = "GenRank paper"
 BASELINE, LAST = "HSTU", "HSTU, last request"

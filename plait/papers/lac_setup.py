@@ -10,6 +10,7 @@ import msgspec
 from plait.compare.comparing import Variant
 from plait.data.simulator import World
 from plait.data.simulator.world import LIKE, PURCHASE, WATCH
+from plait.evaluation.run_files import RunSettings
 from plait.evaluation.settings import Protocol
 from plait.layouts import CATALOGUE
 from plait.models.generative import ModelSettings
@@ -19,7 +20,6 @@ from plait.papers.logs import Simulated
 from plait.papers.schedule import epochs, optim
 from plait.papers.study import Setting
 from plait.schema import Action, Amount
-from plait.training.run import RunSettings
 
 PAPER = "LAC paper"
 ON_PAR = 0.04  # the widest gap that section 6.2 still calls "on par": lac to pc in HR@10 of table 1, KuaiSAR

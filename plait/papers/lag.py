@@ -15,6 +15,7 @@ from plait.compare.comparing import Variant
 from plait.compare.presentation import origins_of
 from plait.data import Dataset
 from plait.evaluation.protocol_line import protocol_line
+from plait.evaluation.run_files import MODEL
 from plait.files import write_whole
 from plait.layouts.packing import pad
 from plait.models.generative import GenerativeRecommender
@@ -25,7 +26,7 @@ from plait.papers.claims import Repeated, Verdict, judge_repeated
 from plait.papers.logs import Log
 from plait.papers.study import Figure, Finding, Place, shrunk
 from plait.schema import UNKNOWN_ITEM, EventBatch
-from plait.training.run import MODEL, run
+from plait.training.run import run
 
 LENGTH, LAST = 6, 5  # of the dummy sequence; its query that is read, which holds the item again
 PLACES = (1, 2, 3)  # where the item stands in turn; the paper's is the first

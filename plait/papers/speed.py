@@ -10,11 +10,12 @@ from plait.compare.comparing import Variant, shared_line
 from plait.compare.presentation import origins_of
 from plait.data import Dataset
 from plait.evaluation.protocol_line import protocol_line
+from plait.evaluation.run_files import Result
 from plait.nn.device import resolve_device
 from plait.papers.claims import Repeated, Verdict, judge_repeated
 from plait.papers.logs import Log
 from plait.papers.study import Figure, Finding, Place, shrunk
-from plait.training.run import Result, run
+from plait.training.run import run
 
 SAVING, THEORY = "saving", "saving in FLOPs"
 

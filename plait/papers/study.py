@@ -20,11 +20,12 @@ from plait.compare.presentation import origins
 from plait.compare.results import Row
 from plait.data import Dataset
 from plait.evaluation.provenance import provenance
+from plait.evaluation.run_files import RunSettings
 from plait.nn.device import resolve_device
+from plait.notices import Watch
 from plait.papers.claims import Claim, Verdict, answer, judge
 from plait.papers.logs import Log, NotHere
-from plait.training.loop import Watch
-from plait.training.run import RunSettings, check_takes_runs, write_json
+from plait.training.run import check_takes_runs, write_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,10 +21,12 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
+from plait.allocation import keep_freed_memory
 from plait.data import Dataset
 from plait.evaluation.answers import Part, answers_of, check_negatives, targets_of, values_of
 from plait.evaluation.protocol_line import note_on_requests
 from plait.evaluation.reachable import Reach, check_can_choose, notes_on_reach
+from plait.evaluation.run_files import CHECKPOINT, METRICS
 from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import write_listed
@@ -34,7 +36,8 @@ from plait.models.inputs import Inputs
 from plait.nn.dropout import draw_from
 from plait.nn.initialising import initialised
 from plait.nn.precision import autocast, resolve_precision
-from plait.nn.runtime import denormals_flushed, keep_freed_memory
+from plait.nn.runtime import denormals_flushed
+from plait.notices import Diverged, Interrupted, Watch
 from plait.randomness import Randomness, Stream, torch_generator
 from plait.training.batches import check_labels, num_steps, training_stream
 from plait.training.checkpoint import differences, load_state, save_state
@@ -50,22 +53,6 @@ START_LABELS = (
 )
 DIVERGED = 3.0  # times the loss of the untrained model
 NAMED_USERS = 5  # of a batch, where it is named
-CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"  # files of a run's folder
-
-
-Watch = Callable[[float, float], None]  # called after every step: share of the cap spent, tokens per second
-
-
-class Diverged(ArithmeticError):
-    """Training went wrong in a way that more steps will not mend. The message names the batch."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM came between two steps."""
-
-    def __init__(self, stopped: str, saved: Path) -> None:
-        super().__init__(f"{stopped}, and was saved in {saved}; the same command goes on from there")
-        self.stopped = stopped  # says where
 
 
 @dataclass(frozen=True)

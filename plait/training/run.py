@@ -1,82 +1,44 @@
-"""One run from data to test metrics, in a folder that outlives a kill.
-
-RUN/settings.json   what was asked for
-RUN/metrics.jsonl   one row per validation
-RUN/checkpoint.pt   training state, while it is not finished
-RUN/model/          the best weights, and what they need to read histories
-RUN/answers.npz     the model's answers on the test events
-RUN/result.json     written last: a run that has it is finished
-RUN/.lock           locked by the process that trains there, until it ends in whatever way
-"""
+"""One run from data to test metrics, in a folder (see `plait.evaluation.run_files`) that outlives a kill."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-from zipfile import BadZipFile
 
 import msgspec
-import numpy as np
 
 from plait.data import Dataset
 from plait.data.history import Columns, save_vocabulary
 from plait.data.storage.locks import kept_alone
 from plait.data.storage.whole_folders import MANIFEST
-from plait.evaluation.answers import Answers, answers_of
+from plait.evaluation.answers import answers_of
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.provenance import Provenance, provenance
-from plait.evaluation.settings import Optim, Protocol
+from plait.evaluation.run_files import (
+    ANEW,
+    ANSWERS,
+    CHECKPOINT,
+    METRICS,
+    MODEL,
+    RESULT,
+    SETTINGS,
+    Result,
+    RunSettings,
+    load_result,
+    read_file,
+    save_answers,
+)
 from plait.files import check, is_listed, write_listed, write_whole
-from plait.models.generative import ModelConfig, ModelSettings
+from plait.models.generative import ModelConfig
 from plait.models.saving import save_model
 from plait.nn.device import resolve_device
 from plait.nn.precision import autocast
 from plait.nn.runtime import denormals_flushed
-from plait.schema import Action
+from plait.notices import Watch
 from plait.training.checkpoint import differences
-from plait.training.loop import CHECKPOINT, METRICS, Fitted, Watch, fit
+from plait.training.loop import Fitted, fit
 from plait.training.memory import check_fits_memory, forget_peak_memory, peak_memory_mb
 
-Kind = TypeVar("Kind")
-
-SETTINGS, ANSWERS, RESULT, MODEL = "settings.json", "answers.npz", "result.json", "model"
 LOCK = ".lock"
-ANEW = "train it again in another folder, or delete this one"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """Everything that decides a run apart from the dataset."""
-
-    layout: str  # in notation
-    model: ModelSettings = ModelSettings()
-    optim: Optim = Optim()
-    protocol: Protocol = Protocol()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What a finished run cost, and how it trained. Its metrics are those of its answers."""
-
-    dataset: str  # its name
-    dataset_folder: str
-    content_hash: str
-    settings: RunSettings
-    selection: str
-    actions: tuple[Action, ...]  # of the data, as fitted
-    num_parameters: int
-    epochs: float  # trained; a cap may end inside one
-    best_epoch: float
-    why_stopped: str
-    train_tokens: int
-    train_flops: float
-    train_wall_s: float  # optimiser steps only
-    wall_s: float  # with validation, test and writing, since this process took the run up
-    peak_memory_mb: float | None  # main memory of the whole process, since then; None where nothing tells it
-    curve: list[dict[str, float]]
-    protocol: str = ""  # in one line, with the seed; "" in results that were written before it was recorded
-    provenance: Provenance = Provenance()  # of the process that finished the run
 
 
 def run(
@@ -223,20 +185,6 @@ def _json(value: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value))
 
 
-def save_answers(path: Path, answers: Answers) -> None:
-    """Arrays only, so that reading them back runs no code."""
-    arrays = {"user_Q": answers.user_Q, "item_Q": answers.item_Q, "label_QA": answers.label_QA}
-    if answers.rank_Q is not None:
-        arrays["rank_Q"] = answers.rank_Q
-    arrays |= {f"predicted:{name}": value for name, value in answers.predicted.items()}
-
-    def write(aside: Path) -> None:
-        with open(aside, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-
-    write_listed(path, write)
-
-
 def config_of(dataset: Dataset, settings: RunSettings) -> ModelConfig:
     """What shapes the weights of a run, and how they are asked.
 
@@ -259,35 +207,6 @@ def config_of(dataset: Dataset, settings: RunSettings) -> ModelConfig:
         context=dataset.context,
         asked_as_candidates=settings.protocol.supervise == "candidates",
     )
-
-
-def load_result(folder: Path) -> Result:
-    """Raises ValueError where the folder holds no finished run, or one of another version of Plait."""
-    path = folder / RESULT
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no finished run: it has no {RESULT}; train it, or let it finish")
-    check(folder, ANEW, RESULT, SETTINGS, METRICS)
-    return _read(path, Result)
-
-
-def load_answers(folder: Path, actions: tuple[Action, ...]) -> Answers:
-    """The answers of a finished run, for the actions of its data. Raises ValueError where they are not whole."""
-    path = folder / ANSWERS
-    check(folder, ANEW, ANSWERS)
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            arrays = dict(found)
-        return Answers(
-            user_Q=arrays.pop("user_Q"),
-            item_Q=arrays.pop("item_Q"),
-            rank_Q=arrays.pop("rank_Q", None),
-            label_QA=arrays.pop("label_QA"),
-            predicted={name.removeprefix("predicted:"): answer for name, answer in arrays.items()},
-            loss={},
-            actions=actions,
-        )
-    except (FileNotFoundError, EOFError, KeyError, RuntimeError, TypeError, ValueError, BadZipFile) as error:
-        raise _damaged(path, error) from error
 
 
 def _finished(dataset: Dataset, settings: RunSettings, folder: Path) -> Result:
@@ -313,7 +232,7 @@ def _check_begun(folder: Path) -> None:
 def _check_settings(folder: Path, settings: RunSettings) -> None:
     """A run that was begun there, and has no checkpoint yet, must be this one."""
     if (folder / SETTINGS).exists():
-        begun = _read(folder / SETTINGS, RunSettings)
+        begun = read_file(folder / SETTINGS, RunSettings)
         _check_same(folder, "the beginning of a run of other settings", begun, settings)
 
 
@@ -321,14 +240,3 @@ def _check_same(folder: Path, what: str, found: object, asked: object) -> None:
     unlike = differences(msgspec.to_builtins(found), msgspec.to_builtins(asked))
     if unlike:
         raise ValueError(f"{folder} holds {what}:\n{unlike}\nUse another folder, or delete it.")
-
-
-def _read(path: Path, kind: type[Kind]) -> Kind:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except msgspec.MsgspecError as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} is damaged, or of another version of Plait ({error}); {ANEW}")

@@ -9,7 +9,7 @@ from rich.console import Console
 from tiny import random_log
 from words import COLUMNS, Capture, complaint, numbered, plait, prepared_by, said_by, table_of, train
 
-from plait.cli import answering, showing
+from plait.cli import output, user_state
 from plait.data import Dataset
 from plait.layouts.draw import catalogue_rows
 
@@ -51,20 +51,20 @@ def test_an_id_of_a_page_is_shortened_on_a_terminal_alone(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [("x" * 5_000 + "end", 0.5), ("Heat, 1995", 0.25)]
-    showing.show_table(("item", "score"), rows)
+    output.show_table(("item", "score"), rows)
     assert capsys.readouterr().out.count("x") == 5_000
     terminal = Console(width=80, force_terminal=True, color_system=None)
-    monkeypatch.setattr(showing, "console", lambda: terminal)
-    showing.show_table(("item", "score"), rows)
+    monkeypatch.setattr(output, "console", lambda: terminal)
+    output.show_table(("item", "score"), rows)
     said = capsys.readouterr().out
     assert (
-        said.count("x") == showing.LONGEST_CELL - 4
+        said.count("x") == output.LONGEST_CELL - 4
         and "x…x" in said
         and "xend" in said
         and "Heat, 1995" in said
     )
     longest = max(len(str(cell)) for row in catalogue_rows() for cell in astuple(row))
-    assert longest < showing.LONGEST_CELL, "a notation would be cut"
+    assert longest < output.LONGEST_CELL, "a notation would be cut"
 
 
 WIDE = [f"an action with a long name {n}" for n in range(9)] + [f"device=kind{n:02d}" for n in range(12)]
@@ -77,8 +77,8 @@ def shown_wide(width: int | None, capsys: Capture, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patch:
         if width:
             terminal = Console(width=width, force_terminal=True, color_system=None)
-            patch.setattr(showing, "console", lambda: terminal)
-        showing.show_table(headings, rows, "a caption")
+            patch.setattr(output, "console", lambda: terminal)
+        output.show_table(headings, rows, "a caption")
     return capsys.readouterr().out
 
 
@@ -248,7 +248,7 @@ def test_another_dataset_is_said_and_read_in_the_models_items(
     found = capsys.readouterr()
     assert found.out == expected
     assert "does not hold the events" in found.err
-    monkeypatch.setattr(answering, "_in_items_of", lambda model, data, events: events)  # the mutant
+    monkeypatch.setattr(user_state, "_in_items_of", lambda model, data, events: events)  # the mutant
     with pytest.raises((AssertionError, IndexError)):
         assert said_by(capsys, *elsewhere) == expected
 

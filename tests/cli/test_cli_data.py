@@ -12,7 +12,7 @@ from words import ACTIONS, COLUMNS, SMALL, Capture, complaint, numbered, plait, 
 
 from plait.data import Dataset
 from plait.data.columns.rules import MEANT
-from plait.training.run import load_answers
+from plait.evaluation.run_files import load_answers
 
 
 def changed(column: str, value: object) -> Callable[[pl.DataFrame], pl.DataFrame]:

@@ -11,15 +11,16 @@ import pytest
 from tiny import assert_caught, assert_not_vacuous
 from words import COLUMNS, Capture, complaint
 
-from plait.cli.simulating import WorldChanges
+from plait.cli.simulate import WorldChanges
 from plait.data import Dataset
 from plait.data.simulator import Response, World, simulate
+from plait.evaluation.run_files import RunSettings
 from plait.evaluation.settings import Protocol
 from plait.limits import Between, check_numbers, memory_bytes, ranges_of
 from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkConfig
 from plait.schema import Action, Amount, Binary, Number, Regression
-from plait.training.run import RunSettings, run
+from plait.training.run import run
 
 NOWHERE = (math.nan, math.inf, -math.inf, 1e308, -1e308)
 ABSURD = (*NOWHERE, 2**63, 2**64, -(2**63), 10**400)

@@ -8,10 +8,12 @@ import pytest
 from tiny import random_log
 from words import COLUMNS, Capture, commands, complaint, plait, train
 
-from plait.cli import preparing, training, verbs
+from plait.cli import train as train_verb
+from plait.cli.data import prepare
+from plait.cli.sections import SECTIONS
 from plait.data import Dataset, Temporal
+from plait.evaluation.run_files import load_result
 from plait.nn.config import TrunkKind
-from plait.training.run import load_result
 
 
 def config(folder: Path, text: str) -> Path:
@@ -24,10 +26,10 @@ def test_no_section_is_named_like_a_command() -> None:
     """cyclopts drops a section with a command's name without a word."""
     names = {name for path, _ in commands() for name in path}
     assert names >= {"train", "compare", "data"}
-    assert not names & set(verbs.SECTIONS)
-    keys = inspect.signature(preparing.prepare).parameters
+    assert not names & set(SECTIONS)
+    keys = inspect.signature(prepare).parameters
     assert not names & set(keys), "keys of [dataset] are options of the verb, and dropped likewise"
-    assert set(verbs.SECTIONS) - {"dataset"} <= set(inspect.signature(training.train).parameters)
+    assert set(SECTIONS) - {"dataset"} <= set(inspect.signature(train_verb.train).parameters)
 
 
 @pytest.mark.parametrize("name", ["train", "compare", "data"])

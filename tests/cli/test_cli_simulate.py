@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from words import SMALL, Capture, complaint, plait, said_by, table_of
 
-from plait.cli.simulating import WorldChanges
+from plait.cli.simulate import WorldChanges
 from plait.data import Dataset, Temporal
 from plait.data.simulator import World
 

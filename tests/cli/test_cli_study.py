@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from words import Capture, complaint, said_by
 
-from plait.cli import studying
+from plait.cli import study as study_verb
 from plait.papers import STUDIES, lac, logs
 from plait.papers.speed import Race
 from plait.papers.study import Study
@@ -40,7 +40,7 @@ def test_a_part_runs_alone_and_records_nothing(
     assert isinstance(race, Race)
     one = replace(race, racers=race.racers[:1]).quick()
     two = replace(lac.table_5, name="two", parts=(one, *lac.figure_2.parts))
-    monkeypatch.setattr(studying, "STUDIES", (two,))
+    monkeypatch.setattr(study_verb, "STUDIES", (two,))
     said = said_by(capsys, "study", "two", "--part", "world", "--out", tmp_path)
     assert "not all parts: nothing was recorded" in said and "attention.svg" not in said
     assert not list(tmp_path.glob("*.json")) and (tmp_path / "two/world").is_dir()
@@ -64,7 +64,7 @@ def test_what_lacks_its_log_is_no_success(
     monkeypatch.setattr(logs.Public, "open", lambda self, kept, given: self.quick().open(kept, given))
     part = replace(ratings.quick(), log=logs.ML_100K)  # type: ignore[type-var]
     study: Study = replace(lac.table_1, parts=(part, play_time))
-    monkeypatch.setattr(studying, "STUDIES", (study,))
+    monkeypatch.setattr(study_verb, "STUDIES", (study,))
     said = complaint(capsys, 1, "study", "lac-table-1", "--out", tmp_path)
     assert "not whole" in said and "kuairand.parquet" in said and "--data" in said
     assert (tmp_path / "lac-table-1.json").is_file()

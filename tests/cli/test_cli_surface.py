@@ -14,7 +14,8 @@ from rich.console import Console
 from tiny import prepared, random_log
 from words import COLUMNS, Capture, commands, complaint, plait, said_by, train
 
-from plait.cli import training, verbs
+from plait.cli import train as train_verb
+from plait.cli.app import app
 from plait.data import Dataset
 
 VERBS = {" ".join(path): command for path, command in commands() if command.default_command}
@@ -31,7 +32,7 @@ def example_of(command: App) -> list[str]:
 def test_every_verb_has_help_with_an_example_that_parses(verb: str, capsys: Capture) -> None:
     shown = " ".join(re.sub("[│╭╮╰╯─]", " ", said_by(capsys, *verb.split(), "--help")).split())
     assert f"Example: plait {verb}" in shown
-    command, _, _ = verbs.app.parse_args(example_of(VERBS[verb]), exit_on_error=False, print_error=False)
+    command, _, _ = app.parse_args(example_of(VERBS[verb]), exit_on_error=False, print_error=False)
     assert command is VERBS[verb].default_command
 
 
@@ -70,7 +71,7 @@ def test_an_example_that_does_not_parse_is_seen() -> None:
     assert len(VERBS) >= 10
     words = [word.replace("--layout", "--layuot") for word in example_of(VERBS["train"])]
     with pytest.raises(CycloptsError):
-        verbs.app.parse_args(words, exit_on_error=False, print_error=False)
+        app.parse_args(words, exit_on_error=False, print_error=False)
 
 
 def test_version_and_the_bare_command(capsys: Capture) -> None:
@@ -144,7 +145,7 @@ def test_a_terminal_shows_a_bar_with_speed_and_time_left(
     dataset: Dataset, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
-    monkeypatch.setattr(training, "console", lambda: terminal)
+    monkeypatch.setattr(train_verb, "console", lambda: terminal)
     assert plait(*train(dataset, tmp_path / "run", "--optim.users-per-step", 3)) == 0
     shown = terminal.file.getvalue()  # type: ignore[attr-defined]
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)

@@ -9,9 +9,10 @@ import polars as pl
 import pytest
 from cyclopts import App
 
-from plait.cli import main, verbs
+from plait.cli import main
+from plait.cli.app import app
 from plait.data import Dataset
-from plait.training.run import load_answers, load_result
+from plait.evaluation.run_files import load_answers, load_result
 
 SMALL = (
     "--model.trunk.dim", 12, "--model.trunk.num-layers", 1, "--protocol.max-epochs", 2, "--protocol.max-events", 11,
@@ -73,7 +74,7 @@ def outcome(run: Path) -> tuple[Any, ...]:
     return result.settings, result.epochs, result.best_epoch, losses, answers.rank_Q.tobytes(), predicted
 
 
-def commands(app: App = verbs.app, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], App]]:
+def commands(app: App = app, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], App]]:
     """Every command with the words that lead to it."""
     for name in app:
         if not name.startswith("-"):

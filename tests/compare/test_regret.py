@@ -14,6 +14,7 @@ from plait.compare import regret
 from plait.compare.regret import knows_of, limits, metrics_of, regrets
 from plait.data.simulator import Knows, World, oracle, simulate
 from plait.evaluation.answers import measure
+from plait.evaluation.run_files import RunSettings, load_answers
 from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import resolve
 from plait.metrics.intervals import bootstrap
@@ -22,7 +23,7 @@ from plait.metrics.table import metric_of
 from plait.models.generative import ModelSettings
 from plait.models.inputs import Exposure
 from plait.nn.config import TrunkConfig
-from plait.training.run import RunSettings, load_answers, run
+from plait.training.run import run
 
 OFF = dict.fromkeys(
     ("taste", "choice", "follow", "mood", "persistence", "scenario", "scenario_choice", "quality"), 0.0

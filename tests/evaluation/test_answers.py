@@ -40,6 +40,7 @@ from plait.evaluation.answers import (
     targets_of,
     values_of,
 )
+from plait.evaluation.run_files import ANSWERS, load_answers, save_answers
 from plait.evaluation.settings import Protocol
 from plait.files import HASHES
 from plait.layouts import Layout, audit, resolve
@@ -48,7 +49,6 @@ from plait.models.generative import ModelSettings
 from plait.models.inputs import Exposure, query_inputs
 from plait.nn.heads import UNIFORM_VARIANCE
 from plait.schema import EventBatch
-from plait.training.run import ANSWERS, load_answers, save_answers
 
 WINDOW = PROTOCOL.max_events
 

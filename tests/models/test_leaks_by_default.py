@@ -8,9 +8,10 @@ from tiny import ACTIONS, NUM_ITEMS, assert_caught
 
 import plait
 from plait.data import Dataset
+from plait.evaluation.run_files import RunSettings
 from plait.layouts import Layout
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
-from plait.training.run import RunSettings, config_of
+from plait.training.run import config_of
 
 LEAKING = ("(i[t], a[t]) -> a[t]", "i[t] -> i[t]", "(i[t], a[t]) -> (i[t+1], a[t])")
 

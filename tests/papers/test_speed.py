@@ -11,11 +11,12 @@ from tiny import assert_caught
 
 from plait.data import Dataset
 from plait.evaluation.provenance import Provenance
+from plait.evaluation.run_files import Result, RunSettings
 from plait.papers import attnmvp, genrank, lac, speed
 from plait.papers.claims import Verdict
 from plait.papers.speed import Race
 from plait.papers.study import Place
-from plait.training.run import Result, RunSettings, run
+from plait.training.run import run
 
 [LAC] = (part for part in lac.table_5.parts if isinstance(part, Race))
 [GENRANK] = (part for part in genrank.table_1.parts if isinstance(part, Race))

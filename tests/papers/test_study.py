@@ -15,6 +15,7 @@ from tiny import assert_caught, assert_not_vacuous
 
 from plait.compare.comparing import Variant, compare_variants, shared_line
 from plait.data import Dataset, sources
+from plait.evaluation.run_files import load_result
 from plait.papers import STUDIES, attnmvp, lac, lac_setup
 from plait.papers.claims import Claim
 from plait.papers.logs import Given, Log, NotHere, Public, Simulated, stand_in
@@ -33,7 +34,6 @@ from plait.papers.study import (
 from plait.papers.tables import study_list, study_report
 from plait.schema import Action, Regression
 from plait.training import loop
-from plait.training.run import load_result
 
 RATING = (Action("rating", Regression(1, 5)),)
 

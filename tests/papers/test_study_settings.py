@@ -11,6 +11,7 @@ from tiny import assert_caught, assert_not_vacuous
 
 from plait.compare.comparing import Variant
 from plait.data.simulator import World
+from plait.evaluation.run_files import RunSettings
 from plait.layouts import CATALOGUE
 from plait.papers import STUDIES, genrank
 from plait.papers.ablation import Ablation, Arm
@@ -18,7 +19,6 @@ from plait.papers.derived_logs import Declared, Described
 from plait.papers.logs import Log, Simulated
 from plait.papers.speed import Race
 from plait.papers.study import Either, Part, Study, Trial
-from plait.training.run import RunSettings
 
 
 def parts_of(study: Study) -> Iterator[Part]:

@@ -20,9 +20,10 @@ from plait.cli import main
 from plait.data import Dataset
 from plait.data.simulator import World, simulate
 from plait.data.storage.caches import open_if_whole
+from plait.evaluation.run_files import ANSWERS, METRICS, MODEL, load_answers, load_result
 from plait.files import HASHES
 from plait.training import loop
-from plait.training.run import ANSWERS, LOCK, METRICS, MODEL, load_answers, load_result, run
+from plait.training.run import LOCK, run
 
 DAMAGES = ("first bit", "middle bit", "last bit", "cut", "emptied", "swapped", "digit", "deleted")
 MAY_CHANGE = {LOCK}  # is empty, and stays when a process ends

@@ -8,11 +8,11 @@ from tiny import prepared
 
 from plait.data import Dataset
 from plait.evaluation.answers import answers_of, values_of
+from plait.evaluation.run_files import RunSettings
 from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkConfig
-from plait.training.run import RunSettings
 
 NUM_ITEMS = 29
 

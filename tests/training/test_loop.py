@@ -20,6 +20,7 @@ from small_runs import (
 from tiny import ACTIONS, assert_caught, prepared, random_log
 
 from plait.data import Dataset, Temporal, prepare
+from plait.evaluation.run_files import RunSettings
 from plait.layouts import CATALOGUE
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Exposure
@@ -31,7 +32,6 @@ from plait.schema import Action, Regression
 from plait.training import loop
 from plait.training.batches import users_of_step
 from plait.training.checkpoint import load_state, save_state
-from plait.training.run import RunSettings
 
 NAN = float("nan")
 

@@ -18,6 +18,15 @@ from tiny import prepared, random_log
 from plait.data.storage.locks import in_turn
 from plait.evaluation import answers
 from plait.evaluation.answers import answers_of, measure
+from plait.evaluation.run_files import (
+    ANSWERS,
+    MODEL,
+    RESULT,
+    SETTINGS,
+    RunSettings,
+    load_answers,
+    load_result,
+)
 from plait.files import HASHES
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
@@ -25,17 +34,7 @@ from plait.models.saving import load_model
 from plait.nn.device import resolve_device
 from plait.training import loop
 from plait.training import run as run_module
-from plait.training.run import (
-    ANSWERS,
-    LOCK,
-    MODEL,
-    RESULT,
-    SETTINGS,
-    RunSettings,
-    load_answers,
-    load_result,
-    run,
-)
+from plait.training.run import LOCK, run
 
 
 def clockless(result: object) -> object:

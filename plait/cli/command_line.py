@@ -10,22 +10,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import CycloptsError, MissingArgumentError, Parameter
+from cyclopts import CycloptsError, MissingArgumentError, Parameter, UnknownCommandError
 
-from plait.cli.settings import settings_file, whole_numbers
-from plait.cli.training import Unfinished
-from plait.cli.verbs import SECTIONS, app
-from plait.nn.runtime import tune_process
-from plait.training.loop import Diverged
+from plait.allocation import keep_freed_memory
+from plait.cli.app import app, with_names_only
+from plait.cli.settings_file import settings_file, whole_numbers
+from plait.cli.unfinished import Unfinished
+from plait.notices import Diverged
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
     """Runs one command; `tokens` are the words after `plait`, those of the process where none are given."""
-    tune_process()  # the process is ours
+    keep_freed_memory()  # the process is ours
     try:
         app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except SystemExit as stop:  # --help and --version
         return int(stop.code or 0)
+    except UnknownCommandError as error:
+        return _fail(with_names_only(error), 2)
     except (ValueError, CycloptsError) as error:
         return _fail(f"{error}{_hint(error)}", 2)
     except (OSError, ModuleNotFoundError, Diverged, Unfinished) as error:
@@ -55,6 +57,13 @@ def _fail(why: object, code: int) -> int:
     return code
 
 
+def _flush_denormals() -> None:
+    """Before the first tensor operation of a process that is ours."""
+    from plait.nn.runtime import tune_process
+
+    tune_process()
+
+
 app.meta.suppress_keyboard_interrupt = False  # `main` answers for it
 
 
@@ -71,10 +80,14 @@ def _with_settings_file(
     """
     app.config = (whole_numbers,)
     if config is not None:
+        from plait.cli.sections import SECTIONS  # of models, among others: they load torch
+
         words, apps, _ = app.parse_commands(tokens)
         from_file = settings_file(config, SECTIONS, apps[-1].default_command, " ".join(("plait", *words)))
         app.config = (from_file, whole_numbers)
     command, bound, injected = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    if "torch" in sys.modules:  # the verb computes, or else there is nothing to tune
+        _flush_denormals()
     if "command_line" in injected:
         words = tokens if config is None else ("--config", str(config), *tokens)
         bound.arguments["command_line"] = ("plait", *words)

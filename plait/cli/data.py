@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from plait.cli.showing import show_dataset, show_table
+from plait.cli.datasets import show_dataset
+from plait.cli.output import show_table
 from plait.data import Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat, sources
 from plait.data import prepare as prepare_log
 from plait.data.columns.missing import parse_missing
@@ -14,7 +15,7 @@ from plait.data.logs.text import Quoting
 from plait.data.manifest import Split
 from plait.schema import Action, Feature
 
-app = App(name="data", help="Datasets: those Plait knows, and your own logs.")
+app = App(name="data")
 
 
 @app.command(name="list")

@@ -4,7 +4,7 @@ from dataclasses import astuple
 
 from cyclopts import App
 
-from plait.cli.showing import say, show_table
+from plait.cli.output import say, show_table
 from plait.layouts import draw, resolve
 
 CATALOGUE_COLUMNS = ("name", "notation", "tokens", "FLOPs", "retrieves", "scores", "P1", "P2", "source")

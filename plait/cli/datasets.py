@@ -1,11 +1,12 @@
-"""Datasets and runs by the names that people give them."""
+"""Datasets, opened by the names that people give them, and what they hold."""
 
 import difflib
 from pathlib import Path
 
+from plait.cli.output import say
 from plait.data import Dataset, sources
+from plait.data.facts import summary_lines
 from plait.data.storage.whole_folders import MANIFEST
-from plait.training.run import RESULT, Result, load_result
 
 
 def open_dataset(dataset: str) -> Dataset:
@@ -26,13 +27,9 @@ def open_dataset(dataset: str) -> Dataset:
         raise ValueError(f"{dataset!r} is no folder{hint} and {error}") from None
 
 
-def finished_run(folder: Path) -> Result:
-    """What a run found.
-
-    Raises:
-        ValueError: the folder holds no finished run; names the runs of a comparison.
-    """
-    runs = sorted(str(result.parent) for result in folder.glob(f"runs/*/{RESULT}"))
-    if runs and not (folder / RESULT).exists():
-        raise ValueError(f"{folder} holds a comparison; name one of its runs: {', '.join(runs)}")
-    return load_result(folder)
+def show_dataset(dataset: Dataset) -> None:
+    """What a prepared folder holds, and where the rows of the log went."""
+    first, *rest = summary_lines(dataset.manifest)
+    say(f"{dataset.folder}: {first}")
+    for line in rest:
+        say(line)

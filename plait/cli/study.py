@@ -7,9 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from plait.cli.settings import Device
-from plait.cli.showing import console, say, training_bar
-from plait.cli.training import Unfinished
+from plait.cli.arguments import Device
+from plait.cli.output import console, say, training_bar
+from plait.cli.unfinished import Unfinished
 from plait.papers import STUDIES
 from plait.papers.study import Place, Study, is_recorded, run_study
 from plait.papers.tables import study_list, study_report

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from plait.cli.showing import say, show_table
+from plait.cli.output import say, show_table
 from plait.compare.regret import metrics_of
 from plait.data import Dataset, LeaveOneOut, Temporal
 from plait.data.simulator import Knows, World, oracle

@@ -6,12 +6,11 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cyclopts
 from cyclopts import App, ArgumentCollection
 
-Device = Literal["auto", "cpu", "cuda"]
 Sections = Mapping[str, Callable[..., Any]]  # section -> what takes its keys, as keyword parameters
 
 
@@ -96,25 +95,3 @@ def _is_fraction(text: str) -> bool:
         return not float(text).is_integer()
     except ValueError:
         return False  # not a number at all, which cyclopts says itself
-
-
-def split_layouts(text: str) -> list[str]:
-    """Names or notations between commas; the commas inside a notation's brackets are its own.
-
-    Raises:
-        ValueError: there is nothing before or after a comma.
-
-    >>> split_layouts("item, (i[t], a[t-1]) -> (i[t+1], a[t]),pc")
-    ['item', '(i[t], a[t-1]) -> (i[t+1], a[t])', 'pc']
-    """
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    names = [part.strip() for part in parts]
-    if not all(names):
-        raise ValueError(f"--layouts {text!r}: one of {len(names)} layouts is empty; leave its comma out")
-    return names

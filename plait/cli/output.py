@@ -10,9 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from plait.data import Dataset
-from plait.data.facts import summary_lines
-from plait.training.loop import Watch
+from plait.notices import Watch
 
 MILLION = 1_000_000  # rich counts in whole numbers
 LONGEST_CELL = 200  # characters in a table on a terminal: an id may be a page of text
@@ -73,14 +71,6 @@ def _blocks(headings: Sequence[str], cells: Sequence[Sequence[str]], width: int)
             blocks.append([0])
         blocks[-1].append(at)
     return blocks
-
-
-def show_dataset(dataset: Dataset) -> None:
-    """What a prepared folder holds, and where the rows of the log went."""
-    first, *rest = summary_lines(dataset.manifest)
-    say(f"{dataset.folder}: {first}")
-    for line in rest:
-        say(line)
 
 
 @final

@@ -1,0 +1,46 @@
+"""The table of verbs: each stands in the file of its name, which is loaded when the verb is asked for."""
+
+import ast
+from importlib.abc import InspectLoader
+from importlib.util import find_spec
+
+from cyclopts import App, UnknownCommandError
+
+app = App(
+    name="plait",
+    help="Generative recommendation where the item/action layout is one line of data.",
+    exit_on_error=False,
+    print_error=False,
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+
+
+def description_of(verb: str) -> str:
+    """What a verb, MODULE:FUNCTION, says of itself, read from its source: to load it is to load torch.
+
+    >>> description_of("plait.cli.evaluate:evaluate").splitlines()[0]
+    'Prints the test metrics of a finished run, with 95 % intervals over users.'
+    """
+    module, _, function = verb.partition(":")
+    spec = find_spec(module)
+    assert spec is not None and isinstance(spec.loader, InspectLoader), verb
+    tree = ast.parse(spec.loader.get_source(module) or "")
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return ast.get_docstring(functions[function]) or ""
+
+
+app.command("plait.cli.layouts:app", name="layouts", help=description_of("plait.cli.layouts:list_layouts"))
+app.command("plait.cli.data:app", name="data", help="Datasets: those Plait knows, and your own logs.")
+for verb in ("simulate", "train", "evaluate", "compare", "study", "recommend", "score"):
+    app.command(f"plait.cli.{verb}:{verb}", help=description_of(f"plait.cli.{verb}:{verb}"))
+
+
+def with_names_only(error: UnknownCommandError) -> UnknownCommandError:
+    """The same complaint. To list the verbs that there are, cyclopts would load each of them."""
+    names = App()
+    for name in error.app or ():
+        if not name.startswith("-"):
+            names.command(App(name=name))
+    error.app = names
+    return error

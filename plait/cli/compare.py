@@ -1,0 +1,101 @@
+"""The verb that compares layouts."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from plait.cli.arguments import Device
+from plait.cli.datasets import open_dataset, show_dataset
+from plait.cli.model_settings import with_trunk
+from plait.cli.output import console, say, training_bar
+from plait.cli.unfinished import Unfinished
+from plait.compare.comparing import compare as compare_layouts
+from plait.compare.page import terminal_table
+from plait.evaluation.settings import Optim, Protocol
+from plait.layouts import resolve
+from plait.models.generative import ModelSettings
+from plait.nn.config import TrunkKind
+from plait.nn.device import resolve_device
+
+
+def compare(
+    dataset: str,
+    /,
+    *,
+    layouts: str,
+    seeds: int = 3,
+    out: Path,
+    trunk: TrunkKind | None = None,
+    device: Device = "auto",
+    model: ModelSettings = ModelSettings(),
+    optim: Optim = Optim(),
+    protocol: Protocol = Protocol(),
+    command_line: Annotated[tuple[str, ...], Parameter(parse=False)] = (),
+) -> None:
+    """Trains several layouts under one protocol, and says what each is worth and costs.
+
+    Example: plait compare ml-100k --layouts item,interleaved,pc,lac --seeds 2 --out runs/ml-100k
+
+    Parameters
+    ----------
+    dataset
+        A prepared folder, or a name of `plait data list`.
+    layouts
+        Names of `plait layouts` or layouts in notation, separated by commas.
+    seeds
+        Runs of each layout, with the seeds from --protocol.seed on.
+    out
+        Folder of the runs, rows.jsonl, comparison.json and report.html. Started again, it goes on.
+    trunk
+        Short for --model.trunk.kind.
+    device
+        What to train on; auto is cuda where there is one.
+    """
+    on, model = resolve_device(device), with_trunk(model, trunk)
+    # Before a dataset is fetched for nothing:
+    notations = [str(resolve(name, allow_leaks=model.allow_leaks)) for name in split_layouts(layouts)]
+    opened, screen = open_dataset(dataset), console()
+    show_dataset(opened)
+    with training_bar(screen) as watch:
+        comparison = compare_layouts(
+            opened,
+            notations,
+            seeds,
+            out,
+            model,
+            optim,
+            protocol,
+            command=shlex.join(command_line),
+            device=on,
+            report=lambda line: say(line, screen),
+            watch=watch,
+        )
+    screen.print(terminal_table(comparison, screen.width))
+    say(f"page: {out / 'report.html'}", screen)
+    failed = [f"{row.layout} with seed {row.seed}: {row.note}" for row in comparison.rows if row.cost is None]
+    if failed:
+        raise Unfinished("\n".join([f"{len(failed)} of {len(comparison.rows)} runs failed", *failed]))
+
+
+def split_layouts(text: str) -> list[str]:
+    """Names or notations between commas; the commas inside a notation's brackets are its own.
+
+    Raises:
+        ValueError: there is nothing before or after a comma.
+
+    >>> split_layouts("item, (i[t], a[t-1]) -> (i[t+1], a[t]),pc")
+    ['item', '(i[t], a[t-1]) -> (i[t+1], a[t])', 'pc']
+    """
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    names = [part.strip() for part in parts]
+    if not all(names):
+        raise ValueError(f"--layouts {text!r}: one of {len(names)} layouts is empty; leave its comma out")
+    return names

@@ -1,0 +1,50 @@
+"""The verb that shows what a finished run found."""
+
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from plait.cli.output import console, say
+from plait.cli.runs import finished_run
+from plait.evaluation.answers import measure
+from plait.evaluation.run_files import load_answers
+from plait.layouts import Layout, name_of
+from plait.metrics.intervals import bootstrap
+
+
+def evaluate(run: Path, /) -> None:
+    """Prints the test metrics of a finished run, with 95 % intervals over users.
+
+    Example: plait evaluate runs/lac
+
+    Parameters
+    ----------
+    run
+        The folder of `plait train`, or a folder in runs/ of `plait compare`.
+    """
+    result = finished_run(run)
+    table = Table(
+        "metric",
+        "value",
+        "95 % interval",
+        "users",
+        title=Text(f"{name_of(Layout.parse(result.settings.layout, allow_leaks=True))} on {result.dataset}"),
+    )
+    for name, statistic in measure(load_answers(run, result.actions)).items():
+        found = bootstrap(statistic).estimate
+        value, interval = "not defined", "not defined"
+        if found.value is not None:
+            value = f"{found.value:.4f}"
+        if found.low is not None:
+            interval = f"{found.low:.4f} to {found.high:.4f}"
+        table.add_row(name, value, interval, str(found.num_users))
+    out = console()
+    out.print(table)
+    say(
+        f"epoch {result.best_epoch:.4g} of {result.epochs:.4g}, chosen by validation {result.selection}; "
+        f"stopped: {result.why_stopped}",
+        out,
+    )
+    say(f"protocol: {result.protocol or 'not recorded'}", out)
+    say(f"by {result.provenance}", out)

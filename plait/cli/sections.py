@@ -1,0 +1,11 @@
+"""A settings file's sections, and whose keyword parameters their keys are.
+
+Never a command's name: cyclopts drops such a section without a word.
+"""
+
+from plait.cli.data import prepare
+from plait.cli.settings_file import Sections
+from plait.evaluation.settings import Optim, Protocol
+from plait.models.generative import ModelSettings
+
+SECTIONS: Sections = {"dataset": prepare, "model": ModelSettings, "optim": Optim, "protocol": Protocol}

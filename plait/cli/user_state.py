@@ -1,0 +1,73 @@
+"""What the verbs that ask about a user have in common: a finished run's model, and the user's history."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from plait.cli.arguments import Device
+from plait.cli.datasets import open_dataset
+from plait.data import Dataset
+from plait.engine.state import State
+from plait.evaluation.run_files import MODEL, Result
+from plait.recommender import Recommender
+from plait.schema import UNKNOWN_ITEM, Action, Amount, EventBatch
+
+
+def state_of(
+    run: Path, result: Result, user: str, dataset: str | None, device: Device
+) -> tuple[Recommender, State]:
+    """A finished run's model, and one user's history as the model sees it.
+
+    Raises:
+        ValueError: the dataset or the user is not there, or the dataset's actions or features are not those that the
+            model was trained on.
+    """
+    model = Recommender.from_pretrained(run / MODEL, device)
+    data = _dataset_of(run, result, dataset, model)
+    index = data.user_index(user)
+    state = model.encode(_in_items_of(model, data, data.history(index)))
+    return model, replace(state, id_U=(data.user_ids()[index],))
+
+
+def _dataset_of(run: Path, result: Result, dataset: str | None, model: Recommender) -> Dataset:
+    if dataset is None and not Path(result.dataset_folder).exists():
+        raise ValueError(
+            f"{run} was trained on {result.dataset_folder}, which is no longer there; "
+            "name the folder, or another with the same columns, with --dataset"
+        )
+    data = open_dataset(dataset or result.dataset_folder)
+    if data.manifest.content_hash != result.content_hash:
+        if [_shape(action) for action in data.actions] != [_shape(action) for action in result.actions]:
+            raise ValueError(
+                f"{data.folder} has the actions {', '.join(a.name for a in data.actions) or 'none'}, in kinds that "
+                f"are not those of {run}: {', '.join(a.name for a in result.actions) or 'none'}; prepare it likewise"
+            )
+        columns = model.columns
+        if (data.context, data.manifest.user_features) != (columns.context, columns.user_features):
+            raise ValueError(
+                f"{data.folder} codes the context or the users otherwise than the data of {run}; ask from "
+                "Python, where Recommender.encode reads histories and users as the model knows them"
+            )
+        print(
+            f"plait: {data.folder} does not hold the events that {run} was trained on; items that the model "
+            "does not know count as unknown",
+            file=sys.stderr,
+        )
+    return data
+
+
+def _shape(action: Action) -> Action:
+    """An action without what is fitted on the rows."""
+    kind = action.kind
+    if isinstance(kind, Amount):
+        kind = msgspec.structs.replace(kind, log1p_scale=1.0)
+    return Action(action.name, kind)
+
+
+def _in_items_of(model: Recommender, data: Dataset, events: EventBatch) -> EventBatch:
+    """The events with the model's dense items in place of the dataset's: another dataset numbers anew."""
+    item_V = np.concatenate([[UNKNOWN_ITEM], model.vocabulary.index_of(data.item_ids())])
+    return replace(events, item_E=item_V[events.item_E])

@@ -1,0 +1,120 @@
+"""The folder of a run, as whoever asks about it reads it.
+
+RUN/settings.json   what was asked for
+RUN/metrics.jsonl   one row per validation
+RUN/checkpoint.pt   training state, while it is not finished
+RUN/model/          the best weights, and what they need to read histories
+RUN/answers.npz     the model's answers on the test events
+RUN/result.json     written last: a run that has it is finished
+RUN/.lock           locked by the process that trains there, until it ends in whatever way
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from zipfile import BadZipFile
+
+import msgspec
+import numpy as np
+
+from plait.evaluation.answers import Answers
+from plait.evaluation.provenance import Provenance
+from plait.evaluation.settings import Optim, Protocol
+from plait.files import check, write_listed
+from plait.models.generative import ModelSettings
+from plait.schema import Action
+
+Kind = TypeVar("Kind")
+
+SETTINGS, ANSWERS, RESULT, MODEL = "settings.json", "answers.npz", "result.json", "model"
+CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
+ANEW = "train it again in another folder, or delete this one"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Everything that decides a run apart from the dataset."""
+
+    layout: str  # in notation
+    model: ModelSettings = ModelSettings()
+    optim: Optim = Optim()
+    protocol: Protocol = Protocol()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a finished run cost, and how it trained. Its metrics are those of its answers."""
+
+    dataset: str  # its name
+    dataset_folder: str
+    content_hash: str
+    settings: RunSettings
+    selection: str
+    actions: tuple[Action, ...]  # of the data, as fitted
+    num_parameters: int
+    epochs: float  # trained; a cap may end inside one
+    best_epoch: float
+    why_stopped: str
+    train_tokens: int
+    train_flops: float
+    train_wall_s: float  # optimiser steps only
+    wall_s: float  # with validation, test and writing, since this process took the run up
+    peak_memory_mb: float | None  # main memory of the whole process, since then; None where nothing tells it
+    curve: list[dict[str, float]]
+    protocol: str = ""  # in one line, with the seed; "" in results that were written before it was recorded
+    provenance: Provenance = Provenance()  # of the process that finished the run
+
+
+def save_answers(path: Path, answers: Answers) -> None:
+    """Arrays only, so that reading them back runs no code."""
+    arrays = {"user_Q": answers.user_Q, "item_Q": answers.item_Q, "label_QA": answers.label_QA}
+    if answers.rank_Q is not None:
+        arrays["rank_Q"] = answers.rank_Q
+    arrays |= {f"predicted:{name}": value for name, value in answers.predicted.items()}
+
+    def write(aside: Path) -> None:
+        with open(aside, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    write_listed(path, write)
+
+
+def load_result(folder: Path) -> Result:
+    """Raises ValueError where the folder holds no finished run, or one of another version of Plait."""
+    path = folder / RESULT
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no finished run: it has no {RESULT}; train it, or let it finish")
+    check(folder, ANEW, RESULT, SETTINGS, METRICS)
+    return read_file(path, Result)
+
+
+def load_answers(folder: Path, actions: tuple[Action, ...]) -> Answers:
+    """The answers of a finished run, for the actions of its data. Raises ValueError where they are not whole."""
+    path = folder / ANSWERS
+    check(folder, ANEW, ANSWERS)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            arrays = dict(found)
+        return Answers(
+            user_Q=arrays.pop("user_Q"),
+            item_Q=arrays.pop("item_Q"),
+            rank_Q=arrays.pop("rank_Q", None),
+            label_QA=arrays.pop("label_QA"),
+            predicted={name.removeprefix("predicted:"): answer for name, answer in arrays.items()},
+            loss={},
+            actions=actions,
+        )
+    except (FileNotFoundError, EOFError, KeyError, RuntimeError, TypeError, ValueError, BadZipFile) as error:
+        raise _damaged(path, error) from error
+
+
+def read_file(path: Path, kind: type[Kind]) -> Kind:
+    """A file of JSON in a run's folder. Raises ValueError where it does not hold the kind."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except msgspec.MsgspecError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is damaged, or of another version of Plait ({error}); {ANEW}")
