@@ -16,6 +16,7 @@ from plait.schema import (
     Category,
     Feature,
     Number,
+    Ordinal,
     Regression,
     Vector,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "ModelSettings",
     "Number",
     "Optim",
+    "Ordinal",
     "Protocol",
     "Recommender",
     "Regression",

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import numpy as np
 from cyclopts import Parameter
 
@@ -16,7 +15,7 @@ from plait.data import Dataset
 from plait.data.coding import item_index
 from plait.engine.state import State
 from plait.recommender import Recommender
-from plait.schema import UNKNOWN_ITEM, Action, Amount, EventBatch, check_unique, split_quoted
+from plait.schema import UNKNOWN_ITEM, Action, EventBatch, check_unique, split_quoted
 from plait.training.run import MODEL, Result
 
 
@@ -160,10 +159,7 @@ def _dataset_of(run: Path, result: Result, dataset: str | None, model: Recommend
 
 def _shape(action: Action) -> Action:
     """An action without what is fitted on the rows."""
-    kind = action.kind
-    if isinstance(kind, Amount):
-        kind = msgspec.structs.replace(kind, log1p_scale=1.0)
-    return Action(action.name, kind)
+    return Action(action.name, action.kind.unfitted())
 
 
 def _in_items_of(model: Recommender, data: Dataset, events: EventBatch) -> EventBatch:

@@ -44,7 +44,7 @@ from plait.metrics.statistic import Statistic
 from plait.models.combining import check_supported
 from plait.models.generative import ModelSettings
 from plait.nn.device import resolve_device
-from plait.schema import Action, Amount, Binary, Categorical, Regression, check_unique
+from plait.schema import Action, Amount, Binary, Categorical, Ordinal, Regression, check_unique
 from plait.training.batches import check_labels
 from plait.training.loop import Diverged, Watch
 from plait.training.run import Result, RunSettings, check_takes_runs, config_of, load_answers, run, write_json
@@ -364,6 +364,10 @@ def _metrics_of(action: Action) -> list[str]:
             names = ["rmse_scaled", "mae"]
         case Categorical():
             names = ["accuracy", "log_loss"]
+        case Ordinal(levels=None):
+            names = ["accuracy", "log_loss"]
+        case Ordinal():
+            names = ["rmse", "mae", "accuracy", "log_loss"]
         case _:
             assert_never(action.kind)
     return [f"{name}:{action.name}" for name in names]

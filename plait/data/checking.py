@@ -13,10 +13,9 @@ from plait.data.ids import EXACT_BELOW, DType, is_nobody, is_text
 from plait.data.manifest import SplitColumn
 from plait.data.missing import names_without, numbers_without
 from plait.data.times import PER_S, TimeForm, is_missing, microseconds, offset_minutes
-from plait.schema import Action, Amount, Binary, Categorical, Category, Feature, Regression, shortened
+from plait.schema import Category, Feature
 
 MEANT = "pass negative_ids='keep' (--negative-ids keep) where it is an id"  # -1 often stands for nobody
-MOST_SHOWN = 5  # values of a category in a message
 CLOCK_SKEW_S = 86_400  # how far an event may be ahead of this machine's clock: clocks differ
 RULE = "reject_rule"  # the column that holds the number of the first rule that a row breaks, 0 for none
 
@@ -71,7 +70,7 @@ def given_id_column(name: str, dtype: DType) -> Column:
 
 def _check_id_type(name: str, dtype: DType) -> None:
     if not (is_text(dtype) or dtype.is_integer() or dtype.is_float() or dtype == pl.Null):
-        raise _wrong_type(name, dtype, "whole numbers or text")
+        raise wrong_type(name, dtype, "whole numbers or text")
 
 
 def _float_rules(name: str, dtype: DType) -> tuple[Rule, ...]:
@@ -102,7 +101,7 @@ def order_column(name: str, dtype: DType, categories: pl.Categories | None) -> C
     if dtype.is_temporal():
         raw = raw.to_physical()
     elif not dtype.is_numeric():
-        raise _wrong_type(name, dtype, "numbers, times or text")
+        raise wrong_type(name, dtype, "numbers, times or text")
     missing = raw.is_nan() | raw.is_null() if dtype.is_float() else raw.is_null()
     kind = pl.Float64 if dtype.is_float() else pl.Int64
     return Column(name, raw.cast(kind), (Rule(f"{name} is missing", missing),))
@@ -134,7 +133,7 @@ def split_column(split: SplitColumn, dtype: DType) -> Column:
     """0 for training, 1 for validation, 2 for test."""
     name, raw = split.column, pl.col(split.column)
     if dtype.is_nested():
-        raise _wrong_type(name, dtype, "text or whole numbers")
+        raise wrong_type(name, dtype, "text or whole numbers")
     whole = raw.cast(pl.Int64, strict=False)
     if dtype.is_float():  # whole numbers, as pandas holds them where some are missing
         raw = (
@@ -153,49 +152,17 @@ def split_column(split: SplitColumn, dtype: DType) -> Column:
     return Column(name, part, rules)
 
 
-def action_column(action: Action, dtype: DType) -> Column:
-    """float32, missing = NaN; a category becomes its index."""
-    name, kind = action.name, action.kind
-    if isinstance(kind, Categorical):
-        return _category_column(action, kind, dtype)
-    if not (dtype.is_numeric() or dtype == pl.Boolean or dtype == pl.String or dtype == pl.Null):
-        raise _wrong_type(name, dtype, "numbers")
-    raw = numbers_without(pl.col(name), dtype, action.missing)
-    if dtype == pl.String:
-        raw = written(raw).str.strip_chars()
-        if isinstance(kind, Binary):
-            raw = raw.str.to_lowercase().replace({"true": "1", "false": "0"})
-    number = raw.cast(pl.Float64, strict=False)  # ranges are checked before rounding to 32 bits
-    value = number.cast(pl.Float32, strict=False)
-    rules = []
-    if not dtype.is_numeric():
-        rules.append(Rule(f"{name} is not a number", raw.is_not_null() & number.is_null()))
-    if not dtype.is_integer():
-        rules.append(Rule(f"{name} is not finite", value.is_infinite()))
-    given = number.is_not_nan()
-    match kind:
-        case Binary():
-            rules.append(Rule(f"{name} is neither 0 nor 1", given & (number != 0) & (number != 1)))
-        case Regression(low=low, high=high):
-            rules.append(
-                Rule(f"{name} is outside {low:g} to {high:g}", given & ((number < low) | (number > high)))
-            )
-        case Amount():
-            rules.append(Rule(f"{name} is negative", given & (number < 0)))
-    return Column(name, value.fill_null(float("nan")), tuple(rules))
-
-
 def context_column(feature: Feature, dtype: DType, categories: pl.Categories) -> Column:
     """A category as text, missing = ""; a number as float64, missing = NaN, times in seconds since 1970."""
     name, raw = feature.name, pl.col(feature.name)
     if isinstance(feature.kind, Category):
-        label = names_without(_names(name, dtype), feature.missing).fill_null("")
+        label = names_without(names(name, dtype), feature.missing).fill_null("")
         fraction = Rule(f"{name} is not a whole number", raw.is_not_nan() & ~(raw % 1 == 0))
         return Column(name, label.cast(pl.Categorical(categories)), (fraction,) if dtype.is_float() else ())
     if dtype in (pl.Date, pl.Datetime):
         return Column(name, (raw.cast(pl.Datetime("us")).dt.epoch("us") / 1e6).fill_null(math.nan), ())
     if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Null)):
-        raise _wrong_type(name, dtype, "numbers or times")
+        raise wrong_type(name, dtype, "numbers or times")
     raw = numbers_without(raw, dtype, feature.missing)
     if dtype == pl.String:
         raw = written(raw).str.strip_chars()
@@ -225,16 +192,7 @@ def rule_texts(columns: Sequence[Column]) -> list[str]:
     return [rule.text for column in columns for rule in column.rules]
 
 
-def _category_column(action: Action, kind: Categorical, dtype: DType) -> Column:
-    name, values = action.name, kind.values
-    text = names_without(_names(name, dtype), action.missing)
-    index = text.replace_strict(values, list(range(len(values))), default=None).cast(pl.Float32)
-    listed = ", ".join(values) if len(values) <= MOST_SHOWN else shortened(values)
-    unknown = Rule(f"{name} is none of {listed}", text.is_not_null() & index.is_null())
-    return Column(name, index.fill_null(float("nan")), (unknown,))
-
-
-def _names(name: str, dtype: DType) -> pl.Expr:
+def names(name: str, dtype: DType) -> pl.Expr:
     """Names as text, null where missing. Of floats, whole numbers are spelt as such: with missing ones among them, they
     are floats to pandas."""
     raw = pl.col(name)
@@ -243,9 +201,9 @@ def _names(name: str, dtype: DType) -> pl.Expr:
         spelt = pl.when(whole == raw).then(whole.cast(pl.String)).otherwise(raw.cast(pl.String))
         return pl.when(raw.is_not_nan()).then(spelt)
     if not (is_text(dtype) or dtype in (pl.Boolean, pl.Null) or dtype.is_integer()):
-        raise _wrong_type(name, dtype, "text or whole numbers")
+        raise wrong_type(name, dtype, "text or whole numbers")
     return written(raw.cast(pl.String))
 
 
-def _wrong_type(name: str, dtype: DType, expected: str) -> ValueError:
+def wrong_type(name: str, dtype: DType, expected: str) -> ValueError:
     return ValueError(f"column {name!r} holds {dtype}; expected {expected}")

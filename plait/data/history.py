@@ -16,6 +16,7 @@ from jaxtyping import Int64
 
 from plait import files
 from plait.data import checking
+from plait.data.action_columns import action_column
 from plait.data.checking import RULE, Column, Rule
 from plait.data.coding import item_index
 from plait.data.features import code_context, user_features_of
@@ -131,7 +132,7 @@ def read_history(
     if has_users:
         frame = frame.with_columns(_user_ids_of(frame[columns.user], columns))
     times_in = [] if form is None else [checking.time_column(form, frame.schema, checking.latest_event_s())]
-    actions_in = [checking.action_column(action, frame.schema[action.name]) for action in actions]
+    actions_in = [action_column(action, frame.schema[action.name]) for action in actions]
     ids_in = [checking.given_id_column(name, frame.schema[name]) for name in (columns.user, columns.item)]
     order_in = [
         replace(_given_column(name, frame.schema[name]), name=f"order of {name}") for name in ordering

@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from plait.data import features, shaping
+from plait.data.action_columns import known_values, read_as
 from plait.data.caching import cached_folder, file_stamps, made_once
 from plait.data.coding import coarsest_unit, order_events
 from plait.data.dataset import Dataset
@@ -54,7 +55,7 @@ from plait.data.writing import (
     write_bytes,
     write_table,
 )
-from plait.schema import Action, ActionKind, Amount, Feature, Vector
+from plait.schema import Action, ActionKind, Feature, Vector
 
 
 def prepare(
@@ -502,16 +503,12 @@ def _compact(code_E: np.ndarray, present: np.ndarray, ids: pl.Series) -> tuple[n
 
 
 def _fit(actions: Sequence[Action], action_EA: np.ndarray, train_E: np.ndarray) -> tuple[Action, ...]:
-    """The actions with the scales of their amounts taken from training rows."""
-    fitted = []
-    for index, action in enumerate(actions):
-        if isinstance(action.kind, Amount):
-            value_E = action_EA[train_E, index]
-            largest = float(np.log1p(value_E[~np.isnan(value_E)].max(initial=0.0), dtype=np.float64))
-            kind = msgspec.structs.replace(action.kind, log1p_scale=largest or 1.0)
-            action = msgspec.structs.replace(action, kind=kind)
-        fitted.append(action)
-    return tuple(fitted)
+    """The actions with what their kinds take from training rows."""
+    values = (known_values(action_EA[train_E, index]) for index in range(len(actions)))
+    return tuple(
+        msgspec.structs.replace(action, kind=read_as(action.kind).fitted(value_N))
+        for action, value_N in zip(actions, values, strict=True)
+    )
 
 
 def _tables(

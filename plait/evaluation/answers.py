@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, assert_never
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Exposure, Inputs, query_inputs
 from plait.nn.actions import scaled
 from plait.randomness import Stream, numpy_generator
-from plait.schema import Action, Binary, Categorical
+from plait.schema import Action, Amount, Binary, Categorical, Ordinal, Regression
 
 Part = Literal["validation", "test"]
 LISTS = (1, 5, 10, 50)  # lengths k of HR@k and NDCG@k
@@ -329,20 +329,47 @@ def _measure_action(
     action: Action,
 ) -> dict[str, Statistic]:
     """The metrics that the action's kind allows; errors in the log's units, and scaled as the model sees them."""
-    if isinstance(action.kind, Categorical):
-        return {
-            "accuracy": scoring.accuracy(user_Q, predicted_Q, label_Q),
-            "log_loss": scoring.categorical_log_loss(user_Q, predicted_Q, label_Q),
-        }
+    kind = action.kind
+    match kind:
+        case Binary():
+            pairs = scoring.labelled(user_Q, predicted_Q, label_Q)
+            return {
+                "auc": scoring.auc(pairs),
+                "gauc": scoring.gauc(pairs),
+                "ne": scoring.normalised_entropy(pairs),
+                "log_loss": scoring.log_loss(pairs),
+                "ece": scoring.calibration_error(pairs),
+            }
+        case Regression() | Amount():
+            return _measure_number(user_Q, predicted_Q, label_Q, action)
+        case Categorical() | Ordinal(levels=None):
+            return _measure_outcome(user_Q, predicted_Q, label_Q)
+        case Ordinal():
+            pairs = scoring.labelled(user_Q, kind.mean_of(predicted_Q), kind.levels_of(label_Q))
+            errors = {"rmse": scoring.rmse(pairs), "mae": scoring.mae(pairs)}
+            return errors | _measure_outcome(user_Q, predicted_Q, label_Q)
+        case _:
+            assert_never(kind)
+
+
+def _measure_outcome(
+    user_Q: Int64[np.ndarray, " Q"],
+    predicted_QV: Float32[np.ndarray, "Q V"],
+    label_Q: Float32[np.ndarray, " Q"],
+) -> dict[str, Statistic]:
+    return {
+        "accuracy": scoring.accuracy(user_Q, predicted_QV, label_Q),
+        "log_loss": scoring.categorical_log_loss(user_Q, predicted_QV, label_Q),
+    }
+
+
+def _measure_number(
+    user_Q: Int64[np.ndarray, " Q"],
+    predicted_Q: Float32[np.ndarray, " Q"],
+    label_Q: Float32[np.ndarray, " Q"],
+    action: Action,
+) -> dict[str, Statistic]:
     pairs = scoring.labelled(user_Q, predicted_Q, label_Q)
-    if isinstance(action.kind, Binary):
-        return {
-            "auc": scoring.auc(pairs),
-            "gauc": scoring.gauc(pairs),
-            "ne": scoring.normalised_entropy(pairs),
-            "log_loss": scoring.log_loss(pairs),
-            "ece": scoring.calibration_error(pairs),
-        }
     both_Q2 = np.stack([predicted_Q, label_Q], axis=1)
     unit_Q2 = scaled((action, action), torch.from_numpy(both_Q2)).numpy()
     unit_pairs = scoring.labelled(user_Q, unit_Q2[:, 0], unit_Q2[:, 1])
