@@ -23,7 +23,9 @@ VALUES = st.tuples(
 def test_there_and_back(values):
     raw = torch.tensor(values)
     unit = scaled(ACTIONS, raw)
-    back = torch.stack([modelled(action.kind).from_unit(unit[:, a]) for a, action in enumerate(ACTIONS)], dim=1)
+    back = torch.stack(
+        [modelled(action.kind).from_unit(unit[:, a]) for a, action in enumerate(ACTIONS)], dim=1
+    )
     torch.testing.assert_close(back, raw, rtol=1e-4, atol=1e-5)
     assert (unit[:, 1] >= 0).all() and (unit[:, 1] <= 1).all()
 
