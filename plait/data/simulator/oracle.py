@@ -54,10 +54,8 @@ class Oracle:
     item_Q: Int64[np.ndarray, " Q"]  # dense index of the item that came
     label_QA: Float32[np.ndarray, "Q A"]  # in the log's units
     actions: tuple[Action, ...]
-    # Of an ordinal, each holds the chances of its levels.
-    predicted: dict[
-        str, Float64[np.ndarray, "Q ..."]
-    ]  # given the item that came, as a model's head defines it
+    # Given the item that came, as a model's head defines it; of an ordinal, all three hold the chances of its levels.
+    predicted: dict[str, Float64[np.ndarray, "Q ..."]]
     mean: dict[str, Float64[np.ndarray, "Q ..."]]  # lowest RMSE in the log's units
     log_mean: dict[str, Float64[np.ndarray, "Q ..."]]  # of amounts, lowest RMSE at model scale
     category_QB: Float64[np.ndarray, "Q B"]  # chances of the next item's category

@@ -201,11 +201,10 @@ def _expected_amount(chances: Chances, weight: Float64[np.ndarray, "*X Z"], is_c
 def _chances_of_hits(
     hit: Float64[np.ndarray, "*X Z"], weight: Float64[np.ndarray, "*X Z"], trials: int
 ) -> Float64[np.ndarray, "*X V"]:
-    """Of none to all of the trials."""
-    return np.stack(
-        [
-            (weight * math.comb(trials, hits) * hit**hits * (1 - hit) ** (trials - hits)).sum(-1)
-            for hits in range(trials + 1)
-        ],
-        axis=-1,
-    )
+    """Of none to all of the trials: a binomial distribution, by its logarithm, in which many trials are finite."""
+    log_hit, log_miss = np.log(hit), np.log1p(-hit)
+    ways = [
+        math.lgamma(trials + 1) - math.lgamma(n + 1) - math.lgamma(trials - n + 1) for n in range(trials + 1)
+    ]
+    log_chances = (ways[n] + n * log_hit + (trials - n) * log_miss for n in range(trials + 1))
+    return np.stack([(weight * np.exp(log_chance)).sum(-1) for log_chance in log_chances], axis=-1)
