@@ -35,6 +35,9 @@ MISSING_VALUE, UNSEEN_VALUE, FIRST_VALUE = (
 class Kind(msgspec.Struct, frozen=True):
     """What every kind of action says of itself, as plain facts. How the log's column is read stands in
     `plait.data.action_columns`, how a model reads and predicts it in `plait.nn.action_kinds`.
+
+    A new kind is a class here, named in `ActionKind`, and one in either of them. The type checker names what lacks,
+    the simulator's case and the metrics among it.
     """
 
     @staticmethod
