@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # for editors and checkers of types; a test holds it against 
         Category,
         Feature,
         Number,
+        Ordinal,
         Regression,
         Vector,
     )
@@ -43,6 +44,7 @@ HOMES = {
     "ModelSettings": "plait.models.generative",
     "Number": "plait.schema",
     "Optim": "plait.evaluation.settings",
+    "Ordinal": "plait.schema",
     "Protocol": "plait.evaluation.settings",
     "Recommender": "plait.recommender",
     "Regression": "plait.schema",
@@ -70,6 +72,7 @@ __all__ = [
     "ModelSettings",
     "Number",
     "Optim",
+    "Ordinal",
     "Protocol",
     "Recommender",
     "Regression",

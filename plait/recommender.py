@@ -40,7 +40,7 @@ from plait.files import draft_folder
 from plait.models.generative import GenerativeRecommender
 from plait.models.saving import CONFIG, load_model, put_in_place, save_model
 from plait.nn.device import resolve_device
-from plait.schema import UNKNOWN_ITEM, UNSEEN_VALUE, Action, Categorical, Category, EventBatch, shortened
+from plait.schema import UNKNOWN_ITEM, UNSEEN_VALUE, Action, Category, EventBatch, shortened
 
 CENTURY_S = 3_200_000_000  # a request may lie ahead, but not in the milliseconds of a log of seconds
 
@@ -157,7 +157,8 @@ class Recommender:
     ) -> pl.DataFrame:
         """Expected actions on given items: a row per user and item, a column per action in the log's units.
 
-        A category gives one column per value, its probability. An action whose column has a name that is taken, such as
+        A category gives one column per value, its probability. So does an ordinal action, behind a column of the mean
+        level where its levels are numbers. An action whose column has a name that is taken, such as
         `item`, is called `action:item`.
 
         Args:
@@ -180,12 +181,9 @@ class Recommender:
         )
         answer = self._rows(state, item_UC)
         for action in self.actions:
-            value_M = predicted[action.name].reshape(item_UC.size, -1)
-            names = [action.name]
-            if isinstance(action.kind, Categorical):
-                names = [f"{action.name}={value}" for value in action.kind.values]
-            for column, name in enumerate(names):
-                answer = answer.with_columns(pl.Series(_free(name, answer.columns), value_M[:, column]))
+            value_MW = action.kind.answer(predicted[action.name].reshape(item_UC.size, -1))
+            for name, value_M in zip(action.kind.answer_columns(action.name), value_MW.T, strict=True):
+                answer = answer.with_columns(pl.Series(_free(name, answer.columns), value_M))
         return answer
 
     def retrieve(

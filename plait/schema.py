@@ -1,16 +1,19 @@
 """The vocabulary that every room shares: action and feature kinds, event batches, feature tables, id maps.
-Plain data, no behaviour beyond checking itself.
+Plain data that checks itself and says what it is.
 
 Shape letters: E events of all users laid end to end, U users, A action columns, F context columns, N rows of a
-feature table, K code columns, W widths of its vectors side by side.
+feature table, K code columns, W widths of its vectors side by side. Of an action's answers: M of them, C outputs of a
+model, W columns, V levels.
 """
 
 import difflib
+import math
 import re
 import reprlib
-from collections.abc import Iterable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, final, get_args
 
 import msgspec
 import numpy as np
@@ -29,11 +32,104 @@ MISSING_VALUE, UNSEEN_VALUE, FIRST_VALUE = (
 )  # no value; a value that no training row has; the known ones
 
 
-class Binary(msgspec.Struct, frozen=True, tag="binary"):
+class Kind(msgspec.Struct, frozen=True):
+    """What every kind of action says of itself, as plain facts. How the log's column is read stands in
+    `plait.data.columns.actions`, how a model reads and predicts it in `plait.nn.action_kinds`.
+
+    A new kind is a class here, named in `ActionKind`, and one in either of them. The type checker names what lacks,
+    the simulator's case and the metrics among it.
+    """
+
+    @staticmethod
+    @abstractmethod
+    def form() -> str:
+        """How the command line spells it after the action's name."""
+
+    @classmethod
+    @abstractmethod
+    def parsed(cls, settings: str | None) -> "Kind | None":
+        """The kind of these settings, or None where they are not of its form.
+
+        Args:
+            settings: what stands behind the kind's name and a colon; None without the colon.
+
+        Raises:
+            ValueError: a setting is wrong.
+        """
+
+    @property
+    @abstractmethod
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest number that an event can hold."""
+
+    @property
+    @abstractmethod
+    def outcomes(self) -> tuple[str, ...]:
+        """The values that are told apart, of which an event holds the index; none where it holds a number."""
+
+    @abstractmethod
+    def unfitted(self) -> "Kind":
+        """The kind as it is declared, without what preparation fits."""
+
+    @abstractmethod
+    def answer_columns(self, name: str) -> tuple[str, ...]:
+        """What the columns of an answer are called, for an action of this name."""
+
+    @abstractmethod
+    def answer(self, predicted_MC: Float32[np.ndarray, "M C"]) -> Float32[np.ndarray, "M W"]:
+        """Those columns, of what a model predicts."""
+
+
+class NumericKind(Kind, frozen=True):
+    """Events hold a number, and a model predicts one."""
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        return ()
+
+    def answer_columns(self, name: str) -> tuple[str, ...]:
+        return (name,)
+
+    def answer(self, predicted_MC: Float32[np.ndarray, "M C"]) -> Float32[np.ndarray, "M W"]:
+        return predicted_MC
+
+
+class KindOfOutcomes(Kind, frozen=True):
+    """Events hold the index of one of several values, and a model predicts the probability of each."""
+
+    values: tuple[str, ...]
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return 0.0, len(self.values) - 1.0
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        return self.values
+
+
+@final
+class Binary(NumericKind, frozen=True, tag="binary"):
     """Happened or not: 0 or 1. Trained with binary cross-entropy."""
 
+    @staticmethod
+    def form() -> str:
+        return "binary"
 
-class Regression(msgspec.Struct, frozen=True, tag="regression"):
+    @classmethod
+    def parsed(cls, settings: str | None) -> "Binary | None":
+        return cls() if settings is None else None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return 0.0, 1.0
+
+    def unfitted(self) -> "Binary":
+        return self
+
+
+@final
+class Regression(NumericKind, frozen=True, tag="regression"):
     """A bounded number, scaled to [0, 1] for the model."""
 
     low: float
@@ -46,8 +142,29 @@ class Regression(msgspec.Struct, frozen=True, tag="regression"):
         if not self.low < self.high:
             raise ValueError(f"Regression(low={self.low}, high={self.high}): low must be below high")
 
+    @staticmethod
+    def form() -> str:
+        return "regression:LOW:HIGH[:mse|huber]"
 
-class Amount(msgspec.Struct, frozen=True, tag="amount"):
+    @classmethod
+    def parsed(cls, settings: str | None) -> "Regression | None":
+        match (settings or "").split(":"):
+            case [low, high]:
+                return cls(float(low), float(high))
+            case [low, high, ("mse" | "huber") as loss]:
+                return cls(float(low), float(high), loss)
+        return None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return float(self.low), float(self.high)
+
+    def unfitted(self) -> "Regression":
+        return self
+
+
+@final
+class Amount(NumericKind, frozen=True, tag="amount"):
     """A non-negative number without an upper bound (seconds, money), modelled as log1p(value) / log1p_scale."""
 
     zero_inflated: bool = False  # a separate head for "is it zero?"
@@ -56,33 +173,134 @@ class Amount(msgspec.Struct, frozen=True, tag="amount"):
     def __post_init__(self) -> None:
         check_number("log1p_scale", self.log1p_scale, Between(0, 100, "log1p of a float32", above=True))
 
+    @staticmethod
+    def form() -> str:
+        return "amount[:zero]"
 
-class Categorical(msgspec.Struct, frozen=True, tag="categorical"):
-    """One of several named values, stored as its index in `values`.
+    @classmethod
+    def parsed(cls, settings: str | None) -> "Amount | None":
+        return cls(zero_inflated=settings == "zero") if settings in (None, "zero") else None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return 0.0, math.inf
+
+    def unfitted(self) -> "Amount":
+        return msgspec.structs.replace(self, log1p_scale=1.0)
+
+
+@final
+class Categorical(KindOfOutcomes, frozen=True, tag="categorical"):
+    """One of several named values, stored as its index in `values`: texts, and whole numbers as they are spelt.
 
     >>> Categorical([1, 2]).values
     ('1', '2')
     """
 
-    values: tuple[str, ...]  # any list of texts and whole numbers, which are names as they are spelt
+    def __post_init__(self) -> None:
+        names = _checked_names("a categorical action", self.values, _name_of)
+        msgspec.structs.force_setattr(self, "values", names)
+
+    @staticmethod
+    def form() -> str:
+        return "categorical:A,B,..."
+
+    @classmethod
+    def parsed(cls, settings: str | None) -> "Categorical | None":
+        return None if settings is None else cls(tuple(split_quoted(settings)))
+
+    def unfitted(self) -> "Categorical":
+        return self
+
+    def answer_columns(self, name: str) -> tuple[str, ...]:
+        """
+        >>> Categorical(("phone", "tv")).answer_columns("device")
+        ('device=phone', 'device=tv')
+        """
+        return tuple(f"{name}={value}" for value in self.values)
+
+    def answer(self, predicted_MC: Float32[np.ndarray, "M C"]) -> Float32[np.ndarray, "M W"]:
+        return predicted_MC
+
+
+@final
+class Ordinal(KindOfOutcomes, frozen=True, tag="ordinal"):
+    """One of several levels, stored as its index in `values`, from the lowest to the highest: stars, grades. Trained
+    with cumulative logits.
+
+    Levels that are numbers all of them are read as numbers (4 and 4.0 are one), and have a mean.
+
+    >>> Ordinal([1, 2.5, 5]).levels
+    (1.0, 2.5, 5.0)
+    >>> Ordinal(["poor", "fair", "good"]).levels is None
+    True
+    """
 
     def __post_init__(self) -> None:
-        given: object = self.values
-        names = [_name_of(value) for value in given] if isinstance(given, list | tuple) else []
-        if not names or None in names:
+        names = _checked_names("an ordinal action", self.values, _level_of)
+        msgspec.structs.force_setattr(self, "values", names)
+        if self.levels is not None and (np.diff(np.array(self.levels, np.float32)) <= 0).any():
             raise ValueError(
-                f"a categorical action takes a list of its values, texts; found {shortened([given])}"
+                f"an ordinal action takes its values from the lowest to the highest; found {shortened(names)}"
             )
-        twice = sorted({name for name in names if names.count(name) > 1 and name is not None})
-        if len(names) < 2 or twice:
-            raise ValueError(
-                f"a categorical action needs at least two values, all different; found {shortened(names)}"
-                + (f", with {shortened(twice)} more than once" if twice else "")
-            )
-        msgspec.structs.force_setattr(self, "values", tuple(names))
+
+    @property
+    def levels(self) -> tuple[float, ...] | None:
+        """Its values as numbers; None where one is none."""
+        try:
+            numbers = tuple(map(float, self.values))
+        except ValueError:
+            return None
+        return numbers if all(map(math.isfinite, numbers)) else None
+
+    def mean_of(self, chance_MV: Float32[np.ndarray, "M V"]) -> Float32[np.ndarray, " M"]:
+        """The mean level, where levels are numbers.
+
+        >>> Ordinal(("1", "2", "5")).mean_of(np.array([[0.5, 0.0, 0.5]], np.float32)).tolist()
+        [3.0]
+        """
+        assert self.levels is not None, f"{self} has no mean"
+        mean_M = chance_MV.astype(np.float64) @ np.array(self.levels)
+        return mean_M.clip(self.levels[0], self.levels[-1]).astype(np.float32)
+
+    def levels_of(self, index_M: Float32[np.ndarray, " M"]) -> Float32[np.ndarray, " M"]:
+        """The levels that events hold, where those are numbers; NaN, a missing one, stays NaN."""
+        assert self.levels is not None, f"{self} has no numbers"
+        missing_M = np.isnan(index_M)
+        level_M = np.array(self.levels, np.float32)[np.where(missing_M, 0, index_M).astype(np.int64)]
+        return np.where(missing_M, np.float32(np.nan), level_M)
+
+    @staticmethod
+    def form() -> str:
+        return "ordinal:A,B,..."
+
+    @classmethod
+    def parsed(cls, settings: str | None) -> "Ordinal | None":
+        return None if settings is None else cls(tuple(split_quoted(settings)))
+
+    def unfitted(self) -> "Ordinal":
+        return self
+
+    def answer_columns(self, name: str) -> tuple[str, ...]:
+        """
+        >>> Ordinal(("1", "2", "3")).answer_columns("stars")
+        ('stars', 'stars=1', 'stars=2', 'stars=3')
+        >>> Ordinal(("poor", "good")).answer_columns("grade")
+        ('grade=poor', 'grade=good')
+        """
+        chances = tuple(f"{name}={value}" for value in self.values)
+        return chances if self.levels is None else (name, *chances)
+
+    def answer(self, predicted_MC: Float32[np.ndarray, "M C"]) -> Float32[np.ndarray, "M W"]:
+        if self.levels is None:
+            return predicted_MC
+        return np.column_stack([self.mean_of(predicted_MC), predicted_MC])
 
 
-ActionKind = Binary | Regression | Amount | Categorical
+ActionKind = Binary | Regression | Amount | Categorical | Ordinal
+ACTION_KINDS: dict[str, type[ActionKind]] = {
+    kind.__struct_config__.tag: kind for kind in get_args(ActionKind)
+}  # by the name that the command line and saved settings know them by
 
 
 class Action(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True):
@@ -105,29 +323,18 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults
         ('phone', 'tablet', 'tv, 4k', '8:1')
         """
         name, _, rest = text.partition(":")
-        kind, _, tail = rest.partition(":")
-        settings = [tail] if kind == "categorical" and tail else rest.split(":")[1:]
+        tag, colon, settings = rest.partition(":")
         try:
-            match kind, settings:
-                case "binary", []:
-                    return cls(name, Binary())
-                case "regression", [low, high]:
-                    return cls(name, Regression(float(low), float(high)))
-                case "regression", [low, high, ("mse" | "huber") as loss]:
-                    return cls(name, Regression(float(low), float(high), loss))
-                case "amount", []:
-                    return cls(name, Amount())
-                case "amount", ["zero"]:
-                    return cls(name, Amount(zero_inflated=True))
-                case "categorical", [values]:
-                    return cls(name, Categorical(tuple(split_quoted(values))))
+            kind = ACTION_KINDS[tag].parsed(settings if colon else None) if tag in ACTION_KINDS else None
         except ValueError as error:
             raise ValueError(f"action {text!r}: {error}") from None
-        near = difflib.get_close_matches(kind, ("binary", "regression", "amount", "categorical"), n=1)
+        if kind is not None:
+            return cls(name, kind)
+        *forms, last = (f"NAME:{kind.form()}" for kind in ACTION_KINDS.values())
+        near = difflib.get_close_matches(tag, ACTION_KINDS, n=1)
         raise ValueError(
-            f"action {text!r}: expected NAME:binary, NAME:regression:LOW:HIGH[:mse|huber], NAME:amount[:zero] "
-            "or NAME:categorical:A,B,..."
-            + (f"; did you mean {near[0]!r}?" if near and near[0] != kind else "")
+            f"action {text!r}: expected {', '.join(forms)} or {last}"
+            + (f"; did you mean {near[0]!r}?" if near and near[0] != tag else "")
         )
 
 
@@ -330,6 +537,27 @@ def shortened(values: Iterable[object], most: int = 5) -> str:
     """
     texts = [reprlib.repr(value) for value in values]
     return ", ".join(texts[:most]) + (f", ... ({len(texts)} in all)" if len(texts) > most else "")
+
+
+def _checked_names(whose: str, given: object, name_of: Callable[[object], str | None]) -> tuple[str, ...]:
+    """Names of at least two different values. Raises ValueError where they are not."""
+    names = [name_of(value) for value in given] if isinstance(given, list | tuple) else []
+    if not names or None in names:
+        raise ValueError(f"{whose} takes a list of its values, texts; found {shortened([given])}")
+    twice = sorted({name for name in names if names.count(name) > 1 and name is not None})
+    if len(names) < 2 or twice:
+        raise ValueError(
+            f"{whose} needs at least two values, all different; found {shortened(names)}"
+            + (f", with {shortened(twice)} more than once" if twice else "")
+        )
+    return tuple(name for name in names if name is not None)
+
+
+def _level_of(value: object) -> str | None:
+    """A number's shortest spelling: fractions are levels, too."""
+    if isinstance(value, float | np.floating) and math.isfinite(value):
+        return str(int(value)) if value % 1 == 0 else str(value)
+    return _name_of(value)
 
 
 def _name_of(value: object) -> str | None:

@@ -108,8 +108,8 @@ def prepare(
     no_time
         The log has no times; the events of a user are in the order of the rows.
     action
-        NAME:binary, NAME:regression:LOW:HIGH, NAME:amount or NAME:categorical:A,B; once for each column. A value that
-        holds a comma, or a blank at an end, in double quotes.
+        NAME:binary, NAME:regression:LOW:HIGH, NAME:amount, NAME:categorical:A,B or NAME:ordinal:A,B (from the lowest to
+        the highest); once for each column. A value that holds a comma, or a blank at an end, in double quotes.
     out
         The prepared folder, made whole or not at all.
     request

@@ -4,7 +4,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from plait.cli.arguments import Device
@@ -13,7 +12,7 @@ from plait.data import Dataset
 from plait.engine.state import State
 from plait.evaluation.run_files import MODEL, Result
 from plait.recommender import Recommender
-from plait.schema import UNKNOWN_ITEM, Action, Amount, EventBatch
+from plait.schema import UNKNOWN_ITEM, Action, EventBatch
 
 
 def state_of(
@@ -61,10 +60,7 @@ def _dataset_of(run: Path, result: Result, dataset: str | None, model: Recommend
 
 def _shape(action: Action) -> Action:
     """An action without what is fitted on the rows."""
-    kind = action.kind
-    if isinstance(kind, Amount):
-        kind = msgspec.structs.replace(kind, log1p_scale=1.0)
-    return Action(action.name, kind)
+    return Action(action.name, action.kind.unfitted())
 
 
 def _in_items_of(model: Recommender, data: Dataset, events: EventBatch) -> EventBatch:

@@ -355,7 +355,7 @@ def _estimates(best: Mapping[int, Mapping[str, Statistic]]) -> dict[str, Estimat
 
 def _metrics_of(action: Action) -> list[str]:
     """The metrics of an action that a table shows."""
-    return [f"{metric.name}:{action.name}" for metric in shown_of_kind(type(action.kind))]
+    return [f"{metric.name}:{action.name}" for metric in shown_of_kind(action.kind)]
 
 
 def _card(variant: Variant) -> LayoutCard:

@@ -165,5 +165,7 @@ def _rank(best: Oracle, dataset: Dataset, asked: Targets, protocol: Protocol) ->
     return np.concatenate(ranks)
 
 
-def _as_answered(prediction: dict[str, Float[np.ndarray, " Q"]]) -> dict[str, Float[np.ndarray, " Q"]]:
+def _as_answered(
+    prediction: dict[str, Float[np.ndarray, "Q ..."]],
+) -> dict[str, Float[np.ndarray, "Q ..."]]:
     return {name: value_Q.astype(np.float32) for name, value_Q in prediction.items()}

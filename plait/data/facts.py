@@ -5,15 +5,15 @@ Shape letters: U users, E events, A actions, V items.
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, assert_never
+from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32
 
+from plait.data.columns.actions import known_values, read_as
 from plait.data.manifest import ActionFacts, Facts, Largest, Manifest, left_out
 from plait.data.preparation import sequences
-from plait.schema import Action, Amount, Binary, Categorical, Regression
+from plait.schema import Action
 
 YEAR_1971_S = 31_536_000
 
@@ -38,33 +38,13 @@ def facts_of(
         "first_s": int(time_s_E.min()),
         "last_s": int(time_s_E.max()),
         "actions": {
-            action.name: _of_action(action, arrays["action"][:, at]) for at, action in enumerate(actions)
+            action.name: read_as(action.kind).facts(known_values(arrays["action"][:, at]))
+            for at, action in enumerate(actions)
         },
         "met_before": met,
         "largest_user": _largest(np.diff(start_U1), tables["users"]["user_id"]),
         "largest_item": _largest(np.bincount(item_E)[1:], tables["items"]["item_id"]),
     }
-
-
-def _of_action(action: Action, value_E: Float32[np.ndarray, " E"]) -> ActionFacts:
-    value_E = value_E[~np.isnan(value_E)]
-    match action.kind:
-        case Binary():
-            return ActionFacts(known=len(value_E), events={"1": int(value_E.sum(dtype=np.float64))})
-        case Categorical(values=values):
-            counts = np.bincount(value_E.astype(np.int64), minlength=len(values))
-            return ActionFacts(known=len(value_E), events=dict(zip(values, counts.tolist(), strict=True)))
-        case Regression() | Amount():
-            if not len(value_E):
-                return ActionFacts(known=0)
-            return ActionFacts(
-                known=len(value_E),
-                low=float(value_E.min()),
-                high=float(value_E.max()),
-                mean=float(value_E.mean(dtype=np.float64)),
-            )
-        case _:
-            assert_never(action.kind)
 
 
 def _largest(events_V: np.ndarray, ids: pl.Series) -> Largest:

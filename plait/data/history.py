@@ -16,6 +16,7 @@ from jaxtyping import Int64
 
 from plait import files
 from plait.data.columns import rules
+from plait.data.columns.actions import action_column
 from plait.data.columns.features import code_context, user_features_of
 from plait.data.columns.ids import DType, held_by, ids_as, is_text
 from plait.data.columns.rules import RULE, Column, Rule
@@ -131,7 +132,7 @@ def read_history(
     if has_users:
         frame = frame.with_columns(_user_ids_of(frame[columns.user], columns))
     times_in = [] if form is None else [rules.time_column(form, frame.schema, rules.latest_event_s())]
-    actions_in = [rules.action_column(action, frame.schema[action.name]) for action in actions]
+    actions_in = [action_column(action, frame.schema[action.name]) for action in actions]
     ids_in = [rules.given_id_column(name, frame.schema[name]) for name in (columns.user, columns.item)]
     order_in = [
         replace(_given_column(name, frame.schema[name]), name=f"order of {name}") for name in ordering

@@ -29,7 +29,7 @@ from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Exposure, Inputs, query_inputs
 from plait.nn.actions import scaled
 from plait.randomness import Stream, numpy_generator
-from plait.schema import Action
+from plait.schema import Action, Ordinal
 
 Part = Literal["validation", "test"]
 SAMPLED_AT_A_TIME = 128  # targets that draw their negatives together: of another number, draws are others
@@ -332,7 +332,7 @@ def _measure_action(
     action: Action,
 ) -> dict[str, Statistic]:
     """The metrics of the action's kind, each at its scale."""
-    metrics = of_kind(type(action.kind))
+    metrics = of_kind(action.kind)
     pairs = {
         scale: _at_scale(scale, user_Q, predicted_Q, label_Q, action)
         for scale in {metric.scale for metric in metrics}
@@ -348,6 +348,10 @@ def _at_scale(
     action: Action,
 ) -> Labelled:
     match scale:
+        case "chances":
+            return labelled(user_Q, predicted_Q, label_Q)
+        case "log" if isinstance(action.kind, Ordinal):
+            return labelled(user_Q, action.kind.mean_of(predicted_Q), action.kind.levels_of(label_Q))
         case "log":
             return labelled(user_Q, predicted_Q, label_Q)
         case "model":

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, final
+from typing import Literal, assert_never, final
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -20,13 +20,13 @@ from jaxtyping import Float64, Int64
 from plait.metrics import retrieval, scoring
 from plait.metrics.scoring import Labelled
 from plait.metrics.statistic import Better, Statistic, mean_over_users
-from plait.schema import ActionKind, Amount, Binary, Categorical, Regression
+from plait.schema import ActionKind, Amount, Binary, Categorical, Ordinal, Regression
 
 Ranks = Int64[np.ndarray, " Q"]
 Values = Float64[np.ndarray, " Q"]
 Kinds = tuple[type[ActionKind], ...]
 Distance = Literal["points", "share"]
-Scale = Literal["log", "model"]
+Scale = Literal["log", "model", "chances"]
 
 LISTS = (1, 5, 10, 50)  # lengths k of HR@k and NDCG@k
 SHOWN_LISTS = (10, 50)  # those that a comparison shows
@@ -90,7 +90,7 @@ class ActionMetric(Metric):
 
     function: Callable[[Labelled], Statistic]
     kinds: Kinds  # of the actions that it is measured for
-    scale: Scale = "log"  # of predictions and labels: the log's units, or as the model sees them
+    scale: Scale = "log"  # numbers in the log's units, or as the model sees them, or chances of each outcome
     leads: Kinds = ()  # of these kinds a comparison shows it first, and draws it
     shown: Kinds = ()  # of these kinds a comparison shows it after that
 
@@ -186,8 +186,10 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
         better="higher",
         distance="points",
         function=scoring.accuracy,
-        kinds=(Categorical,),
+        kinds=(Categorical, Ordinal),
+        scale="chances",
         leads=(Categorical,),
+        shown=(Ordinal,),
     ),
     ActionMetric(
         name="log_loss",
@@ -196,8 +198,9 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
         distance="share",
         has_limit=True,
         function=scoring.log_loss,
-        kinds=(Binary, Categorical),
-        shown=(Categorical,),
+        kinds=(Binary, Categorical, Ordinal),
+        scale="chances",
+        shown=(Categorical, Ordinal),
     ),
     ActionMetric(
         name="ece",
@@ -214,8 +217,8 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
         distance="share",
         has_limit=True,
         function=scoring.rmse,
-        kinds=(Regression, Amount),
-        leads=(Regression,),
+        kinds=(Regression, Amount, Ordinal),
+        leads=(Regression, Ordinal),
     ),
     ActionMetric(
         name="mae",
@@ -223,8 +226,8 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
         better="lower",
         distance="share",
         function=scoring.mae,
-        kinds=(Regression, Amount),
-        shown=(Regression, Amount),
+        kinds=(Regression, Amount, Ordinal),
+        shown=(Regression, Amount, Ordinal),
     ),
     ActionMetric(
         name="rmse_scaled",
@@ -299,13 +302,22 @@ def measured_on_ranks(
     }
 
 
-def of_kind(kind: type[ActionKind]) -> tuple[ActionMetric, ...]:
-    """The metrics of actions of a kind.
+def of_kind(kind: ActionKind) -> tuple[ActionMetric, ...]:
+    """The metrics of actions of a kind. Levels that are no numbers have no errors.
 
-    >>> [metric.name for metric in of_kind(Categorical)]
+    >>> [metric.name for metric in of_kind(Categorical(("phone", "tv")))]
+    ['accuracy', 'log_loss']
+    >>> [metric.name for metric in of_kind(Ordinal(("poor", "good")))]
     ['accuracy', 'log_loss']
     """
-    return tuple(metric for metric in TABLE if isinstance(metric, ActionMetric) and kind in metric.kinds)
+    metrics = (metric for metric in TABLE if isinstance(metric, ActionMetric) and type(kind) in metric.kinds)
+    match kind:
+        case Ordinal(levels=None):
+            return tuple(metric for metric in metrics if metric.scale == "chances")
+        case Binary() | Regression() | Amount() | Categorical() | Ordinal():
+            return tuple(metrics)
+        case _:
+            assert_never(kind)
 
 
 def shown_of_retrieval() -> tuple[str, ...]:
@@ -318,15 +330,15 @@ def shown_of_retrieval() -> tuple[str, ...]:
     )
 
 
-def shown_of_kind(kind: type[ActionKind]) -> tuple[ActionMetric, ...]:
+def shown_of_kind(kind: ActionKind) -> tuple[ActionMetric, ...]:
     """What a comparison shows of actions of a kind; the first is drawn.
 
-    >>> [metric.name for metric in shown_of_kind(Amount)]
+    >>> [metric.name for metric in shown_of_kind(Amount())]
     ['rmse_scaled', 'mae']
     """
     metrics = of_kind(kind)
-    leading = (metric for metric in metrics if kind in metric.leads)
-    return (*leading, *(metric for metric in metrics if kind in metric.shown))
+    leading = (metric for metric in metrics if type(kind) in metric.leads)
+    return (*leading, *(metric for metric in metrics if type(kind) in metric.shown))
 
 
 def _on_ranks() -> Iterator[tuple[str, RetrievalMetric, Callable[[Ranks], Values]]]:

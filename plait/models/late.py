@@ -1,8 +1,8 @@
 """Late features: what a user did lately, counted, for the action heads to see beside a hidden state.
 
-Shape letters: E events, A action columns, W columns of values (one for an action, or one for each value of a
-category), X = W + A the sums behind a statistic, M questions, J events looked back on, V items, K code columns of
-one item feature, F late features.
+Shape letters: E events, A action columns, W columns of values (one for an action, or one for each value that
+its kind tells apart), X = W + A the sums behind a statistic, M questions, J events looked back on, V items, K code
+columns of one item feature, F late features.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from jaxtyping import Float32, Float64, Int32, Int64
 from plait.layouts import Layout, audit
 from plait.limits import WINDOW, check_numbers
 from plait.nn.actions import scaled
-from plait.schema import FIRST_VALUE, Action, Categorical, EventBatch, Feature, Vector
+from plait.schema import FIRST_VALUE, Action, EventBatch, Feature, Vector
 
 CELLS = 1 << 18  # of questions x events compared at a time: what they take stays in the cache
 
@@ -24,7 +24,7 @@ CELLS = 1 << 18  # of questions x events compared at a time: what they take stay
 @dataclass(frozen=True, kw_only=True)
 class LateSettings:
     """What is counted of a user's events for the heads of the actions: of every action, how many of its values are
-    known, and their mean at model scale (of a category the share of each value). Only events of the window before
+    known, and their mean at model scale (of categories and levels the share of each). Only events of the window before
     the one that is asked about count; where requests are blind to themselves, or events are asked about as
     candidates, only those before its request.
 
@@ -48,6 +48,7 @@ class LateSettings:
     def num_features(self, actions: Sequence[Action]) -> int:
         """How many numbers each question comes with.
 
+        >>> from plait.schema import Categorical
         >>> LateSettings(windows=(5, 20)).num_features([Action("device", Categorical(("phone", "tablet")))])
         6
         """
@@ -148,17 +149,17 @@ def columns_of(similar: str, features: Sequence[Feature]) -> slice:
 
 def _actions_of_columns(actions: Sequence[Action]) -> Int64[np.ndarray, " W"]:
     """The action that each column of values is of."""
-    widths = [len(action.kind.values) if isinstance(action.kind, Categorical) else 1 for action in actions]
+    widths = [len(action.kind.outcomes) or 1 for action in actions]
     return np.repeat(np.arange(len(actions)), widths)
 
 
 def _summands(actions: Sequence[Action], action_EA: Float32[np.ndarray, "E A"]) -> Float64[np.ndarray, "E X"]:
-    """What statistics add up: values at model scale, a category's as 0 or 1, and whether they are known."""
+    """What statistics add up: numbers at model scale, each of several values as 0 or 1, and what is known."""
     unit_EA = scaled(actions, torch.from_numpy(action_EA)).numpy()
     columns = []
     for action, unit_E in zip(actions, unit_EA.T, strict=True):
-        if isinstance(action.kind, Categorical):
-            columns += [unit_E == index for index in range(len(action.kind.values))]
+        if action.kind.outcomes:
+            columns += [unit_E == index for index in range(len(action.kind.outcomes))]
         else:
             columns.append(np.nan_to_num(unit_E))
     return np.stack([*columns, *~np.isnan(unit_EA.T)], axis=1, dtype=np.float64)

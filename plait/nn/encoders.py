@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 
 from plait.limits import SHARE, WIDTH, check_numbers
+from plait.nn.action_kinds import modelled
 from plait.nn.actions import scaled
 from plait.nn.dropout import Draws
 from plait.nn.initialising import Linear, Table, init_columns, unset
@@ -27,16 +28,10 @@ from plait.schema import (
     PADDING,
     UNKNOWN_ITEM,
     Action,
-    ActionKind,
-    Amount,
-    Binary,
-    Categorical,
     Feature,
     FeatureTable,
-    Regression,
 )
 
-NUM_KNOTS = 17  # of a numeric action over [0, 1]: the values of scales with 3, 5, 9 or 17 steps fall on knots
 MISSING = -1.0  # stands where a missing value's knot is
 
 
@@ -280,7 +275,7 @@ class ItemEncoder(Draws):
 class ActionEncoder(nn.Module):
     """The sum over the actions of one vector each.
 
-    A binary or categorical value has a vector of its own. A number lies between two of 17 knots, evenly
+    One of several values has a vector of its own. A number lies between two of 17 knots, evenly
     spaced over [0, 1] at model scale, and its vector is interpolated between theirs (above 1 it is the last
     knot's). A missing value has its own vector, one per action.
     """
@@ -292,12 +287,12 @@ class ActionEncoder(nn.Module):
     def __init__(self, actions: Sequence[Action], dim: int) -> None:
         super().__init__()
         self.actions = tuple(actions)
-        grids = [_knots(action.kind) for action in self.actions]
-        num_rows_A = [1 + num_knots for num_knots, _ in grids]  # that of a missing value, then its knots
+        knots_A = [modelled(action.kind).knots for action in self.actions]
+        num_rows_A = [1 + knots.number for knots in knots_A]  # that of a missing value, then its knots
         buffers = {
             "missing_row_A": torch.tensor(np.cumsum([0, *num_rows_A])[:-1], dtype=torch.int64),
-            "last_knot_A": torch.tensor([num_knots - 1.0 for num_knots, _ in grids], dtype=torch.float32),
-            "knots_per_unit_A": torch.tensor([per_unit for _, per_unit in grids], dtype=torch.float32),
+            "last_knot_A": torch.tensor([knots.number - 1.0 for knots in knots_A], dtype=torch.float32),
+            "knots_per_unit_A": torch.tensor([knots.per_unit for knots in knots_A], dtype=torch.float32),
         }
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor, persistent=False)
@@ -324,17 +319,6 @@ class ActionEncoder(nn.Module):
         share_EA = place_EA - below_EA  # of the next row, which is of the same action where there is a share
         next_EA = row_EA + (share_EA > 0)
         return torch.cat([row_EA, next_EA], dim=1), torch.cat([1 - share_EA, share_EA], dim=1)
-
-
-def _knots(kind: ActionKind) -> tuple[int, float]:
-    """How many knots a kind has, and how many of them fit into one unit at model scale."""
-    match kind:
-        case Binary():
-            return 2, 1.0
-        case Categorical(values=values):
-            return len(values), 1.0
-        case Regression() | Amount():
-            return NUM_KNOTS, NUM_KNOTS - 1.0
 
 
 def _names(features: Sequence[Feature]) -> str:

@@ -1,7 +1,7 @@
 """From hidden states to actions: prediction heads, their losses, and the coupler of patched conditioning.
 
-Shape letters: M hidden states, D width, A action columns, K output columns of all actions, C of one action,
-F late features, E events of the training rows, N labels that are known.
+Shape letters: M hidden states, D width, A action columns, K outputs of all actions that depend on the state, L those
+that do not, C outputs of one action, F late features, E events of the training rows, N labels that are known.
 """
 
 from collections.abc import Sequence
@@ -11,20 +11,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from plait.nn.actions import scaled, unscaled
+from plait.nn.action_kinds import ModelledKind, modelled
+from plait.nn.actions import scaled
 from plait.nn.initialising import layer_norm, unset
 from plait.nn.linear import linear
 from plait.nn.towers import ActionTower, LateFeatures, TowerConfig
-from plait.schema import Action, ActionKind, Amount, Binary, Categorical, Regression
-
-HUBER_DELTA = 0.1  # of the range: beyond a tenth of it an error counts linearly
-
-# The variance of a uniform value on [0, 1]. Squared errors at model scale are counted in it, so that knowing
-# nothing costs about 1, as it costs log 2 of a binary action: else such a task is drowned by the others.
-UNIFORM_VARIANCE = 1 / 12
-
-# Labels that an outcome counts for which no label shows: a share of 0 would take infinite certainty.
-UNSEEN = 0.5
+from plait.schema import Action
 
 
 class ActionHeads(nn.Module):
@@ -48,16 +40,21 @@ class ActionHeads(nn.Module):
     ) -> None:
         super().__init__()
         self.actions = tuple(actions)
-        self.widths = [_num_outputs(action.kind) for action in self.actions]
+        self.kinds = tuple(modelled(action.kind) for action in self.actions)
+        self.widths = [kind.num_of_state for kind in self.kinds]
+        self.constant_widths = [kind.num_constant for kind in self.kinds]
         self.num_late = num_late
         self.late = LateFeatures(num_late) if num_late else None
         self.tower = ActionTower(tower, dim, len(self.actions), num_late)
         self.weight_KD = unset(sum(self.widths), self.tower.num_out)
         self.bias_K = unset(sum(self.widths))
+        self.constant_L = unset(sum(self.constant_widths)) if any(self.constant_widths) else None
 
     def init_weights(self, generator: torch.Generator) -> None:
         nn.init.normal_(self.weight_KD, std=0.02, generator=generator)
         nn.init.zeros_(self.bias_K)
+        if self.constant_L is not None:
+            nn.init.zeros_(self.constant_L)
 
     def forward(
         self, hidden_MD: Float[Tensor, "M D"], late_MF: Float[Tensor, "M F"] | None = None
@@ -67,6 +64,16 @@ class ActionHeads(nn.Module):
         Raises:
             ValueError: there are more or fewer late features than the heads were built for.
         """
+        of_state = self._of_state(hidden_MD, late_MF)
+        if self.constant_L is None:
+            return of_state
+        constants = self.constant_L.float().split(self.constant_widths)
+        return tuple(
+            torch.cat([out_MC, constant_C.expand(len(out_MC), -1)], dim=1)
+            for out_MC, constant_C in zip(of_state, constants, strict=True)
+        )
+
+    def _of_state(self, hidden_MD: Tensor, late_MF: Tensor | None) -> tuple[Tensor, ...]:
         read = self.tower(self._with_late(hidden_MD, late_MF))
         if read.ndim == 2:  # all actions read the same
             return F.linear(read, self.weight_KD, self.bias_K).float().split(self.widths, dim=1)
@@ -96,9 +103,16 @@ class ActionHeads(nn.Module):
             self.late.fit(late_EF)
         self.weight_KD.zero_()
         biases = self.bias_K.split(self.widths)
-        for action, bias_C, unit_E in zip(self.actions, biases, unit_EA.unbind(1), strict=True):
+        free_L = self.bias_K.new_zeros(0) if self.constant_L is None else self.constant_L
+        constants = free_L.split(self.constant_widths)
+        columns = zip(self.kinds, biases, constants, unit_EA.unbind(1), strict=True)
+        for kind, bias_C, constant_C, unit_E in columns:
             known_N = unit_E[~unit_E.isnan()]
-            bias_C.copy_(_outputs_of_means(action.kind, known_N) if len(known_N) else torch.zeros(()))
+            start_C = unit_E.new_zeros(len(bias_C) + len(constant_C))
+            if len(known_N):
+                start_C = kind.outputs_of_means(known_N)
+            bias_C.copy_(start_C[: len(bias_C)])
+            constant_C.copy_(start_C[len(bias_C) :])
 
     def losses(
         self,
@@ -121,8 +135,10 @@ class ActionHeads(nn.Module):
         unit_MA = scaled(self.actions, raw_MA)
         out = self(hidden_MD, late_MF)
         return {
-            action.name: _mean_loss(action.kind, out_MC, unit_M)
-            for action, out_MC, unit_M in zip(self.actions, out, unit_MA.unbind(1), strict=True)
+            action.name: _mean_loss(kind, out_MC, unit_M)
+            for action, kind, out_MC, unit_M in zip(
+                self.actions, self.kinds, out, unit_MA.unbind(1), strict=True
+            )
         }
 
     def predict(
@@ -130,17 +146,13 @@ class ActionHeads(nn.Module):
     ) -> dict[str, Float[Tensor, " M *C"]]:
         """By action name, what is expected, in the log's units (`actions.scaled` brings it to model scale).
 
-        | kind | prediction |
-        |---|---|
-        | binary | the probability of 1 |
-        | regression | the mean, clamped to [low, high] |
-        | amount | expm1 of the mean of log1p(value), below the mean where skewed; at most the largest of training |
-        | amount, zero-inflated | the probability of more than 0, times the above over the values above 0 |
-        | categorical | the probability of each value, the only prediction of shape M x C |
+        Of an action that is one of several values, that is the probability of each, the only prediction of shape
+        M x C. The classes of `plait.nn.action_kinds` say how.
         """
+        out = self(hidden_MD, late_MF)
         return {
-            action.name: _expected(action.kind, out_MC)
-            for action, out_MC in zip(self.actions, self(hidden_MD, late_MF), strict=True)
+            action.name: kind.expected(out_MC)
+            for action, kind, out_MC in zip(self.actions, self.kinds, out, strict=True)
         }
 
     def _with_late(self, hidden_MD: Tensor, late_MF: Tensor | None) -> Tensor:
@@ -184,68 +196,7 @@ class Coupler(nn.Module):
         return hidden_MD + self.outer(F.gelu(inner_MD))
 
 
-def _num_outputs(kind: ActionKind) -> int:
-    match kind:
-        case Categorical(values=values):
-            return len(values)
-        case Amount(zero_inflated=True):
-            return 2  # logit of "more than 0", then the scaled value if so
-        case Binary() | Regression() | Amount():
-            return 1
-
-
-def _outputs_of_means(kind: ActionKind, unit_N: Tensor) -> Tensor:
-    """The outputs of an action that predict the means of these labels, of which there is at least one."""
-    match kind:
-        case Binary():
-            return _log_odds(unit_N.sum(), len(unit_N))
-        case Regression() | Amount(zero_inflated=False):
-            return unit_N.mean()
-        case Amount():
-            positive_N = unit_N[unit_N > 0]
-            mean = positive_N.mean() if len(positive_N) else unit_N.new_zeros(())
-            return torch.stack([_log_odds(unit_N.new_tensor(len(positive_N)), len(unit_N)), mean])
-        case Categorical(values=values):
-            times_C = unit_N.long().bincount(minlength=len(values)).double().clamp(min=UNSEEN)
-            return (times_C / times_C.sum()).log()
-
-
-def _log_odds(ones: Tensor, num_labels: int) -> Tensor:
-    return ones.clamp(min=UNSEEN).log() - (num_labels - ones).clamp(min=UNSEEN).log()
-
-
-def _mean_loss(kind: ActionKind, out_MC: Tensor, unit_M: Tensor) -> Tensor:
+def _mean_loss(kind: ModelledKind, out_MC: Tensor, unit_M: Tensor) -> Tensor:
     known_M = ~unit_M.isnan()
-    loss_M = _losses(kind, out_MC, unit_M.where(known_M, 0.0))  # any label does: its loss is dropped below
+    loss_M = kind.losses(out_MC, unit_M.where(known_M, 0.0))  # any label does: its loss is dropped below
     return loss_M.where(known_M, 0.0).sum() / known_M.sum().clamp(min=1)
-
-
-def _losses(kind: ActionKind, out_MC: Tensor, label_M: Tensor) -> Tensor:
-    match kind:
-        case Binary():
-            return F.binary_cross_entropy_with_logits(out_MC[:, 0], label_M, reduction="none")
-        case Regression(loss="huber"):
-            loss_M = F.huber_loss(out_MC[:, 0], label_M, reduction="none", delta=HUBER_DELTA)
-            return loss_M / UNIFORM_VARIANCE
-        case Regression() | Amount(zero_inflated=False):
-            return (out_MC[:, 0] - label_M) ** 2 / UNIFORM_VARIANCE
-        case Amount():
-            positive_M = (label_M > 0).float()
-            occurs_M = F.binary_cross_entropy_with_logits(out_MC[:, 0], positive_M, reduction="none")
-            return occurs_M + positive_M * (out_MC[:, 1] - label_M) ** 2 / UNIFORM_VARIANCE
-        case Categorical():
-            return F.cross_entropy(out_MC, label_M.long(), reduction="none")
-
-
-def _expected(kind: ActionKind, out_MC: Tensor) -> Tensor:
-    match kind:
-        case Binary():
-            return out_MC[:, 0].sigmoid()
-        case Regression():
-            return unscaled(kind, out_MC[:, 0].clamp(0, 1))
-        case Amount(zero_inflated=True):
-            return out_MC[:, 0].sigmoid() * unscaled(kind, out_MC[:, 1].clamp(0, 1))
-        case Amount():
-            return unscaled(kind, out_MC[:, 0].clamp(0, 1))
-        case Categorical():
-            return out_MC.softmax(dim=-1)

@@ -28,7 +28,7 @@ from plait.metrics.intervals import bootstrap
 from plait.metrics.scoring import Labelled, labelled, mae
 from plait.metrics.statistic import Statistic, from_sums, ratio, sums_per_user
 from plait.metrics.table import ActionMetric, Metric, check_full_name, metric_of, of_kind, shown_of_kind
-from plait.schema import Action, ActionKind, Amount, Binary, Categorical, Regression
+from plait.schema import Action, ActionKind, Amount, Binary, Categorical, Ordinal, Regression
 from plait.training import loop
 
 KINDS: tuple[type[ActionKind], ...] = get_args(ActionKind)
@@ -37,6 +37,7 @@ ACTIONS = {
     Regression: Action("stars", Regression(1, 5)),
     Amount: Action("watch_s", Amount(log1p_scale=3.0)),
     Categorical: Action("device", Categorical(("phone", "tablet", "tv"))),
+    Ordinal: Action("grade", Ordinal((1, 2, 4))),
 }
 U = 61
 
@@ -66,13 +67,14 @@ MADE_UP = ActionMetric(
 
 def answers_of_every_kind() -> Answers:
     rng = np.random.default_rng(0)
+    drawn = [rng.integers(0, 2, U), rng.integers(1, 6, U), rng.exponential(9, U)]
     label_QA = np.stack(
-        [rng.integers(0, 2, U), rng.integers(1, 6, U), rng.exponential(9, U), rng.integers(0, 3, U)],
+        [*drawn, rng.integers(0, 3, U), rng.integers(0, 3, U)],
         axis=1,
         dtype=np.float32,
         casting="unsafe",
     )
-    shape = {Categorical: (U, 3)}
+    shape = {Categorical: (U, 3), Ordinal: (U, 3)}
     predicted = {
         action.name: rng.uniform(1 if kind is Regression else 0, 1, shape.get(kind, (U,))).astype(np.float32)
         for kind, action in ACTIONS.items()
@@ -121,20 +123,22 @@ def check_entries() -> None:
     of_actions = [metric for metric in entries if isinstance(metric, ActionMetric)]
     for kind in KINDS:
         assert sum(kind in metric.leads for metric in of_actions) == 1, kind
-        assert len(of_kind(kind)) >= 2
+        assert len(of_kind(ACTIONS[kind].kind)) >= 2
     for metric in of_actions:
         assert not set(metric.leads) & set(metric.shown)
         assert {*metric.leads, *metric.shown} <= set(metric.kinds), metric.name
 
 
 def test_what_a_comparison_shows_and_in_which_order() -> None:
-    shown = {kind.__name__: [metric.name for metric in shown_of_kind(kind)] for kind in KINDS}
+    shown = {kind.__name__: [metric.name for metric in shown_of_kind(ACTIONS[kind].kind)] for kind in KINDS}
     assert shown == {
         "Binary": ["auc", "gauc", "ne"],
         "Regression": ["rmse", "mae"],
         "Amount": ["rmse_scaled", "mae"],
         "Categorical": ["accuracy", "log_loss"],
+        "Ordinal": ["rmse", "accuracy", "log_loss", "mae"],
     }
+    assert [metric.name for metric in shown_of_kind(Ordinal(("poor", "good")))] == ["accuracy", "log_loss"]
     assert table.shown_of_retrieval() == ("hr@10", "ndcg@10", "hr@50", "ndcg@50", "mrr")
 
 
@@ -145,6 +149,7 @@ def test_values_are_written_in_the_tables_order() -> None:
         "stars": ("rmse", "mae", "rmse_scaled", "mae_scaled"),
         "watch_s": ("rmse", "mae", "rmse_scaled", "mae_scaled"),
         "device": ("accuracy", "log_loss"),
+        "grade": ("accuracy", "log_loss", "rmse", "mae"),
     }
     expected = [*ranked, *(f"{name}:{action}" for action, names in pooled.items() for name in names)]
     assert list(measure(answers_of_every_kind())) == expected

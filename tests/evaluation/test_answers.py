@@ -47,7 +47,7 @@ from plait.layouts import Layout, audit, resolve
 from plait.metrics.retrieval import NEVER
 from plait.models.generative import ModelSettings
 from plait.models.inputs import Exposure, query_inputs
-from plait.nn.heads import UNIFORM_VARIANCE
+from plait.nn.action_kinds import UNIFORM_VARIANCE
 from plait.schema import EventBatch
 
 WINDOW = PROTOCOL.max_events

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.nn.actions import scaled, unscaled
+from plait.nn.action_kinds import modelled
+from plait.nn.actions import scaled
 from plait.schema import Action, Amount, Binary, Categorical, Regression
 
 ACTIONS = (
@@ -22,7 +23,9 @@ VALUES = st.tuples(
 def test_there_and_back(values):
     raw = torch.tensor(values)
     unit = scaled(ACTIONS, raw)
-    back = torch.stack([unscaled(action.kind, unit[:, a]) for a, action in enumerate(ACTIONS)], dim=1)
+    back = torch.stack(
+        [modelled(action.kind).from_unit(unit[:, a]) for a, action in enumerate(ACTIONS)], dim=1
+    )
     torch.testing.assert_close(back, raw, rtol=1e-4, atol=1e-5)
     assert (unit[:, 1] >= 0).all() and (unit[:, 1] <= 1).all()
 

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -13,13 +14,14 @@ from plait.nn.heads import ActionHeads, Coupler
 from plait.nn.initialising import initialised
 from plait.nn.linear import linear
 from plait.nn.towers import TowerConfig
-from plait.schema import Action, Amount, Binary, Categorical, Regression
+from plait.schema import Action, Amount, Binary, Categorical, Ordinal, Regression
 
 NAN = torch.nan
 LIKE, RATING = Action("like", Binary()), Action("rating", Regression(1.0, 5.0))
 HUBER, SECONDS = Action("huber", Regression(0.0, 10.0, "huber")), Action("seconds", Amount(log1p_scale=4.0))
 SPENT = Action("spent", Amount(zero_inflated=True, log1p_scale=2.0))
 DEVICE = Action("device", Categorical(("phone", "tablet", "tv")))
+STARS, PASSED = Action("stars", Ordinal([1, 2, 3, 5])), Action("passed", Ordinal(("no", "yes")))
 ALL = (LIKE, RATING, HUBER, SECONDS, SPENT, DEVICE)
 D, LATE = 7, 2
 TWELVE = tuple(Action(f"task {i}", Binary()) for i in range(12))
@@ -398,3 +400,79 @@ def test_a_prediction_never_leaves_its_range_by_rounding(low, high):
     action = Action("bounded", Regression(low, high))
     predicted = heads_saying(action, 9.0).predict(torch.randn(2, D))["bounded"]
     assert scaled((action,), predicted[:, None]).max() <= 1 + 1e-6
+
+
+def ordinal_saying(action: Action, score: float, *steps: float) -> ActionHeads:
+    heads = heads_saying(action, score)
+    if steps:
+        heads.constant_L = torch.nn.Parameter(torch.tensor(steps))
+    return heads
+
+
+def test_levels_lie_between_thresholds_that_ascend():
+    """P(level > v) is the sigmoid of the score less the v-th threshold: 0, then a softplus more each."""
+    score, steps = 1.3, (-0.5, 2.0)
+    threshold_V = [0.0, softplus(-0.5), softplus(-0.5) + softplus(2.0)]
+    above = [1.0, *(1 / (1 + math.exp(threshold - score)) for threshold in threshold_V), 0.0]
+    chance_V = [upper - lower for upper, lower in itertools.pairwise(above)]
+    heads = ordinal_saying(STARS, score, *steps)
+    found = heads.predict(torch.randn(2, D))["stars"]
+    torch.testing.assert_close(found, torch.tensor([chance_V] * 2))
+    for level, chance in enumerate(chance_V):
+        losses = heads.losses(torch.randn(2, D), torch.tensor([[float(level)], [NAN]]))
+        assert losses["stars"].item() == pytest.approx(-math.log(chance), rel=1e-5)
+
+
+def test_the_state_moves_the_score_and_no_threshold():
+    """Proportional odds: between two states all cumulative logits differ by the same."""
+    heads = started(ActionHeads((STARS,), D, TowerConfig(kind="linear")))
+    torch.nn.init.normal_(heads.weight_KD)
+    assert heads.weight_KD.shape == (1, D) and heads.constant_L.shape == (2,)
+    chance_MV = heads.predict(torch.randn(5, D))["stars"].double()
+    above_MV = chance_MV.flip(1).cumsum(1).flip(1)[:, 1:].logit()
+    moved_MV = above_MV - above_MV[0]
+    torch.testing.assert_close(moved_MV, moved_MV[:, :1].expand_as(moved_MV), rtol=1e-3, atol=1e-3)
+    assert moved_MV.abs().max() > 0.1
+
+
+def test_two_levels_are_a_binary_action():
+    torch.manual_seed(0)
+    state_MD, label_MA = torch.randn(9, D), torch.randint(0, 2, (9, 1)).float()
+    two, one = (started(ActionHeads((action,), D)) for action in (PASSED, LIKE))
+    assert two.constant_L is None
+    torch.testing.assert_close(
+        two.losses(state_MD, label_MA)["passed"], one.losses(state_MD, label_MA)["like"]
+    )
+    torch.testing.assert_close(two.predict(state_MD)["passed"][:, 1], one.predict(state_MD)["like"])
+
+
+@pytest.mark.parametrize("size", (1.0, 30.0, 1e4, 1e30, 3e38))
+def test_levels_are_finite_whatever_the_outputs(size):
+    for signs in itertools.product((-1, 1), repeat=3):
+        heads = ordinal_saying(STARS, *(sign * size for sign in signs))
+        chance_MV = heads.predict(torch.randn(2, D))["stars"]
+        assert chance_MV.isfinite().all()
+        torch.testing.assert_close(chance_MV.sum(1), torch.ones(2))
+
+
+@pytest.mark.parametrize("label", range(4))
+def test_a_level_that_is_far_off_costs_and_teaches(label):
+    """Where a difference of sigmoids is 0 in fp32, the loss is still the distance, and it has a slope."""
+    for score in (-80.0, 80.0):
+        heads = ordinal_saying(STARS, score, 0.5, -40.0)
+        loss = heads.losses(torch.randn(1, D), torch.tensor([[float(label)]]))["stars"]
+        loss.backward()
+        assert loss.isfinite() and all(
+            p.grad.isfinite().all() for p in heads.parameters() if p.grad is not None
+        )
+        if label == (0 if score > 0 else 3):
+            assert loss.item() == pytest.approx(80, rel=0.02)
+            assert abs(heads.bias_K.grad.item()) == pytest.approx(1, rel=1e-3)
+
+
+def test_levels_that_never_came_count_as_half_a_label():
+    heads = started(ActionHeads((STARS, LIKE), D))
+    heads.start_at(torch.tensor([[0.0, 1.0], [0.0, NAN], [2.0, 0.0], [NAN, NAN]]))
+    found = heads.predict(torch.randn(2, D))
+    torch.testing.assert_close(found["stars"], torch.tensor([[2.0, 0.5, 1.0, 0.5]] * 2) / 4)
+    torch.testing.assert_close(found["like"], torch.full((2,), 0.5))

@@ -15,21 +15,14 @@ from plait.data.columns.missing import names_without, numbers_without
 from plait.data.columns.times import PER_S, TimeForm, is_missing, microseconds, offset_minutes
 from plait.data.manifest import SplitColumn
 from plait.schema import (
-    Action,
-    Amount,
-    Binary,
-    Categorical,
     Categories,
     Category,
     Feature,
     Number,
-    Regression,
     Vector,
-    shortened,
 )
 
 MEANT = "pass negative_ids='keep' (--negative-ids keep) where it is an id"  # -1 often stands for nobody
-MOST_SHOWN = 5  # values of a category in a message
 CLOCK_SKEW_S = 86_400  # how far an event may be ahead of this machine's clock: clocks differ
 RULE = "reject_rule"  # the column that holds the number of the first rule that a row breaks, 0 for none
 
@@ -84,7 +77,7 @@ def given_id_column(name: str, dtype: DType) -> Column:
 
 def _check_id_type(name: str, dtype: DType) -> None:
     if not (is_text(dtype) or dtype.is_integer() or dtype.is_float() or dtype == pl.Null):
-        raise _wrong_type(f"column {name!r}", dtype, "whole numbers or text")
+        raise wrong_type(f"column {name!r}", dtype, "whole numbers or text")
 
 
 def _float_rules(name: str, dtype: DType) -> tuple[Rule, ...]:
@@ -115,7 +108,7 @@ def order_column(name: str, dtype: DType, categories: pl.Categories | None) -> C
     if dtype.is_temporal():
         raw = raw.to_physical()
     elif not dtype.is_numeric():
-        raise _wrong_type(f"column {name!r}", dtype, "numbers, times or text")
+        raise wrong_type(f"column {name!r}", dtype, "numbers, times or text")
     missing = raw.is_nan() | raw.is_null() if dtype.is_float() else raw.is_null()
     kind = pl.Float64 if dtype.is_float() else pl.Int64
     return Column(name, raw.cast(kind), (Rule(f"{name} is missing", missing),))
@@ -147,7 +140,7 @@ def split_column(split: SplitColumn, dtype: DType) -> Column:
     """0 for training, 1 for validation, 2 for test."""
     name, raw = split.column, pl.col(split.column)
     if dtype.is_nested():
-        raise _wrong_type(f"column {name!r}", dtype, "text or whole numbers")
+        raise wrong_type(f"column {name!r}", dtype, "text or whole numbers")
     whole = raw.cast(pl.Int64, strict=False)
     if dtype.is_float():  # whole numbers, as pandas holds them where some are missing
         raw = (
@@ -164,38 +157,6 @@ def split_column(split: SplitColumn, dtype: DType) -> Column:
         Rule(f"{name} is none of {', '.join(part_of)}", part.is_null()),
     )
     return Column(name, part, rules)
-
-
-def action_column(action: Action, dtype: DType) -> Column:
-    """float32, missing = NaN; a category becomes its index."""
-    name, kind = action.name, action.kind
-    if isinstance(kind, Categorical):
-        return _category_column(action, kind, dtype)
-    if not (dtype.is_numeric() or dtype == pl.Boolean or dtype == pl.String or dtype == pl.Null):
-        raise _wrong_type(f"column {name!r}", dtype, "numbers")
-    raw = numbers_without(pl.col(name), dtype, action.missing)
-    if dtype == pl.String:
-        raw = written(raw).str.strip_chars()
-        if isinstance(kind, Binary):
-            raw = raw.str.to_lowercase().replace({"true": "1", "false": "0"})
-    number = raw.cast(pl.Float64, strict=False)  # ranges are checked before rounding to 32 bits
-    value = number.cast(pl.Float32, strict=False)
-    rules = []
-    if not dtype.is_numeric():
-        rules.append(Rule(f"{name} is not a number", raw.is_not_null() & number.is_null()))
-    if not dtype.is_integer():
-        rules.append(Rule(f"{name} is not finite", value.is_infinite()))
-    given = number.is_not_nan()
-    match kind:
-        case Binary():
-            rules.append(Rule(f"{name} is neither 0 nor 1", given & (number != 0) & (number != 1)))
-        case Regression(low=low, high=high):
-            rules.append(
-                Rule(f"{name} is outside {low:g} to {high:g}", given & ((number < low) | (number > high)))
-            )
-        case Amount():
-            rules.append(Rule(f"{name} is negative", given & (number < 0)))
-    return Column(name, value.fill_null(float("nan")), tuple(rules))
 
 
 def context_column(feature: Feature, dtype: DType, categories: pl.Categories) -> Column:
@@ -235,7 +196,7 @@ def feature_column(feature: Feature, dtype: DType, where: str) -> Column:
 def _category_values(feature: Feature, dtype: DType, where: str) -> Column:
     name, raw = feature.name, pl.col(feature.name)
     fraction = Rule(f"{name} is not a whole number", raw.is_not_nan() & ~(raw % 1 == 0))
-    label = names_without(_names(name, dtype, where), feature.missing)
+    label = names_without(names(name, dtype, where), feature.missing)
     return Column(name, label, (fraction,) if dtype.is_float() else ())
 
 
@@ -250,7 +211,7 @@ def _list_values(feature: Feature, separator: str | None, dtype: DType, where: s
         lists = pl.col(feature.name).cast(pl.List(pl.String))
     else:
         expected = "lists of text or whole numbers, or text and a separator (NAME:categories:SEPARATOR)"
-        raise _wrong_type(where, dtype, expected)
+        raise wrong_type(where, dtype, expected)
     names = names_without(pl.element().str.strip_chars(), feature.missing)
     lists = lists.list.eval(names.filter(names.is_not_null() & (names != "")).unique(maintain_order=True))
     return Column(feature.name, pl.when(lists.list.len() > 0).then(lists), rules)
@@ -259,7 +220,7 @@ def _list_values(feature: Feature, separator: str | None, dtype: DType, where: s
 def _number_values(feature: Feature, dtype: DType, where: str) -> Column:
     name, is_time = feature.name, dtype in (pl.Date, pl.Datetime)
     if not (is_time or dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Null)):
-        raise _wrong_type(where, dtype, "numbers or times")
+        raise wrong_type(where, dtype, "numbers or times")
     raw = numbers_without(pl.col(name), dtype, feature.missing)
     if is_time:
         return Column(name, raw.cast(pl.Datetime("us")).dt.epoch("us") / 1e6, ())
@@ -291,16 +252,7 @@ def rule_texts(columns: Sequence[Column]) -> list[str]:
     return [rule.text for column in columns for rule in column.rules]
 
 
-def _category_column(action: Action, kind: Categorical, dtype: DType) -> Column:
-    name, values = action.name, kind.values
-    text = names_without(_names(name, dtype, f"column {name!r}"), action.missing)
-    index = text.replace_strict(values, list(range(len(values))), default=None).cast(pl.Float32)
-    listed = ", ".join(values) if len(values) <= MOST_SHOWN else shortened(values)
-    unknown = Rule(f"{name} is none of {listed}", text.is_not_null() & index.is_null())
-    return Column(name, index.fill_null(float("nan")), (unknown,))
-
-
-def _names(name: str, dtype: DType, where: str) -> pl.Expr:
+def names(name: str, dtype: DType, where: str) -> pl.Expr:
     """Names as text, null where missing. Of floats, whole numbers are spelt as such: with missing ones among them, they
     are floats to pandas."""
     raw = pl.col(name)
@@ -309,7 +261,7 @@ def _names(name: str, dtype: DType, where: str) -> pl.Expr:
         spelt = pl.when(whole == raw).then(whole.cast(pl.String)).otherwise(raw.cast(pl.String))
         return pl.when(raw.is_not_nan()).then(spelt)
     if not _are_names(dtype):
-        raise _wrong_type(where, dtype, "text or whole numbers")
+        raise wrong_type(where, dtype, "text or whole numbers")
     return written(raw.cast(pl.String))
 
 
@@ -317,5 +269,5 @@ def _are_names(dtype: DType) -> bool:
     return is_text(dtype) or dtype in (pl.Boolean, pl.Null) or dtype.is_integer()
 
 
-def _wrong_type(where: str, dtype: DType, expected: str) -> ValueError:
+def wrong_type(where: str, dtype: DType, expected: str) -> ValueError:
     return ValueError(f"{where} holds {dtype}; expected {expected}")

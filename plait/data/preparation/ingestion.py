@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from plait.data.columns import rules
+from plait.data.columns.actions import action_column, read_as
 from plait.data.columns.ids import Held, as_id, held_by, is_text, look_like_hashes
 from plait.data.columns.rules import RULE, Column
 from plait.data.columns.times import MICROSECONDS_PER_S, UNIT_NAMES, fitting_unit
@@ -20,7 +21,7 @@ from plait.data.logs.tables import Table, check_columns, collect, reading
 from plait.data.logs.text import decimal_hint, with_decimal_points
 from plait.data.manifest import Settings, SplitColumn
 from plait.data.preparation.coding import dense_codes
-from plait.schema import Categorical, Category, Number
+from plait.schema import Category, Number
 
 EXAMPLES = 3  # rows named per broken rule
 FIRST_ROWS = 1_000  # from which the type of ids is guessed
@@ -264,7 +265,7 @@ def _read_as(
 
 def _numbers(settings: Settings) -> list[str]:
     """The columns that hold numbers, or times that may be."""
-    names = [action.name for action in settings.actions if not isinstance(action.kind, Categorical)]
+    names = [action.name for action in settings.actions if not read_as(action.kind).is_spelt]
     names += [feature.name for feature in settings.context if isinstance(feature.kind, Number)]
     return names if settings.time is None else [settings.time, *names]
 
@@ -273,7 +274,7 @@ def _spelt_columns(settings: Settings) -> list[str]:
     """Columns, beside those of ids, that mean what is written and not the number that it may be."""
     names = [feature.name for feature in settings.context if isinstance(feature.kind, Category)]
     names += [settings.split_column] if settings.split_column else []
-    names += [action.name for action in settings.actions if isinstance(action.kind, Categorical)]
+    names += [action.name for action in settings.actions if read_as(action.kind).is_spelt]
     if settings.time_format is not None and settings.time is not None:
         names.append(settings.time)
     return names + ([settings.time_offset] if settings.time_offset else [])
@@ -300,7 +301,7 @@ def _columns_of(
     if isinstance(settings.split, SplitColumn):
         columns["part"] = rules.split_column(settings.split, schema[settings.split.column])
     for index, action in enumerate(settings.actions):
-        columns[f"action{index}"] = rules.action_column(action, schema[action.name])
+        columns[f"action{index}"] = action_column(action, schema[action.name])
     for index, feature in enumerate(settings.context):
         dtype, group = schema[feature.name], categories[feature.name]
         columns[f"context{index}"] = rules.context_column(feature, dtype, group)

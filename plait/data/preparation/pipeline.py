@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from plait.data.columns import features
+from plait.data.columns.actions import known_values, read_as
 from plait.data.columns.features import Described, Features
 from plait.data.columns.missing import Missing, check_missing, with_missing
 from plait.data.columns.times import MICROSECONDS_PER_S, TimeUnit, check_format
@@ -57,7 +58,7 @@ from plait.data.storage.whole_folders import (
     write_table,
 )
 from plait.data.vocabulary import Vocabulary
-from plait.schema import Action, ActionKind, Amount, Feature, Vector
+from plait.schema import Action, ActionKind, Feature, Vector
 
 
 def prepare(
@@ -521,16 +522,12 @@ def _compact(code_E: np.ndarray, present: np.ndarray, ids: pl.Series) -> tuple[n
 
 
 def _fit(actions: Sequence[Action], action_EA: np.ndarray, train_E: np.ndarray) -> tuple[Action, ...]:
-    """The actions with the scales of their amounts taken from training rows."""
-    fitted = []
-    for index, action in enumerate(actions):
-        if isinstance(action.kind, Amount):
-            value_E = action_EA[train_E, index]
-            largest = float(np.log1p(value_E[~np.isnan(value_E)].max(initial=0.0), dtype=np.float64))
-            kind = msgspec.structs.replace(action.kind, log1p_scale=largest or 1.0)
-            action = msgspec.structs.replace(action, kind=kind)
-        fitted.append(action)
-    return tuple(fitted)
+    """The actions with what their kinds take from training rows."""
+    values = (known_values(action_EA[train_E, index]) for index in range(len(actions)))
+    return tuple(
+        msgspec.structs.replace(action, kind=read_as(action.kind).fitted(value_N))
+        for action, value_N in zip(actions, values, strict=True)
+    )
 
 
 def _tables(

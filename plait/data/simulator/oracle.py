@@ -54,9 +54,10 @@ class Oracle:
     item_Q: Int64[np.ndarray, " Q"]  # dense index of the item that came
     label_QA: Float32[np.ndarray, "Q A"]  # in the log's units
     actions: tuple[Action, ...]
-    predicted: dict[str, Float64[np.ndarray, " Q"]]  # given the item that came, as a model's head defines it
-    mean: dict[str, Float64[np.ndarray, " Q"]]  # lowest RMSE in the log's units
-    log_mean: dict[str, Float64[np.ndarray, " Q"]]  # of amounts, lowest RMSE at model scale
+    # Given the item that came, as a model's head defines it; of an ordinal, all three hold the chances of its levels.
+    predicted: dict[str, Float64[np.ndarray, "Q ..."]]
+    mean: dict[str, Float64[np.ndarray, "Q ..."]]  # lowest RMSE in the log's units
+    log_mean: dict[str, Float64[np.ndarray, "Q ..."]]  # of amounts, lowest RMSE at model scale
     category_QB: Float64[np.ndarray, "Q B"]  # chances of the next item's category
     category_V: Int64[np.ndarray, " V"]
     within_V: Float64[np.ndarray, " V"]  # chance of an item, given its category
@@ -115,9 +116,9 @@ def oracle(
         item_Q=asked.item_Q,
         label_QA=asked.label_QA,
         actions=dataset.actions,
-        predicted=dict(zip(names, found.predicted_AQ, strict=True)),
-        mean=dict(zip(names, found.mean_AQ, strict=True)),
-        log_mean=dict(zip(names, found.log_mean_AQ, strict=True)),
+        predicted=dict(zip(names, found.predicted, strict=True)),
+        mean=dict(zip(names, found.mean, strict=True)),
+        log_mean=dict(zip(names, found.log_mean, strict=True)),
         category_QB=found.category_QB,
         category_V=truth.category_V[asked.world_item_V],
         within_V=truth.within_V[asked.world_item_V],
@@ -148,19 +149,19 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Found:
-    """Where the answers are gathered."""
+    """Where the answers are gathered; of actions, an array for each."""
 
-    predicted_AQ: Float64[np.ndarray, "A Q"]
-    mean_AQ: Float64[np.ndarray, "A Q"]
-    log_mean_AQ: Float64[np.ndarray, "A Q"]
+    predicted: list[Float64[np.ndarray, "Q ..."]]
+    mean: list[Float64[np.ndarray, "Q ..."]]
+    log_mean: list[Float64[np.ndarray, "Q ..."]]
     category_QB: Float64[np.ndarray, "Q B"]
 
     @classmethod
     def empty(cls, world: World, num_targets: int) -> "_Found":
-        shape = (len(world.responses), num_targets)
-        return cls(
-            np.empty(shape), np.empty(shape), np.empty(shape), np.empty((num_targets, world.num_categories))
-        )
+        outcomes = [response.action.kind.outcomes for response in world.responses]
+        shapes = [(num_targets, len(values)) if values else (num_targets,) for values in outcomes]
+        predicted, mean, log_mean = ([np.empty(shape) for shape in shapes] for _ in range(3))
+        return cls(predicted, mean, log_mean, np.empty((num_targets, world.num_categories)))
 
 
 def _asked(
@@ -291,6 +292,6 @@ def _answer(
     state_RZ = ahead.given_category(machine, ahead_RLZ, machine.truth.category_V[item_R])
     for column, (response, of) in enumerate(zip(machine.world.responses, machine.chances, strict=True)):
         best = expected(response, Chances(of.hit[item_R], of.size[item_R]), state_RZ)
-        found.predicted_AQ[column, query_R] = best.predicted
-        found.mean_AQ[column, query_R] = best.mean
-        found.log_mean_AQ[column, query_R] = best.log_mean
+        found.predicted[column][query_R] = best.predicted
+        found.mean[column][query_R] = best.mean
+        found.log_mean[column][query_R] = best.log_mean

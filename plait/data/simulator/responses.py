@@ -1,21 +1,23 @@
 """What a user does with an item: how responses are drawn, how likely they are, what to expect of them.
 
 Every kind of action is made of the same two parts: hits among a number of trials (a binary action is one trial,
-a bounded number four), and a size, the log1p of an amount, which follows a gamma distribution. So all log-
-likelihoods are linear in a few features of the value, and one product scores every latent state.
+a bounded number four, an ordinal one less than its levels), and a size, the log1p of an amount, which follows a gamma
+distribution. So all log-likelihoods are linear in a few features of the value, and one product scores every latent
+state.
 
-Shape letters: E events, F features of a value, X the axes of whatever states the chances are known for.
+Shape letters: E events, F features of a value, V levels, X the axes of whatever states the chances are known for.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, assert_never
 
 import msgspec
 import numpy as np
 from jaxtyping import Float, Float64
 
 from plait.limits import Between, check_numbers
-from plait.schema import Action, Amount, Categorical, Regression
+from plait.schema import Action, Amount, Binary, Categorical, Ordinal, Regression
 
 LEVELS = 4  # trials behind a bounded number: it takes one of five values, as five stars do
 SHAPE = 64.0  # of the gamma distribution of log1p(amount): its standard deviation is an eighth of its mean
@@ -28,8 +30,8 @@ LARGEST_SIZE = 10.0  # mean of log1p(amount); far below SHAPE, where the mean of
 class Response(msgspec.Struct, frozen=True, kw_only=True):
     """An action that the world's users take.
 
-    `rate` is the share of hits (a binary action happens, a zero-inflated amount is above 0, a bounded number
-    rises by a level) among items shown while nothing follows from the last action. `size` is the mean of
+    `rate` is the share of hits (a binary action happens, a zero-inflated amount is above 0, a bounded number or an
+    ordinal rises by a level) among items shown while nothing follows from the last action. `size` is the mean of
     log1p(amount) where nothing moves it.
     """
 
@@ -38,24 +40,48 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     size: Annotated[float, Between(0, LARGEST_SIZE, "the mean of log1p(amount)", above=True)] = 3.0
 
     def __post_init__(self) -> None:
-        name, kind = self.action.name, self.action.kind
-        if isinstance(kind, Categorical):
-            raise ValueError(f"response {name!r} is categorical; expected binary, regression or amount")
-        check_numbers(f"response {name!r}: ", self)
+        _parts_of(self.action)
+        check_numbers(f"response {self.action.name!r}: ", self)
 
     @property
     def trials(self) -> int:
-        match self.action.kind:
-            case Regression():
-                return LEVELS
-            case Amount(zero_inflated=False):
-                return 0
-            case _:
-                return 1
+        return _parts_of(self.action).trials
 
     @property
     def has_size(self) -> bool:
-        return isinstance(self.action.kind, Amount)
+        return _parts_of(self.action).has_size
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a response is made of. Without a size, its value is what the hits come to."""
+
+    trials: int  # 0: it has a size whatever happens
+    has_size: bool = False
+    low: float = 0.0  # of no hits
+    high: float = 1.0  # of nothing but hits
+    tells_levels: bool = False  # the chance of every number of hits is what is predicted
+
+
+def _parts_of(action: Action) -> _Parts:
+    """Raises ValueError where a world cannot draw such an action."""
+    kind = action.kind
+    match kind:
+        case Binary():
+            return _Parts(trials=1)
+        case Regression():
+            return _Parts(trials=LEVELS, low=float(kind.low), high=float(kind.high))
+        case Amount():
+            return _Parts(trials=int(kind.zero_inflated), has_size=True)
+        case Ordinal():
+            steps = len(kind.values) - 1
+            return _Parts(trials=steps, high=float(steps), tells_levels=True)
+        case Categorical():
+            raise ValueError(
+                f"response {action.name!r} is categorical; expected binary, regression, amount or ordinal"
+            )
+        case _:
+            assert_never(kind)
 
 
 @dataclass(frozen=True)
@@ -104,30 +130,25 @@ def draw(
         uniform_E: decides the first trial, so that worlds of one seed and other strengths stay comparable.
     """
     hit_E = (uniform_E < chances.hit).astype(np.float64)
-    match response.action.kind:
-        case Regression(low=low, high=high):
-            more_E = rng.random((LEVELS - 1, len(hit_E))) < chances.hit
-            return low + (high - low) * (hit_E + more_E.sum(0)) / LEVELS
-        case Amount(zero_inflated=zero_inflated):
-            amount_E = np.expm1(rng.standard_gamma(SHAPE, len(hit_E)) * chances.size / SHAPE)
-            return amount_E * hit_E if zero_inflated else amount_E
-        case _:
-            return hit_E
+    parts = _parts_of(response.action)
+    if parts.has_size:
+        amount_E = np.expm1(rng.standard_gamma(SHAPE, len(hit_E)) * chances.size / SHAPE)
+        return amount_E * hit_E if parts.trials else amount_E
+    more_E = rng.random((parts.trials - 1, len(hit_E))) < chances.hit
+    return parts.low + (parts.high - parts.low) * (hit_E + more_E.sum(0)) / parts.trials
 
 
 def features(response: Response, value_E: Float[np.ndarray, " E"]) -> Float64[np.ndarray, "F E"]:
     """What a value's log-likelihood is linear in: hits and misses, whether there is a size, and the size."""
     value_E = value_E.astype(np.float64)
     happened_E = (value_E > 0).astype(np.float64)
-    rows = []
-    if response.trials:
-        match response.action.kind:
-            case Regression(low=low, high=high):
-                hits_E = (value_E - low) / (high - low) * LEVELS
-            case _:
-                hits_E = happened_E
-        rows += [hits_E, response.trials - hits_E]
-    if response.has_size:
+    parts, rows = _parts_of(response.action), []
+    if parts.trials:
+        hits_E = (value_E - parts.low) / (parts.high - parts.low) * parts.trials
+        if parts.has_size:
+            hits_E = happened_E
+        rows += [hits_E, parts.trials - hits_E]
+    if parts.has_size:
         rows += [happened_E, np.log1p(value_E)]
     return np.stack(rows)
 
@@ -144,7 +165,9 @@ def weights(response: Response, chances: Chances) -> Float64[np.ndarray, " F *X"
 
 @dataclass(frozen=True)
 class Expected:
-    """Point predictions of one action, in the log's units. They differ for amounts only."""
+    """Predictions of one action, as a model's head gives them. They differ for amounts only; of an ordinal, all are the
+    chances of its levels, in a last axis more.
+    """
 
     predicted: Float64[np.ndarray, "*X"]  # as a model's head defines its prediction
     mean: Float64[np.ndarray, "*X"]  # lowest mean squared error in the log's units
@@ -157,16 +180,31 @@ def expected(response: Response, chances: Chances, weight: Float64[np.ndarray, "
     A head predicts P(value > 0) times expm1 of the mean of log1p(value) over the values above 0. That is no mean:
     it lies below it, since log1p is concave.
     """
-    hit = (weight * chances.hit).sum(-1)
-    match response.action.kind:
-        case Regression(low=low, high=high):
-            value = low + (high - low) * hit
-            return Expected(value, value, value)
-        case Amount(zero_inflated=zero_inflated):
-            positive = weight * chances.hit if zero_inflated else weight
-            occurs = positive.sum(-1)
-            log_mean = (positive * chances.size).sum(-1)
-            mean = (positive * ((1 - chances.size / SHAPE) ** -SHAPE - 1)).sum(-1)
-            return Expected(occurs * np.expm1(log_mean / occurs), mean, np.expm1(log_mean))
-        case _:
-            return Expected(hit, hit, hit)
+    parts = _parts_of(response.action)
+    if parts.has_size:
+        return _expected_amount(chances, weight, is_certain=not parts.trials)
+    if parts.tells_levels:
+        level = _chances_of_hits(chances.hit, weight, parts.trials)
+        return Expected(level, level, level)
+    value = parts.low + (parts.high - parts.low) * (weight * chances.hit).sum(-1)
+    return Expected(value, value, value)
+
+
+def _expected_amount(chances: Chances, weight: Float64[np.ndarray, "*X Z"], is_certain: bool) -> Expected:
+    positive = weight if is_certain else weight * chances.hit
+    occurs = positive.sum(-1)
+    log_mean = (positive * chances.size).sum(-1)
+    mean = (positive * ((1 - chances.size / SHAPE) ** -SHAPE - 1)).sum(-1)
+    return Expected(occurs * np.expm1(log_mean / occurs), mean, np.expm1(log_mean))
+
+
+def _chances_of_hits(
+    hit: Float64[np.ndarray, "*X Z"], weight: Float64[np.ndarray, "*X Z"], trials: int
+) -> Float64[np.ndarray, "*X V"]:
+    """Of none to all of the trials: a binomial distribution, by its logarithm, in which many trials are finite."""
+    log_hit, log_miss = np.log(hit), np.log1p(-hit)
+    ways = [
+        math.lgamma(trials + 1) - math.lgamma(n + 1) - math.lgamma(trials - n + 1) for n in range(trials + 1)
+    ]
+    log_chances = (ways[n] + n * log_hit + (trials - n) * log_miss for n in range(trials + 1))
+    return np.stack([(weight * np.exp(log_chance)).sum(-1) for log_chance in log_chances], axis=-1)

@@ -13,7 +13,7 @@ from plait.data.simulator.drawing import Log, draw_log
 from plait.data.simulator.world import WORLD, World
 from plait.data.storage.whole_folders import whole_folder, write_bytes, write_table
 from plait.limits import WHOLE, check_fits, check_number
-from plait.schema import Category
+from plait.schema import Action, Category
 
 TRUTH = "truth.parquet"  # row by row what no model is told: type, mood, scenario, trace
 SCENARIO = "scenario"  # column of both
@@ -96,8 +96,17 @@ def _visible(world: World, log: Log) -> pl.DataFrame:
         "request_id": log.request_E,
         SCENARIO: log.scenario_E,
     }
-    actions = {r.action.name: log.action_EA[:, column] for column, r in enumerate(world.responses)}
+    actions = {
+        r.action.name: _as_logged(r.action, log.action_EA[:, column])
+        for column, r in enumerate(world.responses)
+    }
     return pl.DataFrame(columns | actions)
+
+
+def _as_logged(action: Action, value_E: np.ndarray) -> np.ndarray:
+    """What a log holds: the value itself in place of its index."""
+    outcomes = action.kind.outcomes
+    return np.array(outcomes)[value_E.astype(np.int64)] if outcomes else value_E
 
 
 def _hidden(log: Log) -> pl.DataFrame:
