@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, get_args
 
 from plait.layouts import CATALOGUE
-from plait.layouts.casting import SameRequest
+from plait.layouts.event_roles import SameRequest
 from plait.models.combining import TRUNKS, Combination, combinations
-from plait.models.inputs import History, TimeAnchor
+from plait.models.questions import History, TimeAnchor
 from plait.nn.config import Positions
 
 CHOICES: dict[str, tuple[str, ...]] = {

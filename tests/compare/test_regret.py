@@ -19,7 +19,7 @@ from plait.layouts import resolve
 from plait.metrics.intervals import bootstrap
 from plait.metrics.retrieval import NEVER
 from plait.models.generative import ModelSettings
-from plait.models.inputs import Exposure
+from plait.models.questions import Exposure
 from plait.nn.config import TrunkConfig
 from plait.training.run import RunSettings, load_answers, run
 

@@ -45,7 +45,7 @@ def check_round_trip(layout: Layout, positions: str, folder: Path) -> None:
     save_model(model, folder)
     loaded = load_model(folder)
     inputs = asked_in_training(layout, batch_of((5, 3)))
-    assert inputs.asked and not loaded.training
+    assert inputs.questions and not loaded.training
     assert (loaded.config, loaded.layout) == (model.config, layout)
     for found_MD, state_MD in zip(loaded(inputs), model(inputs), strict=True):
         assert len(state_MD) and torch.equal(found_MD, state_MD)

@@ -17,7 +17,7 @@ from tiny import (
 from plait.layouts import Layout, resolve
 from plait.models.combining import TRUNKS, trunk_of
 from plait.models.generative import ModelSettings
-from plait.models.inputs import Exposure
+from plait.models.questions import Exposure
 from plait.nn import heads
 from plait.nn.config import Positions
 from plait.schema import EventBatch
@@ -35,7 +35,7 @@ def check_losses_are_means(layout: Layout) -> None:
     batch = batch_of(LENGTHS, LEADS)
     model = model_of(layout)
     inputs = asked_in_training(layout, batch)
-    assert inputs.asked
+    assert inputs.questions
     whole = model.losses(inputs)
     total = dict.fromkeys(whole, 0.0)
     count = dict.fromkeys(whole, 0)

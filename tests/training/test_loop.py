@@ -22,7 +22,7 @@ from tiny import ACTIONS, assert_caught, prepared, random_log
 from plait.data import Dataset, Temporal, prepare
 from plait.layouts import CATALOGUE
 from plait.models.generative import GenerativeRecommender
-from plait.models.inputs import Exposure
+from plait.models.questions import Exposure
 from plait.nn import precision
 from plait.nn.config import TrunkConfig
 from plait.nn.losses import RetrievalLoss

@@ -10,8 +10,8 @@ from plait.evaluation.protocol_line import changed
 from plait.evaluation.settings import Protocol
 from plait.layouts import CATALOGUE, Layout, resolve
 from plait.models.generative import ModelConfig, ModelSettings
-from plait.models.inputs import Exposure
 from plait.models.late import LateSettings
+from plait.models.questions import Exposure
 from plait.nn.config import HstuSwitches, TrunkConfig
 from plait.nn.encoders import ItemEncoding
 from plait.nn.losses import RetrievalLoss
