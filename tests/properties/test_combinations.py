@@ -7,7 +7,6 @@ from pathlib import Path
 
 import checks
 import conformance
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -31,14 +30,6 @@ from plait.nn.visibility import Segments
 EVERY = list(combinations())
 ALLOWED = [combination for combination in EVERY if not combination.problems]
 REFUSED = [combination for combination in EVERY if combination.problems]
-
-
-@pytest.fixture
-def shapes_are_not_checked():
-    """The same calls come a thousand times here, with shapes that all other tests check."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("shapes_are_not_checked")

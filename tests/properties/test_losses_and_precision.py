@@ -42,7 +42,7 @@ def check_losses_are_means(layout: Layout) -> None:
     for single in alone(batch):
         single_inputs = asked_in_training(layout, single)
         labels = {"retrieval": 0, "rating": 0, "liked": 0}
-        for asked in single_inputs.asked:
+        for asked in single_inputs.questions:
             if asked.target.fact.field == "i":
                 labels["retrieval"] = len(asked.label_M)
             else:
