@@ -1,9 +1,9 @@
 """What is asked about in the request of the last event is asked about as it was trained; and how requests are told."""
 
+import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -203,7 +203,9 @@ def test_a_model_that_forgets_how_it_was_trained_to_be_asked_is_caught(monkeypat
     right = plain._coming
 
     def forgetful(model, *asked):
-        return right(SimpleNamespace(**{**vars(model), "plan": replace(model.plan, supervise="all")}), *asked)
+        model = copy.copy(model)
+        model.plan = replace(model.plan, supervise="all")
+        return right(model, *asked)
 
     monkeypatch.setattr(plain, "_coming", forgetful)
     assert_caught(check_own_request, models(MAX_EVENTS), tied_log())
