@@ -1,7 +1,8 @@
 """The generative recommender: any layout over any trunk, one set of weights for retrieval and scoring.
 
-Shape letters: E events, A action columns, N tokens, M questions, S negatives, R rows, L slots of a row, D width,
-V items of the catalogue (with row 0 for unknown items).
+Shape letters: E events, A action columns, N tokens, M questions, S negatives, R rows, L slots of a row, C cells (the
+slots of all rows), D width, P special facts and events (what sources point into), V items of the catalogue (with row
+0 for unknown items).
 """
 
 from collections.abc import Mapping
@@ -277,7 +278,7 @@ class GenerativeRecommender(nn.Module):
                 state_MD = coupler(state_MD, facts[field].index_select(0, source_M))
         return state_MD
 
-    def _facts(self, inputs: Inputs, items: ItemVectors | None) -> dict[Field, Float[Tensor, "S D"]]:
+    def _facts(self, inputs: Inputs, items: ItemVectors | None) -> dict[Field, Float[Tensor, "P D"]]:
         """Per field its special facts, then its embedding of every event: what sources point into.
 
         An item comes with its context: both are known at once.
