@@ -86,14 +86,13 @@ def step_of(architecture: Architecture, num_events: int, precision: str) -> Step
         num_items=NUM_ITEMS,
         actions=(Action("rating", Regression(1, 5)),),
         max_events=num_events,
+        asked_as_candidates=architecture.candidates,
     )
     model = trainable(config)
     batch = batch_of(np.full(USERS[num_events], num_events))
     of_user_E = (np.arange(num_events) - num_events) // REQUEST_EVENTS  # the last request is whole
     batch = replace(batch, request_E=np.tile(of_user_E, USERS[num_events]))
-    requests = 1 if architecture.candidates else None
-    inputs = training_inputs(model.layout, batch, candidate_requests=requests)
-    return whole_step(model, [inputs], precision)
+    return whole_step(model, [training_inputs(model.plan, batch)], precision)
 
 
 def measure(num_events: int, precision: str) -> dict[str, object]:

@@ -68,7 +68,7 @@ def measure_rows(row_length: int) -> dict[str, object]:
         model = model_of("lac", NUM_FEW, row_length, settings=settings)
         assert forget_peak_memory(), "the kernel does not tell the peak"
         before_mb, start_s = peak_memory_mb(), time.process_time()
-        inputs = training_inputs(model.layout, batch)
+        inputs = training_inputs(model.plan, batch)
         assert inputs.segments.segment_RL.shape == (4, row_length)
         model.total(model.losses(inputs)).backward()
         took_s, peak_mb = time.process_time() - start_s, peak_memory_mb()
@@ -110,7 +110,7 @@ def step_of_items(num_items: int, has_features: bool) -> Step:
         vector_VW = rng.normal(size=(num_items + 1, 32)).astype(np.float32)
         model.items.describe(FeatureTable(features, code_VK, vector_VW), events_V)
     model.sampler = model.retrieval.make_sampler(torch.from_numpy(events_V))
-    inputs = training_inputs(model.layout, events_of(np.full(USERS, EVENTS), num_items))
+    inputs = training_inputs(model.plan, events_of(np.full(USERS, EVENTS), num_items))
     return whole_step(model, [inputs], "fp32")
 
 
@@ -119,7 +119,7 @@ def step_of_actions(layout: str, num_values: int) -> Step:
     action = Action("shop", Categorical(tuple(map(str, range(num_values)))))
     model = model_of(layout, NUM_FEW, EVENTS, actions=(action,))
     batch = events_of(np.full(USERS, EVENTS), NUM_FEW, num_values, first_value=0)
-    return whole_step(model, [training_inputs(model.layout, batch)], "fp32")
+    return whole_step(model, [training_inputs(model.plan, batch)], "fp32")
 
 
 def measure_items() -> dict[str, dict[str, float]]:

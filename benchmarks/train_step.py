@@ -146,7 +146,7 @@ def measure_packing(length_U: np.ndarray, users_per_step: int, precision: str) -
         "packed": (in_order, pack),
     }
     inputs = {
-        name: [training_inputs(model.layout, batch_of(lengths), packer) for lengths in batches]
+        name: [training_inputs(model.plan, batch_of(lengths), packer) for lengths in batches]
         for name, (batches, packer) in plans.items()
     }
     found: dict[str, object] = {
@@ -171,7 +171,7 @@ def measure_layouts(max_events: int, num_users: int) -> dict[str, object]:
     """Interleaved over lac, and bf16 over fp32, at d = 256 and 4 layers, users of full length."""
     batch = batch_of(np.full(num_users, max_events))
     models = {layout: model_of(layout, 256, 4, max_events) for layout in ("lac", "interleaved")}
-    inputs = {layout: [training_inputs(model.layout, batch)] for layout, model in models.items()}
+    inputs = {layout: [training_inputs(model.plan, batch)] for layout, model in models.items()}
     found: dict[str, object] = {}
     for what, make in (("whole_step", whole_step), ("trunk", trunk_step)):
         steps = {

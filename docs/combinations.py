@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, get_args
 
 from plait.layouts import CATALOGUE
-from plait.layouts.casting import SameRequest
+from plait.layouts.event_roles import SameRequest
 from plait.models.combining import Combination, combinations
-from plait.models.inputs import History
+from plait.models.questions import History
 from plait.nn.config import TRUNKS
 from plait.nn.positions import Positions, TimeAnchor
 

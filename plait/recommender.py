@@ -92,8 +92,8 @@ class Recommender:
         read = self._of_batch(history) if is_batch else self._read(history, users)
         return encode_history(
             read.events,
-            self.model.config.max_events,
-            self.model.layout.lag,
+            self.model.plan.max_events,
+            self.model.plan.lead,
             read.user_ids if is_batch else read.user_ids or NOBODY,
             read.unknown_items,
             request_name_U=read.request_name_U,
@@ -124,8 +124,8 @@ class Recommender:
         return append_event(
             state,
             read.events,
-            self.model.config.max_events,
-            self.model.layout.lag,
+            self.model.plan.max_events,
+            self.model.plan.lead,
             read.user_ids,
             read.unknown_items,
             request_name_U=read.request_name_U,

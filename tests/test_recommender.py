@@ -34,7 +34,7 @@ from plait.fitting import fit
 from plait.layouts import resolve
 from plait.models import saving
 from plait.models.generative import ModelSettings
-from plait.models.inputs import Exposure
+from plait.models.questions import Exposure
 from plait.nn.encoders import ItemEncoding
 from plait.recommender import Recommender
 from plait.schema import UNKNOWN_ITEM, Action, Binary, Categorical, EventBatch, Regression

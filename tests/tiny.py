@@ -16,10 +16,11 @@ import torch
 from plait.data import Dataset, LeaveOneOut, prepare
 from plait.data.manifest import Split
 from plait.engine.state import joined
-from plait.layouts import CATALOGUE, Layout, audit
+from plait.layouts import CATALOGUE, Layout, audit, resolve
 from plait.layouts.packing import pack
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
 from plait.models.inputs import Inputs, Packer, training_inputs
+from plait.models.questions import Exposure, QuestionPlan
 from plait.nn.config import TrunkConfig
 from plait.nn.dropout import draw_from
 from plait.nn.initialising import initialised
@@ -104,11 +105,27 @@ def batch_of(length_U: Sequence[int], lead_U: Sequence[int] | None = None, seed:
     )
 
 
+def plan_of(
+    layout: Layout | str,
+    exposure: Exposure = Exposure(),
+    candidate_requests: int | None = None,
+    max_events: int = MAX_EVENTS,
+) -> QuestionPlan:
+    """Asks about every event where it stands, or by choice about the last requests' events as candidates."""
+    return QuestionPlan(
+        layout=layout if isinstance(layout, Layout) else resolve(layout),
+        max_events=max_events,
+        exposure=exposure,
+        supervise="all" if candidate_requests is None else "candidates",
+        candidate_requests=candidate_requests or 1,
+    )
+
+
 def asked_in_training(layout: Layout, batch: EventBatch, packer: Packer = pack, **kwargs: Any) -> Inputs:
     """Training inputs that supervise every event; as candidates, where the layout allows nothing else."""
     if layout.candidate:
         kwargs = {"candidate_requests": len(batch.item_E), **kwargs}
-    return training_inputs(layout, batch, packer, **kwargs)
+    return training_inputs(plan_of(layout, **kwargs), batch, packer)
 
 
 def part_of(

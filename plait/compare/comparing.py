@@ -241,7 +241,7 @@ def _check_selection(variant: Variant, dataset: Dataset) -> None:
                 f"protocol.select names {metric!r}, and the data has no action {action!r}, only "
                 f"{', '.join(actions) or 'none'}"
             )
-    validation = targets_of(dataset, "validation", its.model.exposure)
+    validation = targets_of(dataset, "validation", its.protocol.plan(layout, its.model.exposure))
     check_can_choose(Reach(dataset, layout, its.protocol, validation), selection)
 
 

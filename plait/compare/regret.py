@@ -23,7 +23,7 @@ from plait.engine import steps
 from plait.engine.ranking import FIRST_ITEM, Scores
 from plait.evaluation.answers import Answers, measure, negatives_of, ranks_in_catalogue
 from plait.evaluation.run_files import RunSettings
-from plait.evaluation.settings import Protocol, asks_candidates
+from plait.evaluation.settings import Protocol
 from plait.layouts import Layout
 from plait.metrics.intervals import Bootstrap, paired_difference
 from plait.metrics.statistic import Statistic
@@ -83,8 +83,7 @@ def _knows_request(of: RunSettings) -> bool:
     """Who knows the time of the event that came knows whether it opened a request. A history that ends with a request,
     because it is blind to the event's own or asks about it as a candidate, tells it as well."""
     exposure, layout = of.model.exposure, Layout.parse(of.layout, allow_leaks=of.model.allow_leaks)
-    ends_with_request = exposure.same_request == "blind" or asks_candidates(layout, exposure, of.protocol)
-    return ends_with_request or exposure.time_anchor != "current"
+    return of.protocol.plan(layout, exposure).reads_requests or exposure.time_anchor != "current"
 
 
 def metrics_of(

@@ -6,6 +6,7 @@ D width. Small ones count those of a step: u users, c candidates.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -130,8 +131,7 @@ class _Coming:
 def _coming(
     model: GenerativeRecommender, field: Field, state: State, at_s: int | None, request_name: Hashable
 ) -> _Coming:
-    """An event of the last event's request comes as in training: in a request that is blind to itself, or asked about
-    as candidates are, after what lay before the request; else after all events.
+    """An event comes after the context that the model's plan gives it, as in training.
 
     Raises:
         ValueError: as `_request_times`, or a history is too short to be asked from.
@@ -142,10 +142,8 @@ def _coming(
     if at_s is not None:
         name_U = None if request_name is None else (request_name,) * len(in_last_U)
         in_last_U = in_last_request(state, np.full_like(time_s_U, at_s), name_U)
-    from_before = model.config.settings.exposure.same_request == "blind" or model.asks_candidates
-    events = window(
-        state.events, model.config.max_events, model.layout.lag, in_last_U if from_before else None
-    )
+    plan = model.plan
+    events = window(state.events, plan.max_events, plan.lead, plan.end_of_context(state.events, in_last_U))
     _check_long_enough(model, field, state, events)
     return _Coming(events, time_s_U, request_U + ~in_last_U)
 
@@ -197,10 +195,10 @@ def _request_times(
     last_s_U = state.events.time_s_E[state.events.start_U1[1:] - 1]
     if not needs_time(model, field):
         return last_s_U
-    settings, asked = model.config.settings, "action" if field == "a" else "next item"
+    settings = model.config.settings
     what = (
         f"layout '{model.layout}' with positions = '{settings.trunk.positions}' and time_anchor = "
-        f"'{settings.exposure.time_anchor}' knows when the {asked} that it predicts happens"
+        f"'{settings.exposure.time_anchor}' knows when the {_named(field)} that it predicts happens"
     )
     if at_s is None:
         raise ValueError(f"{what}: say when, with at (--at)")
@@ -211,6 +209,18 @@ def _request_times(
             f"({last_s_U[early_U[0]]}, unix seconds): give a later time, or a shorter history"
         )
     return np.full_like(last_s_U, at_s)
+
+
+def _named(field: Field) -> str:
+    match field:
+        case "i":
+            return "next item"
+        case "a":
+            return "action"
+        case "c":
+            raise AssertionError("no condition is asked about")
+        case _:
+            assert_never(field)
 
 
 def _unknown(events: EventBatch) -> Int64[np.ndarray, "U 1"]:
@@ -224,8 +234,7 @@ def _no_context(events: EventBatch) -> Int64[np.ndarray, " F"]:
 def _inputs(
     model: GenerativeRecommender, batch: EventBatch, field: Field, late: LateStatistics | None
 ) -> Inputs:
-    device, exposure = next(model.parameters()).device, model.config.settings.exposure
-    return query_inputs(model.layout, batch, (field,), device=device, exposure=exposure, late=late)
+    return query_inputs(model.plan, batch, (field,), device=next(model.parameters()).device, late=late)
 
 
 def _joined(parts: Sequence[dict[str, np.ndarray]], axis: int) -> dict[str, np.ndarray]:
@@ -244,7 +253,7 @@ def _score_step(
     inputs = _inputs(model, joined(repeated(coming.events, shape[1]), candidates), "a", late)
     (state_MD,) = model(inputs)
     assert model.heads is not None, "a layout that scores has heads"
-    predicted = model.heads.predict(state_MD, inputs.asked[0].late_MF)
+    predicted = model.heads.predict(state_MD, inputs.questions[0].late_MF)
     return {name: value.unflatten(0, shape).cpu().numpy() for name, value in predicted.items()}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from plait.layouts.casting import begin_of_request
+from plait.layouts.event_roles import begin_of_last_request
 from plait.schema import EventBatch
 
 
@@ -132,13 +132,15 @@ def window(
     events: EventBatch,
     max_events: int,
     lag: int,
-    without_last_request_U: Bool[np.ndarray, " U"] | None = None,
+    end_U: Int64[np.ndarray, " U"] | None = None,
 ) -> EventBatch:
-    """What a model looks at: the last `max_events` events of every user, and `lag` more before them where there are;
-    of the users that are named those before their last request."""
-    end_U = events.start_U1[1:]
-    if without_last_request_U is not None:
-        end_U = np.where(without_last_request_U, _begin_of_last_request(events), end_U)
+    """What a model looks at: the last `max_events` events of every user, and `lag` more before them where there are.
+
+    Args:
+        end_U: the first event of each user that is not looked at; by default all are.
+    """
+    if end_U is None:
+        end_U = events.start_U1[1:]
     first_U = np.maximum(events.start_U1[:-1], end_U - max_events - lag)
     lead_U = np.maximum(0, end_U - first_U - max_events)
     return _taken(events, np.arange(events.num_users), first_U, lead_U, end_U)
@@ -224,18 +226,13 @@ def _kept(events: EventBatch, max_events: int, lag: int) -> EventBatch:
     reach = max_events + lag
     length_U = events.num_events_U
     event_E, end_E = np.arange(len(events.item_E)), np.repeat(events.start_U1[1:], length_U)
-    begin_E = np.repeat(_begin_of_last_request(events), length_U)
+    begin_E = np.repeat(begin_of_last_request(events.start_U1, events.request_E), length_U)
     is_last_E = event_E >= end_E - reach
     is_before_E = (event_E >= begin_E - reach) & (event_E < begin_E)
     index_E = np.flatnonzero(is_last_E | is_before_E)
     start_U1 = np.searchsorted(index_E, events.start_U1)
     lead_U = np.maximum(0, np.diff(start_U1) - max_events)
     return _gathered(events, np.arange(events.num_users), start_U1, lead_U, index_E)
-
-
-def _begin_of_last_request(events: EventBatch) -> Int64[np.ndarray, " U"]:
-    begin_E = begin_of_request(events.start_U1, events.request_E)
-    return begin_E[events.start_U1[1:] - 1]
 
 
 def _users(events: EventBatch, user_W: Int64[np.ndarray, " W"]) -> EventBatch:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int64
 
-from plait.layouts.arrange import candidate_tokens
 from plait.models.generative import GenerativeRecommender
 
 STEP_BYTES = 256 << 20  # of a forward pass: what its tokens take at the peak, beside the weights
@@ -39,10 +38,9 @@ def tokens_of(
     model: GenerativeRecommender, length_S: Int64[np.ndarray, " S"], num_candidates: int = 1
 ) -> Int64[np.ndarray, " S"]:
     """How many tokens sequences take: histories of so many events, as far as the model looks, and candidates."""
-    layout = model.layout
-    per_candidate = max(layout.tokens_per_event, len(candidate_tokens(layout)))
-    seen_S = np.minimum(length_S, model.config.max_events + layout.lag)
-    return seen_S * layout.tokens_per_event + num_candidates * per_candidate
+    plan = model.plan
+    seen_S = np.minimum(length_S, plan.max_events + plan.lead)
+    return seen_S * model.layout.tokens_per_event + num_candidates * plan.tokens_to_come
 
 
 def rows_per_step(width: int) -> int:

@@ -19,17 +19,18 @@ from plait.data import Dataset, Targets
 from plait.engine import steps
 from plait.engine.ranking import Catalogue, Scores, Seen, catalogue_of, scores_at, without
 from plait.evaluation.ahead import ahead
-from plait.evaluation.settings import Protocol, asks_candidates
+from plait.evaluation.settings import Protocol
 from plait.layouts import audit
 from plait.metrics import retrieval
 from plait.metrics.scoring import Labelled, labelled
 from plait.metrics.statistic import Statistic
 from plait.metrics.table import LOSS, LOSS_OF_ACTIONS, Scale, measured_on_ranks, of_kind
 from plait.models.generative import GenerativeRecommender
-from plait.models.inputs import Exposure, Inputs, query_inputs
+from plait.models.inputs import Inputs, query_inputs
+from plait.models.questions import QuestionPlan
 from plait.nn.actions import scaled
 from plait.randomness import Stream, numpy_generator
-from plait.schema import Action, Ordinal
+from plait.schema import Action, EventBatch, Ordinal
 
 Part = Literal["validation", "test"]
 SAMPLED_AT_A_TIME = 128  # targets that draw their negatives together: of another number, draws are others
@@ -59,27 +60,14 @@ def answers_of(
     What counts as seen does not depend on how a model is asked: all that its user had when it is, as in serving.
     """
     model.eval()
-    exposure = model.config.settings.exposure
-    targets = targets_of(dataset, part, exposure)
-    as_candidates = asks_candidates(model.layout, exposure, protocol)  # as in training: before their request
-    late = model.late_statistics()
-    asked = dataset.before_requests(targets) if as_candidates else targets
-    together = exposure.time_anchor == "current"  # then the history is the same to all of its targets
+    plan, late = protocol.plan(model.layout, model.config.settings.exposure), model.late_statistics()
+    targets = targets_of(dataset, part, plan)
+    asked = in_context(dataset, targets, plan)
 
     def prepare(rows: slice) -> tuple[Targets, Inputs]:
-        count_B = None
-        if together:
-            batch, count_B = dataset.candidate_batch(asked[rows], protocol.max_events, model.layout.lag)
-        else:
-            batch = dataset.target_batch(asked[rows], protocol.max_events, model.layout.lag)
+        batch, count_B = batch_of_targets(dataset, asked[rows], plan)
         return asked[rows], query_inputs(
-            model.layout,
-            batch,
-            ("i", "a"),
-            device=device,
-            exposure=exposure,
-            num_candidates_U=count_B,
-            late=late,
+            plan, batch, ("i", "a"), device=device, num_candidates_U=count_B, late=late
         )
 
     catalogue = None
@@ -89,31 +77,38 @@ def answers_of(
     negatives = negatives_of(dataset, targets, protocol)
     parts = [
         _answer(model, catalogue, dataset, chunk, inputs, protocol, negatives)
-        for chunk, inputs in ahead(prepare, _steps(model, dataset, asked, together))
+        for chunk, inputs in ahead(prepare, _steps(model, dataset, asked, plan))
     ]
     return _joined(parts, targets, dataset)
 
 
-def _steps(model: GenerativeRecommender, dataset: Dataset, asked: Targets, together: bool) -> Iterator[slice]:
-    """Targets whose sequences are computed at a time.
+def batch_of_targets(
+    dataset: Dataset, asked: Targets, plan: QuestionPlan
+) -> tuple[EventBatch, Int64[np.ndarray, " U"]]:
+    """Targets behind their histories, and how many stand behind each: all of one history where they may share it."""
+    if plan.candidates_share_history:
+        return dataset.candidate_batch(asked, plan.max_events, plan.lead)
+    return dataset.target_batch(asked, plan.max_events, plan.lead), np.ones(len(asked), dtype=np.int64)
 
-    Args:
-        together: targets of one history stand in one sequence with it.
-    """
+
+def _steps(
+    model: GenerativeRecommender, dataset: Dataset, asked: Targets, plan: QuestionPlan
+) -> Iterator[slice]:
+    """Targets whose sequences are computed at a time."""
     first_Q = steps.tokens_of(model, dataset.target_lengths(asked))
     cost_Q = first_Q
-    if together:
+    if plan.candidates_share_history:  # they stand in one sequence with it
         cost_Q = np.where(asked.shares_history_Q, steps.tokens_of(model, np.zeros_like(first_Q)), first_Q)
     return steps.within(cost_Q, steps.tokens_per_step(model), first_Q)
 
 
-def targets_of(dataset: Dataset, part: Part, exposure: Exposure) -> Targets:
-    """The held-out events that models of this exposure are asked about.
+def targets_of(dataset: Dataset, part: Part, plan: QuestionPlan) -> Targets:
+    """The held-out events that models are asked about.
 
     Raises:
         ValueError: there are none.
     """
-    targets = dataset.targets(part, exposure.same_request)
+    targets = dataset.targets(part, plan.exposure.same_request)
     if len(targets):
         return targets
     why = "no user with an event in it has one before it; prepare it with other cuts, or without --temporal"
@@ -122,8 +117,19 @@ def targets_of(dataset: Dataset, part: Part, exposure: Exposure) -> Targets:
     raise ValueError(f"{dataset.folder} has no {part} events to evaluate: {why}")
 
 
+def in_context(dataset: Dataset, targets: Targets, plan: QuestionPlan) -> Targets:
+    """The targets, each from the context that the plan gives it. (None sees others of its segment.)"""
+    match plan.context_ends_before:
+        case "event":
+            return targets
+        case "request":
+            return dataset.before_requests(targets)
+        case _:
+            assert_never(plan.context_ends_before)
+
+
 @dataclass(frozen=True)
-class _Part:
+class _ChunkAnswers:
     """Answers of one chunk of queries."""
 
     item_Q: Int64[np.ndarray, " Q"]
@@ -141,20 +147,20 @@ def _answer(
     inputs: Inputs,
     protocol: Protocol,
     negatives: Iterator[Int64[np.ndarray, " N"]] | None,
-) -> _Part:
+) -> _ChunkAnswers:
     rank_Q, predicted, loss_sum = None, {}, {}
-    label_M = inputs.asked[0].label_M
+    label_M = inputs.questions[0].label_M
     item_Q, label_QA = inputs.item_E[label_M].cpu().numpy(), inputs.action_EA[label_M]
-    for asked, state_MD in zip(inputs.asked, model(inputs), strict=True):
+    for questions, state_MD in zip(inputs.questions, model(inputs), strict=True):
         state_MD = state_MD.float()
-        match asked.target.fact.field:
+        match questions.target.fact.field:
             case "i":
                 assert catalogue is not None, "the layout predicts an item"
                 rank = partial(_ranks, catalogue, dataset, chunk, protocol, negatives)
                 rank_Q = _without_autocast(rank, state_MD)
             case "a":
                 assert model.heads is not None, "a layout that predicts actions has heads"
-                late_MF = asked.late_MF
+                late_MF = questions.late_MF
                 found = _without_autocast(partial(model.heads.predict, late_MF=late_MF), state_MD)
                 predicted = {name: value.cpu().numpy() for name, value in found.items()}
                 take_losses = partial(model.heads.losses, raw_MA=label_QA, late_MF=late_MF)
@@ -164,10 +170,10 @@ def _answer(
                     n: float(loss) * count for (n, loss), count in zip(losses.items(), count_A, strict=True)
                 }
             case "c":
-                raise AssertionError("no model predicts a condition")
-            case _:
-                assert_never(asked.target.fact.field)
-    return _Part(item_Q, rank_Q, predicted, loss_sum, label_QA.cpu().numpy())
+                raise AssertionError("a layout that predicts conditions is refused")
+            case field:
+                assert_never(field)
+    return _ChunkAnswers(item_Q, rank_Q, predicted, loss_sum, label_QA.cpu().numpy())
 
 
 def _without_autocast(function: Callable[[Tensor], Value], state_MD: Tensor) -> Value:
@@ -274,7 +280,7 @@ def check_negatives(dataset: Dataset, part: Part, targets: Targets, protocol: Pr
         ) from error
 
 
-def _joined(parts: list[_Part], targets: Targets, dataset: Dataset) -> Answers:
+def _joined(parts: list[_ChunkAnswers], targets: Targets, dataset: Dataset) -> Answers:
     label_QA = np.concatenate([part.label_QA for part in parts])
     count_A = (~np.isnan(label_QA)).sum(0)
     first = parts[0]

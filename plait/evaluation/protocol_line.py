@@ -7,7 +7,7 @@ from typing import assert_never
 from plait.data import Dataset, LeaveOneOut, SplitColumn, Temporal
 from plait.data.manifest import Split
 from plait.evaluation.selection import Selection
-from plait.evaluation.settings import Optim, Protocol, asks_candidates
+from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import Layout
 from plait.models.generative import ModelSettings
 from plait.nn.precision import resolve_precision
@@ -57,9 +57,11 @@ def note_on_requests(
     dataset: Dataset, model: ModelSettings, protocol: Protocol, layout: Layout | None = None
 ) -> str | None:
     """What to know where the settings or the layout read requests, and the log names none."""
-    reads_requests = model.reads_requests or protocol.supervise == "candidates"
-    if layout is not None:
-        reads_requests |= asks_candidates(layout, model.exposure, protocol)
+    reads_requests = model.trunk.reads_requests or protocol.supervise == "candidates"
+    if layout is None:
+        reads_requests |= model.exposure.same_request == "blind"
+    else:
+        reads_requests |= protocol.plan(layout, model.exposure).reads_requests
     if dataset.manifest.settings.request is not None or not reads_requests:
         return None
     return "no request column: events of one time count as one request"

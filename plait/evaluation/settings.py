@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 from plait.evaluation.selection import Selection
 from plait.layouts import Layout
 from plait.limits import MOST_CODES, SEED, SHARE, WHOLE, WINDOW, Between, check_numbers
-from plait.models.combining import supervises_candidates_only
-from plait.models.inputs import Exposure
+from plait.models.questions import Exposure, QuestionPlan, Sample, Supervise
 from plait.nn.precision import Precision
 
 
@@ -49,12 +48,12 @@ class Protocol:
     """A run ends with the step in which it reaches the first of the caps, and a validation."""
     max_tokens: Annotated[float | None, Between(0, 1e18, "no training has read as many", above=True)] = None
     max_flops: Annotated[float | None, Between(0, 1e30, "no training has cost as many", above=True)] = None
-    supervise: Literal["all", "candidates"] = "all"
+    supervise: Supervise = "all"
     """all: every event of a window where it stands. candidates: the events of its last requests, each of what lay
     before its request, as serving asks (GenRank paper, section 3.1); some layouts allow nothing else."""
     candidate_requests: Annotated[int, WINDOW] = 1
     """Of supervise = candidates: how many requests, from the last."""
-    sample: Literal["user", "event"] = "user"
+    sample: Sample = "user"
     """Of supervise = candidates. user: all candidates of a user are one sample. event: each is a sample of its own,
     in an order of its own (GenRank paper, section 3.1: point-wise order)."""
     filter_seen: bool = True
@@ -70,6 +69,17 @@ class Protocol:
             )
         Selection.parse(self.select)
 
+    def plan(self, layout: Layout, exposure: Exposure) -> QuestionPlan:
+        """How models of this layout and exposure are asked, in training and after it."""
+        return QuestionPlan(
+            layout=layout,
+            max_events=self.max_events,
+            exposure=exposure,
+            supervise=self.supervise,
+            candidate_requests=self.candidate_requests,
+            sample=self.sample,
+        )
+
     @property
     def cap(self) -> str:
         """The caps in words.
@@ -84,9 +94,3 @@ class Protocol:
         """Those that are set, by unit."""
         caps = {"epochs": self.max_epochs, "tokens": self.max_tokens, "FLOPs": self.max_flops}
         return {unit: float(amount) for unit, amount in caps.items() if amount is not None}
-
-
-def asks_candidates(layout: Layout, exposure: Exposure, protocol: Protocol) -> bool:
-    """Whether events are asked about as candidates, from what lay before their request: by choice, or because the
-    layout allows nothing else."""
-    return protocol.supervise == "candidates" or supervises_candidates_only(layout, exposure)

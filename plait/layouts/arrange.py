@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from plait.layouts.audit import reader
-from plait.layouts.casting import Cast
+from plait.layouts.event_roles import EventRoles
 from plait.layouts.facts import FIELD_NAMES, Fact, Field, Target, Token
 from plait.layouts.notation import Layout
 
@@ -31,22 +31,21 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Supervised:
-    """The tokens that one target of the layout supervises, their labels and what their heads are given."""
+class Predictions:
+    """The tokens that predict one target of the layout, their labels and what their heads are given."""
 
     target: Target
-    row_M: Int64[np.ndarray, " M"]  # which token predicts
+    token_M: Int64[np.ndarray, " M"]  # which token predicts
     label_M: Int64[np.ndarray, " M"]  # which event holds the answer
-    now_M: Int64[
-        np.ndarray, " M"
-    ]  # the label's own `now`, in the window: what lay before may be told to the head
+    # Where the label's context ends, in the window: what lay before may be told to the head.
+    context_end_M: Int64[np.ndarray, " M"]
     given_M: tuple[tuple[Field, Int64[np.ndarray, " M"]], ...]  # sources, as in `Shown`
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What tokens see beyond plain causality: the tokens of their own event up to themselves, and the first
-    `seen_N` tokens of their user."""
+class TokenVisibility:
+    """What tokens see where causality does not say it all: the tokens of their own event up to themselves, and the
+    first `seen_N` tokens of their user."""
 
     owner_N: Int64[np.ndarray, " N"]  # a number for every event in one part: history or candidate
     seen_N: Int64[np.ndarray, " N"]
@@ -60,9 +59,9 @@ class Tokens:
     position_N: Int64[np.ndarray, " N"]  # restarts at 0 for every user
     shown: tuple[Shown, ...]
     event_N: Int64[np.ndarray, " N"]  # whose token it is
-    now_N: Int64[np.ndarray, " N"]  # how far back it looks: `Cast.now_E`
+    context_end_N: Int64[np.ndarray, " N"]  # where its context ends: `EventRoles.context_end_E`
     slot_N: Int64[np.ndarray, " N"]  # which token: its number in layout.tokens, followed by the candidate's
-    sight: Sight | None  # None: every token sees all tokens of its user before it
+    visibility: TokenVisibility | None  # None: every token sees all tokens of its user before it
 
 
 def candidate_tokens(layout: Layout) -> tuple[Token, ...]:
@@ -78,48 +77,46 @@ def candidate_tokens(layout: Layout) -> tuple[Token, ...]:
     return layout.tokens[: max((index + 1 for index, is_own in enumerate(own) if is_own), default=0)]
 
 
-def arrange(layout: Layout, cast: Cast, full_history: bool = False) -> Tokens:
-    """The tokens of every user: those of its history, then those of its candidates.
-
-    Args:
-        full_history: history sees the whole history, not just what lay before (GenRank paper, section 3.1).
-            Nothing of it may then be supervised.
-    """
+def arrange(layout: Layout, roles: EventRoles) -> Tokens:
+    """The tokens of every user: those of its history, then those of its candidates."""
     slots = (*layout.tokens, *candidate_tokens(layout))
-    part = _Parts.of(layout, cast)
-    stride, user_N = layout.tokens_per_event, part.user_N
-    slot_N = np.where(part.is_candidate_N, stride + part.nth_token_N, part.nth_token_N)
-    before_N = np.maximum(part.now_N - cast.first_U[user_N], 0) * stride
+    origin = _TokenOrigins.of(layout, roles)
+    stride, user_N = layout.tokens_per_event, origin.user_N
+    slot_N = np.where(origin.is_candidate_N, stride + origin.nth_token_N, origin.nth_token_N)
+    before_N = np.maximum(origin.context_end_N - roles.first_U[user_N], 0) * stride
     shown = tuple(
-        Shown(field, _sources(column, slot_N, part.event_N, part.now_N, cast.start_U1[user_N]))
+        Shown(field, _sources(column, slot_N, origin.event_N, origin.context_end_N, roles.start_U1[user_N]))
         for field, column in _columns(slots)
     )
-    sight = None
-    if full_history or not cast.is_plain:
-        history_N = cast.num_history_U[user_N] * stride
-        seen_N = np.where(part.is_candidate_N | (not full_history), before_N, history_N)
-        sight = Sight(part.owner_N, seen_N)
-    return Tokens(part.length_U, before_N + part.nth_token_N, shown, part.event_N, part.now_N, slot_N, sight)
+    visibility = None
+    if not roles.is_plain:
+        visible_N = np.maximum(roles.visible_end_E[origin.event_N] - roles.first_U[user_N], 0) * stride
+        visibility = TokenVisibility(origin.owner_N, np.where(origin.is_candidate_N, before_N, visible_N))
+    position_N = before_N + origin.nth_token_N
+    return Tokens(
+        origin.length_U, position_N, shown, origin.event_N, origin.context_end_N, slot_N, visibility
+    )
 
 
-def supervise(layout: Layout, cast: Cast) -> tuple[Supervised, ...]:
-    """The targets of training: of candidates where there are any, else every one whose event lies in the window."""
-    if len(cast.candidate_C):
+def training_predictions(layout: Layout, roles: EventRoles) -> tuple[Predictions, ...]:
+    """What training supervises: the targets of candidates where there are any, else every one whose event lies in
+    the window."""
+    if len(roles.candidate_C):
         return tuple(
-            _asked_of_candidates(layout, cast, target, index, in_candidate)
+            _predicted_for_candidates(layout, roles, target, index, in_candidate)
             for tokens, in_candidate in ((layout.tokens, False), (layout.candidate, True))
             for index, token in enumerate(tokens)
             for target in token.predicted
             if layout.answers(target, in_candidate)
         )
     return tuple(
-        _asked_of_history(layout, cast, target, index)
+        _predicted_in_history(layout, roles, target, index)
         for index, token in enumerate(layout.tokens)
         for target in token.predicted
     )
 
 
-def read(layout: Layout, field: Field, cast: Cast) -> Supervised | None:
+def candidate_predictions(layout: Layout, field: Field, roles: EventRoles) -> Predictions | None:
     """Where `field` of every candidate is predicted, candidates in order; None if no token predicts it.
 
     Raises:
@@ -128,95 +125,101 @@ def read(layout: Layout, field: Field, cast: Cast) -> Supervised | None:
     found = reader(layout, field)
     if found is None:
         return None
-    asked = _asked_of_candidates(layout, cast, found.target, found.token, found.in_candidate)
-    if len(asked.label_M) < len(cast.candidate_C):
-        lost = np.setdiff1d(cast.candidate_C, asked.label_M)[0]
-        user = cast.user_C[cast.candidate_C == lost][0]
-        events = max(0, cast.now_C[cast.candidate_C == lost][0] - cast.first_U[user])
+    predictions = _predicted_for_candidates(layout, roles, found.target, found.token, found.in_candidate)
+    if len(predictions.label_M) < len(roles.candidate_C):
+        lost = np.setdiff1d(roles.candidate_C, predictions.label_M)[0]
+        user = roles.user_C[roles.candidate_C == lost][0]
+        events = max(0, roles.context_end_C[roles.candidate_C == lost][0] - roles.first_U[user])
         raise ValueError(
             f"user {user} of the batch has {events} events of history; predicting {found.target.fact} needs "
             f"{found.target.offset}. Recommend popular items to users without history."
         )
-    return asked
+    return predictions
 
 
-def _asked_of_history(layout: Layout, cast: Cast, target: Target, slot: int) -> Supervised:
-    """A target where it stands in the history. One of a later event is asked where its own event ends a request:
+def _predicted_in_history(layout: Layout, roles: EventRoles, target: Target, slot: int) -> Predictions:
+    """A target where it stands in the history. One of a later event is asked about where its own event ends a request:
     inside of it, what was exposed beside it is not yet known."""
-    user_E = np.repeat(np.arange(cast.num_users), cast.num_history_U)
-    nth_E = _nth(cast.num_history_U)
-    event_E = cast.first_U[user_E] + nth_E
+    user_E = np.repeat(np.arange(roles.num_users), roles.num_history_U)
+    nth_E = _nth(roles.num_history_U)
+    event_E = roles.first_U[user_E] + nth_E
     label_E = event_E + target.offset
-    asked_E = label_E < cast.start_U1[1:][user_E]
+    is_asked_E = label_E < roles.start_U1[1:][user_E]
     if target.offset:
-        next_E = np.minimum(event_E + 1, len(cast.now_E) - 1)
-        asked_E &= cast.now_E[next_E] == next_E
-    length_U = cast.num_history_U * layout.tokens_per_event
-    row_E = (np.cumsum(length_U) - length_U)[user_E] + nth_E * layout.tokens_per_event + slot
-    now_M, first_M = cast.now_E[event_E[asked_E]], cast.start_U1[user_E[asked_E]]
-    given_M = _given(target, event_E[asked_E], now_M, label_E[asked_E], first_M)
-    known_M = np.maximum(cast.now_E[label_E[asked_E]], cast.first_U[user_E[asked_E]])
-    return Supervised(target, row_E[asked_E], label_E[asked_E], known_M, given_M)
+        next_E = np.minimum(event_E + 1, len(roles.context_end_E) - 1)
+        is_asked_E &= roles.context_end_E[next_E] == next_E
+    length_U = roles.num_history_U * layout.tokens_per_event
+    token_E = (np.cumsum(length_U) - length_U)[user_E] + nth_E * layout.tokens_per_event + slot
+    context_end_M, first_M = roles.context_end_E[event_E[is_asked_E]], roles.start_U1[user_E[is_asked_E]]
+    given_M = _given(target, event_E[is_asked_E], context_end_M, label_E[is_asked_E], first_M)
+    known_M = np.maximum(roles.context_end_E[label_E[is_asked_E]], roles.first_U[user_E[is_asked_E]])
+    return Predictions(target, token_E[is_asked_E], label_E[is_asked_E], known_M, given_M)
 
 
-def _asked_of_candidates(
-    layout: Layout, cast: Cast, target: Target, slot: int, in_candidate: bool
-) -> Supervised:
+def _predicted_for_candidates(
+    layout: Layout, roles: EventRoles, target: Target, slot: int, in_candidate: bool
+) -> Predictions:
     """A target of the candidates: at their own tokens, or at the history's event that many before."""
-    part = _Parts.of(layout, cast)
-    user_C, event_C = cast.user_C, cast.now_C - target.offset
-    has_event_C = (event_C >= cast.first_U[user_C]) | (target.offset == 0)
-    nth_C = _nth(np.bincount(user_C, minlength=cast.num_users))
+    origin = _TokenOrigins.of(layout, roles)
+    user_C, event_C = roles.user_C, roles.context_end_C - target.offset
+    has_event_C = (event_C >= roles.first_U[user_C]) | (target.offset == 0)
+    nth_C = _nth(np.bincount(user_C, minlength=roles.num_users))
     own = len(candidate_tokens(layout))
     if target.offset == 0:
         assert in_candidate or slot < own, f"{target.fact} is read at a candidate's own token"
-        row_C = part.row_U[user_C] + cast.num_history_U[user_C] * layout.tokens_per_event + nth_C * own + slot
-        event_C = cast.candidate_C
+        num_before_C = roles.num_history_U[user_C] * layout.tokens_per_event + nth_C * own
+        token_C = origin.first_token_U[user_C] + num_before_C + slot
+        event_C = roles.candidate_C
     else:
-        row_C = part.row_U[user_C] + (event_C - cast.first_U[user_C]) * layout.tokens_per_event + slot
+        token_C = (
+            origin.first_token_U[user_C] + (event_C - roles.first_U[user_C]) * layout.tokens_per_event + slot
+        )
     c = np.flatnonzero(has_event_C)
-    now_C = cast.now_C if target.offset == 0 else cast.now_E[np.maximum(event_C, 0)]
-    given_M = _given(target, event_C[c], now_C[c], cast.candidate_C[c], cast.start_U1[user_C[c]])
-    known_M = np.maximum(cast.now_C, cast.first_U[user_C])[c]
-    return Supervised(target, row_C[c], cast.candidate_C[c], known_M, given_M)
+    context_end_C = roles.context_end_C if target.offset == 0 else roles.context_end_E[np.maximum(event_C, 0)]
+    given_M = _given(target, event_C[c], context_end_C[c], roles.candidate_C[c], roles.start_U1[user_C[c]])
+    known_M = np.maximum(roles.context_end_C, roles.first_U[user_C])[c]
+    return Predictions(target, token_C[c], roles.candidate_C[c], known_M, given_M)
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _TokenOrigins:
     """Every token's part: which event's it is, as what, and the how-manieth of that event."""
 
     length_U: Int64[np.ndarray, " U"]
-    row_U: Int64[np.ndarray, " U"]  # number of each user's first token
+    first_token_U: Int64[np.ndarray, " U"]  # number of each user's first token
     user_N: Int64[np.ndarray, " N"]
     is_candidate_N: Bool[np.ndarray, " N"]
     event_N: Int64[np.ndarray, " N"]
-    now_N: Int64[np.ndarray, " N"]
+    context_end_N: Int64[np.ndarray, " N"]
     nth_token_N: Int64[np.ndarray, " N"]
     owner_N: Int64[np.ndarray, " N"]
 
     @classmethod
-    def of(cls, layout: Layout, cast: Cast) -> "_Parts":
+    def of(cls, layout: Layout, roles: EventRoles) -> "_TokenOrigins":
         stride, own = layout.tokens_per_event, len(candidate_tokens(layout))
-        candidates_U = np.bincount(cast.user_C, minlength=cast.num_users)
-        history_U = cast.num_history_U * stride
+        candidates_U = np.bincount(roles.user_C, minlength=roles.num_users)
+        history_U = roles.num_history_U * stride
         length_U = history_U + candidates_U * own
-        user_N = np.repeat(np.arange(cast.num_users), length_U)
+        user_N = np.repeat(np.arange(roles.num_users), length_U)
         at_N = _nth(length_U)
         is_candidate_N = at_N >= history_U[user_N]
         behind_N = at_N - history_U[user_N]  # of a candidate's tokens
         each = max(own, 1)
         first_candidate_U = np.cumsum(candidates_U) - candidates_U
         candidate_N = np.where(is_candidate_N, first_candidate_U[user_N] + behind_N // each, 0)
-        event_N = np.where(is_candidate_N, 0, cast.first_U[user_N] + at_N // stride)
-        now_N = cast.now_E[np.minimum(event_N, max(len(cast.now_E) - 1, 0))] if len(event_N) else event_N
+        event_N = np.where(is_candidate_N, 0, roles.first_U[user_N] + at_N // stride)
+        last = max(len(roles.context_end_E) - 1, 0)
+        context_end_N = roles.context_end_E[np.minimum(event_N, last)] if len(event_N) else event_N
         owner_N = event_N
         if is_candidate_N.any():
-            event_N = np.where(is_candidate_N, cast.candidate_C[candidate_N], event_N)
-            now_N = np.where(is_candidate_N, cast.now_C[candidate_N], now_N)
-            owner_N = np.where(is_candidate_N, len(cast.now_E) + candidate_N, owner_N)
+            event_N = np.where(is_candidate_N, roles.candidate_C[candidate_N], event_N)
+            context_end_N = np.where(is_candidate_N, roles.context_end_C[candidate_N], context_end_N)
+            owner_N = np.where(is_candidate_N, len(roles.context_end_E) + candidate_N, owner_N)
         nth_token_N = np.where(is_candidate_N, behind_N % each, at_N % stride)
-        row_U = np.cumsum(length_U) - length_U
-        return cls(length_U, row_U, user_N, is_candidate_N, event_N, now_N, nth_token_N, owner_N)
+        first_token_U = np.cumsum(length_U) - length_U
+        return cls(
+            length_U, first_token_U, user_N, is_candidate_N, event_N, context_end_N, nth_token_N, owner_N
+        )
 
 
 def _nth(count_U: Int64[np.ndarray, " U"]) -> Int64[np.ndarray, " N"]:
@@ -240,11 +243,11 @@ def _sources(
     column: list[Fact | None],
     slot_N: Int64[np.ndarray, " N"],
     event_N: Int64[np.ndarray, " N"],
-    now_N: Int64[np.ndarray, " N"],
+    context_end_N: Int64[np.ndarray, " N"],
     first_N: Int64[np.ndarray, " N"],
 ) -> Int64[np.ndarray, " N"]:
     offset_N = np.array([fact.offset or 0 if fact else 0 for fact in column])[slot_N]
-    source_N = _event_or_start(np.where(offset_N < 0, now_N + offset_N, event_N), first_N)
+    source_N = _event_or_start(np.where(offset_N < 0, context_end_N + offset_N, event_N), first_N)
     for special, slots in (
         (NOTHING, [fact is None for fact in column]),
         (MASK, [fact is not None and fact.offset is None for fact in column]),
@@ -260,7 +263,7 @@ def _at(slots: list[bool], slot_N: Int64[np.ndarray, " N"]) -> Bool[np.ndarray, 
 def _given(
     target: Target,
     event_M: Int64[np.ndarray, " M"],
-    now_M: Int64[np.ndarray, " M"],
+    context_end_M: Int64[np.ndarray, " M"],
     label_M: Int64[np.ndarray, " M"],
     first_M: Int64[np.ndarray, " M"],
 ) -> tuple[tuple[Field, Int64[np.ndarray, " M"]], ...]:
@@ -268,7 +271,7 @@ def _given(
     given = []
     for fact in target.given:
         assert fact.offset is not None, "no head is given a mask"
-        of_M = event_M + fact.offset if fact.offset >= 0 else now_M + fact.offset
+        of_M = event_M + fact.offset if fact.offset >= 0 else context_end_M + fact.offset
         given.append(
             (fact.field, _event_or_start(label_M if fact.offset == target.offset else of_M, first_M))
         )

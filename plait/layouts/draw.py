@@ -1,6 +1,6 @@
 """Layouts as text for people: a row per catalogue entry, and one layout explained with its mask.
 
-All drawn tokens come from `arrange`, `supervise` and `read`, so a drawing cannot differ from what is trained.
+All drawn tokens come from `plait.layouts.arrange`, so a drawing cannot differ from what is trained.
 Events count from 0, as positions do; `i2` is the item of event 2, `ix1` that of candidate 1, `a(start)` the
 learned start before the first event, `a?` the mask action.
 
@@ -14,11 +14,20 @@ from textwrap import wrap
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from plait.layouts.arrange import MASK, NOTHING, SPECIALS, START, Supervised, arrange, read, supervise
+from plait.layouts.arrange import (
+    MASK,
+    NOTHING,
+    SPECIALS,
+    START,
+    Predictions,
+    arrange,
+    candidate_predictions,
+    training_predictions,
+)
 from plait.layouts.audit import Audit, audit
-from plait.layouts.casting import all_history, last_events
 from plait.layouts.catalogue import CATALOGUE, Entry, name_of
 from plait.layouts.cost import relative_to_items, scoring_relative_to_items
+from plait.layouts.event_roles import history_alone, last_events_to_come
 from plait.layouts.facts import Field
 from plait.layouts.notation import Layout
 
@@ -133,8 +142,10 @@ def _drawn(layout: Layout, num_events: int, num_candidates: int) -> _Drawn:
     """The tokens of one user's history, and of its candidates after it."""
     if num_events < 1 or num_candidates < 1:
         raise ValueError(f"a drawing needs an event and a candidate, got {num_events} and {num_candidates}")
-    cast = last_events(np.array([0, num_events + num_candidates]), np.array([0]), np.array([num_candidates]))
-    tokens = arrange(layout, cast)
+    roles = last_events_to_come(
+        np.array([0, num_events + num_candidates]), np.array([0]), np.array([num_candidates])
+    )
+    tokens = arrange(layout, roles)
     owner_N = np.maximum(tokens.event_N - num_events, HISTORY)
     names = _names(num_events, *(f"x{candidate}" for candidate in range(num_candidates)))
     shown = [(shown.field, shown.source_N) for shown in tokens.shown]
@@ -206,21 +217,23 @@ def _predicted(layout: Layout, num_events: int, furthest: int) -> list[list[str]
     """By token of the history, the facts that it predicts where the log goes on."""
     names = _names(num_events + furthest)
     predicted: list[list[str]] = [[] for _ in range(len(names) * layout.tokens_per_event)]
-    for asked in supervise(layout, all_history(np.array([0, len(names)]), np.array([0]))):
-        for m, (row, label) in enumerate(zip(asked.row_M, asked.label_M, strict=True)):
-            predicted[row].append(f"{asked.target.fact.field}{names[label]}{_given(asked, m, names)}")
+    for found in training_predictions(layout, history_alone(np.array([0, len(names)]), np.array([0]))):
+        for m, (row, label) in enumerate(zip(found.token_M, found.label_M, strict=True)):
+            predicted[row].append(f"{found.target.fact.field}{names[label]}{_given(found, m, names)}")
     return predicted
 
 
 def _where_read(layout: Layout, field: Field, drawn: _Drawn, num_events: int) -> str:
-    asked = read(layout, field, last_events(np.array([0, num_events + 1]), np.array([0])))
-    if asked is None:
+    found = candidate_predictions(
+        layout, field, last_events_to_come(np.array([0, num_events + 1]), np.array([0]))
+    )
+    if found is None:
         return "not predicted"
-    return f"read at {_place(drawn, int(asked.row_M[0]))}{_given(asked, 0, _names(num_events, 'x0'))}"
+    return f"read at {_place(drawn, int(found.token_M[0]))}{_given(found, 0, _names(num_events, 'x0'))}"
 
 
-def _given(asked: Supervised, row: int, names: list[str]) -> str:
-    given = _facts(asked.given_M, row, names)
+def _given(predictions: Predictions, row: int, names: list[str]) -> str:
+    given = _facts(predictions.given_M, row, names)
     return f" given {', '.join(given)}" if given else ""
 
 

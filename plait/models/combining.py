@@ -6,8 +6,8 @@ from itertools import product
 from typing import get_args
 
 from plait.layouts import CATALOGUE, Layout
-from plait.layouts.casting import SameRequest
-from plait.models.inputs import Exposure, History
+from plait.layouts.event_roles import SameRequest
+from plait.models.questions import Exposure, History
 from plait.nn.config import TINY, TRUNKS, TrunkConfig
 from plait.nn.positions import Positions, TimeAnchor, scheme_of
 from plait.schema import Action
@@ -149,12 +149,6 @@ def _problems_of_time(layout: Layout, trunk: TrunkConfig, exposure: Exposure) ->
                 "action that comes before it; use time_anchor = 'current', or a later token for the next event, as "
                 "'interleaved' has"
             )
-
-
-def supervises_candidates_only(layout: Layout, exposure: Exposure) -> bool:
-    """Whether training must take a window's last requests as candidates: the history's tokens cannot be asked,
-    because they show the answer (genrank), see it, or know when the candidates are asked about."""
-    return bool(layout.candidate) or exposure.history == "full" or exposure.time_anchor == "request"
 
 
 def _either(names: Sequence[str]) -> str:

@@ -1,12 +1,13 @@
 """The generative recommender: any layout over any trunk, one set of weights for retrieval and scoring.
 
-Shape letters: E events, A action columns, N tokens, M questions, S negatives, R rows, L slots of a row, D width,
-V items of the catalogue (with row 0 for unknown items).
+Shape letters: E events, A action columns, N tokens, M questions, S negatives, R rows, L slots of a row, C cells (the
+slots of all rows), D width, P special facts and events (what sources point into), V items of the catalogue (with row
+0 for unknown items).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, assert_never
 
 import numpy as np
 import torch
@@ -14,12 +15,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from plait.layouts import Layout
-from plait.layouts.arrange import MASK, NOTHING, SPECIALS, START, candidate_tokens
+from plait.layouts.arrange import MASK, NOTHING, SPECIALS, START
 from plait.layouts.facts import Field, Target
 from plait.limits import WEIGHT, check_numbers
-from plait.models.combining import check_supported, supervises_candidates_only
-from plait.models.inputs import Asked, Exposure, Inputs
+from plait.models.combining import check_supported
+from plait.models.inputs import Inputs, Questions
 from plait.models.late import LateSettings, LateStatistics, check_late, columns_of
+from plait.models.questions import Exposure, QuestionPlan
 from plait.nn.config import TINY, TrunkConfig
 from plait.nn.encoders import ActionEncoder, FeatureEncoder, ItemEncoder, ItemEncoding, ItemVectors
 from plait.nn.heads import ActionHeads, Coupler
@@ -56,11 +58,6 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         check_numbers("model.", self)
-
-    @property
-    def reads_requests(self) -> bool:
-        """Whether it matters under every layout which events were exposed together."""
-        return self.trunk.scheme.adds_requests or self.exposure.same_request == "blind"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,10 +119,13 @@ class GenerativeRecommender(nn.Module):
         check_late(settings.late, layout, config.actions, config.item_features, config.max_events)
         self.config = config
         self.layout = layout
-        longest = max(layout.tokens_per_event, len(candidate_tokens(layout)))
-        num_positions = (
-            layout.tokens_per_event * config.max_events + longest
-        )  # a history, and the event that comes
+        self.plan = QuestionPlan(
+            layout=layout,
+            max_events=config.max_events,
+            exposure=settings.exposure,
+            supervise="candidates" if config.asked_as_candidates else "all",
+        )
+        num_positions = layout.tokens_per_event * config.max_events + self.plan.tokens_to_come
         dim = settings.trunk.dim
         embedded = layout.embedded
         self.items: ItemEncoder | None = None
@@ -158,29 +158,28 @@ class GenerativeRecommender(nn.Module):
     @property
     def reads_requests(self) -> bool:
         """Whether it matters to the model which events were exposed together."""
-        return self.config.settings.reads_requests or self.asks_candidates
-
-    @property
-    def asks_candidates(self) -> bool:
-        """Whether events are asked about as candidates, from what lay before their request."""
-        layout, exposure = self.layout, self.config.settings.exposure
-        return self.config.asked_as_candidates or supervises_candidates_only(layout, exposure)
+        return self.config.settings.trunk.reads_requests or self.plan.reads_requests
 
     def losses(self, inputs: Inputs) -> dict[str, Float[Tensor, ""]]:
         """Mean loss per task, unweighted: "retrieval" and one for every action. A task without a label is 0."""
         losses: dict[str, Tensor] = {}
         negative_S, items = self._items_of_step(inputs)
-        for asked, state_MD in zip(inputs.asked, self._states(inputs, items), strict=True):
-            if asked.target.fact.field == "i":
-                assert items is not None, "a layout that predicts items reads them"
-                item_M = inputs.item_E[asked.label_M]
-                losses["retrieval"] = retrieval_loss(
-                    self.retrieval, state_MD, items, item_M, self.sampler, negative_S
-                )
-            else:
-                assert self.heads is not None, "a layout that predicts actions has heads"
-                label_MA = inputs.action_EA[asked.label_M]
-                losses.update(self.heads.losses(state_MD, label_MA, asked.late_MF))
+        for questions, state_MD in zip(inputs.questions, self._states(inputs, items), strict=True):
+            match questions.target.fact.field:
+                case "i":
+                    assert items is not None, "a layout that predicts items reads them"
+                    item_M = inputs.item_E[questions.label_M]
+                    losses["retrieval"] = retrieval_loss(
+                        self.retrieval, state_MD, items, item_M, self.sampler, negative_S
+                    )
+                case "a":
+                    assert self.heads is not None, "a layout that predicts actions has heads"
+                    label_MA = inputs.action_EA[questions.label_M]
+                    losses.update(self.heads.losses(state_MD, label_MA, questions.late_MF))
+                case "c":
+                    raise AssertionError("a layout that predicts conditions is refused")
+                case field:
+                    assert_never(field)
         return losses
 
     def _items_of_step(self, inputs: Inputs) -> tuple[Int64[Tensor, " S"] | None, ItemVectors | None]:
@@ -189,7 +188,7 @@ class GenerativeRecommender(nn.Module):
         if self.items is None:
             return None, None
         negative_S = None
-        if any(asked.target.fact.field == "i" for asked in inputs.asked):
+        if any(each.target.fact.field == "i" for each in inputs.questions):
             if self.retrieval.kind == "full":
                 return None, self.items.vectors()
             negative_S = self.retrieval.draw_negatives(self.sampler)
@@ -255,7 +254,7 @@ class GenerativeRecommender(nn.Module):
     def _states(self, inputs: Inputs, items: ItemVectors | None) -> list[Float[Tensor, "M D"]]:
         facts = self._facts(inputs, items)
         hidden_CD = self._hidden(inputs, facts)
-        return [self._state(asked, hidden_CD, facts) for asked in inputs.asked]
+        return [self._state(questions, hidden_CD, facts) for questions in inputs.questions]
 
     def _hidden(self, inputs: Inputs, facts: dict[Field, Tensor]) -> Float[Tensor, "C D"]:
         """Hidden states of every slot of the rows, flattened: C = R * L cells."""
@@ -268,16 +267,18 @@ class GenerativeRecommender(nn.Module):
             ride_RLD = _in_rows(inputs, facts["a"].index_select(0, inputs.event_N + SPECIALS))
         return self.trunk(_in_rows(inputs, x_ND), inputs.segments, ride_RLD).flatten(0, 1)
 
-    def _state(self, asked: Asked, hidden_CD: Tensor, facts: dict[Field, Tensor]) -> Float[Tensor, "M D"]:
-        state_MD = hidden_CD.index_select(0, asked.cell_M)
-        if asked.given_M:
-            couplers = self.couplers[_key(asked.target)]
+    def _state(
+        self, questions: Questions, hidden_CD: Tensor, facts: dict[Field, Tensor]
+    ) -> Float[Tensor, "M D"]:
+        state_MD = hidden_CD.index_select(0, questions.cell_M)
+        if questions.given_M:
+            couplers = self.couplers[_key(questions.target)]
             assert isinstance(couplers, nn.ModuleList)
-            for coupler, (field, source_M) in zip(couplers, asked.given_M, strict=True):
+            for coupler, (field, source_M) in zip(couplers, questions.given_M, strict=True):
                 state_MD = coupler(state_MD, facts[field].index_select(0, source_M))
         return state_MD
 
-    def _facts(self, inputs: Inputs, items: ItemVectors | None) -> dict[Field, Float[Tensor, "S D"]]:
+    def _facts(self, inputs: Inputs, items: ItemVectors | None) -> dict[Field, Float[Tensor, "P D"]]:
         """Per field its special facts, then its embedding of every event: what sources point into.
 
         An item comes with its context: both are known at once.
@@ -286,7 +287,9 @@ class GenerativeRecommender(nn.Module):
             items: the vectors of the batch's items, where a caller has them.
         """
         used = {"a"} if self.layout.rides else set()
-        used |= {field for field, _ in inputs.shown} | {f for asked in inputs.asked for f, _ in asked.given_M}
+        used |= {field for field, _ in inputs.shown} | {
+            f for each in inputs.questions for f, _ in each.given_M
+        }
         events: dict[Field, Tensor] = {}
         if "i" in used:
             assert self.items is not None

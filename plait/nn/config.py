@@ -93,6 +93,11 @@ class TrunkConfig:
         """Whether positions depend on when events happened, a candidate's own among them."""
         return self.scheme.reads_time and self.rab != "position"
 
+    @property
+    def reads_requests(self) -> bool:
+        """Whether positions depend on which events were exposed together."""
+        return self.scheme.adds_requests
+
 
 # 85M is GPT-2 small's trunk, as in the LAC paper. 355M and 774M are GPT-2's own totals, word embeddings
 # included; here the widths are GPT-2's, and more layers (28 for 24, 39 for 36) stand for those embeddings.

@@ -196,7 +196,7 @@ class Ablation:
             for variant in arm.variants:
                 by_count.setdefault(targets_per_epoch(dataset, variant), []).append(variant.name)
         words = (f"{count:,} ({', '.join(names)})" for count, names in by_count.items())
-        return f"Supervised events in the first epoch: {'; '.join(words)}."
+        return f"Predictions events in the first epoch: {'; '.join(words)}."
 
 
 def column_statistics(found: Mapping[str, Statistic], columns: Mapping[str, Column]) -> dict[str, Statistic]:
@@ -281,14 +281,12 @@ def targets_per_epoch(dataset: Dataset, variant: Variant) -> int:
     settings = variant.settings
     stream = training_stream(
         dataset,
-        variant.layout,
+        settings.protocol.plan(variant.layout, settings.model.exposure),
         settings.optim.users_per_step,
         settings.protocol,
         epoch=0,
         first_step=0,
         device="cpu",
-        exposure=settings.model.exposure,
     )
-    return sum(
-        len(asked.label_M) for _, inputs in stream for asked in inputs.asked if asked.target.fact.field == "a"
-    )
+    asked = (questions for _, inputs in stream for questions in inputs.questions)
+    return sum(len(questions.label_M) for questions in asked if questions.target.fact.field == "a")

@@ -16,8 +16,8 @@ from plait.evaluation.run_files import RunSettings
 from plait.evaluation.settings import Protocol
 from plait.layouts import CATALOGUE
 from plait.models.generative import ModelSettings
-from plait.models.inputs import Exposure
 from plait.models.late import LateSettings
+from plait.models.questions import Exposure
 from plait.papers.ablation import Ablation, Arm, Change, Column
 from plait.papers.attnmvp import RANKER
 from plait.papers.claims import Claim

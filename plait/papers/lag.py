@@ -132,7 +132,7 @@ def attention_map(model: GenerativeRecommender, batch: EventBatch) -> Float64[np
 
     Asks the block for its queries and keys, because the kernels that it attends with keep no weights.
     """
-    inputs = training_inputs(model.layout, batch, pad)
+    inputs = training_inputs(model.plan, batch, pad)
     seen: list[tuple[Any, ...]] = []
     block: Any = model.trunk.blocks[-1]
     hook = block.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))

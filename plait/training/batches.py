@@ -1,17 +1,18 @@
 """The order of the data, and batches made ahead of the step that needs them."""
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 import numpy as np
 from jaxtyping import Int64
 
 from plait.data import Dataset, Targets
 from plait.evaluation.ahead import ahead
-from plait.evaluation.settings import Protocol, asks_candidates
+from plait.evaluation.settings import Protocol
 from plait.layouts import Layout
-from plait.models.inputs import Exposure, Inputs, training_inputs
+from plait.models.inputs import Inputs, training_inputs
 from plait.models.late import LateStatistics
+from plait.models.questions import QuestionPlan
 from plait.randomness import Stream, numpy_generator
 from plait.schema import EventBatch
 
@@ -45,12 +46,11 @@ def num_steps(dataset: Dataset, users_per_step: int, protocol: Protocol) -> int:
 
 def training_batch(
     dataset: Dataset,
-    layout: Layout,
+    plan: QuestionPlan,
     users_U: Int64[np.ndarray, " U"],
     protocol: Protocol,
     epoch: int,
     step: int,
-    exposure: Exposure = Exposure(),
 ) -> EventBatch:
     """The windows of a step's users; random windows depend on seed, epoch and step alone.
 
@@ -60,11 +60,15 @@ def training_batch(
     """
     if protocol.window == "random":
         rng = numpy_generator(protocol.seed, Stream.WINDOWS, epoch, step)
-        return dataset.train_batch(users_U, protocol.max_events + 1, layout.lag, rng)
-    to_come: int | Int64[np.ndarray, " U"] = 1
-    if exposure.same_request == "blind" or asks_candidates(layout, exposure, protocol):
-        to_come = dataset.last_request_lengths(users_U)
-    return dataset.train_batch(users_U, protocol.max_events + to_come, layout.lag)
+        return dataset.train_batch(users_U, plan.max_events + 1, plan.lead, rng)
+    match plan.context_ends_before:
+        case "event":
+            return dataset.train_batch(users_U, plan.max_events + 1, plan.lead)
+        case "request":
+            to_come_U = dataset.last_request_lengths(users_U)
+            return dataset.train_batch(users_U, plan.max_events + to_come_U, plan.lead)
+        case _:
+            assert_never(plan.context_ends_before)
 
 
 def check_labels(dataset: Dataset, layout: Layout) -> None:
@@ -81,37 +85,26 @@ def check_labels(dataset: Dataset, layout: Layout) -> None:
 
 def training_stream(
     dataset: Dataset,
-    layout: Layout,
+    plan: QuestionPlan,
     users_per_step: int,
     protocol: Protocol,
     epoch: int,
     first_step: int,
     device: str,
-    exposure: Exposure = Exposure(),
     late: LateStatistics | None = None,
 ) -> Iterator[tuple[Int64[np.ndarray, " U"], Inputs]]:
     """The users and inputs of every step from `first_step` on, prepared while the step before is computed."""
-    candidates = asks_candidates(layout, exposure, protocol)
-    candidate_requests = protocol.candidate_requests if candidates else None
-    by_event = protocol.sample == "event"
+    by_event = plan.sample == "event"
     targets = targets_of_step(dataset, users_per_step, protocol, epoch) if by_event else []
     users = users_of_step(dataset, users_per_step, protocol.seed, epoch)
 
     def batch_of(step: int) -> EventBatch:
-        if by_event:  # a target's history ends before its request, so it is the last request's only event
-            return dataset.target_batch(targets[step], protocol.max_events, layout.lag)
-        return training_batch(dataset, layout, users[step], protocol, epoch, step, exposure)
+        if by_event:
+            return dataset.target_batch(targets[step], plan.max_events, plan.lead)
+        return training_batch(dataset, plan, users[step], protocol, epoch, step)
 
     def make(step: int) -> tuple[Int64[np.ndarray, " U"], Inputs]:
         batch = batch_of(step)
-        inputs = training_inputs(
-            layout,
-            batch,
-            device=device,
-            exposure=exposure,
-            candidate_requests=1 if by_event else candidate_requests,
-            late=late,
-        )
-        return batch.user_U, inputs
+        return batch.user_U, training_inputs(plan, batch, device=device, late=late)
 
     return ahead(make, range(first_step, len(targets if by_event else users)))

@@ -4,11 +4,13 @@ A product of (m, k) by (k, n) counts 2 m k n. Element by element work (norms, so
 neither are padding and rows that are looked up.
 """
 
+from typing import assert_never
+
 from torch import nn
 
 from plait.layouts.cost import BACKWARD
 from plait.models.generative import GenerativeRecommender
-from plait.models.inputs import Asked, Inputs
+from plait.models.inputs import Inputs, Questions
 from plait.nn.encoders import ItemEncoder
 from plait.nn.towers import Mmoe, PersonalGate, PleLevel
 from plait.nn.visibility import Segments, Visibility
@@ -20,7 +22,7 @@ def step_flops(model: GenerativeRecommender, inputs: Inputs) -> float:
     strict_pairs = num_pairs(segments, strict=True) if model.layout.rides else 0.0
     flops = (1 + BACKWARD) * model.trunk.flops(inputs.num_tokens, num_pairs(segments), strict_pairs)
     flops += sum(
-        len(asked.cell_M) * _flops_of_question(model, asked, len(asked.cell_M)) for asked in inputs.asked
+        len(each.cell_M) * _flops_of_question(model, each, len(each.cell_M)) for each in inputs.questions
     )
     if model.items is not None:
         flops += _num_encoded(model, inputs) * _flops_of_row(model.items)  # of features alone
@@ -50,19 +52,25 @@ def weight_flops(module: nn.Module) -> float:
     return 2.0 * sum(matrix.numel() for matrix in matrices) + 2.0 * sum(map(_num_mixed, module.modules()))
 
 
-def _flops_of_question(model: GenerativeRecommender, asked: Asked, num_questions: int) -> float:
+def _flops_of_question(model: GenerativeRecommender, questions: Questions, num_questions: int) -> float:
     """FLOPs of everything after the trunk, for one question."""
-    flops = _flops_of_row(model.couplers[str(asked.target)]) if asked.given_M else 0.0
-    if asked.target.fact.field == "a":
-        assert model.heads is not None, "a layout that predicts actions has heads"
-        return flops + _flops_of_row(model.heads)
-    num_scored = model.retrieval.num_scored(model.config.num_items, num_questions)
-    return flops + (1 + BACKWARD) * 2.0 * model.config.settings.trunk.dim * num_scored
+    flops = _flops_of_row(model.couplers[str(questions.target)]) if questions.given_M else 0.0
+    match questions.target.fact.field:
+        case "i":
+            num_scored = model.retrieval.num_scored(model.config.num_items, num_questions)
+            return flops + (1 + BACKWARD) * 2.0 * model.config.settings.trunk.dim * num_scored
+        case "a":
+            assert model.heads is not None, "a layout that predicts actions has heads"
+            return flops + _flops_of_row(model.heads)
+        case "c":
+            raise AssertionError("a layout that predicts conditions is refused")
+        case field:
+            assert_never(field)
 
 
 def _num_encoded(model: GenerativeRecommender, inputs: Inputs) -> int:
     """Items that a step encodes: at most, where negatives are drawn, for some may be the batch's."""
-    asks_items = any(asked.target.fact.field == "i" for asked in inputs.asked)
+    asks_items = any(each.target.fact.field == "i" for each in inputs.questions)
     num_rows = model.config.num_items + 1
     if asks_items and model.retrieval.kind == "full":
         return num_rows

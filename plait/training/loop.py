@@ -99,13 +99,14 @@ def fit(
     keep_freed_memory()
     optim = replace(optim, precision=resolve_precision(optim.precision, device))
     layout = Layout.parse(config.layout, allow_leaks=config.settings.allow_leaks)
+    plan = protocol.plan(layout, config.settings.exposure)
     selection = Selection.parse(protocol.select).resolve(layout, config.settings.retrieval_weight)
     check_read(config, protocol)
     dataset.check_content()
     check_labels(dataset, layout)
     notes: list[str] = []
     for part in get_args(Part):  # what the test lacks is told before the training, too
-        targets = targets_of(dataset, part, config.settings.exposure)
+        targets = targets_of(dataset, part, plan)
         reach = Reach(dataset, layout, protocol, targets)
         notes += notes_on_reach(reach, part)
         if part == "validation":
@@ -192,11 +193,11 @@ class _Run:
         """Of the first steps, what is asked about actions; None where the layout asks for none."""
         labels, late, num_labels = [], [], 0
         for _, inputs in self._stream(epoch=0, first_step=0):
-            for asked in inputs.asked:
-                if asked.target.fact.field == "a":
-                    labels.append(inputs.action_EA[asked.label_M])
-                    late += [] if asked.late_MF is None else [asked.late_MF]
-                    num_labels += len(asked.label_M)
+            for questions in inputs.questions:
+                if questions.target.fact.field == "a":
+                    labels.append(inputs.action_EA[questions.label_M])
+                    late += [] if questions.late_MF is None else [questions.late_MF]
+                    num_labels += len(questions.label_M)
             if not labels or num_labels >= START_LABELS:
                 break
         return torch.cat(labels) if labels else None, torch.cat(late) if late else None
@@ -205,13 +206,12 @@ class _Run:
         model = self.model
         return training_stream(
             self.dataset,
-            model.layout,
+            self.protocol.plan(model.layout, model.config.settings.exposure),
             self.optim.users_per_step,
             self.protocol,
             epoch,
             first_step,
             self.device,
-            model.config.settings.exposure,
             model.late_statistics(),
         )
 

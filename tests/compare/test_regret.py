@@ -21,7 +21,7 @@ from plait.metrics.intervals import bootstrap
 from plait.metrics.retrieval import NEVER
 from plait.metrics.table import metric_of
 from plait.models.generative import ModelSettings
-from plait.models.inputs import Exposure
+from plait.models.questions import Exposure
 from plait.nn.config import TrunkConfig
 from plait.training.run import run
 

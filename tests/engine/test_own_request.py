@@ -1,5 +1,6 @@
 """What is asked about in the request of the last event is asked about as it was trained; and how requests are told."""
 
+import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,9 +28,9 @@ from plait.data.vocabulary import Vocabulary
 from plait.engine import plain, state
 from plait.engine.state import encode
 from plait.layouts import Layout, resolve
-from plait.models.combining import supervises_candidates_only
 from plait.models.generative import GenerativeRecommender, ModelSettings
-from plait.models.inputs import Exposure, training_inputs
+from plait.models.inputs import training_inputs
+from plait.models.questions import Exposure
 from plait.nn.config import TrunkConfig
 from plait.recommender import Recommender
 from plait.schema import EventBatch
@@ -73,22 +74,16 @@ def models(max_events: int, exposed: Sequence[tuple[str, Exposure]] = EXPOSED) -
     """Each trained on every event where it stands, and by choice on candidates."""
     found = []
     for layout, (positions, exposure), chosen in itertools.product(LAYOUTS, exposed, (False, True)):
-        if chosen and supervises_candidates_only(layout, exposure):
-            continue  # as without the choice
         trunk = TrunkConfig(dim=12, num_layers=1, num_heads=2, dropout=0.0, positions=positions)
         try:
             settings = ModelSettings(trunk=trunk, exposure=exposure)
             asked = {"max_events": max_events, "asked_as_candidates": chosen}
-            found.append(model_of(layout, settings=settings, **asked))
+            model = model_of(layout, settings=settings, **asked)
         except ValueError:  # not for each other; `check_supported` has its own tests
             continue
+        if not (chosen and replace(model.plan, supervise="all").asks_candidates):  # as without the choice
+            found.append(model)
     return found
-
-
-def by_candidates(model: GenerativeRecommender) -> bool:
-    return model.config.asked_as_candidates or supervises_candidates_only(
-        model.layout, model.config.settings.exposure
-    )
 
 
 def window_of(model: GenerativeRecommender, batch: EventBatch, event: int) -> tuple[EventBatch, int]:
@@ -97,7 +92,7 @@ def window_of(model: GenerativeRecommender, batch: EventBatch, event: int) -> tu
     user = int(np.searchsorted(batch.start_U1, event, side="right")) - 1
     start, stop = batch.start_U1[user : user + 2].tolist()
     begin, end = event, event + 1
-    if model.config.settings.exposure.same_request == "blind" or by_candidates(model):
+    if model.config.settings.exposure.same_request == "blind" or model.plan.asks_candidates:
         mates = start + np.flatnonzero(batch.request_E[start:stop] == batch.request_E[event])
         begin, end = int(mates[0]), int(mates[-1]) + 1
     first = max(start, begin - model.config.max_events)
@@ -108,17 +103,16 @@ def window_of(model: GenerativeRecommender, batch: EventBatch, event: int) -> tu
 @torch.no_grad()
 def trained(model: GenerativeRecommender, batch: EventBatch) -> dict[tuple[str, int], np.ndarray]:
     """By field and event, the answer of training's question about it: an action, or the scores of all items."""
-    exposure, requests = model.config.settings.exposure, 1 if by_candidates(model) else None
     windows, places = zip(
         *(window_of(model, batch, event) for event in range(len(batch.item_E))), strict=True
     )
     rows = together(*windows)
-    inputs = training_inputs(model.layout, rows, exposure=exposure, candidate_requests=requests)
+    inputs = training_inputs(model.plan, rows)
     event_of = {
         int(start) + place: n for n, (start, place) in enumerate(zip(rows.start_U1, places, strict=False))
     }
     found = {}
-    for asked, state_MD in zip(inputs.asked, model(inputs), strict=True):
+    for asked, state_MD in zip(inputs.questions, model(inputs), strict=True):
         field = asked.target.fact.field
         answer_M = model.heads.predict(state_MD)["rating"] if field == "a" else model.item_scores(state_MD)
         labelled = zip(asked.label_M.tolist(), answer_M.numpy(), strict=True)
@@ -174,8 +168,10 @@ def test_a_state_without_what_lay_before_a_long_request_is_caught(monkeypatch):
 
 
 def test_a_window_that_is_cut_before_the_request_is_left_out_is_caught(monkeypatch):
-    def cut_first(events, max_events, lag, own_U=None):
-        return right(right(events, max_events, lag), max_events, lag, own_U)
+    def cut_first(events, max_events, lag, end_U):
+        cut = right(events, max_events, lag)
+        gone_U = events.start_U1[1:] - end_U
+        return right(cut, max_events, lag, np.maximum(cut.start_U1[1:] - gone_U, cut.start_U1[:-1]))
 
     right = state.window
     monkeypatch.setattr(plain, "window", cut_first)
@@ -184,8 +180,8 @@ def test_a_window_that_is_cut_before_the_request_is_left_out_is_caught(monkeypat
 
 
 def test_a_window_of_more_than_training_has_is_caught(monkeypatch):
-    def more(events, max_events, lag, own_U):
-        return right(events, max_events, lag + 1, own_U)
+    def more(events, max_events, lag, end_U):
+        return right(events, max_events, lag + 1, end_U)
 
     right = state.window
     monkeypatch.setattr(plain, "window", more)
@@ -196,7 +192,7 @@ def test_a_window_of_more_than_training_has_is_caught(monkeypatch):
     ("name", "broken"),
     [
         ("in_last_request", lambda state, time_s_U, request_name_U: np.zeros(len(time_s_U), bool)),
-        ("window", lambda events, max_events, lag, own_U: state.window(events, max_events, lag)),
+        ("window", lambda events, max_events, lag, end_U: state.window(events, max_events, lag)),
     ],
 )
 def test_a_request_of_its_own_for_everything_is_caught(name, broken, monkeypatch):
@@ -205,8 +201,14 @@ def test_a_request_of_its_own_for_everything_is_caught(name, broken, monkeypatch
 
 
 def test_a_model_that_forgets_how_it_was_trained_to_be_asked_is_caught(monkeypatch):
-    layouts_alone = property(lambda m: supervises_candidates_only(m.layout, m.config.settings.exposure))
-    monkeypatch.setattr(GenerativeRecommender, "asks_candidates", layouts_alone)
+    right = plain._coming
+
+    def forgetful(model, *asked):
+        model = copy.copy(model)
+        model.plan = replace(model.plan, supervise="all")
+        return right(model, *asked)
+
+    monkeypatch.setattr(plain, "_coming", forgetful)
     assert_caught(check_own_request, models(MAX_EVENTS), tied_log())
 
 

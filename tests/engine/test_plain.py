@@ -28,10 +28,11 @@ from tiny import (
 from plait.engine import plain, steps
 from plait.engine.state import State, encode, window
 from plait.layouts import Layout, audit, resolve
-from plait.layouts.casting import SameRequest
+from plait.layouts.event_roles import SameRequest
 from plait.models.generative import GenerativeRecommender, ModelSettings
-from plait.models.inputs import Exposure, query_inputs
+from plait.models.inputs import query_inputs
 from plait.models.late import LateSettings
+from plait.models.questions import Exposure
 from plait.nn.config import TrunkConfig
 from plait.schema import UNKNOWN_ITEM, EventBatch
 
@@ -121,10 +122,10 @@ def check_steps(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     scores, retrieved = (asked() for asked in ask)
     met = {"sequences": [], "tokens": [], "statistics": []}
 
-    def inputs(layout, batch, *arguments, right=plain.query_inputs, **more):
+    def inputs(plan, batch, *arguments, right=plain.query_inputs, **more):
         met["sequences"].append(batch.num_users)
         met["tokens"].append(len(batch.item_E))
-        return right(layout, batch, *arguments, **more)
+        return right(plan, batch, *arguments, **more)
 
     def statistics(model, right=GenerativeRecommender.late_statistics):
         met["statistics"].append(model)
@@ -189,10 +190,9 @@ def clock_model(layout: Layout, trunk: TrunkConfig, anchor: str) -> GenerativeRe
 
 @torch.no_grad()
 def states_at(model: GenerativeRecommender, state: State, field: str) -> list[torch.Tensor]:
-    exposure = model.config.settings.exposure
     events = window(state.events, WINDOW, model.layout.lag)
     batches = (before_the_next(events, time_s_U) for time_s_U in TIMES_S)
-    return [model(query_inputs(model.layout, batch, (field,), exposure=exposure))[0] for batch in batches]
+    return [model(query_inputs(model.plan, batch, (field,)))[0] for batch in batches]
 
 
 def answer(model: GenerativeRecommender, state: State, field: str, at_s: int | None) -> np.ndarray:
@@ -279,7 +279,7 @@ def check_retrieval(layout: Layout, filter_seen: bool) -> None:
         history = part_of(batch, user)
         alone = encode(history, WINDOW, layout.lag)
         events = window(alone.events, WINDOW, layout.lag)
-        (state_1D,) = model(query_inputs(layout, before_the_next(events), ("i",)))
+        (state_1D,) = model(query_inputs(model.plan, before_the_next(events), ("i",)))
         score_V = model.item_scores(state_1D)[0].numpy()
         order = [item for item in np.argsort(-score_V, kind="stable") if item != UNKNOWN_ITEM]
         best = [item for item in order if not (filter_seen and item in history.item_E)][:k]

@@ -22,7 +22,7 @@ from plait.engine import plain, state
 from plait.engine.state import State, append, encode, joined, repeated, some_users, window
 from plait.layouts import Layout, resolve
 from plait.models.generative import ModelSettings
-from plait.models.inputs import Exposure
+from plait.models.questions import Exposure
 from plait.schema import EventBatch
 
 WINDOW = 3

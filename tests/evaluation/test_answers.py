@@ -46,7 +46,8 @@ from plait.files import HASHES
 from plait.layouts import Layout, audit, resolve
 from plait.metrics.retrieval import NEVER
 from plait.models.generative import ModelSettings
-from plait.models.inputs import Exposure, query_inputs
+from plait.models.inputs import query_inputs
+from plait.models.questions import Exposure
 from plait.nn.action_kinds import UNIFORM_VARIANCE
 from plait.schema import EventBatch
 
@@ -72,7 +73,7 @@ def check_answers(dataset: Dataset, layout: Layout, part: str = "test", filter_s
         assert answers.item_Q[user] == item
         np.testing.assert_array_equal(answers.label_QA[user], action_A)
         if answers.rank_Q is not None:
-            (state_1D,) = model(query_inputs(layout, before_the_next(state.events), ("i",)))
+            (state_1D,) = model(query_inputs(model.plan, before_the_next(state.events), ("i",)))
             score_V = model.item_scores(state_1D)[0].numpy()
             seen = set(history.item_E.tolist()) if filter_seen else set()
             rivals = [i for i in range(1, dataset.num_items + 1) if i != item and i not in seen]
@@ -181,9 +182,10 @@ def test_answers_that_leave_out_what_is_known_are_caught(known, forgotten, monke
         if forgotten == "context":
             return replace(inputs, context_EF=torch.zeros_like(inputs.context_EF))
         late = [
-            a if a.late_MF is None else replace(a, late_MF=torch.zeros_like(a.late_MF)) for a in inputs.asked
+            a if a.late_MF is None else replace(a, late_MF=torch.zeros_like(a.late_MF))
+            for a in inputs.questions
         ]
-        return replace(inputs, asked=tuple(late))
+        return replace(inputs, questions=tuple(late))
 
     monkeypatch.setattr(answers, "query_inputs", without)
     settings = ModelSettings(trunk=trunk_of(), late=LATE)
@@ -226,7 +228,7 @@ def test_sampled_negatives_are_unseen_items(dataset):
     assert (sampled.rank_Q <= full.rank_Q).all() and (sampled.rank_Q < full.rank_Q).any()
     assert sampled.rank_Q.tolist() == again.rank_Q.tolist() != other.rank_Q.tolist()
     targets, more = (
-        targets_of(dataset, "test", model.config.settings.exposure),
+        targets_of(dataset, "test", model.plan),
         replace(PROTOCOL, negatives=fewest + 1),
     )
     check_negatives(dataset, "test", targets, replace(PROTOCOL, negatives=fewest))

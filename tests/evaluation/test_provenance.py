@@ -22,7 +22,7 @@ from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
-from plait.models.inputs import Exposure
+from plait.models.questions import Exposure
 from plait.training import memory
 from plait.training.memory import forget_peak_memory, peak_memory_mb
 

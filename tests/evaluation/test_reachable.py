@@ -9,7 +9,11 @@ import polars as pl
 import pytest
 import torch
 from small_runs import fitted, settings_of
-from tiny import assert_caught, assert_not_vacuous
+from tiny import (
+    assert_caught,
+    assert_not_vacuous,
+    plan_of,
+)
 
 from plait.compare.comparing import compare
 from plait.data import Dataset, prepare
@@ -44,7 +48,7 @@ def datasets(tmp_path_factory, dataset) -> dict[str, Dataset]:
 
 
 def values_of_random_scores(data: Dataset, protocol: Protocol, metric: str) -> set[float]:
-    targets, rng = targets_of(data, "validation", settings_of().model.exposure), np.random.default_rng(0)
+    targets, rng = targets_of(data, "validation", plan_of("lac")), np.random.default_rng(0)
     item_C = torch.arange(FIRST_ITEM, FIRST_ITEM + data.num_items)
     found = set()
     for _ in range(60):
@@ -59,7 +63,7 @@ def values_of_random_scores(data: Dataset, protocol: Protocol, metric: str) -> s
 
 
 def is_refused(data: Dataset, protocol: Protocol, metric: str) -> bool:
-    targets = targets_of(data, "validation", settings_of().model.exposure)
+    targets = targets_of(data, "validation", plan_of("lac"))
     try:
         check_can_choose(Reach(data, resolve("item"), protocol, targets), Selection.parse(metric))
     except ValueError:

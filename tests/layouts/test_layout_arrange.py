@@ -21,8 +21,17 @@ from random_layouts import (
 )
 
 from plait.layouts import Layout, arrange, audit, resolve
-from plait.layouts.arrange import MASK, NOTHING, SPECIALS, START, Tokens, candidate_tokens, read, supervise
-from plait.layouts.casting import Cast, all_history, last_events
+from plait.layouts.arrange import (
+    MASK,
+    NOTHING,
+    SPECIALS,
+    START,
+    Tokens,
+    candidate_predictions,
+    candidate_tokens,
+    training_predictions,
+)
+from plait.layouts.event_roles import EventRoles, history_alone, last_events_to_come
 from plait.layouts.facts import Fact, Field, Target, Token
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -32,8 +41,8 @@ RAGGED: Batch = (
 )  # windows of 3, 1 and 7 events; leads of 2, 0, 0
 
 
-def cast_of(batch: Batch, hypothetical: bool) -> Cast:
-    return last_events(*batch) if hypothetical else all_history(*batch)
+def roles_of(batch: Batch, hypothetical: bool) -> EventRoles:
+    return last_events_to_come(*batch) if hypothetical else history_alone(*batch)
 
 
 def reference(layout: Layout, batch: Batch, hypothetical: bool) -> Iterator[tuple[int, int, Token, int, int]]:
@@ -61,7 +70,7 @@ def shown_by(tokens: Tokens, row: int) -> list[tuple[str, int]]:
 
 
 def check_tokens(layout: Layout, batch: Batch, hypothetical: bool) -> None:
-    tokens = arrange.arrange(layout, cast_of(batch, hypothetical))
+    tokens = arrange.arrange(layout, roles_of(batch, hypothetical))
     expected = list(reference(layout, batch, hypothetical))
     users = [user for user, *_ in expected]
     assert tokens.length_U.tolist() == [users.count(user) for user in range(len(batch[1]))]
@@ -80,8 +89,8 @@ def check_targets(layout: Layout, batch: Batch) -> None:
             int(label),
             tuple((field, int(source_M[m])) for field, source_M in asked.given_M),
         )
-        for asked in supervise(layout, all_history(*batch))
-        for m, (row, label) in enumerate(zip(asked.row_M, asked.label_M, strict=True))
+        for asked in training_predictions(layout, history_alone(*batch))
+        for m, (row, label) in enumerate(zip(asked.token_M, asked.label_M, strict=True))
     }
     expected = {
         (
@@ -95,9 +104,9 @@ def check_targets(layout: Layout, batch: Batch) -> None:
         if event + target.offset < start_U1[user + 1]
     }
     assert found == expected
-    assert sum(len(asked.row_M) for asked in supervise(layout, all_history(*batch))) == len(expected), (
-        "each target once"
-    )
+    assert sum(len(asked.token_M) for asked in training_predictions(layout, history_alone(*batch))) == len(
+        expected
+    ), "each target once"
 
 
 def check_everything() -> None:
@@ -111,13 +120,13 @@ def check_everything() -> None:
         for hypothetical in (False, True):
             check_tokens(layout, batch, hypothetical)
         check_targets(layout, batch)
-        shown = arrange.arrange(layout, last_events(*batch)).shown
+        shown = arrange.arrange(layout, last_events_to_come(*batch)).shown
         for column in shown:
             for source, kind in kinds.items():
                 met[kind] += int((np.minimum(column.source_N, SPECIALS) == source).sum())
-        for asked in supervise(layout, all_history(*batch)):
-            met["targets"] += len(asked.row_M)
-            met["given"] += len(asked.row_M) * len(asked.given_M)
+        for asked in training_predictions(layout, history_alone(*batch)):
+            met["targets"] += len(asked.token_M)
+            met["given"] += len(asked.token_M) * len(asked.given_M)
 
     agrees()
     assert_not_vacuous(met, above=30)
@@ -163,9 +172,9 @@ def relative(tokens: Tokens, row: int, first: int) -> list[tuple[str, int]]:
 
 
 def check_prefixes(layout: Layout) -> None:
-    whole = arrange.arrange(layout, all_history(np.array([0, 9]), np.array([2])))
+    whole = arrange.arrange(layout, history_alone(np.array([0, 9]), np.array([2])))
     for end in range(3, 9):
-        prefix = arrange.arrange(layout, all_history(np.array([0, end]), np.array([2])))
+        prefix = arrange.arrange(layout, history_alone(np.array([0, end]), np.array([2])))
         assert prefix.length_U[0] == (end - 2) * layout.tokens_per_event
         for row in range(prefix.length_U[0]):
             assert shown_by(prefix, row) == shown_by(whole, row)
@@ -173,12 +182,12 @@ def check_prefixes(layout: Layout) -> None:
 
 
 def check_history_beside_a_candidate(layout: Layout) -> None:
-    with_candidate = arrange.arrange(layout, last_events(*RAGGED))
+    with_candidate = arrange.arrange(layout, last_events_to_come(*RAGGED))
     start_U1, lead_U = RAGGED
     first_row = np.cumsum(with_candidate.length_U) - with_candidate.length_U
     for user, lead in enumerate(lead_U):
         first, end = int(start_U1[user]), int(start_U1[user + 1])
-        history = arrange.arrange(layout, all_history(np.array([0, end - 1 - first]), np.array([lead])))
+        history = arrange.arrange(layout, history_alone(np.array([0, end - 1 - first]), np.array([lead])))
         assert with_candidate.length_U[user] == history.length_U[0] + len(candidate_tokens(layout))
         for row in range(history.length_U[0]):
             there = int(first_row[user]) + row
@@ -212,8 +221,8 @@ def test_tokens_that_depend_on_what_comes_after_are_noticed(monkeypatch, check):
 @pytest.mark.parametrize("layout", [case for case in LAYOUTS if "/" not in str(case.id)])
 def test_an_implied_candidate_shows_what_the_event_shows_once_it_has_happened(layout):
     """Train tokens = serve tokens: a candidate's tokens are a prefix of those that its event then emits."""
-    hypothetical = arrange.arrange(layout, last_events(np.array([0, 6]), np.array([1])))
-    happened = arrange.arrange(layout, all_history(np.array([0, 6]), np.array([1])))
+    hypothetical = arrange.arrange(layout, last_events_to_come(np.array([0, 6]), np.array([1])))
+    happened = arrange.arrange(layout, history_alone(np.array([0, 6]), np.array([1])))
     for row in range(hypothetical.length_U[0]):
         assert shown_by(hypothetical, row) == shown_by(happened, row)
 
@@ -239,15 +248,15 @@ EVENT = SPECIALS  # sources of one user's events: EVENT + n
 )  # fmt: skip
 def test_what_a_candidate_after_three_events_shows(text, candidate):
     layout = resolve(text)
-    tokens = arrange.arrange(layout, last_events(np.array([0, 4]), np.array([0])))
+    tokens = arrange.arrange(layout, last_events_to_come(np.array([0, 4]), np.array([0])))
     rows = range(3 * layout.tokens_per_event, tokens.length_U[0])
     assert [shown_by(tokens, row) for row in rows] == candidate
 
 
 def test_a_lag_before_the_window_is_true_where_the_log_has_it():
     lac = resolve("lac")
-    with_lead = arrange.arrange(lac, all_history(np.array([0, 4]), np.array([1])))
-    without = arrange.arrange(lac, all_history(np.array([0, 3]), np.array([0])))
+    with_lead = arrange.arrange(lac, history_alone(np.array([0, 4]), np.array([1])))
+    without = arrange.arrange(lac, history_alone(np.array([0, 3]), np.array([0])))
     assert with_lead.length_U.tolist() == without.length_U.tolist() == [3], "a lead emits no tokens"
     assert shown_by(with_lead, 0) == [("a", EVENT), ("i", EVENT + 1)]
     assert shown_by(without, 0) == [("a", START), ("i", EVENT)]
@@ -255,7 +264,7 @@ def test_a_lag_before_the_window_is_true_where_the_log_has_it():
 
 def test_lags_of_two_start_twice():
     tokens = arrange.arrange(
-        Layout.parse("(i[t], a[t-2]) -> i[t+1]"), all_history(np.array([0, 3, 6]), np.array([0, 0]))
+        Layout.parse("(i[t], a[t-2]) -> i[t+1]"), history_alone(np.array([0, 3, 6]), np.array([0, 0]))
     )
     lags = [dict(shown_by(tokens, row))["a"] for row in range(6)]
     assert lags == [START, START, EVENT, START, START, EVENT + 3], (
@@ -264,9 +273,11 @@ def test_lags_of_two_start_twice():
 
 
 def test_a_batch_may_have_no_users_and_a_user_no_history():
-    nobody = arrange.arrange(resolve("interleaved"), all_history(np.array([0]), np.array([], dtype=np.int64)))
+    nobody = arrange.arrange(
+        resolve("interleaved"), history_alone(np.array([0]), np.array([], dtype=np.int64))
+    )
     assert nobody.length_U.tolist() == [] and nobody.position_N.tolist() == []
-    cold = arrange.arrange(resolve("lac"), last_events(np.array([0, 1]), np.array([0])))
+    cold = arrange.arrange(resolve("lac"), last_events_to_come(np.array([0, 1]), np.array([0])))
     assert shown_by(cold, 0) == [("a", START), ("i", EVENT)]
 
 
@@ -274,22 +285,25 @@ READABLE = [
     pytest.param(case.values[0], field, id=f"{field} of {case.id}")
     for case in LAYOUTS
     for field in ("i", "a")
-    if read(case.values[0], field, last_events(np.array([0, 9]), np.array([0]))) is not None
+    if candidate_predictions(case.values[0], field, last_events_to_come(np.array([0, 9]), np.array([0])))
+    is not None
 ]
 
 
 def check_read(layout: Layout, field: Field) -> None:
     start_U1, lead_U = np.array([0, 5, 13]), np.array([1, 0])
-    asked = read(layout, field, last_events(start_U1, lead_U))
+    asked = candidate_predictions(layout, field, last_events_to_come(start_U1, lead_U))
     assert asked is not None
     assert asked.label_M.tolist() == [4, 12], "the last event of each user is read about"
-    trained = {t.target: t for t in supervise(layout, all_history(start_U1, lead_U))}[asked.target]
-    arranged = arrange.arrange(layout, last_events(start_U1, lead_U))
+    trained = {t.target: t for t in training_predictions(layout, history_alone(start_U1, lead_U))}[
+        asked.target
+    ]
+    arranged = arrange.arrange(layout, last_events_to_come(start_U1, lead_U))
     training_first_row = np.array([0, 4]) * layout.tokens_per_event
     serving_first_row = np.cumsum(arranged.length_U) - arranged.length_U
     for user, label in enumerate(asked.label_M):
         m = trained.label_M.tolist().index(label)
-        assert asked.row_M[user] - serving_first_row[user] == trained.row_M[m] - training_first_row[user]
+        assert asked.token_M[user] - serving_first_row[user] == trained.token_M[m] - training_first_row[user]
         assert [(f, s[user]) for f, s in asked.given_M] == [(f, s[m]) for f, s in trained.given_M]
 
 
@@ -311,13 +325,17 @@ def test_a_read_at_another_token_or_of_another_target_is_noticed(monkeypatch):
 
 def test_a_spelled_candidate_is_read_at_its_own_tokens():
     layout = Layout.parse("i[t] -> () / (i[t], a[t-1]) -> (); (a[?], i[t]) -> a[t]")
-    asked = read(layout, "a", last_events(np.array([0, 4]), np.array([0])))
-    assert asked is not None and asked.row_M.tolist() == [4], "three of history, then the candidate's second"
-    assert read(layout, "i", last_events(np.array([0, 4]), np.array([0]))) is None
+    asked = candidate_predictions(layout, "a", last_events_to_come(np.array([0, 4]), np.array([0])))
+    assert asked is not None and asked.token_M.tolist() == [4], (
+        "three of history, then the candidate's second"
+    )
+    assert candidate_predictions(layout, "i", last_events_to_come(np.array([0, 4]), np.array([0]))) is None
 
 
 def test_a_patched_head_is_given_the_last_observed_action():
-    asked = read(resolve("lac_patched"), "i", last_events(np.array([0, 4, 7]), np.array([0, 0])))
+    asked = candidate_predictions(
+        resolve("lac_patched"), "i", last_events_to_come(np.array([0, 4, 7]), np.array([0, 0]))
+    )
     assert asked is not None
     assert [(field, source.tolist()) for field, source in asked.given_M] == [("a", [EVENT + 2, EVENT + 5])]
 
@@ -345,14 +363,16 @@ def check_reads() -> None:
     def agrees(plain: PlainLayout) -> None:
         layout = build(plain)
         items, actions = answers(layout, "i"), answers(layout, "a")
-        item, action = (read(layout, field, last_events(*NINE)) for field in ("i", "a"))
+        item, action = (
+            candidate_predictions(layout, field, last_events_to_come(*NINE)) for field in ("i", "a")
+        )
         assert (item is not None) == bool(items) == audit(layout).can_retrieve
         if item is not None:
-            assert (item.row_M[0], item.target) in items
+            assert (item.token_M[0], item.target) in items
         best = min(actions.values(), key=["early", "late", "no"].index, default="no")
         assert audit(layout).can_score == best
         if action is not None:
-            assert actions.get((action.row_M[0], action.target)) == best
+            assert actions.get((action.token_M[0], action.target)) == best
         met["an item" if items else "no item"] += 1
         met[best if actions else "no action"] += 1
 
@@ -375,12 +395,16 @@ def test_a_history_too_short_to_predict_from_is_refused():
     with pytest.raises(
         ValueError, match=r"user 1 of the batch has 0 events of history; predicting i\[t\+1\] needs 1"
     ):
-        read(resolve("item"), "i", last_events(start_U1, lead_U))
-    assert read(resolve("lac"), "a", last_events(start_U1, lead_U)) is not None, "a first item can be scored"
+        candidate_predictions(resolve("item"), "i", last_events_to_come(start_U1, lead_U))
+    assert candidate_predictions(resolve("lac"), "a", last_events_to_come(start_U1, lead_U)) is not None, (
+        "a first item can be scored"
+    )
     with pytest.raises(ValueError, match=r"user 1 of the batch has 1 events of history; .* needs 2"):
-        read(Layout.parse("i[t] -> i[t+2]"), "i", last_events(np.array([0, 4, 6]), lead_U))
+        candidate_predictions(
+            Layout.parse("i[t] -> i[t+2]"), "i", last_events_to_come(np.array([0, 4, 6]), lead_U)
+        )
 
 
 def test_a_window_without_room_for_its_candidate_is_our_mistake():
     with pytest.raises(AssertionError, match="holds its lead and its candidates"):
-        arrange.arrange(resolve("lac"), last_events(np.array([0, 2]), np.array([2])))
+        arrange.arrange(resolve("lac"), last_events_to_come(np.array([0, 2]), np.array([2])))

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 from random_layouts import LAYOUTS, assert_caught
-from tiny import EVERY_LAYOUT, batch_of, model_of
+from tiny import (
+    EVERY_LAYOUT,
+    batch_of,
+    model_of,
+    plan_of,
+)
 
 from plait.layouts import CATALOGUE, Layout, arrange, draw, resolve
 from plait.layouts.arrange import candidate_tokens
@@ -81,7 +86,7 @@ def reaches(layout: Layout, num_events: int, num_candidates: int) -> list[np.nda
     """Of every attention of a model that is asked about candidates: which slot's result has a gradient in which
     slot's value."""
     batch = batch_of([num_events + num_candidates])
-    inputs = query_inputs(layout, batch, ("i", "a"), num_candidates_U=np.array([num_candidates]))
+    inputs = query_inputs(plan_of(layout), batch, ("i", "a"), num_candidates_U=np.array([num_candidates]))
     values, results = [], []
 
     def watched(q_RNLH, k_RNLH, v_RNLH, *arguments, **rest):

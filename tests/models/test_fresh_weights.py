@@ -16,7 +16,7 @@ from torch import Tensor
 
 from plait.layouts import resolve
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
-from plait.models.inputs import Exposure
+from plait.models.questions import Exposure
 from plait.nn.config import DLRM_V3, TrunkConfig
 from plait.nn.towers import TowerConfig
 from plait.schema import FIRST_VALUE, Categories, Category, Feature, Number, Vector

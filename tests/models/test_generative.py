@@ -17,7 +17,8 @@ from tiny import (
 
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
-from plait.models.inputs import Exposure, query_inputs
+from plait.models.inputs import query_inputs
+from plait.models.questions import Exposure
 from plait.nn.losses import RetrievalLoss
 from plait.nn.sampling import uniform
 from plait.schema import Action, Binary
@@ -105,7 +106,7 @@ def test_every_retrieval_loss_trains_the_items(retrieval):
 
 def test_the_unknown_item_is_never_recommended():
     model = model_of(resolve("lac"))
-    (state_MD,) = model(query_inputs(model.layout, before_the_next(batch_of((4, 2))), ("i",)))
+    (state_MD,) = model(query_inputs(model.plan, before_the_next(batch_of((4, 2))), ("i",)))
     score_MV = model.item_scores(state_MD)
     assert (score_MV[:, 0] == -torch.inf).all() and score_MV[:, 1:].isfinite().all()
 
@@ -114,7 +115,7 @@ def test_the_unknown_item_is_never_recommended():
 def test_learned_positions_reach_a_full_window_and_its_candidate(layout):
     model = model_of(layout)
     model(asked_in_training(layout, batch_of([MAX_EVENTS])))
-    model(query_inputs(layout, batch_of([MAX_EVENTS + 1]), ("i", "a")))
+    model(query_inputs(model.plan, batch_of([MAX_EVENTS + 1]), ("i", "a")))
     with pytest.raises(ValueError, match="learned positions for"):
         model(asked_in_training(layout, batch_of([MAX_EVENTS + 2])))
 
@@ -131,7 +132,7 @@ def test_dropout_is_off_in_evaluation_and_on_in_training(positions):
 
 def test_actions_stand_in_the_order_of_the_data():
     model = model_of(resolve("lac"))
-    (state_MD,) = model(query_inputs(model.layout, batch_of((4, 2)), ("a",)))
+    (state_MD,) = model(query_inputs(model.plan, batch_of((4, 2)), ("a",)))
     predicted = model.heads.predict(state_MD)
     assert list(predicted) == [action.name for action in ACTIONS]
     assert (predicted["rating"] > 1).all() and (predicted["liked"] < 1).all()
@@ -146,7 +147,7 @@ def test_the_first_event_starts_from_a_learned_fact_which_is_not_a_missing_actio
     states = {}
     for name, batch in (("start", start), ("missing", after_missing)):
         inputs = asked_in_training(model.layout, batch)
-        (of_actions,) = (n for n, asked in enumerate(inputs.asked) if asked.target.fact.field == "a")
+        (of_actions,) = (n for n, asked in enumerate(inputs.questions) if asked.target.fact.field == "a")
         states[name] = model(inputs)[of_actions][0]
     assert (states["start"] - states["missing"]).abs().max() > 0.01
     states["start"].square().sum().backward()

@@ -9,7 +9,8 @@ from tiny import ACTIONS, NUM_ITEMS, assert_caught, batch_of, trunk_of
 
 from plait.layouts import resolve
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
-from plait.models.inputs import Exposure, query_inputs, training_inputs
+from plait.models.inputs import query_inputs, training_inputs
+from plait.models.questions import Exposure
 from plait.nn import attention, blockwise, gpt, visibility
 from plait.nn.attention import attend_reference
 from plait.schema import EventBatch
@@ -61,7 +62,10 @@ def model_of(layout: str, trunk: str, exposure: Exposure = Exposure()) -> Genera
 
 def step(layout: str, trunk: str, exposure: Exposure, requests: int | None, length: int) -> Allocations:
     model = model_of(layout, trunk, exposure)
-    inputs = training_inputs(model.layout, users_of(length), exposure=exposure, candidate_requests=requests)
+    plan = model.plan
+    if requests is not None:
+        plan = replace(plan, supervise="candidates", candidate_requests=requests)
+    inputs = training_inputs(plan, users_of(length))
     assert len(inputs.segments.segment_RL) >= ROWS
     with allocations() as found:
         model.total(model.losses(inputs)).backward()
@@ -110,7 +114,7 @@ def test_a_store_without_a_bound_is_noticed(room, name, small_blocks, monkeypatc
 def test_scoring_holds_nothing_quadratic(trunk, small_blocks):
     largest, model = [], model_of("lac", trunk).eval()
     for length in LENGTHS:
-        inputs = query_inputs(model.layout, users_of(length), ("a", "i"))
+        inputs = query_inputs(model.plan, users_of(length), ("a", "i"))
         with torch.no_grad(), allocations() as found:
             model(inputs)
         largest.append(found.largest_bytes)
@@ -121,7 +125,7 @@ def test_what_all_layers_share_stays_within_its_bytes(monkeypatch):
     length, model = max(LENGTHS), model_of("lac", "hstu rab")
     monkeypatch.setattr(visibility, "KEPT_BYTES", ROWS * length**2 // 2)  # a byte for every pair that is seen
     monkeypatch.setattr(blockwise, "QUERY_BLOCK", 8)
-    inputs = training_inputs(model.layout, users_of(length))
+    inputs = training_inputs(model.plan, users_of(length))
     model.total(model.losses(inputs)).backward()
     held = [tensor.nbytes for tensor in inputs.segments._kept.values()]
     assert visibility.KEPT_BYTES / 2 < sum(held) <= visibility.KEPT_BYTES, "masks and time buckets are two"

@@ -2,12 +2,16 @@
 
 import numpy as np
 import pytest
-from tiny import assert_caught, batch_of
+from tiny import (
+    assert_caught,
+    batch_of,
+    plan_of,
+)
 
-from plait.layouts import resolve
 from plait.layouts.arrange import SPECIALS, START
 from plait.models import inputs
-from plait.models.inputs import Exposure, Inputs, query_inputs, training_inputs
+from plait.models.inputs import Inputs, query_inputs, training_inputs
+from plait.models.questions import Exposure
 from plait.nn.visibility import NO_REQUEST_BEFORE
 from plait.schema import EventBatch
 
@@ -46,14 +50,14 @@ def requests_of(found: Inputs) -> list[tuple[int, int, int | None]]:
 
 def check_table() -> None:
     batch, table = tied_batch(), [(event, *row) for event, row in OF_EVENT.items()]
-    assert requests_of(training_inputs(resolve("lac"), batch)) == table
+    assert requests_of(training_inputs(plan_of("lac"), batch)) == table
     both = [row for row in table for _ in range(2)]
-    assert requests_of(training_inputs(resolve("interleaved"), batch)) == both, "both tokens of an event"
+    assert requests_of(training_inputs(plan_of("interleaved"), batch)) == both, "both tokens of an event"
     # The candidates of the last request count from the history that they share.
-    asked = training_inputs(resolve("genrank"), batch, candidate_requests=1)
+    asked = training_inputs(plan_of("genrank"), batch)
     assert requests_of(asked)[-5:] == table[-5:] and set(requests_of(asked)) == set(table)
     # Two candidates at the time of the history's last event, which is of their request, are of no later one.
-    asked = query_inputs(resolve("lac"), batch, ("a",), num_candidates_U=np.array([1, 1]))
+    asked = query_inputs(plan_of("lac"), batch, ("a",), num_candidates_U=np.array([1, 1]))
     assert requests_of(asked) == table
 
 
@@ -82,8 +86,8 @@ def test_a_request_begun_before_the_window_lags_to_start_where_nothing_older_is_
     request_E = np.array([0, 1, 1, 2])[2 - lead :]
     given = vars(batch_of([len(request_E)], lead_U=(lead,))) | {"request_E": request_E}
     blind = Exposure(same_request="blind")
-    for batch_inputs in (training_inputs, lambda *asked, **how: query_inputs(*asked, ("a",), **how)):
-        shown = dict(batch_inputs(resolve("lac"), EventBatch(**given), exposure=blind).shown)
+    for batch_inputs in (training_inputs, lambda *asked: query_inputs(*asked, ("a",))):
+        shown = dict(batch_inputs(plan_of("lac", blind), EventBatch(**given)).shown)
         first, second = shown["a"].tolist()
         assert first == (START if lagged is None else SPECIALS + lagged)
         assert second == SPECIALS + lead, "the next request has its true lag"

@@ -17,6 +17,7 @@ from tiny import (
     batch_of,
     model_of,
     part_of,
+    plan_of,
     started,
     trunk_of,
 )
@@ -25,8 +26,9 @@ from plait.layouts import Layout, resolve
 from plait.models import inputs as inputs_module
 from plait.models import late as late_module
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
-from plait.models.inputs import Exposure, Inputs, query_inputs, training_inputs
+from plait.models.inputs import Inputs, query_inputs, training_inputs
 from plait.models.late import LateSettings, LateStatistics, columns_of
+from plait.models.questions import Exposure
 from plait.schema import (
     FIRST_VALUE,
     MISSING_VALUE,
@@ -123,9 +125,9 @@ def plain_row(batch: EventBatch, first: int, now: int, label: int) -> list[float
 
 
 def of_actions(inputs: Inputs) -> tuple[np.ndarray, list[int]]:
-    (asked,) = (asked for asked in inputs.asked if asked.target.fact.field == "a")
+    (asked,) = (asked for asked in inputs.questions if asked.target.fact.field == "a")
     assert asked.late_MF is not None and all(
-        other.late_MF is None for other in inputs.asked if other is not asked
+        other.late_MF is None for other in inputs.questions if other is not asked
     )
     return asked.late_MF.numpy(), asked.label_M.tolist()
 
@@ -142,7 +144,7 @@ def before(batch: EventBatch, label: int, blind: bool) -> tuple[int, int]:
 
 def check_definition(layout: Layout, exposure: Exposure, **kwargs: int) -> None:
     batch = events()
-    late_MF, labels = of_actions(training_inputs(layout, batch, exposure=exposure, late=STATISTICS, **kwargs))
+    late_MF, labels = of_actions(training_inputs(plan_of(layout, exposure, **kwargs), batch, late=STATISTICS))
     met = {"nothing known": 0, "means inside (0, 1)": 0, "similar": 0, "not similar": 0}
     for late_F, label in zip(late_MF, labels, strict=True):
         blind = exposure == BLIND or bool(kwargs)
@@ -168,9 +170,9 @@ def test_candidates_count_what_lay_before_their_request():
     check_definition(resolve("lac"), Exposure(), candidate_requests=3)
 
 
-def counts_its_own_event(late, batch, cast, asked):
-    own = replace(asked, now_M=asked.label_M + 1)
-    return RIGHT(late, batch, cast, own)
+def counts_its_own_event(late, batch, roles, predictions):
+    own = replace(predictions, context_end_M=predictions.label_M + 1)
+    return RIGHT(late, batch, roles, own)
 
 
 RIGHT = inputs_module._late
@@ -185,8 +187,8 @@ def test_a_wrong_count_is_caught(broken, monkeypatch):
             monkeypatch.setattr(late_module, "FIRST_VALUE", UNSEEN_VALUE)
         case _:
 
-            def from_the_lead(late, batch, cast, asked):
-                return RIGHT(late, batch, replace(cast, first_U=batch.start_U1[:-1]), asked)
+            def from_the_lead(late, batch, roles, predictions):
+                return RIGHT(late, batch, replace(roles, first_U=batch.start_U1[:-1]), predictions)
 
             monkeypatch.setattr(inputs_module, "_late", from_the_lead)
     assert_caught(check_definition, resolve("lac"), Exposure())
@@ -205,7 +207,7 @@ def check_no_leak(layout: Layout, exposure: Exposure) -> None:
         other = replace(
             batch, item_E=item_E, action_EA=np.where(changed_E[:, None], other_EA, batch.action_EA)
         )
-        return of_actions(training_inputs(layout, other, exposure=exposure, late=STATISTICS, **kwargs))
+        return of_actions(training_inputs(plan_of(layout, exposure, **kwargs), other, late=STATISTICS))
 
     event_E = np.arange(len(batch.item_E))
     found, labels = rows(np.zeros(len(event_E), dtype=bool), 0)
@@ -234,8 +236,8 @@ def test_counting_the_label_is_caught(exposure, monkeypatch):
 
 
 def test_looking_into_the_own_request_is_caught(monkeypatch):
-    def up_to_the_label(late, batch, cast, asked):
-        return RIGHT(late, batch, cast, replace(asked, now_M=asked.label_M))
+    def up_to_the_label(late, batch, roles, predictions):
+        return RIGHT(late, batch, roles, replace(predictions, context_end_M=predictions.label_M))
 
     monkeypatch.setattr(inputs_module, "_late", up_to_the_label)
     assert_caught(check_no_leak, resolve("lac"), BLIND)
@@ -251,7 +253,7 @@ def test_serving_counts_as_training(layout, exposure):
     for lead in (0, 1, 4):
         window = part_of(whole, 0, lead=lead)
         late_MF, labels = of_actions(
-            training_inputs(layout, window, exposure=exposure, late=STATISTICS, **kwargs)
+            training_inputs(plan_of(layout, exposure, **kwargs), window, late=STATISTICS)
         )
         for late_F, label in zip(late_MF, labels, strict=True):
             _, now = before(window, label, exposure == BLIND or bool(kwargs))
@@ -274,7 +276,7 @@ def served_alone(layout: Layout, history: EventBatch, window: EventBatch, label:
         time_s_E=np.append(history.time_s_E, window.time_s_E[label]),
         request_E=np.append(history.request_E, 10**6),
     )
-    (late_F,), _ = of_actions(query_inputs(layout, batch, ("a",), late=STATISTICS))
+    (late_F,), _ = of_actions(query_inputs(plan_of(layout), batch, ("a",), late=STATISTICS))
     return late_F
 
 
@@ -282,7 +284,7 @@ def served_alone(layout: Layout, history: EventBatch, window: EventBatch, label:
 def test_many_candidates_count_as_one_by_one(layout):
     batch = events([9, 7], [1, 0])
     late_MF, labels = of_actions(
-        query_inputs(layout, batch, ("a",), num_candidates_U=np.array([4, 3]), late=STATISTICS)
+        query_inputs(plan_of(layout), batch, ("a",), num_candidates_U=np.array([4, 3]), late=STATISTICS)
     )
     assert labels == [5, 6, 7, 8, 13, 14, 15]
     for late_F, label in zip(late_MF, labels, strict=True):
@@ -293,9 +295,9 @@ def test_many_candidates_count_as_one_by_one(layout):
 
 
 def test_the_size_of_a_step_does_not_matter(monkeypatch):
-    expected, _ = of_actions(training_inputs(resolve("lac"), events(), late=STATISTICS))
+    expected, _ = of_actions(training_inputs(plan_of("lac"), events(), late=STATISTICS))
     monkeypatch.setattr(late_module, "CELLS", 7)
-    found, _ = of_actions(training_inputs(resolve("lac"), events(), late=STATISTICS))
+    found, _ = of_actions(training_inputs(plan_of("lac"), events(), late=STATISTICS))
     close(found, expected)
 
 
@@ -336,15 +338,15 @@ def test_a_model_says_how_its_late_features_are_counted():
 def test_late_features_reach_the_losses_and_cannot_be_forgotten():
     model, batch = late_model(), events()
     torch.nn.init.normal_(model.heads.weight_KD)
-    counted = training_inputs(model.layout, batch, late=model.late_statistics())
-    of_items, of_actions = counted.asked
+    counted = training_inputs(model.plan, batch, late=model.late_statistics())
+    of_items, of_actions = counted.questions
     assert of_items.late_MF is None and of_actions.late_MF is not None
-    others = replace(counted, asked=(of_items, replace(of_actions, late_MF=of_actions.late_MF.flip(0))))
+    others = replace(counted, questions=(of_items, replace(of_actions, late_MF=of_actions.late_MF.flip(0))))
     losses, shuffled = model.losses(counted), model.losses(others)
     assert torch.equal(losses["retrieval"], shuffled["retrieval"])
     assert all(losses[action.name] != shuffled[action.name] for action in ACTIONS)
     with pytest.raises(ValueError, match="found 0 late features"):
-        model.losses(training_inputs(model.layout, batch))
+        model.losses(training_inputs(model.plan, batch))
 
 
 @pytest.mark.parametrize(
@@ -371,5 +373,5 @@ def test_windows_that_are_none_are_refused(windows):
 
 def test_a_layout_without_actions_does_not_mind():
     model = late_model("item")
-    inputs = training_inputs(model.layout, events(), late=model.late_statistics())
+    inputs = training_inputs(model.plan, events(), late=model.late_statistics())
     assert set(model.losses(inputs)) == {"retrieval"}

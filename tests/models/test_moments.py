@@ -13,12 +13,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import ACTIONS, assert_caught, assert_not_vacuous, batch_of, trunk_of
+from tiny import (
+    ACTIONS,
+    assert_caught,
+    assert_not_vacuous,
+    batch_of,
+    plan_of,
+    trunk_of,
+)
 
 from plait.layouts import CATALOGUE, Layout
 from plait.models import inputs
 from plait.models.combining import check_supported
-from plait.models.inputs import Exposure, Inputs, query_inputs, training_inputs
+from plait.models.inputs import Inputs, query_inputs, training_inputs
+from plait.models.questions import Exposure
 from plait.nn.positions import moment_bucket
 from plait.schema import EventBatch
 
@@ -64,8 +72,8 @@ def check_every_layout() -> None:
     batch, num_candidates_U = pairs_of_events((7, 4, 2, 3), (0, 1, 0, 0)), np.array([1, 2, 2, 1])
     num_history_U = batch.num_events_U - batch.lead_U - num_candidates_U
     for layout in supported():
-        training = training_inputs(layout, batch, exposure=AT_END, candidate_requests=1)
-        serving = query_inputs(layout, batch, (), exposure=AT_END, num_candidates_U=num_candidates_U)
+        training = training_inputs(plan_of(layout, AT_END), batch)
+        serving = query_inputs(plan_of(layout, AT_END), batch, (), num_candidates_U=num_candidates_U)
         for asked in (training, serving):
             check_moments(layout, asked, batch, num_history_U)
         met.update({"layouts": 1, "of several tokens": layout.tokens_per_event > 1})

@@ -59,7 +59,7 @@ def inputs_of(model: GenerativeRecommender) -> Inputs:
     """Of users some of whose items are unknown."""
     batch = batch_of((5, 3, 9, 1))
     batch.item_E[[2, 6]] = 0
-    return training_inputs(model.layout, batch)
+    return training_inputs(model.plan, batch)
 
 
 def step(model: GenerativeRecommender) -> dict[str, torch.Tensor]:

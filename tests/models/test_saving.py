@@ -45,7 +45,7 @@ def check_round_trip(layout: Layout, positions: str, folder: Path) -> None:
     save_model(model, folder)
     loaded = load_model(folder)
     inputs = asked_in_training(layout, batch_of((5, 3)))
-    assert inputs.asked and not loaded.training
+    assert inputs.questions and not loaded.training
     assert (loaded.config, loaded.layout) == (model.config, layout)
     for found_MD, state_MD in zip(loaded(inputs), model(inputs), strict=True):
         assert len(state_MD) and torch.equal(found_MD, state_MD)
@@ -91,11 +91,11 @@ def test_every_setting_survives(tmp_path):
 
 def test_how_a_model_is_asked_survives_and_older_models_were_asked_where_events_stand(tmp_path):
     save_model(model_of(resolve("lac"), asked_as_candidates=True), tmp_path)
-    assert load_model(tmp_path).config.asked_as_candidates and load_model(tmp_path).asks_candidates
+    assert load_model(tmp_path).config.asked_as_candidates and load_model(tmp_path).plan.asks_candidates
     config = msgspec.json.decode((tmp_path / CONFIG).read_bytes())
     del config["model"]["asked_as_candidates"]
     with of_before(tmp_path, config):
-        assert not load_model(tmp_path).asks_candidates
+        assert not load_model(tmp_path).plan.asks_candidates
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])

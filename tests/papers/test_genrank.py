@@ -46,8 +46,7 @@ def asked(variant: Variant) -> tuple[GenerativeRecommender, Inputs]:
     batch = replace(
         batch_of([len(REQUESTS)]), request_E=np.array(REQUESTS), time_s_E=3600 * np.array(REQUESTS)
     )
-    exposure = settings.model.exposure
-    return model, training_inputs(model.layout, batch, exposure=exposure, candidate_requests=1)
+    return model, training_inputs(replace(model.plan, supervise="candidates"), batch)
 
 
 def sees(model: GenerativeRecommender, inputs: Inputs) -> Tensor:

@@ -82,7 +82,7 @@ def check_map(map_LL: np.ndarray, dataset: Dataset) -> None:
     values: list[torch.Tensor] = []
     other = block.register_forward_pre_hook(lambda _, given: values.append(block.project(given[0], None)[2]))
     with torch.no_grad():
-        model(training_inputs(model.layout, dummies(dataset, 1, 1)))
+        model(training_inputs(model.plan, dummies(dataset, 1, 1)))
     hook.remove()
     other.remove()
     mean_LD = torch.from_numpy(map_LL).float() @ values[0][0].transpose(0, 1).flatten(1)

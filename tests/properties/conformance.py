@@ -18,7 +18,7 @@ from plait.layouts import CATALOGUE, Layout
 from plait.layouts.audit import reader
 from plait.layouts.facts import Field
 from plait.layouts.packing import pack
-from plait.models.combining import Combination, named_trunk, supervises_candidates_only
+from plait.models.combining import Combination, named_trunk
 from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.models.inputs import Inputs, Packer, query_inputs, training_inputs
 from plait.schema import EventBatch
@@ -67,14 +67,9 @@ class Case:
         return described(batch) if self.knows_features else batch
 
     def training(self, batch: EventBatch, packer: Packer = pack) -> Inputs:
-        return training_inputs(
-            self.layout,
-            batch,
-            packer,
-            exposure=self.combination.exposure,
-            candidate_requests=1 if self.by_candidates else None,
-            late=self.model.late_statistics(),
-        )
+        supervise = "candidates" if self.by_candidates else "all"
+        plan = replace(self.model.plan, supervise=supervise)
+        return training_inputs(plan, batch, packer, late=self.model.late_statistics())
 
     def query(
         self,
@@ -84,10 +79,9 @@ class Case:
     ) -> Inputs:
         count_U = None if num_candidates is None else np.array(num_candidates)
         return query_inputs(
-            self.layout,
+            self.model.plan,
             batch,
             fields,
-            exposure=self.combination.exposure,
             num_candidates_U=count_U,
             late=self.model.late_statistics(),
         )
@@ -95,7 +89,7 @@ class Case:
     def states(self, inputs: Inputs) -> States:
         """What heads read for all questions, the state and late features, at the events that they are about."""
         found: States = {}
-        for asked, state_MD in zip(inputs.asked, self.model(inputs), strict=True):
+        for asked, state_MD in zip(inputs.questions, self.model(inputs), strict=True):
             if asked.late_MF is not None:
                 state_MD = torch.cat([state_MD, asked.late_MF.nan_to_num(-1.0)], dim=1)
             state_ED = state_MD.new_full((len(inputs.item_E), state_MD.shape[1]), torch.nan)
@@ -111,7 +105,7 @@ def cases(combination: Combination, knows_features: bool = False) -> list[Case]:
     )
     settings = ModelSettings(trunk=config, exposure=exposure)
     model = describing_model(layout, settings) if knows_features else model_of(layout, settings=settings)
-    ways = [True] if supervises_candidates_only(layout, exposure) else [False, True]
+    ways = [True] if model.plan.asks_candidates else [False, True]
     return [Case(combination, model, way) for way in ways]
 
 

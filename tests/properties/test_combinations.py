@@ -7,22 +7,21 @@ from pathlib import Path
 
 import checks
 import conformance
-import jaxtyping
 import numpy as np
 import pytest
 import torch
 from checks import CHECKS, OF_TRAINING, check_losses, failures
-from conformance import Case, a_log, cases
+from conformance import Case, cases
 from tiny import model_of
 
 from plait.engine import state
-from plait.layouts import CATALOGUE, casting
-from plait.layouts.casting import Cast
+from plait.layouts import CATALOGUE, event_roles
+from plait.layouts.event_roles import EventRoles
 from plait.models import generative
 from plait.models import inputs as inputs_module
 from plait.models.combining import Combination, combinations, named_trunk
 from plait.models.generative import ModelSettings
-from plait.models.inputs import Exposure
+from plait.models.questions import Exposure
 from plait.nn import gpt, hstu
 from plait.nn.attention import attend_reference
 from plait.nn.encoders import FeatureEncoder
@@ -31,14 +30,6 @@ from plait.nn.visibility import Segments
 EVERY = list(combinations())
 ALLOWED = [combination for combination in EVERY if not combination.problems]
 REFUSED = [combination for combination in EVERY if combination.problems]
-
-
-@pytest.fixture
-def shapes_are_not_checked():
-    """The same calls come a thousand times here, with shapes that all other tests check."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("shapes_are_not_checked")
@@ -103,11 +94,10 @@ def test_what_no_combination_can_keep_is_refused_when_it_is_asked_for():
     """A history that sees all of itself, or knows when it is asked, would tell earlier candidates."""
     for exposure in (Exposure(history="full"), Exposure(time_anchor="request")):
         (case,) = cases(the("item-gpt-rab", exposure))
-        for requests in (None, 2):
+        assert case.by_candidates
+        for requests in (2, 3):
             with pytest.raises(ValueError, match="ask about candidates that come after all of it"):
-                inputs_module.training_inputs(
-                    case.layout, a_log(), exposure=exposure, candidate_requests=requests
-                )
+                replace(case.model.plan, supervise="candidates", candidate_requests=requests)
 
 
 def the(choices: str, exposure: Exposure = Exposure()) -> Combination:
@@ -149,20 +139,21 @@ def divide_by_company(monkeypatch):
 
 
 def see_own_request(monkeypatch):
-    right = casting._cast
-    monkeypatch.setattr(casting, "_cast", lambda *arguments: right(*arguments[:-1], None))
+    right = event_roles._roles
+    monkeypatch.setattr(event_roles, "_roles", lambda *arguments: right(*arguments[:-1], None))
 
 
 def lag_into_own_request(monkeypatch):
     """Of a request that began before the window, the last event before the window."""
-    right = casting._cast
+    right = event_roles._roles
 
     def broken(start_U1, lead_U, *rest):
-        cast = right(start_U1, lead_U, *rest)
-        first_E = np.repeat(cast.first_U, np.diff(start_U1))
-        return replace(cast, now_E=np.maximum(cast.now_E, np.minimum(np.arange(len(first_E)), first_E)))
+        found = right(start_U1, lead_U, *rest)
+        first_E = np.repeat(found.first_U, np.diff(start_U1))
+        end_E = np.maximum(found.context_end_E, np.minimum(np.arange(len(first_E)), first_E))
+        return replace(found, context_end_E=end_E, visible_end_E=end_E)
 
-    monkeypatch.setattr(casting, "_cast", broken)
+    monkeypatch.setattr(event_roles, "_roles", broken)
 
 
 def know_the_next_time(monkeypatch):
@@ -173,7 +164,7 @@ def know_the_next_time(monkeypatch):
 def know_the_last_time(monkeypatch):
     """When the last event of the last request happens, not when the request opens."""
 
-    def broken(layout, batch, cast, tokens, user_N, anchor):
+    def broken(layout, batch, roles, tokens, user_N, anchor):
         return batch.time_s_E[batch.start_U1[1:][user_N] - 1]
 
     monkeypatch.setattr(inputs_module, "_anchor", broken)
@@ -193,7 +184,7 @@ def shift_candidates(monkeypatch):
 
 
 def show_candidates_each_other(monkeypatch):
-    monkeypatch.setattr(Cast, "is_plain", True)
+    monkeypatch.setattr(EventRoles, "is_plain", True)
 
 
 def forget_what_lay_before_the_window(monkeypatch):
@@ -217,8 +208,9 @@ def count(monkeypatch, now_M_of):
     """Late features of the events up to another one."""
     right = inputs_module._late
 
-    def broken(late, batch, cast, asked):
-        return right(late, batch, cast, replace(asked, now_M=now_M_of(asked)))
+    def broken(late, batch, roles, predictions):
+        end_M = now_M_of(predictions)
+        return right(late, batch, roles, replace(predictions, context_end_M=end_M))
 
     monkeypatch.setattr(inputs_module, "_late", broken)
 

@@ -17,7 +17,7 @@ def depends_on_candidate(layout: Layout) -> bool:
     model = model_of(layout)
 
     def predicted(batch: EventBatch) -> list[float]:
-        (state_MD,) = model(query_inputs(layout, batch, ("a",)))
+        (state_MD,) = model(query_inputs(model.plan, batch, ("a",)))
         return [float(value) for value in model.heads.predict(state_MD).values()]
 
     batch = batch_of([5])

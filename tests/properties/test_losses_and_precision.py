@@ -17,7 +17,7 @@ from tiny import (
 from plait.layouts import Layout, resolve
 from plait.models.combining import named_trunk
 from plait.models.generative import ModelSettings
-from plait.models.inputs import Exposure
+from plait.models.questions import Exposure
 from plait.nn import heads
 from plait.nn.config import TRUNKS
 from plait.nn.positions import Positions
@@ -36,14 +36,14 @@ def check_losses_are_means(layout: Layout) -> None:
     batch = batch_of(LENGTHS, LEADS)
     model = model_of(layout)
     inputs = asked_in_training(layout, batch)
-    assert inputs.asked
+    assert inputs.questions
     whole = model.losses(inputs)
     total = dict.fromkeys(whole, 0.0)
     count = dict.fromkeys(whole, 0)
     for single in alone(batch):
         single_inputs = asked_in_training(layout, single)
         labels = {"retrieval": 0, "rating": 0, "liked": 0}
-        for asked in single_inputs.asked:
+        for asked in single_inputs.questions:
             if asked.target.fact.field == "i":
                 labels["retrieval"] = len(asked.label_M)
             else:

@@ -8,7 +8,7 @@ from tiny import EVERY_LAYOUT, assert_not_vacuous, batch_of, model_of
 
 from plait.layouts import Layout, audit
 from plait.models.combining import Combination
-from plait.models.inputs import Exposure
+from plait.models.questions import Exposure
 
 LENGTHS, LEADS = (6, 3, 3), (1, 1, 0)
 

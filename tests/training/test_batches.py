@@ -10,6 +10,7 @@ from tiny import assert_caught
 from plait.data import Dataset
 from plait.evaluation.ahead import ahead
 from plait.layouts import resolve
+from plait.models.questions import Exposure
 from plait.schema import EventBatch
 from plait.training import batches
 from plait.training.batches import training_stream, users_of_step
@@ -39,7 +40,9 @@ def check_same_events(dataset: Dataset) -> None:
     users_U = dataset.train_users()
     windows = {
         name: [
-            batches.training_batch(dataset, resolve(name), users_U, protocol, epoch, step)
+            batches.training_batch(
+                dataset, protocol.plan(resolve(name), Exposure()), users_U, protocol, epoch, step
+            )
             for epoch, step in ((0, 0), (0, 1), (1, 0))
         ]
         for name in ("item", "lac", "interleaved")
@@ -57,15 +60,16 @@ def test_every_layout_is_trained_on_the_same_events(dataset):
 def test_windows_drawn_by_a_layouts_lag_are_caught(dataset, monkeypatch):
     right = batches.training_batch
 
-    def broken(dataset, layout, users_U, protocol, epoch, step):
-        return right(dataset, layout, users_U, protocol, epoch + layout.lag, step)
+    def broken(dataset, plan, users_U, protocol, epoch, step):
+        return right(dataset, plan, users_U, protocol, epoch + plan.lead, step)
 
     monkeypatch.setattr(batches, "training_batch", broken)
     assert_caught(check_same_events, dataset)
 
 
 def test_a_stream_that_starts_late_skips_whole_steps(dataset):
-    arguments = (dataset, resolve("lac"), 5, replace(PROTOCOL, window="random"), 1)
+    protocol = replace(PROTOCOL, window="random")
+    arguments = (dataset, protocol.plan(resolve("lac"), Exposure()), 5, protocol, 1)
     whole = list(training_stream(*arguments, 0, "cpu"))
     late = list(training_stream(*arguments, 3, "cpu"))
     assert len(whole) == 5 and len(late) == 2
@@ -93,8 +97,9 @@ def test_point_wise_samples_ask_what_whole_users_ask(dataset):
     for sample in ("user", "event"):
         protocol = replace(PROTOCOL, supervise="candidates", candidate_requests=2, sample=sample)
         found = []
-        for users_U, inputs in training_stream(dataset, layout, 5, protocol, 0, 0, "cpu"):
-            (of_actions,) = inputs.asked
+        plan = protocol.plan(layout, Exposure())
+        for users_U, inputs in training_stream(dataset, plan, 5, protocol, 0, 0, "cpu"):
+            (of_actions,) = inputs.questions
             length_U = np.bincount(inputs.user_N.numpy(), minlength=len(users_U))
             found.append((len(users_U), int(length_U.max()), inputs.item_E[of_actions.label_M].tolist()))
         asked[sample] = found

@@ -7,14 +7,23 @@ import numpy as np
 import pytest
 import torch
 from described import LATE, described, reading_model
-from tiny import ACTIONS, assert_caught, batch_of, model_of, started, trunk_of
+from tiny import (
+    ACTIONS,
+    assert_caught,
+    batch_of,
+    model_of,
+    plan_of,
+    started,
+    trunk_of,
+)
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from plait.data import Dataset
 from plait.layouts import CATALOGUE, resolve
 from plait.models.generative import GenerativeRecommender, ModelSettings
-from plait.models.inputs import Exposure, Inputs, training_inputs
+from plait.models.inputs import Inputs, training_inputs
+from plait.models.questions import Exposure
 from plait.nn import gpt, hstu
 from plait.nn.config import DLRM_V3, TrunkConfig
 from plait.nn.encoders import ItemEncoding
@@ -56,7 +65,7 @@ def check_counted(model: GenerativeRecommender, inputs: Inputs) -> None:
 
 def check_step(layout: str, trunk: TrunkConfig) -> None:
     model = model_of(resolve(layout), settings=ModelSettings(trunk=trunk))
-    check_counted(model, training_inputs(model.layout, batch_of([LENGTH] * 3)))
+    check_counted(model, training_inputs(model.plan, batch_of([LENGTH] * 3)))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +113,7 @@ def in_requests(number: int) -> EventBatch:
 )
 def test_candidates_and_requests_cost_what_torch_counts(layout, exposure, requests, trunk):
     model = model_of(resolve(layout), settings=ModelSettings(trunk=trunk, exposure=exposure))
-    inputs = training_inputs(model.layout, in_requests(3), exposure=exposure, candidate_requests=requests)
+    inputs = training_inputs(plan_of(model.layout, exposure, requests), in_requests(3))
     assert inputs.segments.seen_RL is not None
     check_counted(model, inputs)
 
@@ -115,7 +124,7 @@ def test_rides_of_candidates_cost_what_torch_counts():
     for requests in (None, 2):
         check_counted(
             model,
-            training_inputs(model.layout, in_requests(3), exposure=exposure, candidate_requests=requests),
+            training_inputs(plan_of(model.layout, exposure, requests), in_requests(3)),
         )
 
 
@@ -133,7 +142,7 @@ def check_features(dataset: Dataset, items: ItemEncoding, tower: TowerConfig) ->
     assert (
         batch.num_events_U.tolist() == [4] * 5 and batch.user_code_UK.shape[1] and batch.context_EF.shape[1]
     )
-    check_counted(model, training_inputs(model.layout, batch, late=model.late_statistics()))
+    check_counted(model, training_inputs(model.plan, batch, late=model.late_statistics()))
 
 
 @pytest.mark.parametrize("items", [ItemEncoding(), ItemEncoding(use_id=False, feature_dim=5)])
@@ -179,8 +188,8 @@ def test_sampled_negatives_cost_less_than_the_catalogue():
     )
     few = RetrievalLoss(kind="sampled", num_negatives=3)
     sampled = model_of(resolve("item"), settings=ModelSettings(trunk=trunk_of(), retrieval=few))
-    inputs = training_inputs(model.layout, batch_of([LENGTH]))
-    questions = sum(len(asked.cell_M) for asked in inputs.asked)
+    inputs = training_inputs(model.plan, batch_of([LENGTH]))
+    questions = sum(len(asked.cell_M) for asked in inputs.questions)
     saved = step_flops(model, inputs) - step_flops(sampled, inputs)
     assert saved == 3 * 2 * 12 * questions * (model.items.num_items - 4) > 0
 
@@ -191,14 +200,14 @@ def test_pairs_are_those_that_are_visible():
     rng = np.random.default_rng(0)
     for _ in range(5):
         batch = batch_of(rng.integers(1, 9, 4).tolist())
-        segments = training_inputs(resolve("interleaved"), batch).segments
+        segments = training_inputs(plan_of("interleaved"), batch).segments
         is_token_RL = segments.segment_RL >= 0
         assert num_pairs(segments) == int((segments.visible_RQK & is_token_RL[:, :, None]).sum()) > 10
 
 
 def test_counting_costs_no_time():
     """Against the step itself, of a tiny model: at most a tenth here, and less than a hundredth of a real one."""
-    model, inputs = model_of(resolve("pc")), training_inputs(resolve("pc"), batch_of([11] * 64))
+    model, inputs = model_of(resolve("pc")), training_inputs(plan_of("pc"), batch_of([11] * 64))
 
     def seconds(call) -> float:
         times = []

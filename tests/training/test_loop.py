@@ -23,7 +23,7 @@ from plait.data import Dataset, Temporal, prepare
 from plait.evaluation.run_files import RunSettings
 from plait.layouts import CATALOGUE
 from plait.models.generative import GenerativeRecommender
-from plait.models.inputs import Exposure
+from plait.models.questions import Exposure
 from plait.nn import precision
 from plait.nn.config import TrunkConfig
 from plait.nn.losses import RetrievalLoss

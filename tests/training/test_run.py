@@ -75,7 +75,7 @@ def test_the_saved_model_is_the_one_that_gave_the_answers(dataset, tmp_path):
 @pytest.mark.parametrize("supervise", ["all", "candidates"])
 def test_a_saved_model_knows_how_it_was_trained_to_be_asked(dataset, supervise, tmp_path):
     run(dataset, settings_of("lac", supervise=supervise, max_epochs=1), tmp_path, silent)
-    assert load_model(tmp_path / MODEL).asks_candidates is (supervise == "candidates")
+    assert load_model(tmp_path / MODEL).plan.asks_candidates is (supervise == "candidates")
 
 
 def test_a_killed_run_ends_in_the_same_result(dataset, tmp_path, monkeypatch):

@@ -10,8 +10,8 @@ from plait.evaluation.protocol_line import changed
 from plait.evaluation.settings import Protocol
 from plait.layouts import CATALOGUE, Layout, resolve
 from plait.models.generative import ModelConfig, ModelSettings
-from plait.models.inputs import Exposure
 from plait.models.late import LateSettings
+from plait.models.questions import Exposure
 from plait.nn.config import HstuSwitches, TrunkConfig
 from plait.nn.encoders import ItemEncoding
 from plait.nn.losses import RetrievalLoss
@@ -176,10 +176,12 @@ def test_a_setting_that_this_layout_does_not_read_is_said(model, protocol, setti
 
 
 def test_candidates_are_asked_for_by_the_protocol_or_the_exposure_too():
+    """By an exposure that allows those of one request alone."""
     chosen = Protocol(candidate_requests=2)
     assert notes_on_unread(config(), chosen)
     assert not notes_on_unread(config(), replace(chosen, **CANDIDATES))
-    assert not notes_on_unread(config(exposure=Exposure(history="full")), chosen)
+    with pytest.raises(ValueError, match=r"come after all of it \(protocol.candidate_requests = 1\)"):
+        notes_on_unread(config(exposure=Exposure(history="full")), chosen)
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
