@@ -24,11 +24,13 @@ class HstuSwitches:
     out: Literal["gate", "concat3"] = "gate"
     """What the output projection reads: U * LN(O), or [U, O, U * LN(O)]."""
     ln_affine: bool = False
+    """Whether both norms have a weight and a bias."""
     bias: bool = False
     """Of the projection to U, V, Q, K."""
     scale_input: bool = True
     """Embeddings times sqrt(dim) before positions are added."""
     final_norm: Literal["none", "layer"] = "none"
+    """Behind the last block."""
 
     def __post_init__(self) -> None:
         check_numbers("model.trunk.hstu.", self)
@@ -45,12 +47,17 @@ class TrunkConfig:
     """The shape of a trunk. The defaults are the tiny size, which trains in minutes on a CPU."""
 
     kind: TrunkKind = "gpt"
+    """gpt: GPT-2's block. hstu: attention with SiLU, gated, without an MLP."""
     dim: Annotated[int, WIDTH] = 64
+    """Width of a hidden state."""
     num_layers: Annotated[int, DEPTH] = 2
+    """Blocks."""
     num_heads: Annotated[int, WIDTH] = 2
+    """Attention heads of a block; dim is a multiple of it."""
     dropout: Annotated[float, SHARE] = 0.2
     """Of the input and of both branches of a block, not of attention weights; on a CPU rounded to 256ths."""
     positions: Positions = "learned"
+    """How order and time enter."""
     rab: Rab = "both"
     """Of positions = "rab": what the relative attention bias reads."""
     mlp_multiple: Annotated[int, Between(1, 64, "of the width")] = 4

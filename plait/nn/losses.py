@@ -37,6 +37,7 @@ class RetrievalLoss:
     counts as itself (SASRec, HSTU, LUM). negatives: each stands for 1 / its expected count, consistent with the
     full softmax. both: the target's score is corrected likewise (Yi et al., RecSys 2019)."""
     temperature: Annotated[float, Between(1e-4, 1e4, "beyond, logits overflow or are all alike")] = 1.0
+    """What logits are divided by."""
     l2_norm: bool = False
     """Cosine instead of the inner product."""
 
