@@ -35,6 +35,7 @@ MAKERS = [*sorted((ROOT / "docs").rglob("*.py")), ROOT / "plait" / "papers" / "r
 RUNS = re.compile(r"^```(?:bash|python|console)$", re.MULTILINE)  # a block that is run
 SHORT = ["--protocol.max-epochs", "1", "--protocol.max-events", "11", "--model.trunk.dim", "16"]
 ELSEWHERE = ("make ", "pip ", "python ")  # commands that are shown and not run here
+FIGURE = re.compile(r"\d+\.\d{2,}")
 TRAINED = ("train", "evaluate", "recommend", "score")  # verbs whose numbers are the machine's
 
 
@@ -117,7 +118,9 @@ def run_session(block: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
         words = shlex.split(command)
         capsys.readouterr()
         code = main(words[1:])
-        assert words[0] == "plait" and (code != 0) == shown.startswith("plait: "), command
+        assert words[0] == "plait" and (code != 0) == bool(re.search(r"^plait: ", shown, re.MULTILINE)), (
+            command
+        )
         assert_shown(shown, "".join(capsys.readouterr()), number=r"[\d.,]+" if words[1] in TRAINED else "")
         ran.append(command)
     return ran
@@ -343,7 +346,8 @@ def page_of(maker: Path) -> Path:
 
 
 @pytest.mark.parametrize("maker", MAKERS, ids=name_of)
-def test_a_page_that_is_made_is_made_anew(maker: Path) -> None:
+def test_a_page_that_is_made_is_made_anew(maker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["plait"])  # cyclopts says how it was called, pytest or not
     made = runpy.run_path(str(maker))["page"]()
     assert page_of(maker).read_text() == made, "stale: run `make docs`"
 
@@ -412,6 +416,48 @@ def test_tables_are_those_of_the_results(
     check(text)
     assert figure in text
     assert_caught(check, text.replace(figure, wrong))
+
+
+def test_the_guides_layouts_are_as_the_audit_says() -> None:
+    page = (ROOT / "docs" / "guides" / "choose-a-layout.md").read_text()
+    table = page.partition("<!-- layouts:start -->")[2].partition("<!-- layouts:end -->")[0]
+    rows = [re.split(r" (?<!\\)\| ", row.strip("| ")) for row in table.strip().splitlines()[2:]]
+    assert len(rows) > 5
+    for name, *cells in rows:
+        layout = CATALOGUE[name.strip("`")].layout
+        found = audit(layout)
+        retrieves = "yes" if found.can_retrieve else "no"
+        notation = str(layout).replace("|", "\\|")
+        assert cells == [f"`{notation}`", retrieves, found.can_score, str(layout.tokens_per_event)]
+
+
+@pytest.mark.parametrize("page", ["docs/guides/choose-a-layout.md", "docs/history.md"])
+def test_a_figure_that_is_told_is_one_that_was_recorded(page: str) -> None:
+    sources = ("README.md", "benchmarks/README.md", "plait/papers/RESULTS.md")
+    recorded = set(FIGURE.findall("".join((ROOT / source).read_text() for source in sources)))
+    told = set(FIGURE.findall((ROOT / page).read_text()))
+    assert len(told) > 8 and told <= recorded, told - recorded
+
+
+def test_every_file_that_is_written_is_on_its_page(place: Path) -> None:
+    page = (ROOT / "docs" / "reference" / "files.md").read_text()
+    assert main(["simulate", "--out", "simulated", "--num-users", "20", "--num-events", "6"]) == 0
+    assert main(["compare", "known", "--layouts", "item", "--seeds", "1", "--out", "compared", *SHORT]) == 0
+    (run,) = Path("compared/runs").iterdir()
+    written = {
+        "A prepared dataset": Path("known"),
+        "A world": Path("simulated"),
+        "A run": run,
+        "A model": run / "model",
+        "A comparison": Path("compared"),
+    }
+    for heading, folder in written.items():
+        part = page.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+        listed = {name.rstrip("/") for name in re.findall(r"`([\w.]+/?)`", part)}
+        if heading == "A world":
+            listed |= {path.name for path in Path("known").iterdir()}
+        found = {path.name for path in folder.iterdir()}
+        assert found <= listed, f"{heading}: {found - listed}"
 
 
 def test_the_command_of_a_result_names_what_it_was_trained_on() -> None:

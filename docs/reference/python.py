@@ -22,7 +22,7 @@ GROUPS = {
     "Answering": ("Recommender",),
 }
 OF_CALLERS = {"Dataset": ("open", "history")}  # its other methods serve training
-SECTIONS = {"Args:": "Arguments", "Returns:": "Returns", "Raises:": "Raises"}
+SECTIONS = {"Args:": "Arguments", "Attributes:": "Attributes", "Returns:": "Returns", "Raises:": "Raises"}
 
 
 def page() -> str:
