@@ -248,6 +248,21 @@ def test_a_dead_link_is_seen(tmp_path: Path) -> None:
     assert dead_links(page) == ["#two", "no.md"]
 
 
+def gone_paths(text: str) -> list[str]:
+    """Files and folders of the repository that are named and not there; `file.py` or `file`, as prose has it."""
+    named = re.findall(r"`((?:plait|tests|benchmarks|examples)/[\w/.-]+)`", text)
+    return [path for path in named if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    assert not gone_paths(page.read_text())
+
+
+def test_a_file_that_is_gone_is_seen() -> None:
+    assert gone_paths("`plait/nn/` and `plait/nn/no.py`") == ["plait/nn/no.py"]
+
+
 def test_every_page_of_the_docs_is_on_its_index() -> None:
     docs = ROOT / "docs"
     linked = set(re.findall(r"\]\(([^)#\s]+)\)", (docs / "README.md").read_text()))

@@ -30,7 +30,7 @@ class Optim:
     users_per_step: Annotated[int, WINDOW] = 16
     """Whose windows are one step."""
     precision: Precision = "auto"
-    """Of matrix products (weights and optimiser stay fp32); auto is bf16 where the machine multiplies it faster."""
+    """What matrices are multiplied in; weights and optimiser stay fp32. auto: bf16 where that is faster."""
 
     def __post_init__(self) -> None:
         check_numbers("optim.", self)
@@ -57,19 +57,19 @@ class Protocol:
     max_flops: Annotated[float | None, Between(0, 1e30, "no training has cost as many", above=True)] = None
     """A cap, too: FLOPs that training takes."""
     supervise: Literal["all", "candidates"] = "all"
-    """all: every event of a window where it stands. candidates: the events of its last requests, each of what lay
-    before its request, as serving asks (GenRank paper, section 3.1); some layouts allow nothing else."""
+    """all: every event of a window where it stands. candidates: the events of its last requests, each from what lay
+    before its request, as in serving (GenRank paper, section 3.1). Some layouts allow nothing else."""
     candidate_requests: Annotated[int, WINDOW] = 1
-    """Of supervise = candidates: how many requests, from the last."""
+    """How many requests, from the last, supervise = candidates takes."""
     sample: Literal["user", "event"] = "user"
-    """Of supervise = candidates. user: all candidates of a user are one sample. event: each is a sample of its own,
-    in an order of its own (GenRank paper, section 3.1: point-wise order)."""
+    """What supervise = candidates takes as one sample. user: all candidates of a user. event: each for itself, in an
+    order of its own (GenRank paper, section 3.1: point-wise order)."""
     filter_seen: bool = True
     """Items that a user has met are not recommended; an answer among them is a miss."""
     negatives: Annotated[int | None, WHOLE] = None
     """Rank against this many sampled items instead of the full catalogue."""
     seed: Annotated[int, SEED] = 0
-    """Of every random draw."""
+    """What every random draw follows from."""
 
     def __post_init__(self) -> None:
         check_numbers("protocol.", self)
