@@ -23,8 +23,8 @@ check: $(READY)
 	$(BIN)/mypy
 
 docs: $(READY)
-	$(BIN)/python docs/combinations.py > docs/combinations.md
-	$(BIN)/python docs/study_results.py > docs/study-results.md
+	for page in docs/reference/*.py; do $(BIN)/python $$page > $${page%.py}.md || exit 1; done
+	$(BIN)/python -m plait.papers.results_page > plait/papers/RESULTS.md
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

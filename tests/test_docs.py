@@ -5,6 +5,7 @@ import re
 import runpy
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +21,22 @@ from plait.cli import main
 from plait.compare.words import number
 from plait.data import Dataset, sources
 from plait.layouts import CATALOGUE, audit
+from plait.papers import results_page
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "plait/papers/RESULTS.md")
+    ),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+MAKERS = [*sorted((ROOT / "docs").rglob("*.py")), ROOT / "plait" / "papers" / "results_page.py"]
+RUNS = re.compile(r"^```(?:bash|python|console)$", re.MULTILINE)  # a block that is run
 SHORT = ["--protocol.max-epochs", "1", "--protocol.max-events", "11", "--model.trunk.dim", "16"]
 ELSEWHERE = ("make ", "pip ", "python ")  # commands that are shown and not run here
+FIGURE = re.compile(r"\d+\.\d{2,}")
+TRAINED = ("train", "evaluate", "recommend", "score")  # verbs whose numbers are the machine's
 
 
 def a_log() -> pl.DataFrame:
@@ -98,7 +110,33 @@ def run_command(command: str) -> int:
     return main(words[1:] + (SHORT if words[1] in ("train", "compare") else []))
 
 
-def run_page(page: Path) -> list[str]:
+def run_session(block: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Commands behind a `$`, run as they stand, and below each what it prints."""
+    ran = []
+    for part in re.split(r"^\$ ", block.replace("\\\n", ""), flags=re.MULTILINE)[1:]:
+        command, _, shown = part.partition("\n")
+        words = shlex.split(command)
+        capsys.readouterr()
+        code = main(words[1:])
+        assert words[0] == "plait" and (code != 0) == bool(re.search(r"^plait: ", shown, re.MULTILINE)), (
+            command
+        )
+        assert_shown(shown, "".join(capsys.readouterr()), number=r"[\d.,]+" if words[1] in TRAINED else "")
+        ran.append(command)
+    return ran
+
+
+def assert_shown(shown: str, printed: str, number: str) -> None:
+    """What is printed is what is shown, but for blanks, numbers of this form, and what `...` stands for."""
+
+    def plain(text: str) -> str:
+        return re.sub(r"\s+", " ", re.sub(number, "#", text) if number else text).strip()
+
+    parts = [re.escape(plain(part)) for part in re.split(r"^\.\.\.$", shown, flags=re.MULTILINE)]
+    assert re.fullmatch(".*".join(parts), plain(printed)), f"shown:\n{shown}\nprinted:\n{printed}"
+
+
+def run_page(page: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     ran: list[str] = []
     names: dict[str, Any] = {}
     for language, block in blocks(page):
@@ -112,16 +150,27 @@ def run_page(page: Path) -> list[str]:
                 if not command.startswith(ELSEWHERE):
                     assert run_command(command) == 0, command
                     ran.append(command)
+        elif language == "console":
+            ran += run_session(block, capsys)
         else:
             assert language == "", f"{page.name}: a block of {language}, which nothing runs"
     return ran
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.name != "CONTRIBUTING.md"], ids=lambda page: page.name
-)
-def test_a_page_runs(page: Path, place: Path) -> None:
-    assert run_page(page), "nothing was run"
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if RUNS.search(page.read_text())], ids=name_of)
+def test_a_page_runs(page: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_page(page, capsys)
+
+
+def test_pages_that_show_how_are_run() -> None:
+    """And blocks of other languages stand nowhere."""
+    for page in PAGES:
+        assert {language for language, _ in blocks(page)} <= {"", "bash", "console", "python", "toml"}, page
+    assert sum(len(RUNS.findall(page.read_text())) for page in PAGES) > 60
 
 
 def test_the_readme_shows_the_whole_way() -> None:
@@ -137,22 +186,94 @@ def test_the_readme_shows_the_whole_way() -> None:
         assert part in shown, part
 
 
-@pytest.mark.parametrize("block", ["```bash\nplait layuots\n```\n", "```bash\nplai layouts\n```\n"])
-def test_a_page_that_does_not_run_is_seen(block: str, place: Path) -> None:
+@pytest.mark.parametrize(
+    "block",
+    [
+        "```bash\nplait layuots\n```\n",
+        "```bash\nplai layouts\n```\n",
+        "```console\n$ plait layouts\nname\n```\n",
+        "```console\n$ plait layouts show item\nplait: no\n```\n",
+        "```console\n$ plait layouts show itme\nplait: no layout is named 'itme'\n```\n",
+        "```console\n$ plait evaluate nowhere\n...\nand a last line\n```\n",
+    ],
+)
+def test_a_page_that_does_not_run_as_shown_is_seen(
+    block: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = place / "page.md"
     page.write_text(block)
     with pytest.raises(AssertionError):
-        run_page(page)
+        run_page(page, capsys)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_only_the_machines_numbers_may_differ() -> None:
+    assert_shown("comedy 07  1  0.67\n...\nend", "comedy 13  1 0.6677\nmore\nend\n", number=r"[\d.,]+")
+    for shown, form in (("drama 07", r"[\d.,]+"), ("comedy 07", "")):
+        with pytest.raises(AssertionError):
+            assert_shown(shown, "comedy 13", form)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a forge calls the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    found: Counter[str] = Counter()
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        slug = re.sub(r"[^\w\- ]", "", heading.lower().replace("`", "")).strip().replace(" ", "-")
+        found[f"{slug}-{found[slug]}" if found[slug] else slug] += 1
+    return set(found)
+
+
+def dead_links(page: Path) -> list[str]:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("https://")]
+    dead = []
+    for link in links:
+        target, _, anchor = link.partition("#")
+        path = page.parent / target if target else page
+        if not path.exists() or (anchor and anchor not in anchors(path)):
+            dead.append(link)
+    return dead
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        assert target.startswith("https://") or (page.parent / target).exists(), target
+    assert not dead_links(page)
+
+
+def test_a_dead_link_is_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Some `code`, twice\n\n## One\n\n## One\n\n[a](#one-1) [b](#some-code-twice) [c](#two) [d](no.md)\n"
+    )
+    assert dead_links(page) == ["#two", "no.md"]
+
+
+def gone_paths(text: str) -> list[str]:
+    """Files and folders of the repository that are named and not there; `file.py` or `file`, as prose has it."""
+    named = re.findall(r"`((?:plait|tests|benchmarks|examples)/[\w/.-]+)`", text)
+    return [path for path in named if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    assert not gone_paths(page.read_text())
+
+
+def test_a_file_that_is_gone_is_seen() -> None:
+    assert gone_paths("`plait/nn/` and `plait/nn/no.py`") == ["plait/nn/no.py"]
+
+
+def test_every_page_of_the_docs_is_on_its_index() -> None:
+    docs = ROOT / "docs"
+    linked = set(re.findall(r"\]\(([^)#\s]+)\)", (docs / "README.md").read_text()))
+    pages = {str(page.relative_to(docs)) for page in docs.rglob("*.md")} - {"README.md"}
+    assert pages <= linked and len(pages) > 20, pages - linked
 
 
 def test_the_picture_shows_the_catalogues_layouts() -> None:
-    picture = (ROOT / "docs" / "layouts.svg").read_text().replace("&#160;", " ").replace("&gt;", ">")
+    picture = (
+        (ROOT / "docs" / "concepts" / "layouts.svg").read_text().replace("&#160;", " ").replace("&gt;", ">")
+    )
     rows = re.findall(r'class="name"[^>]*>([^<]+)</text>\s*<text class="note"[^>]*>([^<]+)<', picture)
     assert len(rows) == 4
     assert all(notation == str(CATALOGUE[name].layout) for name, notation in rows), rows
@@ -235,11 +356,20 @@ def check_benchmarks(page: str) -> None:
     assert beyond_chance(found, "hr@10", "ndcg@10", "auc:liked") == differ
 
 
+def page_of(maker: Path) -> Path:
+    return maker.parent / "RESULTS.md" if maker.parent.name == "papers" else maker.with_suffix(".md")
+
+
+@pytest.mark.parametrize("maker", MAKERS, ids=name_of)
+def test_a_page_that_is_made_is_made_anew(maker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["plait"])  # cyclopts says how it was called, pytest or not
+    made = runpy.run_path(str(maker))["page"]()
+    assert page_of(maker).read_text() == made, "stale: run `make docs`"
+
+
 def test_the_page_of_the_studies_is_what_they_recorded() -> None:
-    made = runpy.run_path(str(ROOT / "docs" / "study_results.py"))
-    results = made["recorded"]()
-    page = made["page"](results)
-    assert (ROOT / "docs" / "study-results.md").read_text() == page, "stale: run `make docs`"
+    results = results_page.recorded()
+    page = results_page.page_of(results)
     figures = [figure for result in results for finding in result.findings for figure in finding.figures]
     assert len(figures) > 20 and all(number(figure.value) in page for figure in figures)
     assert not [result.study for result in results if "dirty" in result.commit or "/" in result.command]
@@ -301,6 +431,48 @@ def test_tables_are_those_of_the_results(
     check(text)
     assert figure in text
     assert_caught(check, text.replace(figure, wrong))
+
+
+def test_the_guides_layouts_are_as_the_audit_says() -> None:
+    page = (ROOT / "docs" / "guides" / "choose-a-layout.md").read_text()
+    table = page.partition("<!-- layouts:start -->")[2].partition("<!-- layouts:end -->")[0]
+    rows = [re.split(r" (?<!\\)\| ", row.strip("| ")) for row in table.strip().splitlines()[2:]]
+    assert len(rows) > 5
+    for name, *cells in rows:
+        layout = CATALOGUE[name.strip("`")].layout
+        found = audit(layout)
+        retrieves = "yes" if found.can_retrieve else "no"
+        notation = str(layout).replace("|", "\\|")
+        assert cells == [f"`{notation}`", retrieves, found.can_score, str(layout.tokens_per_event)]
+
+
+@pytest.mark.parametrize("page", ["docs/guides/choose-a-layout.md", "docs/history.md"])
+def test_a_figure_that_is_told_is_one_that_was_recorded(page: str) -> None:
+    sources = ("README.md", "benchmarks/README.md", "plait/papers/RESULTS.md")
+    recorded = set(FIGURE.findall("".join((ROOT / source).read_text() for source in sources)))
+    told = set(FIGURE.findall((ROOT / page).read_text()))
+    assert len(told) > 8 and told <= recorded, told - recorded
+
+
+def test_every_file_that_is_written_is_on_its_page(place: Path) -> None:
+    page = (ROOT / "docs" / "reference" / "files.md").read_text()
+    assert main(["simulate", "--out", "simulated", "--num-users", "20", "--num-events", "6"]) == 0
+    assert main(["compare", "known", "--layouts", "item", "--seeds", "1", "--out", "compared", *SHORT]) == 0
+    (run,) = Path("compared/runs").iterdir()
+    written = {
+        "A prepared dataset": Path("known"),
+        "A world": Path("simulated"),
+        "A run": run,
+        "A model": run / "model",
+        "A comparison": Path("compared"),
+    }
+    for heading, folder in written.items():
+        part = page.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+        listed = {name.rstrip("/") for name in re.findall(r"`([\w.]+/?)`", part)}
+        if heading == "A world":
+            listed |= {path.name for path in Path("known").iterdir()}
+        found = {path.name for path in folder.iterdir()}
+        assert found <= listed, f"{heading}: {found - listed}"
 
 
 def test_the_command_of_a_result_names_what_it_was_trained_on() -> None:

@@ -1,9 +1,11 @@
 """The rooms of the package, and which way imports may point."""
 
 import ast
+import re
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent / "plait"
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "plait"
 
 EVERYWHERE = {
     "schema",
@@ -69,3 +71,16 @@ def test_a_wrong_import_is_seen() -> None:
         "data",
     }
     assert imported_rooms("def f():\n    from plait import engine") == {"engine"}
+
+
+def test_the_page_of_the_architecture_says_so() -> None:
+    page = (ROOT / "docs" / "concepts" / "architecture.md").read_text()
+    table = page.partition("<!-- rooms:start -->")[2].partition("<!-- rooms:end -->")[0]
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| ([\w, ]+) \|$", table, re.MULTILINE)
+    assert dict(rows) == {room: ", ".join(sorted(may)) or "nothing" for room, may in MAY_IMPORT.items()}
+    assert all(f"`{room}`" in page for room in EVERYWHERE)
+
+
+def test_every_room_is_on_the_map() -> None:
+    rooms = {room_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__", "__main__", "cli"}
+    assert rooms == set(MAY_IMPORT)

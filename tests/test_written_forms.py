@@ -16,7 +16,7 @@ from plait.cli.data import prepare
 from plait.schema import Action, ActionKind, Feature, FeatureKind, Regression
 
 ROOT = Path(__file__).parent.parent
-DATA = (ROOT / "docs" / "data.md").read_text()
+DATA = (ROOT / "docs" / "guides" / "own-log.md").read_text()
 
 # What is written for each word of a form, and which setting it becomes.
 WORDS: dict[str, tuple[str, str, object]] = {

@@ -15,7 +15,9 @@ class Optim:
     """AdamW with warm-up; see `plait.training.optimiser`."""
 
     learning_rate: Annotated[float, Between(0, 1e30, "weights are float32", above=True)] = 1e-3
+    """After warm-up."""
     betas: Annotated[tuple[float, float], SHARE] = (0.9, 0.98)
+    """AdamW's decay of the means of gradients and of their squares."""
     weight_decay: Annotated[float, Between(0, 1e3, "times the learning rate, what a step takes off")] = 0.0
     """On the matrices of trunk and heads only."""
     warmup_steps: Annotated[int, Between(0, MOST_CODES, "they are counted by 32 bits")] = 100
@@ -23,9 +25,11 @@ class Optim:
     schedule: Literal["constant", "cosine"] = "constant"
     """Cosine ends with the first of protocol's caps."""
     clip_norm: Annotated[float, Between(0, 1e30, "gradients are float32", above=True)] = 1.0
+    """Longest gradient of a step, all weights together; a longer one is shortened."""
     users_per_step: Annotated[int, WINDOW] = 16
+    """Whose windows are one step."""
     precision: Precision = "auto"
-    """Of matrix products (weights and optimiser stay fp32); auto is bf16 where the machine multiplies it faster."""
+    """What matrices are multiplied in; weights and optimiser stay fp32. auto: bf16 where that is faster."""
 
     def __post_init__(self) -> None:
         check_numbers("optim.", self)
@@ -38,6 +42,7 @@ class Protocol:
     max_events: Annotated[int, WINDOW] = 100
     """T: the window, in events."""
     window: Literal["last", "random"] = "last"
+    """last: each user's last events. random: as many at a random place, drawn anew every epoch."""
     patience: Annotated[int, WHOLE] = 10
     """Validations without a rise before training stops, those during warm-up not counted."""
     validate_every: Annotated[int, WHOLE] = 1
@@ -47,19 +52,23 @@ class Protocol:
     max_epochs: Annotated[int, WHOLE] = 200
     """A run ends with the step in which it reaches the first of the caps, and a validation."""
     max_tokens: Annotated[float | None, Between(0, 1e18, "no training has read as many", above=True)] = None
+    """A cap, too: tokens that training reads."""
     max_flops: Annotated[float | None, Between(0, 1e30, "no training has cost as many", above=True)] = None
+    """A cap, too: FLOPs that training takes."""
     supervise: Supervise = "all"
-    """all: every event of a window where it stands. candidates: the events of its last requests, each of what lay
-    before its request, as serving asks (GenRank paper, section 3.1); some layouts allow nothing else."""
+    """all: every event of a window where it stands. candidates: the events of its last requests, each from what lay
+    before its request, as in serving (GenRank paper, section 3.1). Some layouts allow nothing else."""
     candidate_requests: Annotated[int, WINDOW] = 1
-    """Of supervise = candidates: how many requests, from the last."""
+    """How many requests, from the last, supervise = candidates takes."""
     sample: Sample = "user"
-    """Of supervise = candidates. user: all candidates of a user are one sample. event: each is a sample of its own,
-    in an order of its own (GenRank paper, section 3.1: point-wise order)."""
+    """What supervise = candidates takes as one sample. user: all candidates of a user. event: each for itself, in an
+    order of its own (GenRank paper, section 3.1: point-wise order)."""
     filter_seen: bool = True
+    """Items that a user has met are not recommended; an answer among them is a miss."""
     negatives: Annotated[int | None, WHOLE] = None
     """Rank against this many sampled items instead of the full catalogue."""
     seed: Annotated[int, SEED] = 0
+    """What every random draw follows from."""
 
     def __post_init__(self) -> None:
         check_numbers("protocol.", self)

@@ -51,6 +51,7 @@ class ModelSettings:
     items: ItemEncoding = ItemEncoding()
     late: LateSettings = LateSettings()
     retrieval_weight: Annotated[float, WEIGHT] = 1.0
+    """Weight of the next item's loss; 0 trains actions alone."""
     action_weights: Annotated[dict[str, float], WEIGHT] = field(default_factory=dict)
     """By action name; 1 where not named."""
     allow_leaks: bool = False

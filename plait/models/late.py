@@ -32,9 +32,9 @@ class LateSettings:
     """
 
     windows: Annotated[tuple[int, ...], WINDOW] = ()
-    """Of the last so many events; one group of numbers for each."""
+    """How many last events to count; one group of numbers for each."""
     similar: str | None = None
-    """Of the events whose item shares a value of this item feature with the item asked about."""
+    """An item feature. The events are counted whose item shares a value of it with the item asked about."""
 
     def __post_init__(self) -> None:
         check_numbers("model.late.", self)

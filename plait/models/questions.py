@@ -37,10 +37,10 @@ class Exposure:
     same_request: SameRequest = "causal"
     """Whether events of one request see each other in the order of the log, or not at all."""
     history: History = "causal"
-    """full: the history sees the whole history (GenRank paper, section 3.1); only candidates can be supervised."""
+    """full: the history sees all of itself, and only candidates can be supervised (GenRank paper, section 3.1)."""
     time_anchor: TimeAnchor = "current"
-    """What a token takes for now, of positions that read times against it. next (rab alone): it knows when the event
-    that it predicts happens, as HSTU does; request: when the candidates are asked about."""
+    """What a token takes for now, under positions that read times against it. current: its own event's time. next (rab
+    alone): that of the event which it predicts, as in HSTU. request: when the candidates are asked about."""
 
 
 @dataclass(frozen=True, kw_only=True)

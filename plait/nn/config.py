@@ -17,18 +17,20 @@ class HstuSwitches:
     silu: Literal["all", "u_only"] = "all"
     """Which of the projections U, V, Q, K pass a SiLU."""
     scale: Literal["none", "rsqrt"] = "none"
-    """Of scores: head_width ** -0.5 or nothing."""
+    """What scores are multiplied by. rsqrt: head_width ** -0.5."""
     norm_len: Annotated[int | None, WHOLE] = None
-    """What attention weights are divided by: a constant, so that a score never depends on batch-mates.
-    By default the number of positions that the trunk is built for."""
+    """What attention weights are divided by. It is a constant, so that a score never depends on batch-mates. By
+    default it is the number of positions that the trunk is built for."""
     out: Literal["gate", "concat3"] = "gate"
     """What the output projection reads: U * LN(O), or [U, O, U * LN(O)]."""
     ln_affine: bool = False
+    """Whether both norms have a weight and a bias."""
     bias: bool = False
-    """Of the projection to U, V, Q, K."""
+    """Whether the projection to U, V, Q, K has one."""
     scale_input: bool = True
     """Embeddings times sqrt(dim) before positions are added."""
     final_norm: Literal["none", "layer"] = "none"
+    """Behind the last block."""
 
     def __post_init__(self) -> None:
         check_numbers("model.trunk.hstu.", self)
@@ -45,22 +47,28 @@ class TrunkConfig:
     """The shape of a trunk. The defaults are the tiny size, which trains in minutes on a CPU."""
 
     kind: TrunkKind = "gpt"
+    """gpt: GPT-2's block. hstu: attention with SiLU, gated, without an MLP."""
     dim: Annotated[int, WIDTH] = 64
+    """Width of a hidden state."""
     num_layers: Annotated[int, DEPTH] = 2
+    """Blocks."""
     num_heads: Annotated[int, WIDTH] = 2
+    """Attention heads of a block; dim is a multiple of it."""
     dropout: Annotated[float, SHARE] = 0.2
-    """Of the input and of both branches of a block, not of attention weights; on a CPU rounded to 256ths."""
+    """Share dropped from the input and from both branches of a block, never from attention weights. On a CPU it is
+    rounded to 256ths."""
     positions: Positions = "learned"
+    """How order and time enter."""
     rab: Rab = "both"
-    """Of positions = "rab": what the relative attention bias reads."""
+    """What the relative attention bias of positions = "rab" reads."""
     mlp_multiple: Annotated[int, Between(1, 64, "of the width")] = 4
-    """Of gpt: the MLP's inner width over dim."""
+    """Inner width of gpt's MLP over dim."""
     hstu: HstuSwitches = HstuSwitches()
     ride_weight: Annotated[float, WEIGHT] = 1.0
-    """lambda, of a layout whose actions ride in the values: v comes from H + lambda * a (AttnMVP, section 4)."""
+    """lambda, where actions ride in the values: v comes from H + lambda * a (AttnMVP, section 4)."""
     pool_fuses_item: bool | None = None
-    """Of a layout with a final pooling of actions: whether heads see the item's state beside the pooled action.
-    By default only where actions ride in the trunk, too (AttnMVP and AttnDHN; AttnLFA's heads do not)."""
+    """Whether heads see the item's state beside the action that a final pooling gives. By default only where actions
+    ride in the trunk, too: in AttnMVP and AttnDHN, not in AttnLFA."""
 
     def __post_init__(self) -> None:
         check_numbers("model.trunk.", self)

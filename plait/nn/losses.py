@@ -27,16 +27,18 @@ class RetrievalLoss:
     """Which loss trains retrieval, and how a hidden state is compared with an item."""
 
     kind: Literal["auto", "full", "sampled", "info_nce"] = "auto"
-    """auto: by the catalogue's size, see `resolved`."""
+    """full: a softmax over the catalogue. sampled: against drawn negatives. info_nce: against the batch's own targets.
+    auto: full for a small catalogue, sampled for a large one (FULL_SOFTMAX_ITEMS)."""
     num_negatives: Annotated[int, Between(1, 2**24, "every position of a batch is compared with all")] = 256
-    """Of "sampled": shared by all positions of a batch."""
+    """How many "sampled" draws; all positions of a batch share them."""
     sampler: Literal["uniform", "popularity"] = "popularity"
-    """Of "sampled"."""
+    """How "sampled" draws them."""
     log_q: Literal["none", "negatives", "both"] = "negatives"
     """Correction of "sampled" and "info_nce" for how often an item serves as a negative. none: every negative
-    counts as itself (SASRec, HSTU, LUM). negatives: each stands for 1 / its expected count, consistent with the
-    full softmax. both: the target's score is corrected likewise (Yi et al., RecSys 2019)."""
+    counts as itself (SASRec, HSTU, LUM). negatives: each stands for 1 / its expected count, which is consistent with
+    the full softmax. both: the target's score is corrected likewise (Yi et al., RecSys 2019)."""
     temperature: Annotated[float, Between(1e-4, 1e4, "beyond, logits overflow or are all alike")] = 1.0
+    """What logits are divided by."""
     l2_norm: bool = False
     """Cosine instead of the inner product."""
 

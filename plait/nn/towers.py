@@ -28,14 +28,14 @@ class TowerConfig:
     """The shape of a tower, and whether late features steer it."""
 
     kind: Literal["linear", "mlp", "mmoe", "ple"] = "mlp"
-    """linear: nothing. mlp: one hidden layer for all tasks. mmoe, ple: experts, mixed for each task by a gate of its
-    own (Ma et al., KDD 2018; Tang et al., RecSys 2020), then a hidden layer per task."""
+    """linear: nothing. mlp: one hidden layer for all tasks. mmoe, ple: experts, which a gate of its own mixes for each
+    task, then a hidden layer per task (Ma et al., KDD 2018; Tang et al., RecSys 2020)."""
     num_shared_experts: Annotated[int, EXPERTS] = 4
-    """Of mmoe all experts, of ple those beside the tasks' own, at each level."""
+    """All experts of mmoe; in ple those beside the tasks' own, at each level."""
     num_task_experts: Annotated[int, EXPERTS] = 1
-    """Of ple: per task and level."""
+    """Experts of ple that one task has to itself, at each level."""
     num_levels: Annotated[int, DEPTH] = 2
-    """Of ple."""
+    """Layers of experts in ple."""
     expert_multiple: Annotated[int, Between(1, 64, "of the width")] = 1
     """An expert's width over dim."""
     gate: Literal["none", "ppnet"] = "none"

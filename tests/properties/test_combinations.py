@@ -1,9 +1,7 @@
 """Every combination that is allowed keeps every promise; every other one is refused with the reason."""
 
-import runpy
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import checks
 import conformance
@@ -82,12 +80,6 @@ def test_the_others_are_refused_by_the_model_with_the_reason():
         with pytest.raises(ValueError) as refused:
             model_of(layout, settings=settings)
         assert str(refused.value) == f"layout '{layout}': {combination.problems[0]}"
-
-
-def test_the_page_of_the_docs_is_what_the_models_say():
-    docs = Path(__file__).parents[2] / "docs"
-    made = runpy.run_path(str(docs / "combinations.py"))["page"]()
-    assert (docs / "combinations.md").read_text() == made, "stale: run `make docs`"
 
 
 def test_what_no_combination_can_keep_is_refused_when_it_is_asked_for():

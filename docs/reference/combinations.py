@@ -1,4 +1,4 @@
-"""Prints docs/combinations.md: `make docs`. A test fails while the page says something else than the models do."""
+"""Prints docs/reference/combinations.md: `make docs`, from what the models say."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, get_args
@@ -21,10 +21,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 HEAD = """# Combinations
 
-Which layout goes with which trunk, positions and exposure. This page is made by `make docs` from what the models
-themselves say, and a test compares the two. What is allowed here is tested: no leak by gradient and by value, times
-included; packed, padded and alone, in any company; candidates in one pass or one by one; what was trained is what is
-served; appended as encoded again; losses finite without labels, and no weight that nothing trains.
+Which layout goes with which trunk, positions and exposure. `make docs` makes this page from what the models
+themselves say, and a test compares the two. What is allowed here is tested:
+
+- no leak, by gradient and by value, times included;
+- the same answers packed, padded and alone, in any company;
+- the same answers with candidates in one pass or one by one;
+- what was trained is what is served;
+- an appended event equals a history encoded again;
+- losses are finite without labels, and no weight is left that nothing trains.
 
 ```python
 from plait.models.combining import combinations
@@ -33,9 +38,9 @@ allowed = [combination for combination in combinations() if not combination.prob
 ```
 
 The choices are `--layout`, `--model.trunk.kind` (with the switches of `--model.trunk.hstu`), `--model.trunk.positions`
-and `--model.exposure.*`. A history that is fully visible, the time of the request as anchor, and a layout that spells
-out its candidates are trained on candidates alone (`--protocol.supervise candidates`), the first two on those of the
-last request.
+and `--model.exposure.*`. Three choices are trained on candidates alone (`--protocol.supervise candidates`): a history
+that is fully visible, the time of the request as anchor, and a layout that spells out its candidates. The first two
+are trained on the candidates of the last request.
 """
 
 

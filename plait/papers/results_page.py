@@ -1,4 +1,4 @@
-"""Prints docs/study-results.md from what studies recorded: `make docs`. A test compares the two."""
+"""Prints RESULTS.md, beside this file, from what studies recorded: `make docs`. A test compares the two."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -10,13 +10,14 @@ from plait.compare.words import duration, number
 from plait.papers import STUDIES
 from plait.papers.study import Figure, Finding, StudyResult
 
-RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "studies"
+RECORDED = Path(__file__).parents[2] / "benchmarks" / "results" / "studies"
 
 HEAD = """# What the studies found
 
-Each study of [the list](studies.md), run in full on two processor cores. This page is made by `make docs` from
-`benchmarks/results/studies`, where commit, command, machine and date of every run stand beside the figures. A verdict
-is about our size and our logs; [what it says](studies.md#what-a-verdict-says), and how a claim is tested.
+Each study of [the list](../../docs/guides/reproduce-a-paper.md), run in full on two processor cores. `make docs` makes
+this page from `benchmarks/results/studies`, where commit, command, machine and date of every run stand beside the
+figures. A verdict is about our size and our logs.
+[What it says](../../docs/guides/reproduce-a-paper.md#what-a-verdict-says), and how a claim is tested, stands there.
 
 ```bash
 plait study
@@ -27,13 +28,17 @@ tell the two apart: the interval says how far apart they may be.
 """
 
 
+def page() -> str:
+    return page_of(recorded())
+
+
 def recorded() -> list[StudyResult]:
     """In the order of the papers."""
-    paths = [RESULTS / f"{study.name}.json" for study in STUDIES]
+    paths = [RECORDED / f"{study.name}.json" for study in STUDIES]
     return [msgspec.json.decode(path.read_bytes(), type=StudyResult) for path in paths if path.exists()]
 
 
-def page(results: list[StudyResult]) -> str:
+def page_of(results: list[StudyResult]) -> str:
     return "\n".join([HEAD, *_summary(results), *(line for result in results for line in _study(result))])
 
 
@@ -118,4 +123,4 @@ def _cell(figure: Figure) -> str:
 
 
 if __name__ == "__main__":
-    print(page(recorded()), end="")
+    print(page(), end="")
