@@ -11,7 +11,8 @@ import msgspec
 
 from plait.compare.charts import Chart, Look, Measured, Trace, learning_curves, quality_against_cost
 from plait.compare.regret import Regret
-from plait.compare.results import LEVEL, Comparison, Contrast, LayoutCard, MetricSummary, Row, Summary
+from plait.compare.results import Comparison, Contrast, LayoutCard, MetricSummary, Row, Summary
+from plait.compare.significance import LEVEL
 from plait.compare.words import (
     NOTHING,
     duration,
