@@ -10,6 +10,7 @@ by `plait.compare.significance`, as `plait compare` does; the standard error of 
 Shape letters: N comparisons simulated at once, L layouts, S seeds, U users, D draws of users.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -147,6 +148,38 @@ def power(cell: Cell, num_trials: int, rng: np.random.Generator) -> dict[str, fl
     return {name: round(share, 4) for name, share in shares.items()}
 
 
+app = cyclopts.App()
+
+
+@app.command
+def tables(result: Path) -> None:
+    """Prints what the README shows of a result."""
+    found = json.loads(result.read_text())
+    print(
+        "| layouts | seeds | flips | mark against the reference | against the best | single | all at once |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for num_layouts, num_seeds, flips in product(LAYOUTS, SEEDS, FLIPS):
+        shape = {"num_layouts": num_layouts, "num_seeds": num_seeds, "flips": flips}
+        cells = [cell for cell in found["equal"] if shape.items() <= cell.items()]
+        marks = (_range(cells, f"mark_against_{other}") for other in ("reference", "best"))
+        covers = (_range(cells, f"{which}_coverage") for which in ("single", "simultaneous"))
+        print(f"| {num_layouts} | {num_seeds} | {flips:g} | {' | '.join((*marks, *covers))} |")
+    for kind, columns in (
+        ("power", ("num_seeds", "flips", "power", "informed", "of_informed", "of_counting_twice")),
+        ("one_noisier", ("num_layouts", "num_seeds", "last", "mark_against_reference", "mark_against_best")),
+    ):
+        print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+        for cell in found[kind]:
+            print(f"| {' | '.join(f'{cell[column]:.4g}' for column in columns)} |")
+
+
+def _range(cells: list[dict[str, float]], name: str) -> str:
+    values = [cell[name] for cell in cells]
+    return f"{min(values):.1%} to {max(values):.1%}".replace("%", " %")
+
+
+@app.default
 def main(*, out: Path, num_trials: int = 2000, seed: int = 0) -> None:
     """Simulates and judges all cells; about a quarter of an hour of one core."""
     start, rng = time.process_time(), np.random.default_rng(seed)
@@ -183,4 +216,4 @@ def main(*, out: Path, num_trials: int = 2000, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    app()

@@ -102,12 +102,11 @@ def drawn(sides: Mapping[str, Side], stream: int = 0) -> dict[str, Bootstrap]:
     Raises:
         ValueError: the runs of a side differ in users or draws, or sides of the same runs in their seeds.
     """
-    means = {name: average(list(side.runs.values())) for name, side in sides.items()}
-    tiled = {name: as_drawn(mean) for name, mean in means.items()}
-    if not sides:
-        return tiled
-    rng, num_draws = np.random.default_rng(stream), max(len(mean.value_D) for mean in tiled.values())
+    joint = {name: as_drawn(average(list(side.runs.values()))) for name, side in sides.items()}
     groups = _groups(sides)
+    if not groups:
+        return joint
+    rng, num_draws = np.random.default_rng(stream), len(next(iter(joint.values())).value_D)
     scatters = {name: _scatters([sides[its] for its in group]) for name, group in groups.items()}
     variance = _main_effects({name: own for name, (own, _) in scatters.items()}, num_draws, rng)
     apart_D = _pooled(apart for _, apart in scatters.values()).main_effect_D(num_draws, rng)
@@ -116,9 +115,9 @@ def drawn(sides: Mapping[str, Side], stream: int = 0) -> dict[str, Bootstrap]:
         shared_D = np.sqrt(np.maximum(0.0, variance[name] - own_D)) * rng.standard_normal(num_draws)
         for its in group:
             noise_D = shared_D + (np.sqrt(own_D) * rng.standard_normal(num_draws) if own_D.any() else 0.0)
-            noise_D = noise_D[: len(tiled[its].value_D)] / np.sqrt(len(sides[its].runs))
-            tiled[its] = replace(tiled[its], value_D=tiled[its].value_D + noise_D)
-    return tiled
+            noise_D /= np.sqrt(len(sides[its].runs))
+            joint[its] = replace(joint[its], value_D=joint[its].value_D + noise_D)
+    return joint
 
 
 def as_drawn(mean: Bootstrap) -> Bootstrap:
