@@ -96,7 +96,7 @@ class MetricSummary(msgspec.Struct, frozen=True):
     spread: float | None  # standard deviation over seeds; None with one seed
     vs_reference: Contrast | None  # None: it is the reference, or one of the two lacks the metric
     vs_best: Contrast | None  # None: it is the best
-    regret: Regret | None = None  # over users and seeds; None: no limit is known, or one of the two is not defined
+    regret: Regret | None = None  # over users and seeds; None: there is no limit, or one is not defined
 
 
 class Summary(msgspec.Struct, frozen=True):
