@@ -11,7 +11,8 @@ import msgspec
 
 from plait.compare.charts import Chart, Look, Measured, Trace, learning_curves, quality_against_cost
 from plait.compare.regret import Regret
-from plait.compare.results import LEVEL, Comparison, Contrast, LayoutCard, MetricSummary, Row, Summary
+from plait.compare.results import Comparison, Contrast, LayoutCard, MetricSummary, Row, Summary
+from plait.compare.significance import LEVEL
 from plait.compare.words import (
     NOTHING,
     duration,
@@ -133,15 +134,25 @@ def rules(comparison: Comparison) -> list[str]:
     """How to read numbers and marks."""
     seeds = max((summary.num_seeds for summary in comparison.summaries), default=0)
     several = seeds > 1
-    told = "users and seeds drawn" if several else "users drawn; one seed each: training noise is not covered"
     return [
         f"Best bold, second underlined. ± half the 95 % interval, by bootstrap over users"
         f"{f', of the mean over {seeds} seeds' if several else ''}.",
-        f"* differs from the column's best: p < {LEVEL:g} that chance parts any two of the column as far "
-        f"(paired; {told}).",
+        _rule_of_marks(seeds),
         f"Cost: training FLOPs, {comparison.reference} = 1. {NOTHING} not measured.",
         *([ABOUT_ORACLE] if comparison.oracle else []),
     ]
+
+
+def _rule_of_marks(seeds: int) -> str:
+    if seeds < 2:
+        return "No layout is marked as different; one seed each: training noise is not covered."
+    rule = (
+        f"* differs from the column's best: p < {LEVEL:g} that chance parts any two of the column as far "
+        "(paired; users and seeds drawn)."
+    )
+    if seeds > 2:
+        return rule
+    return f"{rule} Two seeds do not tell a layout whose runs scatter more than the others'."
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -339,10 +350,10 @@ def _words(contrast: Contrast | None, is_it: bool, name: str) -> str:
     """How a layout stands to another; a dash where one of the two lacks the metric."""
     if contrast is None:
         return f"is {name}" if is_it else NOTHING
-    difference = contrast.difference
+    told = "differs" if contrast.is_significant else "not told apart"
     return (
-        f"{signed(difference.value)} ({signed(difference.low)} to {signed(difference.high)}), "
-        f"{p_value(contrast.p_adjusted)}: {'differs' if contrast.is_significant else 'not told apart'}"
+        f"{signed(contrast.difference.value)} ({signed(contrast.low)} to {signed(contrast.high)}), "
+        f"{p_value(contrast.p_adjusted)}: {told if contrast.covers_seeds else 'one seed tells no difference'}"
     )
 
 

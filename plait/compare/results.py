@@ -13,20 +13,10 @@ import msgspec
 import numpy as np
 
 from plait.compare.regret import Regret, regrets
-from plait.compare.significance import SeedNoise
+from plait.compare.significance import LEVEL, Pair, Side, as_drawn, drawn, tell_apart
 from plait.evaluation.provenance import Provenance
-from plait.metrics.intervals import (
-    Bootstrap,
-    Difference,
-    Estimate,
-    average,
-    bootstrap,
-    holm,
-    paired_difference,
-)
+from plait.metrics.intervals import Bootstrap, Difference, Estimate, average, bootstrap, check_same_draws
 from plait.metrics.statistic import Statistic
-
-LEVEL = 0.05  # of the tests, after their correction
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,16 +73,20 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 class Contrast(msgspec.Struct, frozen=True):
     """A layout's metric minus another layout's, each averaged over its seeds, on the same users.
 
-    Interval and p cover users and, where a layout has several, seeds.
+    Intervals and p cover users and, where both layouts tell how far another seed would have come out, seeds.
     """
 
     other: str
-    difference: Difference
+    difference: Difference  # told alone
     p_adjusted: float  # for all layouts compared in this metric; against the best, for choosing it, too
+    low: float  # simultaneous 95 % interval: of all that p_adjusted is for, and in agreement with it
+    high: float
+    covers_seeds: bool
 
     @property
     def is_significant(self) -> bool:
-        return self.p_adjusted < LEVEL
+        """Never where seeds are not covered: one run may have been a lucky one."""
+        return self.covers_seeds and self.p_adjusted < LEVEL
 
 
 class MetricSummary(msgspec.Struct, frozen=True):
@@ -102,7 +96,7 @@ class MetricSummary(msgspec.Struct, frozen=True):
     spread: float | None  # standard deviation over seeds; None with one seed
     vs_reference: Contrast | None  # None: it is the reference, or one of the two lacks the metric
     vs_best: Contrast | None  # None: it is the best
-    regret: Regret | None = None  # None: nobody knows the limit, or one of the two is not defined
+    regret: Regret | None = None  # over users and seeds; None: there is no limit, or one is not defined
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -207,8 +201,8 @@ def summarise(
     """One summary per layout that has a finished run, in the rows' order.
 
     Every metric is averaged over a layout's seeds and resampled by user, with the same draws for all layouts,
-    so that the differences are paired. p-values are corrected over the layouts compared in one metric: those against
-    the reference by Holm, those against the best by what choosing it does (see `_despite_choice`).
+    so that the differences are paired. Differences to the reference are told together, and so are those between any
+    two, of which those to the best are shown: it was chosen from the same data (see `plait.compare.significance`).
 
     Args:
         statistics: by (layout, seed), the metrics of that run on the test users.
@@ -231,7 +225,7 @@ def summarise(
     columns = {
         name: _column(
             {
-                layout: [statistics[layout, row.seed].get(name) for row in its]
+                layout: {row.seed: statistics[layout, row.seed].get(name) for row in its}
                 for layout, its in by_layout.items()
             },
             reference,
@@ -253,7 +247,7 @@ def summarise(
 
 
 def _column(
-    runs: Mapping[str, Sequence[Statistic | None]],
+    runs: Mapping[str, Mapping[int, Statistic | None]],
     reference: str,
     resample: Callable[[Statistic], Bootstrap],
     limits: Sequence[Statistic],
@@ -261,86 +255,59 @@ def _column(
 ) -> dict[str, MetricSummary]:
     """One metric of every layout that gives it with all of its seeds."""
     seeds = {
-        layout: [resample(statistic) for statistic in statistics if statistic is not None]
-        for layout, statistics in runs.items()
-        if None not in statistics
+        layout: {seed: resample(statistic) for seed, statistic in its.items() if statistic is not None}
+        for layout, its in runs.items()
+        if None not in its.values()
     }
-    means = {layout: average(boots) for layout, boots in seeds.items()}
+    means = {layout: average(list(boots.values())) for layout, boots in seeds.items()}
     defined = {layout: mean.value for layout, mean in means.items() if mean.value is not None}
     best = None
     if defined:
         choose = max if next(iter(means.values())).better == "higher" else min
         best = choose(defined, key=defined.__getitem__)
-    noise = SeedNoise.of([boot.value for boot in its if boot.value is not None] for its in seeds.values())
-    sides = {
-        layout: noise.added(means[layout], len(seeds[layout]), side) for side, layout in enumerate(defined)
-    }
-    against_reference = _contrasts(reference, sides, _by_holm)
-    against_best = _contrasts(best, sides, _despite_choice)
-    limit = {metric: average([resample(statistic) for statistic in limits])} if limits else {}
+    sides = {layout: Side(seeds[layout]) for layout in defined}
+    joint = drawn(sides)
+    against_reference = _against(reference, sides, joint)
+    chosen_from = list(combinations((mean for layout, mean in joint.items() if layout != best), 2))
+    against_best = _against(best, sides, joint, chosen_from)
+    limit = {metric: as_drawn(average([resample(statistic) for statistic in limits]))} if limits else {}
     return {
         layout: MetricSummary(
             mean.estimate,
-            _spread(seeds[layout]),
+            _spread(list(seeds[layout].values())),
             against_reference.get(layout),
             against_best.get(layout),
-            regrets({metric: mean}, limit).get(metric),
+            regrets({metric: joint.get(layout, mean)}, limit).get(metric),
         )
         for layout, mean in means.items()
     }
 
 
-def _contrasts(other: str | None, means: Mapping[str, Bootstrap], adjust: "_Adjust") -> dict[str, Contrast]:
-    """Every layout against `other`, where both have the metric."""
-    if other is None or other not in means:
-        return {}
-    differences = {}
-    for layout in (layout for layout in means if layout != other):
-        try:
-            differences[layout] = paired_difference(means[layout], means[other])
-        except ValueError as error:
-            raise ValueError(f"{layout} against {other}: {error}") from None
-    return {
-        layout: Contrast(other, differences[layout], p)
-        for layout, p in adjust(differences, means, other).items()
-    }
+def _against(
+    other: str | None, sides: Mapping[str, Side], joint: Mapping[str, Bootstrap], beside: Sequence[Pair] = ()
+) -> dict[str, Contrast]:
+    """Every layout against `other`, where both have the metric; told together with the pairs `beside` them.
 
-
-_Adjust = Callable[[Mapping[str, Difference], Mapping[str, Bootstrap], str], dict[str, float]]
-
-
-def _by_holm(
-    differences: Mapping[str, Difference], means: Mapping[str, Bootstrap], reference: str
-) -> dict[str, float]:
-    """p-values of several layouts against one that was fixed beforehand."""
-    adjusted = holm(np.array([difference.p for difference in differences.values()]))
-    return dict(zip(differences, adjusted.tolist(), strict=True))
-
-
-def _despite_choice(
-    differences: Mapping[str, Difference], means: Mapping[str, Bootstrap], best: str
-) -> dict[str, float]:
-    """p-values of several layouts against one that is only known to be the best from the same data.
-
-    Of layouts that are alike one is always ahead, and the more there are the further. So a difference to it is held
-    against the largest that chance makes between any two: the share of draws in which some pair, against where the
-    two are, moves apart by as much. Every pair is measured in its own standard errors, or one layout that scatters
-    more than the others would hide what tells these apart.
-
-    Source: Westfall & Young, Resampling-Based Multiple Testing, 1993, section 2.3 (single-step maxT), over all pairs.
+    Of layouts that are alike one is always ahead, and the more there are the further: what is told of the best of them
+    is told beside all other pairs.
     """
-    away_D = {layout: mean.value_D - mean.value for layout, mean in means.items() if mean.value is not None}
-    largest_D = np.zeros(len(means[best].value_D))
-    adjusted = {}
-    with np.errstate(divide="ignore", invalid="ignore"):  # layouts that are as far apart for every user
-        for one, other in combinations(away_D, 2):
-            apart_D = away_D[one] - away_D[other]
-            largest_D = np.fmax(largest_D, np.abs(apart_D) / np.nanstd(apart_D))
-        for layout, difference in differences.items():
-            size = abs(difference.value) / np.nanstd(away_D[layout] - away_D[best])
-            p = float((1 + np.count_nonzero(largest_D >= size)) / (1 + len(largest_D)))
-            adjusted[layout] = max(difference.p, p)  # the pair's own p knows how little a few users tell
-    return adjusted
+    if other is None or other not in joint:
+        return {}
+    layouts = [layout for layout in joint if layout != other]
+    for layout in layouts:
+        check_same_draws(f"{layout} against {other}: summarise", joint[layout], joint[other])
+    told = tell_apart([(joint[layout], joint[other]) for layout in layouts], beside)
+    return {
+        layout: Contrast(
+            other,
+            its.alone,
+            its.together.p,
+            its.together.low,
+            its.together.high,
+            sides[layout].covers_seeds and sides[other].covers_seeds,
+        )
+        for layout, its in zip(layouts, told, strict=True)
+    }
 
 
 def _spread(runs: Sequence[Bootstrap]) -> float | None:

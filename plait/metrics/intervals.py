@@ -105,7 +105,7 @@ def average(runs: Sequence[Bootstrap]) -> Bootstrap:
         raise ValueError("average: no runs")
     first = runs[0]
     for run in runs[1:]:
-        _check_same_draws("average", first, run)
+        check_same_draws("average", first, run)
     values = [run.value for run in runs if run.value is not None]
     return Bootstrap(
         float(np.mean(values)) if len(values) == len(runs) else None,
@@ -122,8 +122,7 @@ def paired_difference(a: Bootstrap, b: Bootstrap) -> Difference:
 
     The p-value inverts the interval: twice the share of draws in which the difference is zero or has the
     other sign, counting one draw more, so that it never is 0. It asks no metric to be a mean, so AUC is
-    compared as HR is. It is never below 2^(1 - U) either, the least that a sign test could say about U
-    users, because the few populations that can be drawn from a handful of users make anything look certain.
+    compared as HR is. It is never below `least_p` either.
 
     Raises:
         ValueError: the two differ in users or draws, or one is not defined.
@@ -136,16 +135,23 @@ def paired_difference(a: Bootstrap, b: Bootstrap) -> Difference:
     >>> round(paired_difference(a, b).value, 3), paired_difference(a, b).p
     (0.2, 0.25)
     """
-    _check_same_draws("paired_difference", a, b)
+    check_same_draws("paired_difference", a, b)
     if a.value is None or b.value is None:
         raise ValueError("paired_difference: the metric is not defined for one of the two (one class only?)")
     difference_D = a.value_D - b.value_D
     difference_D = difference_D[~np.isnan(difference_D)]
     smaller_side = min((difference_D <= 0).sum(), (difference_D >= 0).sum())
-    least = 2.0 ** (1 - min(a.num_users, b.num_users))
-    p = min(1.0, max(least, 2 * (1 + smaller_side) / (1 + len(difference_D))))
+    p = min(1.0, max(least_p(a, b), 2 * (1 + smaller_side) / (1 + len(difference_D))))
     low, high = _percentiles(difference_D)
     return Difference(a.value - b.value, low, high, float(p))
+
+
+def least_p(a: Bootstrap, b: Bootstrap) -> float:
+    """2^(1 - U), the least p that a sign test could say about the U users that both rest on.
+
+    The few populations that can be drawn from a handful of users make anything look certain.
+    """
+    return 2.0 ** (1 - min(a.num_users, b.num_users))
 
 
 def holm(p_N: Float[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
@@ -185,7 +191,8 @@ def _percentiles(value_D: Float64[np.ndarray, " D"]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _check_same_draws(name: str, a: Bootstrap, b: Bootstrap) -> None:
+def check_same_draws(name: str, a: Bootstrap, b: Bootstrap) -> None:
+    """Raises ValueError where the two differ in users or draws, and so cannot be paired."""
     if not np.array_equal(a.user_U, b.user_U):
         only_a, only_b = np.setdiff1d(a.user_U, b.user_U), np.setdiff1d(b.user_U, a.user_U)
         raise ValueError(

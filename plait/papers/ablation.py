@@ -8,26 +8,27 @@ Shape letter: D draws.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Literal, assert_never
+from typing import Literal, TypeVar, assert_never
 
+import msgspec
 import numpy as np
 from jaxtyping import Float64
 
 from plait.compare.comparing import DRAWS, Compared, Variant, compare_variants
 from plait.compare.presentation import origins
-from plait.compare.significance import SeedNoise
+from plait.compare.significance import Side, drawn, interval, value_of
 from plait.compare.words import number
 from plait.data import Dataset
-from plait.metrics.intervals import Bootstrap, bootstrap, paired_difference
+from plait.metrics.intervals import check_same_draws
 from plait.metrics.statistic import Statistic
 from plait.metrics.table import metric_of
-from plait.papers.claims import Claim, averages, judge, seed_noise
+from plait.papers.claims import Claim, judge, sides_of
 from plait.papers.logs import Log
 from plait.papers.study import Figure, Finding, Place, failures, shrunk, words_of, words_of_epochs
 from plait.training.batches import training_stream
 
 Unit = Literal["%", "AUC"]
+Measured = TypeVar("Measured", float, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -153,20 +154,11 @@ class Ablation:
         )
 
     def _figures(self, statistics: Mapping[tuple[str, int], Mapping[str, Statistic]]) -> list[Figure]:
-        @cache
-        def resampled(variant: str, column: str) -> dict[int, Bootstrap]:
-            return {
-                seed: bootstrap(its[column], DRAWS)
-                for (name, seed), its in statistics.items()
-                if name == variant and column in its
-            }
-
-        noise = {column: seed_noise(statistics, column) for column in self.columns}
+        sides = {column: sides_of(statistics, column, DRAWS) for column in self.columns}
         return [
             difference_figure(
-                resampled(change.variant, name),
-                resampled(change.baseline, name),
-                noise[name],
+                sides[name],
+                change,
                 self.unit,
                 Figure(
                     variant=f"{change.variant} \N{MINUS SIGN} {change.baseline}",
@@ -231,27 +223,29 @@ def mean_of(statistics: Sequence[Statistic]) -> Statistic:
     return Statistic(first.user_U, under, first.better, min(each.num_users for each in statistics))
 
 
-def difference_figure(
-    variant: Mapping[int, Bootstrap],
-    baseline: Mapping[int, Bootstrap],
-    noise: SeedNoise,
-    unit: Unit,
-    figure: Figure,
-) -> Figure:
+def difference_figure(sides: Mapping[str, Side], change: Change, unit: Unit, figure: Figure) -> Figure:
     """The figure, with the difference of two variants' means over seeds where both are measured.
 
     Its interval covers users and seeds; the spread is that of the difference between two runs of one seed.
+
+    Args:
+        sides: every variant's runs in this metric, as `sides_of` gives them: the seeds of all tell how seeds scatter.
+
+    Raises:
+        ValueError: the two were evaluated on different users.
     """
-    difference = _difference(list(variant.values()), list(baseline.values()), noise, unit)
-    if difference is None:
+    if not {change.variant, change.baseline} <= sides.keys():
         return figure
-    pairs = [([variant[seed]], [baseline[seed]]) for seed in variant.keys() & baseline.keys()]
-    by_seed = [found[0] for pair in pairs if (found := _difference(*pair, noise, unit))]
-    value, low, high = difference
-    return Figure(
-        variant=figure.variant,
-        metric=figure.metric,
-        paper=figure.paper,
+    variant, baseline = (sides[name].runs for name in (change.variant, change.baseline))
+    seeds = variant.keys() & baseline.keys()
+    by_seed = [_difference(value_of(variant[seed]), value_of(baseline[seed]), unit) for seed in seeds]
+    joint = drawn(sides)
+    a, b = joint[change.variant], joint[change.baseline]
+    check_same_draws(figure.variant, a, b)
+    value = _difference(value_of(a), value_of(b), unit)
+    low, high = interval(value, _difference(a.value_D, b.value_D, unit))
+    return msgspec.structs.replace(
+        figure,
         value=value,
         low=low,
         high=high,
@@ -259,21 +253,15 @@ def difference_figure(
     )
 
 
-def _difference(
-    variant: Sequence[Bootstrap], baseline: Sequence[Bootstrap], noise: SeedNoise, unit: Unit
-) -> tuple[float, float, float] | None:
-    """Value and 95 % interval; None where one of the two is not defined."""
-    if not variant or not baseline:
-        return None
-    a, b = averages(variant, baseline, noise)
-    if a.value is None or b.value is None:
-        return None
-    points = paired_difference(a, b)
-    if unit == "AUC":
-        return points.value, points.low, points.high
-    share = replace(a, value=100 * points.value / b.value, value_D=100 * (a.value_D / b.value_D - 1)).estimate
-    assert share.value is not None and share.low is not None and share.high is not None
-    return share.value, share.low, share.high
+def _difference(variant: Measured, baseline: Measured, unit: Unit) -> Measured:
+    """In the unit of the paper's tables; of values, and draw by draw."""
+    match unit:
+        case "AUC":
+            return variant - baseline
+        case "%":
+            return 100 * (variant / baseline - 1)
+        case _:
+            assert_never(unit)
 
 
 def targets_per_epoch(dataset: Dataset, variant: Variant) -> int:

@@ -1,31 +1,29 @@
 """What a paper says of its figures, put to the test on ours: reproduced, not reproduced, or too close to tell.
 
-Two things blur a difference: which users there are, and which seeds were run. Both enter its interval and its p.
-Where a run gives a number and no users (an attention map, a time), the runs alone are tested.
+Two things blur a difference: which users there are, and which seeds were run. Both enter its interval and its p
+(see `plait.compare.significance`). Where a run gives a number and no users (an attention map, a time), the
+runs alone are tested.
 
-Shape letters: D draws, N runs (seeds, rounds), A angles.
+Shape letter: N runs (seeds, rounds).
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 import msgspec
 import numpy as np
 from jaxtyping import Float64
 
-from plait.compare.results import LEVEL
-from plait.compare.significance import SeedNoise
+from plait.compare.significance import LEVEL, Side, Told, drawn, tell_apart, value_of
 from plait.compare.words import metric_label, number, p_value, signed
-from plait.metrics.intervals import Bootstrap, Difference, average, bootstrap, holm, paired_difference
+from plait.metrics.distributions import f_critical, f_tail
+from plait.metrics.intervals import Bootstrap, Difference, bootstrap, holm
 from plait.metrics.statistic import Statistic
 
 Outcome = Literal["reproduced", "not reproduced", "too close to tell", "not measured"]
 Statistics = Mapping[tuple[str, int], Mapping[str, Statistic]]  # by (variant, seed), then by metric
-
-ANGLES = 20_000  # at which the distribution of Student's t is summed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,103 +70,94 @@ class _Tested:
     """A claim's two sides on the same users."""
 
     claim: Claim
-    difference: Difference  # first minus second, each averaged over its seeds
+    told: Told  # first minus second, each averaged over its seeds; together with all other orders
     second: float
     sign: int  # 1 where a higher value is better, else -1
-    num_seeds: int  # of the side with fewer
+    covers_seeds: bool
 
     @property
     def gain(self) -> tuple[float, float]:
         """By how much the first is better: the bounds of the 95 % interval."""
-        low, high = sorted((self.sign * self.difference.low, self.sign * self.difference.high))
+        alone = self.told.alone
+        low, high = sorted((self.sign * alone.low, self.sign * alone.high))
         return low, high
 
 
 def judge(claims: Sequence[Claim], statistics: Statistics, min_draws: int = 1000) -> tuple[Verdict, ...]:
     """Every claim against what was measured, in the claims' order.
 
-    "Beats" asks for a paired test over users, each side averaged over its seeds, at 5 % after Holm's correction over
-    the orders judged together. "On par" asks that the 95 % interval of the difference does not reach beyond the
-    margin; it is not corrected. Interval and p cover users and seeds (see `averages`), so both ask for more than one
-    seed of each side. A claim is "not reproduced" only where the same evidence stands against it.
+    "Beats" asks that the difference, each side averaged over its seeds, be told from 0 at 5 % together with all orders
+    that are judged here (`tell_apart`). Orders in different metrics are drawn apart as to seeds, where in truth a good
+    seed is good in several: the more apart, the larger the largest of them by chance, so this errs on the safe side.
+    "On par" asks that the difference's own 95 % interval does not reach beyond the margin; it is not corrected.
+    Interval and p cover users and seeds, so both ask for more than one seed of each side. A claim is "not reproduced"
+    only where the same evidence stands against it.
+
+    Nothing is trained or asked for it: `statistics` may be measured from stored answers.
 
     Raises:
         ValueError: the two sides of a claim were evaluated on different users.
     """
     num_draws = max(min_draws, round(4 * len(claims) / LEVEL))  # the least corrected p is half of LEVEL
-
-    @cache
-    def seeds(variant: str, metric: str) -> tuple[Bootstrap, ...]:
-        runs = (its for (name, _), its in statistics.items() if name == variant)
-        return tuple(bootstrap(its[metric], num_draws) for its in runs if metric in its)
-
-    noise = {claim.metric: seed_noise(statistics, claim.metric) for claim in claims}
-    tested = [
-        _tested(
-            claim, seeds(claim.first, claim.metric), seeds(claim.second, claim.metric), noise[claim.metric]
-        )
-        for claim in claims
+    metrics = dict.fromkeys(claim.metric for claim in claims)
+    measured = {metric: sides_of(statistics, metric, num_draws) for metric in metrics}
+    joint = {metric: drawn(measured[metric], stream) for stream, metric in enumerate(metrics)}
+    known = [
+        n for n, claim in enumerate(claims) if {claim.first, claim.second} <= measured[claim.metric].keys()
     ]
-    orders = [n for n, found in enumerate(tested) if found and found.claim.margin is None]
-    p_values = np.array([found.difference.p for found in tested if found and found.claim.margin is None])
-    p_holm = dict(zip(orders, holm(p_values.astype(np.float64)).tolist(), strict=True))
+    orders = [n for n in known if claims[n].margin is None]
+    pairs = {
+        n: (joint[claims[n].metric][claims[n].first], joint[claims[n].metric][claims[n].second])
+        for n in known
+    }
+    told = dict(zip(orders, tell_apart([pairs[n] for n in orders]), strict=True))
+    told |= {n: tell_apart([pairs[n]])[0] for n in known if n not in told}
     return tuple(
-        _verdict(claim, found, p_holm.get(n))
-        for n, (claim, found) in enumerate(zip(claims, tested, strict=True))
+        _verdict(claim, _tested(claim, told[n], measured[claim.metric], pairs[n][1]) if n in told else None)
+        for n, claim in enumerate(claims)
     )
 
 
-def seed_noise(statistics: Statistics, metric: str) -> SeedNoise:
-    """Pooled over all variants of the part."""
-    by_variant: dict[str, list[float]] = {}
-    for (variant, _), its in statistics.items():
-        if metric in its and (value := its[metric].value) is not None:
-            by_variant.setdefault(variant, []).append(value)
-    return SeedNoise.of(by_variant.values())
+def sides_of(statistics: Statistics, metric: str, num_draws: int) -> dict[str, Side]:
+    """Every variant that gives the metric, and in which it is defined with each of its seeds."""
+    runs: dict[str, dict[int, Bootstrap]] = {}
+    for (variant, seed), its in statistics.items():
+        if metric in its:
+            runs.setdefault(variant, {})[seed] = bootstrap(its[metric], num_draws)
+    return {
+        variant: Side(its)
+        for variant, its in runs.items()
+        if all(run.value is not None for run in its.values())
+    }
 
 
-def averages(
-    first: Sequence[Bootstrap], second: Sequence[Bootstrap], noise: SeedNoise
-) -> tuple[Bootstrap, Bootstrap]:
-    """Both sides averaged over their seeds, in draws that cover users and seeds."""
-    sides = enumerate((first, second))
-    mean_first, mean_second = (noise.added(average(runs), len(runs), side) for side, runs in sides)
-    return mean_first, mean_second
-
-
-def _tested(
-    claim: Claim, first: Sequence[Bootstrap], second: Sequence[Bootstrap], noise: SeedNoise
-) -> _Tested | None:
-    if not first or not second:
-        return None
-    mean_first, mean_second = averages(first, second, noise)
-    if mean_first.value is None or mean_second.value is None:
-        return None
+def _tested(claim: Claim, told: Told, sides: Mapping[str, Side], second: Bootstrap) -> _Tested:
     return _Tested(
         claim,
-        paired_difference(mean_first, mean_second),
-        mean_second.value,
-        sign=1 if mean_first.better == "higher" else -1,
-        num_seeds=min(len(first), len(second)),
+        told,
+        value_of(second),
+        sign=1 if second.better == "higher" else -1,
+        covers_seeds=sides[claim.first].covers_seeds and sides[claim.second].covers_seeds,
     )
 
 
-def _verdict(claim: Claim, found: _Tested | None, p_holm: float | None) -> Verdict:
+def _verdict(claim: Claim, found: _Tested | None) -> Verdict:
     outcome: Outcome = "not measured"
     why = "one side has no finished run, or its metric is not defined"
     if found is not None:
-        if p_holm is None:
-            outcome, why = _parity(found)
+        if claim.margin is None:
+            together = found.told.together
+            outcome, why = _order(together, together.p, found.sign * together.value > 0)
         else:
-            outcome, why = _order(found.difference, p_holm, found.sign * found.difference.value > 0)
-        if found.num_seeds < 2:
+            outcome, why = _parity(found)
+        if not found.covers_seeds:
             outcome, why = _alone(why, "seed")
     return Verdict(claim=str(claim), outcome=outcome, why=why, source=claim.source)
 
 
-def _order(difference: Difference, p_holm: float, is_as_claimed: bool) -> tuple[Outcome, str]:
-    words = f"{_interval(difference)}, {p_value(p_holm)}"
-    if p_holm >= LEVEL:
+def _order(difference: Difference, p_adjusted: float, is_as_claimed: bool) -> tuple[Outcome, str]:
+    words = f"{_interval(difference)}, {p_value(p_adjusted)}"
+    if p_adjusted >= LEVEL:
         return "too close to tell", words
     return ("reproduced" if is_as_claimed else "not reproduced"), words
 
@@ -181,7 +170,7 @@ def _parity(found: _Tested) -> tuple[Outcome, str]:
     assert found.claim.margin is not None
     allowed = found.claim.margin * abs(found.second)
     low, high = found.gain
-    words = f"{_interval(found.difference)}, margin {number(allowed)}"
+    words = f"{_interval(found.told.alone)}, margin {number(allowed)}"
     if low <= -allowed <= high:
         return "too close to tell", words
     return ("reproduced" if low > -allowed else "not reproduced"), words
@@ -226,15 +215,11 @@ def t_test(value_N: Float64[np.ndarray, " N"], bar: float = 0.0) -> Difference:
     """
     assert len(value_N) > 1, "one run has no spread"
     mean, error = float(np.mean(value_N)), np.std(value_N, ddof=1) / np.sqrt(len(value_N))
-    # Of f degrees of freedom, t / sqrt(f) is the tangent of an angle whose density is cos(angle) ** (f - 1).
     freedom = len(value_N) - 1
-    angle_A = (np.arange(ANGLES) + 0.5) * np.pi / (2 * ANGLES)
-    share_A = np.cos(angle_A) ** (freedom - 1)
-    share_A /= share_A.sum()
-    away_A = error * np.sqrt(freedom) * np.tan(angle_A)
-    half = float(away_A[np.searchsorted(share_A.cumsum(), 1 - LEVEL)])
-    p = float(share_A[away_A >= abs(mean - bar)].sum())
-    return Difference(mean, mean - half, mean + half, min(1.0, p))
+    half = float(error * np.sqrt(f_critical(LEVEL, 1, freedom)))  # t squared is F of one degree and these
+    with np.errstate(divide="ignore", invalid="ignore"):  # runs that are all alike
+        ratio = np.nan_to_num(((mean - bar) / error) ** 2, nan=0.0, posinf=np.inf)
+    return Difference(mean, mean - half, mean + half, min(1.0, f_tail(float(ratio), 1, freedom)))
 
 
 def answer(verdicts: Sequence[Verdict]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from plait.compare import presentation
+from plait.compare import presentation, words
 from plait.compare.page import html_page, terminal_table
 from plait.compare.results import (
     Ability,
@@ -218,7 +218,39 @@ def test_training_noise_forbids_the_mark():
     contrast = summarise(rows, statistics, "steady", 100)[1].metrics["ndcg@10"].vs_best
     assert not contrast.is_significant
     one_seed = [r for r in rows if r.seed == 0]
-    assert summarise(one_seed, statistics, "steady", 100)[1].metrics["ndcg@10"].vs_best.is_significant
+    contrast = summarise(one_seed, statistics, "steady", 100)[1].metrics["ndcg@10"].vs_best
+    assert contrast.p_adjusted < 0.001 and not contrast.is_significant, "one seed tells nothing of another"
+
+
+def test_one_seed_marks_nothing_and_says_so():
+    one, three = compared(seeds=(0,)), compared()
+
+    def marks(of):
+        return "".join(cell.marks for line in presentation.lines(of) for cell in line.cells.values())
+
+    assert "*" in marks(three) and "*" not in marks(one)
+    assert "one seed tells no difference" in html_page(one) and "one seed" not in html_page(three)
+    assert not any("by more than chance" in line for line in presentation.findings(one, "ndcg@10"))
+
+
+def test_two_seeds_say_what_they_cannot_tell():
+    assert "Two seeds do not tell a layout whose runs scatter more" in " ".join(
+        presentation.rules(compared(seeds=(0, 1)))
+    )
+
+
+def test_the_intervals_on_the_page_are_those_of_the_p_beside_them():
+    met = {True: 0, False: 0}
+    close = dataclasses.replace(LAYOUTS[5], name="as good", ndcg=0.1669, rmse=0.8901)
+    for summary in compared((*LAYOUTS, close)).summaries:
+        for measured in summary.metrics.values():
+            for contrast in filter(None, (measured.vs_best, measured.vs_reference)):
+                assert contrast.is_significant == (not contrast.low <= 0 <= contrast.high)
+                assert f"({words.signed(contrast.low)} to " in presentation._words(
+                    contrast, False, "the best"
+                )
+                met[contrast.is_significant] += 1
+    assert min(met.values()) > 0
 
 
 def test_the_whole_column_is_corrected_for():

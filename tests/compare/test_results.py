@@ -3,17 +3,15 @@
 Shape letters: S seeds, U users, K layouts.
 """
 
-from collections.abc import Mapping
-
+import msgspec
 import numpy as np
 import pytest
 from tiny import assert_caught, assert_not_vacuous
 
-from plait.compare import results
+from plait.compare import results, significance
 from plait.compare.results import Contrast, Cost, Row, summarise
-from plait.compare.significance import SeedNoise
+from plait.compare.significance import LEVEL, Pair, SeedScatter, Told, tell_apart
 from plait.evaluation.provenance import Provenance
-from plait.metrics.intervals import Bootstrap, Difference
 from plait.metrics.statistic import mean_over_users
 
 U = 101
@@ -35,8 +33,8 @@ def against_best(value_UK: np.ndarray) -> dict[str, Contrast]:
 
 
 def against(value_UK: np.ndarray, which: str) -> dict[str, Contrast]:
-    """Each layout against the best of them, or against the first; one seed."""
-    return over_seeds(value_UK[None], which)
+    """Each layout against the best of them, or against the first; two seeds that do not differ."""
+    return over_seeds(np.stack([value_UK, value_UK]), which)
 
 
 def over_seeds(value_SUK: np.ndarray, which: str) -> dict[str, Contrast]:
@@ -73,10 +71,8 @@ def test_the_best_of_equal_layouts_is_marked_no_more_than_chance_allows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     check_chance(8)
-    monkeypatch.setattr(
-        results, "_despite_choice", results._by_holm
-    )  # as if the best had been named beforehand
-    assert_caught(check_chance, 8)
+    monkeypatch.setattr(results, "tell_apart", lambda pairs, beside=(): tell_apart(pairs))
+    assert_caught(check_chance, 8)  # as if the best had been named beforehand
 
 
 def check_training_noise(num_seeds: int, trials: int = 100) -> None:
@@ -92,7 +88,7 @@ def check_training_noise(num_seeds: int, trials: int = 100) -> None:
 @pytest.mark.parametrize("num_seeds", [2, 3])
 def test_training_noise_marks_no_layout(num_seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     check_training_noise(num_seeds)
-    monkeypatch.setattr(results.SeedNoise, "of", lambda seeds: SeedNoise())
+    monkeypatch.setattr(SeedScatter, "main_effect_D", lambda its, num_draws, rng: np.zeros(num_draws))
     assert_caught(check_training_noise, num_seeds, 40)
 
 
@@ -111,17 +107,19 @@ def check_beside_one_that_scatters() -> None:
     assert all(found[f"layout {k}"].is_significant for k in range(1, 6))
 
 
-def by_range(
-    differences: Mapping[str, Difference], means: Mapping[str, Bootstrap], best: str
-) -> dict[str, float]:
+def in_one_unit(pairs: list[Pair], beside: list[Pair]) -> list[Told]:
     """All differences measured alike, in the metric's own unit."""
-    range_D = np.ptp([mean.value_D - (mean.value or 0.0) for mean in means.values()], axis=0)
-    return {name: float(np.mean(range_D >= abs(each.value))) for name, each in differences.items()}
+    away_PD = np.stack([significance._away(*pair) for pair in (*pairs, *beside)])
+    reach = float(np.quantile(away_PD.max(axis=0), 1 - LEVEL))
+    return [
+        Told(told.alone, msgspec.structs.replace(told.alone, p=float(abs(told.alone.value) < reach)))
+        for told in tell_apart(pairs)
+    ]
 
 
 def test_a_layout_that_scatters_hides_no_difference_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     check_beside_one_that_scatters()
-    monkeypatch.setattr(results, "_despite_choice", by_range)
+    monkeypatch.setattr(results, "tell_apart", in_one_unit)
     assert_caught(check_beside_one_that_scatters)
 
 
@@ -129,21 +127,30 @@ def test_equal_layouts_and_a_difference_that_all_users_have() -> None:
     """No standard error at all: one is sure to differ, the other is not."""
     value_U = np.arange(U) / 128
     found = against_best(np.stack([value_U, value_U, value_U - 0.25], axis=1))
-    assert [found[f"layout {k}"].p_adjusted for k in (1, 2)] == pytest.approx([1, 2 / 501])
+    assert [found[f"layout {k}"].p_adjusted for k in (1, 2)] == pytest.approx([1, 1 / 5001])
 
 
 def test_two_layouts_leave_no_choice_to_pay_for() -> None:
     [contrast] = against_best(alike(0, 2) - np.array([0.0, 0.15])).values()
-    assert 0.001 < contrast.difference.p < 0.1 and contrast.p_adjusted == pytest.approx(
-        contrast.difference.p, rel=0.5
-    )
+    assert 0.001 < contrast.difference.p < 0.1 and contrast.p_adjusted == contrast.difference.p
 
 
 def test_a_reference_is_fixed_beforehand() -> None:
-    """The layouts against it are corrected by Holm, also where it happens to be the best."""
+    """The layouts against it pay for each other, and where it happens to be the best, for no choice."""
     value_UK = alike(0, 5) - np.array([0, 0.1, 0.15, 0.2, 0.25])
     vs_reference, vs_best = (against(value_UK, which) for which in ("vs_reference", "vs_best"))
-    raw = sorted(contrast.difference.p for contrast in vs_reference.values())
-    assert min(each.p_adjusted for each in vs_reference.values()) == pytest.approx(4 * raw[0])
     assert {each.other for each in (*vs_reference.values(), *vs_best.values())} == {"layout 0"}
-    assert vs_best["layout 1"].p_adjusted > vs_reference["layout 1"].p_adjusted
+    for name, contrast in vs_reference.items():
+        assert contrast.difference == vs_best[name].difference
+        assert contrast.difference.p < contrast.p_adjusted < min(1.0, 4.5 * contrast.difference.p)
+        assert vs_best[name].p_adjusted > contrast.p_adjusted
+        assert vs_best[name].low < contrast.low < contrast.difference.low
+
+
+@pytest.mark.parametrize("which", ["vs_reference", "vs_best"])
+def test_one_seed_marks_nothing(which: str) -> None:
+    value_SUK = np.stack([alike(0, 3) - np.array([0, 1.0, 2.0])] * 2)
+    both, one = over_seeds(value_SUK, which), over_seeds(value_SUK[:1], which)
+    assert [its.is_significant for its in both.values()] == [True, True]
+    assert [its.is_significant for its in one.values()] == [False, False]
+    assert all(its.p_adjusted < 0.001 and not its.covers_seeds for its in one.values())

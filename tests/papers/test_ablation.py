@@ -14,7 +14,7 @@ from rich.console import Console
 from tiny import assert_caught, assert_not_vacuous
 
 from plait.compare.comparing import Variant
-from plait.compare.significance import SeedNoise
+from plait.compare.significance import Side
 from plait.data import Dataset
 from plait.evaluation.settings import Protocol
 from plait.metrics.intervals import Bootstrap, bootstrap
@@ -26,12 +26,13 @@ from plait.papers.ablation import (
     Arm,
     Change,
     Column,
+    Unit,
     column_statistics,
     difference_figure,
     mean_of,
     targets_per_epoch,
 )
-from plait.papers.claims import Claim
+from plait.papers.claims import Claim, sides_of
 from plait.papers.logs import ML_1M_LIKED, NotHere, stand_in
 from plait.papers.speed import Race
 from plait.papers.study import Either, Figure, Finding, Place, Study, StudyResult, run_study, shrunk
@@ -153,22 +154,34 @@ def users(value_U: np.ndarray, seed: int = 0) -> Bootstrap:
     return bootstrap(mean_over_users(USER_U, value_U), 400, seed)
 
 
+CHANGE = Change(variant="new", baseline="old")
+
+
+def figure_of(
+    new: Mapping[int, Bootstrap], old: Mapping[int, Bootstrap], unit: Unit = "AUC", others: int = 0
+) -> Figure:
+    """Beside so many other variants that have the seeds of the old one."""
+    sides = {name: Side(runs) for name, runs in (("new", new), ("old", old)) if runs}
+    sides |= {f"other {n}": Side(old) for n in range(others)}
+    return difference_figure(sides, CHANGE, unit, EMPTY)
+
+
 def check_paired(of: Callable[..., Figure]) -> None:
     """A gain that every user has is certain, however unlike the users are."""
     value_U = np.random.default_rng(1).random(len(USER_U))
-    points = of({0: users(value_U + 0.1)}, {0: users(value_U)}, SeedNoise(), "AUC", EMPTY)
-    share = of({0: users(1.1 * value_U)}, {0: users(value_U)}, SeedNoise(), "%", EMPTY)
+    points = of({0: users(value_U + 0.1)}, {0: users(value_U)}, "AUC")
+    share = of({0: users(1.1 * value_U)}, {0: users(value_U)}, "%")
     assert [points.value, points.low, points.high] == pytest.approx([0.1] * 3)
     assert [share.value, share.low, share.high] == pytest.approx([10.0] * 3)
     assert (points.variant, points.metric, points.paper) == ("new", "m", -0.5)
 
 
 def test_differences_are_paired() -> None:
-    check_paired(difference_figure)
+    check_paired(figure_of)
 
-    def unpaired(new: Mapping[int, Bootstrap], old: Mapping[int, Bootstrap], *rest: Any) -> Figure:
+    def unpaired(new: Mapping[int, Bootstrap], old: Mapping[int, Bootstrap], unit: Unit) -> Figure:
         shuffled = {seed: replace(each, value_D=np.roll(each.value_D, 1)) for seed, each in new.items()}
-        return difference_figure(shuffled, old, *rest)
+        return figure_of(shuffled, old, unit)
 
     assert_caught(check_paired, unpaired)
 
@@ -180,35 +193,41 @@ def test_seeds_are_averaged_and_their_spread_is_that_of_the_difference() -> None
     new = {
         seed: users(noise_U + gain) for seed, (noise_U, gain) in enumerate(zip(noise_SU, gains, strict=True))
     }
-    found = difference_figure(new, old, SeedNoise(), "AUC", EMPTY)
+    found = figure_of(new, old)
     assert (found.value, found.spread) == (pytest.approx(0.3), pytest.approx(np.std(gains, ddof=1)))
-    assert difference_figure({0: new[0]}, {0: old[0]}, SeedNoise(), "AUC", EMPTY).spread is None
+    assert figure_of({0: new[0]}, {0: old[0]}).spread is None
 
 
 def test_what_seeds_scatter_by_widens_the_interval() -> None:
     """All users have the same gain in each run, so only the seeds leave it open."""
     value_U = np.random.default_rng(5).random(len(USER_U))
-    old, new = ({seed: users(value_U + gain) for seed in range(3)} for gain in (0.0, 0.3))
-    exact, blurred = (
-        difference_figure(new, old, SeedNoise(variance, 4), "AUC", EMPTY) for variance in (0.0, 0.01)
-    )
+
+    def runs(gain: float, scatter: float) -> dict[int, Bootstrap]:
+        return {seed: users(value_U + gain + scatter * (seed - 1)) for seed in range(3)}
+
+    exact, blurred = (figure_of(runs(0.3, scatter), runs(0.0, scatter)) for scatter in (0.0, 0.1))
     assert [exact.low, exact.high] == pytest.approx([0.3] * 2)
     half = 2.776 * 0.1 * np.sqrt(2 / 3)  # of Student's t with four degrees of freedom
     assert blurred.value == pytest.approx(0.3)
-    assert [blurred.low, blurred.high] == pytest.approx([0.3 - half, 0.3 + half], abs=0.08)
+    assert [blurred.low, blurred.high] == pytest.approx([0.3 - half, 0.3 + half], abs=0.04)
+    more = figure_of(runs(0.3, 0.1), runs(0.0, 0.1), others=4)  # of the others' seeds, more is known
+    assert more.high - more.low < 0.9 * (blurred.high - blurred.low)
 
 
 def test_what_is_not_measured_is_left_empty() -> None:
     some = {0: users(np.ones(len(USER_U)))}
-    undefined = {0: replace(some[0], value=None)}
-    for pair in (({}, some), (some, {}), (undefined, some), (some, undefined)):
-        assert difference_figure(*pair, SeedNoise(), "%", EMPTY) == EMPTY
+    for pair in (({}, some), (some, {})):
+        assert figure_of(*pair, "%") == EMPTY
+    statistic = mean_over_users(USER_U, np.ones(len(USER_U)))
+    undefined = replace(statistic, under=lambda weight_DU: np.full(len(weight_DU), np.nan))
+    measured = {("new", 0): {"m": statistic}, ("old", 0): {"m": undefined}}
+    assert sides_of(measured, "m", 400).keys() == {"new"}
 
 
 def test_other_users_are_no_baseline() -> None:
     others = bootstrap(mean_over_users(USER_U + 1, np.ones(len(USER_U))), 400)
     with pytest.raises(ValueError, match="not the same users"):
-        difference_figure({0: users(np.ones(len(USER_U)))}, {0: others}, SeedNoise(), "AUC", EMPTY)
+        figure_of({0: users(np.ones(len(USER_U)))}, {0: others})
 
 
 def check_mean(of: Callable[..., Statistic]) -> None:

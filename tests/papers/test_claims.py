@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import assert_caught, assert_not_vacuous
 
-from plait.compare.significance import SeedNoise
-from plait.metrics.intervals import bootstrap, paired_difference
+from plait.compare import significance
+from plait.compare.significance import SeedScatter, drawn, tell_apart
 from plait.metrics.scoring import labelled, rmse
 from plait.metrics.statistic import Better, Statistic, mean_over_users
 from plait.papers import claims
@@ -25,10 +25,9 @@ from plait.papers.claims import (
     Statistics,
     Verdict,
     answer,
-    averages,
     judge,
     judge_repeated,
-    seed_noise,
+    sides_of,
     t_test,
 )
 
@@ -156,7 +155,7 @@ def test_training_noise_is_not_taken_for_a_difference(
     runs = dict(runs_without_a_difference(0, num_seeds))
     runs |= {("a", n): raised(runs["a", n]["hr@10"], by=2.0) for n in range(num_seeds)}
     assert outcome(runs, claim()) == ["reproduced"]  # forty times what seeds scatter by
-    monkeypatch.setattr(claims, "seed_noise", lambda statistics, metric: SeedNoise())
+    monkeypatch.setattr(SeedScatter, "main_effect_D", lambda its, num_draws, rng: np.zeros(num_draws))
     assert share_of_false_findings(num_seeds, 30, claim()) > 0.5  # without the term
     assert_caught(check_training_noise, num_seeds)
 
@@ -168,9 +167,11 @@ def test_noise_is_pooled_over_all_variants_with_several_seeds() -> None:
         for name, its in values.items()
         for seed, value in enumerate(its)
     }
-    found = seed_noise(runs, "hr@10")
-    assert found.variance == pytest.approx((0.02 + 0.06) / 3) and found.freedom == 3
-    assert seed_noise(runs, "hr@5") == SeedNoise()
+    scatters = [significance._scatters([side])[0] for side in sides_of(runs, "hr@10", 100).values()]
+    found = significance._pooled(scatters)
+    assert found.mean_square == pytest.approx((0.02 + 0.06) / 3) and found.freedom == 3
+    assert found.flips == pytest.approx(0), "users who are alike do not flip"
+    assert sides_of(runs, "hr@5", 100) == {}
 
 
 def raised(statistic: Statistic, by: float) -> dict[str, Statistic]:
@@ -180,18 +181,14 @@ def raised(statistic: Statistic, by: float) -> dict[str, Statistic]:
 def test_the_interval_is_that_of_a_t_test_where_users_are_alike() -> None:
     """Users who are all alike say nothing, so the bounds are those of Student's t over the seeds."""
     seeds = [[0.5, 0.52, 0.57], [0.4, 0.43, 0.41]]
-    levels = [
-        (name, n, level) for name, side in zip("ab", seeds, strict=True) for n, level in enumerate(side)
-    ]
-    first, second = (
-        [bootstrap(mean_over_users(np.arange(U), np.full(U, level)), 40_000) for level in side]
-        for side in seeds
-    )
-    runs = {(side, n): mean_over_users(np.arange(U), np.full(U, level)) for side, n, level in levels}
-    noise = seed_noise({run: {"hr@10": statistic} for run, statistic in runs.items()}, "hr@10")
-    assert noise.freedom == 4
-    found = paired_difference(*averages(first, second, noise))
-    half = 2.776 * np.sqrt(sum(np.var(side, ddof=1) / 3 for side in seeds))
+    runs = {
+        (name, n): {"hr@10": mean_over_users(np.arange(U), np.full(U, level))}
+        for name, side in zip("ab", seeds, strict=True)
+        for n, level in enumerate(side)
+    }
+    joint = drawn(sides_of(runs, "hr@10", 20_000))
+    [told] = tell_apart([(joint["a"], joint["b"])])
+    found, half = told.alone, 2.776 * np.sqrt(sum(np.var(side, ddof=1) / 3 for side in seeds))
     assert [found.low, found.high] == pytest.approx([found.value - half, found.value + half], rel=0.05)
 
 
@@ -208,7 +205,7 @@ def test_one_seed_settles_nothing() -> None:
 
 
 def test_many_claims_are_corrected_for() -> None:
-    """One p-value of 0.02 or so, alone and among twenty that are none."""
+    """One p-value of 0.02 or so, alone, said twenty times, and among twenty that are none in metrics of their own."""
     rng = np.random.default_rng(5)
     base_U = rng.normal(0, 1, U)
     shifted_U = rng.normal(0, 1, U)
@@ -217,8 +214,14 @@ def test_many_claims_are_corrected_for() -> None:
         ("a", seed): {"x": mean_over_users(np.arange(U), base_U + shifted_U)} for seed in (0, 1)
     }
     found |= {("b", seed): {"x": mean_over_users(np.arange(U), base_U)} for seed in (0, 1)}
-    alone, among = judge([claim(metric="x")], found), judge([claim(metric="x")] * 20, found)
-    assert alone[0].outcome == "reproduced"
+    names = [f"x{n}" for n in range(20)]
+    for (variant, _), its in found.items():
+        if variant == "a":
+            its |= {name: mean_over_users(np.arange(U), base_U + rng.normal(0, 1, U)) for name in names}
+        else:
+            its |= dict.fromkeys(names, its["x"])
+    assert {verdict.outcome for verdict in judge([claim(metric="x")] * 20, found)} == {"reproduced"}
+    among = judge([claim(metric=name) for name in ("x", *names)], found)
     assert {verdict.outcome for verdict in among} == {"too close to tell"}
 
 
@@ -303,13 +306,13 @@ class AsIfHigher(claims._Tested):
 
     @property
     def gain(self) -> tuple[float, float]:
-        return self.difference.low, self.difference.high
+        return self.told.alone.low, self.told.alone.high
 
 
 class EndsAsTheyCome(claims._Tested):
     @property
     def gain(self) -> tuple[float, float]:
-        return self.sign * self.difference.low, self.sign * self.difference.high
+        return self.sign * self.told.alone.low, self.sign * self.told.alone.high
 
 
 def test_verdicts_do_not_change_when_a_metric_is_negated_and_its_direction_turned(
