@@ -211,17 +211,17 @@ def test_many_claims_are_corrected_for() -> None:
     shifted_U = rng.normal(0, 1, U)
     shifted_U += 2.35 / np.sqrt(U) * shifted_U.std() - shifted_U.mean()
     found: dict[tuple[str, int], dict[str, Statistic]] = {
-        ("a", seed): {"x": mean_over_users(np.arange(U), base_U + shifted_U)} for seed in (0, 1)
+        ("a", seed): {"auc:x": mean_over_users(np.arange(U), base_U + shifted_U)} for seed in (0, 1)
     }
-    found |= {("b", seed): {"x": mean_over_users(np.arange(U), base_U)} for seed in (0, 1)}
-    names = [f"x{n}" for n in range(20)]
+    found |= {("b", seed): {"auc:x": mean_over_users(np.arange(U), base_U)} for seed in (0, 1)}
+    names = [f"auc:x{n}" for n in range(20)]
     for (variant, _), its in found.items():
         if variant == "a":
             its |= {name: mean_over_users(np.arange(U), base_U + rng.normal(0, 1, U)) for name in names}
         else:
-            its |= dict.fromkeys(names, its["x"])
-    assert {verdict.outcome for verdict in judge([claim(metric="x")] * 20, found)} == {"reproduced"}
-    among = judge([claim(metric=name) for name in ("x", *names)], found)
+            its |= dict.fromkeys(names, its["auc:x"])
+    assert {verdict.outcome for verdict in judge([claim(metric="auc:x")] * 20, found)} == {"reproduced"}
+    among = judge([claim(metric=name) for name in ("auc:x", *names)], found)
     assert {verdict.outcome for verdict in among} == {"too close to tell"}
 
 
