@@ -60,7 +60,7 @@ class Hashes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-def check(folder: Path, advice: str, *names: str) -> None:
+def check_hashes(folder: Path, advice: str, *names: str) -> None:
     """Holds files of a folder against their hashes; all that are listed where none is named. A file that has not
     changed since this process read it is not read again.
 

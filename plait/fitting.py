@@ -15,7 +15,7 @@ from plait.models.generative import ModelSettings
 from plait.nn.device import resolve_device
 from plait.notices import Interrupted, Watch
 from plait.recommender import Recommender
-from plait.training.run import run
+from plait.training.run import run_training
 
 
 def fit(
@@ -63,7 +63,7 @@ def fit(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(out) if out is not None else Path(scratch)
         try:
-            run(data, settings, folder, report, resolve_device(device), watch)
+            run_training(data, settings, folder, report, resolve_device(device), watch)
         except Interrupted as stop:
             if out is not None:
                 raise

@@ -12,7 +12,7 @@ from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
 from plait.training import loop
-from plait.training.loop import Fitted, fit
+from plait.training.loop import Fitted, train_model
 from plait.training.run import config_of
 
 OPTIM = Optim(learning_rate=1e-2, warmup_steps=2, users_per_step=5, precision="fp32")
@@ -33,7 +33,9 @@ def settings_of(layout: str = "lac", **protocol: object) -> RunSettings:
 
 
 def fitted(dataset: Dataset, folder: Path, settings: RunSettings, report=silent) -> Fitted:
-    return fit(dataset, config_of(dataset, settings), settings.optim, settings.protocol, folder, report)
+    return train_model(
+        dataset, config_of(dataset, settings), settings.optim, settings.protocol, folder, report
+    )
 
 
 class Killed(Exception):

@@ -39,7 +39,7 @@ from plait.nn.encoders import ItemEncoding
 from plait.recommender import Recommender
 from plait.schema import UNKNOWN_ITEM, Action, Binary, Categorical, EventBatch, Regression
 from plait.training import loop
-from plait.training.run import columns_of
+from plait.training.run import columns_read
 
 DEVICE = Action("device", Categorical(("phone", "tablet", "watch")))
 ANSWERED = ["rating", "liked", "device=phone", "device=tablet", "device=watch"]
@@ -951,7 +951,7 @@ def test_requests_of_a_column_are_those_of_the_dataset(reader, tmp_path):
         min_item_events=1,
     )
     model = model_of(**READERS_OF_REQUESTS[reader])
-    recommender = Recommender(model, data.items, columns_of(data))
+    recommender = Recommender(model, data.items, columns_read(data))
     frame = of_users(log, data.user_ids()[4]).drop("user")
     found = recommender.encode(frame).events
     expected = recommender.encode(data.history(4)).events
@@ -961,5 +961,5 @@ def test_requests_of_a_column_are_those_of_the_dataset(reader, tmp_path):
         recommender.encode(frame.drop("session"))
     with pytest.raises(ValueError, match="encoded from an EventBatch, which does not name its last request"):
         recommender.append(recommender.encode(data.history(4)), frame.tail(1))
-    free = Recommender(model_of(resolve("lac")), data.items, columns_of(data))
+    free = Recommender(model_of(resolve("lac")), data.items, columns_read(data))
     assert len(free.encode(frame.drop("session")).events.item_E), "nothing reads requests"

@@ -16,7 +16,7 @@ from plait.engine.state import State
 from plait.layouts import resolve
 from plait.recommender import Recommender
 from plait.schema import EventBatch
-from plait.training.run import columns_of
+from plait.training.run import columns_read
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def log() -> pl.DataFrame:
 def recommender(log: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Recommender:
     """Weights as they begin: nothing here depends on training."""
     data: Dataset = prepared(log, tmp_path_factory.mktemp("log") / "data")
-    return Recommender(model_of(resolve("lac")), data.items, columns_of(data))
+    return Recommender(model_of(resolve("lac")), data.items, columns_read(data))
 
 
 def of_users(log: pl.DataFrame, *users: str) -> pl.DataFrame:

@@ -15,7 +15,7 @@ import torch
 
 from plait.data import Dataset, LeaveOneOut, prepare
 from plait.data.manifest import Split
-from plait.engine.state import joined
+from plait.engine.state import joined_histories
 from plait.layouts import CATALOGUE, Layout, audit, resolve
 from plait.layouts.packing import pack
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
@@ -201,7 +201,7 @@ def before_the_next(events: EventBatch, time_s_U: np.ndarray | None = None) -> E
     """The histories, each with one event to come of which nothing is known, or only when; by default as if it came
     with the last one, but in a request of its own."""
     coming = together(*(part_of(events, user, int(n) - 1) for user, n in enumerate(events.num_events_U)))
-    return joined(
+    return joined_histories(
         events,
         replace(
             coming,

@@ -48,7 +48,7 @@ from plait.nn.device import resolve_device
 from plait.notices import Diverged, Watch
 from plait.schema import Action, check_unique
 from plait.training.batches import check_labels
-from plait.training.run import check_takes_runs, config_of, run, write_json
+from plait.training.run import check_takes_runs, config_of, run_training, write_json
 from plait.training.unread import check_read
 
 DRAWS = 1000
@@ -153,7 +153,7 @@ def compare_variants(
             folder = out / "runs" / f"{_folder_name(variant.name)}-seed{seed}"
             report(f"{variant.name}, seed {seed}")
             try:
-                result = run(dataset, variant.seeded(seed), folder, indented, device, watch)
+                result = run_training(dataset, variant.seeded(seed), folder, indented, device, watch)
             except Diverged as error:
                 rows.append(_failed(study, variant, seed, error))
                 continue

@@ -105,7 +105,7 @@ class Dataset:
             raise ValueError(
                 f"{folder} has format version {version}, this plait reads {FORMAT_VERSION}; prepare again"
             )
-        files.check(folder, AGAIN, MANIFEST)
+        files.check_hashes(folder, AGAIN, MANIFEST)
         try:
             manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
         except msgspec.MsgspecError as error:
@@ -115,7 +115,7 @@ class Dataset:
             if found != size:
                 what = "is missing" if found is None else f"has {found} bytes instead of {size}"
                 raise ValueError(f"{folder / name} {what}; the folder is not whole: {AGAIN}")
-        files.check(folder, AGAIN)
+        files.check_hashes(folder, AGAIN)
         try:
             return cls(folder, manifest)
         except (ValueError, EOFError) as error:  # of a folder without hashes
@@ -129,7 +129,7 @@ class Dataset:
         """
         check_can_work()
         if files.has_hashes(self.folder):
-            files.check(self.folder, AGAIN)
+            files.check_hashes(self.folder, AGAIN)
             return
         digests = {}
         try:

@@ -83,7 +83,7 @@ def load_vocabulary(folder: Path) -> tuple[Vocabulary, Columns]:
     for name in (COLUMNS, ITEMS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is no saved recommender: it has no {name}; {AGAIN}")
-    files.check(folder, AGAIN, COLUMNS, ITEMS)
+    files.check_hashes(folder, AGAIN, COLUMNS, ITEMS)
     try:
         columns = msgspec.json.decode((folder / COLUMNS).read_bytes(), type=Columns)
         return Vocabulary.of_items(pl.read_parquet(folder / ITEMS, glob=False)["item_id"]), columns

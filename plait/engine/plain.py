@@ -15,7 +15,7 @@ from torch import Tensor
 
 from plait.engine import steps
 from plait.engine.ranking import Catalogue, Seen, best_of_parts, catalogue_of, without
-from plait.engine.state import State, called, in_last_request, joined, repeated, some_users, window
+from plait.engine.state import State, called, in_last_request, joined_histories, repeated, some_users, window
 from plait.layouts import audit
 from plait.layouts.audit import reader
 from plait.layouts.facts import Field
@@ -250,7 +250,7 @@ def _score_step(
 ) -> dict[str, Float32[np.ndarray, "u c ..."]]:
     shape = item_uc.shape
     candidates = _candidates(coming, item_uc, context_F)
-    inputs = _inputs(model, joined(repeated(coming.events, shape[1]), candidates), "a", late)
+    inputs = _inputs(model, joined_histories(repeated(coming.events, shape[1]), candidates), "a", late)
     (state_MD,) = model(inputs)
     assert model.heads is not None, "a layout that scores has heads"
     predicted = model.heads.predict(state_MD, inputs.questions[0].late_MF)
@@ -259,7 +259,7 @@ def _score_step(
 
 def _retrieve_step(model: GenerativeRecommender, coming: _Coming) -> Float32[Tensor, "u D"]:
     to_come = _candidates(coming, _unknown(coming.events), _no_context(coming.events))
-    (state_uD,) = model(_inputs(model, joined(coming.events, to_come), "i", late=None))
+    (state_uD,) = model(_inputs(model, joined_histories(coming.events, to_come), "i", late=None))
     return state_uD
 
 

@@ -101,7 +101,7 @@ def append(
         np.union1d(seen, item) for seen, item in zip(state.seen_U, event.item_E[:, None], strict=True)
     )
     met = tuple(dict.fromkeys((*state.unknown_items, *unknown_items)))
-    events = _kept(joined(state.events, event), max_events, lag)
+    events = _kept(joined_histories(state.events, event), max_events, lag)
     return State(events, seen_U, state.id_U, met, _tuple(request_name_U), _tuple(place_U))
 
 
@@ -146,7 +146,7 @@ def window(
     return _taken(events, np.arange(events.num_users), first_U, lead_U, end_U)
 
 
-def joined(history: EventBatch, more: EventBatch) -> EventBatch:
+def joined_histories(history: EventBatch, more: EventBatch) -> EventBatch:
     """Each user's events of `more` after those of `history`."""
     order = _alternate(history.start_U1, more.start_U1)
 

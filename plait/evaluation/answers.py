@@ -32,7 +32,7 @@ from plait.nn.actions import scaled
 from plait.randomness import Stream, numpy_generator
 from plait.schema import Action, EventBatch, Ordinal
 
-Part = Literal["validation", "test"]
+HeldOutPart = Literal["validation", "test"]
 SAMPLED_AT_A_TIME = 128  # targets that draw their negatives together: of another number, draws are others
 
 Value = TypeVar("Value")
@@ -53,7 +53,7 @@ class Answers:
 
 @torch.no_grad()
 def answers_of(
-    model: GenerativeRecommender, dataset: Dataset, part: Part, protocol: Protocol, device: str = "cpu"
+    model: GenerativeRecommender, dataset: Dataset, part: HeldOutPart, protocol: Protocol, device: str = "cpu"
 ) -> Answers:
     """Runs the model over every held-out event of a part. Leaves the model in evaluation mode.
 
@@ -102,7 +102,7 @@ def _steps(
     return steps.within(cost_Q, steps.tokens_per_step(model), first_Q)
 
 
-def targets_of(dataset: Dataset, part: Part, plan: QuestionPlan) -> Targets:
+def targets_of(dataset: Dataset, part: HeldOutPart, plan: QuestionPlan) -> Targets:
     """The held-out events that models are asked about.
 
     Raises:
@@ -269,7 +269,7 @@ def _sampled(
     return retrieval.sample_negatives(dataset.num_items, item_Q, start_Q1, seen_S, protocol.negatives, rng)
 
 
-def check_negatives(dataset: Dataset, part: Part, targets: Targets, protocol: Protocol) -> None:
+def check_negatives(dataset: Dataset, part: HeldOutPart, targets: Targets, protocol: Protocol) -> None:
     """Raises ValueError where a held-out event has too few items that could be sampled."""
     try:
         for _ in negatives_of(dataset, targets, protocol) or ():
@@ -317,7 +317,7 @@ def measure(answers: Answers) -> dict[str, Statistic]:
     return found
 
 
-def values_of(answers: Answers, untrained: Collection[str] = ()) -> dict[str, float]:
+def metric_values(answers: Answers, untrained: Collection[str] = ()) -> dict[str, float]:
     """The metrics that are defined, and the losses: "loss:rating", and "loss:actions" for their sum.
 
     Args:

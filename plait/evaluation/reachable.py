@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int64
 
 from plait.data import Dataset, Targets
 from plait.data.facts import share
-from plait.evaluation.answers import Part
+from plait.evaluation.answers import HeldOutPart
 from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Protocol
 from plait.layouts import Layout, audit
@@ -40,7 +40,7 @@ class Reach:
         return self.dataset.met_before(self.targets)
 
 
-def notes_on_reach(reach: Reach, part: Part) -> Iterator[str]:
+def notes_on_reach(reach: Reach, part: HeldOutPart) -> Iterator[str]:
     """A line where a share of a part's answers can be no hit."""
     if not audit(reach.layout).can_retrieve:
         return

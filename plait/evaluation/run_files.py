@@ -20,7 +20,7 @@ import numpy as np
 from plait.evaluation.answers import Answers
 from plait.evaluation.provenance import Provenance
 from plait.evaluation.settings import Optim, Protocol
-from plait.files import check, write_listed
+from plait.files import check_hashes, write_listed
 from plait.models.generative import ModelSettings
 from plait.schema import Action
 
@@ -84,14 +84,14 @@ def load_result(folder: Path) -> Result:
     path = folder / RESULT
     if not path.is_file():
         raise ValueError(f"{folder} holds no finished run: it has no {RESULT}; train it, or let it finish")
-    check(folder, ANEW, RESULT, SETTINGS, METRICS)
+    check_hashes(folder, ANEW, RESULT, SETTINGS, METRICS)
     return read_file(path, Result)
 
 
 def load_answers(folder: Path, actions: tuple[Action, ...]) -> Answers:
     """The answers of a finished run, for the actions of its data. Raises ValueError where they are not whole."""
     path = folder / ANSWERS
-    check(folder, ANEW, ANSWERS)
+    check_hashes(folder, ANEW, ANSWERS)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             arrays = dict(found)

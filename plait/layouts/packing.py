@@ -13,7 +13,7 @@ PADDING = -1
 
 
 @dataclass(frozen=True)
-class Rows:
+class PackedRows:
     """Where each token stands, and who owns each slot."""
 
     cell_N: Int64[np.ndarray, " N"]  # slot of each token in the flattened rows: row * L + column
@@ -25,7 +25,7 @@ class Rows:
         return len(self.cell_N) / self.segment_RL.size
 
 
-def pack(length_U: Int64[np.ndarray, " U"], row_length: int | None = None) -> Rows:
+def pack(length_U: Int64[np.ndarray, " U"], row_length: int | None = None) -> PackedRows:
     """First-fit decreasing into rows of at most `row_length` slots (default: the longest user).
 
     Raises:
@@ -72,7 +72,7 @@ class _OpenRows:
         return place
 
 
-def pad(length_U: Int64[np.ndarray, " U"]) -> Rows:
+def pad(length_U: Int64[np.ndarray, " U"]) -> PackedRows:
     """The reference: one user per row, padded on the right to the longest."""
     num_users = len(length_U)
     return _rows(
@@ -85,10 +85,10 @@ def _rows(
     row_U: Int64[np.ndarray, " U"],
     column_U: Int64[np.ndarray, " U"],
     row_length: int,
-) -> Rows:
+) -> PackedRows:
     first_U = np.cumsum(length_U) - length_U
     offset_U = row_U * row_length + column_U - first_U
     cell_N = np.arange(length_U.sum()) + np.repeat(offset_U, length_U)
     segment_RL = np.full((int(row_U.max(initial=0)) + 1, row_length), PADDING)
     segment_RL.reshape(-1)[cell_N] = np.repeat(np.arange(len(length_U)), length_U)
-    return Rows(cell_N, segment_RL)
+    return PackedRows(cell_N, segment_RL)

@@ -24,14 +24,14 @@ from plait.layouts.arrange import (
 )
 from plait.layouts.event_roles import EventRoles, begin_of_request
 from plait.layouts.facts import Field, Target
-from plait.layouts.packing import Rows, pack
+from plait.layouts.packing import PackedRows, pack
 from plait.models.late import LateStatistics
 from plait.models.questions import QuestionPlan
 from plait.nn.positions import TimeAnchor
 from plait.nn.visibility import NO_REQUEST_BEFORE, Clock, Segments
 from plait.schema import EventBatch
 
-Packer = Callable[[np.ndarray], Rows]
+Packer = Callable[[np.ndarray], PackedRows]
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _segments(
     batch: EventBatch,
     roles: EventRoles,
     tokens: Tokens,
-    rows: Rows,
+    rows: PackedRows,
     device: torch.device | str,
 ) -> Segments:
     in_rows, visibility = partial(_in_rows, device, rows), tokens.visibility
@@ -164,7 +164,7 @@ def _tensor(device: torch.device | str, array: np.ndarray) -> Tensor:
     return torch.from_numpy(array).to(device, non_blocking=True)
 
 
-def _in_rows(device: torch.device | str, rows: Rows, value_N: np.ndarray) -> Tensor:
+def _in_rows(device: torch.device | str, rows: PackedRows, value_N: np.ndarray) -> Tensor:
     value_RL = np.zeros_like(rows.segment_RL)
     value_RL.reshape(-1)[rows.cell_N] = value_N
     return _tensor(device, value_RL)

@@ -73,7 +73,7 @@ def load_model(folder: Path) -> GenerativeRecommender:
             raise ValueError(
                 f"format_version is {version}, this Plait reads {FORMAT_VERSION}; save it again with this version"
             )
-        files.check(folder, AGAIN, CONFIG, WEIGHTS)
+        files.check_hashes(folder, AGAIN, CONFIG, WEIGHTS)
         saved = msgspec.json.decode(raw, type=Saved)
         if saved.weights_sha256 and saved.weights_sha256 != files.sha256(folder / WEIGHTS):
             raise ValueError(f"{WEIGHTS} is damaged, or not the one that {CONFIG} was saved with; {AGAIN}")

@@ -21,7 +21,7 @@ from plait.limits import SHARE, WIDTH, check_numbers
 from plait.nn.action_kinds import modelled
 from plait.nn.actions import scaled
 from plait.nn.dropout import Draws
-from plait.nn.initialising import Linear, Table, init_columns, unset
+from plait.nn.initialising import Linear, VectorTable, init_columns, unset
 from plait.schema import (
     FIRST_VALUE,
     MISSING_VALUE,
@@ -67,7 +67,7 @@ class CodeEmbedding(nn.Module):
         offset_C = torch.from_numpy(np.repeat(first_row_F[:-1], self.columns_F))
         self.register_buffer("offset_C", offset_C.to(torch.int64), persistent=False)
         unlearned = [first + code for first in first_row_F[:-1].tolist() for code in range(FIRST_VALUE)]
-        self.table = Table(int(first_row_F[-1]), width, zero_rows=(0, *unlearned), padding_idx=0)
+        self.table = VectorTable(int(first_row_F[-1]), width, zero_rows=(0, *unlearned), padding_idx=0)
 
     def forward(self, code_NC: Int[Tensor, "N C"]) -> Float[Tensor, "N F W"]:
         """Raises ValueError where there are more or fewer columns than the features have."""
@@ -143,9 +143,9 @@ class ItemEncoder(Draws):
         super().__init__()
         self.num_items, self.dim = num_items, dim
         self.features, self.encoding = tuple(features), encoding
-        self.embedding: Table | None = None
+        self.embedding: VectorTable | None = None
         if encoding.use_id or not features:
-            self.embedding = Table(num_items + 1, dim, zero_rows=(UNKNOWN_ITEM,))
+            self.embedding = VectorTable(num_items + 1, dim, zero_rows=(UNKNOWN_ITEM,))
         if features:
             self._add_features()
 
@@ -296,7 +296,7 @@ class ActionEncoder(nn.Module):
         }
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor, persistent=False)
-        self.table = Table(sum(num_rows_A), dim)
+        self.table = VectorTable(sum(num_rows_A), dim)
 
     def forward(self, raw_EA: Float[Tensor, "E A"]) -> Float[Tensor, "E D"]:
         """Vectors of action values in the log's units, NaN where missing.

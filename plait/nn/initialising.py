@@ -68,7 +68,7 @@ class Linear(nn.Linear):
             nn.init.zeros_(self.bias)
 
 
-class Table(nn.Embedding):
+class VectorTable(nn.Embedding):
     """A trained vector per row, from N(0, std).
 
     Args:

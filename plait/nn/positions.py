@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from plait.nn.initialising import Table
+from plait.nn.initialising import VectorTable
 from plait.nn.visibility import NO_REQUEST_BEFORE, Clock, Segments
 
 Positions = Literal["learned", "rope", "alibi", "rab", "genrank", "dlrm_v3"]
@@ -123,8 +123,8 @@ class RequestPositions(nn.Module):
 
     def __init__(self, max_requests: int, dim: int) -> None:
         super().__init__()
-        self.index = Table(max_requests + 1, dim)
-        self.gap = Table(1 + TIME_BUCKETS, dim)
+        self.index = VectorTable(max_requests + 1, dim)
+        self.gap = VectorTable(1 + TIME_BUCKETS, dim)
 
     def forward(self, clock: Clock) -> Float[Tensor, "R L D"]:
         first = clock.gap_s_RL == NO_REQUEST_BEFORE
@@ -143,7 +143,7 @@ class MomentPositions(nn.Module):
     def __init__(self, max_positions: int, dim: int) -> None:
         super().__init__()
         self.left = LearnedPositions(max_positions + 1, dim)
-        self.time = Table(LARGEST_MOMENT + 1, dim)
+        self.time = VectorTable(LARGEST_MOMENT + 1, dim)
 
     def forward(self, clock: Clock) -> Float[Tensor, "R L D"]:
         """Raises ValueError where a user has more tokens than there are positions."""
@@ -163,7 +163,7 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, max_positions: int, dim: int, std: float = 0.02) -> None:
         super().__init__()
-        self.table = Table(max_positions, dim, std)
+        self.table = VectorTable(max_positions, dim, std)
 
     def forward(self, position_RL: Int64[Tensor, "R L"]) -> Float[Tensor, "R L D"]:
         """Raises ValueError where a position has no vector."""

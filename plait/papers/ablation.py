@@ -32,7 +32,7 @@ Measured = TypeVar("Measured", float, np.ndarray)
 
 
 @dataclass(frozen=True)
-class Column:
+class AblationColumn:
     """A metric, or the mean of several, and what the paper measured there."""
 
     metrics: tuple[str, ...]
@@ -66,7 +66,7 @@ class Ablation:
 
     name: str
     arms: tuple[Arm, ...]
-    columns: Mapping[str, Column]  # by the name under which claims know it
+    columns: Mapping[str, AblationColumn]  # by the name under which claims know it
     changes: tuple[Change, ...]
     claims: tuple[Claim, ...]
     num_seeds: int = 2
@@ -191,7 +191,9 @@ class Ablation:
         return f"Predictions events in the first epoch: {'; '.join(words)}."
 
 
-def column_statistics(found: Mapping[str, Statistic], columns: Mapping[str, Column]) -> dict[str, Statistic]:
+def column_statistics(
+    found: Mapping[str, Statistic], columns: Mapping[str, AblationColumn]
+) -> dict[str, Statistic]:
     """The columns of a run that gives all of their metrics."""
     return {
         name: mean_of([found[metric] for metric in column.metrics])

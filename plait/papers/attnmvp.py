@@ -15,7 +15,7 @@ from plait.evaluation.run_files import RunSettings
 from plait.evaluation.settings import Protocol
 from plait.layouts import CATALOGUE
 from plait.models.generative import ModelSettings
-from plait.papers.ablation import Ablation, Arm, Change, Column
+from plait.papers.ablation import Ablation, AblationColumn, Arm, Change
 from plait.papers.claims import Claim
 from plait.papers.derived_logs import Thresholded
 from plait.papers.logs import ML_1M_LIKED, ML_100K, Log, Simulated
@@ -64,11 +64,11 @@ FIGURES: dict[str, tuple[float, ...]] = {
     "attn_mvp_early": (-0.78, -0.40, -1.0, -1.0),
 }
 COLUMNS = {
-    "log_loss": Column(tuple(f"log_loss:{task}" for task in TASKS), "Eval Loss"),
-    **{f"ne:{task}": Column((f"ne:{task}",), paper) for task, paper in MAJOR.items()},
-    "ne:others": Column(tuple(f"ne:{task}" for task in OTHERS), "the other nine: consistent"),
+    "log_loss": AblationColumn(tuple(f"log_loss:{task}" for task in TASKS), "Eval Loss"),
+    **{f"ne:{task}": AblationColumn((f"ne:{task}",), paper) for task, paper in MAJOR.items()},
+    "ne:others": AblationColumn(tuple(f"ne:{task}" for task in OTHERS), "the other nine: consistent"),
 }
-LIKED = {"ne:liked": Column(("ne:liked",), "Like NE")}
+LIKED = {"ne:liked": AblationColumn(("ne:liked",), "Like NE")}
 
 
 def variant(

@@ -68,7 +68,7 @@ class Thresholded:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Described:
+class DescribedLog:
     """A simulated log whose items have a feature that tells their category: a code, or a frozen one-hot vector."""
 
     name: str
@@ -84,7 +84,7 @@ class Described:
             lambda folder: self._make(made_of, folder),
         )
 
-    def quick(self) -> "Described":
+    def quick(self) -> "DescribedLog":
         return replace(self, of=self.of.quick())
 
     def _make(self, made_of: Dataset, folder: Path) -> None:

@@ -18,10 +18,10 @@ from plait.layouts import CATALOGUE
 from plait.models.generative import ModelSettings
 from plait.models.late import LateSettings
 from plait.models.questions import Exposure
-from plait.papers.ablation import Ablation, Arm, Change, Column
+from plait.papers.ablation import Ablation, AblationColumn, Arm, Change
 from plait.papers.attnmvp import RANKER
 from plait.papers.claims import Claim
-from plait.papers.derived_logs import Described, Thresholded
+from plait.papers.derived_logs import DescribedLog, Thresholded
 from plait.papers.logs import Public, Simulated
 from plait.papers.schedule import epochs, optim
 from plait.papers.speed import Race, Racer, saving
@@ -60,10 +60,10 @@ OF_LONG_FEED = epochs(1, max_events=240, supervise="candidates")
 
 TASKS = ("click", "like", "share")
 AUC = {
-    "auc": Column(tuple(f"auc:{task}" for task in TASKS), "AUC of the main tasks"),
-    **{f"auc:{task}": Column((f"auc:{task}",)) for task in TASKS},
+    "auc": AblationColumn(tuple(f"auc:{task}" for task in TASKS), "AUC of the main tasks"),
+    **{f"auc:{task}": AblationColumn((f"auc:{task}",)) for task in TASKS},
 }
-SEVERAL = {"auc:several": Column(("auc:several",), "AUC")}
+SEVERAL = {"auc:several": AblationColumn(("auc:several",), "AUC")}
 
 
 def model(positions: Literal["rab", "genrank"] = "rab", **choices: object) -> ModelSettings:
@@ -113,7 +113,7 @@ def table_1_variants(protocol: Protocol, users_per_step: int = 16) -> tuple[Vari
 
 
 def table_1_trial(
-    name: str, log: Simulated | Thresholded, protocol: Protocol, columns: dict[str, Column]
+    name: str, log: Simulated | Thresholded, protocol: Protocol, columns: dict[str, AblationColumn]
 ) -> Ablation:
     metric, without = next(iter(columns)), (None,) * (len(columns) - 1)
     return Ablation(
@@ -219,7 +219,7 @@ def mechanisms(
     name: str,
     log: Simulated | Thresholded,
     protocol: Protocol,
-    columns: dict[str, Column],
+    columns: dict[str, AblationColumn],
     point_wise: bool,
     *notes: str,
 ) -> Ablation:
@@ -286,11 +286,11 @@ modules = Ablation(
             ),
         ),
         Arm(
-            Described(name="feed-content", of=FEED, feature=Feature("content", Vector())),
+            DescribedLog(name="feed-content", of=FEED, feature=Feature("content", Vector())),
             (variant(CONTENT, OF_FEED),),
         ),
         Arm(
-            Described(name="feed-categories", of=FEED, feature=Feature("category", Category())),
+            DescribedLog(name="feed-categories", of=FEED, feature=Feature("category", Category())),
             (
                 variant(CATEGORY, OF_FEED),
                 variant(SIMILAR, OF_FEED, model(late=LateSettings(similar="category"))),

@@ -26,7 +26,7 @@ from plait.papers.claims import Repeated, Verdict, judge_repeated
 from plait.papers.logs import Log
 from plait.papers.study import Figure, Finding, Place, shrunk
 from plait.schema import UNKNOWN_ITEM, EventBatch
-from plait.training.run import run
+from plait.training.run import run_training
 
 LENGTH, LAST = 6, 5  # of the dummy sequence; its query that is read, which holds the item again
 PLACES = (1, 2, 3)  # where the item stands in turn; the paper's is the first
@@ -68,7 +68,7 @@ class LagByOne:
             where = folder / "runs" / f"{self.variant.name}-seed{seed}"
             settings = self.variant.seeded(seed)
             place.report(f"{self.variant.name}, seed {seed}")
-            result = run(
+            result = run_training(
                 dataset, settings, where, lambda line: place.report(f"  {line}"), device, place.watch
             )
             model = load_model(where / MODEL)

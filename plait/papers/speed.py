@@ -15,7 +15,7 @@ from plait.nn.device import resolve_device
 from plait.papers.claims import Repeated, Verdict, judge_repeated
 from plait.papers.logs import Log
 from plait.papers.study import Figure, Finding, Place, shrunk
-from plait.training.run import run
+from plait.training.run import run_training
 
 SAVING, THEORY = "saving", "saving in FLOPs"
 
@@ -108,7 +108,7 @@ class Race:
             for variant in pair if number % 2 else reversed(pair):
                 folder = place.folder_of(study, self.name) / "runs" / f"{variant.name}-round{number}"
                 place.report(f"{variant.name}, round {number}")
-                found[variant.name] = run(
+                found[variant.name] = run_training(
                     dataset, variant.seeded(number), folder, lambda line: None, place.device, place.watch
                 )
         return found

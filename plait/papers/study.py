@@ -105,7 +105,7 @@ class StudyResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @runtime_checkable
-class Part(Protocol):
+class StudyPart(Protocol):
     """Something to measure, and what the paper says of it."""
 
     @property
@@ -114,7 +114,7 @@ class Part(Protocol):
     @property
     def logs(self) -> tuple[Log, ...]: ...
 
-    def quick(self) -> "Part":
+    def quick(self) -> "StudyPart":
         """The same in seconds."""
         ...
 
@@ -127,14 +127,14 @@ class Part(Protocol):
 class Either:
     """A part, and what is run in its place where a log of it is not here."""
 
-    first: Part
-    otherwise: Part
+    first: StudyPart
+    otherwise: StudyPart
 
     @property
     def name(self) -> str:
         return self.first.name
 
-    def quick(self) -> Part:
+    def quick(self) -> StudyPart:
         return self.first.quick()
 
 
@@ -144,7 +144,7 @@ class Study:
     paper: str  # "LAC paper, table 1"
     question: str
     setting: tuple[Setting, ...]
-    parts: tuple[Part | Either, ...]
+    parts: tuple[StudyPart | Either, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +292,7 @@ def is_recorded(study: Study, place: Place) -> bool:
     return not place.quick and len(chosen(study, place.parts).parts) == len(study.parts)
 
 
-def here(part: Part | Either, place: Place) -> Part:
+def here(part: StudyPart | Either, place: Place) -> StudyPart:
     """The part, or what stands in for it, with its logs opened: fetched, drawn or prepared, and kept for its runs.
 
     Raises:
@@ -321,7 +321,7 @@ def run_study(study: Study, place: Place) -> StudyResult:
         ModuleNotFoundError: the extra `report` is not installed.
     """
     check_takes_runs(place.out)
-    parts: list[Part] = []
+    parts: list[StudyPart] = []
     not_run = {}
     for part in chosen(study, place.parts).parts:
         try:

@@ -43,7 +43,7 @@ def _spelled(value: object) -> str:
 
 def load_state(path: Path) -> dict[str, Any]:
     """Raises ValueError where the file is damaged or cannot be read back."""
-    files.check(path.parent, f"delete {path} to train this run from the start", path.name)
+    files.check_hashes(path.parent, f"delete {path} to train this run from the start", path.name)
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:

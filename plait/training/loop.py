@@ -1,6 +1,6 @@
 """One training loop for every layout.
 
-    fit(dataset, model_config, optim, protocol, folder)
+    train_model(dataset, model_config, optim, protocol, folder)
 
 trains until validation has not risen for `protocol.patience` validations or a cap is reached, keeps the best
 weights, and can be killed at any time: started again it goes on from its last checkpoint to the same losses,
@@ -23,7 +23,7 @@ from jaxtyping import Int64
 
 from plait.allocation import keep_freed_memory
 from plait.data import Dataset
-from plait.evaluation.answers import Part, answers_of, check_negatives, targets_of, values_of
+from plait.evaluation.answers import HeldOutPart, answers_of, check_negatives, metric_values, targets_of
 from plait.evaluation.protocol_line import note_on_requests
 from plait.evaluation.reachable import Reach, check_can_choose, notes_on_reach
 from plait.evaluation.run_files import CHECKPOINT, METRICS
@@ -69,7 +69,7 @@ class Fitted:
 @torch.inference_mode(False)
 @torch.enable_grad()
 @denormals_flushed()
-def fit(
+def train_model(
     dataset: Dataset,
     config: ModelConfig,
     optim: Optim,
@@ -105,7 +105,7 @@ def fit(
     dataset.check_content()
     check_labels(dataset, layout)
     notes: list[str] = []
-    for part in get_args(Part):  # what the test lacks is told before the training, too
+    for part in get_args(HeldOutPart):  # what the test lacks is told before the training, too
         targets = targets_of(dataset, part, plan)
         reach = Reach(dataset, layout, protocol, targets)
         notes += notes_on_reach(reach, part)
@@ -318,7 +318,7 @@ class _Run:
         with autocast(self.optim.precision, self.device):
             answers = answers_of(self.model, self.dataset, "validation", self.protocol, self.device)
         weights = self.model.config.settings.action_weights
-        metrics = values_of(answers, [name for name, weight in weights.items() if not weight])
+        metrics = metric_values(answers, [name for name, weight in weights.items() if not weight])
         return metrics, self.selection.value(metrics)
 
     def _step(self, users_U: Int64[np.ndarray, " U"], inputs: Inputs) -> None:

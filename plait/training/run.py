@@ -27,7 +27,7 @@ from plait.evaluation.run_files import (
     read_file,
     save_answers,
 )
-from plait.files import check, is_listed, write_listed, write_whole
+from plait.files import check_hashes, is_listed, write_listed, write_whole
 from plait.models.generative import ModelConfig
 from plait.models.saving import save_model
 from plait.nn.device import resolve_device
@@ -35,13 +35,13 @@ from plait.nn.precision import autocast
 from plait.nn.runtime import denormals_flushed
 from plait.notices import Watch
 from plait.training.checkpoint import differences
-from plait.training.loop import Fitted, fit
+from plait.training.loop import Fitted, train_model
 from plait.training.memory import check_fits_memory, forget_peak_memory, peak_memory_mb
 
 LOCK = ".lock"
 
 
-def run(
+def run_training(
     dataset: Dataset,
     settings: RunSettings,
     folder: Path,
@@ -54,7 +54,7 @@ def run(
     Raises:
         ValueError: the folder holds a run of other settings or data, or one that another process trains just now, or
             is none for runs; or the settings, the data and the device do not fit each other. Nothing was written then.
-        Diverged, KeyboardInterrupt: as `plait.training.loop.fit`.
+        Diverged, KeyboardInterrupt: as `plait.training.loop.train_model`.
     """
     device = resolve_device(device)
     check_fits_memory(config_of(dataset, settings))
@@ -87,13 +87,15 @@ def _train(
         _write_listed_json(folder / SETTINGS, settings)
 
     config = config_of(dataset, settings)
-    fitted = fit(dataset, config, settings.optim, settings.protocol, folder, report, device, watch, begin)
+    fitted = train_model(
+        dataset, config, settings.optim, settings.protocol, folder, report, device, watch, begin
+    )
     with autocast(fitted.optim.precision, device):  # as validation ran
         answers = answers_of(fitted.model, dataset, "test", settings.protocol, device)
     save_answers(folder / ANSWERS, answers)
     (folder / MODEL).mkdir(exist_ok=True)
     save_model(fitted.model, folder / MODEL)
-    save_vocabulary(folder / MODEL, dataset.items, columns_of(dataset))
+    save_vocabulary(folder / MODEL, dataset.items, columns_read(dataset))
     result = _result(
         dataset,
         settings,
@@ -154,7 +156,7 @@ def check_takes_runs(folder: Path) -> None:
         )
 
 
-def columns_of(dataset: Dataset) -> Columns:
+def columns_read(dataset: Dataset) -> Columns:
     """What the dataset's log called its columns."""
     log = dataset.manifest.settings
     return Columns(
@@ -222,11 +224,11 @@ def _check_begun(folder: Path) -> None:
     """Raises ValueError where files of a run that was begun there are damaged, or are gone that a kill leaves."""
     is_going = (folder / CHECKPOINT).exists()
     if not is_going and is_listed(folder / RESULT):  # a checkpoint goes only after the result was there
-        check(folder, ANEW, RESULT)
+        check_hashes(folder, ANEW, RESULT)
     if is_going or (folder / SETTINGS).exists():
-        check(folder, ANEW, SETTINGS)
+        check_hashes(folder, ANEW, SETTINGS)
     if (folder / METRICS).exists():
-        check(folder, f"delete {folder / METRICS}: it is written again from the checkpoint", METRICS)
+        check_hashes(folder, f"delete {folder / METRICS}: it is written again from the checkpoint", METRICS)
 
 
 def _check_settings(folder: Path, settings: RunSettings) -> None:

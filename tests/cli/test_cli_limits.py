@@ -20,7 +20,7 @@ from plait.limits import Between, check_numbers, memory_bytes, ranges_of
 from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkConfig
 from plait.schema import Action, Amount, Binary, Number, Regression
-from plait.training.run import run
+from plait.training.run import run_training
 
 NOWHERE = (math.nan, math.inf, -math.inf, 1e308, -1e308)
 ABSURD = (*NOWHERE, 2**63, 2**64, -(2**63), 10**400)
@@ -163,7 +163,7 @@ def test_a_model_that_no_memory_holds_is_refused(dataset: Dataset, tmp_path: Pat
     trunk = TrunkConfig(dim=65_536, num_layers=1_024)
     settings = RunSettings(layout="(i[t], a[t]) -> (i[t+1])", model=ModelSettings(trunk=trunk))
     with pytest.raises(ValueError, match=r"model of over [\d,]+ weights needs about 262,\d{3} GiB"):
-        run(dataset, settings, tmp_path / "run")
+        run_training(dataset, settings, tmp_path / "run")
     assert not list(tmp_path.iterdir()) and 2**28 < memory_bytes() < math.inf
 
 

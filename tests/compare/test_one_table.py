@@ -21,7 +21,7 @@ from plait.compare.regret import regrets
 from plait.compare.results import Comparison, summarise
 from plait.compare.words import metric_label
 from plait.data import Dataset
-from plait.evaluation.answers import Answers, measure, values_of
+from plait.evaluation.answers import Answers, measure, metric_values
 from plait.evaluation.selection import Selection
 from plait.metrics import table
 from plait.metrics.intervals import bootstrap
@@ -92,7 +92,7 @@ def answers_of_every_kind() -> Answers:
 
 def check_measured_is_in_the_table() -> None:
     """And the reverse: by kind of action, what goes under a name is what the table names, no more and no less."""
-    values = values_of(answers_of_every_kind())
+    values = metric_values(answers_of_every_kind())
     met = Counter[str]()
     for name in values:
         check_full_name(name)
@@ -178,7 +178,7 @@ def test_the_entries_agree_with_each_other(add: Add) -> None:
 
 def check_best_epoch_is_kept(dataset: Dataset, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = iter((0.1, 0.5, 0.2, 0.4))  # the first before training, to see that the metric is there
-    monkeypatch.setattr(loop, "values_of", lambda answers, untrained: {"cubic:rating": next(given)})
+    monkeypatch.setattr(loop, "metric_values", lambda answers, untrained: {"cubic:rating": next(given)})
     assert fitted(dataset, folder, settings_of(select="cubic:rating")).progress.best_epoch == 2
 
 

@@ -23,7 +23,7 @@ from plait.metrics.table import metric_of
 from plait.models.generative import ModelSettings
 from plait.models.questions import Exposure
 from plait.nn.config import TrunkConfig
-from plait.training.run import run
+from plait.training.run import run_training
 
 OFF = dict.fromkeys(
     ("taste", "choice", "follow", "mood", "persistence", "scenario", "scenario_choice", "quality"), 0.0
@@ -65,7 +65,7 @@ def trained(datasets, tmp_path_factory):
     for world, dataset in datasets.items():
         for layout in LAYOUTS:
             out = folder / world / layout
-            run(dataset, settings_of(layout), out, lambda line: None, "cpu")
+            run_training(dataset, settings_of(layout), out, lambda line: None, "cpu")
             found[world, layout] = measure(load_answers(out, dataset.actions))
     return found
 

@@ -300,10 +300,10 @@ def test_archives_give_only_what_matches(tmp_path):
 def test_checksums(tmp_path):
     (tmp_path / "file").write_text("abc")
     md5 = "900150983cd24fb0d6963f7d28e17f72"
-    assert downloading.check(tmp_path / "file", "md5", md5) == tmp_path / "file"
+    assert downloading.check_download(tmp_path / "file", "md5", md5) == tmp_path / "file"
     (tmp_path / "file").write_text("abd")
     with pytest.raises(OSError, match=f"expected {md5}"):
-        downloading.check(tmp_path / "file", "md5", md5)
+        downloading.check_download(tmp_path / "file", "md5", md5)
 
 
 def test_a_server_that_is_not_there_fails_fast(tmp_path, monkeypatch):

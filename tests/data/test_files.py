@@ -62,7 +62,7 @@ def check_kills(place: Path) -> None:
             with pytest.MonkeyPatch.context() as patch, suppress(Killed):
                 patch.setattr(os, "replace", replace if text != "one" and nth < 3 else os.replace)
                 write(folder / "file", text)
-            files.check(folder, "write it again")
+            files.check_hashes(folder, "write it again")
             met["new" if (folder / "file").read_text() == text else "old"] += 1
             if nth == 2:
                 write(folder / "file", "between")
@@ -86,9 +86,9 @@ def test_a_list_that_is_written_after_its_file_is_caught(
         except ValueError as error:
             raise AssertionError from error
 
-    right = files.check
+    right = files.check_hashes
     monkeypatch.setattr(files, "write_listed", after)
-    monkeypatch.setattr(files, "check", checked)
+    monkeypatch.setattr(files, "check_hashes", checked)
     assert_caught(check_kills, tmp_path)
 
 
@@ -186,6 +186,6 @@ def test_what_is_listed_is_what_was_to_be_written(tmp_path: Path) -> None:
         known["known"] = whole_folders.write_bytes(draft / "known", b"as it was to be")
         (draft / "read").write_text("read")
         (draft / "known").write_bytes(b"as it came out!")
-    files.check(tmp_path / "out", "again", "read")
+    files.check_hashes(tmp_path / "out", "again", "read")
     with pytest.raises(ValueError, match="known is damaged"):
-        files.check(tmp_path / "out", "again", "known")
+        files.check_hashes(tmp_path / "out", "again", "known")

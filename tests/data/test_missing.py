@@ -19,7 +19,7 @@ from plait.data import Dataset, prepare
 from plait.data.columns import rules
 from plait.data.history import History, read_history
 from plait.schema import MISSING_VALUE, Action, Amount, Binary, Categorical, Feature, Regression
-from plait.training.run import columns_of
+from plait.training.run import columns_read
 
 NUM_USERS, NUM_EVENTS, NUM_ITEMS = 4, 8, 6
 MISSING = (1, 4)  # of a table's rows, and of every user's events
@@ -129,7 +129,7 @@ def values_of(dataset: Dataset) -> dict[str, np.ndarray]:
 
 def served(dataset: Dataset, given: Mapping[str, pl.DataFrame]) -> History:
     return read_history(
-        given["log"], columns_of(dataset), dataset.actions, dataset.items, users=given["users"]
+        given["log"], columns_read(dataset), dataset.actions, dataset.items, users=given["users"]
     )
 
 

@@ -18,7 +18,7 @@ from plait.data import Dataset, history, prepare
 from plait.data.columns import features
 from plait.data.history import read_history
 from plait.schema import MISSING_VALUE, UNSEEN_VALUE, Category, Feature, Number, Vector
-from plait.training.run import columns_of
+from plait.training.run import columns_read
 
 NUM_USERS, NUM_EVENTS = 8, 4
 SEPARATOR = "|"
@@ -117,7 +117,7 @@ def check_read_alike(folder: Path, seeds: Sequence[int] = range(6)) -> None:
         given = tables(seed)
         data = made(given, folder / str(seed))
         read = read_history(
-            given["log"], columns_of(data), data.actions, data.items, users=given["users"]
+            given["log"], columns_read(data), data.actions, data.items, users=given["users"]
         ).events
         prepared_EF = np.concatenate([data.history(user).context_EF for user in range(NUM_USERS)])
         np.testing.assert_array_equal(read.context_EF, prepared_EF)

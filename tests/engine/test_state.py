@@ -19,7 +19,7 @@ from tiny import (
 )
 
 from plait.engine import plain, state
-from plait.engine.state import State, append, encode, joined, repeated, some_users, window
+from plait.engine.state import State, append, encode, joined_histories, repeated, some_users, window
 from plait.layouts import Layout, resolve
 from plait.models.generative import ModelSettings
 from plait.models.questions import Exposure
@@ -189,7 +189,7 @@ def test_requests_stay_apart_when_events_are_appended():
 
 def test_joined_and_repeated_keep_each_users_events_together():
     batch = batch_of((2, 1))
-    both = joined(batch, batch)
+    both = joined_histories(batch, batch)
     assert both.item_E.tolist() == [*batch.item_E[[0, 1, 0, 1]], *batch.item_E[[2, 2]]]
     twice = repeated(batch, 2)
     assert twice.item_E.tolist() == [*batch.item_E[[0, 1, 0, 1]], *batch.item_E[[2, 2]]]
@@ -270,7 +270,7 @@ def test_what_is_known_of_events_and_users_stays_with_them():
     batch = batch_of((2, 1))
     codes = {"context_EF": np.array([[3], [4], [5]]), "user_code_UK": np.array([[7], [8]])}
     batch = replace(batch, **codes)
-    both = joined(batch, batch)
+    both = joined_histories(batch, batch)
     assert both.context_EF[:, 0].tolist() == [3, 4, 3, 4, 5, 5] and both.user_code_UK[:, 0].tolist() == [7, 8]
     twice = repeated(batch, 2)
     assert twice.context_EF[:, 0].tolist() == [3, 4, 3, 4, 5, 5]

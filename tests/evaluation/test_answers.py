@@ -36,9 +36,9 @@ from plait.evaluation.answers import (
     answers_of,
     check_negatives,
     measure,
+    metric_values,
     negatives_of,
     targets_of,
-    values_of,
 )
 from plait.evaluation.run_files import ANSWERS, load_answers, save_answers
 from plait.evaluation.settings import Protocol
@@ -353,12 +353,12 @@ def test_metrics_are_those_that_the_layout_can_have(dataset, layout):
     assert set(measure(answers)) == expected
     losses = {"loss:rating", "loss:liked", "loss:actions"} if predicts_actions else set()
     undefined = {"gauc:liked"}  # no user has two held-out events
-    assert set(values_of(answers)) == (expected - undefined) | losses
+    assert set(metric_values(answers)) == (expected - undefined) | losses
 
 
 def test_the_values_of_answers_are_the_metrics_rooms_own(dataset):
     answers = answers_of(model_of(resolve("lac"), max_events=WINDOW), dataset, "test", PROTOCOL)
-    values = values_of(answers)
+    values = metric_values(answers)
     known_Q = ~np.isnan(answers.label_QA[:, 0])
     error_Q = (answers.predicted["rating"] - answers.label_QA[:, 0])[known_Q]
     assert values["hr@5"] == pytest.approx((answers.rank_Q <= 5).mean())
@@ -366,8 +366,8 @@ def test_the_values_of_answers_are_the_metrics_rooms_own(dataset):
     assert values["rmse:rating"] == pytest.approx(np.sqrt((error_Q**2).mean()), rel=1e-5)
     assert values["rmse_scaled:rating"] == pytest.approx(values["rmse:rating"] / 4, rel=1e-5)
     assert values["loss:actions"] == pytest.approx(values["loss:rating"] + values["loss:liked"])
-    assert values_of(answers, untrained=["liked"]) == values | {"loss:actions": values["loss:rating"]}
-    assert "loss:actions" not in values_of(answers, untrained=["liked", "rating"])
+    assert metric_values(answers, untrained=["liked"]) == values | {"loss:actions": values["loss:rating"]}
+    assert "loss:actions" not in metric_values(answers, untrained=["liked", "rating"])
 
 
 @pytest.mark.parametrize("layout", [RETRIEVERS[0], SCORERS[0], NO_SCORERS[-1], SCORERS[-1]])

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from random_layouts import QUICK, assert_caught, assert_not_vacuous
 
 from plait.layouts import packing
-from plait.layouts.packing import PADDING, Rows, pack, pad
+from plait.layouts.packing import PADDING, PackedRows, pack, pad
 
 LENGTHS = st.lists(st.integers(0, 17), min_size=1, max_size=13).map(np.array)
 
 
-def check_cells(length_U: np.ndarray, rows: Rows) -> None:
+def check_cells(length_U: np.ndarray, rows: PackedRows) -> None:
     cells, segments = rows.cell_N, rows.segment_RL.reshape(-1)
     row_length = rows.segment_RL.shape[1]
     assert len(cells) == len(set(cells.tolist())) == length_U.sum(), "every token in a cell of its own"

@@ -7,7 +7,7 @@ from tolerance import SAME_SUM
 
 from plait.nn.actions import scaled
 from plait.nn.encoders import ActionEncoder, CodeEmbedding, FeatureEncoder, ItemEncoder, ItemEncoding
-from plait.nn.initialising import Table
+from plait.nn.initialising import VectorTable
 from plait.schema import (
     FIRST_VALUE,
     MISSING_VALUE,
@@ -263,7 +263,7 @@ def test_that_comparison_notices_padding_that_counts(monkeypatch):
 
 
 def test_without_features_nothing_but_the_id_counts():
-    plain = started(Table(NUM_ITEMS + 1, D))
+    plain = started(VectorTable(NUM_ITEMS + 1, D))
     encoder = started(ItemEncoder(NUM_ITEMS, D, (), ItemEncoding(use_id=False, id_dropout=0.5))).train()
     assert list(encoder.state_dict()) == ["embedding.weight"]
     assert torch.equal(encoder.table()[1:], plain.weight[1:])

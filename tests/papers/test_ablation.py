@@ -23,9 +23,9 @@ from plait.models.late import LateSettings
 from plait.papers import attnmvp, genrank
 from plait.papers.ablation import (
     Ablation,
+    AblationColumn,
     Arm,
     Change,
-    Column,
     Unit,
     column_statistics,
     difference_figure,
@@ -244,7 +244,11 @@ def test_a_column_is_the_mean_of_its_metrics() -> None:
     check_mean(mean_of)
     assert_caught(check_mean, lambda statistics: statistics[0])
     some = mean_over_users(USER_U, np.ones(len(USER_U)))
-    columns = {"both": Column(("a", "b")), "one": Column(("a",)), "neither": Column(("a", "c"))}
+    columns = {
+        "both": AblationColumn(("a", "b")),
+        "one": AblationColumn(("a",)),
+        "neither": AblationColumn(("a", "c")),
+    }
     assert set(column_statistics({"a": some, "b": some}, columns)) == {"both", "one"}
     with pytest.raises(ValueError, match="different users"):
         mean_of([some, mean_over_users(USER_U + 1, np.ones(len(USER_U)))])
@@ -282,7 +286,7 @@ def tiny_ablation(**more: Any) -> Ablation:
     fields: dict[str, Any] = {
         "name": "tiny",
         "arms": (Arm(log, tuple(Variant(v.name, shrunk(v.settings)) for v in pair(1e-3))),),
-        "columns": {"auc": Column(("auc:click",), "AUC")},
+        "columns": {"auc": AblationColumn(("auc:click",), "AUC")},
         "changes": (Change(variant="lac", baseline="action_out", paper=(0.5,)),),
         "claims": (Claim(first="lac", second="action_out", metric="auc"),),
         "num_seeds": 2,

@@ -15,14 +15,14 @@ from plait.data import Dataset, LeaveOneOut, Temporal, prepare
 from plait.data.simulator import World, oracle
 from plait.data.simulator.truth import truth_of
 from plait.papers import derived_logs, lac_setup
-from plait.papers.derived_logs import Declared, Described, Thresholded, events_of
+from plait.papers.derived_logs import Declared, DescribedLog, Thresholded, events_of
 from plait.papers.genrank import FEED
 from plait.papers.logs import Log
 from plait.schema import FIRST_VALUE, Amount, Category, Feature, Vector
 
 QUICK = FEED.quick()
 CODED, ONE_HOT = (
-    Described(name=name, of=QUICK, feature=Feature("about", kind))
+    DescribedLog(name=name, of=QUICK, feature=Feature("about", kind))
     for name, kind in (("coded", Category()), ("one-hot", Vector()))
 )
 
@@ -111,7 +111,7 @@ def check_same_partition(found: np.ndarray, true: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("log", [CODED, ONE_HOT], ids=lambda log: log.name)
-def test_items_tell_their_category(log: Described, tmp_path: Path) -> None:
+def test_items_tell_their_category(log: DescribedLog, tmp_path: Path) -> None:
     dataset = log.open(tmp_path, None)
     true = true_categories(dataset, QUICK.open(tmp_path, None))
     table = dataset.item_features[1:]

@@ -38,7 +38,7 @@ from plait.papers.lag import (
 )
 from plait.papers.study import Place
 from plait.schema import UNKNOWN_ITEM
-from plait.training.run import run
+from plait.training.run import run_training
 
 
 def test_the_dummy_sequence_is_the_papers(dataset: Dataset) -> None:
@@ -180,9 +180,9 @@ def test_the_runs_say_where_they_come_from(tmp_path: Path, monkeypatch: pytest.M
     def run_elsewhere(dataset: Dataset, settings: Any, *arguments: Any) -> Any:
         seed = settings.protocol.seed
         origin = Provenance(commit="ab"[seed == 1], date=f"2030-01-0{1 + seed}")
-        return replace(run(dataset, settings, *arguments), provenance=origin)
+        return replace(run_training(dataset, settings, *arguments), provenance=origin)
 
-    monkeypatch.setattr(lag, "run", run_elsewhere)
+    monkeypatch.setattr(lag, "run_training", run_elsewhere)
     where = Place(out=tmp_path, quick=True, report=lambda line: None)
     finding = replace(part.quick(), num_seeds=3).run("figure", where)
     assert finding.origins == {"commit a": "lac (seed 0, 2)", "commit b": "lac (seed 1)"}

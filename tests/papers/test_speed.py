@@ -16,7 +16,7 @@ from plait.papers import attnmvp, genrank, lac, speed
 from plait.papers.claims import Verdict
 from plait.papers.speed import Race
 from plait.papers.study import Place
-from plait.training.run import run
+from plait.training.run import run_training
 
 [LAC] = (part for part in lac.table_5.parts if isinstance(part, Race))
 [GENRANK] = (part for part in genrank.table_1.parts if isinstance(part, Race))
@@ -88,10 +88,10 @@ def test_the_rounds_say_where_they_ran(tmp_path: Path, monkeypatch: pytest.Monke
 
     def run_elsewhere(dataset: Dataset, settings: RunSettings, *arguments: Any) -> Result:
         origin = Provenance(machine="ab"[settings.protocol.seed == 1], date=f"2030-01-{next(days)}")
-        trained.extend([] if trained else [run(dataset, settings, *arguments)])
+        trained.extend([] if trained else [run_training(dataset, settings, *arguments)])
         return replace(trained[0], provenance=origin)
 
-    monkeypatch.setattr(speed, "run", run_elsewhere)
+    monkeypatch.setattr(speed, "run_training", run_elsewhere)
     race = replace(replace(LAC, racers=LAC.racers[:1]).quick(), num_rounds=2)
     finding = race.run("race", Place(out=tmp_path, quick=True, report=lambda line: None))
     assert finding.origins == {

@@ -22,9 +22,9 @@ from plait.papers.logs import Given, Log, NotHere, Public, Simulated, stand_in
 from plait.papers.speed import Race
 from plait.papers.study import (
     Either,
-    Part,
     Place,
     Study,
+    StudyPart,
     StudyResult,
     Trial,
     run_study,
@@ -67,7 +67,7 @@ def tiny_trial(name: str = "ratings", log: Simulated | Given | None = None, **mo
     return Trial(**fields | more)
 
 
-def study_of(*parts: Part | Either) -> Study:
+def study_of(*parts: StudyPart | Either) -> Study:
     return Study(name="tiny", paper="no paper", question="Does it run?", setting=(), parts=parts)
 
 

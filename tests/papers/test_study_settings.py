@@ -15,13 +15,13 @@ from plait.evaluation.run_files import RunSettings
 from plait.layouts import CATALOGUE
 from plait.papers import STUDIES, genrank
 from plait.papers.ablation import Ablation, Arm
-from plait.papers.derived_logs import Declared, Described
+from plait.papers.derived_logs import Declared, DescribedLog
 from plait.papers.logs import Log, Simulated
 from plait.papers.speed import Race
-from plait.papers.study import Either, Part, Study, Trial
+from plait.papers.study import Either, Study, StudyPart, Trial
 
 
-def parts_of(study: Study) -> Iterator[Part]:
+def parts_of(study: Study) -> Iterator[StudyPart]:
     for part in study.parts:
         yield from (part.first, part.otherwise) if isinstance(part, Either) else (part,)
 
@@ -30,13 +30,13 @@ def world_of(log: Log) -> World | None:
     match log:
         case Simulated(world=world):
             return world
-        case Declared(of=its) | Described(of=its):
+        case Declared(of=its) | DescribedLog(of=its):
             return its.world
         case _:
             return None
 
 
-def measured(part: Part) -> set[str]:
+def measured(part: StudyPart) -> set[str]:
     """The actions that a part's metrics are of; none of a race, which takes the time."""
     match part:
         case Trial(metrics=metrics):
@@ -72,7 +72,7 @@ def check_actions(studies: Sequence[Study]) -> None:
 def with_default_actions(study: Study, name: str) -> Study:
     """The study with one log's world left to its defaults."""
 
-    def changed(part: Part | Either) -> Part | Either:
+    def changed(part: StudyPart | Either) -> StudyPart | Either:
         if not isinstance(part, Race | Trial) or not isinstance(part.log, Simulated) or part.log.name != name:
             return part
         world = msgspec.structs.replace(part.log.world, responses=World().responses)
@@ -86,7 +86,7 @@ def test_every_log_has_the_actions_that_its_study_names() -> None:
     assert_caught(check_actions, [*STUDIES, with_default_actions(genrank.table_1, "long-feed")])
 
 
-def runs_of(part: Part) -> list[RunSettings]:
+def runs_of(part: StudyPart) -> list[RunSettings]:
     match part:
         case Trial(variants=variants):
             return [variant.settings for variant in variants]
@@ -152,7 +152,7 @@ def changed(study: Study, change: Callable[[RunSettings], RunSettings]) -> Study
     part = next(part for part in parts_of(study) if isinstance(part, Trial | Ablation))
     if isinstance(part, Trial):
         first, *others = part.variants
-        other: Part = replace(part, variants=(Variant(first.name, change(first.settings)), *others))
+        other: StudyPart = replace(part, variants=(Variant(first.name, change(first.settings)), *others))
     else:
         assert isinstance(part, Ablation)
         arm, *arms = part.arms
@@ -192,7 +192,7 @@ def test_a_run_of_another_size_than_the_study_says_is_caught(change: str) -> Non
     assert_not_vacuous({"studies": len(tried)}, above=5)
 
 
-def printed(part: Part) -> list[tuple[str, str, float]]:
+def printed(part: StudyPart) -> list[tuple[str, str, float]]:
     """The paper's figures: of which variant, under which of the paper's headings, and how much."""
     if not isinstance(part, Ablation):
         return []

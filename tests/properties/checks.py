@@ -14,7 +14,7 @@ from describing import CODES_OF_CONTEXT, described
 from tiny import ACTIONS, MAX_EVENTS, NUM_ITEMS, assert_not_vacuous, batch_of, part_of, together
 from torch import Tensor
 
-from plait.engine.state import append, encode, joined, window
+from plait.engine.state import append, encode, joined_histories, window
 from plait.layouts.facts import Field
 from plait.layouts.packing import pack, pad
 from plait.schema import MISSING_VALUE, UNKNOWN_ITEM, EventBatch
@@ -181,7 +181,7 @@ def _with_candidates(history: EventBatch, items: Sequence[int], action: float = 
         time_s_E=np.full(number, history.time_s_E[-1] + 86_400),
         request_E=np.full(number, history.request_E[-1] + 1),
     )
-    return joined(history, described(to_come) if history.context_EF.shape[1] else to_come)
+    return joined_histories(history, described(to_come) if history.context_EF.shape[1] else to_come)
 
 
 @torch.no_grad()
@@ -209,7 +209,7 @@ def _as_served(case: Case, batch: EventBatch, field: Field, event: int) -> Event
     now, nth = int(known.action_E.sum()), event - int(batch.start_U1[user])
     knows_time = known.time_E[event - nth + now : event + 1].any()
     to_come = part_of(batch, user, nth, nth + 1)
-    return joined(
+    return joined_histories(
         part_of(batch, user, 0, now, min(int(batch.lead_U[user]), now)),
         replace(
             to_come,

@@ -216,12 +216,12 @@ def count_the_own_request(monkeypatch):
 
 
 def append_without_context(monkeypatch):
-    right = state.joined
+    right = state.joined_histories
 
     def broken(history, more):
         return right(history, replace(more, context_EF=np.zeros_like(more.context_EF)))
 
-    monkeypatch.setattr(state, "joined", broken)
+    monkeypatch.setattr(state, "joined_histories", broken)
 
 
 MUTANTS = [

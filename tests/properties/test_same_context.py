@@ -18,7 +18,7 @@ from tiny import ACTIONS, assert_caught, assert_not_vacuous, part_of, together
 
 from plait.data import Dataset, prepare
 from plait.engine import plain
-from plait.engine.state import encode, joined, window
+from plait.engine.state import encode, joined_histories, window
 from plait.evaluation import answers
 from plait.evaluation.settings import Protocol
 from plait.layouts import CATALOGUE
@@ -126,7 +126,7 @@ def served(logs: Logs, combination: Combination, protocol: Protocol) -> Contexts
         if reader(layout, field) is not None:
             coming = plain._coming(model, field, encoded, ASKED_AT_S, None)
             to_come = plain._candidates(coming, item_U1, plain._no_context(coming.events))
-            inputs = query_inputs(model.plan, joined(coming.events, to_come), (field,))
+            inputs = query_inputs(model.plan, joined_histories(coming.events, to_come), (field,))
             found |= contexts_of(inputs, model.plan)
     return found
 

@@ -23,7 +23,7 @@ from plait.data.storage.caches import open_if_whole
 from plait.evaluation.run_files import ANSWERS, METRICS, MODEL, load_answers, load_result
 from plait.files import HASHES
 from plait.training import loop
-from plait.training.run import LOCK, run
+from plait.training.run import LOCK, run_training
 
 DAMAGES = ("first bit", "middle bit", "last bit", "cut", "emptied", "swapped", "digit", "deleted")
 MAY_CHANGE = {LOCK}  # is empty, and stays when a process ends
@@ -156,7 +156,7 @@ def datasets(place: Path) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def finished(datasets: tuple[Path, Path], place: Path) -> tuple[Path, Path]:
     for number, data in enumerate(datasets):
-        run(Dataset.open(data), settings_of(max_epochs=1), place / f"run{number}", silent)
+        run_training(Dataset.open(data), settings_of(max_epochs=1), place / f"run{number}", silent)
     return place / "run0", place / "run1"
 
 
@@ -176,7 +176,7 @@ def test_datasets(datasets: tuple[Path, Path], finished: tuple[Path, Path], plac
             lambda: command("score", model, "--user", "u03", "--items", items, "--dataset", data),
             ".*",
         ),
-        "compare": (lambda: run(Dataset.open(data), settings_of(max_epochs=1), model, silent), ".*"),
+        "compare": (lambda: run_training(Dataset.open(data), settings_of(max_epochs=1), model, silent), ".*"),
     }
     met = check_kind(Kind(data, datasets[1], readers))
     assert_not_vacuous(met, above=4)
@@ -189,7 +189,7 @@ def test_finished_runs_and_their_models(datasets: tuple[Path, Path], finished: t
     readers = {
         "evaluate": (lambda: command("evaluate", folder), rf"{of_run}|{ANSWERS}"),
         "recommend": (ask(folder, datasets[0]), rf"{of_run}|{MODEL}/.*"),
-        "compare": (lambda: run(Dataset.open(datasets[0]), result.settings, folder, silent), of_run),
+        "compare": (lambda: run_training(Dataset.open(datasets[0]), result.settings, folder, silent), of_run),
         "answers": (lambda: load_answers(folder, result.actions), ANSWERS),
         "load": (lambda: Recommender.from_pretrained(folder / MODEL), f"{MODEL}/.*"),
     }
@@ -202,11 +202,15 @@ def test_runs_that_are_not_finished(datasets: tuple[Path, Path], place: Path) ->
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             patch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
             kill_before_step(patch, STEPS_PER_EPOCH + 2)
-            run(Dataset.open(data), settings_of(), folder, silent)
+            run_training(Dataset.open(data), settings_of(), folder, silent)
         assert {path.name for path in folder.iterdir()} >= {loop.CHECKPOINT, METRICS, HASHES}
-    resume = {"resume": (lambda: run(Dataset.open(datasets[0]), settings_of(), folders[0], silent), ".*")}
+    resume = {
+        "resume": (lambda: run_training(Dataset.open(datasets[0]), settings_of(), folders[0], silent), ".*")
+    }
     assert_not_vacuous(check_kind(Kind(*folders, resume, is_going=True)), above=1)
-    assert run(Dataset.open(datasets[0]), settings_of(), folders[0], silent).epochs == 3, "it goes on"
+    assert run_training(Dataset.open(datasets[0]), settings_of(), folders[0], silent).epochs == 3, (
+        "it goes on"
+    )
     assert not list(folders[0].rglob("*.tmp"))
 
 

@@ -7,7 +7,7 @@ from small_runs import fitted, silent
 from tiny import prepared
 
 from plait.data import Dataset
-from plait.evaluation.answers import answers_of, values_of
+from plait.evaluation.answers import answers_of, metric_values
 from plait.evaluation.run_files import RunSettings
 from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import resolve
@@ -53,7 +53,7 @@ def test_what_a_layout_can_see_is_learned(world, layout, sees_what_was_liked, tm
     found = fitted(world, tmp_path, settings, silent)
     losses = [row["loss"] for row in found.progress.curve]
     assert losses[-1] < 0.5 * losses[0]
-    values = values_of(answers_of(found.model, world, "test", settings.protocol))
+    values = metric_values(answers_of(found.model, world, "test", settings.protocol))
     assert values["rmse:rating"] < 0.5
     assert values["hr@5"] > 0.9
     if sees_what_was_liked:

@@ -340,7 +340,7 @@ def test_patience_does_not_count_while_the_learning_rate_warms_up(dataset, tmp_p
 def with_validations(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
     """Validation gives these values of NDCG@10, one after the other, whatever the model does."""
     given = iter(values)
-    monkeypatch.setattr(loop, "values_of", lambda answers, untrained: {"ndcg@10": next(given)})
+    monkeypatch.setattr(loop, "metric_values", lambda answers, untrained: {"ndcg@10": next(given)})
 
 
 def test_training_stops_by_patience_with_the_best_weights(dataset, tmp_path, monkeypatch):
@@ -359,7 +359,7 @@ def test_training_stops_by_patience_with_the_best_weights(dataset, tmp_path, mon
 
 def test_a_metric_that_is_better_when_lower_is_selected_downwards(dataset, tmp_path, monkeypatch):
     given = iter((0.1, 0.5, 0.2, 0.4))  # the first before training, to see that the metric is there
-    monkeypatch.setattr(loop, "values_of", lambda answers, untrained: {"rmse:rating": next(given)})
+    monkeypatch.setattr(loop, "metric_values", lambda answers, untrained: {"rmse:rating": next(given)})
     found = fitted(dataset, tmp_path, settings_of(select="rmse:rating"))
     assert found.progress.best_epoch == 2
 

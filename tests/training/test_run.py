@@ -34,7 +34,7 @@ from plait.models.saving import load_model
 from plait.nn.device import resolve_device
 from plait.training import loop
 from plait.training import run as run_module
-from plait.training.run import LOCK, run
+from plait.training.run import LOCK, run_training
 
 
 def clockless(result: object) -> object:
@@ -47,7 +47,7 @@ def clockless(result: object) -> object:
 def test_a_run_leaves_what_it_promises(dataset, tmp_path):
     settings = settings_of("lac")
     lines: list[str] = []
-    result = run(dataset, settings, tmp_path, lines.append)
+    result = run_training(dataset, settings, tmp_path, lines.append)
     found = {path.name for path in tmp_path.iterdir()}
     assert found == {SETTINGS, "metrics.jsonl", MODEL, ANSWERS, RESULT, HASHES}
     assert msgspec.json.decode((tmp_path / SETTINGS).read_bytes(), type=RunSettings) == settings
@@ -63,7 +63,7 @@ def test_a_run_leaves_what_it_promises(dataset, tmp_path):
 
 def test_the_saved_model_is_the_one_that_gave_the_answers(dataset, tmp_path):
     settings = settings_of("lac")
-    run(dataset, settings, tmp_path, silent)
+    run_training(dataset, settings, tmp_path, silent)
     answers = load_answers(tmp_path, dataset.actions)
     again = answers_of(load_model(tmp_path / MODEL), dataset, "test", settings.protocol)
     assert {n: s.value for n, s in measure(answers).items()} == {
@@ -74,20 +74,20 @@ def test_the_saved_model_is_the_one_that_gave_the_answers(dataset, tmp_path):
 
 @pytest.mark.parametrize("supervise", ["all", "candidates"])
 def test_a_saved_model_knows_how_it_was_trained_to_be_asked(dataset, supervise, tmp_path):
-    run(dataset, settings_of("lac", supervise=supervise, max_epochs=1), tmp_path, silent)
+    run_training(dataset, settings_of("lac", supervise=supervise, max_epochs=1), tmp_path, silent)
     assert load_model(tmp_path / MODEL).plan.asks_candidates is (supervise == "candidates")
 
 
 def test_a_killed_run_ends_in_the_same_result(dataset, tmp_path, monkeypatch):
     settings = settings_of("lac")
-    whole = run(dataset, settings, tmp_path / "whole", silent)
+    whole = run_training(dataset, settings, tmp_path / "whole", silent)
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_before_step(patch, STEPS_PER_EPOCH + 2)
-        run(dataset, settings, tmp_path / "killed", silent)
+        run_training(dataset, settings, tmp_path / "killed", silent)
     with pytest.raises(ValueError, match=r"holds no finished run: it has no result.json"):
         load_result(tmp_path / "killed")
-    resumed = run(dataset, settings, tmp_path / "killed", silent)
+    resumed = run_training(dataset, settings, tmp_path / "killed", silent)
     assert clockless(resumed) == clockless(whole)
 
 
@@ -97,34 +97,34 @@ def test_a_run_killed_after_training_is_only_tested(dataset, tmp_path, monkeypat
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(run_module, "save_answers", killed)
-        run(dataset, settings_of(), tmp_path, silent)
+        run_training(dataset, settings_of(), tmp_path, silent)
     monkeypatch.setattr(loop._Run, "epoch", killed)
-    assert run(dataset, settings_of(), tmp_path, silent).epochs == 3
+    assert run_training(dataset, settings_of(), tmp_path, silent).epochs == 3
 
 
 def test_a_finished_run_is_only_read(dataset, tmp_path, monkeypatch):
-    result = run(dataset, settings_of(), tmp_path, silent)
+    result = run_training(dataset, settings_of(), tmp_path, silent)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
     def forbidden(*arguments):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(run_module, "fit", forbidden)
-    assert run(dataset, settings_of(), tmp_path, forbidden) == result
+    monkeypatch.setattr(run_module, "train_model", forbidden)
+    assert run_training(dataset, settings_of(), tmp_path, forbidden) == result
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
 
 
 def test_a_finished_run_is_not_taken_for_another(dataset, tmp_path):
-    run(dataset, settings_of(max_epochs=1), tmp_path / "run", silent)
+    run_training(dataset, settings_of(max_epochs=1), tmp_path / "run", silent)
     with pytest.raises(ValueError, match="finished run of other settings:") as refused:
-        run(dataset, settings_of(max_epochs=2), tmp_path / "run", silent)
+        run_training(dataset, settings_of(max_epochs=2), tmp_path / "run", silent)
     assert str(refused.value).splitlines()[1:] == [
         "  protocol.max_epochs: found 1, asked 2",
         "Use another folder, or delete it.",
     ]
     other = prepared(random_log(seed=8), tmp_path / "other")
     with pytest.raises(ValueError, match="finished run of other data"):
-        run(other, settings_of(max_epochs=1), tmp_path / "run", silent)
+        run_training(other, settings_of(max_epochs=1), tmp_path / "run", silent)
 
 
 def test_a_refused_run_leaves_the_folder_of_an_unfinished_one_alone(dataset, tmp_path, monkeypatch):
@@ -132,9 +132,9 @@ def test_a_refused_run_leaves_the_folder_of_an_unfinished_one_alone(dataset, tmp
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_before_step(patch, 3)
-        run(dataset, settings, tmp_path, silent)
+        run_training(dataset, settings, tmp_path, silent)
     with pytest.raises(ValueError, match="of a run with other settings or data"):
-        run(dataset, replace(settings, layout="i[t] -> i[t+1]"), tmp_path, silent)
+        run_training(dataset, replace(settings, layout="i[t] -> i[t+1]"), tmp_path, silent)
     assert msgspec.json.decode((tmp_path / SETTINGS).read_bytes(), type=RunSettings) == settings
 
 
@@ -143,15 +143,15 @@ def test_a_begun_run_of_other_settings_is_refused_and_its_own_goes_on(dataset, t
     settings = settings_of(max_epochs=1)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_before_step(patch, 1)
-        run(dataset, settings, tmp_path, silent)
+        run_training(dataset, settings, tmp_path, silent)
     assert {path.name for path in tmp_path.iterdir()} == {SETTINGS, HASHES}
     other = replace(settings, optim=replace(settings.optim, learning_rate=0.5))
     with pytest.raises(ValueError, match="holds the beginning of a run of other settings:") as refused:
-        run(dataset, other, tmp_path, silent)
+        run_training(dataset, other, tmp_path, silent)
     assert "\n  optim.learning_rate: found 0.01, asked 0.5\n" in str(refused.value)
     assert "max_epochs" not in str(refused.value)
     assert msgspec.json.decode((tmp_path / SETTINGS).read_bytes(), type=RunSettings) == settings
-    assert run(dataset, settings, tmp_path, silent).epochs == 1
+    assert run_training(dataset, settings, tmp_path, silent).epochs == 1
 
 
 def test_damaged_data_is_refused_before_training(tmp_path):
@@ -159,7 +159,7 @@ def test_damaged_data_is_refused_before_training(tmp_path):
     path = data.folder / "item.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"\x40")  # an item that is none
     with pytest.raises(ValueError, match=f"{path} is damaged"):
-        run(data, settings_of(), tmp_path / "run", silent)  # opened before
+        run_training(data, settings_of(), tmp_path / "run", silent)  # opened before
     assert not (tmp_path / "run").exists()
 
 
@@ -178,11 +178,11 @@ def test_two_processes_do_not_train_in_one_folder(came, dataset, tmp_path, monke
     else:
         monkeypatch.setattr(loop, "check_labels", begin_other)
     with pytest.raises(ValueError, match=f"{tmp_path}/run: another process trains there"):
-        run(dataset, settings_of(max_epochs=1), tmp_path / "run", silent)
+        run_training(dataset, settings_of(max_epochs=1), tmp_path / "run", silent)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {LOCK}
     monkeypatch.undo()
     other.close()
-    assert run(dataset, settings_of(max_epochs=1), tmp_path / "run", silent).epochs == 1
+    assert run_training(dataset, settings_of(max_epochs=1), tmp_path / "run", silent).epochs == 1
 
 
 def test_a_file_system_without_locks_is_trained_on(dataset, tmp_path, monkeypatch):
@@ -193,7 +193,7 @@ def test_a_file_system_without_locks_is_trained_on(dataset, tmp_path, monkeypatc
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    assert run(dataset, settings_of(max_epochs=1), tmp_path, silent).epochs == 1
+    assert run_training(dataset, settings_of(max_epochs=1), tmp_path, silent).epochs == 1
     assert asked.count(str(tmp_path / LOCK)) == 2, "where the folder is, and where training begins"
 
 
@@ -209,12 +209,12 @@ def test_a_file_system_without_locks_is_trained_on(dataset, tmp_path, monkeypatc
 )
 def test_a_refused_call_leaves_no_folder(dataset, settings, tmp_path):
     with pytest.raises(ValueError):
-        run(dataset, settings, tmp_path / "deep" / "run", silent)
+        run_training(dataset, settings, tmp_path / "deep" / "run", silent)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_result_carries_where_it_comes_from(dataset, tmp_path):
-    result = run(dataset, settings_of(max_epochs=1, seed=7), tmp_path, silent)
+    result = run_training(dataset, settings_of(max_epochs=1, seed=7), tmp_path, silent)
     assert result.protocol.endswith("; seed 7") and "cap 1 epochs" in result.protocol
     found = result.provenance
     assert found.version and f"torch {torch.__version__}" in found.machine
@@ -246,7 +246,7 @@ def test_the_test_runs_in_the_precision_of_validation(dataset, tmp_path, monkeyp
     for precision, on in (("bf16", True), ("fp32", False)):
         settings = settings_of(max_epochs=1)
         settings = replace(settings, optim=replace(settings.optim, precision=precision))
-        run(dataset, settings, tmp_path / precision, silent)
+        run_training(dataset, settings, tmp_path / precision, silent)
         assert enabled == [(part, on, torch.bfloat16) for part in ("validation", "test")]
         enabled.clear()
 

@@ -18,7 +18,7 @@ from plait.nn.losses import RetrievalLoss
 from plait.nn.towers import TowerConfig
 from plait.schema import Category, Feature, Vector
 from plait.training import unread
-from plait.training.loop import fit
+from plait.training.loop import train_model
 from plait.training.unread import check_read, notes_on_unread
 
 CODED, FROZEN = Feature("genre", Category()), Feature("content", Vector())
@@ -224,12 +224,12 @@ def test_what_was_changed_is_found_wherever_it_stands():
 def test_training_refuses_before_it_writes_and_says_before_it_trains(dataset, tmp_path):
     shape = config("item", num_items=dataset.num_items, **retrieval(num_negatives=5))
     with pytest.raises(ValueError, match=r"model.retrieval.num_negatives = 5: .* auto is full; leave it out"):
-        fit(dataset, shape, OPTIM, PROTOCOL, tmp_path / "run", silent)
+        train_model(dataset, shape, OPTIM, PROTOCOL, tmp_path / "run", silent)
     assert not (tmp_path / "run").exists()
     lines: list[str] = []
     layout = Layout.parse(shape.layout)
     shape = replace(shape, settings=replace(MODEL, **tower(kind="linear")), max_events=PROTOCOL.max_events)
-    fit(dataset, shape, OPTIM, replace(PROTOCOL, max_epochs=1), tmp_path / "run", lines.append)
+    train_model(dataset, shape, OPTIM, replace(PROTOCOL, max_epochs=1), tmp_path / "run", lines.append)
     lines = [line for line in lines if "were met before" not in line]  # of this log's answers some were
     assert lines[0] == (
         f"not read: model.tower.kind = linear: is read by predicted actions alone, and layout '{layout}' has none"

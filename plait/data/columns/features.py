@@ -15,8 +15,8 @@ import polars as pl
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from plait.data.columns import rules
-from plait.data.columns.ids import Held, held_by, ids_as, joined
-from plait.data.columns.values import file_of, values_of
+from plait.data.columns.ids import Held, held_by, ids_as, joined_ids
+from plait.data.columns.values import feature_values, file_of
 from plait.data.logs.tables import check_columns, collect, described_reading, open_tables, reading
 from plait.data.logs.text import TextFormat, with_decimal_points
 from plait.data.manifest import Settings
@@ -41,7 +41,7 @@ Features = Mapping[str, FeatureKind] | Sequence[Feature]
 
 
 @dataclass(frozen=True)
-class Described:
+class DescribedTable:
     """A feature table as it was read: checked, its values in a common form, not yet fitted or coded."""
 
     what: str  # "item" or "user"
@@ -75,7 +75,7 @@ def describe(
     what: str,
     text: TextFormat = TextFormat(),
     columns: Sequence[str] = (),
-) -> Described:
+) -> DescribedTable:
     """Reads a feature table: a row per item or user, in any of the forms that a log has.
 
     Raises:
@@ -101,17 +101,19 @@ def describe(
         _check_ids(frames[-1][id_column], table.name)
         held |= held_by(frames[-1][id_column], table.has_types)
     name = tables[0].name if len(tables) == 1 else str(source)
-    id_N = joined([frame.drop_in_place(id_column) for frame in frames], held)
+    id_N = joined_ids([frame.drop_in_place(id_column) for frame in frames], held)
     _check_once(id_N, name)
     frame = pl.concat(frames, how="vertical_relaxed", rechunk=True)
-    values = [values_of(feature, frame, name) for feature in features]
+    values = [feature_values(feature, frame, name) for feature in features]
     read_from = tuple(Path(table.name).name for table in tables)
     vectors = tuple(Path(file).name for file in filter(None, map(file_of, features)))
     read_as = described_reading(tables)
-    return Described(what, tuple(features), id_N, held, pl.DataFrame(values), read_from, vectors, read_as)
+    return DescribedTable(
+        what, tuple(features), id_N, held, pl.DataFrame(values), read_from, vectors, read_as
+    )
 
 
-def describe_all(items: Any, users: Any, settings: Settings) -> dict[str, Described]:
+def describe_all(items: Any, users: Any, settings: Settings) -> dict[str, DescribedTable]:
     """The feature tables that are given, under "item" and "user".
 
     Raises:
@@ -143,7 +145,7 @@ def describe_all(items: Any, users: Any, settings: Settings) -> dict[str, Descri
     return about
 
 
-def unseen_ids(table: Described, items: Vocabulary) -> pl.Series:
+def unseen_ids(table: DescribedTable, items: Vocabulary) -> pl.Series:
     """The table's ids that are not among the log's items, in ascending order and of their type.
 
     Raises:
@@ -171,7 +173,7 @@ class Known:
 
 
 def fit_tables(
-    about: Mapping[str, Described], tables: Mapping[str, pl.DataFrame], trained_U: Bool[np.ndarray, " U"]
+    about: Mapping[str, DescribedTable], tables: Mapping[str, pl.DataFrame], trained_U: Bool[np.ndarray, " U"]
 ) -> Known:
     """The features of all items and users of a dataset, fitted on those with training events.
 
@@ -184,7 +186,7 @@ def fit_tables(
     known = Known({}, {}, {})
     for of, described in about.items():
         is_train_V = np.concatenate([[False], trained[of]])
-        table, lacking = fit(described, tables[f"{of}s"][f"{of}_id"], is_train_V)
+        table, lacking = fit_features(described, tables[f"{of}s"][f"{of}_id"], is_train_V)
         if of == "user":
             table = table[1:]  # dense users start at 0
         known.fitted[f"{of}_features"] = table.features
@@ -194,7 +196,9 @@ def fit_tables(
     return known
 
 
-def fit(table: Described, ids: pl.Series, is_train_V: Bool[np.ndarray, " V"]) -> tuple[FeatureTable, int]:
+def fit_features(
+    table: DescribedTable, ids: pl.Series, is_train_V: Bool[np.ndarray, " V"]
+) -> tuple[FeatureTable, int]:
     """The features of dense items 0 (unknown) to `len(ids)`, fitted on some of them; and how many are not described.
 
     Args:
@@ -259,7 +263,7 @@ def user_features_of(
     if source is None:
         nothing = pl.DataFrame([pl.Series(feature.name, [None] * len(ids)) for feature in features])
         return tabulate(
-            features, pl.DataFrame([values_of(feature, nothing, "no table") for feature in features])
+            features, pl.DataFrame([feature_values(feature, nothing, "no table") for feature in features])
         )
     table = describe(source, id_column, features, "user", text, text.user_columns)
     values, _ = _aligned(table, ids)
@@ -332,7 +336,7 @@ def code_context(features: Sequence[Feature], frame: pl.DataFrame, where: str) -
     code_EC = np.full((frame.height, len(features)), MISSING_VALUE, dtype=np.int64)
     for column, feature in enumerate(features):
         if feature.name in frame.columns:
-            code_EC[:, column] = code_values(feature, values_of(feature, frame, where))[:, 0]
+            code_EC[:, column] = code_values(feature, feature_values(feature, frame, where))[:, 0]
     return code_EC
 
 
@@ -376,7 +380,7 @@ def gather_context(
     return tuple(fitted), code_EC
 
 
-def _aligned(table: Described, ids: pl.Series) -> tuple[pl.DataFrame, Bool[np.ndarray, " V"]]:
+def _aligned(table: DescribedTable, ids: pl.Series) -> tuple[pl.DataFrame, Bool[np.ndarray, " V"]]:
     """The table's values in dense order, with a row of nulls for the unknown item, and who has a row at all."""
     index_N = Vocabulary.of_items(ids).index_of(table.id_N)
     row_V = np.full(len(ids) + 1, -1)

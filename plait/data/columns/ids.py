@@ -141,7 +141,7 @@ def look_like_hashes(negative: pl.Series, num_different: int) -> bool:
     return many or bool((negative < LONG_HASH).any())
 
 
-def joined(columns: Sequence[pl.Series], held: Held) -> pl.Series:
+def joined_ids(columns: Sequence[pl.Series], held: Held) -> pl.Series:
     """Ids of several tables as one column of the type that holds them all."""
     return pl.concat([ids_as(column, held.dtype) for column in columns])
 

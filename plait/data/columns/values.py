@@ -20,7 +20,7 @@ def file_of(feature: Feature) -> str | None:
     return feature.kind.file if isinstance(feature.kind, Vector) else None
 
 
-def values_of(feature: Feature, frame: pl.DataFrame, where: str) -> pl.Series:
+def feature_values(feature: Feature, frame: pl.DataFrame, where: str) -> pl.Series:
     """A feature's column of a frame (or the file beside it): text, list of text, float64 or array of float32.
 
     Raises:

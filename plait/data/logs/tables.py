@@ -26,7 +26,7 @@ LONGEST_LIST = 300  # characters of a list of columns in a message
 
 
 @dataclass(frozen=True)
-class Table:
+class LogTable:
     """One file or data frame of a log."""
 
     name: str
@@ -59,7 +59,7 @@ def open_tables(
     columns: Sequence[str] = (),
     wanted: Iterable[str] = (),
     item: str | None = None,
-) -> list[Table]:
+) -> list[LogTable]:
     """The tables of a source, files in the order of their names. Parts without a row are left out beside others.
 
     Args:
@@ -88,7 +88,7 @@ def open_tables(
     return [_flattened(table, text, wanted, item) for table in tables]
 
 
-def _open_frame(source: Any) -> Table:
+def _open_frame(source: Any) -> LogTable:
     if isinstance(source, pl.DataFrame):
         frame = source.lazy()
     elif isinstance(source, pl.LazyFrame):
@@ -101,7 +101,7 @@ def _open_frame(source: Any) -> Table:
             "or a polars, pandas or pyarrow frame"
         )
     with reading("the data frame"):
-        return Table("the data frame", lambda as_text: frame, frame.collect_schema())
+        return LogTable("the data frame", lambda as_text: frame, frame.collect_schema())
 
 
 @contextmanager
@@ -159,7 +159,9 @@ def _header_hint(there: Sequence[str]) -> str:
     return ""
 
 
-def _open_file(file: File, text: TextFormat, columns: Sequence[str], numbers: frozenset[str]) -> Table | None:
+def _open_file(
+    file: File, text: TextFormat, columns: Sequence[str], numbers: frozenset[str]
+) -> LogTable | None:
     """None where nothing is in the file."""
     content = open_content(file.path)
     if not len(content.data):
@@ -174,7 +176,7 @@ def _open_file(file: File, text: TextFormat, columns: Sequence[str], numbers: fr
         else:
             frame = _scan_typed(content, kind)
             rows = frame.select(pl.len()).collect().item()
-            table = Table(name, lambda as_text: frame, frame.collect_schema(), path, rows=rows)
+            table = LogTable(name, lambda as_text: frame, frame.collect_schema(), path, rows=rows)
         scan = with_partition(table.scan, file, numbers)
         return replace(table, scan=scan, schema=scan(()).collect_schema())
 
@@ -190,12 +192,14 @@ def _scan_typed(content: Content, kind: Literal["parquet", "arrow"]) -> pl.LazyF
             assert_never(kind)
 
 
-def _open_text(content: Content, text: TextFormat, columns: Sequence[str], path: Path) -> Table | None:
+def _open_text(content: Content, text: TextFormat, columns: Sequence[str], path: Path) -> LogTable | None:
     content, encoding = to_utf8(content, text.encoding)
     written = "" if encoding == "utf-8" else f", {encoding}"
     if is_json(content):
         found = read_json(content)
-        return Table(content.name, found.scan, found.schema, path, False, found.rows(), f"{found}{written}")
+        return LogTable(
+            content.name, found.scan, found.schema, path, False, found.rows(), f"{found}{written}"
+        )
     plain = read_delimited(content, text, columns)
     if plain is None:
         return None
@@ -205,10 +209,10 @@ def _open_text(content: Content, text: TextFormat, columns: Sequence[str], path:
     def scan(as_text: Sequence[str]) -> pl.LazyFrame:
         return plain.scan([*as_text, *parted])
 
-    return Table(content.name, scan, scan(()).collect_schema(), path, False, plain.rows, said)
+    return LogTable(content.name, scan, scan(()).collect_schema(), path, False, plain.rows, said)
 
 
-def _flattened(table: Table, text: TextFormat, wanted: tuple[str, ...], item: str | None) -> Table:
+def _flattened(table: LogTable, text: TextFormat, wanted: tuple[str, ...], item: str | None) -> LogTable:
     explode = text.explode if item is not None else ()
     with reading(table.name):
         flat = flatten(table.scan, wanted, explode, item, table.name)
@@ -222,7 +226,7 @@ def _flattened(table: Table, text: TextFormat, wanted: tuple[str, ...], item: st
         )
 
 
-def described_reading(tables: Sequence[Table]) -> tuple[str, ...]:
+def described_reading(tables: Sequence[LogTable]) -> tuple[str, ...]:
     """How text files were read, those that were read alike in one line."""
     names: dict[str, list[str]] = {}
     for table in tables:

@@ -17,7 +17,7 @@ from plait.data.columns.actions import action_column, read_as
 from plait.data.columns.ids import Held, as_id, held_by, is_text, look_like_hashes
 from plait.data.columns.rules import RULE, Column
 from plait.data.columns.times import MICROSECONDS_PER_S, UNIT_NAMES, fitting_unit
-from plait.data.logs.tables import Table, check_columns, collect, reading
+from plait.data.logs.tables import LogTable, check_columns, collect, reading
 from plait.data.logs.text import decimal_hint, with_decimal_points
 from plait.data.manifest import Settings, SplitColumn
 from plait.data.preparation.coding import dense_codes
@@ -31,7 +31,7 @@ ID = "plait_id_of_"  # and the role: a column beside the log's own
 
 
 @dataclass(frozen=True)
-class Rows:
+class LogRows:
     """A log's accepted rows in their old order. Columns are popped when used: a log is large."""
 
     # user, item, request, order: int32 codes; time: µs; action0, ...: float32; context0, ...: int32 codes or float64;
@@ -46,10 +46,10 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Part:
+class LogPart:
     """One table with its columns, ready to be read."""
 
-    table: Table
+    table: LogTable
     lazy: pl.LazyFrame
     schema: Mapping[str, Any]
     columns: dict[str, Column]  # role -> column
@@ -74,8 +74,8 @@ def log_columns(settings: Settings) -> list[str]:
 
 
 def ingest(
-    tables: Sequence[Table], settings: Settings, held: Mapping[str, Held] = MappingProxyType({})
-) -> Rows:
+    tables: Sequence[LogTable], settings: Settings, held: Mapping[str, Held] = MappingProxyType({})
+) -> LogRows:
     """Reads, checks and encodes all rows.
 
     Args:
@@ -115,7 +115,7 @@ def ingest(
     if settings.time is None:
         columns["time"] = np.arange(len(columns["user"]), dtype=np.int64) * MICROSECONDS_PER_S
     context_label = {role: labels for role, labels in ids.items() if role.startswith("context")}
-    return Rows(columns, ids["user"], ids["item"], num_read, rejected, rejects, context_label)
+    return LogRows(columns, ids["user"], ids["item"], num_read, rejected, rejects, context_label)
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def _id_columns(settings: Settings) -> dict[str, str]:
 
 
 def _read_all(
-    tables: Sequence[Table], settings: Settings, held: Mapping[str, Held]
-) -> tuple[list[Part], list[pl.DataFrame]]:
+    tables: Sequence[LogTable], settings: Settings, held: Mapping[str, Held]
+) -> tuple[list[LogPart], list[pl.DataFrame]]:
     """All tables, narrowed, with ids of the one type that holds them all.
 
     That type is guessed from the first rows. Where the others do not bear it out, all is read once more.
@@ -158,7 +158,7 @@ def _reads_alike(one: IdForm, other: IdForm) -> bool:
     return one.held.dtype == other.held.dtype and one.refuses_negative == other.refuses_negative
 
 
-def _held_at_first(tables: Sequence[Table], ids: Mapping[str, str]) -> dict[str, Held]:
+def _held_at_first(tables: Sequence[LogTable], ids: Mapping[str, str]) -> dict[str, Held]:
     """What the first rows of text files hold, and what the types of others say, by the role of the column."""
     held = dict.fromkeys(ids, Held())
     for table in tables:
@@ -174,7 +174,7 @@ def _held_at_first(tables: Sequence[Table], ids: Mapping[str, str]) -> dict[str,
 
 
 def _held_against(
-    parts: Sequence[Part], frames: Sequence[pl.DataFrame], role: str, form: IdForm, settings: Settings
+    parts: Sequence[LogPart], frames: Sequence[pl.DataFrame], role: str, form: IdForm, settings: Settings
 ) -> IdForm:
     """The form that the rows read ask for, beside what was known."""
     held = form.held
@@ -186,7 +186,7 @@ def _held_against(
     return IdForm(held, _refuses_negative(frames, role))
 
 
-def _held_in(part: Part, value: pl.Series, role: str) -> Held:
+def _held_in(part: LogPart, value: pl.Series, role: str) -> Held:
     held = Held(negative=bool((value < 0).any()))
     column = part.columns[role]
     # Of floats, the rules tell fractions and merged ids.
@@ -209,8 +209,8 @@ def _refuses_negative(frames: Sequence[pl.DataFrame], role: str) -> bool:
 
 
 def _read_of_any_type(
-    tables: Sequence[Table], settings: Settings, forms: Forms
-) -> tuple[list[Part], list[pl.DataFrame]]:
+    tables: Sequence[LogTable], settings: Settings, forms: Forms
+) -> tuple[list[LogPart], list[pl.DataFrame]]:
     """Columns whose types are guessed are read once more as text where a row does not fit, so that the rules can name
     it: numbers first, and what breaks ties only if that did not help."""
     numbers = [*(() if settings.time is None else settings.time_form.columns)]
@@ -225,12 +225,12 @@ def _read_of_any_type(
 
 
 def _read_as(
-    tables: Sequence[Table],
+    tables: Sequence[LogTable],
     settings: Settings,
     forms: Forms,
     as_text: Sequence[str],
     name_errors: bool = False,
-) -> tuple[list[Part], list[pl.DataFrame]]:
+) -> tuple[list[LogPart], list[pl.DataFrame]]:
     ids = _id_columns(settings)
     spelt = [*as_text, *ids.values(), *_spelt_columns(settings)]
     lazy_frames = [
@@ -249,7 +249,7 @@ def _read_as(
             as_id(pl.col(name), schema[name], forms[role].held.dtype).alias(ID + role)
             for role, name in ids.items()
         )
-        part = Part(table, read, schema, _columns_of(schema, settings, forms, categories, now_s))
+        part = LogPart(table, read, schema, _columns_of(schema, settings, forms, categories, now_s))
         narrow = read.select(
             *(column.value.alias(role) for role, column in part.columns.items()),
             rules.rule_number(list(part.columns.values())),
@@ -308,7 +308,7 @@ def _columns_of(
     return columns
 
 
-def _count_broken(parts: Sequence[Part], frames: Sequence[pl.DataFrame]) -> dict[str, int]:
+def _count_broken(parts: Sequence[LogPart], frames: Sequence[pl.DataFrame]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for part, frame in zip(parts, frames, strict=True):
         for number, (_, text) in enumerate(part.rules(), start=1):
@@ -319,7 +319,7 @@ def _count_broken(parts: Sequence[Part], frames: Sequence[pl.DataFrame]) -> dict
 
 
 def _describe_broken(
-    parts: Sequence[Part],
+    parts: Sequence[LogPart],
     frames: Sequence[pl.DataFrame],
     rejected: dict[str, int],
     num_read: int,
@@ -365,13 +365,13 @@ def _unit_hint(examples: Sequence[tuple[str, Any]], settings: Settings) -> str:
     return f"; if these are {UNIT_NAMES[unit]}, pass time_unit='{unit}' (--time-unit {unit})"
 
 
-def _examples(part: Part, column: Column, row_R: pl.Series) -> list[tuple[str, Any]]:
+def _examples(part: LogPart, column: Column, row_R: pl.Series) -> list[tuple[str, Any]]:
     """Where rows are, and what the column holds there."""
     values = [collect(part.lazy.select(column.name).slice(row, 1)).item() for row in row_R]
     return [(f"row {row + 1} of {part.table.name}", value) for row, value in zip(row_R, values, strict=True)]
 
 
-def _rejected_rows(part: Part) -> pl.DataFrame:
+def _rejected_rows(part: LogPart) -> pl.DataFrame:
     """The bad rows of a table as they stand in the log, with row number (from 1), file and rule."""
     texts = [text for _, text in part.rules()]
     bad = part.lazy.with_row_index(REJECT_ROW, offset=1).with_columns(

@@ -19,7 +19,7 @@ import polars as pl
 
 from plait.data.columns import features
 from plait.data.columns.actions import known_values, read_as
-from plait.data.columns.features import Described, Features
+from plait.data.columns.features import DescribedTable, Features
 from plait.data.columns.missing import Missing, check_missing, with_missing
 from plait.data.columns.times import MICROSECONDS_PER_S, TimeUnit, check_format
 from plait.data.dataset import Dataset
@@ -42,7 +42,7 @@ from plait.data.manifest import (
 )
 from plait.data.preparation import sequences
 from plait.data.preparation.coding import coarsest_unit, gathered, order_events
-from plait.data.preparation.ingestion import Rows, ingest, log_columns
+from plait.data.preparation.ingestion import LogRows, ingest, log_columns
 from plait.data.storage.caches import cached_folder, file_stamps, made_once
 from plait.data.storage.locks import kept_alone
 from plait.data.storage.whole_folders import (
@@ -338,7 +338,7 @@ class Sorted:
         )
 
 
-def _arrange(rows: Rows, settings: Settings, about: Mapping[str, Described]) -> Events:
+def _arrange(rows: LogRows, settings: Settings, about: Mapping[str, DescribedTable]) -> Events:
     """Sorts, filters, numbers and splits the rows."""
     rows_U = np.bincount(rows.columns["user"], minlength=len(rows.user_id))
     kept, core, removed = _filter(_sort(rows, rows_U), settings)
@@ -403,7 +403,7 @@ def _arrange(rows: Rows, settings: Settings, about: Mapping[str, Described]) -> 
     )
 
 
-def _check_some_left(kept: Sorted, rows: Rows, removed: Mapping[str, int], settings: Settings) -> None:
+def _check_some_left(kept: Sorted, rows: LogRows, removed: Mapping[str, int], settings: Settings) -> None:
     """Raises ValueError where the filters leave nothing."""
     if len(kept.row_N) == 0:
         gone = (removed[key] for key in ("duplicates_removed", "single_event_rows", "core_rows"))
@@ -448,7 +448,7 @@ def _check_parts(
         )
 
 
-def _ties(user_E: np.ndarray, kept: Sorted, rows: Rows) -> Ties:
+def _ties(user_E: np.ndarray, kept: Sorted, rows: LogRows) -> Ties:
     repeats = int(sequences.duplicate_rows(user_E, kept.tick_N, kept.item_N).sum())
     tie = [user_E, kept.tick_N]
     if "order" in rows.columns:
@@ -456,7 +456,7 @@ def _ties(user_E: np.ndarray, kept: Sorted, rows: Rows) -> Ties:
     return Ties(repeats, int(sequences.tied_rows(sequences.repeats_previous(*tie)).sum()))
 
 
-def _sort(rows: Rows, rows_U: np.ndarray) -> Sorted:
+def _sort(rows: LogRows, rows_U: np.ndarray) -> Sorted:
     tick_N = rows.columns.pop("time")
     unit = coarsest_unit(tick_N, (MICROSECONDS_PER_S, 1_000))  # short keys sort faster
     tick_N = tick_N // unit
@@ -490,7 +490,7 @@ def _filter(rows: Sorted, settings: Settings) -> tuple[Sorted, sequences.Core, d
 
 
 def _requests(
-    user_E: np.ndarray, start_U1: np.ndarray, kept: Sorted, rows: Rows
+    user_E: np.ndarray, start_U1: np.ndarray, kept: Sorted, rows: LogRows
 ) -> tuple[np.ndarray, float, int]:
     """Request numbers, the share of tied events, and how often a request is torn apart by another."""
     again_E = sequences.repeats_previous(user_E, kept.tick_N)
@@ -503,7 +503,7 @@ def _requests(
     return sequences.request_numbers(new_E, start_U1), tied_share, len(pair_R) - len(np.unique(pair_R))
 
 
-def _gather_actions(rows: Rows, row_E: np.ndarray, settings: Settings) -> np.ndarray:
+def _gather_actions(rows: LogRows, row_E: np.ndarray, settings: Settings) -> np.ndarray:
     action_EA = np.empty((len(row_E), len(settings.actions)), dtype=np.float32)
     for index in range(len(settings.actions)):
         action_EA[:, index] = rows.columns.pop(f"action{index}").take(row_E)

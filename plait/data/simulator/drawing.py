@@ -20,7 +20,7 @@ UNIFORMS = 5  # numbers that decide a step, beside one for each response
 
 
 @dataclass(frozen=True)
-class Log:
+class DrawnLog:
     """Events by user and order, with all that no model is told."""
 
     user_E: Int64[np.ndarray, " E"]
@@ -45,7 +45,7 @@ class _Now:
     latest_U: Int64[np.ndarray, " U"]  # the trace that the latest event would leave
 
 
-def draw_log(world: World) -> Log:
+def draw_log(world: World) -> DrawnLog:
     """One log of the world; the same wherever it is drawn."""
     truth = truth_of(world)
     rng = np.random.default_rng((world.seed, 1))  # apart from the parameters' own
@@ -60,7 +60,7 @@ def draw_log(world: World) -> Log:
     gap_s_UT = 1 + (rng.standard_exponential((U, T)) * MEAN_GAP_S).astype(np.int64)
     begin_s_U = START_S + rng.integers(0, BEGIN_WITHIN_S, U)
     time_s_UT = begin_s_U[:, None] + np.take_along_axis(np.cumsum(gap_s_UT, axis=1), request_UT, axis=1)
-    return Log(
+    return DrawnLog(
         user_E=np.repeat(np.arange(U), length_U),
         item_E=columns["item"],
         time_s_E=time_s_UT[happened_UT],

@@ -9,7 +9,7 @@ import polars as pl
 from plait.data.dataset import Dataset
 from plait.data.manifest import LeaveOneOut, Split
 from plait.data.preparation.pipeline import prepare, prepared_alone
-from plait.data.simulator.drawing import Log, draw_log
+from plait.data.simulator.drawing import DrawnLog, draw_log
 from plait.data.simulator.world import WORLD, World
 from plait.data.storage.whole_folders import whole_folder, write_bytes, write_table
 from plait.limits import WHOLE, check_fits, check_number
@@ -49,7 +49,7 @@ def simulate(
 
 def _write(
     world: World,
-    log: Log,
+    log: DrawnLog,
     out: Path,
     alone: Callable[[], None],
     split: Split,
@@ -88,7 +88,7 @@ def _check_fits(world: World) -> None:
     check_fits("this world", 8.0 * (of_events + of_items + of_states), advice)
 
 
-def _visible(world: World, log: Log) -> pl.DataFrame:
+def _visible(world: World, log: DrawnLog) -> pl.DataFrame:
     columns = {
         "user_id": log.user_E,
         "item_id": log.item_E + 1,
@@ -109,6 +109,6 @@ def _as_logged(action: Action, value_E: np.ndarray) -> np.ndarray:
     return np.array(outcomes)[value_E.astype(np.int64)] if outcomes else value_E
 
 
-def _hidden(log: Log) -> pl.DataFrame:
+def _hidden(log: DrawnLog) -> pl.DataFrame:
     columns = {"type": log.type_E, "mood": log.mood_E, SCENARIO: log.scenario_E, "trace": log.trace_E}
     return pl.DataFrame({name: column.astype(np.int16) for name, column in columns.items()})

