@@ -14,7 +14,7 @@ from plait.compare.regret import metrics_of
 from plait.data import Dataset, LeaveOneOut, Temporal, prepare
 from plait.data.simulator import World, oracle
 from plait.data.simulator.truth import truth_of
-from plait.papers import derived_logs, lac_setup
+from plait.papers import derived_logs, lac
 from plait.papers.derived_logs import Declared, DescribedLog, Thresholded, events_of
 from plait.papers.genrank import FEED
 from plait.papers.logs import Log
@@ -130,11 +130,11 @@ def test_items_tell_their_category(log: DescribedLog, tmp_path: Path) -> None:
 
 
 BUYERS = replace(
-    lac_setup.TWO_TASKS.of,
+    lac.TWO_TASKS.of,
     name="buyers",
-    world=msgspec.structs.replace(lac_setup.TWO_TASKS.of.world, num_users=1_500, num_events=12),
+    world=msgspec.structs.replace(lac.TWO_TASKS.of.world, num_users=1_500, num_events=12),
 )
-REGRESSED = replace(lac_setup.TWO_TASKS, name="regressed", of=BUYERS)
+REGRESSED = replace(lac.TWO_TASKS, name="regressed", of=BUYERS)
 
 
 def test_actions_declared_otherwise_leave_events_and_truth(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_who_knows_the_truth_of_purchases_beats_a_constant(tmp_path: Path) -> No
         return float(np.sqrt(np.mean((log_answer - log_Q) ** 2)) / kind.log1p_scale)
 
     constant, never = error(log_Q.mean()), error(0.0)
-    measured = metrics_of(best, dataset, lac_setup.WORLD)["rmse_scaled:purchase"].value
+    measured = metrics_of(best, dataset, lac.WORLD)["rmse_scaled:purchase"].value
     assert measured == pytest.approx(error(np.log1p(best.log_mean["purchase"])), rel=1e-4)
 
     def check(log_answer: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from tiny import assert_caught, assert_not_vacuous
 from plait.compare.comparing import Variant, compare_variants, shared_line
 from plait.data import Dataset, sources
 from plait.evaluation.run_files import load_result
-from plait.papers import STUDIES, attnmvp, lac, lac_setup
+from plait.papers import STUDIES, attnmvp, lac
 from plait.papers.claims import Claim
 from plait.papers.logs import Given, Log, NotHere, Public, Simulated, stand_in
 from plait.papers.speed import Race
@@ -54,7 +54,7 @@ def place(out: Path, **more: Any) -> Place:
 
 def tiny_trial(name: str = "ratings", log: Simulated | Given | None = None, **more: Any) -> Trial:
     layouts = ("item", "lac")
-    settings = [shrunk(lac_setup.variant(layout, lac_setup.FILMS).settings) for layout in layouts]
+    settings = [shrunk(lac.variant(layout, lac.FILMS).settings) for layout in layouts]
     fields: dict[str, Any] = {
         "name": name,
         "log": log or stand_in(name, RATING),
@@ -368,8 +368,8 @@ def test_simulated_logs_are_drawn_once_and_told_apart(tmp_path: Path) -> None:
 
 
 def test_variants_keep_their_own_settings(dataset: Dataset, tmp_path: Path) -> None:
-    settings = shrunk(lac_setup.variant("lac", lac_setup.FILMS).settings)
-    wide = replace(settings, model=lac_setup.sized(24, 1))
+    settings = shrunk(lac.variant("lac", lac.FILMS).settings)
+    wide = replace(settings, model=lac.sized(24, 1))
     pair = (Variant("narrow", settings), Variant("wide: 24", wide))
     found = compare_variants(dataset, pair, 1, tmp_path, command="", title="Two widths", report=quiet)
     dims = [load_result(path).settings.model.trunk.dim for path in sorted((tmp_path / "runs").iterdir())]
@@ -380,7 +380,7 @@ def test_variants_keep_their_own_settings(dataset: Dataset, tmp_path: Path) -> N
 
 
 def test_variants_need_names_that_files_can_tell_apart(dataset: Dataset, tmp_path: Path) -> None:
-    settings = shrunk(lac_setup.variant("lac", lac_setup.FILMS).settings)
+    settings = shrunk(lac.variant("lac", lac.FILMS).settings)
     twins = (Variant("a: b", settings), Variant("a b", settings))
     with pytest.raises(ValueError, match="more than once"):
         compare_variants(dataset, twins, 1, tmp_path, command="", report=quiet)
