@@ -61,7 +61,7 @@ def test_no_error_is_named_beside_one_that_it_is_a_kind_of():
 
 
 def test_an_error_that_is_named_twice_is_caught(monkeypatch):
-    from plait.data import containers
+    from plait.data.logs import containers
 
     monkeypatch.setattr(containers, "DAMAGED", (*containers.DAMAGED, NotImplementedError))
     assert_caught(check_named_once, containers, Counter())

@@ -10,8 +10,8 @@ WRITES = {
     "sink_parquet", "sink_csv", "sink_ipc", "sink_ndjson", "copyfile", "copyfileobj", "copy2", "dump", "extractall",
 }  # fmt: skip
 ELSEWHERE = {  # function -> why it writes otherwise
-    "data/writing.py:write_bytes": "into a draft of `whole_folder`, which takes its place whole",
-    "data/writing.py:parquet_bytes": "into memory",
+    "data/storage/whole_folders.py:write_bytes": "into a draft of `whole_folder`, which takes its place whole",
+    "data/storage/whole_folders.py:parquet_bytes": "into memory",
     "data/sources/downloading.py:download": "into a draft folder",
     "data/sources/downloading.py:unpack": "into a draft folder",
     "training/memory.py:forget_peak_memory": "tells the kernel something",

@@ -21,6 +21,7 @@ from tiny import (
 from plait.engine import plain, state
 from plait.engine.state import State, append, encode, joined_histories, repeated, some_users, window
 from plait.layouts import Layout, resolve
+from plait.layouts.event_roles import begin_of_last_request
 from plait.models.generative import ModelSettings
 from plait.models.questions import Exposure
 from plait.schema import EventBatch
@@ -123,6 +124,16 @@ def test_times_do_not_tell_requests_that_have_names():
         assert found.request_name_U == (coming,)
 
 
+def seen(
+    events: EventBatch, max_events: int, lag: int, without_last_request_U: np.ndarray | None = None
+) -> EventBatch:
+    """The window of all events or, for the users that are named, of those before the last request."""
+    if without_last_request_U is None:
+        return window(events, max_events, lag)
+    begin_U = begin_of_last_request(events.start_U1, events.request_E)
+    return window(events, max_events, lag, np.where(without_last_request_U, begin_U, events.start_U1[1:]))
+
+
 def assert_same_events(found: EventBatch, expected: EventBatch) -> None:
     for one in fields(EventBatch):
         np.testing.assert_array_equal(getattr(found, one.name), getattr(expected, one.name), one.name)
@@ -133,9 +144,9 @@ def test_a_window_is_the_last_events_with_and_without_the_last_request():
     batch = replace(in_requests(tied=True), lead_U=np.array([1, 4, 7]))  # which must not matter
     found = window(batch, WINDOW, 1)
     assert_same_events(found, replace(some_of(batch, (5, 5, 5), (9, 9, 9)), lead_U=np.array([1, 1, 1])))
-    found = window(batch, WINDOW, 1, np.array([True, False, True]))
+    found = seen(batch, WINDOW, 1, np.array([True, False, True]))
     assert_same_events(found, replace(some_of(batch, (3, 5, 2), (7, 9, 6)), lead_U=np.array([1, 1, 1])))
-    nothing = window(part_of(batch, 1, 1, 5), WINDOW, 1, np.array([True]))
+    nothing = seen(part_of(batch, 1, 1, 5), WINDOW, 1, np.array([True]))
     assert nothing.num_events_U.tolist() == nothing.lead_U.tolist() == [0]
 
 
@@ -150,10 +161,10 @@ def check_kept() -> None:
         max_events, lag = int(rng.integers(1, 6)), int(rng.integers(0, 3))
         events = encode(batch, max_events, lag).events
         for own_U in (None, *np.array(list(itertools.product([False, True], repeat=3)))):
-            assert_same_events(window(events, max_events, lag, own_U), window(batch, max_events, lag, own_U))
+            assert_same_events(seen(events, max_events, lag, own_U), seen(batch, max_events, lag, own_U))
         assert (events.num_events_U <= 2 * (max_events + lag)).all()
         assert_same_events(window(events, max_events, 0), events_after_lead(events))
-        own = batch.num_events_U - window(batch, 99, 0, np.array([True] * 3)).num_events_U
+        own = batch.num_events_U - seen(batch, 99, 0, np.array([True] * 3)).num_events_U
         met["long requests"] += int((own > max_events + lag).sum())
         met["short requests"] += int((own <= max_events + lag).sum())
         met["less than the history"] += int((events.num_events_U < length_U).sum())

@@ -25,7 +25,7 @@ from plait.layouts import CATALOGUE
 from plait.layouts.arrange import SPECIALS
 from plait.layouts.audit import reader
 from plait.layouts.facts import Field
-from plait.models.combining import Combination, combinations, trunk_of
+from plait.models.combining import Combination, combinations, named_trunk
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
 from plait.models.inputs import Inputs, query_inputs
 from plait.models.questions import QuestionPlan, Supervise
@@ -105,7 +105,7 @@ def evaluated(logs: Logs, combination: Combination, protocol: Protocol) -> Conte
 def served(logs: Logs, combination: Combination, protocol: Protocol) -> Contexts:
     layout = CATALOGUE[combination.name].layout
     settings = ModelSettings(
-        trunk=trunk_of(combination.trunk, combination.positions, dim=4, num_heads=1, num_layers=1),
+        trunk=named_trunk(combination.trunk, combination.positions, dim=4, num_heads=1, num_layers=1),
         exposure=combination.exposure,
     )
     model = GenerativeRecommender(
