@@ -1,5 +1,6 @@
 """What several rooms' tests share: one tiny prepared dataset, and a finished run on it."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,12 @@ from tiny import prepared, random_log
 
 from plait.cli import main
 from plait.data import Dataset
+
+
+def pytest_configure() -> None:
+    """A shell's background jobs ignore Ctrl-C, and a training that ignores it cannot be interrupted by a test."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

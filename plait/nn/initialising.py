@@ -26,7 +26,7 @@ class OwnsWeights(Protocol):
 def initialised(module: Module, generator: torch.Generator) -> Module:
     """The same module, all its weights drawn anew: a function of the generator's state alone.
 
-    >>> first, again = (initialised(Table(2, 3), torch.Generator().manual_seed(0)) for _ in range(2))
+    >>> first, again = (initialised(VectorTable(2, 3), torch.Generator().manual_seed(0)) for _ in range(2))
     >>> torch.equal(first.weight, again.weight)
     True
     """

@@ -240,7 +240,7 @@ def test_readers_that_do_not_look_are_caught(
     datasets: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mutant: what this is about."""
-    monkeypatch.setattr("plait.files.check", lambda *arguments: None)
+    monkeypatch.setattr("plait.files.check_hashes", lambda *arguments: None)
     assert_caught(check_kind, Kind(*datasets, {"open": (lambda: Dataset.open(datasets[0]), ".*")}))
 
 
