@@ -4,7 +4,7 @@ Users are drawn with replacement, as many as there are; a user brings all of its
 computed with one seed and the same users sees the same draws, so subtracting two metrics draw by draw is a
 paired comparison. With few users (below about 30) percentile intervals are too narrow.
 
-Shape letters: U users, D draws, N comparisons.
+Shape letters: U users, D draws.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float64, Int64
 
 from plait.metrics.statistic import Better, Statistic
 
@@ -152,26 +152,6 @@ def least_p(a: Bootstrap, b: Bootstrap) -> float:
     The few populations that can be drawn from a handful of users make anything look certain.
     """
     return 2.0 ** (1 - min(a.num_users, b.num_users))
-
-
-def holm(p_N: Float[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
-    """p-values made larger so that, of N tests at once, the chance of any false alarm stays below the level.
-
-    Raises:
-        ValueError: a p-value lies outside [0, 1].
-
-    Source: Holm, Scandinavian Journal of Statistics 6(2), 1979.
-
-    >>> holm(np.array([0.01, 0.04, 0.03]))
-    array([0.03, 0.06, 0.06])
-    """
-    if ((p_N < 0) | (p_N > 1) | np.isnan(p_N)).any():
-        raise ValueError(f"holm: {p_N} holds a number that is no p-value")
-    order_N = np.argsort(p_N, kind="stable")
-    raised_N = p_N[order_N] * np.arange(len(p_N), 0, -1)
-    adjusted_N = np.empty(len(p_N))
-    adjusted_N[order_N] = np.minimum(1.0, np.maximum.accumulate(raised_N))
-    return adjusted_N
 
 
 def _populations(num_users: int, num_draws: int, seed: int) -> Iterator[Float64[np.ndarray, "D U"]]:

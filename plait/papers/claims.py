@@ -19,7 +19,7 @@ from jaxtyping import Float64
 from plait.compare.significance import LEVEL, Side, Told, drawn, tell_apart, value_of
 from plait.compare.words import metric_label, number, p_value, signed
 from plait.metrics.distributions import f_critical, f_tail
-from plait.metrics.intervals import Bootstrap, Difference, bootstrap, holm
+from plait.metrics.intervals import Bootstrap, Difference, bootstrap
 from plait.metrics.statistic import Statistic
 
 Outcome = Literal["reproduced", "not reproduced", "too close to tell", "not measured"]
@@ -193,21 +193,26 @@ class Repeated:
 
 
 def judge_repeated(claims: Sequence[Repeated]) -> tuple[Verdict, ...]:
-    """Every claim by a t test over its runs, at 5 % after Holm's correction over the claims judged together."""
-    tested = [t_test(claim.value_N, claim.bar) if len(claim.value_N) > 1 else None for claim in claims]
-    p_values = [1.0 if found is None else found.p for found in tested]
+    """Every claim by a t test over its runs, at 5 % over all claims judged together.
+
+    The interval is simultaneous, too, so that it leaves out the bar where p is below 5 %.
+    """
     verdicts = []
-    for claim, found, p in zip(claims, tested, holm(np.array(p_values)).tolist(), strict=True):
+    for claim in claims:
         outcome, why = _alone(claim.words, claim.unit)
-        if found is not None:
-            outcome, why = _order(found, p, found.value > claim.bar)
+        if len(claim.value_N) > 1:
+            found = t_test(claim.value_N, claim.bar, len(claims))
+            outcome, why = _order(found, found.p, found.value > claim.bar)
             why += f"; {claim.words}"
         verdicts.append(Verdict(claim=claim.claim, outcome=outcome, why=why, source=claim.source))
     return tuple(verdicts)
 
 
-def t_test(value_N: Float64[np.ndarray, " N"], bar: float = 0.0) -> Difference:
+def t_test(value_N: Float64[np.ndarray, " N"], bar: float = 0.0, num_tests: int = 1) -> Difference:
     """The mean with its 95 % interval by Student's t, and the two-sided p of its distance to `bar`.
+
+    Args:
+        num_tests: how many are told together; interval and p are corrected for it (Bonferroni).
 
     >>> found = t_test(np.array([1.0, 2.0, 3.0]))
     >>> f"{found.value:.1f} ({found.low:.1f} to {found.high:.1f}), p = {found.p:.2f}"
@@ -216,10 +221,12 @@ def t_test(value_N: Float64[np.ndarray, " N"], bar: float = 0.0) -> Difference:
     assert len(value_N) > 1, "one run has no spread"
     mean, error = float(np.mean(value_N)), np.std(value_N, ddof=1) / np.sqrt(len(value_N))
     freedom = len(value_N) - 1
-    half = float(error * np.sqrt(f_critical(LEVEL, 1, freedom)))  # t squared is F of one degree and these
+    # t squared is F of one degree and these
+    half = float(error * np.sqrt(f_critical(LEVEL / num_tests, 1, freedom)))
     with np.errstate(divide="ignore", invalid="ignore"):  # runs that are all alike
         ratio = np.nan_to_num(((mean - bar) / error) ** 2, nan=0.0, posinf=np.inf)
-    return Difference(mean, mean - half, mean + half, min(1.0, f_tail(float(ratio), 1, freedom)))
+    p = min(1.0, num_tests * f_tail(float(ratio), 1, freedom))
+    return Difference(mean, mean - half, mean + half, p)
 
 
 def answer(verdicts: Sequence[Verdict]) -> str:

@@ -80,10 +80,6 @@ INTERVALS = [
     Case(difference(num_draws=41), "draws"),
     Case(difference(value=None), "not defined"),
     Case(lambda its: its.paired_difference(boot(value=None), boot()), "not defined"),
-    Case(lambda its: its.holm(array(0.0, 1.0)), None),
-    Case(lambda its: its.holm(array(-0.1, 0.5)), "no p-value"),
-    Case(lambda its: its.holm(array(0.5, 1.1)), "no p-value"),
-    Case(lambda its: its.holm(array(0.5, np.nan)), "no p-value"),
 ]
 
 

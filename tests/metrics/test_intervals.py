@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from plait.metrics import intervals
-from plait.metrics.intervals import Estimate, average, bootstrap, holm, paired_difference
+from plait.metrics.intervals import Estimate, average, bootstrap, paired_difference
 from plait.metrics.scoring import auc, gauc, labelled
 from plait.metrics.statistic import mean_over_users
 
@@ -147,18 +147,6 @@ def test_what_cannot_be_compared_is_refused():
         paired_difference(a, mean_of(np.zeros(U), seed=1))
     with pytest.raises(ValueError, match="num_draws=10, expected at least 40"):
         mean_of(np.zeros(U), num_draws=10)
-
-
-def test_holm_by_hand_and_by_its_promise():
-    np.testing.assert_allclose(holm(np.array([0.04, 0.01, 0.3, 0.02])), [0.08, 0.04, 0.3, 0.06])
-    np.testing.assert_allclose(holm(np.array([0.03, 0.02])), [0.04, 0.04])  # the order is kept
-    rng = np.random.default_rng(8)
-    null_TN = rng.random((2000, 5))
-    alarms = np.mean([(holm(p_N) < 0.05).any() for p_N in null_TN])
-    assert 0.035 < alarms < 0.065
-    assert (null_TN < 0.05).any(axis=1).mean() > 0.15, "without it, one in five"
-    with pytest.raises(ValueError, match="no p-value"):
-        holm(np.array([0.1, np.nan]))
 
 
 def test_estimates_survive_json():
