@@ -17,7 +17,7 @@ import cyclopts
 import numpy as np
 import torch
 from provenance import write_result
-from train_step import ROUNDS, SEED, Step, batch_of, medians_ms, whole_step
+from train_step import ROUNDS, SEED, Step, batch_of, medians_ms, trainable, whole_step
 
 import plait
 from plait.layouts import resolve
@@ -27,6 +27,7 @@ from plait.models.inputs import training_inputs
 from plait.nn.config import TrunkConfig
 from plait.nn.losses import RetrievalLoss
 from plait.nn.runtime import tune_process
+from plait.randomness import Stream, torch_generator
 from plait.schema import Action, Categorical, Category, EventBatch, Feature, FeatureTable, Regression, Vector
 from plait.training.memory import forget_peak_memory, peak_memory_mb
 
@@ -41,7 +42,6 @@ RATING = (Action("rating", Regression(1, 5)),)
 
 
 def model_of(layout: str, num_items: int, max_events: int, **changes: object) -> GenerativeRecommender:
-    torch.manual_seed(SEED)
     config = ModelConfig(
         layout=str(resolve(layout)),
         settings=ModelSettings(),
@@ -49,7 +49,7 @@ def model_of(layout: str, num_items: int, max_events: int, **changes: object) ->
         actions=RATING,
         max_events=max_events,
     )
-    return GenerativeRecommender(replace(config, **changes))
+    return trainable(replace(config, **changes))
 
 
 def events_of(length_U: np.ndarray, num_items: int, num_values: int = 5, first_value: int = 1) -> EventBatch:
@@ -109,7 +109,9 @@ def step_of_items(num_items: int, has_features: bool) -> Step:
         code_VK = np.stack([rng.integers(0, high, num_items + 1) for high in (1_000, 20)], 1).astype(np.int32)
         vector_VW = rng.normal(size=(num_items + 1, 32)).astype(np.float32)
         model.items.describe(FeatureTable(features, code_VK, vector_VW), events_V)
-    model.sampler = model.retrieval.make_sampler(torch.from_numpy(events_V))
+    model.sampler = model.retrieval.make_sampler(
+        torch.from_numpy(events_V), torch_generator(SEED, Stream.NEGATIVES)
+    )
     inputs = training_inputs(model.plan, events_of(np.full(USERS, EVENTS), num_items))
     return whole_step(model, [inputs], "fp32")
 
