@@ -32,12 +32,16 @@ MISSING_VALUE, UNSEEN_VALUE, FIRST_VALUE = (
 )  # no value; a value that no training row has; the known ones
 
 
-class Kind(msgspec.Struct, frozen=True):
-    """What every kind of action says of itself, as plain facts. How the log's column is read stands in
-    `plait.data.columns.actions`, how a model reads and predicts it in `plait.nn.action_kinds`.
+Judgement = Literal["chance", "outcomes", "number", "scaled number"]
+"""As what a prediction is held against what came: the chance that it happens, the chance of each outcome, a number in
+the log's units, or one as the model sees it."""
 
-    A new kind is a class here, named in `ActionKind`, and one in either of them. The type checker names what lacks,
-    the simulator's case and the metrics among it.
+
+class Kind(msgspec.Struct, frozen=True):
+    """What every kind of action says of itself, as plain facts. How the log's column is read and a simulated one drawn
+    stands in `plait.data.columns.actions`, how a model reads and predicts it in `plait.nn.action_kinds`.
+
+    A new kind is a class here, named in `ActionKind`, and one in either of them. The type checker names what lacks.
     """
 
     @staticmethod
@@ -66,6 +70,11 @@ class Kind(msgspec.Struct, frozen=True):
     @abstractmethod
     def outcomes(self) -> tuple[str, ...]:
         """The values that are told apart, of which an event holds the index; none where it holds a number."""
+
+    @property
+    @abstractmethod
+    def judged_as(self) -> tuple[Judgement, ...]:
+        """Which metrics judge it: those of these judgements. The first is the chief one."""
 
     @abstractmethod
     def unfitted(self) -> "Kind":
@@ -124,6 +133,10 @@ class Binary(NumericKind, frozen=True, tag="binary"):
     def bounds(self) -> tuple[float, float]:
         return 0.0, 1.0
 
+    @property
+    def judged_as(self) -> tuple[Judgement, ...]:
+        return ("chance",)
+
     def unfitted(self) -> "Binary":
         return self
 
@@ -159,6 +172,10 @@ class Regression(NumericKind, frozen=True, tag="regression"):
     def bounds(self) -> tuple[float, float]:
         return float(self.low), float(self.high)
 
+    @property
+    def judged_as(self) -> tuple[Judgement, ...]:
+        return ("number", "scaled number")
+
     def unfitted(self) -> "Regression":
         return self
 
@@ -185,6 +202,10 @@ class Amount(NumericKind, frozen=True, tag="amount"):
     def bounds(self) -> tuple[float, float]:
         return 0.0, math.inf
 
+    @property
+    def judged_as(self) -> tuple[Judgement, ...]:
+        return ("scaled number", "number")
+
     def unfitted(self) -> "Amount":
         return msgspec.structs.replace(self, log1p_scale=1.0)
 
@@ -208,6 +229,10 @@ class Categorical(KindOfOutcomes, frozen=True, tag="categorical"):
     @classmethod
     def parsed(cls, settings: str | None) -> "Categorical | None":
         return None if settings is None else cls(tuple(split_quoted(settings)))
+
+    @property
+    def judged_as(self) -> tuple[Judgement, ...]:
+        return ("outcomes",)
 
     def unfitted(self) -> "Categorical":
         return self
@@ -277,6 +302,10 @@ class Ordinal(KindOfOutcomes, frozen=True, tag="ordinal"):
     @classmethod
     def parsed(cls, settings: str | None) -> "Ordinal | None":
         return None if settings is None else cls(tuple(split_quoted(settings)))
+
+    @property
+    def judged_as(self) -> tuple[Judgement, ...]:
+        return ("outcomes",) if self.levels is None else ("number", "outcomes")
 
     def unfitted(self) -> "Ordinal":
         return self

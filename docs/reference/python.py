@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import plait
+from plait.schema import Kind
 
 HEAD = """# Python
 
@@ -15,7 +16,7 @@ Shapes stand in names: `item_E` has one entry for each event. A file's first lin
 """
 GROUPS = {
     "Data": ("prepare", "Dataset", "LeaveOneOut", "Temporal", "SplitColumn", "TextFormat", "Explode"),
-    "Actions": ("Action", "Binary", "Regression", "Amount", "Categorical"),
+    "Actions": ("Action", "Binary", "Regression", "Amount", "Categorical", "Ordinal"),
     "Features": ("Feature", "Category", "Categories", "Number", "Vector"),
     "Layouts": ("Layout",),
     "Training": ("fit", "ModelSettings", "LateSettings", "Optim", "Protocol"),
@@ -45,7 +46,7 @@ def _group(title: str, names: Any) -> Iterator[str]:
 
 def _methods(name: str, found: Any) -> list[str]:
     """Those of its own that have something to say to callers."""
-    if not inspect.isclass(found):
+    if not inspect.isclass(found) or issubclass(found, Kind):  # a kind's methods serve the rooms
         return []
     own = [
         method for method, value in vars(found).items() if not method.startswith("_") and _is_callable(value)

@@ -6,7 +6,7 @@
 2. `columns`: what a column of them means: ids, times, actions, features, what is missing.
 3. `preparation`: rows are checked and coded, then sorted, filtered and split into arrays.
 4. `storage`: the arrays become a folder, whole or not at all; `manifest` and `facts` say what is in it.
-5. `dataset` reads it in batches (`windows`); `history` reads events from elsewhere likewise; `vocabulary` has the ids.
+5. `dataset` reads it in batches (`windows`, `queries`), `history` events from elsewhere; `vocabulary` has the ids.
 """
 
 from plait.data import sources

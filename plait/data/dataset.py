@@ -20,7 +20,7 @@ from plait.data.columns.ids import id_series
 from plait.data.forks import check_can_work
 from plait.data.manifest import FORMAT_VERSION, Manifest, why_left_out
 from plait.data.preparation.coding import similar_texts
-from plait.data.preparation.sequences import met_before, queries, training_rows
+from plait.data.queries import met_before, queries, training_rows
 from plait.data.storage.whole_folders import (
     LEFT_OUT,
     MANIFEST,

@@ -12,7 +12,7 @@ import polars as pl
 
 from plait.data.columns.actions import known_values, read_as
 from plait.data.manifest import ActionFacts, Facts, Largest, Manifest, left_out
-from plait.data.preparation import sequences
+from plait.data.queries import met_before, queries
 from plait.schema import Action
 
 YEAR_1971_S = 31_536_000
@@ -28,10 +28,10 @@ def facts_of(
     """
     start_U1, item_E, time_s_E = arrays["start"], arrays["item"], arrays["time_s"]
     parts = {
-        "validation": sequences.queries(start_U1, arrays["validation"], arrays["test"]),
-        "test": sequences.queries(start_U1, arrays["test"], start_U1[1:]),
+        "validation": queries(start_U1, arrays["validation"], arrays["test"]),
+        "test": queries(start_U1, arrays["test"], start_U1[1:]),
     }
-    met_Q = sequences.met_before(start_U1, item_E, *map(np.concatenate, zip(*parts.values(), strict=True)))
+    met_Q = met_before(start_U1, item_E, *map(np.concatenate, zip(*parts.values(), strict=True)))
     ends = np.cumsum([len(user_Q) for user_Q, _, _ in parts.values()])
     met = {part: int(of.sum()) for part, of in zip(parts, np.split(met_Q, ends[:-1]), strict=True)}
     return {
@@ -139,10 +139,10 @@ def lines_of_met(met_of: Mapping[str, tuple[int, int]]) -> Iterator[str]:
     ['94 % of the test answers (47 of 50) were met before; under the default filter each is a certain miss: \
 --protocol.no-filter-seen (plait.Protocol(filter_seen=False)) lets them count']
     """
-    for part, (met, queries) in met_of.items():
+    for part, (met, asked) in met_of.items():
         if met:
             yield (
-                f"{share(met, queries)} of the {part} answers ({met:,} of {queries:,}) were met before; under the "
+                f"{share(met, asked)} of the {part} answers ({met:,} of {asked:,}) were met before; under the "
                 "default filter each is a certain miss: --protocol.no-filter-seen "
                 "(plait.Protocol(filter_seen=False)) lets them count"
             )

@@ -57,10 +57,9 @@ def note_on_requests(
     dataset: Dataset, model: ModelSettings, protocol: Protocol, layout: Layout | None = None
 ) -> str | None:
     """What to know where the settings or the layout read requests, and the log names none."""
-    reads_requests = model.trunk.reads_requests or protocol.supervise == "candidates"
-    if layout is None:
-        reads_requests |= model.exposure.same_request == "blind"
-    else:
+    reads_requests = model.trunk.reads_requests or model.exposure.reads_requests
+    reads_requests |= protocol.supervise == "candidates"
+    if layout is not None:
         reads_requests |= protocol.plan(layout, model.exposure).reads_requests
     if dataset.manifest.settings.request is not None or not reads_requests:
         return None

@@ -89,6 +89,31 @@ class Protocol:
             sample=self.sample,
         )
 
+    def check_asks(self, plan: QuestionPlan) -> None:
+        """Raises ValueError where models that are asked by a plan would be asked otherwise under this protocol: their
+        answers would be those to questions that they were not trained for.
+
+        >>> from plait.layouts import resolve
+        >>> Protocol(max_events=20).check_asks(QuestionPlan(layout=resolve("lac"), max_events=9))
+        Traceback (most recent call last):
+            ...
+        ValueError: protocol.max_events = 20: the model is asked from at most 9 events; give the protocol that it was \
+trained under, or train one under this
+        """
+        own = self.plan(plan.layout, plan.exposure)
+        advice = "give the protocol that it was trained under, or train one under this"
+        if own.max_events != plan.max_events:
+            raise ValueError(
+                f"protocol.max_events = {own.max_events}: the model is asked from at most {plan.max_events} events; "
+                f"{advice}"
+            )
+        if own.context_ends_before != plan.context_ends_before:
+            raise ValueError(
+                f"protocol.supervise = '{self.supervise}': questions see what lies before their "
+                f"{own.context_ends_before}, and the model is asked from what lies before its "
+                f"{plan.context_ends_before}; {advice}"
+            )
+
     @property
     def cap(self) -> str:
         """The caps in words.

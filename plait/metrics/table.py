@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, assert_never, final
+from typing import Literal, final
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -20,11 +20,11 @@ from jaxtyping import Float64, Int64
 from plait.metrics import retrieval, scoring
 from plait.metrics.scoring import Labelled
 from plait.metrics.statistic import Better, Statistic, mean_over_users
-from plait.schema import ActionKind, Amount, Binary, Categorical, Ordinal, Regression
+from plait.schema import ActionKind, Judgement
 
 Ranks = Int64[np.ndarray, " Q"]
 Values = Float64[np.ndarray, " Q"]
-Kinds = tuple[type[ActionKind], ...]
+Judgements = tuple[Judgement, ...]
 Distance = Literal["points", "share"]
 Scale = Literal["log", "model", "chances"]
 
@@ -89,10 +89,10 @@ class ActionMetric(Metric):
     """Predictions of one action held against its labels, pooled over events."""
 
     function: Callable[[Labelled], Statistic]
-    kinds: Kinds  # of the actions that it is measured for
+    judges: Judgements  # it is measured for actions that are judged so
     scale: Scale = "log"  # numbers in the log's units, or as the model sees them, or chances of each outcome
-    leads: Kinds = ()  # of these kinds a comparison shows it first, and draws it
-    shown: Kinds = ()  # of these kinds a comparison shows it after that
+    leads: Judgements = ()  # of actions that are chiefly judged so, a comparison shows it first, and draws it
+    shown: Judgements = ()  # of actions that are judged so, a comparison shows it after that
 
     def full_names(self, action: str) -> tuple[str, ...]:
         return (f"{self.name}:{action}",)
@@ -157,8 +157,8 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
         distance="points",
         has_limit=True,
         function=scoring.auc,
-        kinds=(Binary,),
-        leads=(Binary,),
+        judges=("chance",),
+        leads=("chance",),
     ),
     ActionMetric(
         name="gauc",
@@ -167,8 +167,8 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
         distance="points",
         has_limit=True,
         function=scoring.gauc,
-        kinds=(Binary,),
-        shown=(Binary,),
+        judges=("chance",),
+        shown=("chance",),
     ),
     ActionMetric(
         name="ne",
@@ -177,8 +177,8 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
         distance="share",
         has_limit=True,
         function=scoring.normalised_entropy,
-        kinds=(Binary,),
-        shown=(Binary,),
+        judges=("chance",),
+        shown=("chance",),
     ),
     ActionMetric(
         name="accuracy",
@@ -186,10 +186,10 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
         better="higher",
         distance="points",
         function=scoring.accuracy,
-        kinds=(Categorical, Ordinal),
+        judges=("outcomes",),
         scale="chances",
-        leads=(Categorical,),
-        shown=(Ordinal,),
+        leads=("outcomes",),
+        shown=("outcomes",),
     ),
     ActionMetric(
         name="log_loss",
@@ -198,9 +198,9 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
         distance="share",
         has_limit=True,
         function=scoring.log_loss,
-        kinds=(Binary, Categorical, Ordinal),
+        judges=("chance", "outcomes"),
         scale="chances",
-        shown=(Categorical, Ordinal),
+        shown=("outcomes",),
     ),
     ActionMetric(
         name="ece",
@@ -208,7 +208,7 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
         better="lower",
         distance="points",
         function=scoring.calibration_error,
-        kinds=(Binary,),
+        judges=("chance",),
     ),
     ActionMetric(
         name="rmse",
@@ -217,8 +217,8 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
         distance="share",
         has_limit=True,
         function=scoring.rmse,
-        kinds=(Regression, Amount, Ordinal),
-        leads=(Regression, Ordinal),
+        judges=("number",),
+        leads=("number",),
     ),
     ActionMetric(
         name="mae",
@@ -226,8 +226,8 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
         better="lower",
         distance="share",
         function=scoring.mae,
-        kinds=(Regression, Amount, Ordinal),
-        shown=(Regression, Amount, Ordinal),
+        judges=("number",),
+        shown=("number",),
     ),
     ActionMetric(
         name="rmse_scaled",
@@ -236,9 +236,9 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
         distance="share",
         has_limit=True,
         function=scoring.rmse,
-        kinds=(Regression, Amount),
+        judges=("scaled number",),
         scale="model",
-        leads=(Amount,),
+        leads=("scaled number",),
     ),
     ActionMetric(
         name="mae_scaled",
@@ -246,7 +246,7 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
         better="lower",
         distance="share",
         function=scoring.mae,
-        kinds=(Regression, Amount),
+        judges=("scaled number",),
         scale="model",
     ),
     LOSS,
@@ -305,19 +305,16 @@ def measured_on_ranks(
 def of_kind(kind: ActionKind) -> tuple[ActionMetric, ...]:
     """The metrics of actions of a kind. Levels that are no numbers have no errors.
 
+    >>> from plait.schema import Categorical, Ordinal
     >>> [metric.name for metric in of_kind(Categorical(("phone", "tv")))]
     ['accuracy', 'log_loss']
     >>> [metric.name for metric in of_kind(Ordinal(("poor", "good")))]
     ['accuracy', 'log_loss']
     """
-    metrics = (metric for metric in TABLE if isinstance(metric, ActionMetric) and type(kind) in metric.kinds)
-    match kind:
-        case Ordinal(levels=None):
-            return tuple(metric for metric in metrics if metric.scale == "chances")
-        case Binary() | Regression() | Amount() | Categorical() | Ordinal():
-            return tuple(metrics)
-        case _:
-            assert_never(kind)
+    judged_as = set(kind.judged_as)
+    return tuple(
+        metric for metric in TABLE if isinstance(metric, ActionMetric) and judged_as & set(metric.judges)
+    )
 
 
 def shown_of_retrieval() -> tuple[str, ...]:
@@ -333,12 +330,14 @@ def shown_of_retrieval() -> tuple[str, ...]:
 def shown_of_kind(kind: ActionKind) -> tuple[ActionMetric, ...]:
     """What a comparison shows of actions of a kind; the first is drawn.
 
+    >>> from plait.schema import Amount
     >>> [metric.name for metric in shown_of_kind(Amount())]
     ['rmse_scaled', 'mae']
     """
-    metrics = of_kind(kind)
-    leading = (metric for metric in metrics if type(kind) in metric.leads)
-    return (*leading, *(metric for metric in metrics if type(kind) in metric.shown))
+    metrics, chief = of_kind(kind), kind.judged_as[0]
+    leading = tuple(metric for metric in metrics if chief in metric.leads)
+    after = (metric for metric in metrics if set(metric.shown) & set(kind.judged_as))
+    return (*leading, *(metric for metric in after if metric not in leading))
 
 
 def _on_ranks() -> Iterator[tuple[str, RetrievalMetric, Callable[[Ranks], Values]]]:

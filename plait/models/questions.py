@@ -42,6 +42,17 @@ class Exposure:
     """What a token takes for now, under positions that read times against it. current: its own event's time. next (rab
     alone): that of the event which it predicts, as in HSTU. request: when the candidates are asked about."""
 
+    @property
+    def needs_candidates(self) -> bool:
+        """Whether the history sees all of itself, or knows when the candidates are asked about: whatever the layout,
+        nothing but candidates can be asked about then."""
+        return self.history == "full" or self.time_anchor == "request"
+
+    @property
+    def reads_requests(self) -> bool:
+        """Whether it matters to every layout which events were exposed together."""
+        return self.same_request == "blind" or self.needs_candidates
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionPlan:
@@ -76,12 +87,7 @@ class QuestionPlan:
         """Whether training asks about the last requests' events as candidates, instead of about every event where it
         stands: by choice, or because the tokens of the history show the answer (genrank), see it, or know when the
         candidates are asked about."""
-        needs_candidates = (
-            bool(self.layout.candidate)
-            or self.exposure.history == "full"
-            or self.exposure.time_anchor == "request"
-        )
-        return self.supervise == "candidates" or needs_candidates
+        return self.supervise == "candidates" or bool(self.layout.candidate) or self.exposure.needs_candidates
 
     @property
     def context_ends_before(self) -> Literal["event", "request"]:
@@ -91,7 +97,7 @@ class QuestionPlan:
         >>> [QuestionPlan(layout=resolve(name), max_events=9).context_ends_before for name in ("lac", "genrank")]
         ['event', 'request']
         """
-        return "request" if self.exposure.same_request == "blind" or self.asks_candidates else "event"
+        return "request" if self.exposure.reads_requests or self.asks_candidates else "event"
 
     @property
     def reads_requests(self) -> bool:

@@ -152,6 +152,7 @@ class _Run:
         self.folder, self.report, self.device, self.watch = folder, report, device, watch
         weights = torch_generator(protocol.seed, Stream.WEIGHTS)  # on the CPU: the same start on every device
         self.model = initialised(GenerativeRecommender(config), weights).to(device)
+        protocol.check_asks(self.model.plan)  # selection and test ask by the protocol, serving by the model
         self.randomness = Randomness.of(protocol.seed, device)
         draw_from(self.model, self.randomness.dropout)
         counts_V = torch.from_numpy(dataset.train_item_counts()).to(device)

@@ -28,7 +28,7 @@ from plait.metrics.intervals import bootstrap
 from plait.metrics.scoring import Labelled, labelled, mae
 from plait.metrics.statistic import Statistic, from_sums, ratio, sums_per_user
 from plait.metrics.table import ActionMetric, Metric, check_full_name, metric_of, of_kind, shown_of_kind
-from plait.schema import Action, ActionKind, Amount, Binary, Categorical, Ordinal, Regression
+from plait.schema import Action, ActionKind, Amount, Binary, Categorical, Judgement, Ordinal, Regression
 from plait.training import loop
 
 KINDS: tuple[type[ActionKind], ...] = get_args(ActionKind)
@@ -60,8 +60,8 @@ MADE_UP = ActionMetric(
     distance="share",
     has_limit=True,
     function=cubic_error,
-    kinds=(Regression,),
-    shown=(Regression,),
+    judges=("number",),
+    shown=("number",),
 )
 
 
@@ -98,15 +98,19 @@ def check_measured_is_in_the_table() -> None:
         check_full_name(name)
         met[metric_of(name).name] += 1
     assert set(met) == {metric.name for metric in table.TABLE}
-    for kind, action in ACTIONS.items():
+    for action in ACTIONS.values():
         own = {metric_of(name) for name in values if name.endswith(f":{action.name}")} - {table.LOSS}
-        assert own == {m for m in table.TABLE if isinstance(m, ActionMetric) and kind in m.kinds}
+        assert own == {metric for metric in table.TABLE if judges(metric, action.kind)}
+
+
+def judges(metric: Metric, kind: ActionKind) -> bool:
+    return isinstance(metric, ActionMetric) and bool(set(metric.judges) & set(kind.judged_as))
 
 
 def test_every_metric_that_is_measured_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(ACTIONS) == set(KINDS)
     check_measured_is_in_the_table()
-    unmeasured = replace(MADE_UP, kinds=())
+    unmeasured = replace(MADE_UP, judges=())
     monkeypatch.setattr(table, "TABLE", (*table.TABLE, unmeasured))
     assert_caught(check_measured_is_in_the_table)
 
@@ -121,12 +125,12 @@ def check_entries() -> None:
         for name in metric.full_names("liked"):
             assert Selection.parse(name).weights == ((name, 1.0),)
     of_actions = [metric for metric in entries if isinstance(metric, ActionMetric)]
+    for judgement in get_args(Judgement):
+        assert sum(judgement in metric.leads for metric in of_actions) == 1, judgement
     for kind in KINDS:
-        assert sum(kind in metric.leads for metric in of_actions) == 1, kind
         assert len(of_kind(ACTIONS[kind].kind)) >= 2
     for metric in of_actions:
-        assert not set(metric.leads) & set(metric.shown)
-        assert {*metric.leads, *metric.shown} <= set(metric.kinds), metric.name
+        assert {*metric.leads, *metric.shown} <= set(metric.judges), metric.name
 
 
 def test_what_a_comparison_shows_and_in_which_order() -> None:
@@ -169,8 +173,8 @@ def test_the_entries_agree_with_each_other(add: Add) -> None:
     check_entries()
     for wrong in (
         table.TABLE[0],
-        replace(MADE_UP, leads=(Regression,), shown=()),
-        replace(MADE_UP, shown=(Binary,)),
+        replace(MADE_UP, leads=("number",), shown=()),
+        replace(MADE_UP, shown=("chance",)),
     ):
         add(wrong)
         assert_caught(check_entries)

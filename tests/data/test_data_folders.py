@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from plait.data import Dataset, prepare
-from plait.data.preparation import pipeline
+from plait.data.preparation import pipeline, prepared_folder
 from plait.data.storage.locks import in_turn
 from plait.schema import Regression
 
@@ -92,7 +92,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     def fail(path, *contents):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pipeline, "write_bytes", fail)
+    monkeypatch.setattr(prepared_folder, "write_bytes", fail)
     with pytest.raises(
         OSError, match=r"No space left on device: writing .*out failed and nothing of it was kept"
     ):

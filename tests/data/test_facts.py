@@ -10,10 +10,9 @@ import pytest
 from plain_preparing import plain_prepare, random_rows
 from tiny import assert_caught, assert_not_vacuous
 
-from plait.data import Dataset, LeaveOneOut, Temporal, prepare
+from plait.data import Dataset, LeaveOneOut, Temporal, prepare, queries
 from plait.data.facts import lines_of_met, share, summary_lines
 from plait.data.manifest import Manifest
-from plait.data.preparation import sequences
 from plait.schema import Action, Amount, Binary, Categorical, Feature, Regression
 
 COLUMNS = {"user": "user", "item": "item", "time": "time", "min_user_events": 1, "min_item_events": 1}
@@ -44,14 +43,14 @@ def check_met(folder, split) -> Counter[str]:
 
 
 @pytest.mark.parametrize("split", [LeaveOneOut(), Temporal(validation=0.2, test=0.3)], ids=str)
-@pytest.mark.parametrize("block", [3, sequences.BLOCK])
+@pytest.mark.parametrize("block", [3, queries.BLOCK])
 def test_answers_that_were_met_before_are_counted(tmp_path, split, block, monkeypatch):
-    monkeypatch.setattr(sequences, "BLOCK", block)
+    monkeypatch.setattr(queries, "BLOCK", block)
     assert_not_vacuous(check_met(tmp_path, split), above=5)
 
 
 def test_an_answer_that_counts_as_its_own_history_is_caught(tmp_path, monkeypatch):
-    right = sequences.met_before
+    right = queries.met_before
     monkeypatch.setattr(
         "plait.data.dataset.met_before",
         lambda start, item, user, event, end: right(start, item, user, event, event + 1),

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from plait.data import Dataset, Temporal
+from plait.data.columns.actions import NUMBER_TRIALS
 from plait.data.simulator import Knows, Response, World, filtering, oracle, simulate
 from plait.data.simulator import ahead as ahead_module
-from plait.data.simulator.responses import LEVELS, SHAPE
+from plait.data.simulator.responses import SHAPE
 from plait.data.simulator.truth import truth_of
 from plait.files import seal
 from plait.schema import Action, Amount, Binary, Regression
@@ -90,7 +91,7 @@ def density(truth, action, state, item, value):
             return hit * amount if value else 1 - hit
         case "rating":
             hits = round(value - 1)
-            return math.comb(LEVELS, hits) * hit**hits * (1 - hit) ** (LEVELS - hits)
+            return math.comb(NUMBER_TRIALS, hits) * hit**hits * (1 - hit) ** (NUMBER_TRIALS - hits)
 
 
 def moments(truth, action, state, item):

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import is_dataclass, replace
+from itertools import product
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -20,9 +21,11 @@ from plait.evaluation import protocol_line as line_module
 from plait.evaluation import provenance
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.settings import Optim, Protocol
-from plait.layouts import resolve
+from plait.layouts import CATALOGUE, resolve
+from plait.layouts.event_roles import SameRequest
 from plait.models.generative import ModelSettings
-from plait.models.questions import Exposure
+from plait.models.questions import Exposure, History, Supervise
+from plait.nn.positions import TimeAnchor
 from plait.training import memory
 from plait.training.memory import forget_peak_memory, peak_memory_mb
 
@@ -54,6 +57,8 @@ def line(dataset, model=MODEL, optim=OPTIM, protocol=PROTOCOL, seeds=(0,), layou
             "target time known where actions",
         ),
         ({"model": replace(MODEL, exposure=Exposure(same_request="blind"))}, "no request column"),
+        ({"model": replace(MODEL, exposure=Exposure(history="full"))}, "no request column"),
+        ({"model": replace(MODEL, exposure=Exposure(time_anchor="request"))}, "no request column"),
         ({"seeds": (4, 5)}, "seeds 4, 5"),
     ],
 )
@@ -163,6 +168,29 @@ def test_layouts_and_exposures_that_ask_candidates_tell_of_a_log_without_request
 ):
     model = replace(MODEL, trunk=replace(MODEL.trunk, positions="rab"), exposure=exposure)
     assert ("no request column" in line(dataset, model=model, layout=resolve(layout))) is says
+
+
+def check_line_of_no_layout(dataset) -> None:
+    """It says what holds of every layout."""
+    choices = product(get_args(SameRequest), get_args(History), get_args(TimeAnchor))
+    exposures = [Exposure(same_request=s, history=h, time_anchor=t) for s, h, t in choices]
+    met = {"said": 0, "silent": 0}
+    for exposure, supervise in product(exposures, get_args(Supervise)):
+        protocol = replace(PROTOCOL, supervise=supervise)
+        plans = [protocol.plan(entry.layout, exposure) for entry in CATALOGUE.values()]
+        is_said = "no request column" in line(
+            dataset, model=replace(MODEL, exposure=exposure), protocol=protocol
+        )
+        assert is_said == all(plan.reads_requests for plan in plans), (exposure, supervise)
+        met["said" if is_said else "silent"] += 1
+    assert_not_vacuous(met, above=1)
+
+
+def test_the_line_of_no_layout_says_what_every_layout_reads(dataset, monkeypatch):
+    check_line_of_no_layout(dataset)
+    blind_alone = property(lambda exposure: exposure.same_request == "blind")
+    monkeypatch.setattr(Exposure, "reads_requests", blind_alone)
+    assert_caught(check_line_of_no_layout, dataset)
 
 
 def test_a_request_column_needs_no_note(tmp_path):

@@ -23,7 +23,6 @@ from plait.data.simulator import Knows, World, oracle, simulate
 from plait.data.simulator.responses import Response
 from plait.data.simulator.world import CLICK
 from plait.evaluation.answers import Answers, measure
-from plait.metrics.table import of_kind
 from plait.models.late import LateSettings, LateStatistics
 from plait.nn import action_kinds
 from plait.nn.action_kinds import ModelledKind, modelled
@@ -450,7 +449,7 @@ def lacking(kind: type[Kind]) -> list[str]:
 
 
 class Silent(NumericKind, frozen=True, tag="silent"):
-    """A kind that says no bounds and is treated by nobody."""
+    """A kind that says neither its bounds nor how it is judged, and is treated by nobody."""
 
     @staticmethod
     def form() -> str:
@@ -466,14 +465,12 @@ class Silent(NumericKind, frozen=True, tag="silent"):
 
 def test_every_kind_is_whole_and_a_silent_one_is_caught() -> None:
     assert not {kind.__name__: lacking(kind) for kind in get_args(ActionKind) if lacking(kind)}
-    assert lacking(Silent) == ["bounds"]
+    assert lacking(Silent) == ["bounds", "judged_as"]
 
 
 FORGETFUL: tuple[Callable[[Any], object], ...] = (
     lambda action: inspect.unwrap(modelled)(action.kind),
     lambda action: inspect.unwrap(read_as)(action.kind),
-    lambda action: Response(action=action),
-    lambda action: inspect.unwrap(of_kind)(action.kind),
 )
 
 

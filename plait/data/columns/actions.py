@@ -1,4 +1,5 @@
-"""What a kind of action is to the data: how its column in the log is read, and what is fitted and counted on it.
+"""What a kind of action is to the data: how its column in the log is read, what is fitted and counted on it, and what a
+simulated one is made of.
 
 One final class for each kind of `plait.schema`, over one abstract class, and one function from the kind to its class.
 
@@ -33,6 +34,21 @@ from plait.schema import (
 MOST_SHOWN = 5  # values of a category in a message
 
 
+NUMBER_TRIALS = 4  # behind a bounded number that is drawn: it takes one of five values, as five stars do
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What a simulated action is made of: hits among trials, and a size. Without a size, its value is what the hits
+    come to."""
+
+    trials: int  # 0: it has a size whatever happens
+    has_size: bool = False
+    low: float = 0.0  # of no hits
+    high: float = 1.0  # of nothing but hits
+    tells_levels: bool = False  # the chance of every number of hits is what is predicted
+
+
 class ReadKind(ABC):
     """How a log holds the actions of one kind."""
 
@@ -56,6 +72,11 @@ class ReadKind(ABC):
     @abstractmethod
     def facts(self, value_N: Float32[np.ndarray, " N"]) -> ActionFacts:
         """What to know of an action before training on it."""
+
+    @property
+    @abstractmethod
+    def draws(self) -> Draws | None:
+        """What a simulated one is made of; None where a world cannot draw it."""
 
 
 def read_as(kind: ActionKind) -> ReadKind:
@@ -105,6 +126,10 @@ class BinaryColumn(ReadKind):
     def facts(self, value_N: Float32[np.ndarray, " N"]) -> ActionFacts:
         return ActionFacts(known=len(value_N), events={"1": int(value_N.sum(dtype=np.float64))})
 
+    @property
+    def draws(self) -> Draws | None:
+        return Draws(trials=1)
+
 
 @final
 @dataclass(frozen=True)
@@ -126,6 +151,10 @@ class RegressionColumn(ReadKind):
     def facts(self, value_N: Float32[np.ndarray, " N"]) -> ActionFacts:
         return _facts_of_numbers(value_N)
 
+    @property
+    def draws(self) -> Draws | None:
+        return Draws(trials=NUMBER_TRIALS, low=float(self.kind.low), high=float(self.kind.high))
+
 
 @final
 @dataclass(frozen=True)
@@ -146,6 +175,10 @@ class AmountColumn(ReadKind):
     def facts(self, value_N: Float32[np.ndarray, " N"]) -> ActionFacts:
         return _facts_of_numbers(value_N)
 
+    @property
+    def draws(self) -> Draws | None:
+        return Draws(trials=int(self.kind.zero_inflated), has_size=True)
+
 
 @final
 @dataclass(frozen=True)
@@ -161,6 +194,10 @@ class CategoricalColumn(ReadKind):
 
     def facts(self, value_N: Float32[np.ndarray, " N"]) -> ActionFacts:
         return _facts_of_outcomes(self.kind.values, value_N)
+
+    @property
+    def draws(self) -> Draws | None:
+        return None  # no order that hits could climb
 
 
 @final
@@ -190,6 +227,11 @@ class OrdinalColumn(ReadKind):
 
     def facts(self, value_N: Float32[np.ndarray, " N"]) -> ActionFacts:
         return _facts_of_outcomes(self.kind.values, value_N)
+
+    @property
+    def draws(self) -> Draws | None:
+        steps = len(self.kind.values) - 1
+        return Draws(trials=steps, high=float(steps), tells_levels=True)
 
 
 def _numbers(action: Action, dtype: DType) -> pl.Expr:

@@ -10,16 +10,16 @@ Shape letters: E events, F features of a value, V levels, X the axes of whatever
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, assert_never
+from typing import Annotated
 
 import msgspec
 import numpy as np
 from jaxtyping import Float, Float64
 
+from plait.data.columns.actions import Draws, read_as
 from plait.limits import Between, check_numbers
-from plait.schema import Action, Amount, Binary, Categorical, Ordinal, Regression
+from plait.schema import Action
 
-LEVELS = 4  # trials behind a bounded number: it takes one of five values, as five stars do
 SHAPE = 64.0  # of the gamma distribution of log1p(amount): its standard deviation is an eighth of its mean
 SWING = 0.5  # by which share of itself the mean of log1p(amount) can move
 BIAS_WITHIN, BISECTIONS = 500.0, 60
@@ -40,48 +40,27 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     size: Annotated[float, Between(0, LARGEST_SIZE, "the mean of log1p(amount)", above=True)] = 3.0
 
     def __post_init__(self) -> None:
-        _parts_of(self.action)
+        _draws_of(self.action)
         check_numbers(f"response {self.action.name!r}: ", self)
 
     @property
     def trials(self) -> int:
-        return _parts_of(self.action).trials
+        return _draws_of(self.action).trials
 
     @property
     def has_size(self) -> bool:
-        return _parts_of(self.action).has_size
+        return _draws_of(self.action).has_size
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """What a response is made of. Without a size, its value is what the hits come to."""
-
-    trials: int  # 0: it has a size whatever happens
-    has_size: bool = False
-    low: float = 0.0  # of no hits
-    high: float = 1.0  # of nothing but hits
-    tells_levels: bool = False  # the chance of every number of hits is what is predicted
-
-
-def _parts_of(action: Action) -> _Parts:
+def _draws_of(action: Action) -> Draws:
     """Raises ValueError where a world cannot draw such an action."""
-    kind = action.kind
-    match kind:
-        case Binary():
-            return _Parts(trials=1)
-        case Regression():
-            return _Parts(trials=LEVELS, low=float(kind.low), high=float(kind.high))
-        case Amount():
-            return _Parts(trials=int(kind.zero_inflated), has_size=True)
-        case Ordinal():
-            steps = len(kind.values) - 1
-            return _Parts(trials=steps, high=float(steps), tells_levels=True)
-        case Categorical():
-            raise ValueError(
-                f"response {action.name!r} is categorical; expected binary, regression, amount or ordinal"
-            )
-        case _:
-            assert_never(kind)
+    draws = read_as(action.kind).draws
+    if draws is None:
+        raise ValueError(
+            f"response {action.name!r} is {action.kind.__struct_config__.tag}; expected values with an order: a "
+            "number, 0 or 1, or levels (an ordinal action)"
+        )
+    return draws
 
 
 @dataclass(frozen=True)
@@ -95,6 +74,7 @@ class Chances:
 def chances_of(response: Response, bias: float, effect: Float[np.ndarray, "*X"]) -> Chances:
     """The distribution where taste, mood, item and scenario add up to `effect`, 0 being average.
 
+    >>> from plait.schema import Amount
     >>> purchase = Response(action=Action("purchase", Amount(zero_inflated=True)))
     >>> chances_of(purchase, -1.0, np.array([0.0, 1.0])).hit.round(3)
     array([0.269, 0.5  ])
@@ -130,25 +110,25 @@ def draw(
         uniform_E: decides the first trial, so that worlds of one seed and other strengths stay comparable.
     """
     hit_E = (uniform_E < chances.hit).astype(np.float64)
-    parts = _parts_of(response.action)
-    if parts.has_size:
+    draws = _draws_of(response.action)
+    if draws.has_size:
         amount_E = np.expm1(rng.standard_gamma(SHAPE, len(hit_E)) * chances.size / SHAPE)
-        return amount_E * hit_E if parts.trials else amount_E
-    more_E = rng.random((parts.trials - 1, len(hit_E))) < chances.hit
-    return parts.low + (parts.high - parts.low) * (hit_E + more_E.sum(0)) / parts.trials
+        return amount_E * hit_E if draws.trials else amount_E
+    more_E = rng.random((draws.trials - 1, len(hit_E))) < chances.hit
+    return draws.low + (draws.high - draws.low) * (hit_E + more_E.sum(0)) / draws.trials
 
 
 def features(response: Response, value_E: Float[np.ndarray, " E"]) -> Float64[np.ndarray, "F E"]:
     """What a value's log-likelihood is linear in: hits and misses, whether there is a size, and the size."""
     value_E = value_E.astype(np.float64)
     happened_E = (value_E > 0).astype(np.float64)
-    parts, rows = _parts_of(response.action), []
-    if parts.trials:
-        hits_E = (value_E - parts.low) / (parts.high - parts.low) * parts.trials
-        if parts.has_size:
+    draws, rows = _draws_of(response.action), []
+    if draws.trials:
+        hits_E = (value_E - draws.low) / (draws.high - draws.low) * draws.trials
+        if draws.has_size:
             hits_E = happened_E
-        rows += [hits_E, parts.trials - hits_E]
-    if parts.has_size:
+        rows += [hits_E, draws.trials - hits_E]
+    if draws.has_size:
         rows += [happened_E, np.log1p(value_E)]
     return np.stack(rows)
 
@@ -180,13 +160,13 @@ def expected(response: Response, chances: Chances, weight: Float64[np.ndarray, "
     A head predicts P(value > 0) times expm1 of the mean of log1p(value) over the values above 0. That is no mean:
     it lies below it, since log1p is concave.
     """
-    parts = _parts_of(response.action)
-    if parts.has_size:
-        return _expected_amount(chances, weight, is_certain=not parts.trials)
-    if parts.tells_levels:
-        level = _chances_of_hits(chances.hit, weight, parts.trials)
+    draws = _draws_of(response.action)
+    if draws.has_size:
+        return _expected_amount(chances, weight, is_certain=not draws.trials)
+    if draws.tells_levels:
+        level = _chances_of_hits(chances.hit, weight, draws.trials)
         return Expected(level, level, level)
-    value = parts.low + (parts.high - parts.low) * (weight * chances.hit).sum(-1)
+    value = draws.low + (draws.high - draws.low) * (weight * chances.hit).sum(-1)
     return Expected(value, value, value)
 
 

@@ -8,7 +8,8 @@ import polars as pl
 
 from plait.data.dataset import Dataset
 from plait.data.manifest import LeaveOneOut, Split
-from plait.data.preparation.pipeline import prepare, prepared_alone
+from plait.data.preparation.pipeline import prepare
+from plait.data.preparation.prepared_folder import prepared_alone
 from plait.data.simulator.drawing import DrawnLog, draw_log
 from plait.data.simulator.world import WORLD, World
 from plait.data.storage.whole_folders import whole_folder, write_bytes, write_table

@@ -1,0 +1,152 @@
+"""All that a prepared folder holds, from the rows of a log: kept, numbered, split, with what is fitted on training.
+
+Shape letters: E events kept, A actions, U users, V items, C context features.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from plait.data.columns import features
+from plait.data.columns.actions import known_values, read_as
+from plait.data.columns.features import DescribedTable
+from plait.data.facts import facts_of
+from plait.data.manifest import Counts, Facts, Settings, Split
+from plait.data.preparation.ingestion import LogRows
+from plait.data.preparation.kept_rows import kept_rows
+from plait.data.preparation.numbering import NumberedEvents, Ties, numbered
+from plait.data.preparation.splits import segmented
+from plait.data.queries import count_queries
+from plait.data.vocabulary import Vocabulary
+from plait.schema import Action, Feature
+
+
+@dataclass(frozen=True)
+class Events:
+    """All that a prepared folder holds."""
+
+    arrays: dict[str, np.ndarray]  # by file name without its suffix
+    tables: dict[str, pl.DataFrame]
+    rejects: pl.DataFrame | None
+    left_out: pl.DataFrame  # users
+    actions: tuple[Action, ...]  # fitted
+    split: Split  # resolved
+    counts: Counts
+    ties: Ties
+    features: dict[str, tuple[Feature, ...]]  # fitted, by the manifest's field
+    described: dict[str, str]  # "item" and "user" -> the name of their feature table
+
+    def facts(self) -> Facts:
+        return Facts(
+            **facts_of(self.arrays, self.actions, self.tables),
+            repeats=self.ties.repeats,
+            tied_in_order=self.ties.tied_in_order,
+            tables=self.described,
+            users_left_out=len(self.left_out),
+        )
+
+
+def events_of(log: LogRows, settings: Settings, about: Mapping[str, DescribedTable]) -> Events:
+    """Sorts, filters, numbers and splits the rows, and fits actions and features on those of training.
+
+    Args:
+        about: the feature tables, under "item" and "user".
+
+    Raises:
+        ValueError: nothing is left, or nothing to train on; the split does not fit the log.
+    """
+    kept = kept_rows(log, settings)
+    removed, left_out = kept.removed, kept.users_left_out
+    events = numbered(kept, log)
+    del kept  # a log is large
+    segments = segmented(settings.split, events, log)
+    arrays = {
+        "start": events.start_U1,
+        "validation": segments.validation_U,
+        "test": segments.test_U,
+        "item": events.item_E,
+        "time_s": events.time_s_E,
+        "request": events.request_E,
+        "action": _gather_actions(log, events.row_E, settings),
+    }
+    unseen_id = _unseen_items(about, settings, events.item_id)
+    tables = _id_tables(events, unseen_id, segments.is_train_E)
+    trained_U = np.add.reduceat(segments.is_train_E, events.start_U1[:-1], dtype=np.int64) > 0
+    known = features.fit_tables(about, tables, trained_U)
+    context, code_EC = features.gather_context(
+        settings.context, log.columns, log.context_label, events.row_E, segments.is_train_E
+    )
+    arrays |= known.arrays | ({"context": code_EC} if context else {})
+    return Events(
+        arrays=arrays,
+        tables=tables,
+        rejects=log.rejects,
+        left_out=left_out,
+        actions=_fit(settings.actions, arrays["action"], segments.is_train_E),
+        split=segments.split,
+        counts=Counts(
+            rows_read=log.num_read,
+            rejected=log.rejected,
+            users=len(events.user_id),
+            items=len(events.item_id) + len(unseen_id),
+            events=len(events.item_E),
+            train_events=int(segments.is_train_E.sum()),
+            unseen_items=len(unseen_id),
+            missing=_count_missing(settings.actions, arrays["action"]),
+            split_requests=events.ties.split_requests,
+            **removed,
+            **known.lacking,
+            **count_queries(events.start_U1, segments.validation_U, segments.test_U),
+        ),
+        ties=events.ties,
+        features=known.fitted | {"context": context},
+        described={what: ", ".join(described.tables) for what, described in about.items()},
+    )
+
+
+def _unseen_items(about: Mapping[str, DescribedTable], settings: Settings, item_id: pl.Series) -> pl.Series:
+    """Ids of items that are kept without an event."""
+    if not settings.keep_unseen_items:
+        return item_id.head(0)
+    return features.unseen_ids(about["item"], Vocabulary.of_items(item_id))
+
+
+def _id_tables(
+    events: NumberedEvents, unseen_id: pl.Series, is_train_E: np.ndarray
+) -> dict[str, pl.DataFrame]:
+    """The id maps; an item's training events are its events less those held out.
+
+    Unseen items come last, so that the numbers of all others do not depend on them.
+    """
+    rows_V = np.concatenate([events.item_rows_V, np.zeros(len(unseen_id), dtype=events.item_rows_V.dtype)])
+    held_out_V = np.bincount(events.item_E[~is_train_E], minlength=len(rows_V) + 1)[1:]
+    items = {
+        "item": np.arange(1, len(rows_V) + 1),
+        "item_id": pl.concat([events.item_id, unseen_id]),
+        "train_events": rows_V - held_out_V,
+    }
+    users = {"user": np.arange(len(events.user_id)), "user_id": events.user_id}
+    return {"items": pl.DataFrame(items), "users": pl.DataFrame(users)}
+
+
+def _gather_actions(log: LogRows, row_E: np.ndarray, settings: Settings) -> np.ndarray:
+    action_EA = np.empty((len(row_E), len(settings.actions)), dtype=np.float32)
+    for index in range(len(settings.actions)):
+        action_EA[:, index] = log.columns.pop(f"action{index}").take(row_E)
+    return action_EA
+
+
+def _count_missing(actions: Sequence[Action], action_EA: np.ndarray) -> dict[str, int]:
+    return {action.name: int(np.isnan(action_EA[:, at]).sum()) for at, action in enumerate(actions)}
+
+
+def _fit(actions: Sequence[Action], action_EA: np.ndarray, is_train_E: np.ndarray) -> tuple[Action, ...]:
+    """The actions with what their kinds take from training rows."""
+    values = (known_values(action_EA[is_train_E, index]) for index in range(len(actions)))
+    return tuple(
+        msgspec.structs.replace(action, kind=read_as(action.kind).fitted(value_N))
+        for action, value_N in zip(actions, values, strict=True)
+    )
