@@ -1,13 +1,12 @@
-"""Verbs about datasets."""
+"""The verb that prepares a log of one's own."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from plait.cli.datasets import show_dataset
-from plait.cli.output import show_table
-from plait.data import Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat, sources
+from plait.data import Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat
 from plait.data import prepare as prepare_log
 from plait.data.columns.missing import parse_missing
 from plait.data.columns.times import TimeUnit
@@ -15,38 +14,7 @@ from plait.data.logs.text import Quoting
 from plait.data.manifest import Split
 from plait.schema import Action, Feature
 
-app = App(name="data")
 
-
-@app.command(name="list")
-def list_data() -> None:
-    """The datasets that Plait knows by name.
-
-    Example: plait data list
-    """
-    rows = [(r.name, r.what, ", ".join(a.name for a in r.actions), r.origin) for r in sources.catalogue()]
-    show_table(("name", "what", "actions", "from"), rows)
-
-
-@app.command
-def get(name: str, /, *, from_files: Path | None = None, cache: Path | None = None) -> None:
-    """Downloads and prepares a dataset that Plait knows, once.
-
-    Example: plait data get ml-1m --from-files ~/downloads/ml-1m
-
-    Parameters
-    ----------
-    name
-        A name of `plait data list`.
-    from_files
-        The owner's files (or archive) on disk, instead of a download.
-    cache
-        Where prepared datasets are kept; by default $PLAIT_DATA, else the user's cache folder.
-    """
-    show_dataset(sources.get(name, cache=cache, from_files=from_files))
-
-
-@app.command
 def prepare(
     log: Path,
     /,
