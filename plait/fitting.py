@@ -41,8 +41,8 @@ def fit(
         device: cpu, cuda, or auto, which is cuda where there is one. The tests run on a CPU.
 
     Raises:
-        ValueError: the layout, the settings and the data do not fit each other, one is of the wrong type, the folder
-            is not prepared, or there is no such device.
+        ValueError: the layout, the settings and the data do not fit each other, or one is of the wrong type. Or the
+            folder is not prepared, or there is no such device.
         KeyboardInterrupt: SIGINT or SIGTERM came; says what is kept.
     """
     check_can_work()

@@ -52,7 +52,7 @@ def run_training(
 
     Raises:
         ValueError: the folder holds a run of other settings or data, or one that another process trains just now, or
-            is none for runs; or the settings, the data and the device do not fit each other. Nothing was written then.
+            is none for runs. Or the settings, the data and the device do not fit each other. Nothing was written then.
         Diverged, KeyboardInterrupt: as `plait.training.loop.train_model`.
     """
     config = config_of(dataset, settings)
