@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from provenance import write_result
 
-from plait.data import sources
+from plait.data.sources.prepared import get
 from plait.evaluation.settings import Optim
 from plait.layouts import resolve
 from plait.layouts.cost import BACKWARD, trunk_flops
@@ -119,7 +119,7 @@ def medians_ms(steps: dict[str, Step]) -> dict[str, dict[str, float]]:
 
 
 def ml_100k_lengths() -> np.ndarray:
-    return sources.get("ml-100k").train_lengths(200)
+    return get("ml-100k").train_lengths(200)
 
 
 def power_law_lengths(num_users: int = 4096, mean: float = 9.0, longest: int = 50) -> np.ndarray:

@@ -41,8 +41,8 @@ def fit(
         device: cpu, cuda, or auto, which is cuda where there is one. The tests run on a CPU.
 
     Raises:
-        ValueError: the layout, the settings and the data do not fit each other, one is of the wrong type, the folder
-            is not prepared, or there is no such device.
+        ValueError: the layout, the settings and the data do not fit each other, or one is of the wrong type. Or the
+            folder is not prepared, or there is no such device.
         KeyboardInterrupt: SIGINT or SIGTERM came; says what is kept.
     """
     check_can_work()
@@ -58,12 +58,12 @@ def fit(
         ("protocol", protocol, Protocol),
     ):
         _check_type(name, given, settings_of, f"a plait.{settings_of.__name__}(...)")
-    resolved = resolve(layout, allow_leaks=model.allow_leaks)
-    settings = RunSettings(layout=str(resolved), model=model, optim=optim, protocol=protocol)
+    notation, on = str(resolve(layout, allow_leaks=model.allow_leaks)), resolve_device(device)
+    settings = RunSettings(layout=notation, model=model, optim=optim, protocol=protocol)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(out) if out is not None else Path(scratch)
         try:
-            run_training(data, settings, folder, report, resolve_device(device), watch)
+            run_training(data, settings, folder, report, on, watch)
         except Interrupted as stop:
             if out is not None:
                 raise
@@ -71,7 +71,7 @@ def fit(
                 f"{stop.stopped}; nothing of it is kept, since it had no folder: plait.fit(..., out=FOLDER) saves what "
                 "is trained, and goes on from there"
             ) from None
-        return Recommender.from_pretrained(folder / MODEL, device)
+        return Recommender.from_pretrained(folder / MODEL, on)
 
 
 def _check_type(name: str, given: Any, of: type, expected: str) -> None:

@@ -56,7 +56,7 @@ class Recommender:
     def __init__(self, model: GenerativeRecommender, vocabulary: Vocabulary, columns: Columns) -> None:
         """
         Args:
-            vocabulary: of the log's items.
+            vocabulary: the log's items.
         """
         self.model = model
         self.vocabulary = vocabulary
@@ -75,15 +75,16 @@ class Recommender:
         """Histories of one user or, where the user column is there, of many: ordered by user and time.
 
         Args:
-            history: columns as in the log: item, time, the actions (null where missing, and so is an action without
-                a column), maybe the user and the context. Items that the model does not know count as unknown;
-                `state.unknown_items` names them, and where the model knows none, a warning does.
-            users: the user features that the model was trained with, a row per user and the user's id; of users that
-                are not in it, or of all where it is not given, none is known. An `EventBatch` brings its own.
+            history: columns as in the log: item, time, the actions, maybe the user and the context. An action is null
+                where it is missing, and so is one without a column. Items that the model does not know count as
+                unknown; `state.unknown_items` names them, and where the model knows none, a warning does.
+            users: the user features that the model was trained with: a row per user, with the user's id. Nothing is
+                known about users that are not in it, or about any where it is not given. An `EventBatch` brings its
+                own.
 
         Raises:
-            ValueError: a column is missing, of the wrong type or not one of the log's, an event lacks its user, item or
-                time, there is no event, or users are given to a model that was trained without features of them.
+            ValueError: a column is missing, of the wrong type or not one of the log's. Or an event lacks its user, item
+                or time, or there is no event. Or users are given to a model that was trained without features of them.
         """
         check_can_work()
         if users is not None:
@@ -103,14 +104,14 @@ class Recommender:
     def append(self, state: State, event: Frame) -> State:
         """The state after one more event of every user (for one user, a mapping of single values will do).
 
-        What holds for columns, missing actions and unknown items of `encode` holds here. The event is of the last
-        event's request where it names the same one, in the log's request column; in a log without, where its time is
-        the same.
+        What holds for columns, missing actions and unknown items of `encode` holds here. An event that names the last
+        event's request, in the log's request column, belongs to it. In a log without that column, one of the same time
+        does.
 
         Raises:
-            ValueError: as `encode`, and: the event lies before the last one, by its time or by what breaks ties of
-                time in the log, or is of other users; or the model reads the log's requests, and the state came from
-                an `EventBatch`, which does not name them. (Of its times, an `EventBatch` knows whole seconds.)
+            ValueError: as `encode`. Or the event lies before the last one, by its time or by what breaks ties of time
+                in the log, or is of other users. Or the model reads the log's requests, and the state came from an
+                `EventBatch`, which does not name them. (Of its times, an `EventBatch` knows whole seconds.)
         """
         check_can_work()
         read = self._read(event)
@@ -163,13 +164,13 @@ class Recommender:
 
         Args:
             at: when the items are shown, written as times of the log are. Models that know the time need it. In a log
-                without requests, items that are shown at the time of the last event are of its request, and answers
-                are as trained for such; all others are of a later one.
+                without requests, items that are shown at the time of the last event belong to its request, and answers
+                are as trained for such. All others belong to a later one.
             context: values of that moment's context features, by name; missing where not named.
 
         Raises:
-            ValueError: items are no list of ids, or one of them is unknown, the layout cannot score, the time is
-                needed and not given or lies before the last event, or the model has no such context.
+            ValueError: items are no list of ids, or one of them is unknown. Or the layout cannot score, or the model
+                has no such context. Or the time is needed and not given, or lies before the last event.
         """
         check_can_work()
         item_C = self._known(items)
@@ -195,8 +196,8 @@ class Recommender:
             at: when they are shown, as in `score`.
 
         Raises:
-            ValueError: the layout cannot retrieve, `k` is no whole number or more than the items left to a user, or
-                the time is needed and not given or lies before the last event.
+            ValueError: the layout cannot retrieve. Or `k` is no whole number, or more than the items left to a user.
+                Or the time is needed and not given, or lies before the last event.
         """
         check_can_work()
         if isinstance(k, bool) or not isinstance(k, int | np.integer):
@@ -212,8 +213,8 @@ class Recommender:
         """Writes weights, configuration and the item table; no pickle.
 
         They are written aside, then take the place of a recommender that the folder holds, and of nothing else in it. A
-        kill leaves the old one, the new one or, in a short moment between, what `from_pretrained` refuses; and a hidden
-        folder, which nothing reads and the next call removes.
+        kill leaves the old one, the new one or, in a short moment between, what `from_pretrained` refuses. It also
+        leaves a hidden folder, which nothing reads and the next call removes.
 
         Raises:
             OSError: the folder cannot be written (disk full, no permission); what it holds stays.

@@ -20,6 +20,7 @@ import plait
 from plait.cli import main
 from plait.compare.words import number
 from plait.data import Dataset, sources
+from plait.data.sources import prepared
 from plait.layouts import CATALOGUE, audit
 from plait.papers import results_page
 
@@ -82,7 +83,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         assert sources.find_recipe(name)
         return known
 
-    monkeypatch.setattr(sources, "get", get)
+    monkeypatch.setattr(prepared, "get", get)
     return tmp_path
 
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from tiny import assert_caught, assert_not_vacuous
 
-from plait.cli.data import prepare
+from plait.cli.data.prepare import prepare
 from plait.schema import Action, ActionKind, Feature, FeatureKind, Regression
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,7 @@ app = App(
 
 
 def description_of(verb: str) -> str:
-    """What a verb, MODULE:FUNCTION, says of itself, read from its source: to load it is to load torch.
+    """What a verb, MODULE:FUNCTION, says of itself, read from its source: to load it may be to load torch.
 
     >>> description_of("plait.cli.evaluate:evaluate").splitlines()[0]
     'Prints the test metrics of a finished run, with 95 % intervals over users.'

@@ -53,15 +53,15 @@ def compare(
     device
         What to train on; auto is cuda where there is one.
     """
-    on, model = resolve_device(device), with_trunk(model, trunk)
     # Before a dataset is fetched for nothing:
-    notations = [str(resolve(name, allow_leaks=model.allow_leaks)) for name in split_layouts(layouts)]
+    on, model = resolve_device(device), with_trunk(model, trunk)
+    resolved = [resolve(name, allow_leaks=model.allow_leaks) for name in split_layouts(layouts)]
     opened, screen = open_dataset(dataset), console()
     show_dataset(opened)
     with training_bar(screen) as watch:
         comparison = compare_layouts(
             opened,
-            notations,
+            resolved,
             seeds,
             out,
             model,

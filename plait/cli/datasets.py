@@ -6,6 +6,7 @@ from pathlib import Path
 from plait.cli.output import say
 from plait.data import Dataset, sources
 from plait.data.facts import summary_lines
+from plait.data.sources import prepared
 from plait.data.storage.whole_folders import MANIFEST
 
 
@@ -18,11 +19,11 @@ def open_dataset(dataset: str) -> Dataset:
     folder = Path(dataset)
     if folder.exists():
         return Dataset.open(folder)
-    prepared = [str(manifest.parent) for manifest in folder.parent.glob(f"*/{MANIFEST}")]
+    neighbours = [str(manifest.parent) for manifest in folder.parent.glob(f"*/{MANIFEST}")]
     try:
-        return sources.get(sources.find_recipe(dataset).name)
+        return prepared.get(sources.find_recipe(dataset).name)
     except ValueError as error:
-        near = difflib.get_close_matches(str(folder), prepared, n=1)
+        near = difflib.get_close_matches(str(folder), neighbours, n=1)
         hint = f"; did you mean the folder {near[0]!r}?" if near else ","
         raise ValueError(f"{dataset!r} is no folder{hint} and {error}") from None
 

@@ -3,7 +3,7 @@
 Never a command's name: cyclopts drops such a section without a word.
 """
 
-from plait.cli.data import prepare
+from plait.cli.data.prepare import prepare
 from plait.cli.settings_file import Sections
 from plait.evaluation.settings import Optim, Protocol
 from plait.models.generative import ModelSettings

@@ -21,23 +21,23 @@ class WorldChanges:
     """What is to be different from the world that is begun with. In brackets what the usual world has."""
 
     seed: int | None = None
-    """Of the world and its log. [0]"""
+    """The seed of the world and its log. [0]"""
     num_users: int | None = None
-    """[5000]"""
+    """Users of the world. [5000]"""
     num_events: int | None = None
-    """Of an average user; from half to one and a half times as many. [60]"""
+    """Events of an average user; users have from half to one and a half times as many. [60]"""
     num_items: int | None = None
-    """[500]"""
+    """Items of the catalogue. [500]"""
     num_categories: int | None = None
-    """Of items. [8]"""
+    """Categories of items. [8]"""
     num_types: int | None = None
-    """Of users, each with a taste for every category. [6]"""
+    """Types of users, each with a taste for every category. [6]"""
     num_moods: int | None = None
     """Steps on which a mood moves. [5]"""
     num_scenarios: int | None = None
-    """[3]"""
+    """Scenarios in which requests are made. [3]"""
     taste: float | None = None
-    """Moves responses, by type and category. As all strengths in logits per standard deviation; 0: off. [1.5]"""
+    """Moves responses, by type and category. Like all strengths, in logits per standard deviation; 0: off. [1.5]"""
     choice: float | None = None
     """Moves the next item's category, by type. [1.0]"""
     follow: float | None = None
@@ -89,8 +89,8 @@ def simulate(
     tasks
         Begin with a world of so many binary actions, from frequent to rare, which agree in part.
     temporal
-        Shares of the events for validation and test, cut by time; without it the last event of each user
-        is the test and the one before the validation.
+        Shares of the events for validation and test, cut by time. Without it, each user's last event is the test, and
+        the one before it the validation.
     shows_scenario
         Models see the scenario, as a feature of the event.
     overwrite

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from plait.cli.arguments import Device
 from plait.cli.output import console, say, training_bar
 from plait.cli.unfinished import Unfinished
+from plait.nn.device import resolve_device
 from plait.papers import STUDIES
 from plait.papers.study import Place, Study, is_recorded, run_study
 from plait.papers.tables import study_list, study_report
@@ -62,7 +63,7 @@ def study(
             parts=part,
             quick=quick,
             command=command,
-            device=device,
+            device=resolve_device(device),
             report=lambda line: say(line, screen),
             watch=watch,
         )

@@ -7,12 +7,13 @@ from plait.cli.datasets import open_dataset
 from plait.cli.evaluate import evaluate
 from plait.cli.model_settings import with_trunk
 from plait.cli.output import console, say, training_bar
+from plait.evaluation.run_files import RunSettings
 from plait.evaluation.settings import Optim, Protocol
-from plait.fitting import fit
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkKind
 from plait.nn.device import resolve_device
+from plait.training.run import run_training
 
 
 def train(
@@ -44,19 +45,11 @@ def train(
     device
         What to train on; auto is cuda where there is one.
     """
+    # Before a dataset is fetched for nothing:
     on, model = resolve_device(device), with_trunk(model, trunk)
-    notation = str(resolve(layout, allow_leaks=model.allow_leaks))  # before a dataset is fetched for nothing
+    notation = str(resolve(layout, allow_leaks=model.allow_leaks))
+    settings = RunSettings(layout=notation, model=model, optim=optim, protocol=protocol)
     opened, screen = open_dataset(dataset), console()
     with training_bar(screen) as watch:
-        fit(
-            opened,
-            notation,
-            model=model,
-            optim=optim,
-            protocol=protocol,
-            out=out,
-            device=on,
-            report=lambda line: say(line, screen),
-            watch=watch,
-        )
+        run_training(opened, settings, out, lambda line: say(line, screen), on, watch)
     evaluate(out)

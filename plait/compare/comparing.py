@@ -36,7 +36,7 @@ from plait.evaluation.run_files import Result, RunSettings, load_answers
 from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import write_whole
-from plait.layouts import Layout, audit, draw, name_of, resolve
+from plait.layouts import Layout, audit, draw, name_of
 from plait.layouts.audit import reader
 from plait.limits import Between, check_number
 from plait.metrics.intervals import Estimate, average, bootstrap
@@ -44,7 +44,6 @@ from plait.metrics.statistic import Statistic
 from plait.metrics.table import CHIEF_RETRIEVAL, LOSS_OF_ACTIONS, shown_of_kind, shown_of_retrieval
 from plait.models.combining import check_supported
 from plait.models.generative import ModelSettings
-from plait.nn.device import resolve_device
 from plait.notices import Diverged, Watch
 from plait.schema import Action, check_unique
 from plait.training.batches import check_labels
@@ -67,7 +66,7 @@ class Variant:
 
     @property
     def layout(self) -> Layout:
-        return Layout.parse(self.settings.layout, allow_leaks=self.settings.model.allow_leaks)
+        return self.settings.parsed_layout
 
     def seeded(self, seed: int) -> RunSettings:
         protocol = dataclasses.replace(self.settings.protocol, seed=seed)
@@ -84,7 +83,7 @@ class Compared:
 
 def compare(
     dataset: Dataset,
-    layouts: Sequence[str],
+    layouts: Sequence[Layout],
     num_seeds: int,
     out: Path,
     model: ModelSettings,
@@ -92,21 +91,20 @@ def compare(
     protocol: Protocol,
     command: str,
     report: Callable[[str], None] = print,
-    device: str = "auto",
+    device: str = "cpu",
     watch: Watch | None = None,
 ) -> Comparison:
     """Trains every layout with every seed, as far as that is not done yet, and writes the results.
 
     Raises:
-        ValueError: a layout is unknown or given twice, or as `compare_variants`.
+        ValueError: a layout is given twice, or as `compare_variants`.
         ModuleNotFoundError: the extra `report` is not installed.
     """
-    resolved = [resolve(layout, allow_leaks=model.allow_leaks) for layout in layouts]
-    if len({str(layout) for layout in resolved}) < len(layouts):
-        raise ValueError(f"layouts {', '.join(layouts)}: one is given twice")
+    if len({str(layout) for layout in layouts}) < len(layouts):
+        raise ValueError(f"layouts {', '.join(map(name_of, layouts))}: one is given twice")
     variants = [
         Variant(name_of(layout), RunSettings(layout=str(layout), model=model, optim=optim, protocol=protocol))
-        for layout in resolved
+        for layout in layouts
     ]
     return compare_variants(
         dataset, variants, num_seeds, out, command=command, report=report, device=device, watch=watch
@@ -122,7 +120,7 @@ def compare_variants(
     command: str,
     title: str = "Layouts compared",
     report: Callable[[str], None] = print,
-    device: str = "auto",
+    device: str = "cpu",
     watch: Watch | None = None,
 ) -> Compared:
     """Trains every variant with every seed, as far as that is not done yet, and writes the results.
@@ -138,7 +136,6 @@ def compare_variants(
     page_template()  # what the page lacks should be known before hours of training, not after
     check_takes_runs(out)
     check_number("seeds", num_seeds, SEEDS)
-    device = resolve_device(device)
     _check_variants(variants, dataset)
     study = _Study(dataset, tuple(variants), num_seeds, title, command, device, provenance(device))
     best = limits(dataset, [variant.settings for variant in variants], study.seeds)

@@ -24,7 +24,6 @@ from plait.engine.ranking import FIRST_ITEM, Scores
 from plait.evaluation.answers import Answers, measure, negatives_of, ranks_in_catalogue
 from plait.evaluation.run_files import RunSettings
 from plait.evaluation.settings import Protocol
-from plait.layouts import Layout
 from plait.metrics.intervals import Bootstrap, paired_difference
 from plait.metrics.statistic import Statistic
 from plait.metrics.table import ActionMetric, Distance, RetrievalMetric, metric_of
@@ -82,7 +81,7 @@ def knows_of(runs: Sequence[RunSettings]) -> tuple[Knows, Knows]:
 def _knows_request(of: RunSettings) -> bool:
     """Who knows the time of the event that came knows whether it opened a request. A history that ends with a request,
     because it is blind to the event's own or asks about it as a candidate, tells it as well."""
-    exposure, layout = of.model.exposure, Layout.parse(of.layout, allow_leaks=of.model.allow_leaks)
+    exposure, layout = of.model.exposure, of.parsed_layout
     return of.protocol.plan(layout, exposure).reads_requests or exposure.time_anchor != "current"
 
 

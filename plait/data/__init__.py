@@ -7,13 +7,32 @@
 3. `preparation`: rows are checked and coded, then sorted, filtered and split into arrays.
 4. `storage`: the arrays become a folder, whole or not at all; `manifest` and `facts` say what is in it.
 5. `dataset` reads it in batches (`windows`, `queries`), `history` events from elsewhere; `vocabulary` has the ids.
+
+A name is loaded when it is first asked for: to list sources, or to read events, nobody needs the preparation.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from plait.data import sources
-from plait.data.dataset import Dataset, Targets
-from plait.data.logs.text import Explode, TextFormat
-from plait.data.manifest import LeaveOneOut, Manifest, SplitColumn, Temporal
-from plait.data.preparation.pipeline import prepare
+
+if TYPE_CHECKING:  # for editors and checkers of types; a test holds it against HOMES
+    from plait.data.dataset import Dataset, Targets
+    from plait.data.logs.text import Explode, TextFormat
+    from plait.data.manifest import LeaveOneOut, Manifest, SplitColumn, Temporal
+    from plait.data.preparation.pipeline import prepare
+
+HOMES = {
+    "Dataset": "plait.data.dataset",
+    "Explode": "plait.data.logs.text",
+    "LeaveOneOut": "plait.data.manifest",
+    "Manifest": "plait.data.manifest",
+    "SplitColumn": "plait.data.manifest",
+    "Targets": "plait.data.dataset",
+    "Temporal": "plait.data.manifest",
+    "TextFormat": "plait.data.logs.text",
+    "prepare": "plait.data.preparation.pipeline",
+}
 
 __all__ = [
     "Dataset",
@@ -27,3 +46,14 @@ __all__ = [
     "prepare",
     "sources",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found = getattr(import_module(HOMES[name]), name)  # asked for once
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *HOMES})

@@ -10,6 +10,7 @@ RUN/.lock           locked by the process that trains there, until it ends in wh
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 from zipfile import BadZipFile
@@ -21,6 +22,7 @@ from plait.evaluation.answers import Answers
 from plait.evaluation.provenance import Provenance
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import check_hashes, write_listed
+from plait.layouts import Layout
 from plait.models.generative import ModelSettings
 from plait.schema import Action
 
@@ -39,6 +41,10 @@ class RunSettings:
     model: ModelSettings = ModelSettings()
     optim: Optim = Optim()
     protocol: Protocol = Protocol()
+
+    @cached_property
+    def parsed_layout(self) -> Layout:
+        return Layout.parse(self.layout, allow_leaks=self.model.allow_leaks)
 
 
 @dataclass(frozen=True, kw_only=True)

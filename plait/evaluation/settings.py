@@ -46,7 +46,7 @@ class Protocol:
     patience: Annotated[int, WHOLE] = 10
     """Validations without a rise before training stops, those during warm-up not counted."""
     validate_every: Annotated[int, WHOLE] = 1
-    """Epochs."""
+    """Epochs between two validations."""
     select: str = Selection.AUTO
     """Validation metrics to rise: "ndcg@10", or "ndcg@10=1,auc:liked=0.5"."""
     max_epochs: Annotated[int, WHOLE] = 200

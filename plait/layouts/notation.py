@@ -40,9 +40,8 @@ class Layout:
         allow_leaks: build a layout that can read its own answer (to study it; every table marks it).
 
     Raises:
-        ValueError: a target could be read from what its token sees (P3 of the LAC paper, section 4.1),
-            or the tokens make no sense (nothing predicted, the same fact twice, an event yet to come shown,
-            a past one predicted).
+        ValueError: a target could be read from what its token sees (P3 of the LAC paper, section 4.1). Or the tokens
+            make no sense: nothing predicted, the same fact twice, an event yet to come shown, a past one predicted.
 
     >>> str(Layout.parse("(i[t],a[t-1])->(i[t+1],a[t])"))
     '(i[t], a[t-1]) -> (i[t+1], a[t])'

@@ -7,6 +7,7 @@ slots of all rows), D width, P special facts and events (what sources point into
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Annotated, assert_never
 
 import numpy as np
@@ -91,9 +92,13 @@ class ModelConfig:
             )
         self._check_trained()
 
+    @cached_property
+    def parsed_layout(self) -> Layout:
+        return Layout.parse(self.layout, allow_leaks=self.settings.allow_leaks)
+
     def _check_trained(self) -> None:
         """Raises ValueError where nothing that the layout predicts has a weight."""
-        layout = Layout.parse(self.layout, allow_leaks=self.settings.allow_leaks)
+        layout = self.parsed_layout
         weights = [self.settings.retrieval_weight] if "i" in layout.predicts else []
         if "a" in layout.predicts:
             weights += [self.settings.action_weights.get(action.name, 1.0) for action in self.actions]
@@ -114,8 +119,7 @@ class GenerativeRecommender(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        settings = config.settings
-        layout = Layout.parse(config.layout, allow_leaks=settings.allow_leaks)
+        settings, layout = config.settings, config.parsed_layout
         check_supported(layout, config.actions, settings.trunk, settings.exposure)
         check_late(settings.late, layout, config.actions, config.item_features, config.max_events)
         self.config = config

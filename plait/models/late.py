@@ -23,10 +23,10 @@ CELLS = 1 << 18  # of questions x events compared at a time: what they take stay
 
 @dataclass(frozen=True, kw_only=True)
 class LateSettings:
-    """What is counted of a user's events for the heads of the actions: of every action, how many of its values are
-    known, and their mean at model scale (of categories and levels the share of each). Only events of the window before
-    the one that is asked about count; where requests are blind to themselves, or events are asked about as
-    candidates, only those before its request.
+    """What is counted in a user's events for the heads of the actions. For every action, that is how many of its values
+    are known, and their mean at model scale; for categories and levels, the share of each. Only events of the window
+    before the one that is asked about count. Where requests are blind to themselves, or events are asked about as
+    candidates, only those before its request do.
 
     Sources: GenRank paper, section 3.2 (window statistics, and SIM's hard search); AttnMVP paper, section 2.
     """

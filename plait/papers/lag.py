@@ -21,7 +21,6 @@ from plait.layouts.packing import pad
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import training_inputs
 from plait.models.saving import load_model
-from plait.nn.device import resolve_device
 from plait.papers.claims import Repeated, Verdict, judge_repeated
 from plait.papers.logs import Log
 from plait.papers.study import Figure, Finding, Place, shrunk
@@ -62,14 +61,13 @@ class LagByOne:
 
     def run(self, study: str, place: Place) -> Finding:
         dataset, folder = self.log.open(place.logs, place.data), place.folder_of(study, self.name)
-        device = resolve_device(place.device)
         maps, wall_s, runs = [], 0.0, []
         for seed in range(self.num_seeds):
             where = folder / "runs" / f"{self.variant.name}-seed{seed}"
             settings = self.variant.seeded(seed)
             place.report(f"{self.variant.name}, seed {seed}")
             result = run_training(
-                dataset, settings, where, lambda line: place.report(f"  {line}"), device, place.watch
+                dataset, settings, where, lambda line: place.report(f"  {line}"), place.device, place.watch
             )
             model = load_model(where / MODEL)
             batches = [dummies(dataset, self.num_items, self.num_actions, at) for at in PLACES]
@@ -85,7 +83,13 @@ class LagByOne:
             part=self.name,
             data=f"{dataset.manifest.name}: {dataset.num_users:,} users, {dataset.num_items:,} items",
             protocol=protocol_line(
-                dataset, of.model, of.optim, of.protocol, range(self.num_seeds), device, self.variant.layout
+                dataset,
+                of.model,
+                of.optim,
+                of.protocol,
+                range(self.num_seeds),
+                place.device,
+                self.variant.layout,
             ),
             metrics={f"key {key}": "" for key in range(LENGTH)},
             figures=tuple(_figures(map_SLL)),

@@ -8,6 +8,7 @@ import msgspec
 
 from plait.data import Dataset, LeaveOneOut, Temporal, prepare, sources
 from plait.data.simulator import Response, World, simulate
+from plait.data.sources import prepared
 from plait.data.storage.caches import cached_folder, made_once
 from plait.schema import Action, Amount, Binary, Regression
 
@@ -73,7 +74,7 @@ class Public:
 
     def open(self, kept: Path, given: Path | None) -> Dataset:
         try:
-            return sources.get(self.name)
+            return prepared.get(self.name)
         except OSError as error:  # no network, or no room
             raise NotHere(f"{self.name}: {error}") from error
 

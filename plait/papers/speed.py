@@ -11,7 +11,6 @@ from plait.compare.presentation import origins_of
 from plait.data import Dataset
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.run_files import Result
-from plait.nn.device import resolve_device
 from plait.papers.claims import Repeated, Verdict, judge_repeated
 from plait.papers.logs import Log
 from plait.papers.study import Figure, Finding, Place, shrunk
@@ -63,7 +62,6 @@ class Race:
         rounds = [
             self._round(number, dataset, study, place) for number in range(self.num_rounds + 1)
         ]  # seeds of the runs
-        device = resolve_device(place.device)
         seeds = range(self.num_rounds + 1)
         figures, savings = [], []
         for racer in self.racers:
@@ -76,7 +74,7 @@ class Race:
             protocol=shared_line(
                 {
                     variant.name: protocol_line(
-                        dataset, its.model, its.optim, its.protocol, seeds, device, variant.layout
+                        dataset, its.model, its.optim, its.protocol, seeds, place.device, variant.layout
                     )
                     for racer in self.racers
                     for variant in (racer.cheap, racer.dear)

@@ -21,7 +21,6 @@ from plait.compare.results import Row
 from plait.data import Dataset
 from plait.evaluation.provenance import provenance
 from plait.evaluation.run_files import RunSettings
-from plait.nn.device import resolve_device
 from plait.notices import Watch
 from plait.papers.claims import Claim, Verdict, answer, judge
 from plait.papers.logs import Log, NotHere
@@ -37,7 +36,7 @@ class Place:
     parts: tuple[str, ...] = ()  # only these; (): all
     quick: bool = False
     command: str = ""
-    device: str = "auto"
+    device: str = "cpu"
     report: Callable[[str], None] = print
     watch: Watch | None = None
 
@@ -335,7 +334,7 @@ def run_study(study: Study, place: Place) -> StudyResult:
     for part in parts:
         place.report(f"{study.name}, {part.name}")
         findings.append(part.run(study.name, place))
-    origin = provenance(resolve_device(place.device))
+    origin = provenance(place.device)
     result = StudyResult(
         study=study.name,
         paper=study.paper,

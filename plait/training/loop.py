@@ -30,7 +30,7 @@ from plait.evaluation.run_files import CHECKPOINT, METRICS
 from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import write_listed
-from plait.layouts import Layout, audit
+from plait.layouts import audit
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs
 from plait.nn.dropout import draw_from
@@ -66,9 +66,6 @@ class Fitted:
     selection: Selection
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
-@denormals_flushed()
 def train_model(
     dataset: Dataset,
     config: ModelConfig,
@@ -98,7 +95,7 @@ def train_model(
     """
     keep_freed_memory()
     optim = replace(optim, precision=resolve_precision(optim.precision, device))
-    layout = Layout.parse(config.layout, allow_leaks=config.settings.allow_leaks)
+    layout = config.parsed_layout
     plan = protocol.plan(layout, config.settings.exposure)
     selection = Selection.parse(protocol.select).resolve(layout, config.settings.retrieval_weight)
     check_read(config, protocol)
@@ -116,21 +113,22 @@ def train_model(
     note = note_on_requests(dataset, config.settings, protocol, layout)
     for line in [*notes, *([note] if note else []), *notes_on_unread(config, protocol)]:
         report(line)
-    run = _Run(dataset, config, optim, protocol, selection, folder, report, device, watch)
-    if not run.restore():
-        run.start()
-        if protocol.select != Selection.AUTO or str(selection) != Selection.RETRIEVAL:
-            run.selected()  # settings that the data cannot meet are found before the first step, not after an epoch
-        folder.mkdir(parents=True, exist_ok=True)
-        if begin:
-            begin()
-    with interrupts_kept() as arrived:
-        while not run.progress.why_stopped:
-            run.epoch(arrived)
-            run.obey(arrived)
-    run.model.load_state_dict(run.best_weights)
-    run.model.eval()
-    return Fitted(run.model, optim, run.progress, run.epochs, selection)
+    with torch.inference_mode(False), torch.enable_grad(), denormals_flushed():
+        run = _Run(dataset, config, optim, protocol, selection, folder, report, device, watch)
+        if not run.restore():
+            run.start()
+            if protocol.select != Selection.AUTO or str(selection) != Selection.RETRIEVAL:
+                run.selected()  # settings that the data cannot meet are found before the first step, not after an epoch
+            folder.mkdir(parents=True, exist_ok=True)
+            if begin:
+                begin()
+        with interrupts_kept() as arrived:
+            while not run.progress.why_stopped:
+                run.epoch(arrived)
+                run.obey(arrived)
+        run.model.load_state_dict(run.best_weights)
+        run.model.eval()
+        return Fitted(run.model, optim, run.progress, run.epochs, selection)
 
 
 class _Run:

@@ -30,7 +30,6 @@ from plait.evaluation.run_files import (
 from plait.files import check_hashes, is_listed, write_listed, write_whole
 from plait.models.generative import ModelConfig
 from plait.models.saving import save_model
-from plait.nn.device import resolve_device
 from plait.nn.precision import autocast
 from plait.nn.runtime import denormals_flushed
 from plait.notices import Watch
@@ -46,30 +45,30 @@ def run_training(
     settings: RunSettings,
     folder: Path,
     report: Callable[[str], None] = print,
-    device: str = "auto",
+    device: str = "cpu",
     watch: Watch | None = None,
 ) -> Result:
     """Trains and tests, or goes on where the folder stands; a finished run is only read.
 
     Raises:
         ValueError: the folder holds a run of other settings or data, or one that another process trains just now, or
-            is none for runs; or the settings, the data and the device do not fit each other. Nothing was written then.
+            is none for runs. Or the settings, the data and the device do not fit each other. Nothing was written then.
         Diverged, KeyboardInterrupt: as `plait.training.loop.train_model`.
     """
-    device = resolve_device(device)
-    check_fits_memory(config_of(dataset, settings))
+    config = config_of(dataset, settings)
+    check_fits_memory(config)
     if (folder / RESULT).exists():
         return _finished(dataset, settings, folder)
     check_takes_runs(folder)
     busy = f"{folder}: another process trains there; let it end or stop it, or use another folder"
-    with kept_alone(folder / LOCK, busy) as alone:
-        return _train(dataset, settings, folder, report, device, watch, alone)
+    with kept_alone(folder / LOCK, busy) as alone, denormals_flushed():
+        return _train(dataset, settings, config, folder, report, device, watch, alone)
 
 
-@denormals_flushed()
 def _train(
     dataset: Dataset,
     settings: RunSettings,
+    config: ModelConfig,
     folder: Path,
     report: Callable[[str], None],
     device: str,
@@ -86,7 +85,6 @@ def _train(
         _check_settings(folder, settings)  # once more: another process may have begun meanwhile
         _write_listed_json(folder / SETTINGS, settings)
 
-    config = config_of(dataset, settings)
     fitted = train_model(
         dataset, config, settings.optim, settings.protocol, folder, report, device, watch, begin
     )

@@ -9,7 +9,6 @@ from typing import NamedTuple, get_args
 
 from plait.evaluation.protocol_line import changed
 from plait.evaluation.settings import Protocol
-from plait.layouts import Layout
 from plait.models.generative import ModelConfig
 from plait.nn.config import TrunkKind, settings_of_kind
 
@@ -92,7 +91,7 @@ def _by_data(config: ModelConfig) -> list[_Reader]:
 
 def _by_layout(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
     """Where only the layout decides."""
-    layout = Layout.parse(config.layout, allow_leaks=config.settings.allow_leaks)
+    layout = config.parsed_layout
     asks = protocol.plan(layout, config.settings.exposure).asks_candidates
     of_items = "model.retrieval", "model.retrieval_weight", "protocol.negatives", "protocol.filter_seen"
     of_actions = "model.tower", "model.late", "model.action_weights"

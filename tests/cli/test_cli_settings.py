@@ -9,7 +9,7 @@ from tiny import random_log
 from words import COLUMNS, Capture, commands, complaint, plait, train
 
 from plait.cli import train as train_verb
-from plait.cli.data import prepare
+from plait.cli.data.prepare import prepare
 from plait.cli.sections import SECTIONS
 from plait.data import Dataset, Temporal
 from plait.evaluation.run_files import load_result

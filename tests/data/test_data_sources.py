@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from plait.data import sources
-from plait.data.sources import downloading
+from plait.data.sources import downloading, prepared
 from plait.data.sources.recipe import ITEM, TIME, USER
 
 ROWS = 60
@@ -145,7 +145,7 @@ def test_owners_formats_are_read(tmp_path, case, capsys):
     files = tmp_path / "files"
     files.mkdir()
     FORMATS[case](files)
-    data = sources.get(name, cache=tmp_path / "cache", from_files=files)
+    data = prepared.get(name, cache=tmp_path / "cache", from_files=files)
     recipe = sources.find_recipe(name)
     assert data.manifest.name == name and recipe.origin in data.manifest.note
     assert (data.manifest.counts.events, data.num_users, data.num_items) == (ROWS, 5, 4)
@@ -163,7 +163,7 @@ def test_owners_formats_are_read(tmp_path, case, capsys):
 
 def test_baskets_are_requests(tmp_path):
     write_complete_journey(tmp_path)
-    data = sources.get(
+    data = prepared.get(
         "complete-journey", cache=tmp_path / "cache", from_files=tmp_path / "transactions.parquet"
     )
     assert data.manifest.settings.request == "request_id"
@@ -172,14 +172,14 @@ def test_baskets_are_requests(tmp_path):
 def test_a_prepared_dataset_is_used_again_if_it_is_whole(tmp_path, capsys):
     write_100k(tmp_path)
     arguments = {"cache": tmp_path / "cache", "from_files": tmp_path / "u.data"}
-    first = sources.get("ml-100k", **arguments)
+    first = prepared.get("ml-100k", **arguments)
     made = (first.folder / "manifest.json").stat().st_mtime_ns
-    assert (sources.get("ml-100k", **arguments).folder / "manifest.json").stat().st_mtime_ns == made
+    assert (prepared.get("ml-100k", **arguments).folder / "manifest.json").stat().st_mtime_ns == made
     (first.folder / "item.npy").write_bytes(b"")
-    again = sources.get("ml-100k", **arguments)
+    again = prepared.get("ml-100k", **arguments)
     assert again.folder == first.folder and again.manifest.content_hash == first.manifest.content_hash
     assert "item.npy has 0 bytes" in capsys.readouterr().err
-    other = sources.get("ml-100k", min_user_events=3, **arguments)
+    other = prepared.get("ml-100k", min_user_events=3, **arguments)
     assert other.folder != first.folder
 
 
@@ -198,8 +198,8 @@ def short_download(folder):
 def test_sources_are_tried_in_turn_and_each_says_what_came_of_it(tmp_path, monkeypatch, capsys):
     published = sources.Published(rows="60", users="5", items="4")
     whole = dataclasses.replace(ML_100K, fetch=(no_network, short_download), published=published)
-    monkeypatch.setattr(sources, "find_recipe", lambda name: whole)
-    assert sources.get("ml-100k", cache=tmp_path).manifest.counts.events == ROWS
+    monkeypatch.setattr(prepared, "find_recipe", lambda name: whole)
+    assert prepared.get("ml-100k", cache=tmp_path).manifest.counts.events == ROWS
     assert capsys.readouterr().err.splitlines() == [
         "ml-100k: source 1 of 2 failed: Name or service not known",
         "ml-100k: fetched u.data from source 2 of 2",
@@ -209,19 +209,19 @@ def test_sources_are_tried_in_turn_and_each_says_what_came_of_it(tmp_path, monke
 
 def test_a_download_that_is_not_whole_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        sources, "find_recipe", lambda name: dataclasses.replace(ML_100K, fetch=(short_download,))
+        prepared, "find_recipe", lambda name: dataclasses.replace(ML_100K, fetch=(short_download,))
     )
     with pytest.raises(ValueError, match=r"60 rows instead of 100000, 5 users instead of 943.*not whole"):
-        sources.get("ml-100k", cache=tmp_path)
+        prepared.get("ml-100k", cache=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_no_network_says_where_to_get_the_files(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        sources, "find_recipe", lambda name: dataclasses.replace(ML_100K, fetch=(no_network,))
+        prepared, "find_recipe", lambda name: dataclasses.replace(ML_100K, fetch=(no_network,))
     )
     with pytest.raises(OSError, match=r"fetch its files from https://grouplens.org.* as from_files"):
-        sources.get("ml-100k", cache=tmp_path)
+        prepared.get("ml-100k", cache=tmp_path)
 
 
 NO_FILES_OF_THEIRS = {
@@ -242,31 +242,31 @@ def test_a_file_of_another_log_is_refused(tmp_path, name):
     text = lines(*columns, separator=",", header=["user_id,item_id,timestamp,rating"])
     (tmp_path / "log.csv").write_text(text)
     with pytest.raises(ValueError, match=rf"log\.csv ?{NO_FILES_OF_THEIRS[name]}"):
-        sources.get(name, cache=tmp_path / "cache", from_files=tmp_path / "log.csv")
+        prepared.get(name, cache=tmp_path / "cache", from_files=tmp_path / "log.csv")
     assert not list(tmp_path.glob("cache/*"))
 
 
 def test_files_that_are_not_there_are_refused_beside_a_kept_download(tmp_path, monkeypatch, capsys):
     published = sources.Published(rows="60", users="5", items="4")
     whole = dataclasses.replace(ML_100K, fetch=(short_download,), published=published)
-    monkeypatch.setattr(sources, "find_recipe", lambda name: whole)
-    kept = sources.get("ml-100k", cache=tmp_path / "cache")
-    assert sources.get("ml-100k", cache=tmp_path / "cache").folder == kept.folder
+    monkeypatch.setattr(prepared, "find_recipe", lambda name: whole)
+    kept = prepared.get("ml-100k", cache=tmp_path / "cache")
+    assert prepared.get("ml-100k", cache=tmp_path / "cache").folder == kept.folder
     (tmp_path / "empty").mkdir()
     for folder, message in (("nodir", "nodir does not exist; give"), ("empty", "empty holds no u.data")):
         with pytest.raises(ValueError, match=message):
-            sources.get("ml-100k", cache=tmp_path / "cache", from_files=tmp_path / folder)
+            prepared.get("ml-100k", cache=tmp_path / "cache", from_files=tmp_path / folder)
     write_100k(tmp_path)
     for said in (False, True):
         capsys.readouterr()
-        found = sources.get("ml-100k", cache=tmp_path / "cache", from_files=tmp_path / "u.data")
+        found = prepared.get("ml-100k", cache=tmp_path / "cache", from_files=tmp_path / "u.data")
         assert found.folder != kept.folder
         assert (f"u.data has not changed since {found.folder} was" in capsys.readouterr().err) == said
 
 
 def test_missing_files_and_names_are_explained(tmp_path):
     with pytest.raises(ValueError, match=r"holds no u\.data or ml-100k.inter"):
-        sources.get("ml-100k", cache=tmp_path / "cache", from_files=tmp_path)
+        prepared.get("ml-100k", cache=tmp_path / "cache", from_files=tmp_path)
     with pytest.raises(ValueError, match="no dataset is named 'ml-100', did you mean 'ml-100k'"):
         sources.find_recipe("ml-100")
 

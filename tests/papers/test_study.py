@@ -14,7 +14,8 @@ from rich.console import Console
 from tiny import assert_caught, assert_not_vacuous
 
 from plait.compare.comparing import Variant, compare_variants, shared_line
-from plait.data import Dataset, sources
+from plait.data import Dataset
+from plait.data.sources import prepared
 from plait.evaluation.run_files import load_result
 from plait.papers import STUDIES, attnmvp, lac
 from plait.papers.claims import Claim
@@ -274,7 +275,7 @@ def test_a_log_that_cannot_be_fetched_is_left_out_and_said(
     def offline(name: str) -> None:
         raise ConnectionError("no way out")
 
-    monkeypatch.setattr(sources, "get", offline)
+    monkeypatch.setattr(prepared, "get", offline)
     result = run_study(
         study_of(tiny_trial(), tiny_trial("public", Public("ml-100k"))), place(tmp_path, quick=False)
     )

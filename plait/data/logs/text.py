@@ -3,10 +3,12 @@
 import codecs
 import re
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-import polars as pl
+
+if TYPE_CHECKING:  # options are known before a log is read
+    import polars
 
 Quoting = Literal["none", "rfc4180"]
 SEPARATOR_NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
@@ -115,10 +117,14 @@ def decimal_hint(value: Any) -> str:
     return ""
 
 
-def with_decimal_points(frame: pl.LazyFrame, numbers: Iterable[str], text: TextFormat) -> pl.LazyFrame:
+def with_decimal_points(
+    frame: "polars.LazyFrame", numbers: Iterable[str], text: TextFormat
+) -> "polars.LazyFrame":
     """The frame with numbers that are still text spelt with a point, where a decimal comma was given."""
     if not text.decimal_comma:
         return frame
+    import polars as pl
+
     schema = frame.collect_schema()
     spelt = [name for name in dict.fromkeys(numbers) if schema.get(name) == pl.String]
     return frame.with_columns(pl.col(name).str.replace(",", ".", literal=True) for name in spelt)

@@ -1,24 +1,11 @@
-"""Recipes for public logs: downloaded from their owners, or read from files already on disk."""
+"""Recipes for public logs, by name. Listing them loads nothing that reads a log; `prepared` follows them."""
 
 import difflib
-import sys
-import tarfile
-import zipfile
-from pathlib import Path
 
-import msgspec
-import polars as pl
-
-from plait.data.dataset import Dataset
-from plait.data.logs.tables import collect, reading
-from plait.data.manifest import LeaveOneOut, Split
-from plait.data.preparation.pipeline import prepare
 from plait.data.sources import amazon, completejourney, kuaishou, movielens
-from plait.data.sources.recipe import ITEM, REQUEST, TIME, USER, Published, Recipe, agrees
-from plait.data.storage.caches import cached_folder, file_stamps, made_once, open_if_whole
-from plait.files import draft_folder
+from plait.data.sources.recipe import Published, Recipe
 
-__all__ = ["Published", "Recipe", "catalogue", "find_recipe", "get"]
+__all__ = ["Published", "Recipe", "catalogue", "find_recipe"]
 
 
 def catalogue() -> tuple[Recipe, ...]:
@@ -41,124 +28,3 @@ def find_recipe(name: str) -> Recipe:
         f"no dataset is named {name!r}"
         + (f", did you mean {near[0]!r}?" if near else "; `plait data list` shows those there are")
     )
-
-
-def get(
-    name: str,
-    *,
-    cache: Path | None = None,
-    from_files: Path | None = None,
-    split: Split = LeaveOneOut(),
-    min_user_events: int = 5,
-    min_item_events: int = 5,
-) -> Dataset:
-    """A public dataset, prepared once and kept.
-
-    Args:
-        name: of a recipe in `catalogue()`.
-        cache: where prepared datasets are kept; `plait.data.storage.caches.cache_home()` by default.
-        from_files: the owner's file, or a folder with it; downloaded where not given.
-
-    Raises:
-        ValueError: no such recipe, no such file, or a download that is not what its owner publishes.
-        OSError: no source could be reached, or the cache cannot be written.
-    """
-    recipe = find_recipe(name)
-    options = Options(split=split, min_user_events=min_user_events, min_item_events=min_item_events)
-    stamps = []
-    if from_files is not None:
-        from_files = Path(from_files)
-        recipe.read(from_files)  # what is not there is refused even where a download was kept
-        stamps = file_stamps(from_files)
-    folder = cached_folder(cache, name, recipe.name, recipe.actions, options, stamps)
-    found = open_if_whole(folder)
-    if found is not None:
-        if from_files is not None:
-            _say(
-                f"{recipe.name}: {from_files} has not changed since {folder} was prepared from it; using that"
-            )
-        return found
-    return made_once(folder, lambda: _make(recipe, from_files, folder, options))
-
-
-def _make(recipe: Recipe, from_files: Path | None, folder: Path, options: "Options") -> Dataset:
-    if from_files is not None:
-        log = recipe.read(from_files)
-        return _prepare(recipe, log, folder, options, _verify(recipe, log, from_files))
-    with draft_folder(folder.parent, "download") as scratch:
-        files = _download(recipe, scratch)
-        log = recipe.read(files)
-        note = _verify(recipe, log, files)
-        if note:
-            raise ValueError(f"{note}; the download is not whole, or its owner has changed it")
-        return _prepare(recipe, log, folder, options, note)
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    split: Split
-    min_user_events: int
-    min_item_events: int
-
-
-def _prepare(recipe: Recipe, log: pl.LazyFrame, folder: Path, options: Options, note: str) -> Dataset:
-    return prepare(
-        log,
-        user=USER,
-        item=ITEM,
-        time=TIME,
-        actions=recipe.actions,
-        request=REQUEST if recipe.has_request else None,
-        time_unit="ms" if recipe.milliseconds else "s",
-        out=folder,
-        name=recipe.name,
-        note="; ".join(filter(None, (recipe.origin, f"terms: {recipe.terms}", note))),
-        min_user_events=options.min_user_events,
-        min_item_events=options.min_item_events,
-        split=options.split,
-    )
-
-
-def _download(recipe: Recipe, scratch: Path) -> Path:
-    """Tries the recipe's sources in turn, and says in one line each what came of it.
-
-    Raises:
-        OSError: none answered with the right file.
-    """
-    for number, fetch in enumerate(recipe.fetch, start=1):
-        folder = scratch / str(number)
-        folder.mkdir()
-        try:
-            files = fetch(folder)
-        except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
-            _say(f"{recipe.name}: source {number} of {len(recipe.fetch)} failed: {error}")
-        else:
-            _say(f"{recipe.name}: fetched {files.name} from source {number} of {len(recipe.fetch)}")
-            return files
-    raise OSError(
-        f"{recipe.name}: no source could be reached; fetch its files from {recipe.origin} "
-        "and give their folder as from_files (--from-files)"
-    )
-
-
-def _verify(recipe: Recipe, log: pl.LazyFrame, files: Path) -> str:
-    """In words, how the files' counts differ from those that the owner publishes; empty where they agree."""
-    if recipe.published is None:
-        return ""
-    counted = log.select(
-        pl.len().alias("rows"), pl.col(USER).n_unique().alias("users"), pl.col(ITEM).n_unique().alias("items")
-    )
-    with reading(str(files)):
-        found = collect(counted).row(0, named=True)
-    differences = [
-        f"{count} {what} instead of {getattr(recipe.published, what)}"
-        for what, count in found.items()
-        if not agrees(getattr(recipe.published, what), count)
-    ]
-    note = f"{recipe.name} differs from its owner's counts: {', '.join(differences)}" if differences else ""
-    if note:
-        _say(note)
-    return note
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)

@@ -6,10 +6,8 @@ product numbers start with zeros. Times of 2014 and 2018 are days, so many of a 
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import polars as pl
-
-from plait.data.logs.containers import open_content
 from plait.data.logs.text import TextFormat
 from plait.data.sources.downloading import download
 from plait.data.sources.recipe import (
@@ -23,6 +21,9 @@ from plait.data.sources.recipe import (
     renamed,
     scan_text,
 )
+
+if TYPE_CHECKING:  # to list recipes, nobody needs it
+    import polars
 
 URL_2014 = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/reviews_{}_5.json.gz"
 URL_2018 = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/categoryFilesSmall/{}.csv"
@@ -63,8 +64,12 @@ COUNTS_2023 = {
 }
 
 
-def read_2014(path: Path, category: str) -> pl.LazyFrame:
+def read_2014(path: Path, category: str) -> "polars.LazyFrame":
     """`reviews_CATEGORY_5.json.gz`, one review a line: its reviewerID, asin, overall, unixReviewTime."""
+    import polars as pl
+
+    from plait.data.logs.containers import open_content
+
     fields = {"reviewerID": pl.String, "asin": pl.String, "overall": pl.Float64, "unixReviewTime": pl.Int64}
     file = find(path, f"reviews_{category}_5.json*")
     lines = open_content(file).data.tobytes()  # a path would be a pattern
@@ -73,14 +78,14 @@ def read_2014(path: Path, category: str) -> pl.LazyFrame:
     )
 
 
-def read_2018(path: Path, category: str) -> pl.LazyFrame:
+def read_2018(path: Path, category: str) -> "polars.LazyFrame":
     """`CATEGORY.csv`: item,user,rating,timestamp, no header."""
     columns = [ITEM, USER, "rating", TIME]
     file = find(path, f"{category}.csv*")
     return scan_text(file, TextFormat(separator=","), columns, as_text=(USER, ITEM))
 
 
-def read_2023(path: Path, category: str) -> pl.LazyFrame:
+def read_2023(path: Path, category: str) -> "polars.LazyFrame":
     """`CATEGORY.csv.gz`: user_id,parent_asin,rating,timestamp, in milliseconds."""
     file = find(path, f"{category}.csv*")
     lazy = scan_text(file, TextFormat(separator=","), as_text=("user_id", "parent_asin"))

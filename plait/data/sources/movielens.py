@@ -1,8 +1,7 @@
 """MovieLens (GroupLens). The owner publishes MD5 sums: beside each archive up to 20M, inside that of 32M."""
 
 from pathlib import Path
-
-import polars as pl
+from typing import TYPE_CHECKING
 
 from plait.data.logs.text import TextFormat
 from plait.data.sources.downloading import check_download, download, download_wheel, unpack
@@ -19,6 +18,9 @@ from plait.data.sources.recipe import (
 )
 from plait.schema import Action, Regression
 
+if TYPE_CHECKING:  # to list recipes, nobody needs it
+    import polars
+
 FILES = "https://files.grouplens.org/datasets/movielens"
 TERMS = "research use, no redistribution, no commercial use without permission"
 HALF_STARS = (Action("rating", Regression(0.5, 5)),)
@@ -27,7 +29,7 @@ HALF_STARS = (Action("rating", Regression(0.5, 5)),)
 COLUMNS = (USER, ITEM, "rating", TIME)  # of the files without a header
 
 
-def read_100k(path: Path) -> pl.LazyFrame:
+def read_100k(path: Path) -> "polars.LazyFrame":
     """The owner's `u.data` (tabs, no header), or RecBole's copy, `ml-100k.inter` (tabs, typed header)."""
     file = find(path, "u.data", "ml-100k.inter")
     if file.suffix != ".inter":
@@ -35,12 +37,12 @@ def read_100k(path: Path) -> pl.LazyFrame:
     return renamed(scan_text(file, TextFormat(separator="tab")), file, {name: name for name in COLUMNS})
 
 
-def read_1m(path: Path) -> pl.LazyFrame:
+def read_1m(path: Path) -> "polars.LazyFrame":
     """`ratings.dat`: user::item::rating::timestamp, no header."""
     return scan_text(find(path, "ratings.dat"), TextFormat(separator="::"), COLUMNS)
 
 
-def read_csv(path: Path) -> pl.LazyFrame:
+def read_csv(path: Path) -> "polars.LazyFrame":
     """`ratings.csv` of 20M and 32M: userId,movieId,rating,timestamp."""
     file = find(path, "ratings.csv")
     columns = {"userId": USER, "movieId": ITEM, "rating": "rating", "timestamp": TIME}

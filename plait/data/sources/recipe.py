@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import polars as pl
-
-from plait.data.logs.tables import check_columns, open_tables, reading
 from plait.data.logs.text import TextFormat
 from plait.schema import Action, Regression
+
+if TYPE_CHECKING:  # to list recipes, nobody needs it
+    import polars
 
 USER, ITEM, TIME, REQUEST = (
     "user_id",
@@ -36,7 +37,7 @@ class Recipe:
     terms: str  # of use, in short; the owner's page has the binding words
     actions: tuple[Action, ...]
     read: Callable[
-        [Path], pl.LazyFrame
+        [Path], "polars.LazyFrame"
     ]  # the owner's file or folder -> USER, ITEM, TIME, the actions, REQUEST
     fetch: tuple[
         Callable[[Path], Path], ...
@@ -77,22 +78,28 @@ def find(path: Path, *names: str) -> Path:
 
 def scan_text(
     file: Path, text: TextFormat = TextFormat(), columns: Sequence[str] = (), as_text: Sequence[str] = ()
-) -> pl.LazyFrame:
+) -> "polars.LazyFrame":
     """A text file of the owner's; `columns` names those of a file without a header.
 
     Raises:
         ValueError: it cannot be read.
     """
+    from plait.data.logs.tables import open_tables
+
     (table,) = open_tables(file, text, columns)
     return table.lazy(as_text)
 
 
-def renamed(lazy: pl.LazyFrame, file: Path, columns: Mapping[str, str]) -> pl.LazyFrame:
+def renamed(lazy: "polars.LazyFrame", file: Path, columns: Mapping[str, str]) -> "polars.LazyFrame":
     """The owner's columns under the names that every reader returns.
 
     Raises:
         ValueError: one is missing, or the file cannot be read.
     """
+    import polars as pl
+
+    from plait.data.logs.tables import check_columns, reading
+
     with reading(str(file)):
         schema = lazy.collect_schema()
     check_columns(schema, columns, str(file), f" (expected the owner's {', '.join(columns)})")

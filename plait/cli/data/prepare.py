@@ -1,13 +1,12 @@
-"""Verbs about datasets."""
+"""The verb that prepares a log of one's own."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from plait.cli.datasets import show_dataset
-from plait.cli.output import show_table
-from plait.data import Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat, sources
+from plait.data import Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat
 from plait.data import prepare as prepare_log
 from plait.data.columns.missing import parse_missing
 from plait.data.columns.times import TimeUnit
@@ -15,38 +14,7 @@ from plait.data.logs.text import Quoting
 from plait.data.manifest import Split
 from plait.schema import Action, Feature
 
-app = App(name="data")
 
-
-@app.command(name="list")
-def list_data() -> None:
-    """The datasets that Plait knows by name.
-
-    Example: plait data list
-    """
-    rows = [(r.name, r.what, ", ".join(a.name for a in r.actions), r.origin) for r in sources.catalogue()]
-    show_table(("name", "what", "actions", "from"), rows)
-
-
-@app.command
-def get(name: str, /, *, from_files: Path | None = None, cache: Path | None = None) -> None:
-    """Downloads and prepares a dataset that Plait knows, once.
-
-    Example: plait data get ml-1m --from-files ~/downloads/ml-1m
-
-    Parameters
-    ----------
-    name
-        A name of `plait data list`.
-    from_files
-        The owner's files (or archive) on disk, instead of a download.
-    cache
-        Where prepared datasets are kept; by default $PLAIT_DATA, else the user's cache folder.
-    """
-    show_dataset(sources.get(name, cache=cache, from_files=from_files))
-
-
-@app.command
 def prepare(
     log: Path,
     /,
@@ -109,7 +77,7 @@ def prepare(
         The log has no times; the events of a user are in the order of the rows.
     action
         NAME:binary, NAME:regression:LOW:HIGH, NAME:amount, NAME:categorical:A,B or NAME:ordinal:A,B (from the lowest to
-        the highest); once for each column. A value that holds a comma, or a blank at an end, in double quotes.
+        the highest); once for each column. A value that holds a comma, or a blank at an end, stands in double quotes.
     out
         The prepared folder, made whole or not at all.
     request
@@ -117,9 +85,9 @@ def prepare(
     order
         A column that breaks ties of time; without it, the order of the rows.
     time_unit
-        Of a time that is a number: seconds, milliseconds, microseconds or nanoseconds.
+        What a time that is a number counts: seconds, milliseconds, microseconds or nanoseconds.
     time_format
-        Of a time that is text and not ISO 8601, in the codes of strftime: "%d.%m.%Y %H:%M".
+        How a time is written that is text and not ISO 8601, in the codes of strftime: "%d.%m.%Y %H:%M".
     time_offset
         The column that says how far times that name no zone are ahead of UTC: +0200, or hours, or minutes.
     name
@@ -133,17 +101,17 @@ def prepare(
     deduplicate
         Keep only the first of a user's events with the same item and time.
     temporal
-        Shares of the events for validation and test, cut by time; without it the last event of each user
-        is the test and the one before the validation.
+        Shares of the events for validation and test, cut by time. Without it, each user's last event is the test, and
+        the one before it the validation.
     split_column
-        Instead, a column of the log that says train, validation (valid, val, dev) or test; written
-        COLUMN:TRAIN:VALIDATION:TEST where it has other values.
+        Instead, a column of the log that says train, validation (valid, val, dev) or test. Where it has other values,
+        write COLUMN:TRAIN:VALIDATION:TEST.
     items
         A file or folder with a row per item: the item column, and those of its features.
     item_feature
         A column of that table, and its kind; once for each.
     users
-        Likewise, with a row per user.
+        Likewise, a file or folder with a row per user.
     user_feature
         A column of that table; not a vector.
     context
@@ -159,23 +127,24 @@ def prepare(
     overwrite
         Replace a prepared folder.
     separator
-        Between the fields of text files; else , ; tab | or :: by their first lines, and said.
+        What stands between the fields of text files. Without it, their first lines decide: , ; tab | or ::, and it is
+        said which.
     quoting
-        rfc4180: a field that begins with " ends with the next single one; none: a " is a character like others, which
-        is the default for tabs and for separators of several characters.
+        rfc4180: a field that begins with " ends with the next single one. none: a " is a character like others. Without
+        it, none for tabs and for separators of several characters, rfc4180 for all others.
     encoding
-        Of text files, such as latin-1; else UTF-8, or as a byte order mark says.
+        How text files are encoded, such as latin-1. Without it, UTF-8, or what a byte order mark says.
     columns
         A,B,C: names for the log's columns, where its text files have no header line.
     item_columns
-        Likewise of --items.
+        Likewise for the files of --items.
     user_columns
-        Likewise of --users.
+        Likewise for the files of --users.
     decimal_comma
-        3,5 is 3.5.
+        The decimal sign is a comma: 3,5 is 3.5.
     explode
-        COLUMN:SEPARATOR, a column of text that holds several events a row, or COLUMN:SEPARATOR:WITHIN:NAME,NAME where
-        each of them is cut once more, such as "impressions: :-:item,clicked"; once for each.
+        COLUMN:SEPARATOR, a column of text that holds several events a row; once for each. Where each event is cut once
+        more, COLUMN:SEPARATOR:WITHIN:NAME,NAME, such as "impressions: :-:item,clicked".
     """
     if (time is None) != no_time:
         raise ValueError(

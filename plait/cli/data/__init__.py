@@ -1,0 +1,10 @@
+"""Verbs about datasets: each stands in the file of its name."""
+
+from cyclopts import App
+
+from plait.cli.app import description_of
+
+app = App(name="data")
+for verb, function in (("list", "list_data"), ("get", "get"), ("prepare", "prepare")):
+    where = f"plait.cli.data.{verb}:{function}"
+    app.command(where, name=verb, help=description_of(where))
