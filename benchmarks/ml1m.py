@@ -91,6 +91,7 @@ def chosen(answers: Answers, chosen_Q: np.ndarray) -> Answers:
     return replace(
         answers,
         user_Q=answers.user_Q[chosen_Q],
+        list_Q=answers.list_Q[chosen_Q],
         item_Q=answers.item_Q[chosen_Q],
         rank_Q=None if answers.rank_Q is None else answers.rank_Q[chosen_Q],
         predicted={name: value_Q[chosen_Q] for name, value_Q in answers.predicted.items()},

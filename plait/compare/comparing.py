@@ -9,10 +9,12 @@ OUT/report.html          the page
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from jaxtyping import Int64
 
 from plait.compare.page import html_page, page_template
 from plait.compare.presentation import origins
@@ -38,6 +40,7 @@ from plait.evaluation.settings import Optim, Protocol
 from plait.files import write_whole
 from plait.layouts import Layout, audit, draw, name_of
 from plait.layouts.audit import reader
+from plait.layouts.facts import FIELD_NAMES
 from plait.limits import Between, check_number
 from plait.metrics.intervals import Estimate, average, bootstrap
 from plait.metrics.statistic import Statistic
@@ -46,7 +49,7 @@ from plait.models.combining import check_supported
 from plait.models.generative import ModelSettings
 from plait.notices import Diverged, Watch
 from plait.schema import Action, check_unique
-from plait.training.batches import check_labels
+from plait.training.batches import check_labels, targets_per_epoch
 from plait.training.run import check_takes_runs, config_of, run_training, write_json
 from plait.training.unread import check_read
 
@@ -129,8 +132,8 @@ def compare_variants(
     on.
 
     Raises:
-        ValueError: two variants have one name, one cannot be trained on this data, or the folder holds runs of other
-            settings or data, or is none for runs.
+        ValueError: two variants have one name or would not be judged alike, one cannot be trained on this data, or the
+            folder holds runs of other settings or data, or is none for runs.
         ModuleNotFoundError: the extra `report` is not installed.
     """
     page_template()  # what the page lacks should be known before hours of training, not after
@@ -219,6 +222,42 @@ def _check_variants(variants: Sequence[Variant], dataset: Dataset) -> None:
         check_read(config_of(dataset, variant.settings), variant.settings.protocol)
         check_labels(dataset, variant.layout)
         _check_selection(variant, dataset)
+    _check_judged_alike(variants, dataset)
+
+
+def _check_judged_alike(variants: Sequence[Variant], dataset: Dataset) -> None:
+    """Raises ValueError where two variants would be asked other questions, or their answers be ranked by other rules:
+    such numbers cannot stand in one table. What is trained, and what a model is told, may differ."""
+    first, *others = variants
+    for other in others:
+        unlike = [*_ranked_unlike(first, other), *_asked_unlike(first, other, dataset)]
+        if unlike:
+            raise ValueError(
+                f"{first.name} and {other.name} would not be judged alike: {'; '.join(unlike)}. Compare them in tables "
+                "of their own, each in its own folder (--out)"
+            )
+
+
+def _ranked_unlike(first: Variant, other: Variant) -> Iterator[str]:
+    """The settings in which they differ that decide what an answer competes with."""
+    for name in ("filter_seen", "negatives"):
+        values = [getattr(variant.settings.protocol, name) for variant in (first, other)]
+        if values[0] != values[1]:
+            yield f"protocol.{name} = {values[0]} and {values[1]}"
+
+
+def _asked_unlike(first: Variant, other: Variant, dataset: Dataset) -> Iterator[str]:
+    """How far their test events are not the same."""
+    event_q, event_Q = (_asked(variant, dataset) for variant in (first, other))
+    alone = len(np.setxor1d(event_q, event_Q))
+    if alone:
+        yield f"{len(event_q):,} and {len(event_Q):,} test events, of which {alone:,} are asked of one alone"
+
+
+def _asked(variant: Variant, dataset: Dataset) -> Int64[np.ndarray, " Q"]:
+    """The test events that a variant is asked about."""
+    plan = variant.settings.protocol.plan(variant.layout, variant.settings.model.exposure)
+    return targets_of(dataset, "test", plan).event_Q
 
 
 def _check_selection(variant: Variant, dataset: Dataset) -> None:
@@ -281,6 +320,7 @@ def _row(
             train_tokens=result.train_tokens,
             wall_s=result.wall_s,
             train_wall_s=result.train_wall_s,
+            train_cpu_s=result.train_cpu_s,
             epochs=result.epochs,
             best_epoch=result.best_epoch,
             peak_memory_mb=result.peak_memory_mb,
@@ -296,7 +336,7 @@ def _row(
 
 
 def _point(validation: dict[str, float]) -> Point:
-    spent = ("epoch", "loss", "steps", "tokens", "flops", "train_wall_s")
+    spent = ("epoch", "loss", "steps", "tokens", "flops", "train_wall_s", "train_cpu_s")
     metrics = {name: value for name, value in validation.items() if name not in spent}
     return Point(validation["epoch"], validation["train_wall_s"], validation["flops"], metrics)
 
@@ -327,7 +367,7 @@ def _comparison(
         scoring=scoring,
         charted=tuple(m for m in (CHIEF_RETRIEVAL, *scoring[:1]) if m in measured),
         reference=reference,
-        layouts=tuple(_card(variant) for variant in study.variants),
+        layouts=tuple(_card(variant, dataset) for variant in study.variants),
         rows=tuple(rows),
         summaries=summarise(rows, statistics, reference, DRAWS, limits=best),
         oracle=_estimates(best),
@@ -355,8 +395,8 @@ def _metrics_of(action: Action) -> list[str]:
     return [f"{metric.name}:{action.name}" for metric in shown_of_kind(action.kind)]
 
 
-def _card(variant: Variant) -> LayoutCard:
-    layout = variant.layout
+def _card(variant: Variant, dataset: Dataset) -> LayoutCard:
+    layout, its = variant.layout, variant.settings
     verdict = audit(layout)
     mask_NN = draw.mask_of(layout)
     return LayoutCard(
@@ -373,6 +413,12 @@ def _card(variant: Variant) -> LayoutCard:
         mask=tuple("".join("1" if sees else "0" for sees in row) for row in mask_NN.tolist()),
         drawing=draw.explain(layout),
         leaks=verdict.leaks,
+        targets_per_epoch={
+            f"{FIELD_NAMES[field]}s": count
+            for field, count in targets_per_epoch(
+                dataset, its.protocol.plan(layout, its.model.exposure), its.optim.users_per_step, its.protocol
+            ).items()
+        },
     )
 
 

@@ -63,7 +63,7 @@ def _table(comparison: Comparison, shown: Sequence[str], on_page_only: Sequence[
             Text(line.card.name + line.marks),
             *(_terminal_cell(line.cells[metric]) for metric in shown),
             presentation.relative_cost(comparison, summary) if summary else NOTHING,
-            number(summary.cost.epoch_s, 1) if summary else NOTHING,
+            number(summary.epoch_times.median_s, 1) if summary else NOTHING,
             *(ability.verdict if ability else NOTHING for ability in (line.card.retrieves, line.card.scores)),
         )
     oracle = presentation.oracle_cells(comparison)

@@ -3,7 +3,7 @@
 The terminal and the page show the same; this is where it is decided.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,9 +30,11 @@ from plait.metrics.intervals import Estimate
 COST_COLUMNS = (
     "training FLOPs",
     "training time",
+    "processor time",
     "epochs (best)",
     "tokens/s",
     "tokens/event",
+    "targets/epoch",
     "parameters",
     "peak memory",
 )
@@ -136,7 +138,7 @@ def rules(comparison: Comparison) -> list[str]:
     several = seeds > 1
     return [
         f"Best bold, second underlined. ± half the 95 % interval, by bootstrap over users"
-        f"{f', of the mean over {seeds} seeds' if several else ''}.",
+        f"{f', of the mean over {seeds} seeds; how seeds scatter is not in it' if several else ''}.",
         _rule_of_marks(seeds),
         f"Cost: training FLOPs, {comparison.reference} = 1. {NOTHING} not measured.",
         *([ABOUT_ORACLE] if comparison.oracle else []),
@@ -170,7 +172,7 @@ def notes(comparison: Comparison) -> list[str]:
                 found.append(f"{card.name} cannot {task}: {ability.why}{but}")
         if card.leaks:
             found.append(f"‼ {card.name} reads its own answers: {'; '.join(card.leaks)}")
-    return found + _stops(comparison) + _several_origins(comparison)
+    return found + _stops(comparison) + _unsteady_times(comparison) + _several_origins(comparison)
 
 
 def _stops(comparison: Comparison) -> list[str]:
@@ -183,6 +185,18 @@ def _stops(comparison: Comparison) -> list[str]:
         f"{'† ' if status == 'capped' else ''}{status}, {note}: {_names_of(runs)}"
         for (status, note), runs in reasons.items()
     ]
+
+
+def _unsteady_times(comparison: Comparison) -> list[str]:
+    """The layouts whose epochs took so unlike times that something else may have run beside them."""
+    unsteady = [
+        f"{s.layout} {number(s.epoch_times.low_s, 1)} to {number(s.epoch_times.high_s, 1)}"
+        for s in comparison.summaries
+        if s.epoch_times.scatter
+    ]
+    if not unsteady:
+        return []
+    return [f"Times are not steady, in seconds per epoch: {', '.join(unsteady)}. Processor time says more."]
 
 
 def origins(rows: Sequence[Row]) -> dict[str, str]:
@@ -324,16 +338,31 @@ def _cost_cells(comparison: Comparison, layout: str) -> tuple[tuple[str, str], .
     summary = comparison.summary_of(layout)
     if summary is None:
         return ()
-    cost = summary.cost
+    cost, times_of = summary.cost, summary.epoch_times
+    card = next(card for card in comparison.layouts if card.name == layout)
+    spread = f"{number(times_of.low_s, 1)} to {number(times_of.high_s, 1)}"
     return (
         (with_prefix(cost.train_flops), relative_cost(comparison, summary)),
-        (duration(cost.train_wall_s), f"{number(cost.epoch_s, 1)} s per epoch"),
+        (duration(cost.train_wall_s), f"{number(times_of.median_s, 1)} s per epoch ({spread})"),
+        (NOTHING if cost.train_cpu_s is None else duration(cost.train_cpu_s), ""),
         (f"{cost.epochs:.3g} ({cost.best_epoch:.3g})", ""),
         (with_prefix(cost.tokens_per_s), ""),
         (f"{cost.tokens_per_event:.3g}", ""),
+        (_targets(card.targets_per_epoch), ""),
         (with_prefix(cost.num_parameters), ""),
         (NOTHING if cost.peak_memory_mb is None else with_prefix(cost.peak_memory_mb * 1e6, "B"), ""),
     )
+
+
+def _targets(counts: Mapping[str, int]) -> str:
+    """How many events an epoch supervises: once, where all that is predicted has as many.
+
+    >>> _targets({"items": 9000, "actions": 9000}), _targets({"items": 9000, "actions": 450}), _targets({})
+    ('9.00 k', '9.00 k items, 450 actions', '–')
+    """
+    if len(set(counts.values())) == 1:
+        return with_prefix(next(iter(counts.values())))
+    return ", ".join(f"{with_prefix(count)} {what}" for what, count in counts.items()) or NOTHING
 
 
 def relative_cost(comparison: Comparison, summary: Summary) -> str:

@@ -97,6 +97,7 @@ def metrics_of(
     asked = dataset.targets("test", same_request)
     answers = Answers(
         user_Q=best.user_Q,
+        list_Q=dataset.lists(asked),
         item_Q=best.item_Q,
         rank_Q=_rank(best, dataset, asked, protocol),
         predicted=_as_answered(best.mean),

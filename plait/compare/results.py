@@ -2,7 +2,7 @@
 
 Where a study varies more than the layout, `layout` is the name of a variant.
 
-Shape letter: D draws.
+Shape letters: D draws, V validations of a run.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +18,8 @@ from plait.evaluation.provenance import Provenance
 from plait.metrics.intervals import Bootstrap, Difference, Estimate, average, bootstrap, check_same_draws
 from plait.metrics.statistic import Statistic
 
+STEADY = 1.3  # times the shortest epoch, the longest where nothing else ran on the machine
+
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
     """What one training run cost; of a summary, the mean over its seeds."""
@@ -26,6 +28,9 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     train_tokens: float
     wall_s: float  # everything: training, validation, test, writing
     train_wall_s: float  # optimiser steps only
+    train_cpu_s: (
+        float | None
+    )  # of the process, meanwhile: all its threads; None where a run did not record it
     epochs: float
     best_epoch: float
     peak_memory_mb: float | None  # main memory of the process during the run; None where nothing tells it
@@ -36,10 +41,18 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     def tokens_per_s(self) -> float:
         return self.train_tokens / self.train_wall_s
 
+
+class EpochTimes(msgspec.Struct, frozen=True):
+    """Training seconds per epoch, without validation, over the epochs of all seeds."""
+
+    median_s: float
+    low_s: float
+    high_s: float
+
     @property
-    def epoch_s(self) -> float:
-        """Training seconds per epoch, without validation."""
-        return self.train_wall_s / self.epochs
+    def scatter(self) -> bool:
+        """Whether they differ by more than an epoch's work does."""
+        return self.high_s > STEADY * self.low_s
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -106,6 +119,7 @@ class Summary(msgspec.Struct, frozen=True):
     num_seeds: int
     metrics: dict[str, MetricSummary]
     cost: Cost
+    epoch_times: EpochTimes
 
 
 class Ability(msgspec.Struct, frozen=True):
@@ -130,6 +144,9 @@ class LayoutCard(msgspec.Struct, frozen=True, kw_only=True):
     mask: tuple[str, ...]  # by token, "1" where it sees the token of that column, else "0"
     drawing: str  # the same as text
     leaks: tuple[str, ...] = ()  # not empty: it reads its own answers, and is studied for that
+    targets_per_epoch: dict[
+        str, int
+    ] = {}  # events that the first epoch supervises, of which "items", "actions"
 
     def __post_init__(self) -> None:
         lengths = [len(self.mask), *map(len, self.mask)]
@@ -241,6 +258,7 @@ def summarise(
             len(its),
             {name: column[layout] for name, column in columns.items() if layout in column},
             _mean_cost([row.cost for row in its if row.cost is not None]),
+            _epoch_times(its),
         )
         for layout, its in by_layout.items()
     )
@@ -316,9 +334,23 @@ def _spread(runs: Sequence[Bootstrap]) -> float | None:
 
 
 def _mean_cost(costs: Sequence[Cost]) -> Cost:
-    def mean(name: str) -> float:
-        return float(np.mean([getattr(cost, name) for cost in costs]))
+    def mean(name: str) -> float | None:
+        known = [getattr(cost, name) for cost in costs]
+        return None if None in known else float(np.mean(known))
 
-    known = all(cost.peak_memory_mb is not None for cost in costs)
-    means = {name: mean(name) for name in Cost.__struct_fields__ if name != "peak_memory_mb"}
-    return Cost(**means, peak_memory_mb=mean("peak_memory_mb") if known else None)
+    return Cost(**{name: mean(name) for name in Cost.__struct_fields__})  # type: ignore[arg-type]
+
+
+def _epoch_times(rows: Sequence[Row]) -> EpochTimes:
+    epoch_s = [seconds for row in rows for seconds in _seconds_per_epoch(row)]
+    return EpochTimes(float(np.median(epoch_s)), min(epoch_s), max(epoch_s))
+
+
+def _seconds_per_epoch(row: Row) -> list[float]:
+    """Between one validation and the next; of the whole run where it has none."""
+    assert row.cost is not None, "a finished run has a cost"
+    points = row.curve or (Point(row.cost.epochs, row.cost.train_wall_s, row.cost.train_flops, {}),)
+    epoch_V, wall_s_V = (
+        np.diff([0.0, *(getattr(p, name) for p in points)]) for name in ("epoch", "train_wall_s")
+    )
+    return [float(wall_s / epochs) for epochs, wall_s in zip(epoch_V, wall_s_V, strict=True) if epochs]

@@ -50,12 +50,13 @@ class Targets:
     event_Q: Int64[np.ndarray, " Q"]  # row of the event
     history_end_Q: Int64[np.ndarray, " Q"]  # row after the last event that the answer is computed from
     seen_end_Q: Int64[np.ndarray, " Q"]  # row after the last event that the user had when it is asked about
+    segment_end_Q: Int64[np.ndarray, " Q"]  # row after the last event of those that are asked about beside it
 
     def __len__(self) -> int:
         return len(self.user_Q)
 
     def __getitem__(self, rows: Rows | slice) -> "Targets":
-        return Targets(self.user_Q[rows], self.event_Q[rows], self.history_end_Q[rows], self.seen_end_Q[rows])
+        return Targets(*(of_Q[rows] for of_Q in vars(self).values()))
 
     @property
     def shares_history_Q(self) -> Bool[np.ndarray, " Q"]:
@@ -281,7 +282,7 @@ class Dataset:
             case _:
                 raise ValueError(f"part={part!r}; expected 'validation' or 'test'")
         user_Q, event_Q, end_Q = queries(self._start_U1, begin_U, end_U)
-        targets = Targets(user_Q, event_Q, end_Q, end_Q)
+        targets = Targets(user_Q, event_Q, end_Q, end_Q, end_U[user_Q])
         return targets if same_request == "causal" else self._before_own_request(targets)
 
     def train_targets(self, num_requests: int) -> Targets:
@@ -290,13 +291,13 @@ class Dataset:
         user_U = self.train_users()
         end_U, start_U, found = self._validation_U[user_U], self._start_U1[user_U], []
         for _ in range(num_requests):
-            last = Targets(user_U, np.maximum(end_U - 1, start_U), end_U, end_U)
+            last = Targets(user_U, np.maximum(end_U - 1, start_U), end_U, end_U, end_U)
             begin_U = self._ends_before_own_request(last)
             keep_U = begin_U > start_U
             event_Q, start_Q1 = concatenated_ranges(begin_U[keep_U], end_U[keep_U])
             per_U = np.diff(start_Q1)
-            end_Q = np.repeat(begin_U[keep_U], per_U)
-            found.append(Targets(np.repeat(user_U[keep_U], per_U), event_Q, end_Q, end_Q))
+            begin_Q, end_Q = (np.repeat(row_U[keep_U], per_U) for row_U in (begin_U, end_U))
+            found.append(Targets(np.repeat(user_U[keep_U], per_U), event_Q, begin_Q, begin_Q, end_Q))
             end_U = begin_U
         whole = Targets(*(np.concatenate([getattr(t, name) for t in found]) for name in vars(found[0])))
         return whole[np.argsort(whole.event_Q, kind="stable")]
@@ -311,7 +312,7 @@ class Dataset:
     def last_request_lengths(self, user_U: Int64[np.ndarray, " U"]) -> Int64[np.ndarray, " U"]:
         """How many events the last training request of each training user holds."""
         end_U = self._validation_U[user_U]
-        return end_U - self._ends_before_own_request(Targets(user_U, end_U - 1, end_U, end_U))
+        return end_U - self._ends_before_own_request(Targets(user_U, end_U - 1, end_U, end_U, end_U))
 
     def _before_own_request(self, targets: Targets) -> Targets:
         """Histories without the target's own request; targets that have none then are left out."""
@@ -356,6 +357,36 @@ class Dataset:
         target's begin."""
         row_S, start_Q1 = concatenated_ranges(self._start_U1[targets.user_Q], targets.seen_end_Q)
         return start_Q1, self._item_E[row_S].astype(np.int64)
+
+    def answers(self, targets: Targets) -> tuple[Int64[np.ndarray, " Q1"], Int64[np.ndarray, " S"]]:
+        """Dense items of all events of each target's segment, its own among them: end to end, and where each target's
+        begin."""
+        row_S, start_Q1 = concatenated_ranges(targets.seen_end_Q, targets.segment_end_Q)
+        return start_Q1, self._item_E[row_S].astype(np.int64)
+
+    def lists(self, targets: Targets) -> Int64[np.ndarray, " Q"]:
+        """Which ranked list each target is an answer to, from 0 in their order: all that a user does in a segment is
+        asked from one history. Only events whose request began before the segment have a list of their own, whatever
+        the model: some are asked about them from before that request."""
+        end_Q = self.before_requests(targets).history_end_Q
+        is_first_Q = np.diff(end_Q, prepend=-1) != 0
+        return np.cumsum(is_first_Q) - 1
+
+    @cached_property
+    def training_after_test(self) -> float:
+        """The share of all training events that happened after a test event, in the mean over the test events; 0 where
+        there are none."""
+        is_train_E = training_rows(self._start_U1, self._validation_U)
+        time_s_T = np.sort(self._time_s_E[is_train_E])
+        time_s_Q = self._time_s_E[self.targets("test").event_Q]
+        after_Q = len(time_s_T) - np.searchsorted(time_s_T, time_s_Q, side="right")
+        return float(after_Q.sum() / max(1, len(time_s_Q) * len(time_s_T)))
+
+    @cached_property
+    def new_answers(self) -> tuple[int, int]:
+        """How many test answers are items that no training event has, and how many there are."""
+        item_Q = self.target_items(self.targets("test"))
+        return int(np.count_nonzero(self.train_item_counts()[item_Q] == 0)), len(item_Q)
 
     def met_before(self, targets: Targets) -> Bool[np.ndarray, " Q"]:
         """Whether each target's item is in its history: where seen items are filtered, it can never be recommended."""

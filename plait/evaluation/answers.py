@@ -1,7 +1,8 @@
 """A model's answers on held-out events, and the metrics of them.
 
 One forward pass answers both questions: the next item is read at the history, the action at the candidate
-token of the event that came. Shape letters: Q queries (held-out events), A actions, V catalogue items.
+token of the event that came. Shape letters: Q queries (held-out events), L ranked lists, A actions, V catalogue items,
+N sampled items, S items laid end to end, P parts of them.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -43,8 +44,10 @@ class Answers:
     """What a model said about every held-out event, and what came. Arrays of the queries, in their order."""
 
     user_Q: Int64[np.ndarray, " Q"]
+    list_Q: Int64[np.ndarray, " Q"]  # which ranked list the item that came is an answer to
     item_Q: Int64[np.ndarray, " Q"]
-    rank_Q: Int64[np.ndarray, " Q"] | None  # of the item that came; None: the layout cannot retrieve
+    # Of the item that came, among items that its user did not take in the part; None: the layout cannot retrieve.
+    rank_Q: Int64[np.ndarray, " Q"] | None
     predicted: dict[str, Float32[np.ndarray, "Q ..."]]  # by action, in the log's units; empty: none predicted
     label_QA: Float32[np.ndarray, "Q A"]  # in the log's units, NaN where missing
     loss: dict[str, float]  # by action, as far as there are labels
@@ -204,7 +207,8 @@ def ranks_in_catalogue(
     protocol: Protocol,
     negatives: Iterator[Int64[np.ndarray, " N"]] | None,
 ) -> Int64[np.ndarray, " Q"]:
-    """Ranks in the full catalogue, or among sampled items; 1 is the top.
+    """Ranks in the full catalogue, or among sampled items; 1 is the top. Other answers of the same user never compete:
+    they are right, too (`plait.metrics.retrieval.places_of` makes room for them).
 
     Where seen items are filtered, an answer that was seen before could never be recommended: it has no rank that
     counts. (To let it compete would tell the label by its being the one seen item left.)
@@ -215,7 +219,8 @@ def ranks_in_catalogue(
     """
     item_Q, seen = dataset.target_items(asked), Seen(*dataset.seen_items(asked))
     if negatives is None:
-        rank_Q = _ranks_in_full(scored, item_Q, seen if protocol.filter_seen else None)
+        answers = Seen(*dataset.answers(asked))
+        rank_Q = _ranks_in_full(scored, item_Q, answers, seen if protocol.filter_seen else None)
     else:
         item_QN = np.stack(list(islice(negatives, len(asked))))
         score_QC = scores_at(scored(), np.concatenate([item_Q[:, None], item_QN], axis=1))
@@ -227,10 +232,10 @@ def ranks_in_catalogue(
 
 
 def _ranks_in_full(
-    scored: Callable[[], Iterable[Scores]], item_Q: Int64[np.ndarray, " Q"], seen: Seen | None
+    scored: Callable[[], Iterable[Scores]], item_Q: Int64[np.ndarray, " Q"], answers: Seen, seen: Seen | None
 ) -> Int64[np.ndarray, " Q"]:
     """Ranks in which the answer always competes: 1, and one more for each rival that scores as high."""
-    answer_Q1, answers = scores_at(scored(), item_Q[:, None]), Seen(np.arange(len(item_Q) + 1), item_Q)
+    answer_Q1 = scores_at(scored(), item_Q[:, None])
     rank_Q = np.ones_like(item_Q)
     for part in scored():
         rivals = without(without(part, seen), answers)
@@ -244,29 +249,49 @@ def negatives_of(
 ) -> Iterator[Int64[np.ndarray, " N"]] | None:
     """Items to rank each answer among, target after target; None where that is the full catalogue.
 
-    They depend on the targets and the seed alone: not on how many are computed at a time, nor on the model.
+    All answers to one list are ranked among the same. They depend on the targets and the seed alone: not on how many
+    are computed at a time, nor on the model.
     """
     if protocol.negatives is None:
         return None
-    rng = numpy_generator(protocol.seed, Stream.RANKED, len(targets))
-    blocks = (targets[rows] for rows in steps.even(len(targets), SAMPLED_AT_A_TIME))
-    return (row_N for block in blocks for row_N in _sampled(dataset, block, protocol, rng))
+    _, first_L, answers_L = np.unique(dataset.lists(targets), return_index=True, return_counts=True)
+    lists = targets[first_L]
+    rng = numpy_generator(protocol.seed, Stream.RANKED, len(lists))
+    blocks = (lists[rows] for rows in steps.even(len(lists), SAMPLED_AT_A_TIME))
+    row_LN = (row_N for block in blocks for row_N in _sampled(dataset, block, protocol, rng))
+    return (row_N for row_N, count in zip(row_LN, answers_L, strict=True) for _ in range(count))
 
 
 def _sampled(
-    dataset: Dataset, targets: Targets, protocol: Protocol, rng: np.random.Generator
-) -> Int64[np.ndarray, "Q N"]:
-    """Items to rank each answer among.
+    dataset: Dataset, lists: Targets, protocol: Protocol, rng: np.random.Generator
+) -> Int64[np.ndarray, "L N"]:
+    """Items to rank the answers of each list among; none is an answer of its user.
 
     Where seen items stay in the list, they are sampled like others: against unseen items alone, an answer that was
     seen would be told by that.
+
+    Args:
+        lists: a target of each.
     """
     assert protocol.negatives is not None
-    start_Q1, seen_S = dataset.seen_items(targets)
-    if not protocol.filter_seen:
-        start_Q1, seen_S = np.zeros_like(start_Q1), seen_S[:0]
-    item_Q = dataset.target_items(targets)
-    return retrieval.sample_negatives(dataset.num_items, item_Q, start_Q1, seen_S, protocol.negatives, rng)
+    start_L1, item_S = never_rivals(dataset, lists, protocol)
+    item_L = dataset.target_items(lists)
+    return retrieval.sample_negatives(dataset.num_items, item_L, start_L1, item_S, protocol.negatives, rng)
+
+
+def never_rivals(
+    dataset: Dataset, lists: Targets, protocol: Protocol
+) -> tuple[Int64[np.ndarray, " L1"], Int64[np.ndarray, " S"]]:
+    """Items that compete with no answer of a list: end to end, and where each list's begin.
+
+    Args:
+        lists: a target of each.
+    """
+    parts = [dataset.answers(lists), *([dataset.seen_items(lists)] if protocol.filter_seen else [])]
+    length_PL = np.stack([np.diff(start_L1) for start_L1, _ in parts])
+    list_S = np.concatenate([np.repeat(np.arange(len(lists)), length_L) for length_L in length_PL])
+    item_S = np.concatenate([item_s for _, item_s in parts])
+    return np.cumsum([0, *length_PL.sum(0)]), item_S[np.argsort(list_S, kind="stable")]
 
 
 def check_negatives(dataset: Dataset, part: HeldOutPart, targets: Targets, protocol: Protocol) -> None:
@@ -286,6 +311,7 @@ def _joined(parts: list[_ChunkAnswers], targets: Targets, dataset: Dataset) -> A
     first = parts[0]
     return Answers(
         user_Q=targets.user_Q,
+        list_Q=dataset.lists(targets),
         item_Q=np.concatenate([part.item_Q for part in parts]),
         rank_Q=np.concatenate([part.rank_Q for part in parts]) if first.rank_Q is not None else None,
         predicted={
@@ -304,11 +330,11 @@ def _joined(parts: list[_ChunkAnswers], targets: Targets, dataset: Dataset) -> A
 def measure(answers: Answers) -> dict[str, Statistic]:
     """Every metric that the answers allow, by name: "ndcg@10", "rmse:rating", ...
 
-    Retrieval metrics are means over users of each user's mean; scoring metrics are pooled over events.
+    Retrieval metrics are means over users of the mean over each user's lists; scoring metrics are pooled over events.
     """
     found: dict[str, Statistic] = {}
     if answers.rank_Q is not None:
-        found = measured_on_ranks(answers.user_Q, answers.rank_Q)
+        found = measured_on_ranks(answers.user_Q, answers.list_Q, answers.item_Q, answers.rank_Q)
     for column, action in enumerate(answers.actions):
         label_Q = answers.label_QA[:, column]
         if action.name in answers.predicted and not np.isnan(label_Q).all():

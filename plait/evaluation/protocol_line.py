@@ -5,6 +5,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import assert_never
 
 from plait.data import Dataset, LeaveOneOut, SplitColumn, Temporal
+from plait.data.facts import share
 from plait.data.manifest import Split
 from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Optim, Protocol
@@ -44,6 +45,7 @@ def protocol_line(
     parts = [
         *([dataset.manifest.note] if dataset.manifest.note else []),
         *_words_of_data(dataset),
+        *_words_of_answers(dataset, model),
         *_words_of_evaluation(model, protocol),
         *([note] if note else []),
         *_words_of_training(dataset, model, optim, protocol, device),
@@ -73,6 +75,26 @@ def _words_of_data(dataset: Dataset) -> list[str]:
         f"users and items with at least {settings.min_user_events} and {settings.min_item_events} events",
         f"order (user, time, {settings.order or 'original order'})",
     ]
+
+
+def _words_of_answers(dataset: Dataset, model: ModelSettings) -> list[str]:
+    """What to know of the test's answers beside how the log was split."""
+    found = []
+    match dataset.manifest.split:
+        case LeaveOneOut():
+            pass
+        case Temporal() | SplitColumn():
+            own_time = ", each asked about at its own time" if model.exposure.time_anchor != "current" else ""
+            found.append(f"a user's events of a part are the answers to one list{own_time}")
+        case split:
+            assert_never(split)
+    if dataset.manifest.settings.time is not None and dataset.training_after_test:
+        share_after = f"{100 * dataset.training_after_test:.2g} %"
+        found.append(f"in the mean {share_after} of the training events happened after the test event")
+    new, answers = dataset.new_answers
+    if new:
+        found.append(f"{share(new, answers)} of the test answers are items without a training event")
+    return found
 
 
 def _words_of_split(split: Split) -> str:

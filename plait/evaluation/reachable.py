@@ -1,6 +1,6 @@
 """What no model can reach: held-out answers that the filter takes away, and metrics that therefore never change.
 
-Shape letters: Q queries (held-out events), S items seen.
+Shape letters: Q queries (held-out events), L ranked lists, A their answers, S items laid end to end.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,8 @@ from jaxtyping import Bool, Int64
 
 from plait.data import Dataset, Targets
 from plait.data.facts import share
-from plait.evaluation.answers import HeldOutPart
+from plait.engine import steps
+from plait.evaluation.answers import HeldOutPart, never_rivals
 from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Protocol
 from plait.layouts import Layout, audit
@@ -20,7 +21,7 @@ from plait.metrics.table import ListMetric, RetrievalMetric, list_length, metric
 from plait.schema import UNKNOWN_ITEM
 
 ADVICE = "protocol.filter_seen = False (--protocol.no-filter-seen) lets them count"
-QUERIES_AT_A_TIME = 1 << 12
+LISTS_AT_A_TIME = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -78,26 +79,34 @@ def check_can_choose(reach: Reach, selection: Selection) -> None:
 
 
 def _can_change(metric: str, dataset: Dataset, protocol: Protocol, targets: Targets) -> bool:
-    """Whether the rank of any of these answers can change the metric."""
+    """Whether the order of what is ranked can change the metric in the list of any of these answers."""
     if not len(targets):
         return False
-    harmless = 1  # so many ranked items give one value in any order
-    match metric_of(metric):
-        case ListMetric(reads_order=False):
-            harmless = list_length(metric)
-    if protocol.negatives is not None:
-        return protocol.negatives + 1 > harmless
-    if not protocol.filter_seen:
-        return dataset.num_items > harmless
+    list_Q, item_Q = dataset.lists(targets), dataset.target_items(targets)
+    first_L = np.unique(list_Q, return_index=True)[1]
+    pair_A = np.unique(list_Q * (dataset.num_items + 1) + item_Q)
+    answers_L, lists = np.bincount(pair_A // (dataset.num_items + 1)), targets[first_L]
     return any(
-        bool((_num_ranked(dataset, targets[at : at + QUERIES_AT_A_TIME]) > harmless).any())
-        for at in range(0, len(targets), QUERIES_AT_A_TIME)
+        bool(_lists_can_change(metric, _num_others(dataset, lists[rows], protocol), answers_L[rows]).any())
+        for rows in steps.even(len(lists), LISTS_AT_A_TIME)
     )
 
 
-def _num_ranked(dataset: Dataset, targets: Targets) -> Int64[np.ndarray, " Q"]:
-    """How many items each answer is ranked among, itself included, where seen ones are filtered."""
-    start_Q1, seen_S = dataset.seen_items(targets)
-    query_S = np.repeat(np.arange(len(targets)), np.diff(start_Q1))
-    pairs = np.unique((query_S * (dataset.num_items + 1) + seen_S)[seen_S != UNKNOWN_ITEM])
-    return dataset.num_items - np.bincount(pairs // (dataset.num_items + 1), minlength=len(targets))
+def _lists_can_change(
+    metric: str, others_L: Int64[np.ndarray, " L"], answers_L: Int64[np.ndarray, " L"]
+) -> Bool[np.ndarray, " L"]:
+    match metric_of(metric):
+        case ListMetric(can_change=can_change):
+            return can_change(list_length(metric), others_L, answers_L)
+        case _:
+            return others_L >= 1
+
+
+def _num_others(dataset: Dataset, lists: Targets, protocol: Protocol) -> Int64[np.ndarray, " L"]:
+    """How many items the answers of each list are ranked among."""
+    if protocol.negatives is not None:
+        return np.full(len(lists), protocol.negatives)
+    start_L1, item_S = never_rivals(dataset, lists, protocol)
+    list_S = np.repeat(np.arange(len(lists)), np.diff(start_L1))
+    pairs = np.unique((list_S * (dataset.num_items + 1) + item_S)[item_S != UNKNOWN_ITEM])
+    return dataset.num_items - np.bincount(pairs // (dataset.num_items + 1), minlength=len(lists))

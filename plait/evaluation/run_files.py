@@ -17,12 +17,14 @@ from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
+from jaxtyping import Int64
 
 from plait.evaluation.answers import Answers
 from plait.evaluation.provenance import Provenance
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import check_hashes, write_listed
 from plait.layouts import Layout
+from plait.metrics.retrieval import among_others
 from plait.models.generative import ModelSettings
 from plait.schema import Action
 
@@ -67,13 +69,16 @@ class Result:
     wall_s: float  # with validation, test and writing, since this process took the run up
     peak_memory_mb: float | None  # main memory of the whole process, since then; None where nothing tells it
     curve: list[dict[str, float]]
+    train_cpu_s: float | None = (
+        None  # of the process during them; None in results from before it was recorded
+    )
     protocol: str = ""  # in one line, with the seed; "" in results that were written before it was recorded
     provenance: Provenance = Provenance()  # of the process that finished the run
 
 
 def save_answers(path: Path, answers: Answers) -> None:
     """Arrays only, so that reading them back runs no code."""
-    arrays = {"user_Q": answers.user_Q, "item_Q": answers.item_Q, "label_QA": answers.label_QA}
+    arrays = {name: getattr(answers, name) for name in ("user_Q", "list_Q", "item_Q", "label_QA")}
     if answers.rank_Q is not None:
         arrays["rank_Q"] = answers.rank_Q
     arrays |= {f"predicted:{name}": value for name, value in answers.predicted.items()}
@@ -101,8 +106,11 @@ def load_answers(folder: Path, actions: tuple[Action, ...]) -> Answers:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             arrays = dict(found)
+        if "list_Q" not in arrays:
+            arrays |= _with_lists(arrays["user_Q"], arrays["item_Q"], arrays.get("rank_Q"), folder)
         return Answers(
             user_Q=arrays.pop("user_Q"),
+            list_Q=arrays.pop("list_Q"),
             item_Q=arrays.pop("item_Q"),
             rank_Q=arrays.pop("rank_Q", None),
             label_QA=arrays.pop("label_QA"),
@@ -112,6 +120,29 @@ def load_answers(folder: Path, actions: tuple[Action, ...]) -> Answers:
         )
     except (FileNotFoundError, EOFError, KeyError, RuntimeError, TypeError, ValueError, BadZipFile) as error:
         raise _damaged(path, error) from error
+
+
+def _with_lists(
+    user_Q: Int64[np.ndarray, " Q"],
+    item_Q: Int64[np.ndarray, " Q"],
+    rank_Q: Int64[np.ndarray, " Q"] | None,
+    folder: Path,
+) -> dict[str, Int64[np.ndarray, " Q"]]:
+    """Of answers that were written before they had lists: all of a user's are of one, and an answer's rank counted the
+    other answers that stand ahead of it.
+
+    Raises:
+        ValueError: several answers of a user were ranked each in a list of its own.
+    """
+    if rank_Q is None or len(np.unique(user_Q)) == len(user_Q):
+        return {"list_Q": user_Q}
+    asked = read_file(folder / SETTINGS, RunSettings)
+    if asked.protocol.negatives is not None or asked.model.exposure.time_anchor != "current":
+        raise ValueError(
+            f"{folder / ANSWERS} holds several answers of a user, each ranked in a list of its own by an earlier "
+            f"version of Plait; they share one now: {ANEW}"
+        )
+    return {"list_Q": user_Q, "rank_Q": among_others(user_Q, item_Q, rank_Q)}
 
 
 def read_file(path: Path, kind: type[Kind]) -> Kind:

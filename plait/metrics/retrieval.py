@@ -1,7 +1,13 @@
-"""Retrieval: where the answer stands among the candidates.
+"""Retrieval: where answers stand among the candidates.
 
-Shape letters: Q queries, C candidates, S seen items of all queries laid end to end, N negatives of a query.
+A question has one ranked list and one answer, or several: all that a user did next. An answer's *rank* counts the items
+ahead of it that are no answers; its *place* in the list counts the other answers, too.
+
+Shape letters: Q queries (held-out events), C candidates, S seen items of all queries laid end to end, N negatives of a
+query; L lists, A their answers (no item twice in a list).
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64
@@ -9,6 +15,7 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 from plait.schema import UNKNOWN_ITEM
 
 FIRST_ITEM = UNKNOWN_ITEM + 1
+RANK_BITS = 40  # no catalogue has as many items
 NEVER = np.iinfo(np.int64).max  # the rank of an answer that cannot be recommended: beyond every k
 
 
@@ -58,51 +65,146 @@ def ranks_of(
     return ahead_QC.sum(axis=1)
 
 
-def hr_at(k: int, rank_Q: Int[np.ndarray, " Q"]) -> Float64[np.ndarray, " Q"]:
-    """Hit rate, per query: 1 where rank <= k, else 0. With one answer a query it is also recall@k.
+@dataclass(frozen=True)
+class Places:
+    """Where the answers of ranked lists stand, list after list and the first of each list first."""
+
+    user_L: Int64[np.ndarray, " L"]
+    start_L1: Int64[np.ndarray, " L1"]  # where each list's answers begin
+    place_A: Int64[np.ndarray, " A"]  # 1 is the top; no two of a list are alike but for NEVER
+
+    @property
+    def answers_L(self) -> Int64[np.ndarray, " L"]:
+        """How many answers each list has."""
+        return np.diff(self.start_L1)
+
+    def sums(self, value_A: Float64[np.ndarray, " A"]) -> Float64[np.ndarray, " L"]:
+        """The sum of each list."""
+        return np.add.reduceat(value_A, self.start_L1[:-1])
+
+
+def places_of(
+    user_Q: Int[np.ndarray, " Q"],
+    list_Q: Int[np.ndarray, " Q"],
+    item_Q: Int[np.ndarray, " Q"],
+    rank_Q: Int[np.ndarray, " Q"],
+) -> Places:
+    """The places that answers take in their lists: an item that is an answer twice counts once.
 
     Args:
-        rank_Q: from `ranks_of`; 1 is the top.
+        list_Q: which list each is an answer to. A list is one user's.
+        rank_Q: 1 and the items ahead of it that are no answers; NEVER where it cannot be recommended.
 
     Raises:
-        ValueError: there is no query, a rank is below 1, or k is.
+        ValueError: there is no answer, or a rank is below 1.
 
-    >>> hr_at(10, np.array([1, 10, 11]))
+    >>> places_of(np.array([4, 4, 4]), np.array([0, 0, 0]), np.array([7, 8, 9]), np.array([3, 1, 1])).place_A
+    array([1, 2, 5])
+    """
+    if not len(rank_Q):
+        raise ValueError("no queries: rank_Q is empty, and a metric over nothing has no value")
+    if rank_Q.min() < 1:
+        raise ValueError(f"ranks start at 1, got {rank_Q.min()}; are these positions that start at 0?")
+    by_rank_Q = np.lexsort((rank_Q, list_Q))
+    once_A = by_rank_Q[_once(list_Q[by_rank_Q], item_Q[by_rank_Q])]
+    _, first_L, answers_L = np.unique(list_Q[once_A], return_index=True, return_counts=True)
+    ahead_A = np.arange(len(once_A)) - np.repeat(first_L, answers_L)
+    rank_A = rank_Q[once_A].astype(np.int64)
+    place_A = np.where(rank_A == NEVER, NEVER, rank_A + ahead_A)
+    start_L1 = np.append(first_L, len(once_A))
+    return Places(user_Q[once_A[first_L]].astype(np.int64), start_L1, place_A)
+
+
+def among_others(
+    list_Q: Int[np.ndarray, " Q"], item_Q: Int[np.ndarray, " Q"], rank_Q: Int[np.ndarray, " Q"]
+) -> Int64[np.ndarray, " Q"]:
+    """Ranks among the items that are no answers, of ranks that count every item ahead. Ties count both.
+
+    >>> among_others(np.zeros(4, int), np.array([7, 8, 9, 8]), np.array([3, 1, 3, 1])).tolist()
+    [1, 1, 1, 1]
+    """
+    base_Q = np.unique(list_Q, return_inverse=True)[1].astype(np.int64) << RANK_BITS
+    is_ranked_Q = rank_Q != NEVER
+    place_Q = base_Q + np.where(is_ranked_Q, rank_Q, 0)
+    ranked_A = np.flatnonzero(is_ranked_Q)
+    place_A = np.sort(place_Q[ranked_A[_once(list_Q[ranked_A], item_Q[ranked_A])]])
+    not_behind_Q = np.searchsorted(place_A, place_Q, side="right") - np.searchsorted(place_A, base_Q)
+    return np.where(is_ranked_Q, rank_Q - not_behind_Q + 1, NEVER)
+
+
+def _once(list_Q: Int[np.ndarray, " Q"], item_Q: Int[np.ndarray, " Q"]) -> Int64[np.ndarray, " A"]:
+    """Where each item of each list comes first, in the given order."""
+    at_Q = np.unique(list_Q, return_inverse=True)[1].astype(np.int64)
+    return np.sort(np.unique(at_Q * (1 + item_Q.max(initial=0)) + item_Q, return_index=True)[1])
+
+
+def hr_at(k: int, places: Places) -> Float64[np.ndarray, " L"]:
+    """Hit rate, per list: 1 where any answer is among the first k, else 0.
+
+    Raises:
+        ValueError: k is below 1.
+
+    >>> one_each = np.arange(3)
+    >>> hr_at(10, places_of(one_each, one_each, one_each, np.array([1, 10, 11])))
     array([1., 1., 0.])
     """
-    _check(k, rank_Q)
-    return (rank_Q <= k).astype(np.float64)
+    return (_hits(k, places) > 0).astype(np.float64)
 
 
-def ndcg_at(k: int, rank_Q: Int[np.ndarray, " Q"]) -> Float64[np.ndarray, " Q"]:
-    """Normalised discounted cumulative gain, per query: 1 / log2(1 + rank) where rank <= k, else 0.
-
-    In [0, 1]. With one answer a query the ideal gain is 1, so no normaliser appears.
+def recall_at(k: int, places: Places) -> Float64[np.ndarray, " L"]:
+    """Per list, the share of its answers that are among the first k. With one answer it is the hit rate.
 
     Raises:
-        ValueError: there is no query, a rank is below 1, or k is.
+        ValueError: k is below 1.
+
+    >>> recall_at(2, places_of(np.zeros(3, int), np.zeros(3, int), np.arange(3), np.array([1, 1, 1])))
+    array([0.66666667])
+    """
+    return _hits(k, places) / places.answers_L
+
+
+def ndcg_at(k: int, places: Places) -> Float64[np.ndarray, " L"]:
+    """Normalised discounted cumulative gain, per list: 1 / log2(1 + place) of each answer among the first k, over what
+    as many answers at the top would give.
+
+    In [0, 1]. With one answer that ideal is 1.
+
+    Raises:
+        ValueError: k is below 1.
 
     Source: Järvelin & Kekäläinen, TOIS 20(4), 2002, with binary gain and the log2(1 + rank) discount; the
     paper's own discount leaves the ranks below its base undiscounted.
 
-    >>> ndcg_at(10, np.array([1, 3, 11]))
+    >>> one_each = np.arange(3)
+    >>> ndcg_at(10, places_of(one_each, one_each, one_each, np.array([1, 3, 11])))
     array([1. , 0.5, 0. ])
     """
-    _check(k, rank_Q)
-    return np.where(rank_Q <= k, 1 / np.log2(1.0 + rank_Q), 0.0)
+    _check_length(k)
+    gain_A = np.where(places.place_A <= k, 1 / np.log2(1.0 + places.place_A), 0.0)
+    longest = min(k, int(places.answers_L.max()))
+    ideal_K = np.cumsum(1 / np.log2(2.0 + np.arange(longest)))
+    return places.sums(gain_A) / ideal_K[np.minimum(places.answers_L, k) - 1]
 
 
-def reciprocal_rank(rank_Q: Int[np.ndarray, " Q"]) -> Float64[np.ndarray, " Q"]:
-    """1 / rank, per query, in (0, 1], without a cut-off. Its mean is the MRR.
+def reciprocal_rank(places: Places) -> Float64[np.ndarray, " L"]:
+    """1 / the place of its first answer, per list, in (0, 1], without a cut-off. Its mean is the MRR.
 
-    Raises:
-        ValueError: there is no query, or a rank is below 1.
-
-    >>> reciprocal_rank(np.array([1, 4]))
+    >>> one_each = np.arange(2)
+    >>> reciprocal_rank(places_of(one_each, one_each, one_each, np.array([1, 4])))
     array([1.  , 0.25])
     """
-    _check(1, rank_Q)
-    return 1.0 / rank_Q
+    return 1.0 / places.place_A[places.start_L1[:-1]]
+
+
+def _hits(k: int, places: Places) -> Float64[np.ndarray, " L"]:
+    """How many answers of each list are among the first k."""
+    _check_length(k)
+    return places.sums((places.place_A <= k).astype(np.float64))
+
+
+def _check_length(k: int) -> None:
+    if k < 1:
+        raise ValueError(f"k={k}: a list holds at least one item")
 
 
 def sample_negatives(
@@ -113,7 +215,8 @@ def sample_negatives(
     num_negatives: int,
     rng: np.random.Generator,
 ) -> Int64[np.ndarray, "Q N"]:
-    """Different items for each query, uniform over those that are neither seen nor the answer.
+    """Different items for each query, uniform over those that are neither seen nor the answer. (Other answers of its
+    list are to stand among the seen items.)
 
     Args:
         num_items: size of the catalogue; its items are 1 to num_items, the unknown item never is a negative.
@@ -178,15 +281,6 @@ def _different(
         fresh_RN = rng.integers(0, below_Q[row_R, None], size=repeat_RN.shape)
         drawn_QN[row_R] = np.sort(np.where(repeat_RN, fresh_RN, drawn_QN[row_R]), axis=1)
     return drawn_QN
-
-
-def _check(k: int, rank_Q: Int[np.ndarray, " Q"]) -> None:
-    if k < 1:
-        raise ValueError(f"k={k}: a list holds at least one item")
-    if not len(rank_Q):
-        raise ValueError("no queries: rank_Q is empty, and a metric over nothing has no value")
-    if rank_Q.min() < 1:
-        raise ValueError(f"ranks start at 1, got {rank_Q.min()}; are these positions that start at 0?")
 
 
 def _check_catalogue(num_items: int, item_S: Int[np.ndarray, " S"]) -> None:

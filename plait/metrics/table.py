@@ -4,7 +4,7 @@ Evaluation, selection, comparison, regret and reports read the table. A new metr
 
 In full, a metric's name has the length of its list or its action: "ndcg@10", "mrr", "rmse:rating", "loss:rating".
 
-Shape letter: Q queries (held-out events).
+Shape letters: Q queries (held-out events), L ranked lists.
 """
 
 import difflib
@@ -15,20 +15,21 @@ from functools import partial
 from typing import Literal, final
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from plait.metrics import retrieval, scoring
+from plait.metrics.retrieval import Places, places_of
 from plait.metrics.scoring import Labelled
 from plait.metrics.statistic import Better, Statistic, mean_over_users
 from plait.schema import ActionKind, Judgement
 
-Ranks = Int64[np.ndarray, " Q"]
-Values = Float64[np.ndarray, " Q"]
+Counts = Int64[np.ndarray, " L"]
+Values = Float64[np.ndarray, " L"]
 Judgements = tuple[Judgement, ...]
 Distance = Literal["points", "share"]
 Scale = Literal["log", "model", "chances"]
 
-LISTS = (1, 5, 10, 50)  # lengths k of HR@k and NDCG@k
+LISTS = (1, 5, 10, 50)  # lengths k of HR@k, NDCG@k and recall@k
 SHOWN_LISTS = (10, 50)  # those that a comparison shows
 CHIEF_RETRIEVAL = "ndcg@10"  # in full: where one metric has to stand for all of retrieval
 LOSS_OF_ACTIONS = "loss:actions"  # in full: the sum of the losses of all trained actions
@@ -58,9 +59,9 @@ class Metric(ABC):
 @final
 @dataclass(frozen=True, kw_only=True)
 class RankMetric(Metric):
-    """A mean over users of each user's mean, computed from the whole rank of the item that came."""
+    """A mean over users of the mean over each user's lists, computed from where the first answer stands."""
 
-    function: Callable[[Ranks], Values]
+    function: Callable[[Places], Values]
     is_shown: bool  # in a comparison
 
     def full_names(self, action: str) -> tuple[str, ...]:
@@ -70,11 +71,15 @@ class RankMetric(Metric):
 @final
 @dataclass(frozen=True, kw_only=True)
 class ListMetric(Metric):
-    """A mean over users of each user's mean, computed from the first k items."""
+    """A mean over users of the mean over each user's lists, computed from the first k items."""
 
-    function: Callable[[int, Ranks], Values]
-    reads_order: bool  # False: the place within the list makes no difference
+    function: Callable[[int, Places], Values]
+    can_change: Callable[
+        [int, Counts, Counts], Bool[np.ndarray, " L"]
+    ]  # whether a list's value rests on the order
+    # of so many items of which none is an answer, and of so many answers
     is_shown: bool  # in a comparison, at SHOWN_LISTS
+    of_several: bool = False  # not measured where each list has one answer
 
     def full_names(self, action: str) -> tuple[str, ...]:
         return tuple(f"{self.name}@{k}" for k in LISTS)
@@ -128,7 +133,7 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
         distance="points",
         has_limit=True,
         function=retrieval.hr_at,
-        reads_order=False,
+        can_change=lambda k, others_L, _: others_L >= k,
         is_shown=True,
     ),
     ListMetric(
@@ -138,8 +143,19 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
         distance="points",
         has_limit=True,
         function=retrieval.ndcg_at,
-        reads_order=True,
+        can_change=lambda _, others_L, __: others_L >= 1,
         is_shown=True,
+    ),
+    ListMetric(
+        name="recall",
+        label="recall",
+        better="higher",
+        distance="points",
+        has_limit=True,
+        function=retrieval.recall_at,
+        can_change=lambda k, others_L, answers_L: (others_L >= 1) & (others_L + answers_L > k),
+        is_shown=True,
+        of_several=True,
     ),
     RankMetric(
         name="mrr",
@@ -289,16 +305,25 @@ def list_length(full_name: str) -> int:
 
 
 def measured_on_ranks(
-    user_Q: Int64[np.ndarray, " Q"], rank_Q: Int64[np.ndarray, " Q"]
+    user_Q: Int64[np.ndarray, " Q"],
+    list_Q: Int64[np.ndarray, " Q"],
+    item_Q: Int64[np.ndarray, " Q"],
+    rank_Q: Int64[np.ndarray, " Q"],
 ) -> dict[str, Statistic]:
     """Every retrieval metric, by its full name.
+
+    Args:
+        list_Q, rank_Q: as `plait.metrics.retrieval.places_of` takes them.
 
     Raises:
         ValueError: there is no query, or a rank is below 1.
     """
+    places = places_of(user_Q, list_Q, item_Q, rank_Q)
+    has_several = bool((places.answers_L > 1).any())
     return {
-        name: mean_over_users(user_Q, value_of(rank_Q), metric.better)
+        name: mean_over_users(places.user_L, value_of(places), metric.better)
         for name, metric, value_of in _on_ranks()
+        if has_several or not (isinstance(metric, ListMetric) and metric.of_several)
     }
 
 
@@ -340,7 +365,7 @@ def shown_of_kind(kind: ActionKind) -> tuple[ActionMetric, ...]:
     return (*leading, *(metric for metric in after if metric not in leading))
 
 
-def _on_ranks() -> Iterator[tuple[str, RetrievalMetric, Callable[[Ranks], Values]]]:
+def _on_ranks() -> Iterator[tuple[str, RetrievalMetric, Callable[[Places], Values]]]:
     """Each retrieval metric with its full name, list after list."""
     for k in LISTS:
         for metric in TABLE:

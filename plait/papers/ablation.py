@@ -25,7 +25,7 @@ from plait.metrics.table import metric_of
 from plait.papers.claims import Claim, judge, sides_of
 from plait.papers.logs import Log
 from plait.papers.study import Figure, Finding, Place, failures, shrunk, words_of, words_of_epochs
-from plait.training.batches import training_stream
+from plait.training.batches import targets_per_epoch
 
 Unit = Literal["%", "AUC"]
 Measured = TypeVar("Measured", float, np.ndarray)
@@ -186,7 +186,7 @@ class Ablation:
         by_count: dict[int, list[str]] = {}
         for arm, dataset in zip(self.arms, datasets, strict=True):
             for variant in arm.variants:
-                by_count.setdefault(targets_per_epoch(dataset, variant), []).append(variant.name)
+                by_count.setdefault(_supervised_actions(dataset, variant), []).append(variant.name)
         words = (f"{count:,} ({', '.join(names)})" for count, names in by_count.items())
         return f"Predictions events in the first epoch: {'; '.join(words)}."
 
@@ -266,17 +266,8 @@ def _difference(variant: Measured, baseline: Measured, unit: Unit) -> Measured:
             assert_never(unit)
 
 
-def targets_per_epoch(dataset: Dataset, variant: Variant) -> int:
+def _supervised_actions(dataset: Dataset, variant: Variant) -> int:
     """How many events' actions the first epoch supervises."""
-    settings = variant.settings
-    stream = training_stream(
-        dataset,
-        settings.protocol.plan(variant.layout, settings.model.exposure),
-        settings.optim.users_per_step,
-        settings.protocol,
-        epoch=0,
-        first_step=0,
-        device="cpu",
-    )
-    asked = (questions for _, inputs in stream for questions in inputs.questions)
-    return sum(len(questions.label_M) for questions in asked if questions.target.fact.field == "a")
+    its = variant.settings
+    plan = its.protocol.plan(variant.layout, its.model.exposure)
+    return targets_per_epoch(dataset, plan, its.optim.users_per_step, its.protocol).get("a", 0)

@@ -1,6 +1,7 @@
 """The order of the data, and batches made ahead of the step that needs them."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import TypeVar, assert_never
 
 import numpy as np
@@ -10,6 +11,8 @@ from plait.data import Dataset, Targets
 from plait.evaluation.ahead import ahead
 from plait.evaluation.settings import Protocol
 from plait.layouts import Layout
+from plait.layouts.arrange import training_predictions
+from plait.layouts.facts import Field
 from plait.models.inputs import Inputs, training_inputs
 from plait.models.late import LateStatistics
 from plait.models.questions import QuestionPlan
@@ -94,17 +97,37 @@ def training_stream(
     late: LateStatistics | None = None,
 ) -> Iterator[tuple[Int64[np.ndarray, " U"], Inputs]]:
     """The users and inputs of every step from `first_step` on, prepared while the step before is computed."""
-    by_event = plan.sample == "event"
-    targets = targets_of_step(dataset, users_per_step, protocol, epoch) if by_event else []
-    users = users_of_step(dataset, users_per_step, protocol.seed, epoch)
-
-    def batch_of(step: int) -> EventBatch:
-        if by_event:
-            return dataset.target_batch(targets[step], plan.max_events, plan.lead)
-        return training_batch(dataset, plan, users[step], protocol, epoch, step)
+    num, batch_of = _batches(dataset, plan, users_per_step, protocol, epoch)
 
     def make(step: int) -> tuple[Int64[np.ndarray, " U"], Inputs]:
         batch = batch_of(step)
         return batch.user_U, training_inputs(plan, batch, device=device, late=late)
 
-    return ahead(make, range(first_step, len(targets if by_event else users)))
+    return ahead(make, range(first_step, num))
+
+
+def targets_per_epoch(
+    dataset: Dataset, plan: QuestionPlan, users_per_step: int, protocol: Protocol
+) -> dict[Field, int]:
+    """How many events the first epoch supervises, by what is predicted of them."""
+    num, batch_of = _batches(dataset, plan, users_per_step, protocol, epoch=0)
+    found: Counter[Field] = Counter()
+    for step in range(num):
+        for asked in training_predictions(plan.layout, plan.training_roles(batch_of(step))):
+            found[asked.target.fact.field] += len(asked.label_M)
+    return dict(found)
+
+
+def _batches(
+    dataset: Dataset, plan: QuestionPlan, users_per_step: int, protocol: Protocol, epoch: int
+) -> tuple[int, Callable[[int], EventBatch]]:
+    """How many steps an epoch has, and the events of each."""
+    match plan.sample:
+        case "event":
+            targets = targets_of_step(dataset, users_per_step, protocol, epoch)
+            return len(targets), lambda step: dataset.target_batch(targets[step], plan.max_events, plan.lead)
+        case "user":
+            users = users_of_step(dataset, users_per_step, protocol.seed, epoch)
+            return len(users), lambda step: training_batch(dataset, plan, users[step], protocol, epoch, step)
+        case _:
+            assert_never(plan.sample)

@@ -225,9 +225,10 @@ class _Run:
         for users_U, inputs in self._stream(progress.epoch, progress.step):
             if self._caps_reached():  # here, because a checkpoint may be of the step that reached it
                 break
-            start_s = time.perf_counter()
+            start_s, start_cpu_s = time.perf_counter(), time.process_time()
             self._step(users_U, inputs)
             progress.spent.train_wall_s += time.perf_counter() - start_s
+            progress.spent.train_cpu_s += time.process_time() - start_cpu_s
             if self.watch:
                 self.watch(max(self._shares_spent().values()), progress.spent.tokens_per_s)
             self.obey(arrived)

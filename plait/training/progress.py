@@ -12,6 +12,7 @@ class Spent:
     tokens: int = 0
     flops: float = 0.0
     train_wall_s: float = 0.0
+    train_cpu_s: float = 0.0  # of all threads of the process
 
     @property
     def tokens_per_s(self) -> float:

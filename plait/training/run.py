@@ -133,6 +133,7 @@ def _result(
         train_tokens=progress.spent.tokens,
         train_flops=progress.spent.flops,
         train_wall_s=progress.spent.train_wall_s,
+        train_cpu_s=progress.spent.train_cpu_s,
         wall_s=wall_s,
         peak_memory_mb=peak_memory_mb,
         curve=progress.curve,

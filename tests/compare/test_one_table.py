@@ -81,7 +81,8 @@ def answers_of_every_kind() -> Answers:
     }
     return Answers(
         user_Q=np.arange(U) // 2,
-        item_Q=np.ones(U, dtype=np.int64),
+        list_Q=np.arange(U) // 2,
+        item_Q=np.arange(U) + 1,
         rank_Q=rng.integers(1, 99, U),
         predicted=predicted,
         label_QA=label_QA,
@@ -143,11 +144,14 @@ def test_what_a_comparison_shows_and_in_which_order() -> None:
         "Ordinal": ["rmse", "accuracy", "log_loss", "mae"],
     }
     assert [metric.name for metric in shown_of_kind(Ordinal(("poor", "good")))] == ["accuracy", "log_loss"]
-    assert table.shown_of_retrieval() == ("hr@10", "ndcg@10", "hr@50", "ndcg@50", "mrr")
+    assert table.shown_of_retrieval() == (
+        *("hr@10", "ndcg@10", "recall@10"),
+        *("hr@50", "ndcg@50", "recall@50", "mrr"),
+    )
 
 
 def test_values_are_written_in_the_tables_order() -> None:
-    ranked = [f"{name}@{k}" for k in (1, 5, 10, 50) for name in ("hr", "ndcg")] + ["mrr"]
+    ranked = [f"{name}@{k}" for k in (1, 5, 10, 50) for name in ("hr", "ndcg", "recall")] + ["mrr"]
     pooled = {
         "liked": ("auc", "gauc", "ne", "log_loss", "ece"),
         "stars": ("rmse", "mae", "rmse_scaled", "mae_scaled"),
@@ -157,6 +161,8 @@ def test_values_are_written_in_the_tables_order() -> None:
     }
     expected = [*ranked, *(f"{name}:{action}" for action, names in pooled.items() for name in names)]
     assert list(measure(answers_of_every_kind())) == expected
+    one_each = replace(answers_of_every_kind(), list_Q=np.arange(U))
+    assert list(measure(one_each)) == [name for name in expected if not name.startswith("recall")]
 
 
 Add = Callable[[Metric], None]

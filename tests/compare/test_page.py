@@ -102,6 +102,7 @@ def row(layout, seed, statistics, **changes):
         train_tokens=2.1e7 * layout.per_event,
         wall_s=1.2 * wall_s,
         train_wall_s=wall_s,
+        train_cpu_s=1.7 * wall_s,
         epochs=12,
         best_epoch=9,
         peak_memory_mb=734.0,

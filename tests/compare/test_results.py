@@ -20,6 +20,7 @@ COST = Cost(
     train_tokens=1,
     wall_s=1,
     train_wall_s=1,
+    train_cpu_s=1,
     epochs=1,
     best_epoch=1,
     peak_memory_mb=1,

@@ -1,7 +1,9 @@
 """What a chart or a table writes, number and unit together, is the number that it was given, in every unit."""
 
 import html.parser
+import itertools
 import re
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 
@@ -15,7 +17,7 @@ from plait.compare import charts
 from plait.compare.charts import Chart, Look, Measured, Tick, Trace, learning_curves, quality_against_cost
 from plait.compare.page import html_page
 from plait.compare.presentation import COST_COLUMNS
-from plait.compare.results import Comparison, Cost
+from plait.compare.results import Comparison, Cost, Point
 from plait.compare.words import PREFIXES, duration, number, percent, signed, times, with_prefix
 
 SECONDS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0}
@@ -147,6 +149,7 @@ def costly() -> Comparison:
             "train_flops": 1e13 * size * drawn["train_flops"],
             "train_tokens": 1e6 * size * drawn["train_tokens"],
             "train_wall_s": train_wall_s,
+            "train_cpu_s": train_wall_s * drawn["train_cpu_s"],
             "wall_s": train_wall_s * drawn["wall_s"],
             "epochs": 9 + 2 * drawn["epochs"],
             "best_epoch": 3 + drawn["best_epoch"],
@@ -192,6 +195,15 @@ def means(comparison: Comparison, layout: str) -> dict[str, float]:
     return {name: sum(float(getattr(cost, name)) for cost in costs) / len(costs) for name in names}
 
 
+def epoch_times(comparison: Comparison, layout: str) -> tuple[float, float, float]:
+    """Median, shortest and longest over the epochs of all seeds, found one by one."""
+    found = []
+    for its in (its for its in comparison.rows if its.layout == layout):
+        for before, after in itertools.pairwise((Point(0.0, 0.0, 0.0, {}), *its.curve)):
+            found.append((after.train_wall_s - before.train_wall_s) / (after.epoch - before.epoch))
+    return statistics.median(found), min(found), max(found)
+
+
 def check_costs(comparison: Comparison) -> None:
     """In the order of COST_COLUMNS, and beside them what is small."""
     tables = Tables(html_page(comparison)).tables
@@ -204,15 +216,16 @@ def check_costs(comparison: Comparison) -> None:
         )
         if layout is None or len(line) < len(COST_COLUMNS):
             continue
-        flops, time, epochs, tokens_s, tokens_event, parameters, memory = line[-len(COST_COLUMNS) :]
+        flops, time, cpu, epochs, tokens_s, tokens_event, _, parameters, memory = line[-len(COST_COLUMNS) :]
         its = means(comparison, layout)
         trained, best = map(float, epochs[0].rstrip(")").split(" ("))
         for found, expected in (
             (read_prefix(flops[0]), its["train_flops"]),
             (float(flops[1].rstrip("\N{MULTIPLICATION SIGN}")), its["train_flops"] / reference),
-            (
-                float(time[1].removesuffix(" s per epoch").replace(",", "")),
-                its["train_wall_s"] / its["epochs"],
+            *zip(
+                map(float, re.findall(r"[\d.]+", time[1].replace(",", ""))),
+                epoch_times(comparison, layout),
+                strict=True,
             ),
             (trained, its["epochs"]),
             (best, its["best_epoch"]),
@@ -222,6 +235,7 @@ def check_costs(comparison: Comparison) -> None:
             (read_prefix(memory[0], "B"), 1e6 * its["peak_memory_mb"]),
         ):
             assert found == pytest.approx(expected, rel=0.02), (layout, line)
+        assert in_seconds(cpu[0]) == pytest.approx(its["train_cpu_s"], rel=0.02, abs=0.05)
         assert in_seconds(time[0]) == pytest.approx(its["train_wall_s"], rel=0.02, abs=0.05)
         met += 1
     assert_not_vacuous({"layouts": met}, above=len(LAYOUTS) - 1)

@@ -386,7 +386,9 @@ def assert_equal_answers(found: Answers, expected: Answers) -> None:
     assert (found.rank_Q is None) == (expected.rank_Q is None)
     assert found.predicted.keys() == expected.predicted.keys()
     assert found.actions == expected.actions
-    pairs = [(getattr(found, name), getattr(expected, name)) for name in ("user_Q", "item_Q", "label_QA")]
+    pairs = [
+        (getattr(found, name), getattr(expected, name)) for name in ("user_Q", "list_Q", "item_Q", "label_QA")
+    ]
     pairs += [(found.predicted[name], value) for name, value in expected.predicted.items()]
     pairs += [(found.rank_Q, expected.rank_Q)] if expected.rank_Q is not None else []
     for one, other in pairs:

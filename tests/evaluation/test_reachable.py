@@ -16,7 +16,7 @@ from tiny import (
 )
 
 from plait.compare.comparing import compare
-from plait.data import Dataset, prepare
+from plait.data import Dataset, Temporal, prepare
 from plait.engine.ranking import FIRST_ITEM, Scores
 from plait.evaluation import reachable
 from plait.evaluation.answers import negatives_of, ranks_in_catalogue, targets_of
@@ -25,14 +25,18 @@ from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Protocol
 from plait.layouts import resolve
 from plait.metrics import retrieval
+from plait.metrics.retrieval import places_of
 
-METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@10", "mrr")
+METRICS = ("hr@1", "hr@5", "hr@10", "recall@5", "ndcg@10", "mrr")
 
 
-def made_of(folder, rows) -> Dataset:
+VALUES = {"hr": retrieval.hr_at, "recall": retrieval.recall_at, "ndcg": retrieval.ndcg_at}
+
+
+def made_of(folder, rows, **options) -> Dataset:
     log = pl.DataFrame(rows, schema=["user", "item"], orient="row").with_columns(time=pl.int_range(pl.len()))
     columns = {"user": "user", "item": "item", "time": "time", "min_user_events": 1, "min_item_events": 1}
-    return prepare(log, actions={}, out=folder, **columns)
+    return prepare(log, actions={}, out=folder, **columns | options)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +47,11 @@ def datasets(tmp_path_factory, dataset) -> dict[str, Dataset]:
     some = [(user, step % (3 + user % 2 * 3)) for user in range(6) for step in range(6)]
     few = [(user, (user + step) % 8) for user in range(4) for step in range(5)]
     one_left = [(user, (user + step) % 4) for user in range(4) for step in range(4)]
+    several = [(user, 2 * user % 3 + step) for step in range(6) for user in range(5)]
+    by_time = {"split": Temporal(cut_validation_s=10, cut_test_s=25)}
     logs = {"again": again, "own again": own, "some again": some, "few items": few, "one item left": one_left}
-    return {name: made_of(folder / name, rows) for name, rows in logs.items()} | {"tiny": dataset}
+    found = {name: made_of(folder / name, rows) for name, rows in logs.items()}
+    return found | {"tiny": dataset, "several answers": made_of(folder / "several", several, **by_time)}
 
 
 def values_of_random_scores(data: Dataset, protocol: Protocol, metric: str) -> set[float]:
@@ -56,9 +63,10 @@ def values_of_random_scores(data: Dataset, protocol: Protocol, metric: str) -> s
         negatives = negatives_of(data, targets, protocol)
         scored = partial(iter, [Scores(item_C, score_QC)])
         rank_Q = ranks_in_catalogue(scored, data, targets, protocol, negatives)
+        lists = places_of(targets.user_Q, data.lists(targets), data.target_items(targets), rank_Q)
         name, _, k = metric.partition("@")
-        of = {"hr": retrieval.hr_at, "ndcg": retrieval.ndcg_at}
-        found.add(float((of[name](int(k), rank_Q) if k else retrieval.reciprocal_rank(rank_Q)).mean()))
+        value_L = VALUES[name](int(k), lists) if k else retrieval.reciprocal_rank(lists)
+        found.add(float(value_L.mean()))
     return found
 
 
@@ -99,8 +107,20 @@ def test_a_check_that_counts_seen_answers_as_open_is_caught(datasets, monkeypatc
 
 
 def test_a_check_that_counts_seen_items_as_ranked_is_caught(datasets, monkeypatch):
-    monkeypatch.setattr(reachable, "_num_ranked", lambda data, targets: np.full(len(targets), data.num_items))
+    monkeypatch.setattr(
+        reachable, "_num_others", lambda data, lists, protocol: np.full(len(lists), data.num_items)
+    )
     assert_caught(check_refusals, datasets)
+
+
+def test_a_check_that_takes_every_answer_for_its_lists_only_one_is_caught(datasets, monkeypatch):
+    right = reachable._lists_can_change
+
+    def of_one(metric, others_L, answers_L):
+        return right(metric, others_L, np.ones_like(answers_L))
+
+    monkeypatch.setattr(reachable, "_lists_can_change", of_one)
+    assert_caught(check_refusals, {"several answers": datasets["several answers"]})
 
 
 def test_training_refuses_what_cannot_move_before_it_writes(datasets, tmp_path):

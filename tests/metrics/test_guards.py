@@ -31,16 +31,21 @@ def ranked(answer: int, scores: np.ndarray) -> Call:
     return lambda its: its.ranks_of(np.array([answer]), scores[None])
 
 
+def placed(ranks: np.ndarray, k: int = 1) -> Call:
+    lists, rank_Q = np.arange(len(ranks)), ranks.astype(np.int64)
+    return lambda its: its.hr_at(k, its.places_of(lists, lists, lists, rank_Q))
+
+
 RETRIEVAL = [
     Case(ranked(0, array(0.1, 0.2)), None),
     Case(ranked(1, array(0.1, 0.2)), None),
     Case(ranked(-1, array(0.1, 0.2)), "names column -1"),
     Case(ranked(2, array(0.1, 0.2)), "names column 2"),
     Case(ranked(0, array(0.1, np.nan)), "NaN|nan"),
-    Case(lambda its: its.hr_at(1, np.array([1, 2])), None),
-    Case(lambda its: its.hr_at(0, np.array([1, 2])), "k=0"),
-    Case(lambda its: its.hr_at(1, EMPTY), "no queries"),
-    Case(lambda its: its.hr_at(1, np.array([1, 0])), "ranks start at 1"),
+    Case(placed(array(1, 2)), None),
+    Case(placed(array(1, 2), k=0), "k=0"),
+    Case(placed(array()), "no queries"),
+    Case(placed(array(1, 0)), "ranks start at 1"),
     Case(negatives((0, 1, 2)), None),
     Case(negatives((0, 2)), "expected 3 offsets"),
     Case(negatives((1, 1, 2)), "expected 3 offsets"),

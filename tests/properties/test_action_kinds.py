@@ -397,7 +397,9 @@ def test_a_comparison_shows_metrics_that_are_measured(one: Example) -> None:
     label_QA = np.resize(np.array(one.held, np.float32), (WIDTH, 1))
     label_QA[-1] = np.nan
     user_Q = np.arange(WIDTH) // 4
-    answers = Answers(user_Q, user_Q + 1, None, {one.action.name: predicted}, label_QA, {}, (fitted(one),))
+    answers = Answers(
+        user_Q, user_Q, user_Q + 1, None, {one.action.name: predicted}, label_QA, {}, (fitted(one),)
+    )
     measured, shown = measure(answers), comparing._metrics_of(one.action)
     assert shown and all(measured[name].value is not None for name in shown)
     if one.kind == STARS:
