@@ -1,4 +1,4 @@
-"""Effects of items and users, against plain loops over events, and against what they must do on worlds that are known."""
+"""Effects of items and users, against plain loops over events, and on a world whose effects are known."""
 
 import numpy as np
 import pytest
