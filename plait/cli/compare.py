@@ -29,6 +29,7 @@ def compare(
     out: Path,
     trunk: TrunkKind | None = None,
     device: Device = "auto",
+    baselines: bool = True,
     model: ModelSettings = ModelSettings(),
     optim: Optim = Optim(),
     protocol: Protocol = Protocol(),
@@ -52,6 +53,9 @@ def compare(
         Short for --model.trunk.kind.
     device
         What to train on; auto is cuda where there is one.
+    baselines
+        Hold the layouts against counting, too: what is popular, what follows what, how items and users depart from the
+        mean.
     """
     # Before a dataset is fetched for nothing:
     on, model = resolve_device(device), with_trunk(model, trunk)
@@ -71,6 +75,7 @@ def compare(
             device=on,
             report=lambda line: say(line, screen),
             watch=watch,
+            baselines=baselines,
         )
     screen.print(terminal_table(comparison, screen.width))
     say(f"page: {out / 'report.html'}", screen)

@@ -1,6 +1,7 @@
 """Variants against each other on the same data and users: layouts under one protocol, or whatever else a study varies.
 
 OUT/runs/VARIANT-seedN/  one run each (see `plait.training.run`); a finished one is only read again
+OUT/baselines/           what counting answers (see `plait.evaluation.counting`), where it is compared too
 OUT/rows.jsonl           one row per variant and seed
 OUT/comparison.json      everything that the page shows
 OUT/summary.json         what was found and under which protocol, small enough to keep beside code
@@ -16,6 +17,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Int64
 
+from plait.compare.floor import floor_of
 from plait.compare.page import html_page, page_template
 from plait.compare.presentation import origins
 from plait.compare.regret import limits, regrets
@@ -30,7 +32,8 @@ from plait.compare.results import (
     summarise,
 )
 from plait.data import Dataset
-from plait.evaluation.answers import measure, targets_of
+from plait.evaluation.answers import Answers, measure, targets_of
+from plait.evaluation.counting import Baselines, baselines_of
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.provenance import Provenance, provenance
 from plait.evaluation.reachable import Reach, check_can_choose
@@ -71,6 +74,12 @@ class Variant:
     def layout(self) -> Layout:
         return self.settings.parsed_layout
 
+    @property
+    def judged_as(self) -> tuple[object, ...]:
+        """What decides which questions it is asked, and how its answers are ranked."""
+        protocol = self.settings.protocol
+        return self.settings.model.exposure.same_request, protocol.filter_seen, protocol.negatives
+
     def seeded(self, seed: int) -> RunSettings:
         protocol = dataclasses.replace(self.settings.protocol, seed=seed)
         return dataclasses.replace(self.settings, protocol=protocol)
@@ -96,8 +105,12 @@ def compare(
     report: Callable[[str], None] = print,
     device: str = "cpu",
     watch: Watch | None = None,
+    baselines: bool = True,
 ) -> Comparison:
     """Trains every layout with every seed, as far as that is not done yet, and writes the results.
+
+    Args:
+        baselines: holds the layouts against counting, too.
 
     Raises:
         ValueError: a layout is given twice, or as `compare_variants`.
@@ -110,7 +123,15 @@ def compare(
         for layout in layouts
     ]
     return compare_variants(
-        dataset, variants, num_seeds, out, command=command, report=report, device=device, watch=watch
+        dataset,
+        variants,
+        num_seeds,
+        out,
+        command=command,
+        report=report,
+        device=device,
+        watch=watch,
+        baselines=baselines,
     ).comparison
 
 
@@ -125,8 +146,12 @@ def compare_variants(
     report: Callable[[str], None] = print,
     device: str = "cpu",
     watch: Watch | None = None,
+    baselines: bool = False,
 ) -> Compared:
     """Trains every variant with every seed, as far as that is not done yet, and writes the results.
+
+    Args:
+        baselines: holds the variants against counting, where all of them are asked the same questions.
 
     Seeds count from that of the first variant's protocol. A run that diverges is a row that says so; the others go
     on.
@@ -146,6 +171,9 @@ def compare_variants(
     def indented(line: str) -> None:
         report(f"  {line}")
 
+    if baselines:
+        report("baselines")
+    counted = _baselines(study, out, indented) if baselines else None
     rows: list[Row] = []
     statistics: dict[tuple[str, int], Mapping[str, Statistic]] = {}
     for seed in study.seeds:  # seeds outside: a stopped comparison holds every variant once first
@@ -161,6 +189,8 @@ def compare_variants(
             statistics[variant.name, seed] = measured
             rows.append(_row(variant, seed, result, measured, best.get(seed, {})))
     comparison = _comparison(study, rows, statistics, best)
+    if counted is not None and statistics:
+        comparison = msgspec.structs.replace(comparison, floor=floor_of(*counted, statistics, DRAWS))
     _write(comparison, out)
     return Compared(comparison, statistics)
 
@@ -284,6 +314,26 @@ def _check_selection(variant: Variant, dataset: Dataset) -> None:
 def _folder_name(name: str) -> str:
     """A variant's name, or its notation, with only the characters that every file system takes."""
     return re.sub(r"[^\w+-]+", "_", name).strip("_")
+
+
+def _baselines(
+    study: _Study, out: Path, report: Callable[[str], None]
+) -> tuple[Baselines, dict[str, Answers]] | None:
+    """What counting answers to the questions of all variants; None where these differ."""
+    judged = {of.judged_as for of in study.variants}
+    if len(judged) > 1:
+        report("none: the variants are not asked the same questions")
+        return None
+    its = study.variants[0].settings
+    found, answers = baselines_of(
+        study.dataset, its.protocol, its.model.exposure.same_request, out / "baselines"
+    )
+    for name, why in found.left_out.items():
+        report(f"{name} left out: {why}")
+    report(
+        ", ".join([f"{len(answers)} ways of counting in {found.wall_s:.1f} s", *filter(None, [found.note])])
+    )
+    return found, answers
 
 
 def _failed(study: _Study, variant: Variant, seed: int, error: Diverged) -> Row:

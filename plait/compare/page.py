@@ -39,7 +39,8 @@ def terminal_table(comparison: Comparison, width: int = 100) -> Table:
 
 
 def _table(comparison: Comparison, shown: Sequence[str], on_page_only: Sequence[str]) -> Table:
-    lines = [*presentation.rules(comparison), *presentation.notes(comparison)]
+    pays = [line for metric in comparison.charted for line in presentation.on_counting(comparison, metric)]
+    lines = [*pays, *presentation.rules(comparison), *presentation.notes(comparison)]
     if on_page_only:
         lines.append(f"On the page only: {', '.join(map(metric_label, on_page_only))}.")
     lines.append(f"Protocol: {comparison.protocol}")
@@ -66,6 +67,8 @@ def _table(comparison: Comparison, shown: Sequence[str], on_page_only: Sequence[
             number(summary.epoch_times.median_s, 1) if summary else NOTHING,
             *(ability.verdict if ability else NOTHING for ability in (line.card.retrieves, line.card.scores)),
         )
+    for name, cells in presentation.baseline_cells(comparison).items():
+        table.add_row(Text(name), *(_terminal_cell(cells[metric]) for metric in shown))
     oracle = presentation.oracle_cells(comparison)
     if oracle:
         table.add_row("oracle", *(_terminal_cell(oracle[metric]) for metric in shown))
@@ -115,11 +118,15 @@ def html_page(comparison: Comparison) -> str:
         c=comparison,
         lines=presentation.lines(comparison),
         oracle=presentation.oracle_cells(comparison),
+        baselines=presentation.baseline_cells(comparison),
         cost_columns=COST_COLUMNS,
         findings=[
             sentence
             for metric in comparison.charted
-            for sentence in presentation.findings(comparison, metric)
+            for sentence in (
+                *presentation.on_counting(comparison, metric),
+                *presentation.findings(comparison, metric),
+            )
         ],
         rules=presentation.rules(comparison),
         notes=presentation.notes(comparison),

@@ -11,7 +11,7 @@ import msgspec
 
 from plait.compare.charts import Chart, Look, Measured, Trace, learning_curves, quality_against_cost
 from plait.compare.regret import Regret
-from plait.compare.results import Comparison, Contrast, LayoutCard, MetricSummary, Row, Summary
+from plait.compare.results import Comparison, Contrast, CountedRow, LayoutCard, MetricSummary, Row, Summary
 from plait.compare.significance import LEVEL
 from plait.compare.words import (
     NOTHING,
@@ -142,6 +142,7 @@ def rules(comparison: Comparison) -> list[str]:
         _rule_of_marks(seeds),
         f"Cost: training FLOPs, {comparison.reference} = 1. {NOTHING} not measured.",
         *([ABOUT_ORACLE] if comparison.oracle else []),
+        *([ABOUT_BASELINES] if comparison.floor else []),
     ]
 
 
@@ -172,7 +173,17 @@ def notes(comparison: Comparison) -> list[str]:
                 found.append(f"{card.name} cannot {task}: {ability.why}{but}")
         if card.leaks:
             found.append(f"‼ {card.name} reads its own answers: {'; '.join(card.leaks)}")
-    return found + _stops(comparison) + _unsteady_times(comparison) + _several_origins(comparison)
+    found += _left_out(comparison) + _stops(comparison)
+    return found + _unsteady_times(comparison) + _several_origins(comparison)
+
+
+def _left_out(comparison: Comparison) -> list[str]:
+    """Why baselines were not asked, or how."""
+    floor = comparison.floor
+    if floor is None:
+        return []
+    reasons = [f"{COUNT}{name} left out: {why}" for name, why in floor.left_out.items()]
+    return reasons + ([f"baselines: {floor.note}"] if floor.note else [])
 
 
 def _stops(comparison: Comparison) -> list[str]:
@@ -277,6 +288,61 @@ def charts(comparison: Comparison, metric: str) -> list[Chart]:
             learning_curves(f"{label} on validation, by training time", seconds_, y_label, "seconds"),
         ]
     return drawn
+
+
+COUNT = "count: "  # before the names of baselines, which are no layouts
+ABOUT_BASELINES = "count: baselines, which count training rows and train nothing. Their stars are against the best of them alone."
+
+
+def baseline_cells(comparison: Comparison) -> dict[str, dict[str, Cell]]:
+    """The baselines' own lines, by name and metric; empty where they were not asked."""
+    floor = comparison.floor
+    if floor is None:
+        return {}
+    metrics = (*comparison.retrieval, *comparison.scoring)
+    best = {metric: floor.best(metric) for metric in metrics}
+    return {
+        f"{COUNT}{row.name}": {metric: _baseline_cell(row, metric, best[metric]) for metric in metrics}
+        for row in floor.rows
+    }
+
+
+def _baseline_cell(row: CountedRow, metric: str, best: CountedRow | None) -> Cell:
+    if metric not in row.metrics:
+        return Cell(NOTHING)
+    estimate, vs_best = row.metrics[metric], row.vs_best.get(metric)
+    return Cell(
+        number(estimate.value),
+        "" if estimate.half_width is None else number(estimate.half_width),
+        "best" if row is best else "other",
+        _words(vs_best, row is best, "the best of the baselines"),
+        "*" * bool(vs_best and vs_best.is_significant),
+    )
+
+
+def on_counting(comparison: Comparison, metric: str) -> list[str]:
+    """Whether a layout beats the best baseline in a metric, in a sentence; nothing where none has it."""
+    floor = comparison.floor
+    best = None if floor is None else floor.best(metric)
+    if floor is None or best is None or not floor.layouts.get(metric):
+        return []
+    estimate = best.metrics[metric]
+    lead = f"{metric_label(metric)}: the best count is {best.name} with {number(estimate.value)}{_bounds(estimate)}."
+    sign = 1 if estimate.better == "higher" else -1
+    standing: dict[str, list[str]] = {}
+    for layout, contrast in floor.layouts[metric].items():
+        standing.setdefault(_against_count(contrast, sign), []).append(layout)
+    told = "; ".join(f"{how}: {', '.join(names)}" for how, names in standing.items())
+    return [f"{lead} {told[:1].upper()}{told[1:]}."]
+
+
+def _against_count(contrast: Contrast, sign: int) -> str:
+    if not contrast.covers_seeds:
+        ahead = contrast.difference.value * sign > 0
+        return f"{'ahead of' if ahead else 'not ahead of'} it with one seed, which tells no difference"
+    if not contrast.is_significant:
+        return "not told apart from it"
+    return "better" if contrast.difference.value * sign > 0 else "worse"
 
 
 def _summary(comparison: Comparison, layout: str, metric: str) -> MetricSummary | None:

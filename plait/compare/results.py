@@ -122,6 +122,30 @@ class Summary(msgspec.Struct, frozen=True):
     epoch_times: EpochTimes
 
 
+class CountedRow(msgspec.Struct, frozen=True):
+    """One baseline."""
+
+    name: str
+    settings: str  # that the validation chose, in words; "" where there was nothing to choose
+    metrics: dict[str, Estimate]
+    vs_best: dict[str, Contrast]  # of baselines; a metric in which it is the best is left out
+
+
+class Floor(msgspec.Struct, frozen=True):
+    """All baselines under a comparison."""
+
+    rows: tuple[CountedRow, ...]
+    layouts: dict[str, dict[str, Contrast]]  # by metric and layout: the layout minus the best baseline
+    left_out: dict[str, str]  # baselines by name, and why they were not asked
+    note: str
+    wall_s: float
+
+    def best(self, metric: str) -> CountedRow | None:
+        """The best baseline; None where none has the metric, or it is not defined."""
+        rows = [row for row in self.rows if metric in row.metrics and row.metrics[metric].value is not None]
+        return next((row for row in rows if metric not in row.vs_best), None)
+
+
 class Ability(msgspec.Struct, frozen=True):
     """Whether a layout can do a task, and in which way."""
 
@@ -175,6 +199,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     scoring: tuple[str, ...]
     charted: tuple[str, ...]  # those of them that are drawn
     oracle: dict[str, Estimate] = {}  # the best that anyone could expect, on data whose truth is known
+    floor: Floor | None = None  # what counting reaches on the same users; None where it was not asked
     reference: str  # the layout that costs and differences are measured against
     layouts: tuple[LayoutCard, ...]  # in the order to show them
     rows: tuple[Row, ...]
@@ -285,9 +310,9 @@ def _column(
         best = choose(defined, key=defined.__getitem__)
     sides = {layout: Side(seeds[layout]) for layout in defined}
     joint = drawn(sides)
-    against_reference = _against(reference, sides, joint)
+    against_reference = against(reference, sides, joint)
     chosen_from = list(combinations((mean for layout, mean in joint.items() if layout != best), 2))
-    against_best = _against(best, sides, joint, chosen_from)
+    against_best = against(best, sides, joint, chosen_from)
     limit = {metric: as_drawn(average([resample(statistic) for statistic in limits]))} if limits else {}
     return {
         layout: MetricSummary(
@@ -301,7 +326,7 @@ def _column(
     }
 
 
-def _against(
+def against(
     other: str | None, sides: Mapping[str, Side], joint: Mapping[str, Bootstrap], beside: Sequence[Pair] = ()
 ) -> dict[str, Contrast]:
     """Every layout against `other`, where both have the metric; told together with the pairs `beside` them.

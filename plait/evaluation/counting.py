@@ -1,0 +1,229 @@
+"""Baselines under a protocol: asked the questions that models are asked, ranked as these are, and kept beside a run.
+
+FOLDER/NAME/answers.npz  the answers of one way of counting on the test events
+FOLDER/baselines.json    written last: what they were asked, and the settings that the validation chose
+
+Shape letters: Q questions, H different histories.
+"""
+
+import importlib.metadata
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+
+from plait.baselines import retrieval
+from plait.baselines.actions import Predictor, predictors
+from plait.baselines.asking import Log, Questions, SameRequest, questions, training_log
+from plait.baselines.choosing import best_of
+from plait.baselines.retrieval import Retriever
+from plait.data import Dataset, Targets
+from plait.engine import steps
+from plait.engine.ranking import FIRST_ITEM, Scores
+from plait.evaluation.answers import Answers, measure, negatives_of, ranks_in_catalogue
+from plait.evaluation.run_files import ANSWERS, load_answers, read_file, save_answers
+from plait.evaluation.selection import Selection
+from plait.evaluation.settings import Protocol
+from plait.files import write_whole
+
+QUESTIONS = 4_096  # of the validation, by which settings are chosen: spread evenly, where there are more
+BASELINES = "baselines.json"
+NO_VALIDATION = "no validation part to choose settings by: they are the usual ones"
+HISTORIES_AT_A_TIME = 4_096  # that are held together
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """Everything that decides what baselines answer."""
+
+    content_hash: str  # of the data
+    same_request: SameRequest
+    filter_seen: bool
+    negatives: int | None
+    seed: int | None  # that negatives follow from; None where the full catalogue is ranked
+    version: str  # of Plait
+
+    @classmethod
+    def of(cls, dataset: Dataset, protocol: Protocol, same_request: SameRequest) -> "Asked":
+        return cls(
+            dataset.manifest.content_hash,
+            same_request,
+            protocol.filter_seen,
+            protocol.negatives,
+            None if protocol.negatives is None else protocol.seed,
+            importlib.metadata.version("plait"),
+        )
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """One way of counting, under a protocol."""
+
+    name: str
+    settings: str  # that the validation chose, in words; "" where there is nothing to choose
+
+
+class Baselines(msgspec.Struct, frozen=True):
+    """All that can be asked."""
+
+    asked: Asked
+    counted: tuple[Counted, ...]
+    left_out: dict[str, str]  # by name, why
+    note: str
+    wall_s: float
+
+
+def baselines_of(
+    dataset: Dataset, protocol: Protocol, same_request: SameRequest, folder: Path
+) -> tuple[Baselines, dict[str, Answers]]:
+    """Counts on the training rows, chooses settings on the validation, and answers about the test; or reads what the
+    folder holds, where that answers the same.
+
+    Returns:
+        What was counted, and by name the answers.
+
+    Raises:
+        ValueError: there is no test event to ask about.
+    """
+    return _kept(dataset, protocol, same_request, folder) or _written(dataset, protocol, same_request, folder)
+
+
+def _kept(
+    dataset: Dataset, protocol: Protocol, same_request: SameRequest, folder: Path
+) -> tuple[Baselines, dict[str, Answers]] | None:
+    path = folder / BASELINES
+    if not path.is_file():
+        return None
+    kept = read_file(path, Baselines)
+    if kept.asked != Asked.of(dataset, protocol, same_request):
+        return None
+    return kept, {
+        its.name: load_answers(_folder_of(folder, its.name), dataset.actions) for its in kept.counted
+    }
+
+
+def _written(
+    dataset: Dataset, protocol: Protocol, same_request: SameRequest, folder: Path
+) -> tuple[Baselines, dict[str, Answers]]:
+    start_s, log = time.perf_counter(), training_log(dataset, same_request)
+    validation = _some(dataset.targets("validation", same_request))
+    found = list(_counted(dataset, protocol, same_request, log, validation))
+    for its, answers in found:
+        place = _folder_of(folder, its.name)
+        place.mkdir(parents=True, exist_ok=True)
+        save_answers(place / ANSWERS, answers)
+    baselines = Baselines(
+        Asked.of(dataset, protocol, same_request),
+        tuple(its for its, _ in found),
+        _left_out(log, protocol),
+        "" if len(validation) else NO_VALIDATION,
+        time.perf_counter() - start_s,
+    )
+    json = msgspec.json.format(msgspec.json.encode(baselines))
+    write_whole(folder / BASELINES, lambda aside: aside.write_bytes(json))
+    return baselines, {its.name: answers for its, answers in found}
+
+
+def _folder_of(folder: Path, name: str) -> Path:
+    return folder / name.replace(" ", "-")
+
+
+def _some(targets: Targets) -> Targets:
+    if len(targets) <= QUESTIONS:
+        return targets
+    return targets[np.linspace(0, len(targets) - 1, QUESTIONS).round().astype(np.int64)]
+
+
+def _counted(
+    dataset: Dataset, protocol: Protocol, same_request: SameRequest, log: Log, validation: Targets
+) -> Iterator[tuple[Counted, Answers]]:
+    """Every way of counting, fitted one after the other, so that the memory of one is needed at a time."""
+    test = dataset.targets("test", same_request)
+    if not len(test):
+        raise ValueError(f"{dataset.folder} has no test events to evaluate")
+    judge = partial(_selected_metric, dataset, protocol, log, validation) if len(validation) else None
+    for family in retrieval.FAMILIES:
+        if not family.why_not(log, protocol.filter_seen):
+            retriever = best_of(family.options(log), judge)
+            answers = _answers_of_items(dataset, protocol, log, test, retriever)
+            yield Counted(family.name, retriever.settings), answers
+    if dataset.actions:
+        asked = questions(dataset, validation, log) if len(validation) else None
+        for predictor in predictors(log, dataset.actions, asked):
+            answers = _answers_of_actions(dataset, log, test, predictor)
+            yield Counted(predictor.name, predictor.settings), answers
+
+
+def _left_out(log: Log, protocol: Protocol) -> dict[str, str]:
+    reasons = {family.name: family.why_not(log, protocol.filter_seen) for family in retrieval.FAMILIES}
+    return {name: why for name, why in reasons.items() if why}
+
+
+def _selected_metric(
+    dataset: Dataset, protocol: Protocol, log: Log, validation: Targets, retriever: Retriever
+) -> float:
+    answers = _answers_of_items(dataset, protocol, log, validation, retriever)
+    value = measure(answers)[Selection.RETRIEVAL].value
+    assert value is not None, "a mean over users"
+    return value
+
+
+def _answers_of_items(
+    dataset: Dataset, protocol: Protocol, log: Log, targets: Targets, retriever: Retriever
+) -> Answers:
+    negatives = negatives_of(dataset, targets, protocol)
+    rank_Q = [
+        _ranks(dataset, protocol, chunk, asked, retriever, negatives)
+        for chunk, asked in _asked(dataset, targets, log, steps.rows_per_step(dataset.num_items))
+    ]
+    return _answers(dataset, targets, rank_Q=np.concatenate(rank_Q))
+
+
+def _ranks(
+    dataset: Dataset,
+    protocol: Protocol,
+    chunk: Targets,
+    asked: Questions,
+    retriever: Retriever,
+    negatives: Iterator[Int64[np.ndarray, " N"]] | None,
+) -> Int64[np.ndarray, " Q"]:
+    score_QV = retriever.scores(asked.histories)[asked.history_Q, FIRST_ITEM:]
+    whole = (Scores(torch.arange(FIRST_ITEM, dataset.num_items + 1), torch.from_numpy(score_QV)),)
+    return ranks_in_catalogue(partial(iter, whole), dataset, chunk, protocol, negatives)
+
+
+def _answers_of_actions(dataset: Dataset, log: Log, targets: Targets, predictor: Predictor) -> Answers:
+    parts = [
+        predictor.predicted(asked, asked.item_Q)
+        for _, asked in _asked(dataset, targets, log, HISTORIES_AT_A_TIME)
+    ]
+    predicted = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return _answers(dataset, targets, predicted=predicted)
+
+
+def _asked(
+    dataset: Dataset, targets: Targets, log: Log, at_a_time: int
+) -> Iterator[tuple[Targets, Questions]]:
+    for rows in steps.even(len(targets), min(at_a_time, HISTORIES_AT_A_TIME)):
+        yield targets[rows], questions(dataset, targets[rows], log)
+
+
+def _answers(
+    dataset: Dataset,
+    targets: Targets,
+    *,
+    rank_Q: Int64[np.ndarray, " Q"] | None = None,
+    predicted: Mapping[str, Float32[np.ndarray, "Q ..."]] | None = None,
+) -> Answers:
+    return Answers(
+        user_Q=targets.user_Q,
+        item_Q=dataset.target_items(targets),
+        rank_Q=rank_Q,
+        predicted=dict(predicted or {}),
+        label_QA=dataset.target_actions(targets),
+        loss={},
+        actions=dataset.actions,
+    )
