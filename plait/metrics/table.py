@@ -297,7 +297,7 @@ def measured_on_ranks(
         ValueError: there is no query, or a rank is below 1.
     """
     return {
-        name: mean_over_users(user_Q, value_of(rank_Q), metric.better)
+        name: mean_over_users(user_Q, value_of(rank_Q), metric.better, "share")
         for name, metric, value_of in _on_ranks()
     }
 
