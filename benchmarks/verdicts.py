@@ -23,6 +23,7 @@ from provenance import write_result
 
 from plait.compare.significance import LEVEL, NOISE_DRAWS, Side, drawn, tell_apart
 from plait.metrics.intervals import Bootstrap, average, paired_difference
+from plait.metrics.statistic import Parts
 
 U, D = 307, 300  # so few users, and draws of them, keep a comparison to milliseconds
 BLOCK = 50  # comparisons simulated at once
@@ -76,7 +77,9 @@ def comparisons(cell: Cell, num_trials: int, rng: np.random.Generator) -> Iterat
 
 
 def _run(value_U: np.ndarray, value_D: np.ndarray) -> Bootstrap:
-    return Bootstrap(float(value_U.mean()), value_D, np.arange(U), 0, "higher", U)
+    mean, share_U = float(value_U.mean()), np.full(U, 1 / U)
+    parts = Parts((value_U - mean) / U, share_U, "mean")
+    return Bootstrap(mean, value_D, np.arange(U), 0, "higher", U, parts)
 
 
 def told(sides: Sides, stream: int) -> tuple[bool, bool, bool, bool]:

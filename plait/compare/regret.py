@@ -24,7 +24,7 @@ from plait.engine.ranking import FIRST_ITEM, Scores
 from plait.evaluation.answers import Answers, measure, negatives_of, ranks_in_catalogue
 from plait.evaluation.run_files import RunSettings
 from plait.evaluation.settings import Protocol
-from plait.metrics.intervals import Bootstrap, paired_difference
+from plait.metrics.intervals import Bootstrap, check_same_draws, percentiles
 from plait.metrics.statistic import Statistic
 from plait.metrics.table import ActionMetric, Distance, RetrievalMetric, metric_of
 
@@ -132,17 +132,17 @@ def regret(model: Bootstrap, best: Bootstrap, metric: str) -> Regret:
     >>> regret(model, best, "hr@10")
     Regret(value=0.5, low=0.5, high=0.5, unit='points')
     """
-    gap = paired_difference(best, model) if model.better == "higher" else paired_difference(model, best)
+    check_same_draws("regret", model, best)
+    if model.value is None or best.value is None:
+        raise ValueError(f"regret: {metric} is not defined for the model or for the oracle")
+    sign = 1 if model.better == "lower" else -1
+    gap, gap_D = sign * (model.value - best.value), sign * (model.value_D - best.value_D)
     distance = metric_of(metric).distance
     match distance:
         case "points":
-            return Regret(gap.value, gap.low, gap.high, distance)
+            return Regret(gap, *percentiles(gap_D), distance)
         case "share":  # of the oracle's own error, which has the size of what is predicted
-            assert best.value is not None
-            of_best_D = model.value_D / best.value_D - 1
-            share = replace(model, value=gap.value / best.value, value_D=of_best_D).estimate
-            assert share.value is not None and share.low is not None and share.high is not None
-            return Regret(share.value, share.low, share.high, distance)
+            return Regret(gap / best.value, *percentiles(model.value_D / best.value_D - 1), distance)
         case _:
             assert_never(distance)
 

@@ -17,14 +17,23 @@ Shape letters: G sides of one group, S seeds, D draws, P pairs.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
-from math import ceil
 
 import numpy as np
 from jaxtyping import Float64
 
 from plait.metrics.distributions import f_critical
-from plait.metrics.intervals import Bootstrap, Difference, average, check_same_draws, least_p
+from plait.metrics.intervals import (
+    Bootstrap,
+    Difference,
+    average,
+    check_same_draws,
+    critical,
+    departures,
+    difference_of,
+    least_p,
+    tested,
+    widened,
+)
 
 LEVEL = 0.05  # of every test, after its correction
 # For every draw of users: few would give each number of degrees of freedom one error of its own, always the same.
@@ -116,13 +125,18 @@ def drawn(sides: Mapping[str, Side], stream: int = 0) -> dict[str, Bootstrap]:
         for its in group:
             noise_D = shared_D + (np.sqrt(own_D) * rng.standard_normal(num_draws) if own_D.any() else 0.0)
             noise_D /= np.sqrt(len(sides[its].runs))
-            joint[its] = replace(joint[its], value_D=joint[its].value_D + noise_D)
+            joint[its] = replace(
+                joint[its],
+                value_D=joint[its].value_D + noise_D,
+                noise_NF=noise_D.reshape(NOISE_DRAWS, -1),
+            )
     return joint
 
 
 def as_drawn(mean: Bootstrap) -> Bootstrap:
     """What `drawn` gives of a side without seeds."""
-    return replace(mean, value_D=np.tile(mean.value_D, NOISE_DRAWS))
+    shape = (NOISE_DRAWS, len(mean.value_D))
+    return replace(mean, value_D=np.tile(mean.value_D, NOISE_DRAWS), noise_NF=np.zeros(shape))
 
 
 def tell_apart(pairs: Sequence[Pair], beside: Sequence[Pair] = ()) -> list[Told]:
@@ -132,7 +146,7 @@ def tell_apart(pairs: Sequence[Pair], beside: Sequence[Pair] = ()) -> list[Told]
     question. Every pair is measured in half-widths of its interval when told alone, or one side that scatters more than
     the others would hide what tells these apart.
 
-    p is never below what a sign test could say about so few users (`least_p`).
+    p is never below what a sign test could say about the few users in whom two sides differ (`least_p`).
 
     Raises:
         ValueError: two sides differ in users or draws.
@@ -142,21 +156,29 @@ def tell_apart(pairs: Sequence[Pair], beside: Sequence[Pair] = ()) -> list[Told]
     """
     if not pairs:
         return []
-    away_PD = np.stack([_away(*pair) for pair in chain(pairs, beside)])
+    all_pairs = [*pairs, *beside]
+    away_PD = away_of(all_pairs)
     away_PD = away_PD[:, np.isfinite(away_PD).all(axis=0)]  # the metric is defined for all sides
-    half_P = _critical(away_PD, LEVEL)
+    half_P = np.array(
+        [
+            widened(half, difference_of(*pair), least_p(*pair))
+            for pair, half in zip(all_pairs, critical(away_PD, LEVEL).tolist(), strict=True)
+        ]
+    )
     with np.errstate(divide="ignore", invalid="ignore"):  # sides that are as far apart in every draw
         largest_D = np.fmax.reduce(away_PD / half_P[:, None], axis=0, initial=0.0)
-    wider = float(_critical(largest_D[None], LEVEL)[0])
+    wider = float(critical(largest_D[None], LEVEL)[0])
     told = []
     for pair, own_D, half in zip(pairs, away_PD, half_P.tolist(), strict=False):
-        value, least = _difference(*pair), least_p(*pair)
+        value, least = difference_of(*pair), least_p(*pair)
         size = abs(value) / half if half else np.inf if value else 0.0
         together = wider * half if 0 < half < np.inf else half
+        if wider == size:  # as far as chance reaches, but for rounding
+            together = abs(value)
         told.append(
             Told(
-                _tested(value, half, int((own_D >= abs(value)).sum()), len(own_D), least),
-                _tested(value, together, int((largest_D >= size).sum()), len(own_D), least),
+                tested(value, half, int((own_D >= abs(value)).sum()), len(own_D), least),
+                tested(value, together, int((largest_D >= size).sum()), len(own_D), least),
             )
         )
     return told
@@ -171,33 +193,15 @@ def value_of(run: Bootstrap) -> float:
 def interval(value: float, value_D: Float64[np.ndarray, " D"]) -> tuple[float, float]:
     """The symmetric interval of anything that is computed draw by draw, as that of a difference told alone."""
     away_D = np.abs(value_D - value)
-    half = float(_critical(away_D[None, np.isfinite(away_D)], LEVEL)[0])
+    half = float(critical(away_D[None, np.isfinite(away_D)], LEVEL)[0])
     return value - half, value + half
 
 
-def _difference(first: Bootstrap, second: Bootstrap) -> float:
-    return value_of(first) - value_of(second)
-
-
-def _away(first: Bootstrap, second: Bootstrap) -> Float64[np.ndarray, " D"]:
-    check_same_draws("tell_apart", first, second)
-    return np.abs(first.value_D - second.value_D - _difference(first, second))
-
-
-def _tested(value: float, half: float, as_large: int, num_draws: int, least: float) -> Difference:
-    p = (1 + as_large) / (1 + num_draws)
-    return Difference(value, value - half, value + half, min(1.0, max(least, p)))
-
-
-def _critical(size_PD: Float64[np.ndarray, "P D"], level: float) -> Float64[np.ndarray, " P"]:
-    """The largest size whose p is not below the level; infinite where there are too few draws to go below it."""
-    num_draws = size_PD.shape[1]
-    beyond = (
-        ceil(level * (1 + num_draws)) - 1
-    )  # so many draws as large keep p = (1 + beyond) / (1 + D) at the level
-    if beyond < 1:
-        return np.full(len(size_PD), np.inf)
-    return np.partition(size_PD, num_draws - beyond, axis=1)[:, num_draws - beyond]
+def away_of(pairs: Sequence[Pair]) -> Float64[np.ndarray, "P D"]:
+    """How far each pair departs, draw by draw, from what it is."""
+    for first, second in pairs:
+        check_same_draws("tell_apart", first, second)
+    return np.abs(departures(pairs))
 
 
 def _groups(sides: Mapping[str, Side]) -> dict[str, list[str]]:

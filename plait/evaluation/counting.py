@@ -221,6 +221,7 @@ def _answers(
     return Answers(
         user_Q=targets.user_Q,
         item_Q=dataset.target_items(targets),
+        list_Q=dataset.lists(targets),
         rank_Q=rank_Q,
         predicted=dict(predicted or {}),
         label_QA=dataset.target_actions(targets),

@@ -39,7 +39,6 @@ def f_critical(level: float, above: int, below: int) -> float:
     return float(np.tan(angle) ** 2 * below / above)
 
 
-@cache
 def _density(above: int, below: int) -> tuple[Float64[np.ndarray, " A"], Float64[np.ndarray, " A"]]:
     """Of the angle whose squared tangent is the ratio of the two sums of squares: sin^(above - 1) cos^(below - 1)."""
     angle_A = (np.arange(ANGLES) + 0.5) * np.pi / (2 * ANGLES)

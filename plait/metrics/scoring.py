@@ -7,12 +7,21 @@ Shape letters: E events (after `labelled`: those with a label), U users, C categ
 N the events labelled 1 and 0; T groups of equal predictions within a user; B bins of predictions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64
 
-from plait.metrics.statistic import Better, Statistic, from_sums, ratio, sums_per_user
+from plait.metrics.statistic import (
+    Better,
+    Form,
+    Parts,
+    Statistic,
+    effective_number,
+    from_sums,
+    ratio,
+    sums_per_user,
+)
 
 PROBABILITY_FLOOR = 1e-7  # float32 resolves no finer next to 1; a saturated sigmoid must not cost infinity
 
@@ -56,7 +65,7 @@ def rmse(pairs: Labelled) -> Statistic:
     """
     error_E = pairs.prediction_E - pairs.label_E
     sum_UK = sums_per_user(pairs.place_E, error_E**2, np.ones_like(error_E))
-    return from_sums(pairs.user_U, sum_UK, lambda sum_D2: np.sqrt(ratio(sum_D2)), "lower")
+    return from_sums(pairs.user_U, sum_UK, lambda sum_D2: np.sqrt(ratio(sum_D2)), "lower", "root")
 
 
 def mae(pairs: Labelled) -> Statistic:
@@ -109,7 +118,13 @@ def normalised_entropy(pairs: Labelled) -> Statistic:
         return ratio(np.stack([loss_D, entropy_D], axis=1))
 
     sum_UK = sums_per_user(pairs.place_E, nats_E, pairs.label_E, np.ones_like(nats_E))
-    return from_sums(pairs.user_U, sum_UK, finish, "lower")
+    found = from_sums(pairs.user_U, sum_UK, finish, "lower")
+
+    def parts() -> Parts | None:
+        known, rarer_U = found.parts(), _share_of_rarer_class(pairs)
+        return None if known is None or rarer_U is None else replace(known, share_U=rarer_U)
+
+    return replace(found, parts=parts)
 
 
 def auc(pairs: Labelled) -> Statistic:
@@ -144,7 +159,23 @@ def auc(pairs: Labelled) -> Statistic:
     def under(weight_DU: Float64[np.ndarray, "D U"]) -> Float64[np.ndarray, " D"]:
         return np.array([of_draw(weight_U) for weight_U in weight_DU])
 
-    return Statistic(pairs.user_U, under, "higher", len(pairs.user_U))
+    def parts() -> Parts | None:
+        rarer_U = _share_of_rarer_class(pairs)
+        if rarer_U is None:
+            return None
+        above_P = (below_P + upto_P) / 2 / len(negative_N)
+        not_below_N, not_above_N = (
+            np.searchsorted(prediction_P, prediction_N, side=side) for side in ("left", "right")
+        )
+        above_N = 1 - (not_below_N + not_above_N) / 2 / len(positive_P)
+        num_users = len(pairs.user_U)
+        of_positives_U, of_negatives_U = (
+            np.bincount(place, above - above.mean(), num_users) / len(above)
+            for place, above in ((place_P, above_P), (place_N, above_N))
+        )
+        return Parts(of_positives_U + of_negatives_U, rarer_U, "share")
+
+    return Statistic(pairs.user_U, under, "higher", len(pairs.user_U), parts)
 
 
 def gauc(pairs: Labelled) -> Statistic:
@@ -171,8 +202,8 @@ def gauc(pairs: Labelled) -> Statistic:
     auc_U = ratio(np.stack([ranks_U - positives_U * (positives_U + 1) / 2, ways_U], axis=1))
     has_both_U = ways_U > 0
     sum_UK = np.where(has_both_U[:, None], np.stack([auc_U * events_U, events_U], axis=1), 0.0)
-    pooled = from_sums(pairs.user_U, sum_UK, ratio, "higher")
-    return Statistic(pooled.user_U, pooled.under, pooled.better, int(has_both_U.sum()))
+    pooled = from_sums(pairs.user_U, sum_UK, ratio, "higher", "share")
+    return replace(pooled, num_users=int(has_both_U.sum()))
 
 
 def calibration_error(pairs: Labelled, num_bins: int = 10) -> Statistic:
@@ -231,13 +262,23 @@ def accuracy(pairs: Labelled) -> Statistic:
     """
     given_E = _given_to_category("accuracy", pairs)
     is_top_E = (pairs.prediction_E >= given_E[:, None]).sum(axis=1) == 1
-    return _mean(pairs, is_top_E.astype(np.float64), "higher")
+    return _mean(pairs, is_top_E.astype(np.float64), "higher", "share")
 
 
-def _mean(pairs: Labelled, value_E: Float64[np.ndarray, " E"], better: Better) -> Statistic:
+def _share_of_rarer_class(pairs: Labelled) -> Float64[np.ndarray, " U"] | None:
+    """Each user's share of the events of the class that the fewer users carry; None where a class does not occur."""
+    count_U2 = sums_per_user(pairs.place_E, pairs.label_E, 1 - pairs.label_E)
+    if not count_U2.sum(axis=0).all():
+        return None
+    return min((count_U2 / count_U2.sum(axis=0)).T, key=effective_number)
+
+
+def _mean(
+    pairs: Labelled, value_E: Float64[np.ndarray, " E"], better: Better, form: Form = "mean"
+) -> Statistic:
     """The mean over the events of all users laid together, so that every event counts the same."""
     sum_UK = sums_per_user(pairs.place_E, value_E, np.ones_like(value_E))
-    return from_sums(pairs.user_U, sum_UK, ratio, better)
+    return from_sums(pairs.user_U, sum_UK, ratio, better, form)
 
 
 def _kept(

@@ -321,7 +321,7 @@ def measured_on_ranks(
     places = places_of(user_Q, list_Q, item_Q, rank_Q)
     has_several = bool((places.answers_L > 1).any())
     return {
-        name: mean_over_users(places.user_L, value_of(places), metric.better)
+        name: mean_over_users(places.user_L, value_of(places), metric.better, "share")
         for name, metric, value_of in _on_ranks()
         if has_several or not (isinstance(metric, ListMetric) and metric.of_several)
     }

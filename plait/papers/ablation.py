@@ -20,7 +20,7 @@ from plait.compare.significance import Side, drawn, interval, value_of
 from plait.compare.words import number
 from plait.data import Dataset
 from plait.metrics.intervals import check_same_draws
-from plait.metrics.statistic import Statistic
+from plait.metrics.statistic import Statistic, mean_parts
 from plait.metrics.table import metric_of
 from plait.papers.claims import Claim, judge, sides_of
 from plait.papers.logs import Log
@@ -222,7 +222,14 @@ def mean_of(statistics: Sequence[Statistic]) -> Statistic:
     def under(weight_DU: Float64[np.ndarray, "D U"]) -> Float64[np.ndarray, " D"]:
         return np.mean([each.under(weight_DU) for each in statistics], axis=0)
 
-    return Statistic(first.user_U, under, first.better, min(each.num_users for each in statistics))
+    num_users = min(each.num_users for each in statistics)
+    return Statistic(
+        first.user_U,
+        under,
+        first.better,
+        num_users,
+        lambda: mean_parts([each.parts() for each in statistics]),
+    )
 
 
 def difference_figure(sides: Mapping[str, Side], change: Change, unit: Unit, figure: Figure) -> Figure:

@@ -19,7 +19,7 @@ from plait.compare import significance
 from plait.compare.significance import LEVEL, SeedScatter, Side, as_drawn, drawn, interval, tell_apart
 from plait.metrics.intervals import Bootstrap, bootstrap
 from plait.metrics.scoring import auc, labelled, rmse
-from plait.metrics.statistic import Statistic, mean_over_users
+from plait.metrics.statistic import Parts, Statistic, mean_over_users
 
 U, D = 101, 100
 WEIGHT_DU = np.random.default_rng(0).multinomial(U, np.full(U, 1 / U), size=D) / U
@@ -27,7 +27,9 @@ Sides = dict[str, Side]
 
 
 def run_of(value_U: np.ndarray) -> Bootstrap:
-    return Bootstrap(float(value_U.mean()), WEIGHT_DU @ value_U, np.arange(U), 0, "higher", U)
+    mean = float(value_U.mean())
+    parts = Parts((value_U - mean) / U, np.full(U, 1 / U), "mean")
+    return Bootstrap(mean, WEIGHT_DU @ value_U, np.arange(U), 0, "higher", U, parts)
 
 
 def sides_of(value_LSU: np.ndarray, trained_as: str = "") -> Sides:
