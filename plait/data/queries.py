@@ -3,12 +3,15 @@
 Shape letters: E events, U users, Q queries.
 """
 
+from itertools import pairwise
+
 import numpy as np
 from jaxtyping import Bool, Int64, Integer
 
 from plait.data.windows import concatenated_ranges
 
 BLOCK = 1 << 17  # events looked at together
+MOST_LOOKS = 4  # at each event, on average, before all pairs are looked up in one pass
 
 
 def training_rows(
@@ -54,12 +57,40 @@ def met_before(
 ) -> Bool[np.ndarray, " Q"]:
     """Whether the item of each query's event is among its user's events before `history_end_Q`.
 
-    One pass over the events, however many queries a user has: it finds where each pair of user and item that is asked
-    about comes first.
-
     >>> met_before(np.array([0, 4]), np.array([7, 5, 7, 5]), *np.array([[0, 0], [2, 3], [1, 1]])).tolist()
     [True, False]
     """
+    begin_Q = start_U1[user_Q]
+    if (history_end_Q - begin_Q).sum() <= MOST_LOOKS * len(item_E):
+        return _met_by_looking(begin_Q, history_end_Q, item_E, item_E[event_Q])
+    return _met_by_pairs(start_U1, item_E, user_Q, event_Q) < history_end_Q
+
+
+def _met_by_looking(
+    begin_Q: Int64[np.ndarray, " Q"],
+    end_Q: Int64[np.ndarray, " Q"],
+    item_E: Integer[np.ndarray, " E"],
+    item_Q: Integer[np.ndarray, " Q"],
+) -> Bool[np.ndarray, " Q"]:
+    """Looks through every history: fast where a user has few queries."""
+    met_Q = np.zeros(len(item_Q), dtype=bool)
+    block_Q = np.cumsum(end_Q - begin_Q) // BLOCK
+    edges = np.flatnonzero(np.diff(block_Q, prepend=-1, append=-1))
+    for first, last in pairwise(edges):
+        row_R, start_q1 = concatenated_ranges(begin_Q[first:last], end_Q[first:last])
+        same_R = item_E[row_R] == np.repeat(item_Q[first:last], np.diff(start_q1))
+        met_Q[first + np.searchsorted(start_q1, np.flatnonzero(same_R), side="right") - 1] = True
+    return met_Q
+
+
+def _met_by_pairs(
+    start_U1: Int64[np.ndarray, " U1"],
+    item_E: Integer[np.ndarray, " E"],
+    user_Q: Int64[np.ndarray, " Q"],
+    event_Q: Int64[np.ndarray, " Q"],
+) -> Int64[np.ndarray, " Q"]:
+    """The first event of each query's user with its item. One pass over the events, however many queries a user has: it
+    finds where each pair of user and item that is asked about comes first."""
     num_items = int(item_E.max(initial=0)) + 1
     pair_P, pair_Q = np.unique(user_Q * num_items + item_E[event_Q], return_inverse=True)
     # Which pairs may be asked about, told by some of their bits: of the others few share them.
@@ -75,7 +106,7 @@ def met_before(
         at_r = np.minimum(np.searchsorted(pair_P, pair_e[row_r]), len(pair_P) - 1)
         is_asked_r = pair_P[at_r] == pair_e[row_r]
         np.minimum.at(first_P, at_r[is_asked_r], begin + row_r[is_asked_r])
-    return first_P[pair_Q] < history_end_Q
+    return first_P[pair_Q]
 
 
 def _bits(pair_P: Int64[np.ndarray, " P"], table: Bool[np.ndarray, " T"]) -> Int64[np.ndarray, " P"]:

@@ -3,9 +3,9 @@
 A matrix multiplication of (m, k) by (k, n) counts 2 m k n. A pre-norm block of width d spends 24 d^2 per
 token on its projections and MLP, and 4 d per pair of tokens that attend (the scores and the values).
 
-Actions that ride in the values cost nothing more (AttnMVP paper, section 4), as a stream of their own a second block
-in each layer (section 5), and pooled at the end one more attention, with 8 d^2 per token for its projections but no
-MLP (section 3). All three attend strictly, n (n - 1) / 2 pairs for n (n + 1) / 2: either way the papers' n^2 / 2.
+Mixed values cost nothing more (AttnMVP paper, section 4), a dual helix a second block in each layer (section 5). Late
+fusion costs one more attention, with 8 d^2 per token for its projections but no MLP (section 3). All three attend
+strictly, n (n - 1) / 2 pairs for n (n + 1) / 2: either way the papers' n^2 / 2.
 """
 
 from collections.abc import Set

@@ -28,7 +28,7 @@ from plait.layouts.audit import Audit, audit
 from plait.layouts.catalogue import CATALOGUE, Entry, name_of
 from plait.layouts.cost import relative_to_items, scoring_relative_to_items
 from plait.layouts.event_roles import history_alone, last_events_to_come
-from plait.layouts.facts import Field
+from plait.layouts.facts import RIDE_NAMES, Field
 from plait.layouts.notation import Layout
 
 DIM, NUM_LAYERS = 256, 12  # of the model in every stated cost; the layers are those of the papers
@@ -84,7 +84,7 @@ def mask_of(layout: Layout, num_events: int = 3, num_candidates: int = 2) -> Boo
     """Which token (row) may attend to which (column): the history is causal, and a candidate's token sees
     the history and its own candidate's tokens up to itself, never another candidate.
 
-    Where actions ride in the values, no token sees its own event: its value holds the action predicted there. A
+    With mixed values or a dual helix, no token sees its own event: its value holds the action predicted there. A
     pooling at the end is strict likewise, whatever the mask of the layers before it.
     """
     drawn = _drawn(layout, num_events, num_candidates)
@@ -206,7 +206,8 @@ def _token_lines(layout: Layout, num_events: int, furthest: int) -> list[str]:
         lines.append(f"{_place(drawn, row)}: shows {', '.join(facts)}{predicts}")
     if layout.rides:
         lines.append(
-            f"actions ride in {', '.join(sorted(layout.rides))}: seen from the event after theirs on"
+            f"actions enter by {', '.join(sorted(RIDE_NAMES[ride] for ride in layout.rides))}: seen from the event "
+            "after theirs on"
         )
     lines.append(f"the next item: {_where_read(layout, 'i', drawn, num_events)}")
     lines.append(f"the action on x0: {_where_read(layout, 'a', drawn, num_events)}")

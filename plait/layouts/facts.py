@@ -5,6 +5,11 @@ from typing import Literal
 
 Field = Literal["i", "a", "c"]
 Ride = Literal["values", "pool", "helix"]
+RIDE_NAMES: dict[Ride, str] = {
+    "values": "mixed values",
+    "pool": "late fusion",
+    "helix": "dual helix",
+}  # in the papers
 
 FIELD_NAMES: dict[Field, str] = {"i": "item", "a": "action", "c": "condition"}
 

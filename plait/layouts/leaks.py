@@ -40,7 +40,7 @@ def newest_seen(
     """Offset of the newest fact of `field` that token `index` sees, itself included.
 
     A token of an earlier event shows `f[t+o]` as `f[t+o-1]` or older; a token of the same event counts
-    where it stands no later. A riding action of event s is seen strictly after s.
+    where it stands no later. An action in the values, of event s, is seen strictly after s.
     """
     own = candidate if in_candidate else tokens
     seen = [offset - 1 for offset in _shown_offsets(tokens, field)] + _shown_offsets(own[: index + 1], field)

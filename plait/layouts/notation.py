@@ -100,7 +100,7 @@ class Layout:
 
     @property
     def embedded(self) -> frozenset[Field]:
-        """Every field that enters as a vector: some token shows it, some prediction is given it, or it rides."""
+        """Every field that enters as a vector: shown by a token, given to a prediction, or in attention's values."""
         shown = {fact.field for token in self.all_tokens for fact in token.shown}
         given = {fact.field for target in self.targets for fact in target.given}
         return frozenset(shown | given | ({"a"} if self.rides else set()))

@@ -95,7 +95,7 @@ def problems_of(layout: Layout, trunk: TrunkConfig, exposure: Exposure) -> Itera
             "predicts an event after the next, and with same_request = 'blind' that one may be of the next request or "
             "of a later one, which serving could not tell; predict the next event, or use same_request = 'causal'"
         )
-    yield from _problems_of_rides(layout)
+    yield from _problems_of_action_values(layout)
     yield from _problems_of_time(layout, trunk, exposure)
     if exposure.history == "full" and trunk.scheme.falls_with_distance:
         others = [each for each in get_args(Positions) if not scheme_of(each).falls_with_distance]
@@ -104,13 +104,16 @@ def problems_of(layout: Layout, trunk: TrunkConfig, exposure: Exposure) -> Itera
         )
 
 
-def _problems_of_rides(layout: Layout) -> Iterator[str]:
+def _problems_of_action_values(layout: Layout) -> Iterator[str]:
     if not layout.rides:
         return
     if layout.tokens_per_event > 1 or layout.candidate:
-        yield "actions ride beside one token per event, which candidates share; write the layout as one token"
+        yield (
+            "mixed values and late fusion take one token per event, which candidates share; write the layout as one "
+            "token"
+        )
     if {"values", "helix"} <= layout.rides:
-        yield "actions ride in the values (AttnMVP) or as a stream of their own (helix, AttnDHN), not both"
+        yield "actions enter by mixed values (AttnMVP) or by a dual helix (AttnDHN), not both"
     if "helix" in layout.rides and "pool" not in layout.rides:
         yield (
             "nothing reads the action stream that the last helix layer updates, so those weights would never be "

@@ -267,10 +267,10 @@ class GenerativeRecommender(nn.Module):
         x_ND = torch.stack(shown).sum(0) if len(shown) > 1 else shown[0]
         if self.users is not None:
             x_ND = x_ND + self.users(inputs.user_code_UK).index_select(0, inputs.user_N)
-        ride_RLD = None
+        action_RLD = None
         if self.layout.rides:
-            ride_RLD = _in_rows(inputs, facts["a"].index_select(0, inputs.event_N + SPECIALS))
-        return self.trunk(_in_rows(inputs, x_ND), inputs.segments, ride_RLD).flatten(0, 1)
+            action_RLD = _in_rows(inputs, facts["a"].index_select(0, inputs.event_N + SPECIALS))
+        return self.trunk(_in_rows(inputs, x_ND), inputs.segments, action_RLD).flatten(0, 1)
 
     def _state(
         self, questions: Questions, hidden_CD: Tensor, facts: dict[Field, Tensor]

@@ -67,17 +67,17 @@ class LateStatistics:
         self,
         batch: EventBatch,
         first_M: Int64[np.ndarray, " M"],
-        now_M: Int64[np.ndarray, " M"],
+        end_M: Int64[np.ndarray, " M"],
         label_M: Int64[np.ndarray, " M"],
     ) -> Float32[np.ndarray, "M F"]:
         """For every window, then for what is similar: the means by value column, NaN where nothing is known, then
         how many are known by action.
 
         Args:
-            first_M, now_M: a question counts the events `first_M : now_M`.
+            first_M, end_M: a question counts the events `first_M : end_M`.
             label_M: the event asked about, of which only the item is read.
         """
-        sums = self._sums(batch, first_M, now_M, label_M)
+        sums = self._sums(batch, first_M, end_M, label_M)
         action_W = _actions_of_columns(self.actions)
         groups = []
         for sum_MX in sums:
@@ -91,7 +91,7 @@ class LateStatistics:
         self,
         batch: EventBatch,
         first_M: Int64[np.ndarray, " M"],
-        now_M: Int64[np.ndarray, " M"],
+        end_M: Int64[np.ndarray, " M"],
         label_M: Int64[np.ndarray, " M"],
     ) -> Iterator[Float64[np.ndarray, "M X"]]:
         value_EX = _summands(self.actions, batch.action_EA)
@@ -99,12 +99,12 @@ class LateStatistics:
             up_to_EX = np.zeros((len(value_EX) + 1, value_EX.shape[1]))
             np.cumsum(value_EX, axis=0, out=up_to_EX[1:])
             for window in self.settings.windows:
-                yield up_to_EX[now_M] - up_to_EX[np.maximum(first_M, now_M - window)]
+                yield up_to_EX[end_M] - up_to_EX[np.maximum(first_M, end_M - window)]
         if self.settings.similar is not None:
             code_EK = self.code_VK[batch.item_E]
-            step = max(1, CELLS // max(1, int((now_M - first_M).max(initial=0))))
+            step = max(1, CELLS // max(1, int((end_M - first_M).max(initial=0))))
             steps = [slice(at, at + step) for at in range(0, len(label_M), step)]
-            parts = [_similar_sums(value_EX, code_EK, first_M[m], now_M[m], label_M[m]) for m in steps]
+            parts = [_similar_sums(value_EX, code_EK, first_M[m], end_M[m], label_M[m]) for m in steps]
             yield np.concatenate([np.zeros((0, value_EX.shape[1])), *parts])
 
 
@@ -169,12 +169,12 @@ def _similar_sums(
     value_EX: Float64[np.ndarray, "E X"],
     code_EK: Int32[np.ndarray, "E K"],
     first_M: Int64[np.ndarray, " M"],
-    now_M: Int64[np.ndarray, " M"],
+    end_M: Int64[np.ndarray, " M"],
     label_M: Int64[np.ndarray, " M"],
 ) -> Float64[np.ndarray, "M X"]:
     """Sums over the events whose item shares a known value with the item asked about."""
-    event_MJ = first_M[:, None] + np.arange((now_M - first_M).max(initial=0))
-    inside_MJ = event_MJ < now_M[:, None]
+    event_MJ = first_M[:, None] + np.arange((end_M - first_M).max(initial=0))
+    inside_MJ = event_MJ < end_M[:, None]
     event_MJ[~inside_MJ] = 0
     alike_MJ = np.zeros_like(inside_MJ)
     for asked_M in code_EK[label_M].T:

@@ -2,7 +2,7 @@
 
 One final class for each kind of `plait.schema`, over one abstract class, and one function from the kind to its class.
 
-Shape letters: E events, M hidden states, C outputs of one action, N labels that are known, V levels.
+Shape letters: E events, M hidden states, C outputs of one action, m labels that are known, V levels.
 """
 
 from abc import ABC, abstractmethod
@@ -65,11 +65,11 @@ class ModelledKind(ABC):
         """The inverse of `to_unit`, never out of the kind's bounds."""
 
     @abstractmethod
-    def outputs_of_means(self, unit_N: Float[Tensor, " N"]) -> Float[Tensor, " C"]:
+    def outputs_of_means(self, unit_m: Float[Tensor, " m"]) -> Float[Tensor, " C"]:
         """The outputs that predict the means of these labels, of which there is at least one.
 
         Args:
-            unit_N: in fp64, at model scale.
+            unit_m: in fp64, at model scale.
         """
 
     @abstractmethod
@@ -119,8 +119,8 @@ class BinaryOutcome(ModelledKind):
     def from_unit(self, unit_E: Float[Tensor, " E"]) -> Float[Tensor, " E"]:
         return unit_E
 
-    def outputs_of_means(self, unit_N: Float[Tensor, " N"]) -> Float[Tensor, " C"]:
-        return _log_odds(unit_N.sum(), len(unit_N))[None]
+    def outputs_of_means(self, unit_m: Float[Tensor, " m"]) -> Float[Tensor, " C"]:
+        return _log_odds(unit_m.sum(), len(unit_m))[None]
 
     def losses(self, out_MC: Float[Tensor, "M C"], unit_M: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
         return F.binary_cross_entropy_with_logits(out_MC[:, 0], unit_M, reduction="none")
@@ -146,8 +146,8 @@ class BoundedNumber(ModelledKind):
         low, high = self.kind.low, self.kind.high
         return (low + unit_E * (high - low)).clamp(low, high)  # fp32 may round past a bound
 
-    def outputs_of_means(self, unit_N: Float[Tensor, " N"]) -> Float[Tensor, " C"]:
-        return unit_N.mean()[None]
+    def outputs_of_means(self, unit_m: Float[Tensor, " m"]) -> Float[Tensor, " C"]:
+        return unit_m.mean()[None]
 
     def losses(self, out_MC: Float[Tensor, "M C"], unit_M: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
         match self.kind.loss:
@@ -181,8 +181,8 @@ class LogarithmicAmount(ModelledKind):
     def from_unit(self, unit_E: Float[Tensor, " E"]) -> Float[Tensor, " E"]:
         return _amount(self.kind, unit_E)
 
-    def outputs_of_means(self, unit_N: Float[Tensor, " N"]) -> Float[Tensor, " C"]:
-        return unit_N.mean()[None]
+    def outputs_of_means(self, unit_m: Float[Tensor, " m"]) -> Float[Tensor, " C"]:
+        return unit_m.mean()[None]
 
     def losses(self, out_MC: Float[Tensor, "M C"], unit_M: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
         return _squared(out_MC[:, 0], unit_M)
@@ -209,10 +209,10 @@ class ZeroInflatedAmount(ModelledKind):
     def from_unit(self, unit_E: Float[Tensor, " E"]) -> Float[Tensor, " E"]:
         return _amount(self.kind, unit_E)
 
-    def outputs_of_means(self, unit_N: Float[Tensor, " N"]) -> Float[Tensor, " C"]:
-        positive_N = unit_N[unit_N > 0]
-        mean = positive_N.mean() if len(positive_N) else unit_N.new_zeros(())
-        return torch.stack([_log_odds(unit_N.new_tensor(len(positive_N)), len(unit_N)), mean])
+    def outputs_of_means(self, unit_m: Float[Tensor, " m"]) -> Float[Tensor, " C"]:
+        positive_m = unit_m[unit_m > 0]
+        mean = positive_m.mean() if len(positive_m) else unit_m.new_zeros(())
+        return torch.stack([_log_odds(unit_m.new_tensor(len(positive_m)), len(unit_m)), mean])
 
     def losses(self, out_MC: Float[Tensor, "M C"], unit_M: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
         positive_M = (unit_M > 0).float()
@@ -245,8 +245,8 @@ class CategoricalOutcome(ModelledKind):
     def from_unit(self, unit_E: Float[Tensor, " E"]) -> Float[Tensor, " E"]:
         return unit_E
 
-    def outputs_of_means(self, unit_N: Float[Tensor, " N"]) -> Float[Tensor, " C"]:
-        return _shares(unit_N, self.num_values).log()
+    def outputs_of_means(self, unit_m: Float[Tensor, " m"]) -> Float[Tensor, " C"]:
+        return _shares(unit_m, self.num_values).log()
 
     def losses(self, out_MC: Float[Tensor, "M C"], unit_M: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
         return F.cross_entropy(out_MC, unit_M.long(), reduction="none")
@@ -282,8 +282,8 @@ class OrdinalOutcome(ModelledKind):
     def from_unit(self, unit_E: Float[Tensor, " E"]) -> Float[Tensor, " E"]:
         return unit_E
 
-    def outputs_of_means(self, unit_N: Float[Tensor, " N"]) -> Float[Tensor, " C"]:
-        share_V = _shares(unit_N, self.num_values)
+    def outputs_of_means(self, unit_m: Float[Tensor, " m"]) -> Float[Tensor, " C"]:
+        share_V = _shares(unit_m, self.num_values)
         above_V = share_V.flip(0).cumsum(0).flip(0)[1:]  # P(level > v), without the highest level
         logit_V = above_V.log() - share_V.cumsum(0)[:-1].log()
         step_V = logit_V[:-1] - logit_V[1:]
@@ -323,6 +323,6 @@ def _log_odds(ones: Tensor, num_labels: int) -> Tensor:
     return ones.clamp(min=UNSEEN).log() - (num_labels - ones).clamp(min=UNSEEN).log()
 
 
-def _shares(unit_N: Tensor, num_values: int) -> Tensor:
-    times_V = unit_N.long().bincount(minlength=num_values).double().clamp(min=UNSEEN)
+def _shares(unit_m: Tensor, num_values: int) -> Tensor:
+    times_V = unit_m.long().bincount(minlength=num_values).double().clamp(min=UNSEEN)
     return times_V / times_V.sum()

@@ -13,8 +13,8 @@ from plait.nn.config import TrunkConfig
 from plait.nn.positions import Angles
 from plait.nn.visibility import Segments
 
-# A block maps (x_RLD, ride_RLD, where) to the two streams: x, the tokens' residual stream, and the embeddings of
-# the actions that ride beside them (None where none do).
+# A block maps (x_RLD, action_RLD, where) to the two streams: x, the tokens' residual stream, and the embeddings of
+# the actions that no token shows (None where tokens show all).
 Streams = tuple[Float[Tensor, "R L D"], Float[Tensor, "R L D"] | None]
 
 
@@ -39,8 +39,8 @@ class Layer(nn.Module, ABC):
     def __init__(self, config: TrunkConfig, max_positions: int) -> None:
         super().__init__()
 
-    def forward(self, x_RLD: Float[Tensor, "R L D"], ride_RLD: Tensor | None, where: Where) -> Streams:
-        return self.update(x_RLD, where), ride_RLD
+    def forward(self, x_RLD: Float[Tensor, "R L D"], action_RLD: Tensor | None, where: Where) -> Streams:
+        return self.update(x_RLD, where), action_RLD
 
     @abstractmethod
     def update(

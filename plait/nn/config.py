@@ -65,10 +65,10 @@ class TrunkConfig:
     """Inner width of gpt's MLP over dim."""
     hstu: HstuSwitches = HstuSwitches()
     ride_weight: Annotated[float, WEIGHT] = 1.0
-    """lambda, where actions ride in the values: v comes from H + lambda * a (AttnMVP, section 4)."""
+    """lambda of mixed values: v comes from H + lambda * a (AttnMVP, section 4)."""
     pool_fuses_item: bool | None = None
     """Whether heads see the item's state beside the action that a final pooling gives. By default only where actions
-    ride in the trunk, too: in AttnMVP and AttnDHN, not in AttnLFA."""
+    enter the trunk, too: in AttnMVP and AttnDHN, not in AttnLFA."""
 
     def __post_init__(self) -> None:
         check_numbers("model.trunk.", self)

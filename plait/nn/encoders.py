@@ -1,9 +1,9 @@
 """Items, actions, users and contexts as vectors.
 
 Shape letters: E events, A action columns, D width, V rows of the item table (row 0 the unknown item),
-J rows of the action table that an event reads. Of features: N rows, F coded features, C code columns (one for each
-feature, several where it has several values), W width of one coded feature, X width of a row's frozen vectors side by
-side.
+J rows of the action table that an event reads. Of what is described by features: U items, users or moments that are
+encoded, F coded features, C code columns (one for each feature, several where it has several values), W width of one
+coded feature, X width of a row's frozen vectors side by side, Y width of all that is learned of it.
 """
 
 from collections.abc import Sequence
@@ -69,20 +69,20 @@ class CodeEmbedding(nn.Module):
         unlearned = [first + code for first in first_row_F[:-1].tolist() for code in range(FIRST_VALUE)]
         self.table = VectorTable(int(first_row_F[-1]), width, zero_rows=(0, *unlearned), padding_idx=0)
 
-    def forward(self, code_NC: Int[Tensor, "N C"]) -> Float[Tensor, "N F W"]:
+    def forward(self, code_UC: Int[Tensor, "U C"]) -> Float[Tensor, "U F W"]:
         """Raises ValueError where there are more or fewer columns than the features have."""
-        if code_NC.shape[1] != len(self.offset_C):
+        if code_UC.shape[1] != len(self.offset_C):
             raise ValueError(
-                f"{code_NC.shape[1]} columns of feature codes, and the model was built for {len(self.offset_C)}; "
+                f"{code_UC.shape[1]} columns of feature codes, and the model was built for {len(self.offset_C)}; "
                 "give the features that it was trained with"
             )
-        row_NC = torch.where(code_NC == PADDING, 0, code_NC + self.offset_C)
+        row_UC = torch.where(code_UC == PADDING, 0, code_UC + self.offset_C)
         vectors = [
-            F.embedding_bag(row_Nc, self.table.weight, mode="mean", padding_idx=0)
-            for row_Nc in row_NC.split(self.columns_F, dim=1)
+            F.embedding_bag(row_Uc, self.table.weight, mode="mean", padding_idx=0)
+            for row_Uc in row_UC.split(self.columns_F, dim=1)
         ]
         if not vectors:
-            return self.table(row_NC)  # of no width, but with a gradient: zero
+            return self.table(row_UC)  # of no width, but with a gradient: zero
         return torch.stack(vectors, dim=1)
 
 
@@ -93,17 +93,17 @@ class FeatureEncoder(nn.Module):
         super().__init__()
         self.codes = CodeEmbedding(features, dim)
 
-    def forward(self, code_NC: Int[Tensor, "N C"]) -> Float[Tensor, "N D"]:
+    def forward(self, code_UC: Int[Tensor, "U C"]) -> Float[Tensor, "U D"]:
         """Raises ValueError where there are more or fewer columns than the features have."""
-        return self.codes(code_NC).sum(1)
+        return self.codes(code_UC).sum(1)
 
 
 @dataclass(frozen=True, eq=False)
 class ItemVectors:
     """Vectors of the items that a step names, each encoded once."""
 
-    vector_ND: Float[Tensor, "N D"]
-    item_N: Int64[Tensor, " N"] | None = None
+    vector_UD: Float[Tensor, "U D"]
+    item_U: Int64[Tensor, " U"] | None = None
     """Whose vectors they are, ascending; None: all of the catalogue's, in its order."""
 
     def of(self, item_E: Int64[Tensor, " E"]) -> Float[Tensor, "E D"]:
@@ -112,8 +112,8 @@ class ItemVectors:
         >>> ItemVectors(torch.tensor([[3.0], [7.0]]), torch.tensor([3, 7])).of(torch.tensor([7, 3, 7])).tolist()
         [[7.0], [3.0], [7.0]]
         """
-        row_E = item_E if self.item_N is None else torch.searchsorted(self.item_N, item_E)
-        return F.embedding(row_E, self.vector_ND)
+        row_E = item_E if self.item_U is None else torch.searchsorted(self.item_U, item_E)
+        return F.embedding(row_E, self.vector_UD)
 
 
 class ItemEncoder(Draws):
@@ -227,7 +227,7 @@ class ItemEncoder(Draws):
 
     def table(self) -> Float[Tensor, "V D"]:
         """The vectors of the whole catalogue, to rank it by: row i is item i, row 0 the unknown item."""
-        return self.vectors().vector_ND
+        return self.vectors().vector_UD
 
     def vectors(self, item_E: Int64[Tensor, " E"] | None = None) -> ItemVectors:
         """The vectors of the items that are named; without any, of the whole catalogue.
@@ -240,8 +240,8 @@ class ItemEncoder(Draws):
             return ItemVectors(self.embedding.weight)
         if item_E is None:
             return ItemVectors(self._vectors(None, self._taken_for_new()))
-        item_N = item_E.unique()
-        return ItemVectors(self._vectors(item_N, self._taken_for_new()[item_N]), item_N)
+        item_U = item_E.unique()
+        return ItemVectors(self._vectors(item_U, self._taken_for_new()[item_U]), item_U)
 
     def _taken_for_new(self) -> Bool[Tensor, " V"]:
         if not (self.training and self.encoding.id_dropout):
@@ -253,23 +253,23 @@ class ItemEncoder(Draws):
         return self.is_new_V | (share_V < self.encoding.id_dropout)
 
     def _vectors(
-        self, item_N: Int64[Tensor, " N"] | None, is_new_N: Bool[Tensor, " N"]
-    ) -> Float[Tensor, "N D"]:
-        """Of all items where `item_N` is None."""
-        code_NC, frozen_NX = self.code_VC, self.vector_VX
-        if item_N is not None:
-            code_NC, frozen_NX = code_NC[item_N], frozen_NX[item_N]
-        learned = [self.codes(code_NC).flatten(1)]
+        self, item_U: Int64[Tensor, " U"] | None, is_new_U: Bool[Tensor, " U"]
+    ) -> Float[Tensor, "U D"]:
+        """Of all items where `item_U` is None."""
+        code_UC, frozen_UX = self.code_VC, self.vector_VX
+        if item_U is not None:
+            code_UC, frozen_UX = code_UC[item_U], frozen_UX[item_U]
+        learned = [self.codes(code_UC).flatten(1)]
         if self.embedding is not None:
-            id_ND = self.embedding.weight if item_N is None else self.embedding(item_N)
-            learned.insert(0, torch.where(is_new_N[:, None], self.new_item_D, id_ND))
-        learned_NL = torch.cat(learned, dim=1)
+            id_UD = self.embedding.weight if item_U is None else self.embedding(item_U)
+            learned.insert(0, torch.where(is_new_U[:, None], self.new_item_D, id_UD))
+        learned_UY = torch.cat(learned, dim=1)
         weight = self.project.weight
         # Two products in place of one: the frozen vectors then need no gradient and no copy beside the others.
-        split = [learned_NL.shape[1], frozen_NX.shape[1]]
+        split = [learned_UY.shape[1], frozen_UX.shape[1]]
         of_learned, of_frozen = weight.split(split, dim=1)
-        vector_ND = F.linear(learned_NL, of_learned) + F.linear(frozen_NX, of_frozen)
-        return vector_ND.to(weight.dtype)  # under autocast too, like an id table: gradients add up in it
+        vector_UD = F.linear(learned_UY, of_learned) + F.linear(frozen_UX, of_frozen)
+        return vector_UD.to(weight.dtype)  # under autocast too, like an id table: gradients add up in it
 
 
 class ActionEncoder(nn.Module):

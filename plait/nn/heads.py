@@ -1,7 +1,7 @@
 """From hidden states to actions: prediction heads, their losses, and the coupler of patched conditioning.
 
 Shape letters: M hidden states, D width, A action columns, K outputs of all actions that depend on the state, L those
-that do not, C outputs of one action, F late features, E events of the training rows, N labels that are known.
+that do not, C outputs of one action, F late features, E events of the training rows, m labels that are known.
 """
 
 from collections.abc import Sequence
@@ -107,10 +107,10 @@ class ActionHeads(nn.Module):
         constants = free_L.split(self.constant_widths)
         columns = zip(self.kinds, biases, constants, unit_EA.unbind(1), strict=True)
         for kind, bias_C, constant_C, unit_E in columns:
-            known_N = unit_E[~unit_E.isnan()]
+            known_m = unit_E[~unit_E.isnan()]
             start_C = unit_E.new_zeros(len(bias_C) + len(constant_C))
-            if len(known_N):
-                start_C = kind.outputs_of_means(known_N)
+            if len(known_m):
+                start_C = kind.outputs_of_means(known_m)
             bias_C.copy_(start_C[: len(bias_C)])
             constant_C.copy_(start_C[len(bias_C) :])
 

@@ -127,8 +127,8 @@ def retrieval_loss(
     query_MD = choice.queries(hidden_MD)
     match choice.kind:
         case "full":
-            assert items.item_N is None, "a full softmax is over the whole catalogue"
-            return full_softmax(query_MD, choice.keys(items.vector_ND), target_M)
+            assert items.item_U is None, "a full softmax is over the whole catalogue"
+            return full_softmax(query_MD, choice.keys(items.vector_UD), target_M)
         case "info_nce":
             positive_MD = choice.keys(items.of(target_M))
             if choice.log_q == "none":

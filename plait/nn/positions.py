@@ -1,6 +1,6 @@
 """Where and when a token stands: learned positions, RoPE, ALiBi, and the embeddings of GenRank and of DLRM-v3.
 
-Shape letters: R rows, L slots of a row, D width, N heads, H head width, F = H / 2 rotation frequencies.
+Shape letters: R rows, L slots of a row, D width, N heads, H head width, h = H / 2 rotation frequencies.
 """
 
 from dataclasses import dataclass
@@ -179,8 +179,8 @@ class LearnedPositions(nn.Module):
 class Angles(NamedTuple):
     """RoPE's rotations of every slot, computed once per batch and used by all layers."""
 
-    cos_R1LF: Float[Tensor, "R 1 L F"]
-    sin_R1LF: Float[Tensor, "R 1 L F"]
+    cos_R1Lh: Float[Tensor, "R 1 L h"]
+    sin_R1Lh: Float[Tensor, "R 1 L h"]
 
 
 def rope_angles(position_RL: Int64[Tensor, "R L"], head_width: int, base: float = 10_000.0) -> Angles:
@@ -193,9 +193,9 @@ def rope_angles(position_RL: Int64[Tensor, "R L"], head_width: int, base: float 
     """
     if head_width % 2:
         raise ValueError(f"rope turns pairs of dimensions: a head width of {head_width} is odd")
-    exponent_F = torch.arange(0, head_width, 2, dtype=torch.float32, device=position_RL.device) / head_width
-    angle_R1LF = position_RL[:, None, :, None] * base**-exponent_F
-    return Angles(angle_R1LF.cos(), angle_R1LF.sin())
+    exponent_h = torch.arange(0, head_width, 2, dtype=torch.float32, device=position_RL.device) / head_width
+    angle_R1Lh = position_RL[:, None, :, None] * base**-exponent_h
+    return Angles(angle_R1Lh.cos(), angle_R1Lh.sin())
 
 
 def rope(x_RNLH: Float[Tensor, "R N L H"], angles: Angles) -> Float[Tensor, "R N L H"]:

@@ -1,4 +1,4 @@
-"""The trunk: positions enter, blocks follow, a norm ends it; where actions ride to a final pooling, that too.
+"""The trunk: positions enter, blocks follow, a norm ends it; where actions are fused late, a final pooling, too.
 
 Shape letters: R rows, L slots of a row, D width, N heads.
 """
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from plait.layouts.facts import Ride
+from plait.nn.action_values import ActionPooling, DualHelixBlock, MixedValueBlock
 from plait.nn.block import Layer, Where
 from plait.nn.config import TrunkConfig, TrunkKind
 from plait.nn.dropout import Dropout
@@ -17,7 +18,6 @@ from plait.nn.gpt import GptBlock
 from plait.nn.hstu import HstuBlock
 from plait.nn.initialising import layer_norm
 from plait.nn.positions import EnteringPositions, alibi_slopes, rope_angles
-from plait.nn.rides import ActionPooling, DualHelixBlock, MixedValueBlock
 from plait.nn.visibility import Segments
 
 Block = Layer | MixedValueBlock | DualHelixBlock
@@ -29,7 +29,7 @@ class Trunk(nn.Module):
 
     Args:
         max_positions: tokens of the longest sequence; only positions with a table are limited by it.
-        rides: how actions travel that no token shows (AttnLFA, AttnMVP, AttnDHN).
+        rides: how actions enter that no token shows: late fusion (pool), mixed values, dual helix.
     """
 
     slopes_N: Tensor | None
@@ -61,23 +61,23 @@ class Trunk(nn.Module):
         self,
         x_RLD: Float[Tensor, "R L D"],
         segments: Segments,
-        ride_RLD: Float[Tensor, "R L D"] | None = None,
+        action_RLD: Float[Tensor, "R L D"] | None = None,
     ) -> Float[Tensor, "R L D"]:
         """Hidden states of every slot.
 
         Args:
             x_RLD: the tokens' embeddings, without positions.
-            ride_RLD: the embeddings of the actions that ride, at the slots of their events.
+            action_RLD: the embeddings of the actions that no token shows, at the slots of their events.
 
         Raises:
             ValueError: a user has more tokens than there are positions.
         """
         where = self.where(segments)
         x_RLD = self.enter(x_RLD, segments)
-        ride_RLD = None if ride_RLD is None else self.dropout(ride_RLD)
+        action_RLD = None if action_RLD is None else self.dropout(action_RLD)
         for block in self.blocks:
-            x_RLD, ride_RLD = block(x_RLD, ride_RLD, where)
-        return self.leave(x_RLD, ride_RLD, where)
+            x_RLD, action_RLD = block(x_RLD, action_RLD, where)
+        return self.leave(x_RLD, action_RLD, where)
 
     def where(self, segments: Segments) -> Where:
         """What all blocks share of a batch's places."""
@@ -93,18 +93,18 @@ class Trunk(nn.Module):
         return self.dropout(self.positions(x_RLD, segments))
 
     def leave(
-        self, x_RLD: Float[Tensor, "R L D"], ride_RLD: Float[Tensor, "R L D"] | None, where: Where
+        self, x_RLD: Float[Tensor, "R L D"], action_RLD: Float[Tensor, "R L D"] | None, where: Where
     ) -> Float[Tensor, "R L D"]:
-        """Hidden states after the last block: normalised, with the actions pooled where they ride that far."""
+        """Hidden states after the last block: normalised, with the actions pooled where they are fused late."""
         hidden_RLD = self.norm(x_RLD)
-        return hidden_RLD if self.pooling is None else self.pooling(hidden_RLD, ride_RLD, where)
+        return hidden_RLD if self.pooling is None else self.pooling(hidden_RLD, action_RLD, where)
 
     def flops(self, num_tokens: int, num_pairs: float, num_strict_pairs: float) -> float:
         """FLOPs of a forward pass: every matrix product.
 
         Args:
             num_pairs: along which tokens attend.
-            num_strict_pairs: those that are left where no token sees its own event, as in attention to rides.
+            num_strict_pairs: those that are left where no token sees its own event, whose action its value holds.
         """
         weights = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
         pairs = (self.num_attentions - self.num_strict) * num_pairs + self.num_strict * num_strict_pairs

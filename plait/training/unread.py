@@ -98,8 +98,8 @@ def _by_layout(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
     mixed, pooled = "values" in layout.rides, "pool" in layout.rides
     none = f"layout '{layout}' has none"
     return [
-        _Reader(mixed, ("model.trunk.ride_weight",), "actions that ride in the values", none),
-        _Reader(pooled, ("model.trunk.pool_fuses_item",), "a final pooling of actions", none),
+        _Reader(mixed, ("model.trunk.ride_weight",), "mixed values (AttnMVP)", none),
+        _Reader(pooled, ("model.trunk.pool_fuses_item",), "late fusion, a final pooling of actions", none),
         _Reader("i" in layout.predicts, of_items, "predicted items", none),
         _Reader("a" in layout.predicts, of_actions, "predicted actions", none),
         _Reader(asks, ("protocol.candidate_requests",), "candidates (protocol.supervise = candidates)", none),

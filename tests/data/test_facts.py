@@ -44,8 +44,11 @@ def check_met(folder, split) -> Counter[str]:
 
 @pytest.mark.parametrize("split", [LeaveOneOut(), Temporal(validation=0.2, test=0.3)], ids=str)
 @pytest.mark.parametrize("block", [3, queries.BLOCK])
-def test_answers_that_were_met_before_are_counted(tmp_path, split, block, monkeypatch):
+@pytest.mark.parametrize("looks", [0, 10**9])
+def test_answers_that_were_met_before_are_counted(tmp_path, split, block, looks, monkeypatch):
+    """Whether histories are looked through, or pairs of user and item are looked up."""
     monkeypatch.setattr(queries, "BLOCK", block)
+    monkeypatch.setattr(queries, "MOST_LOOKS", looks)
     assert_not_vacuous(check_met(tmp_path, split), above=5)
 
 

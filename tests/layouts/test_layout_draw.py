@@ -75,7 +75,7 @@ def test_the_mask_of_every_layout(layout):
     assert mask.shape == (history + candidates * own,) * 2
     assert len(tokens_of(layout, events, candidates)) == len(mask)
     strict = bool(layout.rides & {"values", "helix"})
-    assert (mask.diagonal() != strict).all(), "itself, but where its own action rides in its value"
+    assert (mask.diagonal() != strict).all(), "itself, but where its value holds its own action"
     assert not np.triu(mask, 1).any(), "nothing that comes later"
     assert mask[:, :history][history:].all(), "a candidate sees all of the history"
     blocks = [mask[history + c * own :, history : history + c * own] for c in range(candidates)]
@@ -246,7 +246,7 @@ def test_lac_explained():
         (
             "i[t] -> a[t] {values, pool}",
             [
-                "actions ride in pool, values: seen from the event after theirs on",
+                "actions enter by late fusion, mixed values: seen from the event after theirs on",
                 "token 2: shows i2; predicts a2",
             ],
         ),

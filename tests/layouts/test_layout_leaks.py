@@ -95,7 +95,7 @@ def test_an_action_known_before_its_item_is_noticed(monkeypatch):
     assert_caught(check_against_brute_force)
 
 
-def test_a_riding_action_seen_by_its_own_event_is_noticed(monkeypatch):
+def test_an_action_in_the_values_seen_by_its_own_event_is_noticed(monkeypatch):
     right = leaks.newest_seen
 
     def broken(tokens, candidate, field, index, in_candidate):

@@ -145,7 +145,7 @@ def test_properties_read_the_candidate_and_the_heads_too():
     assert layout.lag == 3
     assert layout.tokens_per_event == 1
     assert Layout.parse("i[t] -> i[t+1] {values}").fields == {"i", "a"}, (
-        "a riding action is used, though not shown"
+        "an action in the values is used, though not shown"
     )
     assert Layout.parse("i[t] -> i[t+1]").fields == {"i"}
 

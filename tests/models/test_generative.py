@@ -27,7 +27,7 @@ from plait.schema import Action, Binary
 @pytest.mark.parametrize(
     ("notation", "reason"),
     [
-        ("i[t] -> a[t]; a[t] -> () {pool}", "actions ride beside one token per event"),
+        ("i[t] -> a[t]; a[t] -> () {pool}", "late fusion take one token per event"),
         ("i[t] -> a[t] {values, helix}", "not both"),
         ("c[t] -> i[t]; i[t] -> ()", "no conditions; show items and actions only"),
         ("(i[t], i[t-1]) -> i[t+1]", "shows two facts of one field"),

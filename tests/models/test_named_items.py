@@ -92,9 +92,9 @@ def test_the_comparison_notices_vectors_of_other_items(monkeypatch):
     right = ItemVectors.of
 
     def neighbours(self: ItemVectors, item_E: torch.Tensor) -> torch.Tensor:
-        if self.item_N is None:
+        if self.item_U is None:
             return right(self, item_E)
-        return right(ItemVectors(self.vector_ND.roll(1, 0), self.item_N), item_E)
+        return right(ItemVectors(self.vector_UD.roll(1, 0), self.item_U), item_E)
 
     monkeypatch.setattr(ItemVectors, "of", neighbours)
     assert_caught(check_equal_to_the_whole_catalogue, "uniform")

@@ -273,8 +273,8 @@ def test_the_parts_make_the_whole():
 
 def test_what_rides_passes_through():
     block, (x, segments) = trunk_of(replace(RESEARCH_CONFIG, positions="learned")).blocks[0], padded()
-    ride = torch.randn_like(x)
-    assert block(x, ride, Where(segments))[1] is ride
+    action = torch.randn_like(x)
+    assert block(x, action, Where(segments))[1] is action
 
 
 def test_bf16_autocast_is_near_fp32():

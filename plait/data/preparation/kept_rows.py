@@ -81,7 +81,8 @@ def _sorted(log: LogRows, rows_U: np.ndarray) -> SortedRows:
 def _filtered(rows: SortedRows, settings: Settings) -> tuple[SortedRows, sequences.Core, dict[str, int]]:
     """Removes duplicates if asked, users with one event, and what the k-core does not hold."""
     counted = {"duplicates_removed": 0}
-    duplicate_N = sequences.duplicate_rows(rows.user_N, rows.tick_N, rows.item_N)
+    again_N = sequences.repeats_previous(rows.user_N, rows.tick_N)
+    duplicate_N = sequences.duplicate_rows(again_N, rows.item_N)
     counted["duplicates"] = int(duplicate_N.sum())
     if settings.deduplicate:
         counted["duplicates_removed"] = counted["duplicates"]

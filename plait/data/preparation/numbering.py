@@ -45,8 +45,15 @@ def numbered(kept: KeptRows, log: LogRows) -> NumberedEvents:
     item_E, item_id = _without_gaps(rows.item_N, kept.item_rows_V > 0, log.item_id)
     item_E += 1  # 0 stands for items that the table lacks
     start_U1 = sequences.user_starts(kept.user_rows_U[kept.user_rows_U > 0])
-    repeats, tied_in_order = _count_repeats(user_E, rows, log)
-    request_E, tied_share, split_requests = _requests(user_E, start_U1, rows, log)
+    again_E = sequences.repeats_previous(user_E, rows.tick_N)
+    tied_E = sequences.tied_rows(again_E)
+    request_E, split_requests = _requests(user_E, start_U1, again_E, rows, log)
+    ties = Ties(
+        repeats=int(sequences.duplicate_rows(again_E, item_E).sum()),
+        tied_in_order=_count_tied_in_order(user_E, tied_E, rows, log),
+        share=float(tied_E.mean()),
+        split_requests=split_requests,
+    )
     return NumberedEvents(
         start_U1=start_U1,
         item_E=item_E,
@@ -56,7 +63,7 @@ def numbered(kept: KeptRows, log: LogRows) -> NumberedEvents:
         user_id=user_id,
         item_id=item_id,
         item_rows_V=kept.item_rows_V[kept.item_rows_V > 0],
-        ties=Ties(repeats, tied_in_order, tied_share, split_requests),
+        ties=ties,
     )
 
 
@@ -67,24 +74,25 @@ def _without_gaps(code_E: np.ndarray, present: np.ndarray, ids: pl.Series) -> tu
     return (np.cumsum(present, dtype=np.int32) - 1)[code_E], ids.head(len(present)).filter(pl.Series(present))
 
 
-def _count_repeats(user_E: np.ndarray, rows: SortedRows, log: LogRows) -> tuple[int, int]:
-    """Events that repeat an earlier one, and those that share all that orders them with a neighbour."""
-    repeats = int(sequences.duplicate_rows(user_E, rows.tick_N, rows.item_N).sum())
-    tie = [user_E, rows.tick_N]
+def _count_tied_in_order(user_E: np.ndarray, tied_E: np.ndarray, rows: SortedRows, log: LogRows) -> int:
+    """Events that share all that orders them with a neighbour."""
     if "order" in log.columns:
-        tie.append(log.columns.pop("order")[rows.row_N])
-    return repeats, int(sequences.tied_rows(sequences.repeats_previous(*tie)).sum())
+        order_E = log.columns.pop("order")[rows.row_N]
+        tied_E = sequences.tied_rows(sequences.repeats_previous(user_E, rows.tick_N, order_E))
+    return int(tied_E.sum())
 
 
 def _requests(
-    user_E: np.ndarray, start_U1: np.ndarray, rows: SortedRows, log: LogRows
-) -> tuple[np.ndarray, float, int]:
-    """Request numbers, the share of tied events, and how often a request is torn apart by another."""
-    again_E = sequences.repeats_previous(user_E, rows.tick_N)
-    tied_share = float(sequences.tied_rows(again_E).mean())
+    user_E: np.ndarray, start_U1: np.ndarray, again_E: np.ndarray, rows: SortedRows, log: LogRows
+) -> tuple[np.ndarray, int]:
+    """Request numbers, and how often a request is torn apart by another.
+
+    Args:
+        again_E: whether an event has the user and the time of the one before it.
+    """
     if "request" not in log.columns:
-        return sequences.request_numbers(~again_E, start_U1), tied_share, 0
+        return sequences.request_numbers(~again_E, start_U1), 0
     request_E = log.columns.pop("request")[rows.row_N]
     new_E = ~sequences.repeats_previous(user_E, request_E)
     pair_R = user_E[new_E].astype(np.int64) << 32 | request_E[new_E]
-    return sequences.request_numbers(new_E, start_U1), tied_share, len(pair_R) - len(np.unique(pair_R))
+    return sequences.request_numbers(new_E, start_U1), len(pair_R) - len(np.unique(pair_R))

@@ -32,15 +32,18 @@ def tied_rows(again_N: Bool[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
 
 
 def duplicate_rows(
-    user_N: Int32[np.ndarray, " N"], tick_N: Int64[np.ndarray, " N"], item_N: Int32[np.ndarray, " N"]
+    again_N: Bool[np.ndarray, " N"], item_N: Int32[np.ndarray, " N"]
 ) -> Bool[np.ndarray, " N"]:
-    """Rows whose (user, time, item) an earlier row has. Only tied rows are looked at: few, in most logs."""
-    again_N = repeats_previous(user_N, tick_N)
+    """Rows whose (user, time, item) an earlier row has. Only tied rows are looked at: few, in most logs.
+
+    Args:
+        again_N: `repeats_previous(user, time)`.
+    """
     row_D = np.flatnonzero(tied_rows(again_N))
     group_D = np.cumsum(~again_N[row_D])
     by_item_D = stable_argsort(item_N[row_D])
     order_D = by_item_D[stable_argsort(group_D[by_item_D])]
-    duplicate_N = np.zeros(len(user_N), dtype=bool)
+    duplicate_N = np.zeros(len(item_N), dtype=bool)
     duplicate_N[row_D[order_D]] = repeats_previous(group_D[order_D], item_N[row_D[order_D]])
     return duplicate_N
 

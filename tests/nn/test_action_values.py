@@ -1,4 +1,4 @@
-"""Actions that ride: what a state may read of them.
+"""Actions in the values of attention: what a state may read of them.
 
 Shape letters: R rows, L slots of a row, D width.
 """
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from riding import (
+from action_trunks import (
     EVERY_FAMILY,
     EVERY_KIND,
     EVERY_POSITION,
@@ -23,10 +23,10 @@ from tiny import assert_caught, started
 from torch import Tensor
 
 from plait.nn import gpt, hstu
+from plait.nn.action_values import ActionPooling, DualHelixBlock, MixedValueBlock
 from plait.nn.attention import attend
 from plait.nn.block import Where
 from plait.nn.hstu import HstuBlock
-from plait.nn.rides import ActionPooling, DualHelixBlock, MixedValueBlock
 from plait.nn.trunk import Trunk
 from plait.nn.visibility import Segments
 
@@ -37,9 +37,9 @@ def check_no_leak(trunk: Trunk) -> None:
     In AttnLFA items only weigh actions: of no action or of one, the weights are fixed, and no item moves them.
     """
     weighs_only = trunk.pooling is not None and not trunk.pooling.fuses_item
-    x_RLD, ride_RLD, segments = packed()
-    streams = x_RLD.requires_grad_(), ride_RLD.requires_grad_()
-    state_RLD = trunk(x_RLD, segments, ride_RLD)
+    x_RLD, action_RLD, segments = packed()
+    streams = x_RLD.requires_grad_(), action_RLD.requires_grad_()
+    state_RLD = trunk(x_RLD, segments, action_RLD)
     weight_D = torch.randn(SMALL.dim)  # a plain sum over a layer norm's output would be constant
     unread = {"actions": 0, "tokens": 0}
     for row, slots in USERS.values():
@@ -93,8 +93,8 @@ def test_the_leak_test_notices_a_loose_hstu(family, monkeypatch):
 
 @EVERY_KIND
 def test_the_leak_test_notices_a_residual_over_the_values(kind, monkeypatch):
-    def forward(block, x_RLD, ride_RLD, where):
-        return block.layer.update(x_RLD, where, block.mixed(ride_RLD)) + ride_RLD, ride_RLD
+    def forward(block, x_RLD, action_RLD, where):
+        return block.layer.update(x_RLD, where, block.mixed(action_RLD)) + action_RLD, action_RLD
 
     monkeypatch.setattr(MixedValueBlock, "forward", forward)
     assert_caught(check_no_leak, trunk_of("mvp_early", kind=kind))
@@ -112,8 +112,8 @@ def test_the_leak_test_notices_a_head_that_reads_the_action_stream():
     """The action stream of AttnDHN holds the event's own action: fused unpooled, it would be told."""
 
     class ReadsOwnAction(ActionPooling):
-        def forward(self, hidden_RLD, ride_RLD, where):
-            return super().forward(hidden_RLD, ride_RLD, where) + ride_RLD
+        def forward(self, hidden_RLD, action_RLD, where):
+            return super().forward(hidden_RLD, action_RLD, where) + action_RLD
 
     trunk = trunk_of("dhn")
     trunk.pooling.__class__ = ReadsOwnAction
@@ -125,10 +125,10 @@ def test_the_leak_test_notices_a_head_that_reads_the_action_stream():
 def test_actions_to_come_change_no_value(family, kind):
     """By value, not by gradient: the two miss different leaks."""
     trunk = trunk_of(family, kind=kind)
-    x, ride, segments = packed()
-    changed = ride.clone()
+    x, action, segments = packed()
+    changed = action.clone()
     changed[0, 2:] = torch.randn(6, SMALL.dim)  # the last three actions of user 0, and all of user 1
-    before, after = trunk(x, segments, ride), trunk(x, segments, changed)
+    before, after = trunk(x, segments, action), trunk(x, segments, changed)
     assert torch.equal(before[0, :3], after[0, :3])
     assert torch.equal(before[0, 5], after[0, 5]), "a first event has no action before it"
     assert torch.equal(before[1], after[1])
@@ -141,18 +141,18 @@ def test_actions_to_come_change_no_value(family, kind):
 @EVERY_POSITION
 def test_packed_padded_and_alone_agree(family, kind, positions):
     trunk = trunk_of(family, positions, kind=kind)
-    x, ride, segments = packed()
-    padded_x, padded_ride = torch.zeros(2, 3, 7, SMALL.dim)
+    x, action, segments = packed()
+    padded_x, padded_action = torch.zeros(2, 3, 7, SMALL.dim)
     segment, position = torch.full((3, 7), -1), torch.zeros(3, 7).long()
     for user, (row, slots) in USERS.items():
         length = slots.stop - slots.start
-        padded_x[user, :length], padded_ride[user, :length] = x[row, slots], ride[row, slots]
+        padded_x[user, :length], padded_action[user, :length] = x[row, slots], action[row, slots]
         segment[user, :length], position[user, :length] = user, torch.arange(length)
-    in_packed = trunk(x, segments, ride)
-    in_padded = trunk(padded_x, timed(Segments(segment, position)), padded_ride)
+    in_packed = trunk(x, segments, action)
+    in_padded = trunk(padded_x, timed(Segments(segment, position)), padded_action)
     for user, (row, slots) in USERS.items():
         length = slots.stop - slots.start
-        by_itself = trunk(x[row : row + 1, slots], alone(length), ride[row : row + 1, slots])[0]
+        by_itself = trunk(x[row : row + 1, slots], alone(length), action[row : row + 1, slots])[0]
         torch.testing.assert_close(in_packed[row, slots], by_itself, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(in_padded[user, :length], by_itself, rtol=1e-4, atol=1e-4)
         assert by_itself.std() > 0.2
@@ -165,15 +165,15 @@ def test_candidates_answer_as_if_each_came_next(family, kind, positions):
     """One pass over a history and three candidates: each sees the history alone, and its action is not asked."""
     trunk = trunk_of(family, positions, kind=kind)
     num_history, num_candidates = 4, 3
-    x, ride = torch.randn(2, 1, num_history + num_candidates, SMALL.dim)
+    x, action = torch.randn(2, 1, num_history + num_candidates, SMALL.dim)
     position = torch.tensor([[0, 1, 2, 3, 4, 4, 4]])
     seen = torch.tensor([[0, 1, 2, 3, 4, 4, 4]])
-    together = trunk(x, timed(Segments(torch.zeros_like(position), position, seen_RL=seen)), ride)[0]
+    together = trunk(x, timed(Segments(torch.zeros_like(position), position, seen_RL=seen)), action)[0]
     for candidate in range(num_history, num_history + num_candidates):
         slots = [*range(num_history), candidate]
-        next_x, next_ride = x[:, slots], ride[:, slots].clone()
-        next_ride[:, -1] = 0.0
-        expected = trunk(next_x, alone(num_history + 1), next_ride)[0, -1]
+        next_x, next_action = x[:, slots], action[:, slots].clone()
+        next_action[:, -1] = 0.0
+        expected = trunk(next_x, alone(num_history + 1), next_action)[0, -1]
         torch.testing.assert_close(together[candidate], expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(together[-1], together[-2])
 
@@ -182,10 +182,10 @@ def test_candidates_answer_as_if_each_came_next(family, kind, positions):
 @pytest.mark.parametrize("weight", (0.0, 0.7))
 def test_without_weight_only_the_pooling_sees_actions(family, weight):
     trunk = trunk_of(family, ride_weight=weight)
-    x, ride, segments = packed()
+    x, action, segments = packed()
     hidden = []
     trunk.norm.register_forward_hook(lambda module, args, out: hidden.append(out))
-    states = [trunk(x, segments, r) for r in (ride, ride.flip(1))]
+    states = [trunk(x, segments, r) for r in (action, action.flip(1))]
     moved_in_trunk, moved = (not torch.equal(a, b) for a, b in (hidden, states))
     assert moved_in_trunk == {"lfa": False, "dhn": True}.get(family, weight > 0)
     assert moved == (moved_in_trunk or "pool" in FAMILIES[family])
@@ -195,14 +195,14 @@ def test_without_weight_only_the_pooling_sees_actions(family, weight):
 def test_learned_positions_enter_the_items_alone(positions, actions_turn):
     """By what the first layer of AttnDHN weighs its streams: RoPE, the paper's choice, orders both."""
     trunk = trunk_of("dhn", positions)
-    x, ride, segments = packed()
+    x, action, segments = packed()
     turned = Segments(segments.segment_RL, segments.position_RL.flip(1))
     of_items, of_actions = [], []
     for places in (segments, turned):
         angles, block = trunk.where(places).angles, trunk.blocks[0]
         entered = trunk.enter(x, places)
-        of_items.append(block.items.layer.project(entered, angles, block.items.mixed(ride))[:2])
-        of_actions.append(block.actions.layer.project(ride, angles, block.actions.mixed(entered))[:2])
+        of_items.append(block.items.layer.project(entered, angles, block.items.mixed(action))[:2])
+        of_actions.append(block.actions.layer.project(action, angles, block.actions.mixed(entered))[:2])
     for found, expected in ((of_items, True), (of_actions, actions_turn)):
         (q, k), (turned_q, turned_k) = found
         assert torch.equal(q, turned_q) != expected and torch.equal(k, turned_k) != expected
@@ -213,17 +213,17 @@ def first_slots(state_RLD: Tensor) -> Tensor:
 
 
 def test_the_first_event_gets_nothing_from_strict_attention():
-    x, ride, segments = packed()
+    x, action, segments = packed()
     for fuses_item in (False, True):
         trunk = trunk_of("lfa", pool_fuses_item=fuses_item)
         trunk.pooling.out.bias.data.zero_()
         where = trunk.where(segments)
-        pooled = trunk.pooling(x, ride, where)
+        pooled = trunk.pooling(x, action, where)
         torch.testing.assert_close(first_slots(pooled), first_slots(x) * fuses_item, rtol=0, atol=0)
         assert (pooled - x * fuses_item)[1, 1:7].abs().amax(-1).gt(0.1).all()
     block = trunk_of("mvp").blocks[0]
     untouched = block.layer.merge(x, torch.zeros(2, SMALL.num_heads, 8, SMALL.head_width))
-    torch.testing.assert_close(first_slots(block(x, ride, where)[0]), first_slots(untouched))
+    torch.testing.assert_close(first_slots(block(x, action, where)[0]), first_slots(untouched))
 
 
 def test_items_are_fused_where_actions_ride_in_the_trunk_unless_told_otherwise():
@@ -238,8 +238,8 @@ def test_items_are_fused_where_actions_ride_in_the_trunk_unless_told_otherwise()
     assert not trunk_of("mvp", pool_fuses_item=False).pooling.fuses_item
 
 
-def strictly(block: MixedValueBlock, x: Tensor, ride: Tensor, where: Where) -> Tensor:
-    qkv = block.layer.project(x, where.angles, block.mixed(ride))
+def strictly(block: MixedValueBlock, x: Tensor, action: Tensor, where: Where) -> Tensor:
+    qkv = block.layer.project(x, where.angles, block.mixed(action))
     return block.layer.merge(x, attend(*qkv, where.segments, strict=True))
 
 
@@ -247,21 +247,21 @@ def strictly(block: MixedValueBlock, x: Tensor, ride: Tensor, where: Where) -> T
 def test_the_parts_make_the_whole(family):
     """What a caller with its own attention relies on."""
     trunk = trunk_of(family, "rope")
-    x, ride, segments = packed()
-    expected, where = trunk(x, segments, ride), trunk.where(segments)
+    x, action, segments = packed()
+    expected, where = trunk(x, segments, action), trunk.where(segments)
     x = trunk.enter(x, segments)
     for block in trunk.blocks:
         match block:
             case MixedValueBlock():
-                x = strictly(block, x, ride, where)
+                x = strictly(block, x, action, where)
             case DualHelixBlock(items=items, actions=actions):
-                x = strictly(items, x, ride, where)
-                ride = strictly(actions, ride, x, where)
+                x = strictly(items, x, action, where)
+                action = strictly(actions, action, x, where)
             case _:
                 x = block.merge(x, attend(*block.project(x, where.angles), segments))
     state = trunk.norm(x)
     if trunk.pooling is not None:
-        qkv = trunk.pooling.project(state, ride, where.angles)
+        qkv = trunk.pooling.project(state, action, where.angles)
         state = trunk.pooling.merge(state, attend(*qkv, segments, strict=True))
     assert torch.equal(state, expected)
 
@@ -271,9 +271,9 @@ def test_the_parts_make_the_whole(family):
 @pytest.mark.parametrize("positions", ("alibi", "rab"))
 def test_every_parameter_learns(family, kind, positions):
     trunk = trunk_of(family, positions, kind=kind, dropout=0.1).train()
-    x, ride, segments = packed()
-    ride[0, 1] = 0.0  # an event whose action is not known rides as zeros
-    trunk(x, segments, ride).square().sum().backward()
+    x, action, segments = packed()
+    action[0, 1] = 0.0  # an event whose action is not known enters as zeros
+    trunk(x, segments, action).square().sum().backward()
     for name, parameter in trunk.named_parameters():
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
@@ -284,13 +284,13 @@ def test_actions_are_of_the_states_size_from_the_start():
     torch.manual_seed(0)
     config = replace(SMALL, dim=64, num_heads=2)
     trunk = started(Trunk(config, 7, frozenset({"values", "pool"})))
-    x, ride = 0.02 * torch.randn(2, 5, 7, 64)
+    x, action = 0.02 * torch.randn(2, 5, 7, 64)
     where = trunk.where(Segments(torch.arange(5)[:, None].expand(5, 7), torch.arange(7).expand(5, 7)))
     block = trunk.blocks[0]
-    values = [block.layer.project(x, None, block.mixed(r))[2] for r in (ride, torch.zeros_like(ride))]
+    values = [block.layer.project(x, None, block.mixed(r))[2] for r in (action, torch.zeros_like(action))]
     of_actions = (values[0] - values[1]).std() / values[1].std()
     assert of_actions.item() == pytest.approx(1.0, rel=0.1)
-    pooled = trunk.pooling(trunk.norm(x), ride, where) - trunk.norm(x)
+    pooled = trunk.pooling(trunk.norm(x), action, where) - trunk.norm(x)
     assert pooled[:, 1].std().item() == pytest.approx(1.0, rel=0.15), "one action, pooled"
     assert 0.2 < pooled[:, -1].std().item() < 0.6, "six unlike actions: their mean is shorter, and stays so"
 
@@ -298,10 +298,10 @@ def test_actions_are_of_the_states_size_from_the_start():
 @EVERY_FAMILY
 def test_bf16_autocast_is_near_fp32(family):
     trunk = trunk_of(family)
-    x, ride, segments = packed()
-    exact = trunk(x, segments, ride)
+    x, action, segments = packed()
+    exact = trunk(x, segments, action)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = trunk(x, segments, ride)
+        rounded = trunk(x, segments, action)
     real = segments.segment_RL >= 0
     assert 0 < (rounded - exact)[real].norm() < 0.05 * exact[real].norm()
 
@@ -310,7 +310,7 @@ def test_bf16_autocast_is_near_fp32(family):
 def test_flops_are_those_of_the_products_that_run(family):
     """Attention over all pairs apart, torch's own count is that of the linear layers."""
     trunk = trunk_of(family)
-    x, ride, segments = packed()
+    x, action, segments = packed()
     counted = 0
 
     def count(module, args, out):
@@ -320,7 +320,7 @@ def test_flops_are_those_of_the_products_that_run(family):
     for module in trunk.modules():
         if isinstance(module, torch.nn.Linear):
             module.register_forward_hook(count)
-    trunk(x, segments, ride)
+    trunk(x, segments, action)
     num_layers, dim = SMALL.num_layers, SMALL.dim
     mixed = {"lfa": 0, "dhn": 2 * num_layers}.get(family, num_layers)
     counted += mixed * 2 * 16 * 3 * dim * dim  # their qkv runs in two parts, past the hooks

@@ -1,4 +1,4 @@
-"""Trunks in which actions ride, and packed rows for them.
+"""Trunks whose attention has actions in its values, and packed rows for them.
 
 Shape letters: R rows, L slots of a row, D width.
 """
@@ -47,14 +47,14 @@ def trunk_of(family: str, positions: Positions = "learned", **changes) -> Trunk:
 
 
 def packed() -> tuple[Tensor, Tensor, Segments]:
-    """Embeddings of tokens, of the actions that ride, and whose they are."""
+    """Embeddings of tokens, of the actions, and whose they are."""
     segment, position = torch.full((2, 8), -1), torch.zeros(2, 8, dtype=torch.int64)
     for user, (row, slots) in USERS.items():
         segment[row, slots] = user
         position[row, slots] = torch.arange(slots.stop - slots.start)
     torch.manual_seed(1)
-    x_RLD, ride_RLD = torch.randn(2, 2, 8, SMALL.dim)
-    return x_RLD, ride_RLD, timed(Segments(segment, position))
+    x_RLD, action_RLD = torch.randn(2, 2, 8, SMALL.dim)
+    return x_RLD, action_RLD, timed(Segments(segment, position))
 
 
 def timed(segments: Segments) -> Segments:

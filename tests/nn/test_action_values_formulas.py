@@ -10,15 +10,15 @@ from itertools import cycle
 import pytest
 import torch
 import torch.nn.functional as F
-from riding import EVERY_FAMILY, EVERY_KIND, EVERY_POSITION, MAX_POSITIONS, USERS, packed, trunk_of
+from action_trunks import EVERY_FAMILY, EVERY_KIND, EVERY_POSITION, MAX_POSITIONS, USERS, packed, trunk_of
 from tiny import assert_caught, started
 from torch import Tensor
 
 from plait.nn import gpt
+from plait.nn.action_values import ActionPooling, DualHelixBlock, MixedValueBlock
 from plait.nn.config import TrunkConfig
 from plait.nn.positions import Angles
 from plait.nn.relative import RelativeBias
-from plait.nn.rides import ActionPooling, DualHelixBlock, MixedValueBlock
 from plait.nn.trunk import Trunk
 from plait.nn.visibility import Segments
 
@@ -134,10 +134,10 @@ def plain_trunk(trunk: Trunk, x_LD: Tensor, a_LD: Tensor, family: str) -> Tensor
 
 def check_formulas(family: str, positions: str, kind: str = "gpt") -> None:
     trunk = trunk_of(family, positions, kind=kind, ride_weight=0.7)
-    x, ride, segments = packed()
-    states = trunk(x, segments, ride)
+    x, action, segments = packed()
+    states = trunk(x, segments, action)
     for row, slots in USERS.values():
-        expected = plain_trunk(trunk, x[row, slots], ride[row, slots], family)
+        expected = plain_trunk(trunk, x[row, slots], action[row, slots], family)
         torch.testing.assert_close(states[row, slots], expected, rtol=1e-4, atol=1e-4)
 
 
@@ -148,19 +148,19 @@ def test_equals_the_formulas_written_plainly(family, kind, positions):
     check_formulas(family, positions, kind)
 
 
-def updates_the_ride(block, x_RLD, ride_RLD, where):
+def updates_the_actions(block, x_RLD, action_RLD, where):
     """AttnMVP with the mixed values handed on in place of the original actions."""
-    return block.layer.update(x_RLD, where, block.mixed(ride_RLD)), x_RLD + ride_RLD
+    return block.layer.update(x_RLD, where, block.mixed(action_RLD)), x_RLD + action_RLD
 
 
-def takes_items_before_their_update(block, x_RLD, ride_RLD, where):
-    return block.items(x_RLD, ride_RLD, where)[0], block.actions(ride_RLD, x_RLD, where)[0]
+def takes_items_before_their_update(block, x_RLD, action_RLD, where):
+    return block.items(x_RLD, action_RLD, where)[0], block.actions(action_RLD, x_RLD, where)[0]
 
 
 @pytest.mark.parametrize(
     ("block", "mutant", "family"),
     (
-        (MixedValueBlock, updates_the_ride, "mvp_early"),
+        (MixedValueBlock, updates_the_actions, "mvp_early"),
         (DualHelixBlock, takes_items_before_their_update, "dhn"),
     ),
 )

@@ -1,4 +1,5 @@
-"""Attention in which actions ride: no token shows them, they travel in the values (AttnLFA, AttnMVP, AttnDHN).
+"""Attention whose values hold actions that no token shows: mixed values (AttnMVP), the dual helix (AttnDHN), and late
+fusion by pooling (AttnLFA).
 
 Everywhere here the attention is strict: an event sees earlier events alone, never itself, for its own value holds
 the very action that is predicted at it. Actions enter through a LayerNorm of their own: they are embeddings, and
@@ -22,10 +23,10 @@ from plait.nn.relative import relative_bias
 class MixedValueBlock(nn.Module):
     """AttnMVP's layer: any block, but strict, and with values that carry the actions of their events.
 
-    q and k come from h = LN(x), v from h + ride_weight * LN(ride), through one projection. The paper mixes the
+    q and k come from h = LN(x), v from h + ride_weight * LN(action), through one projection. The paper mixes the
     streams themselves, H + lambda * a; mixed before the norm, an action would fade as H grows from layer to layer.
     The residual is x alone: one over the values would hand every event its own action, and so would a gate (HSTU's)
-    made from them. The ride leaves as it came, so each layer mixes in the original action.
+    made from them. The action leaves as it came, so each layer mixes in the original action.
 
     Source: the AttnMVP paper, section 4; for HSTU's block, Plait.
 
@@ -42,13 +43,13 @@ class MixedValueBlock(nn.Module):
         self.layer = layer
 
     def forward(
-        self, x_RLD: Float[Tensor, "R L D"], ride_RLD: Float[Tensor, "R L D"], where: Where
+        self, x_RLD: Float[Tensor, "R L D"], action_RLD: Float[Tensor, "R L D"], where: Where
     ) -> Streams:
-        return self.layer.update(x_RLD, where, self.mixed(ride_RLD)), ride_RLD
+        return self.layer.update(x_RLD, where, self.mixed(action_RLD)), action_RLD
 
-    def mixed(self, ride_RLD: Float[Tensor, "R L D"]) -> Float[Tensor, "R L D"]:
+    def mixed(self, action_RLD: Float[Tensor, "R L D"]) -> Float[Tensor, "R L D"]:
         """What is added to the normalised states that values are made from."""
-        return self.ride_weight * self.ride_norm(ride_RLD)
+        return self.ride_weight * self.ride_norm(action_RLD)
 
 
 class DualHelixBlock(nn.Module):
@@ -69,11 +70,11 @@ class DualHelixBlock(nn.Module):
         self.actions = MixedValueBlock(action_layer, dim, ride_weight=1.0)
 
     def forward(
-        self, x_RLD: Float[Tensor, "R L D"], ride_RLD: Float[Tensor, "R L D"], where: Where
+        self, x_RLD: Float[Tensor, "R L D"], action_RLD: Float[Tensor, "R L D"], where: Where
     ) -> Streams:
-        x_RLD, _ = self.items(x_RLD, ride_RLD, where)
-        ride_RLD, _ = self.actions(ride_RLD, x_RLD, where)
-        return x_RLD, ride_RLD
+        x_RLD, _ = self.items(x_RLD, action_RLD, where)
+        action_RLD, _ = self.actions(action_RLD, x_RLD, where)
+        return x_RLD, action_RLD
 
 
 class ActionPooling(nn.Module):
@@ -102,16 +103,16 @@ class ActionPooling(nn.Module):
         self.bias = relative_bias(config, max_positions)
 
     def forward(
-        self, hidden_RLD: Float[Tensor, "R L D"], ride_RLD: Float[Tensor, "R L D"], where: Where
+        self, hidden_RLD: Float[Tensor, "R L D"], action_RLD: Float[Tensor, "R L D"], where: Where
     ) -> Float[Tensor, "R L D"]:
-        qkv = self.project(hidden_RLD, ride_RLD, where.angles)
+        qkv = self.project(hidden_RLD, action_RLD, where.angles)
         return self.merge(hidden_RLD, attend_softmax(qkv, where, self.bias, strict=True))
 
     def project(
-        self, hidden_RLD: Float[Tensor, "R L D"], ride_RLD: Float[Tensor, "R L D"], angles: Angles | None
+        self, hidden_RLD: Float[Tensor, "R L D"], action_RLD: Float[Tensor, "R L D"], angles: Angles | None
     ) -> Heads:
         """Queries and keys of items, values of actions; with `angles`, queries and keys turned."""
-        return heads_of(self.qk(hidden_RLD), self.value(self.ride_norm(ride_RLD)), self.num_heads, angles)
+        return heads_of(self.qk(hidden_RLD), self.value(self.ride_norm(action_RLD)), self.num_heads, angles)
 
     def merge(
         self, hidden_RLD: Float[Tensor, "R L D"], pooled_RNLH: Float[Tensor, "R N L H"]
