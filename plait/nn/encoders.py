@@ -107,7 +107,7 @@ class ItemVectors:
     """Whose vectors they are, ascending; None: all of the catalogue's, in its order."""
 
     def of(self, item_E: Int64[Tensor, " E"]) -> Float[Tensor, "E D"]:
-        """Of items that are among them.
+        """The vectors of items that are among them.
 
         >>> ItemVectors(torch.tensor([[3.0], [7.0]]), torch.tensor([3, 7])).of(torch.tensor([7, 3, 7])).tolist()
         [[7.0], [3.0], [7.0]]
@@ -255,7 +255,7 @@ class ItemEncoder(Draws):
     def _vectors(
         self, item_N: Int64[Tensor, " N"] | None, is_new_N: Bool[Tensor, " N"]
     ) -> Float[Tensor, "N D"]:
-        """Of all items where `item_N` is None."""
+        """The vectors of these items; all items' where `item_N` is None."""
         code_NC, frozen_NX = self.code_VC, self.vector_VX
         if item_N is not None:
             code_NC, frozen_NX = code_NC[item_N], frozen_NX[item_N]
