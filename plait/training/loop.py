@@ -365,8 +365,9 @@ class _Run:
         return [cap for cap, share in self._shares_spent().items() if share >= 1]
 
     def _loss_of_knowing_nothing(self, losses: Mapping[str, torch.Tensor]) -> float:
-        """About what these tasks cost a model that knows nothing. Losses are counted so that each costs 1 (log 2 a binary
-        action, log V the next item, which is more). A rare action costs less in most batches, and so may the first."""
+        """About what these tasks cost a model that knows nothing. Losses are counted so that each costs 1 (log 2 a
+        binary action, log V the next item, which is more). A rare action costs less in most batches, and so may the
+        first."""
         return float(self.model.total({task: torch.ones((), dtype=torch.float32) for task in losses}))
 
     def _check(self, loss: float, norm: float, users_U: Int64[np.ndarray, " U"]) -> None:
