@@ -176,7 +176,7 @@ def remove_leftovers(folder: Path, pattern: str) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content; remembered by the process for as long as size and time of the file stay as they are."""
+    """The hash of a file's content, remembered by the process for as long as the file's size and time stay."""
     stat = path.stat()
     stamp = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
     is_settled = time.time() - stat.st_mtime > SETTLED_S

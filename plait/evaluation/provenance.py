@@ -32,7 +32,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def provenance(device: str) -> Provenance:
-    """Of a run that ends now, on this machine's `device`."""
+    """Where a run comes from that ends now, on this machine's `device`."""
     return Provenance(
         version=importlib.metadata.version("plait"),
         commit=_commit(),

@@ -40,7 +40,7 @@ def f_critical(level: float, above: int, below: int) -> float:
 
 
 def _density(above: int, below: int) -> tuple[Float64[np.ndarray, " A"], Float64[np.ndarray, " A"]]:
-    """Of the angle whose squared tangent is the ratio of the two sums of squares: sin^(above - 1) cos^(below - 1)."""
+    """The angle whose squared tangent is the ratio of the two sums of squares has sin^(above - 1) cos^(below - 1)."""
     angle_A = (np.arange(ANGLES) + 0.5) * np.pi / (2 * ANGLES)
     share_A = np.sin(angle_A) ** (above - 1) * np.cos(angle_A) ** (below - 1)
     return angle_A, share_A / share_A.sum()

@@ -173,7 +173,7 @@ def _in_rows(device: torch.device | str, rows: PackedRows, value_N: np.ndarray) 
 def _late(
     late: LateStatistics, batch: EventBatch, roles: EventRoles, predictions: Predictions
 ) -> Float32[np.ndarray, "M F"]:
-    """Of the events of the window only: how many lie before it would tell layouts apart by their lag."""
+    """Counts of the window's events alone: how many lie before it would tell layouts apart by their lag."""
     first_E = np.repeat(roles.first_U, np.diff(roles.start_U1))
     return late.of(batch, first_E[predictions.label_M], predictions.context_end_M, predictions.label_M)
 

@@ -34,7 +34,7 @@ class Weighing(NamedTuple):
 
     weigh: Callable[[Tensor], Tensor]
     gradient: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    """Of (the gradient of weights, weights, scores); scores are None where the weights were kept."""
+    """From the gradient of weights, weights and scores; scores are None where the weights were kept."""
 
 
 def _silu_gradient(dweight: Tensor, weight: Tensor, score: Tensor | None) -> Tensor:
@@ -128,7 +128,7 @@ class _Scoring:
         entries: Sequence[Tensor],
         tables: Sequence[Tensor],
     ) -> Tensor:
-        """Of one block. What none may see is MASKED; trained terms and mask are added up for one head first."""
+        """One block's scores. What none may see is MASKED; trained terms and mask are added up for one head first."""
         score_XQK = torch.bmm(q_XQH, k_XKH.transpose(1, 2))
         score_GNQK = score_XQK.unflatten(0, (block.rows.stop - block.rows.start, -1))
         term_GQK = None

@@ -107,7 +107,7 @@ class ItemVectors:
     """Whose vectors they are, ascending; None: all of the catalogue's, in its order."""
 
     def of(self, item_E: Int64[Tensor, " E"]) -> Float[Tensor, "E D"]:
-        """Of items that are among them.
+        """The vectors of items that are among them.
 
         >>> ItemVectors(torch.tensor([[3.0], [7.0]]), torch.tensor([3, 7])).of(torch.tensor([7, 3, 7])).tolist()
         [[7.0], [3.0], [7.0]]
@@ -255,7 +255,7 @@ class ItemEncoder(Draws):
     def _vectors(
         self, item_U: Int64[Tensor, " U"] | None, is_new_U: Bool[Tensor, " U"]
     ) -> Float[Tensor, "U D"]:
-        """Of all items where `item_U` is None."""
+        """The vectors of these items; all items' where `item_U` is None."""
         code_UC, frozen_UX = self.code_VC, self.vector_VX
         if item_U is not None:
             code_UC, frozen_UX = code_UC[item_U], frozen_UX[item_U]

@@ -83,7 +83,7 @@ class Ablation:
 
     @property
     def unit(self) -> Unit:
-        """Of its differences: all of its columns are of metrics that are held apart in one way."""
+        """The unit of its differences: all of its columns are of metrics that are held apart in one way."""
         columns = self.columns.values()
         [distance] = {metric_of(metric).distance for column in columns for metric in column.metrics}
         match distance:

@@ -80,15 +80,15 @@ def train_model(
     """Trains one model. `folder` keeps its checkpoint and metrics.jsonl.
 
     Args:
-        report: takes a line per validation, and before them one per setting that this layout does not read, one where
-            requests are read that the log does not name, and one per part of which answers can be no hit.
+        report: takes a line per validation. Before them it takes one per setting that this layout does not read, one
+            where requests are read that the log does not name, and one per part of which answers can be no hit.
         watch: is called after every step. Like `report`, it may draw from any generator: training has its own.
         begin: is called once, when the settings were found to fit and the folder was made, before anything else is
-            written to it; not where training goes on from a checkpoint.
+            written to it. It is not called where training goes on from a checkpoint.
 
     Raises:
-        ValueError: the settings do not fit each other, the data or the checkpoint found in the folder; or the layout
-            predicts an action that no training event has; or nothing that chooses the epoch can change; or the data
+        ValueError: the settings do not fit each other, the data or the checkpoint found in the folder. Or the layout
+            predicts an action that no training event has, or nothing that chooses the epoch can change, or the data
             was damaged. Nothing was written then.
         Diverged: the loss is no longer a number, or has run away.
         Interrupted: SIGINT or SIGTERM came; says where training stands.
@@ -189,7 +189,7 @@ class _Run:
         self.best_weights = _copy(model)
 
     def _sample_of_actions(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Of the first steps, what is asked about actions; None where the layout asks for none."""
+        """What the first steps ask about actions; None where the layout asks for none."""
         labels, late, num_labels = [], [], 0
         for _, inputs in self._stream(epoch=0, first_step=0):
             for questions in inputs.questions:
@@ -367,8 +367,9 @@ class _Run:
         return [cap for cap, share in self._shares_spent().items() if share >= 1]
 
     def _loss_of_knowing_nothing(self, losses: Mapping[str, torch.Tensor]) -> float:
-        """Of these tasks, about: their losses are counted so that each costs 1 (log 2 a binary action, log V the
-        next item, which is more). An action that is rare costs less in most batches, and so may the first."""
+        """About what these tasks cost a model that knows nothing. Losses are counted so that each costs 1 (log 2 a
+        binary action, log V the next item, which is more). A rare action costs less in most batches, and so may the
+        first."""
         return float(self.model.total({task: torch.ones((), dtype=torch.float32) for task in losses}))
 
     def _check(self, loss: float, norm: float, users_U: Int64[np.ndarray, " U"]) -> None:

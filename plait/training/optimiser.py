@@ -58,7 +58,7 @@ def _role(owner: nn.Module, name: str) -> Role:
 
 
 def warmup_steps(optim: Optim, max_steps: int) -> int:
-    """Of a run of at most `max_steps`: a small log, or a small cap, must not be spent on warming up.
+    """Steps that a run of at most `max_steps` warms up: a small log, or a small cap, must not be spent on warming up.
 
     >>> warmup_steps(Optim(warmup_steps=100), 5000), warmup_steps(Optim(warmup_steps=100), 200)
     (100, 20)

@@ -71,7 +71,7 @@ def spelt_number(text: pl.Expr, dtype: DType) -> pl.Expr:
 
 
 def whole_number(number: pl.Expr, dtype: DType) -> pl.Expr:
-    """Of floats those that are whole and not merged with others, as integers; else null."""
+    """Floats that are whole and not merged with others, as integers; else null."""
     exact = (number % 1 == 0) & (number.abs() < EXACT_BELOW[dtype.base_type()])
     return pl.when(exact).then(number).cast(pl.Int64, strict=False)
 

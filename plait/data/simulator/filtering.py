@@ -112,7 +112,7 @@ def _likelihood(
     trace_U: Int64[np.ndarray, " U"],
     values: list[Float64[np.ndarray, "_ U"]],
 ) -> Float64[np.ndarray, "U Z"]:
-    """Of one event of every user, in each state: its scenario, its item and its responses. Scaled per user."""
+    """How likely one event of every user is in each state: its scenario, item and responses. Scaled per user."""
     item_U = seen.item_E[row_U]
     category_U = machine.truth.category_V[item_U]
     log_UZ = np.log(machine.category_LBZ)[trace_U, category_U]

@@ -203,7 +203,8 @@ def _keeps_requests(split: Split) -> bool:
 
 
 def _is_first(targets: Targets) -> Bool[np.ndarray, " Q"]:
-    """Of each user's targets. Right after the history, or, where that is blind, after events of its own request."""
+    """Which targets are their user's first: right after the history or, where that is blind, after events of their own
+    request."""
     return np.diff(targets.user_Q, prepend=-1) != 0
 
 

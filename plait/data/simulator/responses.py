@@ -181,7 +181,7 @@ def _expected_amount(chances: Chances, weight: Float64[np.ndarray, "*X Z"], is_c
 def _chances_of_hits(
     hit: Float64[np.ndarray, "*X Z"], weight: Float64[np.ndarray, "*X Z"], trials: int
 ) -> Float64[np.ndarray, "*X V"]:
-    """Of none to all of the trials: a binomial distribution, by its logarithm, in which many trials are finite."""
+    """The chances of none to all hits: a binomial distribution, by its logarithm, in which many trials are finite."""
     log_hit, log_miss = np.log(hit), np.log1p(-hit)
     ways = [
         math.lgamma(trials + 1) - math.lgamma(n + 1) - math.lgamma(trials - n + 1) for n in range(trials + 1)

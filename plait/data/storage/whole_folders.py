@@ -162,7 +162,7 @@ def table_digest(name: str, table: pl.DataFrame) -> bytes:
 
 
 def content_hash(digests: Mapping[str, bytes]) -> str:
-    """Of the digests of arrays and tables, by their names without ending."""
+    """The hash of the digests of arrays and tables, by their names without ending."""
     return hashlib.sha256(b"".join(digests[name] for name in sorted(digests))).hexdigest()
 
 
