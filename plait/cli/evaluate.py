@@ -7,8 +7,10 @@ from rich.text import Text
 
 from plait.cli.output import console, say
 from plait.cli.runs import finished_run
+from plait.data import Dataset
 from plait.evaluation.answers import measure
-from plait.evaluation.run_files import load_answers
+from plait.evaluation.counting import BASELINES, against_counting, baselines_of, kept_baselines
+from plait.evaluation.run_files import Result, load_answers
 from plait.layouts import Layout, name_of
 from plait.metrics.intervals import bootstrap
 
@@ -46,5 +48,21 @@ def evaluate(run: Path, /) -> None:
         f"stopped: {result.why_stopped}",
         out,
     )
+    say(_against_counting(run, result), out)
     say(f"protocol: {result.protocol or 'not recorded'}", out)
     say(f"by {result.provenance}", out)
+
+
+def _against_counting(run: Path, result: Result) -> str:
+    """What the run is worth beside counting, on the data that it was trained on; the counts are kept beside it."""
+    unknown = "against counting: not known, since"
+    try:
+        dataset = Dataset.open(result.dataset_folder)
+    except ValueError as error:
+        return f"{unknown} its data cannot be opened: {error}"
+    if dataset.manifest.content_hash != result.content_hash:
+        return f"{unknown} {result.dataset_folder} holds other data than it was trained on"
+    asked = dataset, result.settings.protocol, result.settings.model.exposure.same_request
+    of_comparison = run.parent.parent / BASELINES  # where the run is one of a comparison
+    _, counted = kept_baselines(*asked, of_comparison) or baselines_of(*asked, run / BASELINES)
+    return against_counting(load_answers(run, result.actions), counted)

@@ -33,7 +33,7 @@ from plait.compare.results import (
 )
 from plait.data import Dataset
 from plait.evaluation.answers import Answers, measure, targets_of
-from plait.evaluation.counting import Baselines, baselines_of
+from plait.evaluation.counting import BASELINES, Baselines, baselines_of
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.provenance import Provenance, provenance
 from plait.evaluation.reachable import Reach, check_can_choose
@@ -326,7 +326,7 @@ def _baselines(
         return None
     its = study.variants[0].settings
     found, answers = baselines_of(
-        study.dataset, its.protocol, its.model.exposure.same_request, out / "baselines"
+        study.dataset, its.protocol, its.model.exposure.same_request, out / BASELINES
     )
     for name, why in found.left_out.items():
         report(f"{name} left out: {why}")

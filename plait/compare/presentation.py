@@ -291,9 +291,7 @@ def charts(comparison: Comparison, metric: str) -> list[Chart]:
 
 
 COUNT = "count: "  # before the names of baselines, which are no layouts
-ABOUT_BASELINES = (
-    "count: baselines, which count training rows and train nothing. Their stars are against the best of them alone."
-)
+ABOUT_BASELINES = "count: baselines, which train nothing. Their stars are against the best of them alone."
 
 
 def baseline_cells(comparison: Comparison) -> dict[str, dict[str, Cell]]:

@@ -30,10 +30,14 @@ from plait.evaluation.run_files import ANSWERS, load_answers, read_file, save_an
 from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Protocol
 from plait.files import write_whole
+from plait.metrics.intervals import bootstrap, holm, paired_difference
+from plait.metrics.statistic import Statistic
+from plait.metrics.table import shown_of_kind
 
 QUESTIONS = 4_096  # of the validation, by which settings are chosen: spread evenly, where there are more
-BASELINES = "baselines.json"
+BASELINES = "baselines"  # the folder's name beside a run, and in it the file's
 NO_VALIDATION = "no validation part to choose settings by: they are the usual ones"
+LEVEL = 0.05  # of the test that a model beats the best of them
 HISTORIES_AT_A_TIME = 4_096  # that are held together
 
 
@@ -88,13 +92,15 @@ def baselines_of(
     Raises:
         ValueError: there is no test event to ask about.
     """
-    return _kept(dataset, protocol, same_request, folder) or _written(dataset, protocol, same_request, folder)
+    kept = kept_baselines(dataset, protocol, same_request, folder)
+    return kept or _written(dataset, protocol, same_request, folder)
 
 
-def _kept(
+def kept_baselines(
     dataset: Dataset, protocol: Protocol, same_request: SameRequest, folder: Path
 ) -> tuple[Baselines, dict[str, Answers]] | None:
-    path = folder / BASELINES
+    """As `baselines_of`, where the folder holds them already; None where it holds none, or others."""
+    path = folder / f"{BASELINES}.json"
     if not path.is_file():
         return None
     kept = read_file(path, Baselines)
@@ -123,7 +129,7 @@ def _written(
         time.perf_counter() - start_s,
     )
     json = msgspec.json.format(msgspec.json.encode(baselines))
-    write_whole(folder / BASELINES, lambda aside: aside.write_bytes(json))
+    write_whole(folder / f"{BASELINES}.json", lambda aside: aside.write_bytes(json))
     return baselines, {its.name: answers for its, answers in found}
 
 
@@ -227,4 +233,42 @@ def _answers(
         label_QA=dataset.target_actions(targets),
         loss={},
         actions=dataset.actions,
+    )
+
+
+def against_counting(answers: Answers, counted: Mapping[str, Answers]) -> str:
+    """One line that says, metric by metric, by how much a model beats the best of the baselines, or does not.
+
+    p is corrected for choosing the best of them from the same users. It covers users, not how another seed would have
+    come out.
+    """
+    found, baselines = measure(answers), {name: measure(its) for name, its in counted.items()}
+    actions = [f"{metric.name}:{a.name}" for a in answers.actions for metric in shown_of_kind(a.kind)[:1]]
+    told = [_told(metric, found, baselines) for metric in (Selection.RETRIEVAL, *actions)]
+    return f"against counting: {'; '.join(filter(None, told)) or 'nothing that both are measured in'}"
+
+
+def _told(
+    metric: str, found: Mapping[str, Statistic], baselines: Mapping[str, Mapping[str, Statistic]]
+) -> str:
+    """
+    >>> from plait.metrics.statistic import mean_over_users
+    >>> model, rules = (mean_over_users(np.arange(20), np.full(20, value)) for value in (0.5, 0.25))
+    >>> _told("ndcg@10", {"ndcg@10": model}, {"rules": {"ndcg@10": rules}})
+    'ndcg@10 +0.2500 (0.2500 to 0.2500) to the 0.2500 of rules, p = 0.002: beaten'
+    """
+    counted = {name: bootstrap(its[metric]) for name, its in baselines.items() if metric in its}
+    counted = {name: its for name, its in counted.items() if its.value is not None}
+    model = bootstrap(found[metric]) if metric in found else None
+    if model is None or model.value is None or not counted:
+        return ""
+    sign = 1 if model.better == "higher" else -1
+    differences = {name: paired_difference(model, its) for name, its in counted.items()}
+    name = min(differences, key=lambda its: sign * differences[its].value)
+    its = differences[name]
+    p = holm(np.array([its.p, *(of.p for other, of in differences.items() if other != name)]))[0]
+    outcome = "beaten" if its.value * sign > 0 else "it is better"
+    return (
+        f"{metric} {its.value:+.4f} ({its.low:.4f} to {its.high:.4f}) to the {counted[name].value:.4f} of {name}, "
+        f"p = {p:.2g}: {outcome if p < LEVEL else 'not told apart'}"
     )
