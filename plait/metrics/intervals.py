@@ -303,7 +303,10 @@ def _studentised(
     if not square:
         return np.zeros_like(sum_F)
     own = max(0.0, square - value**2 / units)
-    rest_F = np.maximum(square - sum_F**2 / units, square / units)
+    least = max(
+        min(own, square / units), ROUNDING * square
+    )  # so that no sum beyond the value falls behind it
+    rest_F = np.maximum(square - sum_F**2 / units, least)
     is_same_F = np.isclose(np.abs(sum_F), abs(value), rtol=ROUNDING**0.75, atol=0)
     return np.where(is_same_F, np.copysign(value, sum_F), sum_F * np.sqrt(own / rest_F))
 

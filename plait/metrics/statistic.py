@@ -166,8 +166,9 @@ def mean_over_users(
         ValueError: there is no event, a value is not finite, or one of a share lies outside [0, 1].
     """
     user_U, place_E = _places("mean_over_users", user_E, value_E)
-    if form == "share" and ((value_E < 0) | (value_E > 1)).any():
-        at = int(np.flatnonzero((value_E < 0) | (value_E > 1))[0])
+    outside_E = (value_E < 0) | (value_E > 1)
+    if form == "share" and outside_E.any():
+        at = int(outside_E.argmax())
         raise ValueError(
             f"mean_over_users: the value at position {at} is {value_E[at]}, expected a share in [0, 1]; "
             'a metric that may be larger is of the form "mean"'
