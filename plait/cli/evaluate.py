@@ -31,6 +31,7 @@ def evaluate(run: Path, /) -> None:
         "value",
         "95 % interval",
         "users",
+        "carried by",
         title=Text(f"{name_of(Layout.parse(result.settings.layout, allow_leaks=True))} on {result.dataset}"),
     )
     for name, statistic in measure(load_answers(run, result.actions)).items():
@@ -40,7 +41,8 @@ def evaluate(run: Path, /) -> None:
             value = f"{found.value:.4f}"
         if found.low is not None:
             interval = f"{found.low:.4f} to {found.high:.4f}"
-        table.add_row(name, value, interval, str(found.num_users))
+        carried_by = "" if found.carried_by is None else f"{found.carried_by:.3g}"
+        table.add_row(name, value, interval, str(found.num_users), carried_by)
     out = console()
     out.print(table)
     say(

@@ -167,7 +167,7 @@ def tell_apart(pairs: Sequence[Pair], beside: Sequence[Pair] = ()) -> list[Told]
     )
     with np.errstate(divide="ignore", invalid="ignore"):  # sides that are as far apart in every draw
         largest_D = np.fmax.reduce(away_PD / half_P[:, None], axis=0, initial=0.0)
-    wider = float(critical(largest_D[None], LEVEL)[0])
+    wider = max(1.0, float(critical(largest_D[None], LEVEL)[0]))
     told = []
     for pair, own_D, half in zip(pairs, away_PD, half_P.tolist(), strict=False):
         value, least = difference_of(*pair), least_p(*pair)

@@ -30,7 +30,7 @@ from plait.evaluation.run_files import ANSWERS, load_answers, read_file, save_an
 from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Protocol
 from plait.files import write_whole
-from plait.metrics.intervals import bootstrap, holm, paired_difference
+from plait.metrics.intervals import bootstrap, paired_difference
 from plait.metrics.statistic import Statistic
 from plait.metrics.table import shown_of_kind
 
@@ -266,8 +266,10 @@ def _told(
     differences = {name: paired_difference(model, its) for name, its in counted.items()}
     name = min(differences, key=lambda its: sign * differences[its].value)
     its = differences[name]
-    p = holm(np.array([its.p, *(of.p for other, of in differences.items() if other != name)]))[0]
-    outcome = "beaten" if its.value * sign > 0 else "it is better"
+    # To beat the best of them is to beat each, which needs no correction. To be beaten by any of several does.
+    is_above = its.value * sign > 0
+    p = its.p if is_above else min(1.0, len(differences) * its.p)
+    outcome = "beaten" if is_above else "it is better"
     return (
         f"{metric} {its.value:+.4f} ({its.low:.4f} to {its.high:.4f}) to the {counted[name].value:.4f} of {name}, "
         f"p = {p:.2g}: {outcome if p < LEVEL else 'not told apart'}"

@@ -11,7 +11,8 @@ against none are 2 of the 16 ways that four signs can fall.
 
 Everything that is computed with one seed and the same users sees the same draws.
 
-Shape letters: U users, D draws, N comparisons (or draws of seeds), P pairs, F flips of all signs (or draws of users).
+Shape letters: U users, D draws, N comparisons (or draws of seeds), P pairs, S sides of
+them, F flips of all signs (or draws of users).
 """
 
 from collections.abc import Iterator, Sequence
@@ -73,9 +74,7 @@ class Bootstrap:
     better: Better
     num_users: int
     parts: Parts | None = None  # of the users as they are
-    noise_NF: Float64[np.ndarray, "N F"] | None = (
-        None  # of value_D, what seeds add: N times to each draw of users
-    )
+    noise_NF: Float64[np.ndarray, "N F"] | None = None  # seeds' part of value_D
 
     @property
     def estimate(self) -> Estimate:
@@ -248,20 +247,17 @@ def departures(pairs: Sequence[tuple[Bootstrap, Bootstrap]]) -> Float64[np.ndarr
     """
     first = pairs[0][0]
     num_flips = len(first.value_D) if first.noise_NF is None else first.noise_NF.shape[1]
-    part_PU = np.stack([_parts_of_difference(a, b) for a, b in pairs])
-    sum_PF = _flipped(part_PU, num_flips, first.seed)
-    return np.stack([_departure(*of) for of in zip(pairs, part_PU, sum_PF, strict=True)])
+    sides = {id(side): side for pair in pairs for side in pair}
+    part_SU = np.stack([_parts_of(side) for side in sides.values()])
+    sums = dict(zip(sides, _flipped(part_SU, num_flips, first.seed), strict=True))
+    return np.stack([_departure(a, b, sums[id(a)] - sums[id(b)]) for a, b in pairs])
 
 
-def _departure(
-    pair: tuple[Bootstrap, Bootstrap], part_U: Float64[np.ndarray, " U"], sum_F: Float64[np.ndarray, " F"]
-) -> Float64[np.ndarray, " D"]:
-    a, b = pair
-    if np.isnan(part_U).any():
+def _departure(a: Bootstrap, b: Bootstrap, sum_F: Float64[np.ndarray, " F"]) -> Float64[np.ndarray, " D"]:
+    if a.parts is None or b.parts is None:
         return a.value_D - b.value_D - difference_of(a, b)
-    assert a.parts is not None and b.parts is not None
     units = min(a.parts.num_units, b.parts.num_units)
-    users_F = _studentised(sum_F, part_U, difference_of(a, b), units)
+    users_F = _studentised(sum_F, _parts_of(a) - _parts_of(b), difference_of(a, b), units)
     if a.noise_NF is None or b.noise_NF is None:
         return users_F
     return (users_F + a.noise_NF - b.noise_NF).ravel()
@@ -272,23 +268,23 @@ def difference_of(a: Bootstrap, b: Bootstrap) -> float:
     return a.value - b.value
 
 
-def _parts_of_difference(a: Bootstrap, b: Bootstrap) -> Float64[np.ndarray, " U"]:
-    """What each user brings to the difference, in sum all of it; NaN where nothing tells."""
-    if a.parts is None or b.parts is None or a.value is None or b.value is None:
-        return np.full(len(a.user_U), np.nan)
-    return a.parts.influence_U - b.parts.influence_U + a.value * a.parts.share_U - b.value * b.parts.share_U
+def _parts_of(side: Bootstrap) -> Float64[np.ndarray, " U"]:
+    """What each user brings to the metric, in sum all of it; NaN where nothing tells."""
+    if side.parts is None or side.value is None:
+        return np.full(len(side.user_U), np.nan)
+    return side.parts.influence_U + side.value * side.parts.share_U
 
 
-def _flipped(part_PU: Float64[np.ndarray, "P U"], num_flips: int, seed: int) -> Float64[np.ndarray, "P F"]:
-    """The sums of the parts under random signs, each user's the same in all pairs."""
-    rng, num_users = np.random.default_rng(seed), part_PU.shape[1]
-    rows, sum_FP = max(1, BLOCK_ELEMENTS // num_users), []
+def _flipped(part_SU: Float64[np.ndarray, "S U"], num_flips: int, seed: int) -> Float64[np.ndarray, "S F"]:
+    """The sums of the parts under random signs, each user's the same on all sides."""
+    rng, num_users = np.random.default_rng(seed), part_SU.shape[1]
+    rows, sum_FS = max(1, BLOCK_ELEMENTS // num_users), []
     for at in range(0, num_flips, rows):
         count = min(rows, num_flips - at)
         random_bytes = np.frombuffer(rng.bytes(-(-count * num_users // 8)), dtype=np.uint8)
         is_kept_FU = np.unpackbits(random_bytes, count=count * num_users).reshape(count, num_users)
-        sum_FP.append(2 * (is_kept_FU.astype(np.float64) @ part_PU.T) - part_PU.sum(axis=1))
-    return np.concatenate(sum_FP).T
+        sum_FS.append(2 * (is_kept_FU.astype(np.float64) @ part_SU.T) - part_SU.sum(axis=1))
+    return np.concatenate(sum_FS).T
 
 
 def _studentised(
@@ -303,7 +299,9 @@ def _studentised(
     if not square:
         return np.zeros_like(sum_F)
     own = max(0.0, square - value**2 / units)
-    rest_F = np.maximum(square - sum_F**2 / units, square / units)
+    # At least so much that no sum beyond the value falls behind it.
+    least = max(min(own, square / units), ROUNDING * square)
+    rest_F = np.maximum(square - sum_F**2 / units, least)
     is_same_F = np.isclose(np.abs(sum_F), abs(value), rtol=ROUNDING**0.75, atol=0)
     return np.where(is_same_F, np.copysign(value, sum_F), sum_F * np.sqrt(own / rest_F))
 
@@ -314,7 +312,7 @@ def least_p(a: Bootstrap, b: Bootstrap) -> float:
     Where nothing tells them, about those that both rest on.
     """
     num_users = min(a.num_users, b.num_users)
-    size_U = np.abs(_parts_of_difference(a, b))
+    size_U = np.abs(_parts_of(a) - _parts_of(b))
     if not np.isnan(size_U).any():
         num_users = min(num_users, int((size_U > ROUNDING * size_U.sum()).sum()))
     return min(1.0, 2.0 ** (1 - num_users))

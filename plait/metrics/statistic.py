@@ -13,8 +13,8 @@ from jaxtyping import Float, Float64, Int, Int64
 Better = Literal["higher", "lower"]
 # A share lies between 0 and 1; a root is that of a mean; a mean may be anything. Intervals are made accordingly.
 Form = Literal["share", "mean", "root"]
-ROUNDING = 1e-12  # a part of a sum below it is none
-STEP = 1e-4  # of a derivative, as a part of the sum that it is taken along
+ROUNDING = 1e-10  # a part of a sum below it is none
+STEP = 3e-4  # of a derivative, as a part of the sum that it is taken along
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,13 @@ def influence(
     sum_UK: Float64[np.ndarray, "U K"],
     finish: Callable[[Float64[np.ndarray, "D K"]], Float64[np.ndarray, " D"]],
 ) -> Float64[np.ndarray, " U"]:
-    """The derivative of a function of sums by how often each user counts, from differences to both sides."""
-    step_K = STEP * np.abs(sum_UK).sum(axis=0)
-    step_KK = np.diag(step_K)
-    total_K = sum_UK.sum(axis=0)
-    change_K = finish(total_K + step_KK) - finish(total_K - step_KK)
-    slope_K = np.divide(change_K, 2 * step_K, out=np.zeros_like(step_K), where=step_K > 0)
+    """The derivative of a function of sums by how often each user counts, from two differences to each side."""
+    step_K, total_K = STEP * np.abs(sum_UK).sum(axis=0), sum_UK.sum(axis=0)
+    near_K, far_K = (
+        finish(total_K + steps * np.diag(step_K)) - finish(total_K - steps * np.diag(step_K))
+        for steps in (1, 2)
+    )
+    slope_K = np.divide(8 * near_K - far_K, 12 * step_K, out=np.zeros_like(step_K), where=step_K > 0)
     return sum_UK @ slope_K
 
 
@@ -166,8 +167,9 @@ def mean_over_users(
         ValueError: there is no event, a value is not finite, or one of a share lies outside [0, 1].
     """
     user_U, place_E = _places("mean_over_users", user_E, value_E)
-    if form == "share" and ((value_E < 0) | (value_E > 1)).any():
-        at = int(np.flatnonzero((value_E < 0) | (value_E > 1))[0])
+    outside_E = (value_E < 0) | (value_E > 1)
+    if form == "share" and outside_E.any():
+        at = int(outside_E.argmax())
         raise ValueError(
             f"mean_over_users: the value at position {at} is {value_E[at]}, expected a share in [0, 1]; "
             'a metric that may be larger is of the form "mean"'

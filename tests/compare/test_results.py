@@ -110,7 +110,7 @@ def check_beside_one_that_scatters() -> None:
 
 def in_one_unit(pairs: list[Pair], beside: list[Pair]) -> list[Told]:
     """All differences measured alike, in the metric's own unit."""
-    away_PD = np.stack([significance._away(*pair) for pair in (*pairs, *beside)])
+    away_PD = significance.away_of([*pairs, *beside])
     reach = float(np.quantile(away_PD.max(axis=0), 1 - LEVEL))
     return [
         Told(told.alone, msgspec.structs.replace(told.alone, p=float(abs(told.alone.value) < reach)))
@@ -132,7 +132,7 @@ def test_equal_layouts_and_a_difference_that_all_users_have() -> None:
 
 
 def test_two_layouts_leave_no_choice_to_pay_for() -> None:
-    [contrast] = against_best(alike(0, 2) - np.array([0.0, 0.15])).values()
+    [contrast] = against_best(alike(0, 2) - np.array([0.0, 0.2])).values()
     assert 0.001 < contrast.difference.p < 0.1 and contrast.p_adjusted == contrast.difference.p
 
 
@@ -143,7 +143,7 @@ def test_a_reference_is_fixed_beforehand() -> None:
     assert {each.other for each in (*vs_reference.values(), *vs_best.values())} == {"layout 0"}
     for name, contrast in vs_reference.items():
         assert contrast.difference == vs_best[name].difference
-        assert contrast.difference.p < contrast.p_adjusted < min(1.0, 4.5 * contrast.difference.p)
+        assert contrast.difference.p < contrast.p_adjusted < min(1.0, 8 * contrast.difference.p)
         assert vs_best[name].p_adjusted > contrast.p_adjusted
         assert vs_best[name].low < contrast.low < contrast.difference.low
 

@@ -117,10 +117,19 @@ SCORING = [
     Case(categories(array(0, 1), first=1.5), "no probability"),
 ]
 
+
+def share(*values: float) -> Call:
+    return lambda its: its.mean_over_users(USERS, array(*values), form="share")
+
+
 STATISTIC = [
     Case(lambda its: its.mean_over_users(USERS, array(0, 1, 1)), None),
     Case(lambda its: its.mean_over_users(EMPTY, array()), "no events"),
     Case(lambda its: its.mean_over_users(USERS, array(0, np.nan, 1)), "position 1 is nan"),
+    Case(share(0, 1, 0), None),
+    Case(share(0, -0.5, 1), "position 1 is -0.5"),
+    Case(share(0, 0, 1.5), "position 2 is 1.5"),
+    Case(lambda its: its.mean_over_users(USERS, array(0, 1.5, -1)), None),
 ]
 CASES = {retrieval: RETRIEVAL, intervals: INTERVALS, scoring: SCORING, statistic: STATISTIC}
 
