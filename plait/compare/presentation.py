@@ -427,8 +427,8 @@ def _targets(counts: Mapping[str, int]) -> str:
     ('9.00 k', '9.00 k items, 450 actions', '–')
     """
     if len(set(counts.values())) == 1:
-        return with_prefix(next(iter(counts.values())))
-    return ", ".join(f"{with_prefix(count)} {what}" for what, count in counts.items()) or NOTHING
+        return with_prefix(float(next(iter(counts.values()))))
+    return ", ".join(f"{with_prefix(float(count))} {what}" for what, count in counts.items()) or NOTHING
 
 
 def relative_cost(comparison: Comparison, summary: Summary) -> str:

@@ -186,7 +186,7 @@ class Ablation:
         by_count: dict[int, list[str]] = {}
         for arm, dataset in zip(self.arms, datasets, strict=True):
             for variant in arm.variants:
-                by_count.setdefault(_supervised_actions(dataset, variant), []).append(variant.name)
+                by_count.setdefault(supervised_actions(dataset, variant), []).append(variant.name)
         words = (f"{count:,} ({', '.join(names)})" for count, names in by_count.items())
         return f"Predictions events in the first epoch: {'; '.join(words)}."
 
@@ -273,7 +273,7 @@ def _difference(variant: Measured, baseline: Measured, unit: Unit) -> Measured:
             assert_never(unit)
 
 
-def _supervised_actions(dataset: Dataset, variant: Variant) -> int:
+def supervised_actions(dataset: Dataset, variant: Variant) -> int:
     """How many events' actions the first epoch supervises."""
     its = variant.settings
     plan = its.protocol.plan(variant.layout, its.model.exposure)

@@ -521,3 +521,36 @@ def test_peak_memory_that_nobody_told_is_a_dash(comparison):
     found = compared(LAYOUTS[:1], rows=rows, scoring=(), charted=("ndcg@10",))
     (line,) = presentation.lines(found)
     assert line.cost[presentation.COST_COLUMNS.index("peak memory")] == (NOTHING, "")
+
+
+def test_times_that_are_not_steady_are_told(comparison):
+    """Of one layout a run was twice as slow from its second epoch on: a machine that did something else."""
+    assert not [note for note in presentation.notes(comparison) if "not steady" in note]
+    assert by_layout(comparison)["lac"].epoch_times.high_s == pytest.approx(
+        by_layout(comparison)["lac"].epoch_times.low_s
+    )
+
+    def slowed(row):
+        if (row.layout, row.seed) != ("lac", SEEDS[-1]):
+            return row
+        points = [
+            msgspec.structs.replace(p, train_wall_s=p.train_wall_s * (2 - 1 / p.epoch)) for p in row.curve
+        ]
+        return msgspec.structs.replace(row, curve=tuple(points))
+
+    slow = compared(rows=[slowed(row) for row in comparison.rows])
+    [note] = [note for note in presentation.notes(slow) if "not steady" in note]
+    assert "lac " in note and "item" not in note and "Processor time says more" in note
+    assert by_layout(slow)["lac"].epoch_times.median_s == pytest.approx(
+        by_layout(comparison)["lac"].epoch_times.median_s
+    )
+
+
+def test_what_an_epoch_supervises_stands_in_the_table():
+    cards = [card(layout, targets_per_epoch={"items": 9000, "actions": 450}) for layout in LAYOUTS]
+    page = html_page(compared(layouts=tuple(cards)))
+    assert page.count("9.00 k items, 450 actions") == len(LAYOUTS)
+
+
+def test_the_half_interval_says_that_it_is_without_seeds(comparison):
+    assert "how seeds scatter is not in it" in rendered(comparison).replace("\n", " ")

@@ -30,7 +30,7 @@ from plait.papers.ablation import (
     column_statistics,
     difference_figure,
     mean_of,
-    targets_per_epoch,
+    supervised_actions,
 )
 from plait.papers.claims import Claim, sides_of
 from plait.papers.logs import ML_1M_LIKED, NotHere, stand_in
@@ -262,10 +262,10 @@ def test_supervised_events_are_counted(dataset: Dataset) -> None:
     """Every event of this log is a request of its own, so the last request is one event."""
     num_users = len(dataset.train_users())
     per_epoch = {
-        "all": targets_per_epoch(dataset, ranker()),
-        "last": targets_per_epoch(dataset, ranker(supervise="candidates")),
-        "last two": targets_per_epoch(dataset, ranker(supervise="candidates", candidate_requests=2)),
-        "by event": targets_per_epoch(dataset, ranker(supervise="candidates", sample="event")),
+        "all": supervised_actions(dataset, ranker()),
+        "last": supervised_actions(dataset, ranker(supervise="candidates")),
+        "last two": supervised_actions(dataset, ranker(supervise="candidates", candidate_requests=2)),
+        "by event": supervised_actions(dataset, ranker(supervise="candidates", sample="event")),
     }
     assert per_epoch == {
         "all": int(dataset.train_lengths(21).sum()),

@@ -1,5 +1,6 @@
 """The order of the data: a function of seed, epoch and step, the same for every layout."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from plait.layouts import resolve
 from plait.models.questions import Exposure
 from plait.schema import EventBatch
 from plait.training import batches
-from plait.training.batches import training_stream, users_of_step
+from plait.training.batches import targets_per_epoch, training_stream, users_of_step
 
 
 def test_every_epoch_meets_every_user_once_in_another_order(dataset):
@@ -114,3 +115,15 @@ def test_point_wise_samples_ask_what_whole_users_ask(dataset):
 def test_samples_of_one_event_take_candidates():
     with pytest.raises(ValueError, match=r"take protocol.supervise = 'candidates'"):
         replace(PROTOCOL, sample="event")
+
+
+@pytest.mark.parametrize("layout", ["item", "lac", "pc", "genrank", "action_in"])
+@pytest.mark.parametrize("choices", [{}, {"supervise": "candidates", "sample": "event"}])
+def test_targets_are_counted_as_the_first_epoch_asks_them(dataset, layout, choices):
+    protocol = replace(PROTOCOL, **choices)
+    plan = protocol.plan(resolve(layout), Exposure())
+    asked = Counter[str]()
+    for _, inputs in training_stream(dataset, plan, 5, protocol, 0, 0, "cpu"):
+        for questions in inputs.questions:
+            asked[questions.target.fact.field] += len(questions.label_M)
+    assert targets_per_epoch(dataset, plan, 5, protocol) == asked and min(asked.values()) >= 23

@@ -60,6 +60,7 @@ def test_a_run_leaves_what_it_promises(dataset, tmp_path):
     told = [line for line in lines if "were met before" not in line]  # of this log's answers some were
     assert len(told) == 3 and all(line.startswith("epoch ") for line in told)
     assert result.content_hash == dataset.manifest.content_hash
+    assert result.train_cpu_s and 0 < result.train_cpu_s == rows[-1]["train_cpu_s"]
     assert result.selection == "ndcg@10"
 
 
