@@ -13,7 +13,7 @@ from typing import Any, Literal, final
 import msgspec
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from plait import files
 from plait.data.columns.ids import id_series
@@ -368,6 +368,10 @@ class Dataset:
     def target_items(self, targets: Targets) -> Int64[np.ndarray, " Q"]:
         """The dense item of each target: the answer."""
         return self._item_E[targets.event_Q].astype(np.int64)
+
+    def target_actions(self, targets: Targets) -> Float32[np.ndarray, "Q A"]:
+        """The actions of each target, NaN where missing: the labels."""
+        return self._action_EA[targets.event_Q]
 
     def history(self, user_index: int) -> EventBatch:
         """All events of one user, of every segment."""

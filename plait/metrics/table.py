@@ -9,8 +9,8 @@ Shape letter: Q queries (held-out events).
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, assert_never, final
 
@@ -27,11 +27,15 @@ Values = Float64[np.ndarray, " Q"]
 Kinds = tuple[type[ActionKind], ...]
 Distance = Literal["points", "share"]
 Scale = Literal["log", "model", "chances"]
+Task = Literal["retrieval", "actions"]  # what is measured: the next item, or the actions on it
 
 LISTS = (1, 5, 10, 50)  # lengths k of HR@k and NDCG@k
 SHOWN_LISTS = (10, 50)  # those that a comparison shows
 CHIEF_RETRIEVAL = "ndcg@10"  # in full: where one metric has to stand for all of retrieval
 LOSS_OF_ACTIONS = "loss:actions"  # in full: the sum of the losses of all trained actions
+ERROR_OF_ACTIONS = (
+    "normalised_error:actions"  # in full: where one metric has to stand for all trained actions
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +123,32 @@ class LossMetric(Metric):
         return f"{self.name}:{action}", LOSS_OF_ACTIONS
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class ErrorMetric(Metric):
+    """What predictions of an action cost over what the best constant costs: below 1 they beat it. So it can be summed
+    over actions of all kinds."""
+
+    of_kind: Mapping[type[ActionKind], tuple[Scale, Callable[[Labelled], Statistic]]] = field(hash=False)
+
+    def full_names(self, action: str) -> tuple[str, ...]:
+        return f"{self.name}:{action}", ERROR_OF_ACTIONS
+
+
 LOSS = LossMetric(name="loss", label="loss", better="lower", distance="share")
+ERROR = ErrorMetric(
+    name="normalised_error",
+    label="normalised error",
+    better="lower",
+    distance="share",
+    of_kind={
+        Binary: ("log", scoring.normalised_entropy),
+        Regression: ("model", scoring.normalised_square),
+        Amount: ("model", scoring.normalised_square),
+        Categorical: ("chances", scoring.normalised_log_loss),
+        Ordinal: ("chances", scoring.normalised_log_loss),
+    },
+)
 TABLE: tuple[Metric, ...] = (  # in the order in which values are written
     ListMetric(
         name="hr",
@@ -250,6 +279,7 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
         scale="model",
     ),
     LOSS,
+    ERROR,
 )
 
 
@@ -266,6 +296,15 @@ def metric_of(full_name: str) -> Metric:
     if found is None:
         raise _unknown(full_name)
     return found
+
+
+def task_of(full_name: str) -> Task:
+    """What a metric measures.
+
+    >>> task_of("ndcg@10"), task_of("rmse:rating")
+    ('retrieval', 'actions')
+    """
+    return "retrieval" if isinstance(metric_of(full_name), RetrievalMetric) else "actions"
 
 
 def check_full_name(full_name: str) -> None:
