@@ -32,6 +32,11 @@ def fit(
 ) -> Recommender:
     """Trains a recommender and tests it.
 
+    Returns:
+        What the run deploys (`out`/model): of a layout that retrieves, the best checkpoint for retrieval, or that for
+        actions with protocol.deploy = "actions". The other lies beside it, where `Recommender.from_pretrained` finds
+        it: `out`/model-actions.
+
     Args:
         data: a dataset, or the path of a prepared folder.
         layout: a name of the catalogue, or a layout in notation.

@@ -10,13 +10,17 @@ from plait.cli.runs import finished_run
 from plait.data import Dataset
 from plait.evaluation.answers import measure
 from plait.evaluation.counting import BASELINES, against_counting, baselines_of, kept_baselines
-from plait.evaluation.run_files import Result, load_answers
+from plait.evaluation.run_files import MODEL, Result, load_answers, measured_answers, of_checkpoint
 from plait.layouts import Layout, name_of
 from plait.metrics.intervals import bootstrap
+from plait.metrics.table import task_of
 
 
 def evaluate(run: Path, /) -> None:
     """Prints the test metrics of a finished run, with 95 % intervals over users.
+
+    Where it kept two checkpoints, each task is measured on the one that is best for it, and what the deployed one
+    (model/) has stands beside.
 
     Example: plait evaluate runs/lac
 
@@ -26,15 +30,17 @@ def evaluate(run: Path, /) -> None:
         The folder of `plait train`, or a folder in runs/ of `plait compare`.
     """
     result = finished_run(run)
+    deployed = _deployed(run, result)
     table = Table(
         "metric",
         "value",
         "95 % interval",
         "users",
         "carried by",
+        *(["model/"] if deployed else []),
         title=Text(f"{name_of(Layout.parse(result.settings.layout, allow_leaks=True))} on {result.dataset}"),
     )
-    for name, statistic in measure(load_answers(run, result.actions)).items():
+    for name, statistic in measure(measured_answers(run, result)).items():
         found = bootstrap(statistic).estimate
         value, interval = "not defined", "not defined"
         if found.value is not None:
@@ -42,7 +48,8 @@ def evaluate(run: Path, /) -> None:
         if found.low is not None:
             interval = f"{found.low:.4f} to {found.high:.4f}"
         carried_by = "" if found.carried_by is None else f"{found.carried_by:.3g}"
-        table.add_row(name, value, interval, str(found.num_users), carried_by)
+        row = (name, value, interval, str(found.num_users), carried_by)
+        table.add_row(*row, *([deployed.get(name, value)] if deployed else []))
     out = console()
     out.print(table)
     say(
@@ -50,6 +57,12 @@ def evaluate(run: Path, /) -> None:
         f"stopped: {result.why_stopped}",
         out,
     )
+    if result.beside is not None:
+        its = result.beside
+        say(
+            f"{of_checkpoint(MODEL, its.best_for)}/: epoch {its.best_epoch:.4g}, chosen by validation {its.selection}",
+            out,
+        )
     say(_against_counting(run, result), out)
     say(f"protocol: {result.protocol or 'not recorded'}", out)
     say(f"by {result.provenance}", out)
@@ -67,4 +80,13 @@ def _against_counting(run: Path, result: Result) -> str:
     asked = dataset, result.settings.protocol, result.settings.model.exposure.same_request
     of_comparison = run.parent.parent / BASELINES  # where the run is one of a comparison
     _, counted = kept_baselines(*asked, of_comparison) or baselines_of(*asked, run / BASELINES)
-    return against_counting(load_answers(run, result.actions), counted)
+    return against_counting(measured_answers(run, result), counted)
+
+
+def _deployed(run: Path, result: Result) -> dict[str, str]:
+    """What the deployed checkpoint has in the metrics that are measured on another; empty where there are none."""
+    if result.measured_beside is None:
+        return {}
+    measured = measure(load_answers(run, result.actions))
+    values = {name: its.value for name, its in measured.items() if task_of(name) == result.measured_beside}
+    return {name: "not defined" if value is None else f"{value:.4f}" for name, value in values.items()}

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from plait.cli.arguments import Device
 from plait.cli.output import show_table
-from plait.cli.runs import finished_run
+from plait.cli.runs import finished_run, run_and_model
 from plait.cli.user_state import state_of
 
 
@@ -29,7 +29,8 @@ def recommend(
     Parameters
     ----------
     run
-        The folder of `plait train`, or a folder in runs/ of `plait compare`.
+        The folder of `plait train`, or a folder in runs/ of `plait compare`: the model that it deploys answers
+        (model/). Where another lies beside it, RUN/model-actions names that.
     user
         The user's id, as the log spells it.
     k
@@ -44,8 +45,9 @@ def recommend(
     device
         What the model runs on; auto is cuda where there is one.
     """
-    result = finished_run(run)
-    model, state = state_of(run, result, user, dataset, device)
+    folder, model_folder = run_and_model(run)
+    result = finished_run(folder)
+    model, state = state_of(model_folder, result, user, dataset, device)
     if filter_seen is None:
         filter_seen = result.settings.protocol.filter_seen
     found = model.retrieve(state, k, filter_seen=filter_seen, at=at).drop("user")

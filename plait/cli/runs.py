@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from plait.evaluation.run_files import RESULT, Result, load_result
+from plait.evaluation.run_files import MODEL, RESULT, Result, load_result
+from plait.models.saving import CONFIG
 
 
 def finished_run(folder: Path) -> Result:
@@ -15,3 +16,14 @@ def finished_run(folder: Path) -> Result:
     if runs and not (folder / RESULT).exists():
         raise ValueError(f"{folder} holds a comparison; name one of its runs: {', '.join(runs)}")
     return load_result(folder)
+
+
+def run_and_model(path: Path) -> tuple[Path, Path]:
+    """A run's folder, and that of the model which people name by it: the deployed one, or another by its own folder.
+
+    >>> run_and_model(Path("runs/lac"))[1].as_posix()
+    'runs/lac/model'
+    """
+    if (path / CONFIG).is_file() and (path.parent / RESULT).is_file():
+        return path.parent, path
+    return path, path / MODEL

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from plait.cli.arguments import Device
 from plait.cli.output import show_table
-from plait.cli.runs import finished_run
+from plait.cli.runs import finished_run, run_and_model
 from plait.cli.user_state import state_of
 from plait.schema import check_unique, split_quoted
 
@@ -27,7 +27,8 @@ def score(
     Parameters
     ----------
     run
-        The folder of `plait train`, or a folder in runs/ of `plait compare`.
+        The folder of `plait train`, or a folder in runs/ of `plait compare`: the model that it deploys answers
+        (model/). Where another lies beside it, RUN/model-actions names that.
     user
         The user's id, as the log spells it.
     items
@@ -43,7 +44,8 @@ def score(
     device
         What the model runs on; auto is cuda where there is one.
     """
-    model, state = state_of(run, finished_run(run), user, dataset, device)
+    folder, model_folder = run_and_model(run)
+    model, state = state_of(model_folder, finished_run(folder), user, dataset, device)
     found = model.score(state, split_items(items), at=at, context=_values_of(context)).drop("user")
     show_table(found.columns, found.rows())
 

@@ -10,22 +10,25 @@ from plait.cli.arguments import Device
 from plait.cli.datasets import open_dataset
 from plait.data import Dataset
 from plait.engine.state import State
-from plait.evaluation.run_files import MODEL, Result
+from plait.evaluation.run_files import Result
 from plait.recommender import Recommender
 from plait.schema import UNKNOWN_ITEM, Action, EventBatch
 
 
 def state_of(
-    run: Path, result: Result, user: str, dataset: str | None, device: Device
+    folder: Path, result: Result, user: str, dataset: str | None, device: Device
 ) -> tuple[Recommender, State]:
     """A finished run's model, and one user's history as the model sees it.
+
+    Args:
+        folder: the model's, in the run's.
 
     Raises:
         ValueError: the dataset or the user is not there, or the dataset's actions or features are not those that the
             model was trained on.
     """
-    model = Recommender.from_pretrained(run / MODEL, device)
-    data = _dataset_of(run, result, dataset, model)
+    model = Recommender.from_pretrained(folder, device)
+    data = _dataset_of(folder.parent, result, dataset, model)
     index = data.user_index(user)
     state = model.encode(_in_items_of(model, data, data.history(index)))
     return model, replace(state, id_U=(data.user_ids()[index],))

@@ -12,6 +12,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -23,6 +24,7 @@ from plait.compare.presentation import origins
 from plait.compare.regret import limits, regrets
 from plait.compare.results import (
     Ability,
+    Chosen,
     Comparison,
     Cost,
     DatasetFacts,
@@ -33,12 +35,12 @@ from plait.compare.results import (
 )
 from plait.data import Dataset
 from plait.evaluation.answers import Answers, measure, targets_of
+from plait.evaluation.checkpoints import rules_of
 from plait.evaluation.counting import BASELINES, Baselines, baselines_of
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.provenance import Provenance, provenance
 from plait.evaluation.reachable import Reach, check_can_choose
-from plait.evaluation.run_files import Result, RunSettings, load_answers
-from plait.evaluation.selection import Selection
+from plait.evaluation.run_files import Result, RunSettings, load_answers, measured_answers
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import write_whole
 from plait.layouts import Layout, audit, draw, name_of
@@ -47,7 +49,15 @@ from plait.layouts.facts import FIELD_NAMES
 from plait.limits import Between, check_number
 from plait.metrics.intervals import Estimate, average, bootstrap
 from plait.metrics.statistic import Statistic
-from plait.metrics.table import CHIEF_RETRIEVAL, LOSS_OF_ACTIONS, shown_of_kind, shown_of_retrieval
+from plait.metrics.table import (
+    CHIEF_RETRIEVAL,
+    ERROR_OF_ACTIONS,
+    LOSS_OF_ACTIONS,
+    Task,
+    shown_of_kind,
+    shown_of_retrieval,
+    task_of,
+)
 from plait.models.combining import check_supported
 from plait.models.generative import ModelSettings
 from plait.notices import Diverged, Watch
@@ -176,6 +186,7 @@ def compare_variants(
     counted = _baselines(study, out, indented) if baselines else None
     rows: list[Row] = []
     statistics: dict[tuple[str, int], Mapping[str, Statistic]] = {}
+    deployed: dict[tuple[str, int], Mapping[str, Statistic]] = {}
     for seed in study.seeds:  # seeds outside: a stopped comparison holds every variant once first
         for variant in variants:
             folder = out / "runs" / f"{_folder_name(variant.name)}-seed{seed}"
@@ -185,10 +196,11 @@ def compare_variants(
             except Diverged as error:
                 rows.append(_failed(study, variant, seed, error))
                 continue
-            measured = measure(load_answers(folder, dataset.actions))
+            measured = measure(measured_answers(folder, result))
             statistics[variant.name, seed] = measured
+            deployed[variant.name, seed] = _of_deployed(folder, result)
             rows.append(_row(variant, seed, result, measured, best.get(seed, {})))
-    comparison = _comparison(study, rows, statistics, best)
+    comparison = _comparison(study, rows, statistics, deployed, best)
     if counted is not None and statistics:
         comparison = msgspec.structs.replace(comparison, floor=floor_of(*counted, statistics, DRAWS))
     _write(comparison, out)
@@ -293,8 +305,10 @@ def _asked(variant: Variant, dataset: Dataset) -> Int64[np.ndarray, " Q"]:
 def _check_selection(variant: Variant, dataset: Dataset) -> None:
     """Raises ValueError where the best epoch is to be chosen by what the layout or the data do not give."""
     layout, actions, its = variant.layout, [action.name for action in dataset.actions], variant.settings
-    selection = Selection.parse(its.protocol.select).resolve(layout, its.model.retrieval_weight)
-    for metric, _ in selection.weights:
+    validation = targets_of(dataset, "validation", its.protocol.plan(layout, its.model.exposure))
+    reach = Reach(dataset, layout, its.protocol, validation)
+    rules = rules_of(reach, its.model).values()
+    for metric, _ in (weight for rule in rules for weight in rule.weights):
         _, of_action, action = metric.partition(":")
         if reader(layout, "a" if of_action else "i") is None:
             raise ValueError(
@@ -302,13 +316,26 @@ def _check_selection(variant: Variant, dataset: Dataset) -> None:
                 f"{'action' if of_action else 'next item'}; leave that layout out, or choose by what all of them give "
                 "(auto chooses for each)"
             )
-        if of_action and action not in actions and metric != LOSS_OF_ACTIONS:
+        if of_action and action not in actions and metric not in (LOSS_OF_ACTIONS, ERROR_OF_ACTIONS):
             raise ValueError(
                 f"protocol.select names {metric!r}, and the data has no action {action!r}, only "
                 f"{', '.join(actions) or 'none'}"
             )
-    validation = targets_of(dataset, "validation", its.protocol.plan(layout, its.model.exposure))
-    check_can_choose(Reach(dataset, layout, its.protocol, validation), selection)
+    for rule in rules:
+        check_can_choose(reach, rule)
+
+
+def _of_deployed(folder: Path, result: Result) -> dict[str, Statistic]:
+    """What the deployed checkpoint gives in those metrics that a table shows and that are measured on another."""
+    if result.measured_beside is None:
+        return {}
+    shown = {*shown_of_retrieval(), *(name for action in result.actions for name in _metrics_of(action))}
+    answered = measure(load_answers(folder, result.actions))
+    return {
+        name: its
+        for name, its in answered.items()
+        if name in shown and task_of(name) == result.measured_beside
+    }
 
 
 def _folder_name(name: str) -> str:
@@ -378,11 +405,17 @@ def _row(
             num_parameters=result.num_parameters,
         ),
         curve=tuple(_point(point) for point in result.curve),
+        chosen={task: _chosen(result, task) for task in get_args(Task)},
         status="capped" if result.why_stopped.startswith("cap of") else "finished",
         note=result.why_stopped,
         protocol=result.protocol,
         provenance=result.provenance,
     )
+
+
+def _chosen(result: Result, task: Task) -> Chosen:
+    checkpoint = result.measured(task)
+    return Chosen(checkpoint.selection, checkpoint.best_epoch)
 
 
 def _point(validation: dict[str, float]) -> Point:
@@ -395,6 +428,7 @@ def _comparison(
     study: _Study,
     rows: Sequence[Row],
     statistics: Mapping[tuple[str, int], Mapping[str, Statistic]],
+    deployed: Mapping[tuple[str, int], Mapping[str, Statistic]],
     best: Mapping[int, Mapping[str, Statistic]],
 ) -> Comparison:
     dataset, manifest, origin = study.dataset, study.dataset.manifest, study.origin
@@ -419,7 +453,7 @@ def _comparison(
         reference=reference,
         layouts=tuple(_card(variant, dataset) for variant in study.variants),
         rows=tuple(rows),
-        summaries=summarise(rows, statistics, reference, DRAWS, limits=best),
+        summaries=summarise(rows, statistics, reference, DRAWS, limits=best, deployed=deployed),
         oracle=_estimates(best),
         protocol=study.protocol,
         cap=study.cap,

@@ -26,6 +26,7 @@ from plait.compare.words import (
 )
 from plait.evaluation.provenance import Provenance
 from plait.metrics.intervals import Estimate
+from plait.metrics.table import CHIEF_RETRIEVAL, task_of
 
 COST_COLUMNS = (
     "training FLOPs",
@@ -173,7 +174,7 @@ def notes(comparison: Comparison) -> list[str]:
                 found.append(f"{card.name} cannot {task}: {ability.why}{but}")
         if card.leaks:
             found.append(f"‼ {card.name} reads its own answers: {'; '.join(card.leaks)}")
-    found += _left_out(comparison) + _stops(comparison)
+    found += _given_up(comparison) + _rules_apart(comparison) + _left_out(comparison) + _stops(comparison)
     return found + _unsteady_times(comparison) + _several_origins(comparison)
 
 
@@ -184,6 +185,47 @@ def _left_out(comparison: Comparison) -> list[str]:
         return []
     reasons = [f"{COUNT}{name} left out: {why}" for name, why in floor.left_out.items()]
     return reasons + ([f"baselines: {floor.note}"] if floor.note else [])
+
+
+def _rules_apart(comparison: Comparison) -> list[str]:
+    """Where the layouts of a task's columns were not chosen by one rule, so that nothing is marked between them."""
+    found = []
+    for task, metrics in (("retrieval", comparison.retrieval), ("scoring", comparison.scoring)):
+        layouts: dict[str, dict[str, None]] = {}
+        for row in comparison.rows:
+            measured = [metric for metric in metrics if metric in row.metrics]
+            if measured:
+                layouts.setdefault(row.rule_of(measured[0]), {})[row.layout] = None
+        if len(layouts) > 1:
+            rules = (f"{rule or 'a rule not recorded'} ({', '.join(its)})" for rule, its in layouts.items())
+            found.append(
+                f"{task}: epochs were chosen by {' and '.join(rules)}; nothing is marked between those"
+            )
+    return found
+
+
+def _given_up(comparison: Comparison) -> list[str]:
+    """What the deployed checkpoints have instead of what is shown, and by how much it differs; of each action one
+    metric."""
+    of_action = {metric.partition(":")[2]: metric for metric in reversed(comparison.scoring)}
+    chief = [metric for metric in comparison.retrieval if metric == CHIEF_RETRIEVAL]
+    found = []
+    for summary in comparison.summaries:
+        measured = (
+            (metric, summary.metrics.get(metric)) for metric in (*chief, *reversed(of_action.values()))
+        )
+        deployed = [(metric, its.deployed) for metric, its in measured if its and its.deployed]
+        words = [
+            f"{metric_label(metric)} {number(its.estimate.value)} ({signed(its.difference.value)}, "
+            f"{signed(its.difference.low)} to {signed(its.difference.high)})"
+            for metric, its in deployed
+        ]
+        if words:
+            found.append(
+                f"{summary.layout} is measured on the checkpoint that is best for each task; its deployed one (model/) "
+                f"has {', '.join(words)}"
+            )
+    return found
 
 
 def _stops(comparison: Comparison) -> list[str]:
@@ -446,6 +488,8 @@ def _words(contrast: Contrast | None, is_it: bool, name: str) -> str:
     if contrast is None:
         return f"is {name}" if is_it else NOTHING
     told = "differs" if contrast.is_significant else "not told apart"
+    if not contrast.chosen_alike:
+        told = "epochs chosen by different rules, so not told apart"
     return (
         f"{signed(contrast.difference.value)} ({signed(contrast.low)} to {signed(contrast.high)}), "
         f"{p_value(contrast.p_adjusted)}: {told if contrast.covers_seeds else 'one seed tells no difference'}"
@@ -468,5 +512,7 @@ def _point(summary: Summary, metric: str, look: Look, cost: float) -> Measured:
 
 def _trace(row: Row, metric: str, look: Look, x: Literal["epoch", "train_wall_s"]) -> Trace:
     kept = [point for point in row.curve if metric in point.validation]
-    best = next((n for n, p in enumerate(kept) if row.cost and p.epoch == row.cost.best_epoch), len(kept) - 1)
+    chosen = row.chosen.get(task_of(metric))
+    epoch = chosen.epoch if chosen else row.cost.best_epoch if row.cost else None
+    best = next((n for n, point in enumerate(kept) if point.epoch == epoch), len(kept) - 1)
     return Trace(row.layout, look, tuple((float(getattr(p, x)), p.validation[metric]) for p in kept), best)

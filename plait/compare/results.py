@@ -15,8 +15,17 @@ import numpy as np
 from plait.compare.regret import Regret, regrets
 from plait.compare.significance import LEVEL, Pair, Side, as_drawn, drawn, tell_apart
 from plait.evaluation.provenance import Provenance
-from plait.metrics.intervals import Bootstrap, Difference, Estimate, average, bootstrap, check_same_draws
+from plait.metrics.intervals import (
+    Bootstrap,
+    Difference,
+    Estimate,
+    average,
+    bootstrap,
+    check_same_draws,
+    paired_difference,
+)
 from plait.metrics.statistic import Statistic
+from plait.metrics.table import Task, task_of
 
 STEADY = 1.3  # times the shortest epoch, the longest where nothing else ran on the machine
 
@@ -64,6 +73,13 @@ class Point(msgspec.Struct, frozen=True):
     validation: dict[str, float]  # by metric; a metric that the layout does not give is left out
 
 
+class Chosen(msgspec.Struct, frozen=True):
+    """The checkpoint of a run that is measured."""
+
+    by: str  # of validation
+    epoch: float
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One layout trained with one seed."""
 
@@ -73,6 +89,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     regret: dict[str, Regret] = {}  # of those metrics that have a limit, on data whose truth is known
     cost: Cost | None  # None where the run failed
     curve: tuple[Point, ...] = ()
+    chosen: dict[Task, Chosen] = {}  # by what is measured; empty where that was not recorded
     status: Literal["finished", "capped", "failed"] = "finished"
     note: str = ""  # why it was capped or failed
     protocol: str  # in one line, with the seed
@@ -81,6 +98,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.status != "failed" and self.cost is None:
             raise ValueError(f"Row {self.layout!r} seed {self.seed}: {self.status}, but without a cost")
+
+    def rule_of(self, metric: str) -> str:
+        """By what the checkpoint was chosen that a metric is measured on; "" where that was not recorded."""
+        chosen = self.chosen.get(task_of(metric))
+        return chosen.by if chosen else ""
 
 
 class Contrast(msgspec.Struct, frozen=True):
@@ -95,11 +117,20 @@ class Contrast(msgspec.Struct, frozen=True):
     low: float  # simultaneous 95 % interval: of all that p_adjusted is for, and in agreement with it
     high: float
     covers_seeds: bool
+    chosen_alike: bool = True  # the epochs of both by one rule
 
     @property
     def is_significant(self) -> bool:
-        """Never where seeds are not covered: one run may have been a lucky one."""
-        return self.covers_seeds and self.p_adjusted < LEVEL
+        """Never where seeds are not covered: one run may have been a lucky one. Nor where the epochs were chosen by
+        different rules: that may be the difference."""
+        return self.covers_seeds and self.chosen_alike and self.p_adjusted < LEVEL
+
+
+class Deployed(msgspec.Struct, frozen=True):
+    """What the deployed checkpoint of the same runs gives, where another is measured."""
+
+    estimate: Estimate
+    difference: Difference  # from the one that is measured, on the same users and seeds
 
 
 class MetricSummary(msgspec.Struct, frozen=True):
@@ -110,6 +141,7 @@ class MetricSummary(msgspec.Struct, frozen=True):
     vs_reference: Contrast | None  # None: it is the reference, or one of the two lacks the metric
     vs_best: Contrast | None  # None: it is the best
     regret: Regret | None = None  # over users and seeds; None: there is no limit, or one is not defined
+    deployed: Deployed | None = None  # None: it is the one that is measured
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -239,6 +271,7 @@ def summarise(
     min_draws: int = 1000,
     seed: int = 0,
     limits: Mapping[int, Mapping[str, Statistic]] | None = None,
+    deployed: Mapping[tuple[str, int], Mapping[str, Statistic]] | None = None,
 ) -> tuple[Summary, ...]:
     """One summary per layout that has a finished run, in the rows' order.
 
@@ -251,6 +284,7 @@ def summarise(
         reference: the layout that the others are compared with, besides the best.
         min_draws: of the bootstrap; many layouts take more, or no difference could outlast the correction.
         limits: by seed, the oracle's metrics; see `plait.compare.regret`.
+        deployed: by (layout, seed), what the deployed checkpoint gives in metrics that are measured on another.
 
     Raises:
         ValueError: two layouts were evaluated on different users, or a finished row has no statistics.
@@ -277,6 +311,19 @@ def summarise(
         )
         for name in names
     }
+    for name, column in columns.items():
+        rules = {layout: {row.rule_of(name) for row in its} for layout, its in by_layout.items()}
+        both = {
+            layout: [
+                (its[name], statistics[run][name])
+                for run, its in (deployed or {}).items()
+                if run[0] == layout and name in its and name in statistics[run]
+            ]
+            for layout in column
+        }
+        columns[name] = _with_deployed(
+            _marked(column, rules), both, lambda statistic: bootstrap(statistic, num_draws, seed)
+        )
     return tuple(
         Summary(
             layout,
@@ -324,6 +371,43 @@ def _column(
         )
         for layout, mean in means.items()
     }
+
+
+def _marked(column: Mapping[str, MetricSummary], rules: Mapping[str, set[str]]) -> dict[str, MetricSummary]:
+    """The column, with what is told of two layouts whose epochs were chosen by different rules marked as such."""
+
+    def marked(layout: str, contrast: Contrast | None) -> Contrast | None:
+        if contrast is None or rules[layout] == rules[contrast.other]:
+            return contrast
+        return msgspec.structs.replace(contrast, chosen_alike=False)
+
+    return {
+        layout: msgspec.structs.replace(
+            found, vs_reference=marked(layout, found.vs_reference), vs_best=marked(layout, found.vs_best)
+        )
+        for layout, found in column.items()
+    }
+
+
+def _with_deployed(
+    column: Mapping[str, MetricSummary],
+    both: Mapping[str, Sequence[tuple[Statistic, Statistic]]],
+    resample: Callable[[Statistic], Bootstrap],
+) -> dict[str, MetricSummary]:
+    """The column, with what the deployed checkpoints give up.
+
+    Args:
+        both: by layout, seed after seed, the deployed checkpoint's metric and that of the one that is measured.
+    """
+    found = dict(column)
+    for layout, pairs in both.items():
+        if not pairs:
+            continue
+        deployed, measured = (average([resample(pair[side]) for pair in pairs]) for side in (0, 1))
+        if deployed.value is not None and measured.value is not None:
+            its = Deployed(deployed.estimate, paired_difference(deployed, measured))
+            found[layout] = msgspec.structs.replace(found[layout], deployed=its)
+    return found
 
 
 def against(

@@ -25,7 +25,15 @@ from plait.layouts import audit
 from plait.metrics import retrieval
 from plait.metrics.scoring import Labelled, labelled
 from plait.metrics.statistic import Statistic
-from plait.metrics.table import LOSS, LOSS_OF_ACTIONS, Scale, measured_on_ranks, of_kind
+from plait.metrics.table import (
+    ERROR,
+    ERROR_OF_ACTIONS,
+    LOSS,
+    LOSS_OF_ACTIONS,
+    Scale,
+    measured_on_ranks,
+    of_kind,
+)
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Inputs, query_inputs
 from plait.models.questions import QuestionPlan
@@ -344,17 +352,36 @@ def measure(answers: Answers) -> dict[str, Statistic]:
 
 
 def metric_values(answers: Answers, untrained: Collection[str] = ()) -> dict[str, float]:
-    """The metrics that are defined, and the losses: "loss:rating", and "loss:actions" for their sum.
+    """The metrics that are defined, and what training may be judged by: losses and normalised errors, such as
+    "loss:rating", and "loss:actions" for their sum.
 
     Args:
-        untrained: actions of weight 0, whose losses do not count in the sum.
+        untrained: actions of weight 0, which do not count in the sums.
     """
     values = {name: statistic.value for name, statistic in measure(answers).items()}
-    losses = {f"{LOSS.name}:{name}": loss for name, loss in answers.loss.items()}
-    trained = [loss for name, loss in answers.loss.items() if name not in untrained]
-    if trained:
-        losses[LOSS_OF_ACTIONS] = sum(trained)
-    return {name: value for name, value in values.items() if value is not None} | losses
+    found = {name: value for name, value in values.items() if value is not None}
+    for metric, in_all, by_action in (
+        (LOSS, LOSS_OF_ACTIONS, answers.loss),
+        (ERROR, ERROR_OF_ACTIONS, _normalised_errors(answers)),
+    ):
+        found |= {f"{metric.name}:{name}": value for name, value in by_action.items()}
+        trained = [value for name, value in by_action.items() if name not in untrained]
+        if trained:
+            found[in_all] = sum(trained)
+    return found
+
+
+def _normalised_errors(answers: Answers) -> dict[str, float]:
+    """By action, as far as there are two different labels."""
+    found: dict[str, float] = {}
+    for column, action in enumerate(answers.actions):
+        label_Q = answers.label_QA[:, column]
+        if action.name in answers.predicted and not np.isnan(label_Q).all():
+            scale, function = ERROR.way_of(action.kind)
+            predicted_Q = answers.predicted[action.name]
+            value = function(_at_scale(scale, answers.user_Q, predicted_Q, label_Q, action)).value
+            found |= {} if value is None else {action.name: value}
+    return found
 
 
 def _measure_action(

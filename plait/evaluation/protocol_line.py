@@ -129,9 +129,10 @@ def _words_of_training(
     dataset: Dataset, model: ModelSettings, optim: Optim, protocol: Protocol, device: str
 ) -> list[str]:
     trunk, retrieval = model.trunk, model.retrieval.resolved(dataset.num_items)
-    select = "NDCG@10 (loss of the actions where a layout does not retrieve)"
-    if protocol.select != Selection.AUTO:
-        select = protocol.select
+    select = {
+        Selection.EACH: "NDCG@10 for retrieval and normalised error for actions",
+        Selection.AUTO: "NDCG@10 (loss of the actions where a layout does not retrieve)",
+    }.get(protocol.select, protocol.select)
     last = "request" if protocol.candidate_requests == 1 else f"{protocol.candidate_requests} requests"
     candidates = f"the last {last} of a window, as candidates"
     supervised = f"every event of a window (where its token shows the answer: {candidates})"

@@ -40,6 +40,18 @@ class Reach:
             return np.zeros(len(self.targets), dtype=bool)
         return self.dataset.met_before(self.targets)
 
+    @cached_property
+    def varying_actions(self) -> tuple[str, ...]:
+        """Those that the layout predicts and that have two different labels: in others nothing tells models apart."""
+        if "a" not in self.layout.predicts:
+            return ()
+        label_QA, actions = self.dataset.target_actions(self.targets), self.dataset.actions
+        return tuple(
+            action.name
+            for action, label_Q in zip(actions, label_QA.T, strict=True)
+            if len(np.unique(label_Q[~np.isnan(label_Q)])) > 1
+        )
+
 
 def notes_on_reach(reach: Reach, part: HeldOutPart) -> Iterator[str]:
     """A line where a share of a part's answers can be no hit."""

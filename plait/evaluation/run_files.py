@@ -5,14 +5,17 @@ RUN/metrics.jsonl   one row per validation
 RUN/checkpoint.pt   training state, while it is not finished
 RUN/model/          the best weights, and what they need to read histories
 RUN/answers.npz     the model's answers on the test events
+RUN/model-actions/, RUN/answers-actions.npz
+                    the same of the checkpoint that is best for actions, where that is another; model-retrieval/ where
+                    protocol.deploy = actions
 RUN/result.json     written last: a run that has it is finished
 RUN/.lock           locked by the process that trains there, until it ends in whatever way
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, assert_never
 from zipfile import BadZipFile
 
 import msgspec
@@ -20,11 +23,13 @@ import numpy as np
 from jaxtyping import Int64
 
 from plait.evaluation.answers import Answers
+from plait.evaluation.checkpoints import Checkpoint
 from plait.evaluation.provenance import Provenance
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import check_hashes, write_listed
 from plait.layouts import Layout
 from plait.metrics.retrieval import among_others
+from plait.metrics.table import Task
 from plait.models.generative import ModelSettings
 from plait.schema import Action
 
@@ -50,6 +55,15 @@ class RunSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Beside:
+    """The checkpoint that lies beside what is deployed."""
+
+    best_for: Task
+    selection: str
+    best_epoch: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """What a finished run cost, and how it trained. Its metrics are those of its answers."""
 
@@ -57,7 +71,7 @@ class Result:
     dataset_folder: str
     content_hash: str
     settings: RunSettings
-    selection: str
+    selection: str  # of what is deployed, as is best_epoch
     actions: tuple[Action, ...]  # of the data, as fitted
     num_parameters: int
     epochs: float  # trained; a cap may end inside one
@@ -74,6 +88,32 @@ class Result:
     )
     protocol: str = ""  # in one line, with the seed; "" in results that were written before it was recorded
     provenance: Provenance = Provenance()  # of the process that finished the run
+    beside: Beside | None = None
+
+    @property
+    def measured_beside(self) -> Task | None:
+        """The task that is measured on the checkpoint beside the deployed one."""
+        match self.settings.protocol.judge:
+            case "each":
+                return self.beside.best_for if self.beside else None
+            case "deployed":
+                return None
+            case never:
+                assert_never(never)
+
+    def measured(self, task: Task) -> "Beside | Result":
+        """By what the checkpoint was chosen that a task is measured on, and when it was best."""
+        return self.beside if self.beside and self.measured_beside == task else self
+
+
+def of_checkpoint(name: str, checkpoint: Checkpoint) -> str:
+    """The name of a checkpoint's file or folder.
+
+    >>> of_checkpoint(ANSWERS, "actions"), of_checkpoint(MODEL, "deployed")
+    ('answers-actions.npz', 'model')
+    """
+    path = Path(name)
+    return name if checkpoint == "deployed" else f"{path.stem}-{checkpoint}{path.suffix}"
 
 
 def save_answers(path: Path, answers: Answers) -> None:
@@ -99,10 +139,26 @@ def load_result(folder: Path) -> Result:
     return read_file(path, Result)
 
 
-def load_answers(folder: Path, actions: tuple[Action, ...]) -> Answers:
-    """The answers of a finished run, for the actions of its data. Raises ValueError where they are not whole."""
-    path = folder / ANSWERS
-    check_hashes(folder, ANEW, ANSWERS)
+def measured_answers(folder: Path, result: Result) -> Answers:
+    """What a finished run is measured on: each task as the checkpoint answers it that protocol.judge says. Raises
+    ValueError where the answers are not whole."""
+    deployed = load_answers(folder, result.actions)
+    match result.measured_beside:
+        case None:
+            return deployed
+        case "retrieval" as task:
+            return replace(deployed, rank_Q=load_answers(folder, result.actions, task).rank_Q)
+        case "actions" as task:
+            return replace(deployed, predicted=load_answers(folder, result.actions, task).predicted)
+        case never:
+            assert_never(never)
+
+
+def load_answers(folder: Path, actions: tuple[Action, ...], checkpoint: Checkpoint = "deployed") -> Answers:
+    """The answers of a finished run's checkpoint, for the actions of its data. Raises ValueError where they are not
+    whole."""
+    path = folder / of_checkpoint(ANSWERS, checkpoint)
+    check_hashes(folder, ANEW, path.name)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             arrays = dict(found)

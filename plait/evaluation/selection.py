@@ -18,6 +18,9 @@ class Selection:
     0.0
     """
 
+    EACH: ClassVar[str] = (
+        "each"  # one checkpoint for retrieval, one for actions: see `plait.evaluation.checkpoints`
+    )
     AUTO: ClassVar[str] = "auto"  # RETRIEVAL where that is trained, else the loss of the actions
     RETRIEVAL: ClassVar[str] = CHIEF_RETRIEVAL
 
@@ -35,9 +38,13 @@ class Selection:
                     "or 'ndcg@10=1,auc:liked=0.5'"
                 )
             parts.append((found[1], float(found[2] or 1)))
-        if parts != [(cls.AUTO, 1.0)]:
+        if parts not in ([(cls.EACH, 1.0)], [(cls.AUTO, 1.0)]):
             _check_names([name for name, _ in parts], text)
         return cls(tuple(parts))
+
+    @property
+    def is_each(self) -> bool:
+        return self.weights == ((self.EACH, 1.0),)
 
     def resolve(self, layout: Layout, retrieval_weight: float) -> "Selection":
         """AUTO made definite by whether the next item is predicted, and trained to be.

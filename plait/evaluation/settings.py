@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from plait.evaluation.selection import Selection
 from plait.layouts import Layout
 from plait.limits import MOST_CODES, SEED, SHARE, WHOLE, WINDOW, Between, check_numbers
+from plait.metrics.table import Task
 from plait.models.questions import Exposure, QuestionPlan, Sample, Supervise
 from plait.nn.precision import Precision
 
@@ -44,11 +45,18 @@ class Protocol:
     window: Literal["last", "random"] = "last"
     """last: each user's last events. random: as many at a random place, drawn anew every epoch."""
     patience: Annotated[int, WHOLE] = 10
-    """Validations without a rise before training stops, those during warm-up not counted."""
+    """Validations without a rise, of whatever chooses a checkpoint, before training stops; those during warm-up not
+    counted."""
     validate_every: Annotated[int, WHOLE] = 1
     """Epochs between two validations."""
-    select: str = Selection.AUTO
-    """Validation metrics to rise: "ndcg@10", or "ndcg@10=1,auc:liked=0.5"."""
+    select: str = Selection.EACH
+    """each: two checkpoints, the best for retrieval (NDCG@10) and the best for actions (their normalised errors); of a
+    layout that does one of the two, one. Else one checkpoint, by validation metrics to rise: "ndcg@10", or
+    "ndcg@10=1,auc:liked=0.5". auto: by NDCG@10, or by loss:actions where the layout does not retrieve."""
+    deploy: Task = "retrieval"
+    """Which of two checkpoints is the run's model/; the other lies beside it."""
+    judge: Literal["each", "deployed"] = "each"
+    """Whose answers are measured. each: of the checkpoint that is best for what is measured. deployed: of model/."""
     max_epochs: Annotated[int, WHOLE] = 200
     """A run ends with the step in which it reaches the first of the caps, and a validation."""
     max_tokens: Annotated[float | None, Between(0, 1e18, "no training has read as many", above=True)] = None

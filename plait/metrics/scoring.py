@@ -127,6 +127,55 @@ def normalised_entropy(pairs: Labelled) -> Statistic:
     return replace(found, parts=parts)
 
 
+def normalised_log_loss(pairs: Labelled) -> Statistic:
+    """`normalised_entropy` of any number of categories: log-loss over the entropy of the categories' shares.
+
+    Not defined where only one category occurs.
+
+    Raises:
+        ValueError: as for `log_loss`.
+
+    >>> chances = np.full((3, 3), 1 / 3)
+    >>> round(normalised_log_loss(labelled(np.array([0, 1, 2]), chances, np.array([0.0, 1.0, 2.0]))).value, 12)
+    1.0
+    """
+    nats_E = _nats("normalised_log_loss", pairs)
+    label_E = pairs.label_E.astype(np.int64)
+
+    def of_draw(weight_U: Float64[np.ndarray, " U"]) -> float:
+        weight_E = weight_U[pairs.place_E]
+        events_C = np.bincount(label_E, weight_E)
+        events_C = events_C[events_C > 0]
+        if len(events_C) < 2:
+            return np.nan
+        return float(weight_E @ nats_E / -(events_C @ np.log(events_C / events_C.sum())))
+
+    def under(weight_DU: Float64[np.ndarray, "D U"]) -> Float64[np.ndarray, " D"]:
+        return np.array([of_draw(weight_U) for weight_U in weight_DU])
+
+    return Statistic(pairs.user_U, under, "lower", len(pairs.user_U))
+
+
+def normalised_square(pairs: Labelled) -> Statistic:
+    """Mean squared error over the variance of the labels: below 1 beats the constant that predicts their mean.
+
+    Variance and mean are those of the evaluated labels (of each draw, when resampled). Not defined where all are equal.
+
+    >>> normalised_square(labelled(np.array([0, 1]), np.array([2.0, 2.0]), np.array([1.0, 3.0]))).value
+    1.0
+    """
+    above_first_E = pairs.label_E - pairs.label_E[0]  # labels that are equal leave a variance of 0 exactly
+
+    def finish(sum_DK: Float64[np.ndarray, "D 4"]) -> Float64[np.ndarray, " D"]:
+        error_D, square_D, above_D, events_D = sum_DK.T
+        spread_D = square_D - ratio(np.stack([above_D**2, events_D], axis=1))
+        return ratio(np.stack([error_D, spread_D], axis=1))
+
+    squares_E = (pairs.prediction_E - pairs.label_E) ** 2
+    sum_UK = sums_per_user(pairs.place_E, squares_E, above_first_E**2, above_first_E, np.ones_like(squares_E))
+    return from_sums(pairs.user_U, sum_UK, finish, "lower")
+
+
 def auc(pairs: Labelled) -> Statistic:
     """The chance that an event labelled 1 is predicted above one labelled 0, a tie counting one half; 0 to 1.
 

@@ -28,11 +28,15 @@ Values = Float64[np.ndarray, " L"]
 Judgements = tuple[Judgement, ...]
 Distance = Literal["points", "share"]
 Scale = Literal["log", "model", "chances"]
+Task = Literal["retrieval", "actions"]  # what is measured: the next item, or the actions on it
 
 LISTS = (1, 5, 10, 50)  # lengths k of HR@k, NDCG@k and recall@k
 SHOWN_LISTS = (10, 50)  # those that a comparison shows
 CHIEF_RETRIEVAL = "ndcg@10"  # in full: where one metric has to stand for all of retrieval
 LOSS_OF_ACTIONS = "loss:actions"  # in full: the sum of the losses of all trained actions
+ERROR_OF_ACTIONS = (
+    "normalised_error:actions"  # in full: where one metric has to stand for all trained actions
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +128,38 @@ class LossMetric(Metric):
         return f"{self.name}:{action}", LOSS_OF_ACTIONS
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class ErrorMetric(Metric):
+    """What predictions of an action cost over what the best constant costs: below 1 they beat it. So it can be summed
+    over actions of all kinds."""
+
+    ways: tuple[
+        tuple[Judgement, Scale, Callable[[Labelled], Statistic]], ...
+    ]  # the first that judges it counts
+
+    def way_of(self, kind: ActionKind) -> tuple[Scale, Callable[[Labelled], Statistic]]:
+        """How actions of a kind are measured."""
+        return next(
+            (scale, function) for judgement, scale, function in self.ways if judgement in kind.judged_as
+        )
+
+    def full_names(self, action: str) -> tuple[str, ...]:
+        return f"{self.name}:{action}", ERROR_OF_ACTIONS
+
+
 LOSS = LossMetric(name="loss", label="loss", better="lower", distance="share")
+ERROR = ErrorMetric(
+    name="normalised_error",
+    label="normalised error",
+    better="lower",
+    distance="share",
+    ways=(
+        ("outcomes", "chances", scoring.normalised_log_loss),
+        ("chance", "log", scoring.normalised_entropy),
+        ("scaled number", "model", scoring.normalised_square),
+    ),
+)
 TABLE: tuple[Metric, ...] = (  # in the order in which values are written
     ListMetric(
         name="hr",
@@ -266,6 +301,7 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
         scale="model",
     ),
     LOSS,
+    ERROR,
 )
 
 
@@ -282,6 +318,15 @@ def metric_of(full_name: str) -> Metric:
     if found is None:
         raise _unknown(full_name)
     return found
+
+
+def task_of(full_name: str) -> Task:
+    """What a metric measures.
+
+    >>> task_of("ndcg@10"), task_of("rmse:rating")
+    ('retrieval', 'actions')
+    """
+    return "retrieval" if isinstance(metric_of(full_name), RetrievalMetric) else "actions"
 
 
 def check_full_name(full_name: str) -> None:

@@ -2,16 +2,18 @@
 
 from typing import Any
 
+from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Optim, Protocol
 
 
 def epochs(count: int, **choices: Any) -> Protocol:
-    """A protocol without early stopping. The best epoch in validation is the one that is judged.
+    """A protocol without early stopping. The best epoch in validation is the one that is judged, in everything: what
+    is recorded was found so.
 
     >>> epochs(8, max_events=50).max_epochs
     8
     """
-    return Protocol(max_epochs=count, patience=count, **choices)
+    return Protocol(max_epochs=count, patience=count, **({"select": Selection.AUTO} | choices))
 
 
 def optim(learning_rate: float = 1e-3, users_per_step: int = 16) -> Optim:

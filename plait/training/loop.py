@@ -3,8 +3,9 @@
     train_model(dataset, model_config, optim, protocol, folder)
 
 trains until validation has not risen for `protocol.patience` validations or a cap is reached, keeps the best
-weights, and can be killed at any time: started again it goes on from its last checkpoint to the same losses,
-bit for bit. Asked politely (Ctrl-C, SIGTERM), it finishes the step and saves a checkpoint first.
+weights of each checkpoint (`plait.evaluation.checkpoints`), and can be killed at any time: started again it goes on
+from its last state to the same losses, bit for bit. Asked politely (Ctrl-C, SIGTERM), it finishes the step and saves
+its state first.
 """
 
 import json
@@ -24,6 +25,7 @@ from jaxtyping import Int64
 from plait.allocation import keep_freed_memory
 from plait.data import Dataset
 from plait.evaluation.answers import HeldOutPart, answers_of, check_negatives, metric_values, targets_of
+from plait.evaluation.checkpoints import Checkpoint, Rules, note_on_rules, rules_of
 from plait.evaluation.protocol_line import note_on_requests
 from plait.evaluation.reachable import Reach, check_can_choose, notes_on_reach
 from plait.evaluation.run_files import CHECKPOINT, METRICS
@@ -44,7 +46,7 @@ from plait.training.checkpoint import differences, load_state, save_state
 from plait.training.flops import step_flops
 from plait.training.interrupts import interrupts_kept
 from plait.training.optimiser import learning_rate, make_optimiser, warmup_steps
-from plait.training.progress import Progress
+from plait.training.progress import Best, Progress
 from plait.training.unread import check_read, notes_on_unread
 
 CHECKPOINT_EVERY_S = 20.0
@@ -57,13 +59,14 @@ NAMED_USERS = 5  # of a batch, where it is named
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained model, with its best weights, and how it got there."""
+    """A trained model, and how it got there."""
 
-    model: GenerativeRecommender
+    model: GenerativeRecommender  # with the weights that are deployed
+    weights: Mapping[Checkpoint, Mapping[str, torch.Tensor]]  # the best ones, of each checkpoint
     optim: Optim  # with the precision that was chosen
     progress: Progress
     epochs: float  # trained; a cap may end inside one
-    selection: Selection
+    rules: Rules
 
 
 def train_model(
@@ -97,27 +100,30 @@ def train_model(
     optim = replace(optim, precision=resolve_precision(optim.precision, device))
     layout = config.parsed_layout
     plan = protocol.plan(layout, config.settings.exposure)
-    selection = Selection.parse(protocol.select).resolve(layout, config.settings.retrieval_weight)
     check_read(config, protocol)
     dataset.check_content()
     check_labels(dataset, layout)
+    parts: tuple[HeldOutPart, ...] = get_args(HeldOutPart)
+    reaches = {part: Reach(dataset, layout, protocol, targets_of(dataset, part, plan)) for part in parts}
+    rules = rules_of(reaches["validation"], config.settings)
+    for rule in rules.values():
+        check_can_choose(reaches["validation"], rule)
     notes: list[str] = []
-    for part in get_args(HeldOutPart):  # what the test lacks is told before the training, too
-        targets = targets_of(dataset, part, plan)
-        reach = Reach(dataset, layout, protocol, targets)
+    for part, reach in reaches.items():  # what the test lacks is told before the training, too
         notes += notes_on_reach(reach, part)
-        if part == "validation":
-            check_can_choose(reach, selection)
         if protocol.negatives is not None and audit(layout).can_retrieve:
-            check_negatives(dataset, part, targets, protocol)
-    note = note_on_requests(dataset, config.settings, protocol, layout)
-    for line in [*notes, *([note] if note else []), *notes_on_unread(config, protocol)]:
+            check_negatives(dataset, part, reach.targets, protocol)
+    others = (
+        note_on_rules(rules, reaches["validation"]),
+        note_on_requests(dataset, config.settings, protocol, layout),
+    )
+    for line in [*notes, *filter(None, others), *notes_on_unread(config, protocol)]:
         report(line)
     with torch.inference_mode(False), torch.enable_grad(), denormals_flushed():
-        run = _Run(dataset, config, optim, protocol, selection, folder, report, device, watch)
+        run = _Run(dataset, config, optim, protocol, rules, folder, report, device, watch)
         if not run.restore():
             run.start()
-            if protocol.select != Selection.AUTO or str(selection) != Selection.RETRIEVAL:
+            if not _are_given(rules, protocol):
                 run.selected()  # settings that the data cannot meet are found before the first step, not after an epoch
             folder.mkdir(parents=True, exist_ok=True)
             if begin:
@@ -126,9 +132,16 @@ def train_model(
             while not run.progress.why_stopped:
                 run.epoch(arrived)
                 run.obey(arrived)
-        run.model.load_state_dict(run.best_weights)
+        run.model.load_state_dict(run.best_weights["deployed"])
         run.model.eval()
-        return Fitted(run.model, optim, run.progress, run.epochs, selection)
+        return Fitted(run.model, run.best_weights, optim, run.progress, run.epochs, rules)
+
+
+def _are_given(rules: Rules, protocol: Protocol) -> bool:
+    """Whether it is known without a look that validation gives the metrics: `rules_of` looked, or they always are."""
+    chosen = Selection.parse(protocol.select)
+    is_always = protocol.select == Selection.AUTO and str(rules["deployed"]) == Selection.RETRIEVAL
+    return chosen.is_each or is_always
 
 
 class _Run:
@@ -140,13 +153,13 @@ class _Run:
         config: ModelConfig,
         optim: Optim,
         protocol: Protocol,
-        selection: Selection,
+        rules: Rules,
         folder: Path,
         report: Callable[[str], None],
         device: str,
         watch: Watch | None,
     ) -> None:
-        self.dataset, self.optim, self.protocol, self.selection = dataset, optim, protocol, selection
+        self.dataset, self.optim, self.protocol, self.rules = dataset, optim, protocol, rules
         self.folder, self.report, self.device, self.watch = folder, report, device, watch
         weights = torch_generator(protocol.seed, Stream.WEIGHTS)  # on the CPU: the same start on every device
         self.model = initialised(GenerativeRecommender(config), weights).to(device)
@@ -156,8 +169,8 @@ class _Run:
         counts_V = torch.from_numpy(dataset.train_item_counts()).to(device)
         self.model.sampler = self.model.retrieval.make_sampler(counts_V, self.randomness.negatives)
         self.optimiser = make_optimiser(self.model, optim)
-        self.progress = Progress()
-        self.best_weights: dict[str, Any] = {}
+        self.progress = Progress(best=dict.fromkeys(rules, Best()))
+        self.best_weights: dict[Checkpoint, dict[str, torch.Tensor]] = {}
         self.steps_per_epoch = num_steps(dataset, optim.users_per_step, protocol)
         if not self.steps_per_epoch:
             why = (
@@ -186,7 +199,7 @@ class _Run:
         label_MA, late_MF = self._sample_of_actions()
         if label_MA is not None and model.heads is not None:
             model.heads.start_at(label_MA, late_MF)
-        self.best_weights = _copy(model)
+        self.best_weights = dict.fromkeys(self.rules, _copy(model))
 
     def _sample_of_actions(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """What the first steps ask about actions; None where the layout asks for none."""
@@ -284,6 +297,7 @@ class _Run:
         if not path.exists():
             return False
         state = load_state(path)
+        _check_version(path, state)
         unlike = differences(state.get("fingerprint"), self.fingerprint)
         if unlike:
             raise ValueError(
@@ -301,11 +315,6 @@ class _Run:
 
     def _check_draws(self, path: Path, state: Mapping[str, Any]) -> None:
         """Raises ValueError where the checkpoint's random draws cannot go on here."""
-        if "randomness" not in state:
-            raise ValueError(
-                f"{path} is of an earlier version of Plait, which drew from other generators: finish it with that "
-                "version, or delete it to start over."
-            )
         device = torch.device(self.device).type
         if state["device"] != device:
             raise ValueError(
@@ -313,13 +322,13 @@ class _Run:
                 f"other numbers: go on there (--device {state['device']}), or delete it to start over."
             )
 
-    def selected(self) -> tuple[dict[str, float], float]:
-        """The validation metrics, and the one that is to rise."""
+    def selected(self) -> tuple[dict[str, float], dict[Checkpoint, float]]:
+        """The validation metrics, and for each checkpoint what is to rise."""
         with autocast(self.optim.precision, self.device):
             answers = answers_of(self.model, self.dataset, "validation", self.protocol, self.device)
         weights = self.model.config.settings.action_weights
         metrics = metric_values(answers, [name for name, weight in weights.items() if not weight])
-        return metrics, self.selection.value(metrics)
+        return metrics, {checkpoint: rule.value(metrics) for checkpoint, rule in self.rules.items()}
 
     def _step(self, users_U: Int64[np.ndarray, " U"], inputs: Inputs) -> None:
         progress, spent = self.progress, self.progress.spent
@@ -390,10 +399,12 @@ class _Run:
 
     def _validate(self) -> None:
         progress, spent = self.progress, self.progress.spent
-        metrics, value = self.selected()
-        if value > progress.best:
-            progress.best, progress.best_epoch, progress.stale = value, self.epochs, 0
-            self.best_weights = _copy(self.model)
+        metrics, values = self.selected()
+        risen = [one for one, value in values.items() if value > progress.best[one].value]
+        if risen:
+            progress.stale = 0
+            progress.best |= {one: Best(values[one], self.epochs) for one in risen}
+            self.best_weights |= dict.fromkeys(risen, _copy(self.model))
         elif spent.steps >= warmup_steps(self.optim, self.max_steps):
             progress.stale += 1  # before, too small a learning rate is no reason to give up
         row = {"epoch": self.epochs, "loss": progress.epoch_loss, **vars(spent), **metrics}
@@ -401,11 +412,24 @@ class _Run:
         progress.curve.append(row)
         lines = "".join(json.dumps(row) + "\n" for row in progress.curve)
         write_listed(self.folder / METRICS, lambda aside: aside.write_text(lines))
+        chosen_by = "  ".join(
+            f"{rule} {abs(values[one]):.4f}{' best' if one in risen else ''}"
+            for one, rule in self.rules.items()
+        )
         self.report(
-            f"epoch {self.epochs:3.4g}  loss {progress.epoch_loss:.4f}  {self.selection} {abs(value):.4f}"
-            f"{' best' if progress.best_epoch == self.epochs else ''}  {spent.tokens_per_s:,.0f} tokens/s"
+            f"epoch {self.epochs:3.4g}  loss {progress.epoch_loss:.4f}  {chosen_by}  "
+            f"{spent.tokens_per_s:,.0f} tokens/s"
         )
 
 
-def _copy(model: GenerativeRecommender) -> dict[str, Any]:
+def _check_version(path: Path, state: Mapping[str, Any]) -> None:
+    """Raises ValueError where the checkpoint is of a Plait that drew from other generators, or kept one best epoch."""
+    if "randomness" not in state or not isinstance(state["progress"]["best"], dict):
+        raise ValueError(
+            f"{path} is of an earlier version of Plait, which trained otherwise: finish it with that version, or "
+            "delete it to start over."
+        )
+
+
+def _copy(model: GenerativeRecommender) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass, field
 
+from plait.evaluation.checkpoints import Checkpoint
+
 
 @dataclass
 class Spent:
@@ -19,6 +21,14 @@ class Spent:
         return self.tokens / self.train_wall_s
 
 
+@dataclass(frozen=True)
+class Best:
+    """The best validation so far, in what chooses one of the checkpoints."""
+
+    value: float = -math.inf
+    epoch: float = 0.0  # epochs trained until it
+
+
 @dataclass
 class Progress:
     """Where a run stands: everything of a checkpoint that is not a tensor of the model or the optimiser."""
@@ -29,7 +39,8 @@ class Progress:
     untrained_loss: float = 0.0  # of the first batch; 0 before it
     spent: Spent = field(default_factory=Spent)
     curve: list[dict[str, float]] = field(default_factory=list)  # one row per validation
-    best: float = -math.inf
-    best_epoch: float = 0.0  # epochs trained until it
-    stale: int = 0  # validations since the best, those during warm-up left out
+    best: dict[Checkpoint, Best] = field(default_factory=dict)
+    stale: int = (
+        0  # validations since the last that was the best for a checkpoint, those during warm-up left out
+    )
     why_stopped: str = ""

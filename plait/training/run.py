@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,7 @@ from plait.data import Dataset
 from plait.data.history import Columns, save_vocabulary
 from plait.data.storage.locks import kept_alone
 from plait.data.storage.whole_folders import MANIFEST
-from plait.evaluation.answers import answers_of
+from plait.evaluation.answers import Answers, answers_of
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.provenance import Provenance, provenance
 from plait.evaluation.run_files import (
@@ -21,9 +22,11 @@ from plait.evaluation.run_files import (
     MODEL,
     RESULT,
     SETTINGS,
+    Beside,
     Result,
     RunSettings,
     load_result,
+    of_checkpoint,
     read_file,
     save_answers,
 )
@@ -88,12 +91,7 @@ def _train(
     fitted = train_model(
         dataset, config, settings.optim, settings.protocol, folder, report, device, watch, begin
     )
-    with autocast(fitted.optim.precision, device):  # as validation ran
-        answers = answers_of(fitted.model, dataset, "test", settings.protocol, device)
-    save_answers(folder / ANSWERS, answers)
-    (folder / MODEL).mkdir(exist_ok=True)
-    save_model(fitted.model, folder / MODEL)
-    save_vocabulary(folder / MODEL, dataset.items, columns_read(dataset))
+    _save_checkpoints(dataset, settings, fitted, folder, device)
     result = _result(
         dataset,
         settings,
@@ -106,6 +104,32 @@ def _train(
     _write_listed_json(folder / RESULT, result)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return result
+
+
+def _save_checkpoints(
+    dataset: Dataset, settings: RunSettings, fitted: Fitted, folder: Path, device: str
+) -> None:
+    """Each checkpoint's model, and its answers to the test; of one epoch they are computed once."""
+    by_epoch: dict[float, Answers] = {}
+    for checkpoint, weights in fitted.weights.items():
+        fitted.model.load_state_dict(weights)
+        epoch = fitted.progress.best[checkpoint].epoch
+        if epoch not in by_epoch:
+            with autocast(fitted.optim.precision, device):  # as validation ran
+                by_epoch[epoch] = answers_of(fitted.model, dataset, "test", settings.protocol, device)
+        save_answers(folder / of_checkpoint(ANSWERS, checkpoint), by_epoch[epoch])
+        model_folder = folder / of_checkpoint(MODEL, checkpoint)
+        model_folder.mkdir(exist_ok=True)
+        save_model(fitted.model, model_folder)
+        save_vocabulary(model_folder, dataset.items, columns_read(dataset))
+
+
+def _beside(fitted: Fitted) -> Beside | None:
+    for checkpoint, rule in fitted.rules.items():
+        if checkpoint != "deployed":
+            epoch = fitted.progress.best[checkpoint].epoch
+            return Beside(best_for=checkpoint, selection=str(rule), best_epoch=epoch)
+    return None
 
 
 def _result(
@@ -124,11 +148,11 @@ def _result(
         dataset_folder=str(dataset.folder.absolute()),
         content_hash=dataset.manifest.content_hash,
         settings=settings,
-        selection=str(fitted.selection),
+        selection=str(fitted.rules["deployed"]),
         actions=dataset.actions,
         num_parameters=sum(p.numel() for p in fitted.model.parameters()),
         epochs=fitted.epochs,
-        best_epoch=progress.best_epoch,
+        best_epoch=progress.best["deployed"].epoch,
         why_stopped=progress.why_stopped,
         train_tokens=progress.spent.tokens,
         train_flops=progress.spent.flops,
@@ -141,6 +165,7 @@ def _result(
             dataset, settings.model, settings.optim, protocol, [protocol.seed], device, fitted.model.layout
         ),
         provenance=origin,
+        beside=_beside(fitted),
     )
 
 
@@ -238,6 +263,12 @@ def _check_settings(folder: Path, settings: RunSettings) -> None:
 
 
 def _check_same(folder: Path, what: str, found: object, asked: object) -> None:
-    unlike = differences(msgspec.to_builtins(found), msgspec.to_builtins(asked))
+    unlike = differences(_plain(found), _plain(asked))
     if unlike:
         raise ValueError(f"{folder} holds {what}:\n{unlike}\nUse another folder, or delete it.")
+
+
+def _plain(settings: object) -> object:
+    """With the defaults of settings that the file of an earlier version does not name: msgspec leaves them out."""
+    known = asdict(settings) if isinstance(settings, RunSettings) else settings
+    return msgspec.to_builtins(known)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, get_args
 
 from plait.evaluation.protocol_line import changed
+from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Protocol
 from plait.models.generative import ModelConfig
 from plait.nn.config import TrunkKind, settings_of_kind
@@ -61,6 +62,12 @@ def _by_choice(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
         _Reader(tower.mixes_experts, shared, "model.tower.kind = mmoe or ple", experts),
         _Reader(tower.kind == "ple", own, "model.tower.kind = ple", experts),
         _Reader(items.use_id, ("model.items.id_dropout",), "model.items.use_id = True", "here it is False"),
+        _Reader(
+            Selection.parse(protocol.select).is_each,
+            ("protocol.deploy", "protocol.judge"),
+            "protocol.select = each",
+            f"here it is {protocol.select}",
+        ),
         # A sample of one event has the history before that event, wherever it lies.
         _Reader(
             protocol.sample == "user", ("protocol.window",), "protocol.sample = user", "here it is event"
@@ -101,6 +108,12 @@ def _by_layout(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
         _Reader(mixed, ("model.trunk.ride_weight",), "mixed values (AttnMVP)", none),
         _Reader(pooled, ("model.trunk.pool_fuses_item",), "late fusion, a final pooling of actions", none),
         _Reader("i" in layout.predicts, of_items, "predicted items", none),
+        _Reader(
+            {"i", "a"} <= set(layout.predicts),
+            ("protocol.deploy", "protocol.judge"),
+            "predicted items beside predicted actions",
+            none,
+        ),
         _Reader("a" in layout.predicts, of_actions, "predicted actions", none),
         _Reader(asks, ("protocol.candidate_requests",), "candidates (protocol.supervise = candidates)", none),
     ]

@@ -1,5 +1,6 @@
 """Recommendations and scores of a finished run."""
 
+import re
 from dataclasses import astuple
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from words import COLUMNS, Capture, complaint, numbered, plait, prepared_by, sai
 
 from plait.cli import output, user_state
 from plait.data import Dataset
+from plait.evaluation.answers import measure
+from plait.evaluation.run_files import load_answers, load_result
 from plait.layouts.draw import catalogue_rows
+from plait.recommender import Recommender
 
 
 def test_a_finished_run_recommends_and_scores(run: Path, dataset: Dataset, capsys: Capture) -> None:
@@ -273,3 +277,29 @@ def test_a_user_id_of_another_kind(tmp_path: Path, capsys: Capture) -> None:
     for user in ("u05", "05", "+5", "5.0"):
         assert "whole numbers" in complaint(capsys, 2, "recommend", tmp_path / "run", "--user", user)
     assert said_by(capsys, "recommend", tmp_path / "run", "--user", 5, "-k", 3)
+
+
+def test_a_run_answers_by_its_deployed_model_or_by_the_one_that_is_named(
+    run: Path, dataset: Dataset, capsys: Capture
+) -> None:
+    asked = ("--user", "u03", "--items", "i05,i02")
+    of_run, deployed, beside = (
+        said_by(capsys, "score", run / name, *asked) for name in ("", "model", "model-actions")
+    )
+    assert of_run == deployed
+    named = Recommender.from_pretrained(run / "model-actions")
+    history = named.encode(dataset.history(dataset.user_index("u03")))
+    expected = named.score(history, ["i05", "i02"])["rating"].to_list()
+    assert [float(rating) for _, rating, _ in table_of(beside)] == pytest.approx(expected, rel=1e-3)
+    words = ("--user", "u03", "-k", 4)
+    assert said_by(capsys, "recommend", run, *words) == said_by(capsys, "recommend", run / "model", *words)
+
+
+def test_evaluate_tells_what_the_deployed_model_has_beside_what_is_measured(
+    run: Path, capsys: Capture
+) -> None:
+    said, result = said_by(capsys, "evaluate", run), load_result(run)
+    assert re.search(r"users +┃ model/ ", said)
+    values = measure(load_answers(run, result.actions))["auc:liked"].value
+    assert re.search(rf"│ auc:liked .*│ {values:.4f} +│$", said, re.MULTILINE)
+    assert "model-actions/: epoch " in said and "chosen by validation normalised_error:actions" in said

@@ -192,6 +192,15 @@ def test_a_run_of_another_size_than_the_study_says_is_caught(change: str) -> Non
     assert_not_vacuous({"studies": len(tried)}, above=5)
 
 
+def test_every_run_keeps_the_rule_that_chose_what_is_recorded() -> None:
+    """One checkpoint, judged in everything."""
+    rules = Counter(
+        its.protocol.select for study in STUDIES for part in parts_of(study) for its in runs_of(part)
+    )
+    assert set(rules) == {"auto", "loss:actions"}
+    assert_not_vacuous(rules, above=3)
+
+
 def printed(part: StudyPart) -> list[tuple[str, str, float]]:
     """The paper's figures: of which variant, under which of the paper's headings, and how much."""
     if not isinstance(part, Ablation):

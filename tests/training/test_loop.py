@@ -32,6 +32,7 @@ from plait.schema import Action, Regression
 from plait.training import loop
 from plait.training.batches import users_of_step
 from plait.training.checkpoint import load_state, save_state
+from plait.training.progress import Best
 
 NAN = float("nan")
 
@@ -338,16 +339,21 @@ def test_patience_does_not_count_while_the_learning_rate_warms_up(dataset, tmp_p
 
 
 def with_validations(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
-    """Validation gives these values of NDCG@10, one after the other, whatever the model does."""
+    """Validation gives these values of NDCG@10, one after the other, whatever the model does, and actions that never
+    get better."""
     given = iter(values)
-    monkeypatch.setattr(loop, "metric_values", lambda answers, untrained: {"ndcg@10": next(given)})
+    monkeypatch.setattr(
+        loop,
+        "metric_values",
+        lambda answers, untrained: {"ndcg@10": next(given), "normalised_error:actions": 1.0},
+    )
 
 
 def test_training_stops_by_patience_with_the_best_weights(dataset, tmp_path, monkeypatch):
     with_validations(monkeypatch, 0.1, 0.3, 0.2, 0.3, 0.2)
     optim = replace(OPTIM, warmup_steps=1)  # the same for 2 epochs as for 50
     found = fitted(dataset, tmp_path / "long", replace(settings_of(max_epochs=50, patience=3), optim=optim))
-    assert (found.progress.epoch, found.progress.best_epoch, found.progress.best) == (5, 2, 0.3)
+    assert (found.progress.epoch, found.progress.best["deployed"]) == (5, Best(0.3, 2.0))
     assert found.progress.why_stopped == "no rise in 3 validations"
     with_validations(monkeypatch, 0.1, 0.3)
     best = fitted(dataset, tmp_path / "best", replace(settings_of(max_epochs=2), optim=optim))
@@ -358,10 +364,10 @@ def test_training_stops_by_patience_with_the_best_weights(dataset, tmp_path, mon
 
 
 def test_a_metric_that_is_better_when_lower_is_selected_downwards(dataset, tmp_path, monkeypatch):
-    given = iter((0.1, 0.5, 0.2, 0.4))  # the first before training, to see that the metric is there
+    given = iter((0.1, 0.5, 0.4, 0.2))  # the first before training, to see that the metric is there
     monkeypatch.setattr(loop, "metric_values", lambda answers, untrained: {"rmse:rating": next(given)})
     found = fitted(dataset, tmp_path, settings_of(select="rmse:rating"))
-    assert found.progress.best_epoch == 2
+    assert found.progress.best == {"deployed": Best(-0.2, 3.0)}
 
 
 @pytest.mark.parametrize(
@@ -516,9 +522,10 @@ def test_samples_without_a_history_are_refused(tmp_path):
 
 def test_retrieval_that_is_not_trained_does_not_choose_the_epoch(dataset, tmp_path):
     settings = settings_of(max_epochs=1)
-    assert str(fitted(dataset, tmp_path / "both", settings).selection) == "ndcg@10"
+    assert str(fitted(dataset, tmp_path / "both", settings).rules["deployed"]) == "ndcg@10"
     silent = replace(settings, model=replace(settings.model, retrieval_weight=0.0))
-    assert str(fitted(dataset, tmp_path / "actions", silent).selection) == "loss:actions"
+    [only] = fitted(dataset, tmp_path / "actions", silent).rules.values()
+    assert str(only) == "normalised_error:actions"
 
 
 @pytest.mark.parametrize(("faster", "chosen"), [(True, "bf16"), (False, "fp32")])

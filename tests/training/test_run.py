@@ -51,7 +51,8 @@ def test_a_run_leaves_what_it_promises(dataset, tmp_path):
     lines: list[str] = []
     result = run_training(dataset, settings, tmp_path, lines.append)
     found = {path.name for path in tmp_path.iterdir()}
-    assert found == {SETTINGS, "metrics.jsonl", MODEL, ANSWERS, RESULT, HASHES}
+    beside = {"model-actions", "answers-actions.npz"}
+    assert found == {SETTINGS, "metrics.jsonl", MODEL, ANSWERS, RESULT, HASHES} | beside
     assert msgspec.json.decode((tmp_path / SETTINGS).read_bytes(), type=RunSettings) == settings
     assert load_result(tmp_path) == result
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

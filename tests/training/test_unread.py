@@ -148,6 +148,15 @@ def test_a_window_that_samples_of_one_event_do_not_read_is_refused():
     check_read(config(), replace(chosen, window="last"))
 
 
+@pytest.mark.parametrize("chosen", [{"deploy": "actions"}, {"judge": "deployed"}])
+def test_what_is_for_two_checkpoints_is_refused_where_one_is_kept(chosen):
+    with pytest.raises(
+        ValueError, match=r"is read by protocol.select = each alone, and here it is mrr; leave it"
+    ):
+        check_read(config(), Protocol(select="mrr", **chosen))
+    check_read(config(), Protocol(**chosen))
+
+
 # What is unread, what is said of it, the layout that does not read it, and one that does.
 SAID = [
     (trunk(ride_weight=0.5), {}, "model.trunk.ride_weight = 0.5", "lac", "attn_mvp"),
@@ -161,6 +170,8 @@ SAID = [
     ({"action_weights": {"liked": 2.0}}, {}, "model.action_weights = {'liked': 2.0}", "lagged_in", "lac"),
     ({"late": LateSettings(windows=(3,))}, {}, "model.late.windows = (3,)", "action_in", "both_out"),
     ({}, {"candidate_requests": 2}, "protocol.candidate_requests = 2", "action_out", "genrank"),
+    ({}, {"deploy": "actions"}, "protocol.deploy = actions", "item", "lac"),
+    ({}, {"judge": "deployed"}, "protocol.judge = deployed", "action_out", "interleaved"),
 ]
 
 
