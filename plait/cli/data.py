@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from plait.cli.arguments import Json
 from plait.cli.datasets import show_dataset
-from plait.cli.output import show_table
+from plait.cli.output import show_json, show_table
 from plait.data import Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat, sources
 from plait.data import prepare as prepare_log
 from plait.data.columns.missing import parse_missing
@@ -18,17 +19,23 @@ from plait.schema import Action, Feature
 app = App(name="data")
 
 
-@app.command(name="list")
-def list_data() -> None:
+@app.command(name="list", sort_key=1)
+def list_data(*, json: Json = False) -> None:
     """The datasets that Plait knows by name.
 
     Example: plait data list
     """
-    rows = [(r.name, r.what, ", ".join(a.name for a in r.actions), r.origin) for r in sources.catalogue()]
-    show_table(("name", "what", "actions", "from"), rows)
+    rows = [(r.name, r.what, [action.name for action in r.actions], r.origin) for r in sources.catalogue()]
+    headings = ("name", "what", "actions", "from")
+    if json:
+        show_json([dict(zip(headings, row, strict=True)) for row in rows])
+    else:
+        show_table(
+            headings, [(name, what, ", ".join(actions), origin) for name, what, actions, origin in rows]
+        )
 
 
-@app.command
+@app.command(sort_key=2)
 def get(name: str, /, *, from_files: Path | None = None, cache: Path | None = None) -> None:
     """Downloads and prepares a dataset that Plait knows, once.
 
@@ -46,7 +53,7 @@ def get(name: str, /, *, from_files: Path | None = None, cache: Path | None = No
     show_dataset(sources.get(name, cache=cache, from_files=from_files))
 
 
-@app.command
+@app.command(sort_key=3)
 def prepare(
     log: Path,
     /,

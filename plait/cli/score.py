@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from plait.cli.arguments import Device
-from plait.cli.output import show_table
+from plait.cli.arguments import Device, Json
+from plait.cli.output import show_frame
 from plait.cli.runs import finished_run
 from plait.cli.user_state import state_of
 from plait.schema import check_unique, split_quoted
@@ -19,6 +19,7 @@ def score(
     context: tuple[str, ...] = (),
     dataset: str | None = None,
     device: Device = "auto",
+    json: Json = False,
 ) -> None:
     """The actions that a user is expected to take on given items.
 
@@ -45,7 +46,7 @@ def score(
     """
     model, state = state_of(run, finished_run(run), user, dataset, device)
     found = model.score(state, split_items(items), at=at, context=_values_of(context)).drop("user")
-    show_table(found.columns, found.rows())
+    show_frame(found, json)
 
 
 def split_items(text: str) -> list[str]:

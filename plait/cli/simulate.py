@@ -13,7 +13,7 @@ from plait.data import Dataset, LeaveOneOut, Temporal
 from plait.data.simulator import Knows, World, oracle
 from plait.data.simulator import simulate as simulate_world
 from plait.evaluation.settings import Protocol
-from plait.limits import Between, check_number
+from plait.limits import Between, check_setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +125,6 @@ def _begin(toy: bool, tasks: int | None) -> World:
     if toy and tasks is not None:
         raise ValueError("--toy and --tasks begin with different worlds; give one of them")
     if tasks is not None:
-        check_number("--tasks", tasks, Between(1, 100, "each is rarer than the one before by a fifth"))
+        check_setting("tasks", tasks, Between(1, 100, "each is rarer than the one before by a fifth"))
         return World.of_tasks(tasks)
     return World.toy() if toy else World()

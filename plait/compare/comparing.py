@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from plait.compare.outlook import Runs
 from plait.compare.page import html_page, page_template
 from plait.compare.presentation import origins
 from plait.compare.regret import limits, regrets
@@ -38,7 +39,7 @@ from plait.evaluation.settings import Optim, Protocol
 from plait.files import write_whole
 from plait.layouts import Layout, audit, draw, name_of, resolve
 from plait.layouts.audit import reader
-from plait.limits import Between, check_number
+from plait.limits import Between, check_setting
 from plait.metrics.intervals import Estimate, average, bootstrap
 from plait.metrics.statistic import Statistic
 from plait.metrics.table import CHIEF_RETRIEVAL, LOSS_OF_ACTIONS, shown_of_kind, shown_of_retrieval
@@ -50,6 +51,7 @@ from plait.schema import Action, check_unique
 from plait.training.batches import check_labels
 from plait.training.run import check_takes_runs, config_of, run_training, write_json
 from plait.training.unread import check_read
+from plait.wording import setting
 
 DRAWS = 1000
 SUMMARY = (
@@ -137,7 +139,7 @@ def compare_variants(
     """
     page_template()  # what the page lacks should be known before hours of training, not after
     check_takes_runs(out)
-    check_number("seeds", num_seeds, SEEDS)
+    check_setting("seeds", num_seeds, SEEDS)
     device = resolve_device(device)
     _check_variants(variants, dataset)
     study = _Study(dataset, tuple(variants), num_seeds, title, command, device, provenance(device))
@@ -148,15 +150,18 @@ def compare_variants(
 
     rows: list[Row] = []
     statistics: dict[tuple[str, int], Mapping[str, Statistic]] = {}
+    runs = Runs([variant.name for _ in study.seeds for variant in variants], report, watch)
     for seed in study.seeds:  # seeds outside: a stopped comparison holds every variant once first
         for variant in variants:
             folder = out / "runs" / f"{_folder_name(variant.name)}-seed{seed}"
-            report(f"{variant.name}, seed {seed}")
+            runs.begin(f"{variant.name}, seed {seed}")
             try:
                 result = run_training(dataset, variant.seeded(seed), folder, indented, device, watch)
             except Diverged as error:
                 rows.append(_failed(study, variant, seed, error))
+                runs.end()
                 continue
+            runs.end(result.wall_s)
             measured = measure(load_answers(folder, dataset.actions))
             statistics[variant.name, seed] = measured
             rows.append(_row(variant, seed, result, measured, best.get(seed, {})))
@@ -232,13 +237,13 @@ def _check_selection(variant: Variant, dataset: Dataset) -> None:
         _, of_action, action = metric.partition(":")
         if reader(layout, "a" if of_action else "i") is None:
             raise ValueError(
-                f"protocol.select names {metric!r}, and {variant.name} predicts no "
+                f"{setting('protocol.select')} names {metric!r}, and {variant.name} predicts no "
                 f"{'action' if of_action else 'next item'}; leave that layout out, or choose by what all of them give "
                 "(auto chooses for each)"
             )
         if of_action and action not in actions and metric != LOSS_OF_ACTIONS:
             raise ValueError(
-                f"protocol.select names {metric!r}, and the data has no action {action!r}, only "
+                f"{setting('protocol.select')} names {metric!r}, and the data has no action {action!r}, only "
                 f"{', '.join(actions) or 'none'}"
             )
     validation = targets_of(dataset, "validation", its.protocol.plan(layout, its.model.exposure))

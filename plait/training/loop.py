@@ -46,6 +46,7 @@ from plait.training.interrupts import interrupts_kept
 from plait.training.optimiser import learning_rate, make_optimiser, warmup_steps
 from plait.training.progress import Progress
 from plait.training.unread import check_read, notes_on_unread
+from plait.wording import setting
 
 CHECKPOINT_EVERY_S = 20.0
 START_LABELS = (
@@ -166,7 +167,8 @@ class _Run:
                 "users of at least four events"
             )
             if len(dataset.train_users()):
-                why = "no user has two requests in training, so no event has a history; use protocol.sample = 'user'"
+                sample = setting("protocol.sample", "user")
+                why = f"no user has two requests in training, so no event has a history; use {sample}"
             raise ValueError(f"{dataset.folder}: {why}")
         asked = {
             "layout": config.layout,
@@ -240,10 +242,11 @@ class _Run:
         progress = self.progress
         caps = self._caps_reached()
         progress.epoch_loss /= progress.step
+        progress.epoch_losses = {task: loss / progress.step for task, loss in progress.epoch_losses.items()}
         progress.epoch, progress.step = progress.epoch + 1, 0
         if caps or progress.epoch % self.protocol.validate_every == 0:
             self._validate()
-        progress.epoch_loss = 0.0
+        progress.epoch_loss, progress.epoch_losses = 0.0, {}
         if progress.stale >= self.protocol.patience:
             progress.why_stopped = f"no rise in {self.protocol.patience} validations"
         elif caps:
@@ -310,7 +313,7 @@ class _Run:
         if state["device"] != device:
             raise ValueError(
                 f"{path} is of a training on {state['device']}, and this one is on {device}, whose generators draw "
-                f"other numbers: go on there (--device {state['device']}), or delete it to start over."
+                f"other numbers: go on there ({setting('device', state['device'])}), or delete it to start over."
             )
 
     def selected(self) -> tuple[dict[str, float], float]:
@@ -336,6 +339,11 @@ class _Run:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm)
         self._check(value, norm.item(), users_U)
         self.optimiser.step()
+        if (
+            not progress.step or progress.epoch_losses
+        ):  # a checkpoint of before they were kept lacks the first steps'
+            for task, part in self.model.weighted(losses).items():
+                progress.epoch_losses[task] = progress.epoch_losses.get(task, 0.0) + part.item()
         progress.epoch_loss += value
         progress.step += 1
         spent.steps += 1
@@ -378,7 +386,10 @@ class _Run:
             f"epoch {progress.epoch + 1}, step {progress.step + 1} of {self.steps_per_epoch}, "
             f"users {', '.join(map(repr, users))}{', ...' if len(users_U) > NAMED_USERS else ''}"
         )
-        advice = "Lower optim.learning_rate, lower optim.clip_norm, or train with optim.precision = 'fp32'."
+        advice = (
+            f"Lower {setting('optim.learning_rate')}, lower {setting('optim.clip_norm')}, or train with "
+            f"{setting('optim.precision', 'fp32')}."
+        )
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(f"{where}: loss {loss}, gradient norm {norm}. {advice}")
         if loss > DIVERGED * progress.untrained_loss:
@@ -390,6 +401,7 @@ class _Run:
     def _validate(self) -> None:
         progress, spent = self.progress, self.progress.spent
         metrics, value = self.selected()
+        tokens_per_s = self._tokens_per_s()
         if value > progress.best:
             progress.best, progress.best_epoch, progress.stale = value, self.epochs, 0
             self.best_weights = _copy(self.model)
@@ -401,8 +413,30 @@ class _Run:
         lines = "".join(json.dumps(row) + "\n" for row in progress.curve)
         write_listed(self.folder / METRICS, lambda aside: aside.write_text(lines))
         self.report(
-            f"epoch {self.epochs:3.4g}  loss {progress.epoch_loss:.4f}  {self.selection} {abs(value):.4f}"
-            f"{' best' if progress.best_epoch == self.epochs else ''}  {spent.tokens_per_s:,.0f} tokens/s"
+            f"epoch {self.epochs:3.4g}  loss {progress.epoch_loss:.4f}{self._parts_of_loss()}  "
+            f"{self.selection} {abs(value):.4f}{self._standing()}  {tokens_per_s:,.0f} tokens/s"
+        )
+
+    def _tokens_per_s(self) -> float:
+        """Since the validation before."""
+        spent, before = self.progress.spent, self.progress.curve[-1] if self.progress.curve else {}
+        seconds = spent.train_wall_s - before.get("train_wall_s", 0.0)
+        return (spent.tokens - before.get("tokens", 0.0)) / seconds
+
+    def _parts_of_loss(self) -> str:
+        parts = self.progress.epoch_losses
+        return (
+            f" ({', '.join(f'{task} {loss:.4f}' for task, loss in parts.items())})" if len(parts) > 1 else ""
+        )
+
+    def _standing(self) -> str:
+        """How this validation stands to the best one, and how soon training gives up."""
+        progress = self.progress
+        if progress.best_epoch == self.epochs:
+            return " best"
+        return (
+            f", best {abs(progress.best):.4f} in {progress.best_epoch:.4g}, "
+            f"no rise in {progress.stale} of {self.protocol.patience}"
         )
 
 

@@ -12,6 +12,7 @@ from plait.evaluation.settings import Protocol
 from plait.layouts import Layout
 from plait.models.generative import ModelConfig
 from plait.nn.config import TrunkKind, settings_of_kind
+from plait.wording import setting
 
 
 def check_read(config: ModelConfig, protocol: Protocol) -> None:
@@ -39,7 +40,7 @@ def _unread(config: ModelConfig, protocol: Protocol, readers: list[_Reader]) -> 
     for name, value in (*changed(config.settings, "model"), *changed(protocol, "protocol")):
         for reader in readers:
             if not reader.reads and any(f"{name}.".startswith(f"{setting}.") for setting in reader.settings):
-                yield f"{name} = {value}: is read by {reader.who} alone, and {reader.found}"
+                yield f"{setting(name, value)}: is read by {reader.who} alone, and {reader.found}"
                 break
 
 

@@ -59,6 +59,7 @@ from plait.data.storage.whole_folders import (
 )
 from plait.data.vocabulary import Vocabulary
 from plait.schema import Action, ActionKind, Feature, Vector
+from plait.wording import setting
 
 
 def prepare(
@@ -262,13 +263,13 @@ def _check_times(settings: Settings) -> None:
         name = next((name for name, is_given in given.items() if is_given), None)
         if name is not None:
             raise ValueError(
-                f"time is None (--no-time), so the rows are in order, and {name} (--{name.replace('_', '-')}) is about "
+                f"{setting('time', None)}, so the rows are in order, and {setting(name)} is about "
                 "times; leave it out, or name the column of the time"
             )
     elif given["time_unit"] and (given["time_format"] or given["time_offset"]):
         name = "time_format" if given["time_format"] else "time_offset"
         raise ValueError(
-            f"time_unit is of times that are numbers, and {name} (--{name.replace('_', '-')}) of dates; leave one out"
+            f"{setting('time_unit')} is of times that are numbers, and {setting(name)} of dates; leave one out"
         )
 
 
@@ -409,7 +410,7 @@ def _check_some_left(kept: Sorted, rows: LogRows, removed: Mapping[str, int], se
         gone = (removed[key] for key in ("duplicates_removed", "single_event_rows", "core_rows"))
         raise ValueError(
             f"no events left of {rows.num_read} rows; left out: {left_out(settings, rows.rejected, *gone)}. Lower "
-            "min_user_events and min_item_events (--min-user-events, --min-item-events), or give a longer log"
+            f"{setting('min_user_events')} and {setting('min_item_events')}, or give a longer log"
         )
 
 
@@ -432,8 +433,8 @@ def _check_parts(
     empty = [name for part, name in enumerate(names) if not (part_E == part).any()]
     if empty:
         raise ValueError(
-            f"{split}: no event that is left is for {' or '.join(empty)}; name the values that are (--split-column "
-            "COLUMN:TRAIN:VALIDATION:TEST), or lower min_user_events and min_item_events"
+            f"{split}: no event that is left is for {' or '.join(empty)}; name the values that are, or lower "
+            f"{setting('min_user_events')} and {setting('min_item_events')}"
         )
     event = sequences.first_out_of_order(part_E, start_U1)
     if event is not None:
@@ -443,8 +444,7 @@ def _check_parts(
         raise ValueError(
             f"{split}: row {row_E[event] + 1} of the rows that keep the rules, of user {user!r} at "
             f"{date(time_s_E[event])}, is for {now}, and one of this user before it for {before}; of every user, "
-            "training must come before validation and validation before test. Correct the column, or split by time "
-            "(--temporal)"
+            "training must come before validation and validation before test. Correct the column, or split by time"
         )
 
 

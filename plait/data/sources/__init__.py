@@ -17,6 +17,7 @@ from plait.data.sources import amazon, completejourney, kuaishou, movielens
 from plait.data.sources.recipe import ITEM, REQUEST, TIME, USER, Published, Recipe, agrees
 from plait.data.storage.caches import cached_folder, file_stamps, made_once, open_if_whole
 from plait.files import draft_folder
+from plait.wording import setting
 
 __all__ = ["Published", "Recipe", "catalogue", "find_recipe", "get"]
 
@@ -136,7 +137,7 @@ def _download(recipe: Recipe, scratch: Path) -> Path:
             return files
     raise OSError(
         f"{recipe.name}: no source could be reached; fetch its files from {recipe.origin} "
-        "and give their folder as from_files (--from-files)"
+        f"and give their folder as {setting('from_files')}"
     )
 
 
