@@ -107,7 +107,7 @@ def widths_of(columns: Sequence[Measured], width: int) -> list[int]:
     """What each column gets: all that it could use, or what it needs and a part of what is left then."""
     spare = width - sum(column.least + GAP for column in columns) + GAP
     wanted = sum(column.most - column.least for column in columns)
-    share = 1.0 if spare >= wanted else max(spare, 0) / wanted
+    share = min(max(spare, 0) / wanted, 1.0) if wanted else 0.0
     return [column.least + int(share * (column.most - column.least)) for column in columns]
 
 

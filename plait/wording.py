@@ -4,7 +4,7 @@ A message writes `setting("min_user_events", 5)`; which of the two it becomes is
 """
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -54,7 +54,14 @@ def _argument(name: str, value: object, key: str) -> str:
 
 
 def _option(name: str, value: object, key: str) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(_option(name, one, str(key)) for key, one in value.items())
     section, dot, last = name.removeprefix(IN_TEXT_FORMAT).removeprefix(IN_WORLD).rpartition(".")
     off = "no-" if value is None or value is False else ""
-    option = f"--{section}{dot}{off}{OPTIONS.get(last, last)}".replace("_", "-") + (f".{key}" if key else "")
-    return option if value in (..., True, False, None) else f"{option} {shlex.quote(str(value))}"
+    hyphens = "-" if len(last) == 1 else "--"
+    option = f"{hyphens}{section}{dot}{off}{OPTIONS.get(last, last)}".replace("_", "-") + (
+        f".{key}" if key else ""
+    )
+    if value is ... or value is None or isinstance(value, bool):
+        return option
+    return " ".join([option, *map(shlex.quote, map(str, value if isinstance(value, tuple) else [value]))])

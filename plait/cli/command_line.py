@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import CycloptsError, MissingArgumentError, Parameter, UnknownCommandError
+from cyclopts import CycloptsError, Group, MissingArgumentError, Parameter, UnknownCommandError
 
 from plait.allocation import keep_freed_memory
 from plait.cli.app import app, with_names_only
@@ -73,7 +73,8 @@ app.meta.suppress_keyboard_interrupt = False  # `main` answers for it
 
 @app.meta.default
 def _with_settings_file(
-    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], config: Path | None = None
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[Path | None, Parameter(group=Group("Every command", sort_key=9))] = None,
 ) -> Any:
     """
     Parameters

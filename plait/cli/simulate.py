@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from plait.cli.output import say, show_table
 from plait.compare.regret import metrics_of
@@ -74,7 +74,7 @@ def simulate(
     temporal: tuple[float, float] | None = None,
     shows_scenario: bool = False,
     overwrite: bool = False,
-    changes: Annotated[WorldChanges, Parameter(name="*", group="World")] = WorldChanges(),
+    changes: Annotated[WorldChanges, Parameter(name="*", group=Group("World", sort_key=1))] = WorldChanges(),
 ) -> None:
     """Draws the log of a world whose truth is known, and says how well anyone could predict it.
 

@@ -84,7 +84,8 @@ def asking(run: Path, layout: Layout, dataset: Dataset) -> str:
 def quoted_item(id: str) -> str:
     """As --items takes one id.
 
-    >>> quoted_item("i05"), quoted_item("Heat, 1995")
-    ('i05', '"Heat, 1995"')
+    >>> quoted_item("i05"), quoted_item('the "Heat", 1995')
+    ('i05', '"the ""Heat"", 1995"')
     """
-    return f'"{id}"' if "," in id or id != id.strip() else id
+    doubled = id.replace('"', '""')
+    return f'"{doubled}"' if set(',"') & set(id) or id != id.strip() else id

@@ -333,4 +333,4 @@ def check_types(given: Mapping[str, Any]) -> None:
                 fits = False
             if not fits:
                 shown = textwrap.shorten(repr(part[0] if name in DECLARED else part), 100)
-                raise ValueError(f"{name}: found {shown}, expected {EXPECTED[name]}")
+                raise ValueError(f"{setting(name)}: found {shown}, expected {EXPECTED[name]}")

@@ -180,9 +180,9 @@ def _check_left(
     if most is not None:
         whose = f"the items of the catalogue that {called(state.id_U[most])} has not seen, of {num_items}"
         raise ValueError(
-            f"k = {k}: expected 1 to {left}, {whose}; ask for fewer, or do not filter the seen ones"
+            f"{setting('k', k)}: expected 1 to {left}, {whose}; ask for fewer, or do not filter the seen ones"
         )
-    raise ValueError(f"k = {k}: expected 1 to {left}, the items of the catalogue")
+    raise ValueError(f"{setting('k', k)}: expected 1 to {left}, the items of the catalogue")
 
 
 def _request_times(

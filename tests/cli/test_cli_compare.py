@@ -177,7 +177,7 @@ def test_a_comparison_tells_of_the_layouts_that_read_requests(
     ("layouts", "more", "reason"),
     [
         ("item,i[t] -> a[t] {values, helix, pool}", (), "not both"),
-        ("item,lac", ("--model.trunk.hstu.bias",), "model.trunk.kind = hstu alone"),
+        ("item,lac", ("--model.trunk.hstu.bias",), "--model.trunk.kind hstu alone"),
         (
             "item,action_out",
             ("--protocol.select", "ndcg@10"),

@@ -228,17 +228,14 @@ def _check_columns_differ(settings: Settings) -> None:
     """Raises ValueError where one column is given for two things."""
     whats = ("user", "item", "time", "time_offset", "request", "order")
     columns = [(what, getattr(settings, what)) for what in whats]
-    columns += [("split-column", settings.split_column)]
+    columns += [("split_column", settings.split_column)]
     columns += [("action", action.name) for action in settings.actions]
     columns += [("context", feature.name) for feature in settings.context]
     what_of: dict[str, str] = {}
     for what, column in columns:
         if column is not None and column in what_of:
-            options = " and ".join(
-                dict.fromkeys(f"--{name.replace('_', '-')}" for name in (what_of[column], what))
-            )
             raise ValueError(
-                f"column {column!r} is given more than once, as {what_of[column]} and as {what} ({options}); "
+                f"column {column!r} is given more than once, as {setting(what_of[column])} and as {setting(what)}; "
                 "each needs a column of its own: name the right one, or leave one out"
             )
         if column is not None:
