@@ -56,11 +56,13 @@ def on_terminal(width: int, monkeypatch: pytest.MonkeyPatch, capsys: Capture, *w
 
 
 def check_fits(shown: str, piped: str, width: int) -> None:
-    """No line is longer than the terminal unless a pipe has it too, no word is broken, and nothing is lost."""
+    """No line is longer than the terminal unless a pipe has it too, or a word of it leaves no room for others; no word
+    is broken, and nothing is lost."""
     plain = re.sub(r"On the page only:.+?(?=Protocol: )", "", ESCAPE.sub("", shown), flags=re.DOTALL)
     as_piped = {line.strip() for line in piped.splitlines()}
     for line in plain.splitlines():
-        assert len(line.rstrip()) <= width or line.strip() in as_piped, line
+        has_wide_word = max(map(len, line.split()), default=0) > width / 2  # an address, which stays whole
+        assert len(line.rstrip()) <= width or line.strip() in as_piped or has_wide_word, line
     assert set(piped.split()) >= set(plain.split()), set(plain.split()) - set(piped.split())
 
 
@@ -89,11 +91,9 @@ def test_a_comparison_shows_every_task_on_80_columns(
 ) -> None:
     shown = ESCAPE.sub("", on_terminal(80, monkeypatch, capsys, *comparing(dataset, compared)))
     table = shown.partition("Best bold")[0]
-    for heading in ("HR@10", "NDCG@10", "RMSE rating", "AUC liked", "cost"):
-        assert " ".join(table.split()).count(heading) == 1, heading
-    assert table.count("interleaved") == 0 and len(re.findall(r"^lac", table, re.MULTILINE)) >= 2, (
-        "two blocks"
-    )
+    for heading in ("HR@10", "NDCG@10", "RMSE", "rating", "AUC", "liked", "cost", "s/epoch"):
+        assert table.split().count(heading) == 1, heading
+    assert len(re.findall(r"^lac", table, re.MULTILINE)) == 2, "two blocks"
     piped = said_by(capsys, *comparing(dataset, compared))
     (headings,) = (line for line in piped.splitlines() if line.startswith("layout "))
     assert "HR@10" in headings and "score" in headings, "one line in a pipe"
@@ -239,13 +239,9 @@ def test_completion_knows_every_verb_and_option(tmp_path: Path, capsys: Capture)
         assert str(script) in said_by(capsys, "--install-completion", "--shell", shell, "--output", script)
         text = script.read_text()
         for path, command in commands():
-            assert path[-1] in text, (shell, path)
-            for name in ("--json", "--quiet", "--out", "--user"):
-                if name in {
-                    word for argument in command.assemble_argument_collection() for word in argument.names
-                }:
-                    assert name.lstrip("-") in text
-    assert "plait" in text
+            takes = command.assemble_argument_collection() if command.default_command else ()
+            options = {name.lstrip("-") for argument in takes for name in argument.names}
+            assert path[-1] in text and all(name in text for name in options), (shell, path)
 
 
 def test_verbs_stand_in_the_order_of_work_and_groups_after_what_is_common(capsys: Capture) -> None:
@@ -255,6 +251,6 @@ def test_verbs_stand_in_the_order_of_work_and_groups_after_what_is_common(capsys
     assert found == order
     shown = said_by(capsys, "train", "--help")
     panels = re.findall(r"╭─ ([\w ]+?) ─", shown)
-    assert panels == ["Parameters", "Model", "Training", "Protocol", "Every command"]
+    assert panels == ["Arguments", "Parameters", "Model", "Training", "Protocol", "Every command"]
     common = shown.partition("╭─ Model")[0]
     assert "--layout" in common and "--out" in common and "--model." not in common
