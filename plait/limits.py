@@ -15,6 +15,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from plait.wording import setting
+
 MOST_CODES = 2**31 - 1  # users, items, events and buckets are numbered by 32 bits with a sign
 MOST_SEED = 2**63 - 1
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -69,6 +71,12 @@ def check_number(name: str, value: object, between: Between) -> None:
         raise ValueError(f"{name} = {value}: expected {between}")
 
 
+def check_setting(name: str, value: object, between: Between, *, key: str = "") -> None:
+    """The same for what people set; see `plait.wording.setting`."""
+    if value not in between:
+        raise ValueError(f"{setting(name, value, key=key)}: expected {between}")
+
+
 def check_numbers(section: str, settings: object) -> None:
     """Holds every number of some settings against the range that its field states; None, where it may be, passes.
 
@@ -79,20 +87,19 @@ def check_numbers(section: str, settings: object) -> None:
         ValueError: a number is outside.
     """
     for field, between in ranges_of(type(settings)).items():
-        for name, value in _numbers(f"{section}{field}", getattr(settings, field)):
-            check_number(name, value, between)
+        for key, value in _numbers(getattr(settings, field)):
+            check_setting(f"{section}{field}", value, between, key=key)
 
 
-def _numbers(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Those that a field holds, by what people call them."""
+def _numbers(value: Any) -> Iterator[tuple[str, Any]]:
+    """Those that a field holds, each behind its name where it has one."""
     if isinstance(value, tuple):
         for one in value:
-            yield from _numbers(name, one)
+            yield from _numbers(one)
     elif isinstance(value, Mapping):
-        for key, one in value.items():
-            yield f"{name}.{key}", one
+        yield from value.items()
     elif value is not None:
-        yield name, value
+        yield "", value
 
 
 def ranges_of(settings: type) -> dict[str, Between]:

@@ -41,6 +41,7 @@ from plait.models.generative import GenerativeRecommender
 from plait.models.saving import CONFIG, load_model, put_in_place, save_model
 from plait.nn.device import resolve_device
 from plait.schema import UNKNOWN_ITEM, UNSEEN_VALUE, Action, Category, EventBatch, shortened
+from plait.wording import setting
 
 CENTURY_S = 3_200_000_000  # a request may lie ahead, but not in the milliseconds of a log of seconds
 
@@ -148,7 +149,7 @@ class Recommender:
         if not features:
             raise ValueError(
                 "the model was trained without item features, so it cannot know items that came later; prepare the "
-                "data with items and item_features (--items, --item-feature), and train again"
+                f"data with {setting('items')} and {setting('item_features')}, and train again"
             )
         ids, table = new_items(items, self.columns.item, features, self.vocabulary, self.columns.text)
         return Recommender(self.model.with_items(table), self.vocabulary.with_more(ids), self.columns)
@@ -305,7 +306,7 @@ class Recommender:
         if not self.columns.user_features:
             raise ValueError(
                 "users are given, and the model was trained without user features: leave them out, or prepare the "
-                "data with users and user_features (--users, --user-feature), and train again"
+                f"data with {setting('users')} and {setting('user_features')}, and train again"
             )
         if isinstance(history, EventBatch):
             raise ValueError(

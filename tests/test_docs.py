@@ -122,7 +122,8 @@ def run_session(block: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
         assert words[0] == "plait" and (code != 0) == bool(re.search(r"^plait: ", shown, re.MULTILINE)), (
             command
         )
-        assert_shown(shown, "".join(capsys.readouterr()), number=r"[\d.,]+" if words[1] in TRAINED else "")
+        found = capsys.readouterr()
+        assert_shown(shown, found.err + found.out, number=r"[\d.,]+" if words[1] in TRAINED else "")
         ran.append(command)
     return ran
 

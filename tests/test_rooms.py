@@ -11,15 +11,18 @@ EVERYWHERE = {
     "schema",
     "files",
     "limits",
+    "wording",
 }  # datasets, runs and models are written, and numbers checked, by one rule
 MODEL = {"layouts", "nn", "models", "engine"}
 MAY_IMPORT = {
     "schema": {"limits"},
     "files": set(),
-    "limits": set(),
+    "limits": {"wording"},
     "randomness": set(),
     "allocation": set(),
     "notices": set(),
+    "wording": set(),
+    "terminal": set(),
     "layouts": set(),
     "data": set(),
     "metrics": set(),
@@ -32,8 +35,8 @@ MAY_IMPORT = {
     "evaluation": MODEL | {"data", "metrics", "randomness", "baselines"},
     "training": MODEL | {"data", "evaluation", "randomness", "allocation", "notices"},
     "fitting": MODEL | {"data", "evaluation", "training", "recommender", "notices"},
-    "compare": MODEL | {"data", "metrics", "evaluation", "training", "notices"},
-    "papers": MODEL | {"data", "metrics", "evaluation", "training", "compare", "notices"},
+    "compare": MODEL | {"data", "metrics", "evaluation", "training", "notices", "terminal"},
+    "papers": MODEL | {"data", "metrics", "evaluation", "training", "compare", "notices", "terminal"},
 }
 
 

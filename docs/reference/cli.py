@@ -12,12 +12,14 @@ HEAD = """# Command line
 [Errors](errors.md) says what the exit codes mean.
 """
 SETTING = r"^\* `--(?:model|optim|protocol)\..*\n(?:    .*\n)*"  # they have a page of their own
+EMPTY_GROUP = r"^\*\*(?:Model|Training|Protocol)\*\*:\n+(?=\*\*|#|\Z)"
 
 
 def page() -> str:
     """The help as Markdown; blocks without a language, for nobody runs a usage line."""
     text = app.generate_docs(output_format="markdown").partition("## Table of Contents")[2]
     text = re.sub(SETTING, "", text, flags=re.MULTILINE).replace("```console", "```")
+    text = re.sub(EMPTY_GROUP, "", text, flags=re.MULTILINE)
     return f"{HEAD}\n## Verbs{text.rstrip()}\n"
 
 

@@ -8,7 +8,10 @@ from cyclopts import App, UnknownCommandError
 
 app = App(
     name="plait",
-    help="Generative recommendation where the item/action layout is one line of data.",
+    help="""Generative recommendation where the item/action layout is one line of data.
+
+    Example: plait compare ml-100k --layouts item,lac --seeds 2 --out runs/ml-100k
+    """,
     exit_on_error=False,
     print_error=False,
     suppress_keyboard_interrupt=False,
@@ -30,10 +33,29 @@ def description_of(verb: str) -> str:
     return ast.get_docstring(functions[function]) or ""
 
 
-app.command("plait.cli.layouts:app", name="layouts", help=description_of("plait.cli.layouts:list_layouts"))
-app.command("plait.cli.data:app", name="data", help="Datasets: those Plait knows, and your own logs.")
-for verb in ("simulate", "train", "evaluate", "compare", "study", "recommend", "score"):
-    app.command(f"plait.cli.{verb}:{verb}", help=description_of(f"plait.cli.{verb}:{verb}"))
+ABOUT_DATA = """Datasets: those Plait knows, and your own logs.
+
+Example: plait data get ml-100k
+"""
+HELD_BY_APPS = {
+    "data": ABOUT_DATA,
+    "layouts": description_of("plait.cli.layouts:list_layouts"),
+}
+IN_ORDER_OF_WORK = (
+    "data", "simulate", "layouts", "compare", "train", "evaluate", "recommend", "score", "study",
+)  # fmt: skip
+
+for place, verb in enumerate(IN_ORDER_OF_WORK):
+    if verb in HELD_BY_APPS:
+        app.command(f"plait.cli.{verb}:app", name=verb, help=HELD_BY_APPS[verb], sort_key=place)
+    else:
+        function = f"plait.cli.{verb}:{verb}"
+        app.command(function, help=description_of(function), sort_key=place)
+app.command(
+    "plait.cli.completion:install_completion",
+    name="--install-completion",
+    help=description_of("plait.cli.completion:install_completion"),
+)
 
 
 def with_names_only(error: UnknownCommandError) -> UnknownCommandError:

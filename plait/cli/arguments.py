@@ -1,5 +1,15 @@
-"""Types of arguments that several verbs take."""
+"""Types of arguments that several verbs take, and the groups that they stand in under --help."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Group, Parameter
 
 Device = Literal["auto", "cpu", "cuda"]
+Quiet = Annotated[
+    bool, Parameter(name=("--quiet", "-q"), negative="", help="Results alone, and no progress.")
+]
+Json = Annotated[bool, Parameter(negative="", help="The answer as one JSON document.")]
+
+MODEL = Parameter(group=Group("Model", sort_key=1))
+TRAINING = Parameter(group=Group("Training", sort_key=2))
+PROTOCOL = Parameter(group=Group("Protocol", sort_key=3))

@@ -10,20 +10,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import CycloptsError, MissingArgumentError, Parameter, UnknownCommandError
+from cyclopts import CycloptsError, Group, MissingArgumentError, Parameter, UnknownCommandError
 
 from plait.allocation import keep_freed_memory
 from plait.cli.app import app, with_names_only
+from plait.cli.encodings import encode_all
 from plait.cli.settings_file import settings_file, whole_numbers
 from plait.cli.unfinished import Unfinished
 from plait.notices import Diverged
+from plait.wording import asked_in_shell
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
     """Runs one command; `tokens` are the words after `plait`, those of the process where none are given."""
-    keep_freed_memory()  # the process is ours
+    keep_freed_memory()  # the process is ours, and so are its streams
+    encode_all((sys.stdout, sys.stderr))
     try:
-        app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        with asked_in_shell():
+            app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except SystemExit as stop:  # --help and --version
         return int(stop.code or 0)
     except UnknownCommandError as error:
@@ -69,7 +73,8 @@ app.meta.suppress_keyboard_interrupt = False  # `main` answers for it
 
 @app.meta.default
 def _with_settings_file(
-    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], config: Path | None = None
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[Path | None, Parameter(group=Group("Every command", sort_key=9))] = None,
 ) -> Any:
     """
     Parameters

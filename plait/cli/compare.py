@@ -6,10 +6,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from plait.cli.arguments import Device
+from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Device, Quiet
 from plait.cli.datasets import open_dataset, show_dataset
 from plait.cli.model_settings import with_trunk
-from plait.cli.output import console, say, training_bar
+from plait.cli.output import console, progress_console, say, show
+from plait.cli.progress import training_bar
 from plait.cli.unfinished import Unfinished
 from plait.compare.comparing import compare as compare_layouts
 from plait.compare.page import terminal_table
@@ -30,9 +31,10 @@ def compare(
     trunk: TrunkKind | None = None,
     device: Device = "auto",
     baselines: bool = True,
-    model: ModelSettings = ModelSettings(),
-    optim: Optim = Optim(),
-    protocol: Protocol = Protocol(),
+    quiet: Quiet = False,
+    model: Annotated[ModelSettings, MODEL] = ModelSettings(),
+    optim: Annotated[Optim, TRAINING] = Optim(),
+    protocol: Annotated[Protocol, PROTOCOL] = Protocol(),
     command_line: Annotated[tuple[str, ...], Parameter(parse=False)] = (),
 ) -> None:
     """Trains several layouts under one protocol, and says what each is worth and costs.
@@ -60,9 +62,9 @@ def compare(
     # Before a dataset is fetched for nothing:
     on, model = resolve_device(device), with_trunk(model, trunk)
     resolved = [resolve(name, allow_leaks=model.allow_leaks) for name in split_layouts(layouts)]
-    opened, screen = open_dataset(dataset), console()
-    show_dataset(opened)
-    with training_bar(screen) as watch:
+    opened, screen, told = open_dataset(dataset), console(), progress_console(quiet=quiet)
+    show_dataset(opened, told)
+    with training_bar(told) as watch:
         comparison = compare_layouts(
             opened,
             resolved,
@@ -73,11 +75,11 @@ def compare(
             protocol,
             command=shlex.join(command_line),
             device=on,
-            report=lambda line: say(line, screen),
+            report=lambda line: say(line, told),
             watch=watch,
             baselines=baselines,
         )
-    screen.print(terminal_table(comparison, screen.width))
+    show(terminal_table(comparison, screen.width), screen)
     say(f"page: {out / 'report.html'}", screen)
     failed = [f"{row.layout} with seed {row.seed}: {row.note}" for row in comparison.rows if row.cost is None]
     if failed:

@@ -3,6 +3,8 @@
 import difflib
 from pathlib import Path
 
+from rich.console import Console
+
 from plait.cli.output import say
 from plait.data import Dataset, sources
 from plait.data.facts import summary_lines
@@ -28,9 +30,9 @@ def open_dataset(dataset: str) -> Dataset:
         raise ValueError(f"{dataset!r} is no folder{hint} and {error}") from None
 
 
-def show_dataset(dataset: Dataset) -> None:
+def show_dataset(dataset: Dataset, out: Console | None = None) -> None:
     """What a prepared folder holds, and where the rows of the log went."""
     first, *rest = summary_lines(dataset.manifest)
-    say(f"{dataset.folder}: {first}")
+    say(f"{dataset.folder}: {first}", out)
     for line in rest:
-        say(line)
+        say(line, out)

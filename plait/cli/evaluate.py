@@ -1,22 +1,22 @@
 """The verb that shows what a finished run found."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from rich.table import Table
-from rich.text import Text
-
-from plait.cli.output import console, say
+from plait.cli.arguments import Json
+from plait.cli.output import console, say, show, show_json
 from plait.cli.runs import finished_run
 from plait.data import Dataset
 from plait.evaluation.answers import measure
 from plait.evaluation.counting import BASELINES, against_counting, baselines_of, kept_baselines
 from plait.evaluation.run_files import MODEL, Result, load_answers, measured_answers, of_checkpoint
 from plait.layouts import Layout, name_of
-from plait.metrics.intervals import bootstrap
+from plait.metrics.intervals import Estimate, bootstrap
 from plait.metrics.table import task_of
+from plait.terminal import FittedTable, Numbers
 
 
-def evaluate(run: Path, /) -> None:
+def evaluate(run: Path, /, *, json: Json = False) -> None:
     """Prints the test metrics of a finished run, with 95 % intervals over users.
 
     Where it kept two checkpoints, each task is measured on the one that is best for it, and what the deployed one
@@ -30,28 +30,27 @@ def evaluate(run: Path, /) -> None:
         The folder of `plait train`, or a folder in runs/ of `plait compare`.
     """
     result = finished_run(run)
+    statistics = measure(measured_answers(run, result))
+    found = {name: bootstrap(statistic).estimate for name, statistic in statistics.items()}
+    if json:
+        show_json({"run": str(run), "metrics": found, "deployed": _deployed(run, result), "result": result})
+    else:
+        _show(run, result, found)
+
+
+def _show(run: Path, result: Result, found: Mapping[str, Estimate]) -> None:
     deployed = _deployed(run, result)
-    table = Table(
+    headings: list[str | Numbers] = [
         "metric",
-        "value",
-        "95 % interval",
-        "users",
-        "carried by",
-        *(["model/"] if deployed else []),
-        title=Text(f"{name_of(Layout.parse(result.settings.layout, allow_leaks=True))} on {result.dataset}"),
-    )
-    for name, statistic in measure(measured_answers(run, result)).items():
-        found = bootstrap(statistic).estimate
-        value, interval = "not defined", "not defined"
-        if found.value is not None:
-            value = f"{found.value:.4f}"
-        if found.low is not None:
-            interval = f"{found.low:.4f} to {found.high:.4f}"
-        carried_by = "" if found.carried_by is None else f"{found.carried_by:.3g}"
-        row = (name, value, interval, str(found.num_users), carried_by)
-        table.add_row(*row, *([deployed.get(name, value)] if deployed else []))
+        *map(Numbers, ("value", "95 % interval", "users", "carried by")),
+    ]
+    rows = [[name, *_cells(estimate)] for name, estimate in found.items()]
+    if deployed:
+        headings.append(Numbers("model/"))
+        rows = [[*row, deployed.get(row[0], row[1])] for row in rows]
+    layout = name_of(Layout.parse(result.settings.layout, allow_leaks=True))
     out = console()
-    out.print(table)
+    show(FittedTable(headings, rows, title=f"{layout} on {result.dataset}"), out)
     say(
         f"epoch {result.best_epoch:.4g} of {result.epochs:.4g}, chosen by validation {result.selection}; "
         f"stopped: {result.why_stopped}",
@@ -66,6 +65,14 @@ def evaluate(run: Path, /) -> None:
     say(_against_counting(run, result), out)
     say(f"protocol: {result.protocol or 'not recorded'}", out)
     say(f"by {result.provenance}", out)
+
+
+def _cells(found: Estimate) -> tuple[str, str, str, str]:
+    """Value, interval, users, and how many of them carry it."""
+    value = "not defined" if found.value is None else f"{found.value:.4f}"
+    interval = "not defined" if found.low is None else f"{found.low:.4f} to {found.high:.4f}"
+    carried_by = "" if found.carried_by is None else f"{found.carried_by:.3g}"
+    return value, interval, str(found.num_users), carried_by
 
 
 def _against_counting(run: Path, result: Result) -> str:

@@ -3,12 +3,17 @@
 from pathlib import Path
 from typing import Annotated
 
+import polars as pl
 from cyclopts import Parameter
 
-from plait.cli.arguments import Device
-from plait.cli.output import show_table
+from plait.cli.arguments import Device, Json
+from plait.cli.output import show_frame
 from plait.cli.runs import finished_run, run_and_model
 from plait.cli.user_state import state_of
+from plait.data.columns.features import texts_of
+from plait.engine.state import State
+from plait.layouts import audit
+from plait.recommender import Recommender
 
 
 def recommend(
@@ -19,10 +24,13 @@ def recommend(
     k: Annotated[int, Parameter(name="-k")] = 10,
     at: str | None = None,
     filter_seen: bool | None = None,
+    titles: Path | None = None,
+    title_column: str = "title",
     dataset: str | None = None,
     device: Device = "auto",
+    json: Json = False,
 ) -> None:
-    """The items that a user is most likely to meet next.
+    """The items that a user is most likely to meet next, with the actions to expect where the layout scores.
 
     Example: plait recommend runs/lac --user 196 -k 10
 
@@ -39,6 +47,10 @@ def recommend(
         When they are shown: a time as the log writes it. Needed by models that know the time.
     filter_seen
         Leave out the items that the user has met; without it, as the run was judged (protocol.filter-seen).
+    titles
+        A file with a row per item: the log's item column, and one with titles.
+    title_column
+        What that one is called.
     dataset
         A prepared folder, or a name of `plait data list`, with the user's history; without it, the dataset
         that the run was trained on.
@@ -51,4 +63,22 @@ def recommend(
     if filter_seen is None:
         filter_seen = result.settings.protocol.filter_seen
     found = model.retrieve(state, k, filter_seen=filter_seen, at=at).drop("user")
-    show_table(found.columns, found.rows())
+    if titles is not None:
+        found = _with_titles(found, model, titles, title_column)
+    if audit(model.model.layout).can_score != "no":
+        found = _with_actions(found, model, state, at)
+    show_frame(found, json)
+
+
+def _with_titles(found: pl.DataFrame, model: Recommender, table: Path, column: str) -> pl.DataFrame:
+    """The table's titles behind the items; null where it has none."""
+    columns = model.columns
+    titles = texts_of(table, columns.item, column, found["item"], columns.text)
+    return found.insert_column(1, titles.rename("title"))
+
+
+def _with_actions(found: pl.DataFrame, model: Recommender, state: State, at: str | None) -> pl.DataFrame:
+    """What the user is expected to do with each; an action whose name is taken is called `expected NAME`."""
+    expected = model.score(state, found["item"].to_list(), at=at).drop("user", "item")
+    taken = {name: f"expected {name}" for name in expected.columns if name in found.columns}
+    return found.hstack(expected.rename(taken))

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import cyclopts
 from cyclopts import App, ArgumentCollection
@@ -28,9 +28,7 @@ def settings_file(
         ValueError: the verb reads no section; the file cannot be read, is no TOML, or holds anything but the sections
             and their keys.
     """
-    taken = (
-        [parameter.annotation for parameter in inspect.signature(verb).parameters.values()] if verb else []
-    )
+    taken = list(get_type_hints(verb).values()) if verb else []  # without the groups of --help
     own = [name for name, takes in sections.items() if takes is verb]
     read = own or [name for name, takes in sections.items() if takes in taken]
     if not read:

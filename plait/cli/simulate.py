@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from plait.cli.output import say, show_table
 from plait.compare.regret import metrics_of
@@ -13,7 +13,7 @@ from plait.data import Dataset, LeaveOneOut, Temporal
 from plait.data.simulator import Knows, World, oracle
 from plait.data.simulator import simulate as simulate_world
 from plait.evaluation.settings import Protocol
-from plait.limits import Between, check_number
+from plait.limits import Between, check_setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ def simulate(
     temporal: tuple[float, float] | None = None,
     shows_scenario: bool = False,
     overwrite: bool = False,
-    changes: Annotated[WorldChanges, Parameter(name="*", group="World")] = WorldChanges(),
+    changes: Annotated[WorldChanges, Parameter(name="*", group=Group("World", sort_key=1))] = WorldChanges(),
 ) -> None:
     """Draws the log of a world whose truth is known, and says how well anyone could predict it.
 
@@ -125,6 +125,6 @@ def _begin(toy: bool, tasks: int | None) -> World:
     if toy and tasks is not None:
         raise ValueError("--toy and --tasks begin with different worlds; give one of them")
     if tasks is not None:
-        check_number("--tasks", tasks, Between(1, 100, "each is rarer than the one before by a fifth"))
+        check_setting("tasks", tasks, Between(1, 100, "each is rarer than the one before by a fifth"))
         return World.of_tasks(tasks)
     return World.toy() if toy else World()

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from plait.cli.arguments import Device
-from plait.cli.output import console, say, training_bar
+from plait.cli.arguments import Device, Json, Quiet
+from plait.cli.output import console, progress_console, say, show, show_json
+from plait.cli.progress import training_bar
 from plait.cli.unfinished import Unfinished
 from plait.nn.device import resolve_device
 from plait.papers import STUDIES
@@ -25,6 +26,8 @@ def study(
     part: tuple[str, ...] = (),
     quick: bool = False,
     device: Device = "auto",
+    quiet: Quiet = False,
+    json: Json = False,
     command_line: Annotated[tuple[str, ...], Parameter(parse=False)] = (),
 ) -> None:
     """Does a paper's table or figure again, and says which of its claims hold here; without a name, lists them.
@@ -47,16 +50,16 @@ def study(
     device
         What to train on; auto is cuda where there is one.
     """
-    screen = console()
+    screen, told = console(), progress_console(quiet=quiet)
     if not name:
-        screen.print(study_list(STUDIES))
+        _list(json)
         return
     if data is not None and not data.is_dir():
         raise ValueError(
             f"--data {data}: there is no such folder; name the one that holds your logs, or leave it out"
         )
     found, command = _find(name), shlex.join(command_line)
-    with training_bar(screen) as watch:
+    with training_bar(told) as watch:
         place = Place(
             out=out,
             data=data,
@@ -64,20 +67,31 @@ def study(
             quick=quick,
             command=command,
             device=resolve_device(device),
-            report=lambda line: say(line, screen),
+            report=lambda line: say(line, told),
             watch=watch,
         )
         result = run_study(found, place)
-    screen.print(study_report(result))
-    for finding in result.findings:
-        if finding.page:
-            say(f"page: {out / finding.page}", screen)
+    if json:
+        show_json(result)
+    else:
+        show(study_report(result, quick=quick), screen)
+        for finding in result.findings:
+            if finding.page:
+                say(f"page: {out / finding.page}", screen)
     why = "quick" if quick else "not all parts"
     recorded = is_recorded(found, place)
-    say(f"result: {out / f'{found.name}.json'}" if recorded else f"{why}: nothing was recorded", screen)
+    where = f"result: {out / f'{found.name}.json'}" if recorded else f"{why}: nothing was recorded"
+    say(where, told if json else screen)
     undone = [*result.not_run.values(), *(run for finding in result.findings for run in finding.failed)]
     if undone:
         raise Unfinished("\n".join([f"{found.name} is not whole", *undone]))
+
+
+def _list(json: bool) -> None:
+    if json:
+        show_json([{"study": study.name, "of": study.paper, "question": study.question} for study in STUDIES])
+    else:
+        show(study_list(STUDIES))
 
 
 def _find(name: str) -> Study:

@@ -1,15 +1,21 @@
 """The verb that trains one layout."""
 
+import shlex
 from pathlib import Path
+from typing import Annotated
 
-from plait.cli.arguments import Device
+from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Device, Quiet
 from plait.cli.datasets import open_dataset
 from plait.cli.evaluate import evaluate
 from plait.cli.model_settings import with_trunk
-from plait.cli.output import console, say, training_bar
-from plait.evaluation.run_files import RunSettings
+from plait.cli.output import progress_console, say
+from plait.cli.progress import training_bar
+from plait.compare.words import duration
+from plait.data import Dataset
+from plait.evaluation.run_files import MODEL as MODEL_FOLDER
+from plait.evaluation.run_files import RunSettings, load_result
 from plait.evaluation.settings import Optim, Protocol
-from plait.layouts import resolve
+from plait.layouts import Layout, audit, resolve
 from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkKind
 from plait.nn.device import resolve_device
@@ -24,9 +30,10 @@ def train(
     out: Path,
     trunk: TrunkKind | None = None,
     device: Device = "auto",
-    model: ModelSettings = ModelSettings(),
-    optim: Optim = Optim(),
-    protocol: Protocol = Protocol(),
+    quiet: Quiet = False,
+    model: Annotated[ModelSettings, MODEL] = ModelSettings(),
+    optim: Annotated[Optim, TRAINING] = Optim(),
+    protocol: Annotated[Protocol, PROTOCOL] = Protocol(),
 ) -> None:
     """Trains one layout and tests it; killed and started again, it goes on where it stopped.
 
@@ -47,9 +54,30 @@ def train(
     """
     # Before a dataset is fetched for nothing:
     on, model = resolve_device(device), with_trunk(model, trunk)
-    notation = str(resolve(layout, allow_leaks=model.allow_leaks))
-    settings = RunSettings(layout=notation, model=model, optim=optim, protocol=protocol)
-    opened, screen = open_dataset(dataset), console()
+    resolved = resolve(layout, allow_leaks=model.allow_leaks)
+    settings = RunSettings(layout=str(resolved), model=model, optim=optim, protocol=protocol)
+    opened, screen = open_dataset(dataset), progress_console(quiet=quiet)
     with training_bar(screen) as watch:
         run_training(opened, settings, out, lambda line: say(line, screen), on, watch)
     evaluate(out)
+    say(f"model: {out / MODEL_FOLDER}, trained in {duration(load_result(out).wall_s)}")
+    say(f"next: {asking(out, resolved, opened)}")
+
+
+def asking(run: Path, layout: Layout, dataset: Dataset) -> str:
+    """The command that asks a finished run about the dataset's first user."""
+    user = f"--user={dataset.user_ids()[0]}"
+    if audit(layout).can_retrieve:
+        return shlex.join(["plait", "recommend", str(run), user])
+    item = str(dataset.item_ids()[0])
+    return shlex.join(["plait", "score", str(run), user, f"--items={quoted_item(item)}"])
+
+
+def quoted_item(id: str) -> str:
+    """As --items takes one id.
+
+    >>> quoted_item("i05"), quoted_item('the "Heat", 1995')
+    ('i05', '"the ""Heat"", 1995"')
+    """
+    doubled = id.replace('"', '""')
+    return f'"{doubled}"' if set(',"') & set(id) or id != id.strip() else id

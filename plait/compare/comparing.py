@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from plait.compare.floor import floor_of
+from plait.compare.outlook import Runs
 from plait.compare.page import html_page, page_template
 from plait.compare.presentation import origins
 from plait.compare.regret import limits, regrets
@@ -46,7 +47,7 @@ from plait.files import write_whole
 from plait.layouts import Layout, audit, draw, name_of
 from plait.layouts.audit import reader
 from plait.layouts.facts import FIELD_NAMES
-from plait.limits import Between, check_number
+from plait.limits import Between, check_setting
 from plait.metrics.intervals import Estimate, average, bootstrap
 from plait.metrics.statistic import Statistic
 from plait.metrics.table import (
@@ -65,6 +66,7 @@ from plait.schema import Action, check_unique
 from plait.training.batches import check_labels, targets_per_epoch
 from plait.training.run import check_takes_runs, config_of, run_training, write_json
 from plait.training.unread import check_read
+from plait.wording import setting
 
 DRAWS = 1000
 SUMMARY = (
@@ -173,7 +175,7 @@ def compare_variants(
     """
     page_template()  # what the page lacks should be known before hours of training, not after
     check_takes_runs(out)
-    check_number("seeds", num_seeds, SEEDS)
+    check_setting("seeds", num_seeds, SEEDS)
     _check_variants(variants, dataset)
     study = _Study(dataset, tuple(variants), num_seeds, title, command, device, provenance(device))
     best = limits(dataset, [variant.settings for variant in variants], study.seeds)
@@ -187,15 +189,18 @@ def compare_variants(
     rows: list[Row] = []
     statistics: dict[tuple[str, int], Mapping[str, Statistic]] = {}
     deployed: dict[tuple[str, int], Mapping[str, Statistic]] = {}
+    runs = Runs([variant.name for _ in study.seeds for variant in variants], report, watch)
     for seed in study.seeds:  # seeds outside: a stopped comparison holds every variant once first
         for variant in variants:
             folder = out / "runs" / f"{_folder_name(variant.name)}-seed{seed}"
-            report(f"{variant.name}, seed {seed}")
+            runs.begin(f"{variant.name}, seed {seed}")
             try:
                 result = run_training(dataset, variant.seeded(seed), folder, indented, device, watch)
             except Diverged as error:
                 rows.append(_failed(study, variant, seed, error))
+                runs.end()
                 continue
+            runs.end(result.wall_s)
             measured = measure(measured_answers(folder, result))
             statistics[variant.name, seed] = measured
             deployed[variant.name, seed] = _of_deployed(folder, result)
@@ -312,13 +317,13 @@ def _check_selection(variant: Variant, dataset: Dataset) -> None:
         _, of_action, action = metric.partition(":")
         if reader(layout, "a" if of_action else "i") is None:
             raise ValueError(
-                f"protocol.select names {metric!r}, and {variant.name} predicts no "
+                f"{setting('protocol.select')} names {metric!r}, and {variant.name} predicts no "
                 f"{'action' if of_action else 'next item'}; leave that layout out, or choose by what all of them give "
                 "(auto chooses for each)"
             )
         if of_action and action not in actions and metric not in (LOSS_OF_ACTIONS, ERROR_OF_ACTIONS):
             raise ValueError(
-                f"protocol.select names {metric!r}, and the data has no action {action!r}, only "
+                f"{setting('protocol.select')} names {metric!r}, and the data has no action {action!r}, only "
                 f"{', '.join(actions) or 'none'}"
             )
     for rule in rules:

@@ -3,82 +3,66 @@
 The page holds everything that it needs: no script, no font, no image from elsewhere.
 """
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from plait.compare import presentation
-from plait.compare.presentation import COST_COLUMNS, Cell
+from plait.compare.presentation import COST_COLUMNS, Line
+from plait.compare.presentation import Cell as MetricCell
 from plait.compare.results import Comparison
 from plait.compare.words import NOTHING, duration, metric_label, number
+from plait.terminal import Cell, FittedTable, Numbers
 
-MEASURING_WIDTH = 10_000  # columns, of a console that wraps nothing
 TERMINAL_STYLE = {"best": "bold", "second": "underline", "other": ""}
 
 
-def terminal_table(comparison: Comparison, width: int = 100) -> Table:
-    """A layout a line: metrics, cost, abilities. Where not all metrics fit into `width` columns, the first two of
-    retrieval and the first of each action, and of these as many as fit; the caption names the others."""
+def terminal_table(comparison: Comparison, width: int = 100) -> FittedTable:
+    """A layout a line: metrics, cost, abilities. Where not all metrics fit side by side into `width` columns, the first
+    two of retrieval and the first of each action, in as many blocks as it takes; the notes name the others."""
     everything = (*comparison.retrieval, *comparison.scoring)
+    whole = _table(comparison, everything, [])
+    if len(whole.blocks(width)) == 1:
+        return whole
     actions = {metric.partition(":")[2]: metric for metric in reversed(comparison.scoring)}
     main = [metric for metric in everything if metric in (*comparison.retrieval[:2], *actions.values())]
-    console = Console(width=MEASURING_WIDTH, file=io.StringIO())
-
-    def with_columns(shown: Sequence[str]) -> Table:
-        return _table(comparison, shown, [metric for metric in everything if metric not in shown])
-
-    choices = [everything, *(main[:count] for count in range(len(main), 0, -1))]
-    tables = map(with_columns, choices)
-    fitting = (table for table in tables if console.measure(table).maximum <= width)
-    return next(fitting, None) or with_columns(choices[-1])
+    return _table(comparison, main, [metric for metric in everything if metric not in main])
 
 
-def _table(comparison: Comparison, shown: Sequence[str], on_page_only: Sequence[str]) -> Table:
+def _table(comparison: Comparison, shown: Sequence[str], on_page_only: Sequence[str]) -> FittedTable:
     pays = [line for metric in comparison.charted for line in presentation.on_counting(comparison, metric)]
-    lines = [*pays, *presentation.rules(comparison), *presentation.notes(comparison)]
+    notes = [*pays, *presentation.rules(comparison), *presentation.notes(comparison)]
     if on_page_only:
-        lines.append(f"On the page only: {', '.join(map(metric_label, on_page_only))}.")
-    lines.append(f"Protocol: {comparison.protocol}")
-    # Text, not str: a str is read as markup, in which the [t] of a notation would be a tag.
-    table = Table(
-        title=Text(f"{comparison.title} on {comparison.dataset.name}"),
-        title_justify="left",
-        caption=Text("\n".join(lines)),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    table.add_column("layout", overflow="fold")
-    for heading in (*map(metric_label, shown), "cost", "s/epoch"):
-        table.add_column(heading, justify="right")
-    table.add_column("retr.")
-    table.add_column("score")
-    for line in presentation.lines(comparison):
-        summary = comparison.summary_of(line.card.name)
-        table.add_row(
-            Text(line.card.name + line.marks),
-            *(_terminal_cell(line.cells[metric]) for metric in shown),
-            presentation.relative_cost(comparison, summary) if summary else NOTHING,
-            number(summary.epoch_times.median_s, 1) if summary else NOTHING,
-            *(ability.verdict if ability else NOTHING for ability in (line.card.retrieves, line.card.scores)),
-        )
+        notes.append(f"On the page only: {', '.join(map(metric_label, on_page_only))}.")
+    rows = [_row(comparison, line, shown) for line in presentation.lines(comparison)]
     for name, cells in presentation.baseline_cells(comparison).items():
-        table.add_row(Text(name), *(_terminal_cell(cells[metric]) for metric in shown))
-    oracle = presentation.oracle_cells(comparison)
-    if oracle:
-        table.add_row("oracle", *(_terminal_cell(oracle[metric]) for metric in shown))
-    return table
+        rows.append([name, *(_terminal_cell(cells[metric]) for metric in shown), *[""] * 4])
+    if oracle := presentation.oracle_cells(comparison):
+        rows.append(["oracle", *(_terminal_cell(oracle[metric]) for metric in shown), *[""] * 4])
+    return FittedTable(
+        headings=["layout", *map(Numbers, (*map(metric_label, shown), "cost", "s/epoch")), "retr.", "score"],
+        rows=rows,
+        title=f"{comparison.title} on {comparison.dataset.name}",
+        notes=["", *notes, f"Protocol: {comparison.protocol}"],
+    )
 
 
-def _terminal_cell(cell: Cell) -> Text:
+def _row(comparison: Comparison, line: Line, shown: Sequence[str]) -> list[Cell]:
+    summary = comparison.summary_of(line.card.name)
+    return [
+        line.card.name + line.marks,
+        *(_terminal_cell(line.cells[metric]) for metric in shown),
+        presentation.relative_cost(comparison, summary) if summary else NOTHING,
+        number(summary.epoch_times.median_s, 1) if summary else NOTHING,
+        *(ability.verdict if ability else NOTHING for ability in (line.card.retrieves, line.card.scores)),
+    ]
+
+
+def _terminal_cell(cell: MetricCell) -> Text:
     """Value, half-interval and marks; only the value carries the place.
 
-    >>> _terminal_cell(Cell("0.1830", "0.0051", "best", marks="*")).plain
+    >>> _terminal_cell(MetricCell("0.1830", "0.0051", "best", marks="*")).plain
     '0.1830 ±.0051*'
     """
     text = Text(cell.value, style=TERMINAL_STYLE[cell.place])

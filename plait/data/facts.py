@@ -14,6 +14,7 @@ from plait.data.columns.actions import known_values, read_as
 from plait.data.manifest import ActionFacts, Facts, Largest, Manifest, left_out
 from plait.data.queries import met_before, queries
 from plait.schema import Action
+from plait.wording import setting
 
 YEAR_1971_S = 31_536_000
 
@@ -90,7 +91,7 @@ def _lines_of_facts(manifest: Manifest, facts: Facts) -> Iterator[str]:
     if manifest.settings.time is not None and facts.last_s < YEAR_1971_S:
         yield (
             f"all times lie before 1971, the last at {date(facts.last_s)}, read in {manifest.settings.time_unit}; "
-            "where that is wrong, prepare again with another --time-unit"
+            f"where that is wrong, prepare again with another {setting('time_unit')}"
         )
     for name, action in facts.actions.items():
         yield f"{name}: {_words_of_action(action)}{_missing(counts.events - action.known, counts.events)}"
@@ -105,7 +106,10 @@ def _lines_of_facts(manifest: Manifest, facts: Facts) -> Iterator[str]:
         there = counts.items if what == "item" else counts.users
         yield f"{there - lacking[what]:,} of {there:,} {what}s have a row in {table}"
     if facts.repeats:
-        yield f"{facts.repeats:,} events repeat a user's item and time and were kept; --deduplicate drops them"
+        yield (
+            f"{facts.repeats:,} events repeat a user's item and time and were kept; {setting('deduplicate', True)} "
+            "drops them"
+        )
     yield from lines_of_met(
         {part: (met, getattr(counts, f"{part}_queries")) for part, met in facts.met_before.items()}
     )
@@ -137,14 +141,13 @@ def lines_of_met(met_of: Mapping[str, tuple[int, int]]) -> Iterator[str]:
 
     >>> list(lines_of_met({"validation": (0, 9), "test": (47, 50)}))
     ['94 % of the test answers (47 of 50) were met before; under the default filter each is a certain miss: \
---protocol.no-filter-seen (plait.Protocol(filter_seen=False)) lets them count']
+protocol.filter_seen = False lets them count']
     """
     for part, (met, asked) in met_of.items():
         if met:
             yield (
                 f"{share(met, asked)} of the {part} answers ({met:,} of {asked:,}) were met before; under the "
-                "default filter each is a certain miss: --protocol.no-filter-seen "
-                "(plait.Protocol(filter_seen=False)) lets them count"
+                f"default filter each is a certain miss: {setting('protocol.filter_seen', False)} lets them count"
             )
 
 

@@ -11,6 +11,7 @@ from plait.data.columns.times import TimeForm, TimeUnit
 from plait.data.logs.text import AS_FOUND, TextFormat
 from plait.limits import WHOLE
 from plait.schema import Action, Feature
+from plait.wording import setting
 
 FORMAT_VERSION = 1  # of the folder's files; raise it whenever an older reader would misread a newer folder
 
@@ -49,7 +50,7 @@ class Temporal(msgspec.Struct, frozen=True, tag="temporal"):
             ):
                 return
         raise ValueError(
-            f"{self}: give validation and test (--temporal), both shares above 0 that together leave something "
+            f"{self}: give validation and test, both shares above 0 that together leave something "
             "to train on, or cut_validation_s before cut_test_s, both in unix seconds"
         )
 
@@ -255,13 +256,12 @@ def why_left_out(settings: Settings, rows: int) -> str:
     if rows == 1:
         return "it has a single event, from which nothing can be learnt or asked"
     if rows < settings.min_user_events:
-        return f"it has {rows} events, below min_user_events = {settings.min_user_events} (--min-user-events)"
-    filters = f"min_user_events = {settings.min_user_events}, min_item_events = {settings.min_item_events}"
-    repeats = ", or repeat others (--deduplicate)" if settings.deduplicate else ""
-    return (
-        f"of its {rows} events too many are of items that are too rare{repeats} ({filters}: --min-user-events, "
-        "--min-item-events)"
+        return f"it has {rows} events, below {setting('min_user_events', settings.min_user_events)}"
+    filters = ", ".join(
+        setting(name, getattr(settings, name)) for name in ("min_user_events", "min_item_events")
     )
+    repeats = f", or repeat others ({setting('deduplicate', True)})" if settings.deduplicate else ""
+    return f"of its {rows} events too many are of items that are too rare{repeats} ({filters})"
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -295,14 +295,14 @@ COLUMN, TEXT, FLAG = "the name of a column", "text", "True or False"
 FEATURES = "kinds by name, such as {'genre': plait.Category()}, or a list of plait.Feature"
 EXPECTED = {
     **dict.fromkeys(("user", "item"), COLUMN),
-    "time": f"{COLUMN}, or None (--no-time) where the rows are in order",
+    "time": f"{COLUMN}, or None where the rows are in order",
     **dict.fromkeys(("request", "order", "time_offset"), f"{COLUMN}, or None"),
     "time_format": "text as '%d.%m.%Y %H:%M', or None",
     "negative_ids": "'keep', 'refuse' or None",
     "actions": "kinds by name, such as {'rating': plait.Regression(1, 5)}, or a list of plait.Action",
     "time_unit": "'s', 'ms', 'us' or 'ns'",
-    "min_user_events": f"a whole number from 1 (--min-user-events) to {WHOLE.most:,}",
-    "min_item_events": f"a whole number from 1 (--min-item-events) to {WHOLE.most:,}",
+    "min_user_events": f"a whole number from 1 to {WHOLE.most:,}",
+    "min_item_events": f"a whole number from 1 to {WHOLE.most:,}",
     **dict.fromkeys(("deduplicate", "keep_unseen_items"), FLAG),
     "split": "plait.LeaveOneOut(), or as plait.Temporal(validation=0.1, test=0.1) or plait.SplitColumn('fold')",
     "on_bad_row": "'stop' or 'reject'",
@@ -333,4 +333,4 @@ def check_types(given: Mapping[str, Any]) -> None:
                 fits = False
             if not fits:
                 shown = textwrap.shorten(repr(part[0] if name in DECLARED else part), 100)
-                raise ValueError(f"{name}: found {shown}, expected {EXPECTED[name]}")
+                raise ValueError(f"{setting(name)}: found {shown}, expected {EXPECTED[name]}")

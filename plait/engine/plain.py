@@ -23,6 +23,7 @@ from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Inputs, query_inputs
 from plait.models.late import LateStatistics
 from plait.schema import MISSING_VALUE, UNKNOWN_ITEM, EventBatch
+from plait.wording import setting
 
 
 @torch.no_grad()
@@ -174,14 +175,14 @@ def _check_left(
     if most is not None and left <= 0:
         raise ValueError(
             f"{called(state.id_U[most])} has seen all {num_items} items of the catalogue, so none is left to "
-            "recommend; keep the seen ones with filter_seen=False (--no-filter-seen)"
+            f"recommend; keep the seen ones with {setting('filter_seen', False)}"
         )
     if most is not None:
         whose = f"the items of the catalogue that {called(state.id_U[most])} has not seen, of {num_items}"
         raise ValueError(
-            f"k = {k}: expected 1 to {left}, {whose}; ask for fewer, or do not filter the seen ones"
+            f"{setting('k', k)}: expected 1 to {left}, {whose}; ask for fewer, or do not filter the seen ones"
         )
-    raise ValueError(f"k = {k}: expected 1 to {left}, the items of the catalogue")
+    raise ValueError(f"{setting('k', k)}: expected 1 to {left}, the items of the catalogue")
 
 
 def _request_times(
@@ -201,7 +202,7 @@ def _request_times(
         f"'{settings.exposure.time_anchor}' knows when the {_named(field)} that it predicts happens"
     )
     if at_s is None:
-        raise ValueError(f"{what}: say when, with at (--at)")
+        raise ValueError(f"{what}: say when, with {setting('at')}")
     early_U = np.flatnonzero(last_s_U > at_s)
     if len(early_U):
         raise ValueError(

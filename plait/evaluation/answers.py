@@ -40,6 +40,7 @@ from plait.models.questions import QuestionPlan
 from plait.nn.actions import scaled
 from plait.randomness import Stream, numpy_generator
 from plait.schema import Action, EventBatch, Ordinal
+from plait.wording import setting
 
 HeldOutPart = Literal["validation", "test"]
 SAMPLED_AT_A_TIME = 128  # targets that draw their negatives together: of another number, draws are others
@@ -122,7 +123,7 @@ def targets_of(dataset: Dataset, part: HeldOutPart, plan: QuestionPlan) -> Targe
     targets = dataset.targets(part, plan.exposure.same_request)
     if len(targets):
         return targets
-    why = "no user with an event in it has one before it; prepare it with other cuts, or without --temporal"
+    why = "no user with an event in it has one before it; prepare it with other cuts, or with the last events held out"
     if len(dataset.targets(part)):
         why = "under same_request = blind, no user has an event before the request that is asked about"
     raise ValueError(f"{dataset.folder} has no {part} events to evaluate: {why}")
@@ -309,7 +310,7 @@ def check_negatives(dataset: Dataset, part: HeldOutPart, targets: Targets, proto
             pass
     except ValueError as error:
         raise ValueError(
-            f"protocol.negatives = {protocol.negatives} is too much for the {part}: {error}"
+            f"{setting('protocol.negatives', protocol.negatives)} is too much for the {part}: {error}"
         ) from error
 
 

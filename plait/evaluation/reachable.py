@@ -19,8 +19,8 @@ from plait.evaluation.settings import Protocol
 from plait.layouts import Layout, audit
 from plait.metrics.table import ListMetric, RetrievalMetric, list_length, metric_of
 from plait.schema import UNKNOWN_ITEM
+from plait.wording import setting
 
-ADVICE = "protocol.filter_seen = False (--protocol.no-filter-seen) lets them count"
 LISTS_AT_A_TIME = 1 << 12
 
 
@@ -61,8 +61,12 @@ def notes_on_reach(reach: Reach, part: HeldOutPart) -> Iterator[str]:
     if missed:
         yield (
             f"{share(missed, all_)} of the {part} answers ({missed:,} of {all_:,}) were met before; since "
-            f"seen items are filtered, each is a certain miss: {ADVICE}"
+            f"seen items are filtered, each is a certain miss: {_advice()}"
         )
+
+
+def _advice() -> str:
+    return f"{setting('protocol.filter_seen', False)} lets them count"
 
 
 def check_can_choose(reach: Reach, selection: Selection) -> None:
@@ -79,14 +83,12 @@ def check_can_choose(reach: Reach, selection: Selection) -> None:
     targets, open_Q = reach.targets, ~reach.missed_Q
     if any(_can_change(name, reach.dataset, reach.protocol, targets[open_Q]) for name in names):
         return
-    why = (
-        f"all {len(targets):,} answers were met before, so each is a certain miss under the filter: {ADVICE}"
-    )
+    why = f"all {len(targets):,} answers were met before, so each is a certain miss under the filter: {_advice()}"
     if open_Q.any():
         why = "so few items are ranked that all are in its list; choose a shorter one, such as hr@1"
     raise ValueError(
         f"validation {' and '.join(names)} cannot change, so no epoch can be chosen by it: {why}; or choose by another "
-        "metric (--protocol.select loss:actions, where the layout predicts actions)"
+        f"metric ({setting('protocol.select', 'loss:actions')}, where the layout predicts actions)"
     )
 
 

@@ -6,6 +6,7 @@ from typing import ClassVar, assert_never
 
 from plait.layouts import Layout, audit
 from plait.metrics.table import CHIEF_RETRIEVAL, LOSS_OF_ACTIONS, check_full_name, metric_of
+from plait.wording import setting
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 
@@ -34,7 +35,7 @@ class Selection:
             found = re.fullmatch(rf"\s*([a-z_]+(?:@\d+)?(?::[^=,]+)?)\s*(?:=\s*({NUMBER}))?\s*", part)
             if not found:
                 raise ValueError(
-                    f"protocol.select = {text!r}: {part!r} is not METRIC or METRIC=WEIGHT, such as 'ndcg@10' "
+                    f"{setting('protocol.select', text)}: {part!r} is not METRIC or METRIC=WEIGHT, such as 'ndcg@10' "
                     "or 'ndcg@10=1,auc:liked=0.5'"
                 )
             parts.append((found[1], float(found[2] or 1)))
@@ -63,7 +64,7 @@ class Selection:
         missing = [name for name, _ in self.weights if name not in metrics]
         if missing:
             raise ValueError(
-                f"protocol.select names {missing[0]!r}, which this layout and data do not give; "
+                f"{setting('protocol.select')} names {missing[0]!r}, which this layout and data do not give; "
                 f"there are {', '.join(sorted(metrics))}"
             )
         return sum(weight * _sign(name) * metrics[name] for name, weight in self.weights)
@@ -79,7 +80,7 @@ def _check_names(names: list[str], text: str) -> None:
         try:
             check_full_name(name)
         except ValueError as error:
-            raise ValueError(f"protocol.select = {text!r}: {error}") from None
+            raise ValueError(f"{setting('protocol.select', text)}: {error}") from None
 
 
 def _sign(name: str) -> int:

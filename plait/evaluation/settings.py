@@ -9,6 +9,7 @@ from plait.limits import MOST_CODES, SEED, SHARE, WHOLE, WINDOW, Between, check_
 from plait.metrics.table import Task
 from plait.models.questions import Exposure, QuestionPlan, Sample, Supervise
 from plait.nn.precision import Precision
+from plait.wording import setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,8 @@ class Protocol:
         check_numbers("protocol.", self)
         if self.sample == "event" and self.supervise != "candidates":
             raise ValueError(
-                "protocol.sample = 'event': samples of one event take protocol.supervise = 'candidates'"
+                f"{setting('protocol.sample', 'event')}: samples of one event take "
+                f"{setting('protocol.supervise', 'candidates')}"
             )
         Selection.parse(self.select)
 

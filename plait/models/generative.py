@@ -202,9 +202,13 @@ class GenerativeRecommender(nn.Module):
 
     def total(self, losses: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
         """The weighted sum that training minimises (LAC paper, table 4 varies these weights)."""
+        return torch.stack(list(self.weighted(losses).values())).sum()
+
+    def weighted(self, losses: dict[str, Float[Tensor, ""]]) -> dict[str, Float[Tensor, ""]]:
+        """The terms of that sum, by task."""
         settings = self.config.settings
         weights = {"retrieval": settings.retrieval_weight} | settings.action_weights
-        return torch.stack([weights.get(task, 1.0) * loss for task, loss in losses.items()]).sum()
+        return {task: weights.get(task, 1.0) * loss for task, loss in losses.items()}
 
     def item_scores(self, state_MD: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
         """Logits of the next item over the catalogue; column 0, the unknown item, is -inf."""

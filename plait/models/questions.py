@@ -24,6 +24,7 @@ from plait.layouts.event_roles import (
 )
 from plait.nn.positions import TimeAnchor
 from plait.schema import EventBatch
+from plait.wording import setting
 
 History = Literal["causal", "full"]
 Supervise = Literal["all", "candidates"]
@@ -72,14 +73,14 @@ class QuestionPlan:
     def __post_init__(self) -> None:
         if self.requests_per_sample == 1:
             return
-        for setting, is_set in (
+        for choice, is_set in (
             ("history = 'full'", self.exposure.history == "full"),
             ("time_anchor = 'request'", self.exposure.time_anchor == "request"),
         ):
             if is_set:
                 raise ValueError(
-                    f"{setting}: a history then tells what happened, or when, to everything asked about it before; ask "
-                    "about candidates that come after all of it (protocol.candidate_requests = 1)"
+                    f"{choice}: a history then tells what happened, or when, to everything asked about it before; ask "
+                    f"about candidates that come after all of it ({setting('protocol.candidate_requests', 1)})"
                 )
 
     @property

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, assert_never
 
 from plait.limits import DEPTH, SHARE, WEIGHT, WHOLE, WIDTH, Between, check_numbers
 from plait.nn.positions import Positions, PositionScheme, scheme_of
+from plait.wording import setting
 
 TrunkKind = Literal["gpt", "hstu"]
 Rab = Literal["position", "time", "both"]
@@ -74,17 +75,18 @@ class TrunkConfig:
         check_numbers("model.trunk.", self)
         if self.dim % self.num_heads:
             raise ValueError(
-                f"model.trunk.dim = {self.dim}: expected a multiple of model.trunk.num_heads = {self.num_heads}"
+                f"{setting('model.trunk.dim', self.dim)}: expected a multiple of "
+                f"{setting('model.trunk.num_heads', self.num_heads)}"
             )
         if not self.scheme.has_relative_bias and self.rab != "both":
             raise ValueError(
-                f"model.trunk.rab = {self.rab}: is read by model.trunk.positions = rab alone, and these are "
-                f"{self.positions}"
+                f"{setting('model.trunk.rab', self.rab)}: is read by {setting('model.trunk.positions', 'rab')} alone, "
+                f"and these are {self.positions}"
             )
         if self.scheme.turns and self.head_width % 2:
             raise ValueError(
-                f"model.trunk.dim = {self.dim}: rope turns pairs of dimensions, and with model.trunk.num_heads = "
-                f"{self.num_heads} a head width of {self.head_width} is odd"
+                f"{setting('model.trunk.dim', self.dim)}: rope turns pairs of dimensions, and with "
+                f"{setting('model.trunk.num_heads', self.num_heads)} a head width of {self.head_width} is odd"
             )
 
     @property

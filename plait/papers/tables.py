@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from plait.compare.words import NOTHING, duration, number
 from plait.papers.study import Figure, Finding, Study, StudyResult
+from plait.terminal import FittedTable, Numbers
 
 OUTCOME_STYLE = {
     "reproduced": "bold",
@@ -18,26 +17,23 @@ OUTCOME_STYLE = {
 }
 
 
-def study_list(studies: tuple[Study, ...]) -> Table:
-    table = Table("study", "of", "question", box=None, pad_edge=False)
-    for study in studies:
-        table.add_row(study.name, study.paper, study.question)
-    return table
+def study_list(studies: tuple[Study, ...]) -> FittedTable:
+    rows = [(study.name, study.paper, study.question) for study in studies]
+    return FittedTable(("study", "of", "question"), rows)
 
 
-def study_report(result: StudyResult) -> Group:
-    """Everything that a study found, for a terminal."""
-    return Group(*_lines(result))
+def study_report(result: StudyResult, *, quick: bool = False) -> Group:
+    """Everything that a study found, for a terminal; `quick`: on tiny worlds, and not at the size that it names."""
+    return Group(*_lines(result, quick))
 
 
-def _lines(result: StudyResult) -> Iterator[Table | Text]:
+def _lines(result: StudyResult, quick: bool) -> Iterator[FittedTable | Text]:
     yield Text(f"{result.study} ({result.paper}): {result.question}\n")
-    setting = Table("", "the paper", "here", box=box.SIMPLE_HEAD, pad_edge=False)
-    for row in result.setting:
-        setting.add_row(Text(row.what), Text(row.paper), Text(row.ours))
-    yield setting
+    here = "here, without --quick" if quick else "here"
+    yield FittedTable(("", "the paper", here), [(row.what, row.paper, row.ours) for row in result.setting])
     for finding in result.findings:
-        yield _table(finding)
+        yield Text()
+        yield _table(finding, quick)
         if said := result.answers.get(finding.part):
             yield Text(f"{finding.part}: {said}", style="bold")
         yield from map(Text, finding.drawing)
@@ -53,22 +49,23 @@ def _lines(result: StudyResult) -> Iterator[Table | Text]:
     )
 
 
-def _table(finding: Finding) -> Table:
-    table = Table(
-        title=Text(f"{finding.part}: {finding.data}"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
+def _table(finding: Finding, quick: bool) -> FittedTable:
+    """A line per variant; a quick run's columns say that the paper's size is not what was run."""
+    ours, data = (
+        ("here: a tiny world", f"a tiny world in place of {finding.data}") if quick else ("", finding.data)
     )
-    table.add_column("variant", overflow="fold")
-    for metric, papers in finding.metrics.items():
-        table.add_column(Text(f"{metric}\npaper: {papers}" if papers else metric), justify="right")
     by_variant: dict[str, list[Figure]] = {}
     for figure in finding.figures:
         by_variant.setdefault(figure.variant, []).append(figure)
-    for variant, figures in by_variant.items():
-        table.add_row(Text(variant), *map(_cell, figures))
-    return table
+    headings = [
+        "\n".join(filter(None, (metric, ours, papers and f"paper: {papers}")))
+        for metric, papers in finding.metrics.items()
+    ]
+    return FittedTable(
+        headings=["variant", *map(Numbers, headings)],
+        rows=[(variant, *map(_cell, figures)) for variant, figures in by_variant.items()],
+        title=f"{finding.part}: {data}",
+    )
 
 
 def _cell(figure: Figure) -> Text:

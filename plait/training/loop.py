@@ -48,6 +48,7 @@ from plait.training.interrupts import interrupts_kept
 from plait.training.optimiser import learning_rate, make_optimiser, warmup_steps
 from plait.training.progress import Best, Progress
 from plait.training.unread import check_read, notes_on_unread
+from plait.wording import setting
 
 CHECKPOINT_EVERY_S = 20.0
 START_LABELS = (
@@ -178,7 +179,8 @@ class _Run:
                 "users of at least four events"
             )
             if len(dataset.train_users()):
-                why = "no user has two requests in training, so no event has a history; use protocol.sample = 'user'"
+                sample = setting("protocol.sample", "user")
+                why = f"no user has two requests in training, so no event has a history; use {sample}"
             raise ValueError(f"{dataset.folder}: {why}")
         asked = {
             "layout": config.layout,
@@ -253,10 +255,11 @@ class _Run:
         progress = self.progress
         caps = self._caps_reached()
         progress.epoch_loss /= progress.step
+        progress.epoch_losses = {task: loss / progress.step for task, loss in progress.epoch_losses.items()}
         progress.epoch, progress.step = progress.epoch + 1, 0
         if caps or progress.epoch % self.protocol.validate_every == 0:
             self._validate()
-        progress.epoch_loss = 0.0
+        progress.epoch_loss, progress.epoch_losses = 0.0, {}
         if progress.stale >= self.protocol.patience:
             progress.why_stopped = f"no rise in {self.protocol.patience} validations"
         elif caps:
@@ -319,7 +322,7 @@ class _Run:
         if state["device"] != device:
             raise ValueError(
                 f"{path} is of a training on {state['device']}, and this one is on {device}, whose generators draw "
-                f"other numbers: go on there (--device {state['device']}), or delete it to start over."
+                f"other numbers: go on there ({setting('device', state['device'])}), or delete it to start over."
             )
 
     def selected(self) -> tuple[dict[str, float], dict[Checkpoint, float]]:
@@ -345,6 +348,11 @@ class _Run:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm)
         self._check(value, norm.item(), users_U)
         self.optimiser.step()
+        if (
+            not progress.step or progress.epoch_losses
+        ):  # a checkpoint of before they were kept lacks the first steps'
+            for task, part in self.model.weighted(losses).items():
+                progress.epoch_losses[task] = progress.epoch_losses.get(task, 0.0) + part.item()
         progress.epoch_loss += value
         progress.step += 1
         spent.steps += 1
@@ -388,7 +396,10 @@ class _Run:
             f"epoch {progress.epoch + 1}, step {progress.step + 1} of {self.steps_per_epoch}, "
             f"users {', '.join(map(repr, users))}{', ...' if len(users_U) > NAMED_USERS else ''}"
         )
-        advice = "Lower optim.learning_rate, lower optim.clip_norm, or train with optim.precision = 'fp32'."
+        advice = (
+            f"Lower {setting('optim.learning_rate')}, lower {setting('optim.clip_norm')}, or train with "
+            f"{setting('optim.precision', 'fp32')}."
+        )
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(f"{where}: loss {loss}, gradient norm {norm}. {advice}")
         if loss > DIVERGED * progress.untrained_loss:
@@ -400,6 +411,7 @@ class _Run:
     def _validate(self) -> None:
         progress, spent = self.progress, self.progress.spent
         metrics, values = self.selected()
+        tokens_per_s = self._tokens_per_s()
         risen = [one for one, value in values.items() if value > progress.best[one].value]
         if risen:
             progress.stale = 0
@@ -413,13 +425,34 @@ class _Run:
         lines = "".join(json.dumps(row) + "\n" for row in progress.curve)
         write_listed(self.folder / METRICS, lambda aside: aside.write_text(lines))
         chosen_by = "  ".join(
-            f"{rule} {abs(values[one]):.4f}{' best' if one in risen else ''}"
-            for one, rule in self.rules.items()
+            f"{rule} {abs(values[one]):.4f}{self._standing(one)}" for one, rule in self.rules.items()
         )
         self.report(
-            f"epoch {self.epochs:3.4g}  loss {progress.epoch_loss:.4f}  {chosen_by}  "
-            f"{spent.tokens_per_s:,.0f} tokens/s"
+            f"epoch {self.epochs:3.4g}  loss {progress.epoch_loss:.4f}{self._parts_of_loss()}  "
+            f"{chosen_by}{self._patience()}  {tokens_per_s:,.0f} tokens/s"
         )
+
+    def _tokens_per_s(self) -> float:
+        """Since the validation before."""
+        spent, before = self.progress.spent, self.progress.curve[-1] if self.progress.curve else {}
+        seconds = spent.train_wall_s - before.get("train_wall_s", 0.0)
+        return (spent.tokens - before.get("tokens", 0.0)) / seconds
+
+    def _parts_of_loss(self) -> str:
+        parts = self.progress.epoch_losses
+        return (
+            f" ({', '.join(f'{task} {loss:.4f}' for task, loss in parts.items())})" if len(parts) > 1 else ""
+        )
+
+    def _standing(self, checkpoint: Checkpoint) -> str:
+        """How this validation stands to the best one of a checkpoint's rule."""
+        best = self.progress.best[checkpoint]
+        return " best" if best.epoch == self.epochs else f", best {abs(best.value):.4f} in {best.epoch:.4g}"
+
+    def _patience(self) -> str:
+        """How soon training gives up."""
+        stale = self.progress.stale
+        return f", no rise in {stale} of {self.protocol.patience}" if stale else ""
 
 
 def _check_version(path: Path, state: Mapping[str, Any]) -> None:

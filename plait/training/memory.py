@@ -9,6 +9,7 @@ from pathlib import Path
 
 from plait.limits import check_fits
 from plait.models.generative import ModelConfig
+from plait.wording import setting
 
 BYTES_PER_WEIGHT = 16  # of fp32 training with Adam: the weight, its gradient and two moments
 OF_PROCESS = Path("/proc/self")
@@ -24,7 +25,8 @@ def check_fits_memory(config: ModelConfig) -> None:
     check_fits(
         f"training a model of over {weights:,} weights",
         BYTES_PER_WEIGHT * weights,
-        "lower model.trunk.dim, model.trunk.num_layers or protocol.max_events, or prepare fewer items",
+        f"lower {setting('model.trunk.dim')}, {setting('model.trunk.num_layers')} or "
+        f"{setting('protocol.max_events')}, or prepare fewer items",
     )
 
 

@@ -36,6 +36,7 @@ class Progress:
     epoch: int = 0  # epochs finished; with a cap, the last one may be a part of one
     step: int = 0  # steps of the current epoch finished
     epoch_loss: float = 0.0  # sum over those steps
+    epoch_losses: dict[str, float] = field(default_factory=dict)  # its weighted parts, by task
     untrained_loss: float = 0.0  # of the first batch; 0 before it
     spent: Spent = field(default_factory=Spent)
     curve: list[dict[str, float]] = field(default_factory=list)  # one row per validation

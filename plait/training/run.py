@@ -39,6 +39,7 @@ from plait.notices import Watch
 from plait.training.checkpoint import differences
 from plait.training.loop import Fitted, train_model
 from plait.training.memory import check_fits_memory, forget_peak_memory, peak_memory_mb
+from plait.wording import setting
 
 LOCK = ".lock"
 
@@ -61,7 +62,9 @@ def run_training(
     config = config_of(dataset, settings)
     check_fits_memory(config)
     if (folder / RESULT).exists():
-        return _finished(dataset, settings, folder)
+        finished = _finished(dataset, settings, folder)
+        report(f"{folder} holds this run, finished; nothing is trained")
+        return finished
     check_takes_runs(folder)
     busy = f"{folder}: another process trains there; let it end or stop it, or use another folder"
     with kept_alone(folder / LOCK, busy) as alone, denormals_flushed():
@@ -173,10 +176,12 @@ def check_takes_runs(folder: Path) -> None:
     """Raises ValueError where a folder cannot be made, or is a prepared dataset's."""
     for place in (folder, *folder.parents):
         if place.exists() and not place.is_dir():
-            raise ValueError(f"{place} is a file; name a folder (--out), which is made where it is missing")
+            raise ValueError(
+                f"{place} is a file; name a folder ({setting('out')}), which is made where it is missing"
+            )
     if (folder / MANIFEST).exists():
         raise ValueError(
-            f"{folder} holds a prepared dataset; name another folder for what is trained (--out)"
+            f"{folder} holds a prepared dataset; name another folder for what is trained ({setting('out')})"
         )
 
 

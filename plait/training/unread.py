@@ -12,6 +12,7 @@ from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Protocol
 from plait.models.generative import ModelConfig
 from plait.nn.config import TrunkKind, settings_of_kind
+from plait.wording import setting
 
 
 def check_read(config: ModelConfig, protocol: Protocol) -> None:
@@ -38,8 +39,8 @@ class _Reader(NamedTuple):
 def _unread(config: ModelConfig, protocol: Protocol, readers: list[_Reader]) -> Iterator[str]:
     for name, value in (*changed(config.settings, "model"), *changed(protocol, "protocol")):
         for reader in readers:
-            if not reader.reads and any(f"{name}.".startswith(f"{setting}.") for setting in reader.settings):
-                yield f"{name} = {value}: is read by {reader.who} alone, and {reader.found}"
+            if not reader.reads and any(f"{name}.".startswith(f"{read}.") for read in reader.settings):
+                yield f"{setting(name, value)}: is read by {reader.who} alone, and {reader.found}"
                 break
 
 
@@ -54,23 +55,28 @@ def _by_choice(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
             _Reader(
                 trunk.kind == each,
                 tuple(f"model.trunk.{name}" for name in settings_of_kind(each)),
-                f"model.trunk.kind = {each}",
+                setting("model.trunk.kind", each),
                 kind,
             )
             for each in get_args(TrunkKind)
         ),
-        _Reader(tower.mixes_experts, shared, "model.tower.kind = mmoe or ple", experts),
-        _Reader(tower.kind == "ple", own, "model.tower.kind = ple", experts),
-        _Reader(items.use_id, ("model.items.id_dropout",), "model.items.use_id = True", "here it is False"),
+        _Reader(tower.mixes_experts, shared, f"{setting('model.tower.kind', 'mmoe')} or ple", experts),
+        _Reader(tower.kind == "ple", own, setting("model.tower.kind", "ple"), experts),
+        _Reader(
+            items.use_id, ("model.items.id_dropout",), setting("model.items.use_id", True), "here it is False"
+        ),
         _Reader(
             Selection.parse(protocol.select).is_each,
             ("protocol.deploy", "protocol.judge"),
-            "protocol.select = each",
+            setting("protocol.select", "each"),
             f"here it is {protocol.select}",
         ),
         # A sample of one event has the history before that event, wherever it lies.
         _Reader(
-            protocol.sample == "user", ("protocol.window",), "protocol.sample = user", "here it is event"
+            protocol.sample == "user",
+            ("protocol.window",),
+            setting("protocol.sample", "user"),
+            "here it is event",
         ),
     ]
 
@@ -84,7 +90,7 @@ def _by_data(config: ModelConfig) -> list[_Reader]:
         f"for {config.num_items:,} items auto is {kind}" if retrieval.kind == "auto" else f"here it is {kind}"
     )
     of_sampled = "model.retrieval.num_negatives", "model.retrieval.sampler"
-    sampled = "model.retrieval.kind = sampled"
+    sampled = setting("model.retrieval.kind", "sampled")
     return [
         _Reader(kind == "sampled", of_sampled, sampled, found),
         _Reader(kind != "full", ("model.retrieval.log_q",), f"{sampled} or info_nce", found),
@@ -115,5 +121,10 @@ def _by_layout(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
             none,
         ),
         _Reader("a" in layout.predicts, of_actions, "predicted actions", none),
-        _Reader(asks, ("protocol.candidate_requests",), "candidates (protocol.supervise = candidates)", none),
+        _Reader(
+            asks,
+            ("protocol.candidate_requests",),
+            f"candidates ({setting('protocol.supervise', 'candidates')})",
+            none,
+        ),
     ]

@@ -39,7 +39,7 @@ def test_a_finished_run_recommends_and_scores(run: Path, dataset: Dataset, capsy
             "no user 'u99' in tiny; its 23 user ids are text from 'u00' to 'u22'",
         ),
         (("recommend", "--user", "U003"), "no user 'U003' in tiny; did you mean 'u03'"),
-        (("recommend", "--user", "u00", "-k", "99"), "k = 99"),
+        (("recommend", "--user", "u00", "-k", "99"), "-k 99"),
         (("score", "--user", "u00", "--items", "i05,i99"), "'i99'"),
         (("recommend", "--user", "u00", "--dataset", "none"), "'none' is no folder"),
     ],

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from tiny import assert_caught
-from words import SMALL, Capture, complaint, plait, said_by, table_of, train
+from words import SMALL, Capture, complaint, heard_of, plait, said_by, table_of, told_by, train
 
 from plait.data import Dataset
 from plait.files import HASHES
@@ -50,8 +50,9 @@ def test_compare_goes_on_where_it_was_stopped(
         assert plait(*comparing(dataset, tmp_path / "out")) == 130
     finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("result.json")}
     assert len(finished) == 4 and not (tmp_path / "out" / "report.html").exists()
-    said = said_by(capsys, *comparing(dataset, tmp_path / "out"))
-    assert said.count("epoch   1 ") == 2, "a finished run was trained again"
+    said, told = heard_of(capsys, *comparing(dataset, tmp_path / "out"))
+    assert told.count("epoch   1 ") == 2, "a finished run was trained again"
+    assert told.count("holds this run, finished") == 4
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     rows = rows_of(tmp_path / "out")
     assert [(row["layout"], row["seed"]) for row in rows] == [
@@ -145,21 +146,28 @@ def test_settings_that_read_requests_tell_of_a_log_without(
     dataset: Dataset, tmp_path: Path, capsys: Capture
 ) -> None:
     note = "no request column: events of one time count as one request"
-    said = said_by(capsys, "train", dataset.folder, "--layout", "genrank", "--out", tmp_path / "run", *SMALL)
-    assert said.startswith(f"{note}\n") and said.count(note) == 2, "before training, and in the protocol line"
+    words = ("train", dataset.folder, "--layout", "genrank", "--out", tmp_path / "run", *SMALL)
+    said, told = heard_of(capsys, *words)
+    assert told.startswith(f"{note}\n") and told.count(note) == 1, "before training"
+    assert said.count(note) == 1, "in the protocol line"
     shown = said_by(capsys, "evaluate", tmp_path / "run")
     assert "protocol: split leave-one-out" in shown and "as candidates" in shown
     assert re.search(r"^by plait \S+, ", shown, re.MULTILINE)
-    assert note not in said_by(capsys, *train(dataset, tmp_path / "lac")), "lac asks where events stand"
+    assert note not in "".join(heard_of(capsys, *train(dataset, tmp_path / "lac"))), (
+        "lac asks where events stand"
+    )
 
 
 def test_a_comparison_tells_of_the_layouts_that_read_requests(
     dataset: Dataset, tmp_path: Path, capsys: Capture
 ) -> None:
     words = ("compare", dataset.folder, "--layouts", "genrank,action_out", "--seeds", 1)
-    said = said_by(capsys, *words, "--out", tmp_path / "out", *SMALL)
-    assert re.search(r"^genrank, seed 0\n  no request column: events of one time", said, re.MULTILINE)
-    assert said.count("  no request column") == 1
+    told = told_by(capsys, *words, "--out", tmp_path / "out", *SMALL)
+    assert re.search(
+        r"^genrank, seed 0 \(run 1 of 2\)\n  no request column: events of one time", told, re.MULTILINE
+    )
+    assert re.search(r"^action_out, seed 0 \(run 2 of 2, after .+, about .+ left\)$", told, re.MULTILINE)
+    assert told.count("  no request column") == 1
     of_layout = {row["layout"]: row["protocol"] for row in rows_of(tmp_path / "out")}
     assert "no request column" in of_layout["genrank"]
     assert "no request column" not in of_layout["action_out"]
@@ -169,7 +177,7 @@ def test_a_comparison_tells_of_the_layouts_that_read_requests(
     ("layouts", "more", "reason"),
     [
         ("item,i[t] -> a[t] {values, helix, pool}", (), "not both"),
-        ("item,lac", ("--model.trunk.hstu.bias",), "model.trunk.kind = hstu alone"),
+        ("item,lac", ("--model.trunk.hstu.bias",), "--model.trunk.kind hstu alone"),
         (
             "item,action_out",
             ("--protocol.select", "ndcg@10"),
@@ -213,12 +221,12 @@ def test_a_cap_inside_an_epoch_counts_the_share_that_was_trained(
     dataset: Dataset, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("compare", dataset.folder, "--layouts", "lac", "--seeds", 1, *SMALL, *SHORT, "--out")
-    assert "epoch 0.125  loss" in said_by(capsys, *words, tmp_path / "out")
+    assert "epoch 0.125  loss" in told_by(capsys, *words, tmp_path / "out")
     check_epochs(tmp_path / "out", 0.125)
     said = said_by(capsys, "evaluate", tmp_path / "out/runs/lac-seed0")
     assert "epoch 0.125 of 0.125, chosen by" in said and "cap of 1 tokens reached" in said
     monkeypatch.setattr(loop._Run, "epochs", property(lambda self: float(self.progress.epoch)))  # the mutant
-    assert said_by(capsys, *words, tmp_path / "mutant")
+    assert told_by(capsys, *words, tmp_path / "mutant")
     assert_caught(check_epochs, tmp_path / "mutant", 0.125)
 
 

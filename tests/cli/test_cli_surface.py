@@ -12,7 +12,7 @@ import pytest
 from cyclopts import App, CycloptsError
 from rich.console import Console
 from tiny import prepared, random_log
-from words import COLUMNS, Capture, commands, complaint, plait, said_by, train
+from words import COLUMNS, Capture, commands, complaint, heard_of, plait, said_by, train
 
 from plait.cli import train as train_verb
 from plait.cli.app import app
@@ -114,7 +114,7 @@ def test_datasets_are_listed(capsys: Capture) -> None:
         (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.max-epochs", "0"), "from 1 to"),
         (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.seed", "-1"), "from 0"),
         (("train", "{data}", "--layout", "lac", "--out", "{out}", "--protocol.select", "ndgc@"), "METRIC"),
-        (("train", "{data}", "--layout", "lac", "--out", "{out}", "--model.trunk.num-heads", "3"), "num_heads = 3"),
+        (("train", "{data}", "--layout", "lac", "--out", "{out}", "--model.trunk.num-heads", "3"), "num-heads 3"),
         (("train", "{data}", "--layout", "lac", "--out", "{out}", "--model.action-weights.ratin", "2"), "'ratin'"),
         (("train", "{data}", "--layout", "lac"), "--out"),
         (("compare", "{data}", "--layouts", "item,item", "--out", "{out}"), "twice"),
@@ -126,7 +126,7 @@ def test_datasets_are_listed(capsys: Capture) -> None:
         (("compare", "{data}", "--layouts", "lac", "--out", "{data}"), "holds a prepared dataset; name another folder"),
         (("train", "{data}", "--layout", "lac", "--out", "{data}/manifest.json"), "manifest.json is a file; name a"),
         (("compare", "{data}", "--layouts", "lac", "--out", "{data}/manifest.json/new"), "manifest.json is a file"),
-        (("compare", "{data}", "--layouts", "item", "--seeds", "0", "--out", "{out}"), "seeds = 0: expected a number"),
+        (("compare", "{data}", "--layouts", "item", "--seeds", "0", "--out", "{out}"), "--seeds 0: expected a number"),
         (("evaluate", "{out}"), "no finished run"),
         (("recommend", "{out}", "--user", "u00"), "no finished run"),
     ],
@@ -145,12 +145,12 @@ def test_a_terminal_shows_a_bar_with_speed_and_time_left(
     dataset: Dataset, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
-    monkeypatch.setattr(train_verb, "console", lambda: terminal)
+    monkeypatch.setattr(train_verb, "progress_console", lambda quiet: terminal)
     assert plait(*train(dataset, tmp_path / "run", "--optim.users-per-step", 3)) == 0
     shown = terminal.file.getvalue()  # type: ignore[attr-defined]
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     assert "\x1b" in shown
-    assert re.search(r"training \S+ [\d,]+ tokens/s, at most \S+ left", plain)
+    assert re.search(r"training \S+ 100 % of the cap, [\d,]+ tokens/s, 0:\d\d:\d\d elapsed", plain)
     assert "epoch   2" in plain
 
 
@@ -173,7 +173,7 @@ def test_the_watch_is_told_the_share_of_the_cap(dataset: Dataset, tmp_path: Path
 
 
 def test_elsewhere_lines_are_plain(run: Path, dataset: Dataset, tmp_path: Path, capsys: Capture) -> None:
-    said = said_by(capsys, *train(dataset, tmp_path / "run"))
+    said = "".join(heard_of(capsys, *train(dataset, tmp_path / "run")))
     said += said_by(capsys, "layouts") + said_by(capsys, "evaluate", run)
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", said)
     assert "epoch   2  loss" in said

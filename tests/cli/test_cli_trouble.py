@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tiny import assert_caught, random_log
-from words import ACTIONS, COLUMNS, Capture, complaint, outcome, plait, said_by, train
+from words import ACTIONS, COLUMNS, Capture, complaint, outcome, plait, told_by, train
 
 from plait.data import Dataset
 from plait.training import loop
@@ -129,7 +129,7 @@ def test_a_killed_training_goes_on(run: Path, dataset: Dataset, tmp_path: Path, 
     words = [str(word) for word in train(dataset, tmp_path / "run")]
     killed = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert "resumed from epoch 1" in said_by(capsys, *words)
+    assert "resumed from epoch 1" in told_by(capsys, *words)
     assert outcome(tmp_path / "run") == outcome(run)
 
 

@@ -27,22 +27,33 @@ def plait(*words: object) -> int:
 
 
 def complaint(capsys: Capture, code: int, *words: object) -> str:
-    """What a command that fails with `code` says: one message on stderr, no traceback."""
+    """What a command that fails with `code` says: one message on stderr, after what was told before, no traceback."""
     capsys.readouterr()
     found = plait(*words)
     said = capsys.readouterr().err
     assert found == code, said
-    assert re.match(r"plait: \S", said) and said.count("plait: ") == 1 and "Traceback" not in said, said
-    return said
+    _, mark, message = said.partition("plait: ")
+    assert re.match(r"\S", message) and mark not in message and "Traceback" not in said, said
+    return mark + message
 
 
 def said_by(capsys: Capture, *words: object) -> str:
-    """What a command that works prints."""
+    """The answer of a command that works."""
+    return heard_of(capsys, *words)[0]
+
+
+def told_by(capsys: Capture, *words: object) -> str:
+    """What a command that works tells on the way to its answer."""
+    return heard_of(capsys, *words)[1]
+
+
+def heard_of(capsys: Capture, *words: object) -> tuple[str, str]:
+    """The answer of a command that works, and what was told on the way to it."""
     capsys.readouterr()
     code = plait(*words)
     said = capsys.readouterr()
     assert code == 0, said.err
-    return said.out
+    return said.out, said.err
 
 
 def prepared_by(log: pl.DataFrame, out: Path, *more: object, suffix: str = "parquet") -> int:

@@ -122,7 +122,8 @@ def test_other_files_are_refused_by_what_they_are(tmp_path: Path) -> None:
 def test_another_encoding_is_named_and_can_be_given(encoding: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_bytes(CSV.decode().encode(encoding))
     with pytest.raises(
-        ValueError, match=rf"log\.csv is not UTF-8: .*likely {said}: pass --encoding {said} .*save it"
+        ValueError,
+        match=rf"log\.csv is not UTF-8: .*likely {said}: pass text=.*\(encoding='{said}'\), or save it",
     ):
         open_tables(tmp_path / "log.csv")
     assert read(tmp_path / "log.csv", encoding=encoding).equals(FRAME)

@@ -281,7 +281,7 @@ def test_a_bad_row_stops_or_is_set_aside(tmp_path, rule):
     with pytest.raises(ValueError, match="1 of 8 rows break a rule") as caught:
         prepare(frame, actions=actions, out=tmp_path / "out", **ALL)
     assert f"{rule}: 1 rows, e.g. row 2 of the data frame ({shown})" in str(caught.value)
-    assert "on_bad_row='reject'" in str(caught.value) and not (tmp_path / "out").exists()
+    assert "on_bad_row = 'reject'" in str(caught.value) and not (tmp_path / "out").exists()
     data = prepare(frame, actions=actions, out=tmp_path / "out", on_bad_row="reject", **ALL)
     rejects = pl.read_parquet(tmp_path / "out" / "rejects.parquet")
     assert data.manifest.counts.rejected == {rule: 1} and data.manifest.counts.events == 7
@@ -314,7 +314,7 @@ def test_a_late_word_in_a_number_column_of_a_csv_file_is_a_named_row(tmp_path):
 
 
 def test_wrong_time_unit_is_suggested(tmp_path):
-    with pytest.raises(ValueError, match="if these are milliseconds, pass time_unit='ms'"):
+    with pytest.raises(ValueError, match="if these are milliseconds, pass time_unit = 'ms'"):
         prepare(log(time=[second * 1000 for second in SECONDS]), actions=RATING, out=tmp_path / "out", **ALL)
 
 
@@ -415,7 +415,7 @@ def test_nothing_left_is_an_error(tmp_path):
         prepare(3, actions=RATING, out=tmp_path / "out", **ALL)
     with pytest.raises(
         ValueError,
-        match=r"column 'item' is given more than once, as item and as order \(--item and --order\); each",
+        match=r"column 'item' is given more than once, as item and as order; each",
     ):
         prepare(log(), actions=RATING, out=tmp_path / "out", order="item", **ALL)
 

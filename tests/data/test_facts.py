@@ -154,7 +154,7 @@ def test_a_log_in_which_everything_comes_again(tmp_path):
     lines = list(summary_lines(prepare(log, actions={}, out=tmp_path / "out", **COLUMNS).manifest))
     said = (
         "100 % of the test answers (6 of 6) were met before; under the default filter each is a certain miss: "
-        "--protocol.no-filter-seen"
+        "protocol.filter_seen = False"
     )
     assert any(line.startswith(said) for line in lines), lines
     fresh = log.with_columns(item=pl.int_range(pl.len()))

@@ -263,7 +263,7 @@ def test_negative_ids_are_kept_where_they_look_like_hashes(tmp_path, case, as_te
             assert data.item_index(values[:1]).tolist() != [UNKNOWN_ITEM]
         else:
             with pytest.raises(
-                ValueError, match=r"item is negative; pass negative_ids='keep' \(--negative-ids keep\)"
+                ValueError, match=r"item is negative; let negative ids be kept \(negative_ids\)"
             ):
                 prepare(source, out=tmp_path / "refused", **ALL)
         data = prepare(source, out=tmp_path / "out", negative_ids="keep", overwrite=True, **ALL)

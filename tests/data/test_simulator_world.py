@@ -240,7 +240,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
         ({"overlap": 1.5}, "overlap = 1.5: expected a number from 0 to 1"),
         ({"taste": -1.0}, "taste = -1.0: expected a number from 0"),
         ({"mood": float("nan")}, "mood = nan: expected a number"),
-        ({"steer": "watch_s"}, "steer='watch_s' is no binary response; expected one of click, like"),
+        ({"steer": "watch_s"}, "steer = 'watch_s' is no binary response; expected one of click, like"),
         ({"tastes": ((1.0,),)}, r"rows of \[1\] numbers; expected 6 rows \(types\) of 8"),
         ({"responses": (RATING, RATING)}, "'rating' given more than once"),
     ],

@@ -241,7 +241,10 @@ def test_decimal_commas_are_read_or_named(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("\n".join(["user;item;time;rating", *rows]) + "\n")
     asked = {"actions": {"rating": Regression(1, 5)}}
-    with pytest.raises(ValueError, match=r"rating is not a number: 12 rows, .*'1,5'.* pass --decimal-comma"):
+    with pytest.raises(
+        ValueError,
+        match=r"rating is not a number: 12 rows, .*'1,5'.* pass text=.*\(decimal_comma=True\)",
+    ):
         prepare(path, user="user", item="item", time="time", out=tmp_path / "out", **asked, **ALL)
     data = prepare(
         path,

@@ -98,10 +98,9 @@ def test_units(tmp_path, unit, per_s, of):
     assert seconds(log_of(times), tmp_path, time_unit=unit) == [NOON, NOON + 1, NOON + 2]
     if unit != "s":
         with pytest.raises(
-            ValueError, match=rf"if these are {'milli|micro|nano'}.*pass time_unit='{unit}'"
-        ) as caught:
+            ValueError, match=rf"if these are {'milli|micro|nano'}.*pass time_unit = '{unit}'"
+        ):
             prepare(log_of([NOON * per_s] * 3), time="time", out=tmp_path / "wrong", **ALL)
-        assert f"(--time-unit {unit})" in str(caught.value)
 
 
 @pytest.mark.parametrize("offset", ["+0200", "+02:00", "+02", 2, 120, "120", "2"])

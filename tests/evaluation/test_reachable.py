@@ -124,7 +124,7 @@ def test_a_check_that_takes_every_answer_for_its_lists_only_one_is_caught(datase
 
 
 def test_training_refuses_what_cannot_move_before_it_writes(datasets, tmp_path):
-    reason = r"ndcg@10 cannot change.*: all 4 answers were met before.*protocol.filter_seen = False \(--protocol.no-fil"
+    reason = r"ndcg@10 cannot change.*: all 4 answers were met before.*protocol.filter_seen = False lets them"
     with pytest.raises(ValueError, match=reason):
         fitted(datasets["again"], tmp_path / "run", settings_of("item"))
     with pytest.raises(ValueError, match=reason):

@@ -163,6 +163,7 @@ def test_a_gpt_trunk_adds_the_bias_of_each_layer():
 
 def test_a_bias_of_other_positions_is_refused():
     with pytest.raises(
-        ValueError, match=r"model.trunk.rab = time: is read by .*positions = rab alone, and these are rope"
+        ValueError,
+        match=r"model.trunk.rab = 'time': is read by .*positions = 'rab' alone, and these are rope",
     ):
         TrunkConfig(positions="rope", rab="time")

@@ -193,7 +193,10 @@ def test_a_checkpoint_whose_draws_cannot_go_on_is_refused(dataset, tmp_path):
     path = half_done(dataset, tmp_path)
     state = load_state(path)
     old = {name: value for name, value in state.items() if name not in ("randomness", "device")}
-    for changed, why in ((old, "an earlier version of Plait"), (state | {"device": "cuda"}, "--device cuda")):
+    for changed, why in (
+        (old, "an earlier version of Plait"),
+        (state | {"device": "cuda"}, "device = 'cuda'"),
+    ):
         save_state(path, changed)
         with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*{why}"):
             fitted(dataset, tmp_path, settings_of())

@@ -60,14 +60,19 @@ REFUSED = [
     (
         trunk(hstu=BIASED),
         "model.trunk.hstu.bias = True",
-        "kind = hstu.*is gpt",
+        "kind = 'hstu'.*is gpt",
         trunk(kind="hstu", hstu=BIASED),
     ),
-    (trunk(kind="hstu", mlp_multiple=3), "model.trunk.mlp_multiple = 3", "kind = gpt", trunk(mlp_multiple=3)),
+    (
+        trunk(kind="hstu", mlp_multiple=3),
+        "model.trunk.mlp_multiple = 3",
+        "kind = 'gpt'",
+        trunk(mlp_multiple=3),
+    ),
     (
         tower(kind="mlp", num_shared_experts=3),
         "model.tower.num_shared_experts = 3",
-        "mmoe or ple",
+        "'mmoe' or ple",
         tower(kind="mmoe", num_shared_experts=3),
     ),
     (
@@ -79,13 +84,13 @@ REFUSED = [
     (
         tower(kind="mmoe", num_levels=3),
         "model.tower.num_levels = 3",
-        "kind = ple",
+        "kind = 'ple'",
         tower(kind="ple", num_levels=3),
     ),
     (
         tower(kind="mmoe", num_task_experts=2),
         "model.tower.num_task_experts = 2",
-        "kind = ple",
+        "kind = 'ple'",
         tower(kind="ple", num_task_experts=2),
     ),
     (
@@ -96,14 +101,14 @@ REFUSED = [
     ),
     (
         retrieval(kind="info_nce", sampler="uniform"),
-        "model.retrieval.sampler = uniform",
+        "model.retrieval.sampler = 'uniform'",
         "here it is info_nce",
         retrieval(kind="sampled", sampler="uniform"),
     ),
     (
         retrieval(kind="full", log_q="both"),
-        "model.retrieval.log_q = both",
-        "sampled or info_nce",
+        "model.retrieval.log_q = 'both'",
+        "'sampled' or info_nce",
         retrieval(kind="info_nce", log_q="both"),
     ),
     (
@@ -126,7 +131,7 @@ REFUSED = [
     ),
     (
         tower(kind="linear") | {"layout": "item", "actions": ()},
-        "model.tower.kind = linear",
+        "model.tower.kind = 'linear'",
         "no actions",
         tower(kind="linear") | {"layout": "item"},
     ),
@@ -142,7 +147,7 @@ def test_a_setting_that_nothing_reads_is_refused_and_its_neighbour_is_not(nobody
 
 def test_a_window_that_samples_of_one_event_do_not_read_is_refused():
     chosen = Protocol(window="random", sample="event", **CANDIDATES)
-    with pytest.raises(ValueError, match=r"^protocol.window = random: is read by protocol.sample = user"):
+    with pytest.raises(ValueError, match=r"^protocol.window = 'random': is read by protocol.sample = 'user'"):
         check_read(config(), chosen)
     check_read(config(), replace(chosen, sample="user"))
     check_read(config(), replace(chosen, window="last"))
@@ -166,7 +171,7 @@ SAID = [
     ({"retrieval_weight": 2.0}, {}, "model.retrieval_weight = 2.0", "attn_lfa", "lac"),
     ({}, {"negatives": 7}, "protocol.negatives = 7", "genrank", "interleaved"),
     ({}, {"filter_seen": False}, "protocol.filter_seen = False", "next_action", "pc"),
-    (tower(kind="ple"), {}, "model.tower.kind = ple", "item", "action_out"),
+    (tower(kind="ple"), {}, "model.tower.kind = 'ple'", "item", "action_out"),
     ({"action_weights": {"liked": 2.0}}, {}, "model.action_weights = {'liked': 2.0}", "lagged_in", "lac"),
     ({"late": LateSettings(windows=(3,))}, {}, "model.late.windows = (3,)", "action_in", "both_out"),
     ({}, {"candidate_requests": 2}, "protocol.candidate_requests = 2", "action_out", "genrank"),
@@ -243,6 +248,6 @@ def test_training_refuses_before_it_writes_and_says_before_it_trains(dataset, tm
     train_model(dataset, shape, OPTIM, replace(PROTOCOL, max_epochs=1), tmp_path / "run", lines.append)
     lines = [line for line in lines if "were met before" not in line]  # of this log's answers some were
     assert lines[0] == (
-        f"not read: model.tower.kind = linear: is read by predicted actions alone, and layout '{layout}' has none"
+        f"not read: model.tower.kind = 'linear': is read by predicted actions alone, and layout '{layout}' has none"
     )
     assert len(lines) == 2 and lines[1].startswith("epoch   1")

@@ -5,6 +5,6 @@ from cyclopts import App
 from plait.cli.app import description_of
 
 app = App(name="data")
-for verb, function in (("list", "list_data"), ("get", "get"), ("prepare", "prepare")):
+for place, (verb, function) in enumerate((("list", "list_data"), ("get", "get"), ("prepare", "prepare"))):
     where = f"plait.cli.data.{verb}:{function}"
-    app.command(where, name=verb, help=description_of(where))
+    app.command(where, name=verb, help=description_of(where), sort_key=place)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from plait.cli.datasets import show_dataset
 from plait.data import Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat
@@ -13,6 +13,11 @@ from plait.data.columns.times import TimeUnit
 from plait.data.logs.text import Quoting
 from plait.data.manifest import Split
 from plait.schema import Action, Feature
+
+ROWS, TIMES, SPLIT, FEATURES, TEXT = (
+    Parameter(group=Group(name, sort_key=place))
+    for place, name in enumerate(("Rows", "Times and requests", "Split", "Features", "Text files"))
+)
 
 
 def prepare(
@@ -25,36 +30,36 @@ def prepare(
     no_time: Annotated[bool, Parameter(negative="")] = False,
     action: tuple[str, ...] = (),
     out: Path,
-    request: str | None = None,
-    order: str | None = None,
-    time_unit: TimeUnit = "s",
-    time_format: str | None = None,
-    time_offset: str | None = None,
+    request: Annotated[str | None, TIMES] = None,
+    order: Annotated[str | None, TIMES] = None,
+    time_unit: Annotated[TimeUnit, TIMES] = "s",
+    time_format: Annotated[str | None, TIMES] = None,
+    time_offset: Annotated[str | None, TIMES] = None,
     name: str | None = None,
     note: str = "",
-    min_user_events: int = 5,
-    min_item_events: int = 5,
-    deduplicate: bool = False,
-    temporal: tuple[float, float] | None = None,
-    split_column: str | None = None,
-    items: Path | None = None,
-    item_feature: tuple[str, ...] = (),
-    users: Path | None = None,
-    user_feature: tuple[str, ...] = (),
-    context: tuple[str, ...] = (),
-    keep_unseen_items: bool = False,
-    missing: tuple[str, ...] = (),
-    negative_ids: Literal["keep", "refuse"] | None = None,
-    on_bad_row: Literal["stop", "reject"] = "stop",
+    min_user_events: Annotated[int, ROWS] = 5,
+    min_item_events: Annotated[int, ROWS] = 5,
+    deduplicate: Annotated[bool, ROWS] = False,
+    temporal: Annotated[tuple[float, float] | None, SPLIT] = None,
+    split_column: Annotated[str | None, SPLIT] = None,
+    items: Annotated[Path | None, FEATURES] = None,
+    item_feature: Annotated[tuple[str, ...], FEATURES] = (),
+    users: Annotated[Path | None, FEATURES] = None,
+    user_feature: Annotated[tuple[str, ...], FEATURES] = (),
+    context: Annotated[tuple[str, ...], FEATURES] = (),
+    keep_unseen_items: Annotated[bool, FEATURES] = False,
+    missing: Annotated[tuple[str, ...], ROWS] = (),
+    negative_ids: Annotated[Literal["keep", "refuse"] | None, ROWS] = None,
+    on_bad_row: Annotated[Literal["stop", "reject"], ROWS] = "stop",
     overwrite: bool = False,
-    separator: str | None = None,
-    quoting: Quoting | None = None,
-    encoding: str | None = None,
-    columns: str = "",
-    item_columns: str = "",
-    user_columns: str = "",
-    decimal_comma: bool = False,
-    explode: tuple[str, ...] = (),
+    separator: Annotated[str | None, TEXT] = None,
+    quoting: Annotated[Quoting | None, TEXT] = None,
+    encoding: Annotated[str | None, TEXT] = None,
+    columns: Annotated[str, TEXT] = "",
+    item_columns: Annotated[str, TEXT] = "",
+    user_columns: Annotated[str, TEXT] = "",
+    decimal_comma: Annotated[bool, TEXT] = False,
+    explode: Annotated[tuple[str, ...], TEXT] = (),
 ) -> None:
     """Prepares a log of your own: text, JSON, Parquet or Arrow, compressed or not, a file or a folder of them.
 

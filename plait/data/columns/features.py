@@ -36,6 +36,7 @@ from plait.schema import (
     Vector,
     check_unique,
 )
+from plait.wording import setting
 
 Features = Mapping[str, FeatureKind] | Sequence[Feature]
 
@@ -75,8 +76,12 @@ def describe(
     what: str,
     text: TextFormat = TextFormat(),
     columns: Sequence[str] = (),
+    declared_by: str | None = None,
 ) -> DescribedTable:
     """Reads a feature table: a row per item or user, in any of the forms that a log has.
+
+    Args:
+        declared_by: what named the columns, for messages; by default the features of `plait.prepare`.
 
     Raises:
         ValueError: nothing is declared, a column is missing or of the wrong type, an id is missing or stands
@@ -84,14 +89,14 @@ def describe(
     """
     if not features:
         raise ValueError(
-            f"{what}s are given, but no {what}_features: name their columns and kinds (--{what}-feature)"
+            f"{what}s are given, but no {what}_features: name their columns and kinds, {setting(f'{what}_features')}"
         )
     check_unique([id_column, *(feature.name for feature in features)], f"{what}s, column")
     wanted = [id_column, *(f.name for f in features if not file_of(f))]
     tables = open_tables(source, text, columns, wanted)
     numbers = [f.name for f in features if isinstance(f.kind, Number)]
     for table in tables:
-        check_columns(table.schema, wanted, table.name, f" (of {what}_features, --{what}-feature)")
+        check_columns(table.schema, wanted, table.name, f" (of {declared_by or setting(f'{what}_features')})")
     frames, held = [], Held()
     for table in tables:
         with reading(table.name):
@@ -135,12 +140,12 @@ def describe_all(items: Any, users: Any, settings: Settings) -> dict[str, Descri
             about[of] = describe(source, id_column, declared_features, of, text, columns)
         elif declared_features:
             raise ValueError(
-                f"{of}_features are named, but no {of}s: give the table that holds them (--{of}s)"
+                f"{of}_features are named, but no {of}s: give the table that holds them, {setting(f'{of}s')}"
             )
     if settings.keep_unseen_items and "item" not in about:
         raise ValueError(
-            "keep_unseen_items takes the items from a feature table: give items and item_features (--items, "
-            "--item-feature)"
+            f"{setting('keep_unseen_items')} takes the items from a feature table: give {setting('items')} and "
+            f"{setting('item_features')}"
         )
     return about
 
@@ -242,6 +247,20 @@ def new_items(
     new_ids = unseen_ids(table, items)
     values, _ = _aligned(table, new_ids)
     return new_ids, tabulate(features, values)[1:]
+
+
+def texts_of(
+    source: Any, id_column: str, column: str, ids: pl.Series, text: TextFormat = TextFormat()
+) -> pl.Series:
+    """A column of a table of items, as text, for each of `ids`; null where the table lacks an id.
+
+    Raises:
+        ValueError: as `describe`.
+    """
+    feature = Feature(column, Category())
+    table = describe(source, id_column, [feature], "item", text, text.item_columns, declared_by="the titles")
+    values, _ = _aligned(table, ids)
+    return values[column][1:]
 
 
 def user_features_of(

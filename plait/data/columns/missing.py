@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from plait.data.columns.ids import DType, is_text
+from plait.wording import setting
 
 Missing = Mapping[str, Any]  # column -> the list of its values that stand for none
 
@@ -59,7 +60,7 @@ def check_missing(missing: Any, columns: Iterable[str]) -> None:
         if column not in known:
             near = difflib.get_close_matches(str(column), known, n=1)
             raise ValueError(
-                f"missing names the column {column!r} (--missing), which is no action, feature or context; "
+                f"{setting('missing')} names the column {column!r}, which is no action, feature or context; "
                 + (f"did you mean {near[0]!r}?" if near else f"those are {', '.join(known) or 'none'}")
             )
         if not all(isinstance(value, str | int | float | np.number) for value in _listed(values)):
@@ -76,7 +77,7 @@ def parse_missing(texts: Iterable[str]) -> dict[str, list[str]]:
     for text in texts:
         column, equals, value = text.partition("=")
         if not equals or not column:
-            raise ValueError(f"--missing {text!r}: expected COLUMN=VALUE, such as rating=0")
+            raise ValueError(f"{setting('missing', text)}: expected COLUMN=VALUE, such as rating=0")
         missing.setdefault(column, []).append(value)
     return missing
 

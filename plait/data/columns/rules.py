@@ -22,7 +22,7 @@ from plait.schema import (
     Vector,
 )
 
-MEANT = "pass negative_ids='keep' (--negative-ids keep) where it is an id"  # -1 often stands for nobody
+MEANT = "let negative ids be kept (negative_ids) where it is an id"  # -1 often stands for nobody; a manifest keeps it
 CLOCK_SKEW_S = 86_400  # how far an event may be ahead of this machine's clock: clocks differ
 RULE = "reject_rule"  # the column that holds the number of the first rule that a row breaks, 0 for none
 

@@ -8,6 +8,7 @@ import msgspec
 import polars as pl
 
 from plait.data.columns.ids import is_nobody, is_text
+from plait.wording import setting
 
 DType = Any  # a pl.DataType: its metaclass has a repr that beartype refuses in annotations
 MICROSECONDS_PER_S = 1_000_000
@@ -51,7 +52,7 @@ def check_format(format: str) -> None:
         known = False
     if not known:
         raise ValueError(
-            f"time_format = {format!r} (--time-format): expected the codes of strftime, such as '%d.%m.%Y %H:%M'"
+            f"{setting('time_format', format)}: expected the codes of strftime, such as '%d.%m.%Y %H:%M'"
         )
 
 

@@ -18,6 +18,7 @@ import polars as pl
 from plait.data.logs.containers import Content
 from plait.data.logs.record_counts import BLOCK_BYTES, QUOTE, count_even, survey_quoted
 from plait.data.logs.text import Quoting, TextFormat
+from plait.wording import setting
 
 SEPARATORS = ("\t", "::", ",", ";", "|")  # those that are found; the first ones win
 UNLIKELY_IN_TEXT = SEPARATORS[:2]
@@ -126,7 +127,7 @@ def find_separator(lines: Sequence[str], quoting: Quoting | None, name: str) -> 
     if len(rows_of[found][0]) < 2:
         raise ValueError(
             f"{name}: none of the separators , ; tab | :: is in its first line ({_shown(lines[0])}); pass the one that "
-            "it has (--separator, text=plait.TextFormat(separator=...))"
+            f"it has: {setting('text.separator')}"
         )
     return found
 
@@ -175,12 +176,12 @@ def _names(first: Sequence[str], columns: Sequence[str], name: str) -> tuple[str
     if len(columns) != len(first):
         raise ValueError(
             f"{name} has {len(first)} columns ({_shown(', '.join(first))}), and the names of {len(columns)} are given: "
-            f"{', '.join(columns)} (--columns, text=plait.TextFormat(columns=...))"
+            f"{', '.join(columns)} ({setting('text.columns')})"
         )
     if list(columns) == list(first):
         raise ValueError(
-            f"{name}: its first line is a header, {', '.join(first)}; leave its names out (--columns, "
-            "text=plait.TextFormat(columns=...))"
+            f"{name}: its first line is a header, {', '.join(first)}; leave its names out: "
+            f"{setting('text.columns')}"
         )
     return tuple(columns)
 
@@ -274,13 +275,13 @@ def _broken_message(content: Content, line: int, found: str, dialect: Dialect, m
         bytes_of_line = next(islice(file, line - 1, None), b"")
     shown = _shown(bytes_of_line.decode("utf-8", "replace").rstrip("\r\n").replace(mark, dialect.separator))
     lone_quote = (
-        "; where quotes are characters like others, pass --quoting none (text=plait.TextFormat(quoting='none'))"
+        f"; where quotes are characters like others, pass {setting('text.quoting', 'none')}"
         if dialect.quoting == "rfc4180" and '"' in shown
         else ""
     )
     return (
         f"{content.name}, line {line}: {found}, read with separator {_called(dialect.separator)}: {shown}. "
-        f"Correct the line, or pass another --separator (text=plait.TextFormat(separator=...)){lone_quote}"
+        f"Correct the line, or pass another separator, {setting('text.separator')}{lone_quote}"
     )
 
 

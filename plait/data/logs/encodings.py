@@ -5,6 +5,7 @@ import codecs
 import numpy as np
 
 from plait.data.logs.containers import Content
+from plait.wording import setting
 
 BLOCK_BYTES = 1 << 18
 MARKS = (
@@ -92,8 +93,8 @@ def _binary_message(content: Content) -> str:
 
 def _likely_message(content: Content, found: str, likely: str) -> str:
     return (
-        f"{content.name} is not UTF-8: {found}. It is likely {likely}: pass --encoding {likely} "
-        f"(text=plait.TextFormat(encoding={likely!r})), or save it as UTF-8"
+        f"{content.name} is not UTF-8: {found}. It is likely {likely}: pass "
+        f"{setting('text.encoding', likely)}, or save it as UTF-8"
     )
 
 

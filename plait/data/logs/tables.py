@@ -21,6 +21,7 @@ from plait.data.logs.folders import File, files_of, whole_numbers, with_partitio
 from plait.data.logs.frames import as_frame
 from plait.data.logs.nested_fields import Scan, flatten, is_json, read_json
 from plait.data.logs.text import TextFormat
+from plait.wording import setting
 
 LONGEST_LIST = 300  # characters of a list of columns in a message
 
@@ -49,7 +50,7 @@ class LogTable:
         if self.rows is not None and read != self.rows:
             raise ValueError(
                 f"{self.name}: {read} rows were read, and {self.rows} are there, {self.read_as}; save the file as "
-                "Parquet, or pass --quoting or --separator (text=plait.TextFormat(...))"
+                f"Parquet, or pass {setting('text.quoting')} or {setting('text.separator')}"
             )
 
 
@@ -153,9 +154,9 @@ def shortened_list(names: Sequence[str]) -> str:
 def _header_hint(there: Sequence[str]) -> str:
     """What may be wrong where columns have names that no one gives."""
     if there and all(len(name) > 2 and name[0] == name[-1] == '"' for name in there):
-        return "; where quotes are no part of the names, pass --quoting rfc4180 (text=plait.TextFormat(quoting=...))"
+        return f"; where quotes are no part of the names, pass {setting('text.quoting', 'rfc4180')}"
     if any(name.replace(".", "").replace("-", "").isdigit() for name in there):
-        return "; where the first line is no header, name the columns (--columns, text=plait.TextFormat(columns=...))"
+        return f"; where the first line is no header, name the columns: {setting('text.columns')}"
     return ""
 
 

@@ -10,6 +10,8 @@ import msgspec
 if TYPE_CHECKING:  # options are known before a log is read
     import polars
 
+from plait.wording import setting
+
 Quoting = Literal["none", "rfc4180"]
 SEPARATOR_NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
@@ -108,12 +110,12 @@ def decimal_hint(value: Any) -> str:
     """What to do about a number with a comma; empty for all else.
 
     >>> decimal_hint("3,5")
-    '; where a comma is the decimal sign, pass --decimal-comma (text=plait.TextFormat(decimal_comma=True))'
+    '; where a comma is the decimal sign, pass text=plait.TextFormat(decimal_comma=True)'
     >>> decimal_hint("n/a")
     ''
     """
     if isinstance(value, str) and DECIMAL_COMMA.fullmatch(value):
-        return "; where a comma is the decimal sign, pass --decimal-comma (text=plait.TextFormat(decimal_comma=True))"
+        return f"; where a comma is the decimal sign, pass {setting('text.decimal_comma', True)}"
     return ""
 
 

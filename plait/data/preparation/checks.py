@@ -6,6 +6,7 @@ from plait.data.columns.features import check_context
 from plait.data.columns.times import check_format
 from plait.data.manifest import Settings, Temporal, declared
 from plait.schema import Action
+from plait.wording import setting
 
 
 def check_settings(settings: Settings) -> None:
@@ -19,17 +20,14 @@ def _check_columns_differ(settings: Settings) -> None:
     """Raises ValueError where one column is given for two things."""
     whats = ("user", "item", "time", "time_offset", "request", "order")
     columns = [(what, getattr(settings, what)) for what in whats]
-    columns += [("split-column", settings.split_column)]
+    columns += [("split_column", settings.split_column)]
     columns += [("action", action.name) for action in settings.actions]
     columns += [("context", feature.name) for feature in settings.context]
     what_of: dict[str, str] = {}
     for what, column in columns:
         if column is not None and column in what_of:
-            options = " and ".join(
-                dict.fromkeys(f"--{name.replace('_', '-')}" for name in (what_of[column], what))
-            )
             raise ValueError(
-                f"column {column!r} is given more than once, as {what_of[column]} and as {what} ({options}); "
+                f"column {column!r} is given more than once, as {setting(what_of[column])} and as {setting(what)}; "
                 "each needs a column of its own: name the right one, or leave one out"
             )
         if column is not None:
@@ -54,13 +52,13 @@ def _check_times(settings: Settings) -> None:
         name = next((name for name, is_given in given.items() if is_given), None)
         if name is not None:
             raise ValueError(
-                f"time is None (--no-time), so the rows are in order, and {name} (--{name.replace('_', '-')}) is about "
+                f"{setting('time', None)}, so the rows are in order, and {setting(name)} is about "
                 "times; leave it out, or name the column of the time"
             )
     elif given["time_unit"] and (given["time_format"] or given["time_offset"]):
         name = "time_format" if given["time_format"] else "time_offset"
         raise ValueError(
-            f"time_unit is of times that are numbers, and {name} (--{name.replace('_', '-')}) of dates; leave one out"
+            f"{setting('time_unit')} is of times that are numbers, and {setting(name)} of dates; leave one out"
         )
 
 

@@ -22,6 +22,7 @@ from plait.data.logs.text import decimal_hint, with_decimal_points
 from plait.data.manifest import Settings, SplitColumn
 from plait.data.preparation.coding import dense_codes
 from plait.schema import Category, Number
+from plait.wording import setting
 
 EXAMPLES = 3  # rows named per broken rule
 FIRST_ROWS = 1_000  # from which the type of ids is guessed
@@ -351,7 +352,7 @@ def _advice(left: int, num_read: int) -> str:
             "of the log first."
         )
     return (
-        "Correct them, or pass on_bad_row='reject' (--on-bad-row reject) to set them aside in rejects.parquet "
+        f"Correct them, or pass {setting('on_bad_row', 'reject')} to set them aside in rejects.parquet "
         f"and go on with the other {left}."
     )
 
@@ -362,7 +363,7 @@ def _unit_hint(examples: Sequence[tuple[str, Any]], settings: Settings) -> str:
     unit = fitting_unit(max(numbers), rules.latest_event_s()) if numbers else None
     if unit is None or unit == settings.time_unit:
         return ""
-    return f"; if these are {UNIT_NAMES[unit]}, pass time_unit='{unit}' (--time-unit {unit})"
+    return f"; if these are {UNIT_NAMES[unit]}, pass {setting('time_unit', unit)}"
 
 
 def _examples(part: LogPart, column: Column, row_R: pl.Series) -> list[tuple[str, Any]]:

@@ -13,6 +13,7 @@ from plait.data.manifest import Settings, left_out
 from plait.data.preparation import sequences
 from plait.data.preparation.coding import coarsest_unit, gathered, order_events
 from plait.data.preparation.ingestion import LogRows
+from plait.wording import setting
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def kept_rows(log: LogRows, settings: Settings) -> KeptRows:
         gone = (removed[key] for key in ("duplicates_removed", "single_event_rows", "core_rows"))
         raise ValueError(
             f"no events left of {log.num_read} rows; left out: {left_out(settings, log.rejected, *gone)}. Lower "
-            "min_user_events and min_item_events (--min-user-events, --min-item-events), or give a longer log"
+            f"{setting('min_user_events')} and {setting('min_item_events')}, or give a longer log"
         )
     lost = _users_left_out(rows_U, core.user_rows_U, log.user_id)
     return KeptRows(rows, core.user_rows_U, core.item_rows_V, lost, removed)

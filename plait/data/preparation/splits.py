@@ -14,6 +14,7 @@ from plait.data.manifest import LeaveOneOut, Split, SplitColumn, Temporal
 from plait.data.preparation.ingestion import LogRows
 from plait.data.preparation.numbering import NumberedEvents
 from plait.data.queries import training_rows
+from plait.wording import setting
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,8 @@ def _check_parts(split: Split, part_E: np.ndarray, events: NumberedEvents) -> No
     empty = [name for part, name in enumerate(names) if not (part_E == part).any()]
     if empty:
         raise ValueError(
-            f"{split}: no event that is left is for {' or '.join(empty)}; name the values that are (--split-column "
-            "COLUMN:TRAIN:VALIDATION:TEST), or lower min_user_events and min_item_events"
+            f"{split}: no event that is left is for {' or '.join(empty)}; name the values that are, or lower "
+            f"{setting('min_user_events')} and {setting('min_item_events')}"
         )
     event = first_out_of_order(part_E, events.start_U1)
     if event is not None:
@@ -130,7 +131,7 @@ def _check_parts(split: Split, part_E: np.ndarray, events: NumberedEvents) -> No
             f"{split}: row {events.row_E[event] + 1} of the rows that keep the rules, of user {user!r} at "
             f"{date(events.time_s_E[event])}, is for {now}, and one of this user before it for {before}; of every "
             "user, training must come before validation and validation before test. Correct the column, or split by "
-            "time (--temporal)"
+            "time"
         )
 
 

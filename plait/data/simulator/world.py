@@ -9,6 +9,7 @@ from plait import files
 from plait.data.simulator.responses import Response
 from plait.limits import SEED, WHOLE, WINDOW, Between, check_numbers
 from plait.schema import Action, Amount, Binary, check_unique
+from plait.wording import setting
 
 WORLD = "world.json"
 STATES = Between(1, 1_000, "chances of all states together are tables")
@@ -74,7 +75,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         binary = [r.action.name for r in self.responses if isinstance(r.action.kind, Binary)]
         if self.steer not in binary:
             raise ValueError(
-                f"world: steer={self.steer!r} is no binary response; expected one of {', '.join(binary) or '(none)'}"
+                f"{setting('world: steer', self.steer)} is no binary response; expected one of "
+                f"{', '.join(binary) or '(none)'}"
             )
 
     @classmethod
@@ -143,7 +145,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def _check_sizes(self) -> None:
         if self.num_items < self.num_categories:
             raise ValueError(
-                f"world: num_items = {self.num_items}: expected at least {self.num_categories}, one for each category"
+                f"{setting('world: num_items', self.num_items)}: expected at least "
+                f"{self.num_categories}, one for each category"
             )
         shape = (self.num_types, self.num_categories)
         if self.tastes is not None and [len(row) for row in self.tastes] != [shape[1]] * shape[0]:

@@ -16,6 +16,7 @@ from plait.data.sources import find_recipe
 from plait.data.sources.recipe import ITEM, REQUEST, TIME, USER, Recipe, agrees
 from plait.data.storage.caches import cached_folder, file_stamps, made_once, open_if_whole
 from plait.files import draft_folder
+from plait.wording import setting
 
 
 def get(
@@ -111,7 +112,7 @@ def _download(recipe: Recipe, scratch: Path) -> Path:
             return files
     raise OSError(
         f"{recipe.name}: no source could be reached; fetch its files from {recipe.origin} "
-        "and give their folder as from_files (--from-files)"
+        f"and give their folder as {setting('from_files')}"
     )
 
 

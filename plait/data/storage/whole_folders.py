@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from plait import files
+from plait.wording import setting
 
 MANIFEST, REJECTS, LEFT_OUT = "manifest.json", "rejects.parquet", "users_left_out.parquet"
 
@@ -32,7 +33,7 @@ def check_free(out: Path, overwrite: bool) -> None:
         raise ValueError(f"{out} exists and is not a prepared dataset; choose another folder")
     if not overwrite:
         raise ValueError(
-            f"{out} holds a prepared dataset already; pass overwrite=True (--overwrite), or choose another folder"
+            f"{out} holds a prepared dataset already; pass {setting('overwrite', True)}, or choose another folder"
         )
 
 
