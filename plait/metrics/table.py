@@ -34,9 +34,7 @@ LISTS = (1, 5, 10, 50)  # lengths k of HR@k, NDCG@k and recall@k
 SHOWN_LISTS = (10, 50)  # those that a comparison shows
 CHIEF_RETRIEVAL = "ndcg@10"  # in full: where one metric has to stand for all of retrieval
 LOSS_OF_ACTIONS = "loss:actions"  # in full: the sum of the losses of all trained actions
-ERROR_OF_ACTIONS = (
-    "normalised_error:actions"  # in full: where one metric has to stand for all trained actions
-)
+ERROR_OF_ACTIONS = "normalised_error:actions"  # in full: the sum of those of all trained actions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,7 @@ class Fitted:
     """A trained model, and how it got there."""
 
     model: GenerativeRecommender  # with the weights that are deployed
-    weights: Mapping[Checkpoint, Mapping[str, torch.Tensor]]  # the best ones, of each checkpoint
+    weights: dict[Checkpoint, dict[str, torch.Tensor]]  # the best ones, of each checkpoint
     optim: Optim  # with the precision that was chosen
     progress: Progress
     epochs: float  # trained; a cap may end inside one

@@ -41,7 +41,5 @@ class Progress:
     spent: Spent = field(default_factory=Spent)
     curve: list[dict[str, float]] = field(default_factory=list)  # one row per validation
     best: dict[Checkpoint, Best] = field(default_factory=dict)
-    stale: int = (
-        0  # validations since the last that was the best for a checkpoint, those during warm-up left out
-    )
+    stale: int = 0  # validations since one was the best for a checkpoint, those during warm-up left out
     why_stopped: str = ""

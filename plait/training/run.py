@@ -112,9 +112,10 @@ def _train(
 def _save_checkpoints(
     dataset: Dataset, settings: RunSettings, fitted: Fitted, folder: Path, device: str
 ) -> None:
-    """Each checkpoint's model, and its answers to the test; of one epoch they are computed once."""
+    """Each checkpoint's model, and its answers to the test; of one epoch they are computed once. The deployed one comes
+    last, so that its weights are in the model again."""
     by_epoch: dict[float, Answers] = {}
-    for checkpoint, weights in fitted.weights.items():
+    for checkpoint, weights in reversed(fitted.weights.items()):
         fitted.model.load_state_dict(weights)
         epoch = fitted.progress.best[checkpoint].epoch
         if epoch not in by_epoch:

@@ -11,6 +11,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 from small_runs import fitted, settings_of
 from test_page import CAN, Invented, compared, row
 from tiny import assert_caught
@@ -21,13 +22,15 @@ from plait.compare.regret import regrets
 from plait.compare.results import Comparison, summarise
 from plait.compare.words import metric_label
 from plait.data import Dataset
+from plait.evaluation import answers as answers_module
 from plait.evaluation.answers import Answers, measure, metric_values
 from plait.evaluation.selection import Selection
 from plait.metrics import table
 from plait.metrics.intervals import bootstrap
-from plait.metrics.scoring import Labelled, labelled, mae
+from plait.metrics.scoring import Labelled, labelled, mae, rmse
 from plait.metrics.statistic import Statistic, from_sums, ratio, sums_per_user
 from plait.metrics.table import ActionMetric, Metric, check_full_name, metric_of, of_kind, shown_of_kind
+from plait.nn.actions import scaled
 from plait.schema import Action, ActionKind, Amount, Binary, Categorical, Judgement, Ordinal, Regression
 from plait.training import loop
 
@@ -134,6 +137,48 @@ def check_entries() -> None:
         assert len(of_kind(ACTIONS[kind].kind)) >= 2
     for metric in of_actions:
         assert {*metric.leads, *metric.shown} <= set(metric.judges), metric.name
+
+
+def errors_when(told: str) -> dict[str, float]:
+    """Of every kind, the normalised error of predictions that are the best constant, or right."""
+    answers = answers_of_every_kind()
+    predicted = {}
+    for column, (kind, action) in enumerate(ACTIONS.items()):
+        label_Q = answers.label_QA[:, column]
+        unit_Q = scaled((action,), torch.from_numpy(label_Q[:, None])).numpy()[:, 0]
+        right_QC = np.eye(3, dtype=np.float32)[label_Q.astype(int).clip(0, 2)]
+        best = {
+            Binary: (label_Q, label_Q.mean()),
+            Regression: (label_Q, label_Q.mean()),
+            Amount: (label_Q, label_Q[np.abs(unit_Q - unit_Q.mean()).argmin()]),
+            Categorical: (right_QC, right_QC.mean(axis=0)),
+            Ordinal: (right_QC, right_QC.mean(axis=0)),
+        }[kind]
+        whole = np.broadcast_to(best[told == "constant"], best[0].shape)
+        predicted[action.name] = whole.astype(np.float32)
+    values = metric_values(replace(answers, predicted=predicted))
+    return {action.name: values[f"{table.ERROR.name}:{action.name}"] for action in ACTIONS.values()} | {
+        "actions": values[table.ERROR_OF_ACTIONS]
+    }
+
+
+def check_errors_of_kinds_can_be_summed() -> None:
+    right, constant = errors_when("right"), errors_when("constant")
+    for action in ACTIONS.values():
+        assert right[action.name] == pytest.approx(0, abs=1e-5)
+        assert constant[action.name] == pytest.approx(1, abs=0.02), action
+    for found in (right, constant):
+        assert found.pop("actions") == pytest.approx(sum(found.values()))
+
+
+def test_a_kinds_normalised_error_is_0_where_it_is_right_and_1_for_the_best_constant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check_errors_of_kinds_can_be_summed()
+    *others, (judgement, scale, _) = table.ERROR.ways
+    not_normalised = (*others, (judgement, scale, rmse))
+    monkeypatch.setattr(answers_module, "ERROR", replace(table.ERROR, ways=not_normalised))
+    assert_caught(check_errors_of_kinds_can_be_summed)
 
 
 def test_what_a_comparison_shows_and_in_which_order() -> None:

@@ -20,11 +20,23 @@ from plait.metrics.scoring import (
     log_loss,
     mae,
     normalised_entropy,
+    normalised_log_loss,
+    normalised_square,
     rmse,
 )
 from plait.metrics.statistic import from_sums, mean_over_users, ratio
 
-OF_PAIRS = [rmse, mae, log_loss, normalised_entropy, auc, gauc, partial(calibration_error, num_bins=1)]
+
+def of_two_categories(pairs):
+    """Binary pairs, told as two categories."""
+    chance_E2 = np.stack([1 - pairs.prediction_E, pairs.prediction_E], axis=1)
+    return normalised_log_loss(replace(pairs, prediction_E=chance_E2))
+
+
+OF_PAIRS = [
+    *(rmse, mae, log_loss, normalised_entropy, normalised_square, of_two_categories, auc, gauc),
+    partial(calibration_error, num_bins=1),
+]
 
 
 def log(seed, num_users=7, num_events=61, levels=5, missing=0.2):
@@ -51,6 +63,8 @@ def test_agrees_with_scikit_learn(seed, num_users, num_events, levels):
         mae: sk.mean_absolute_error(label_E, prediction_E),
         log_loss: sk.log_loss(label_E, prediction_E),
         normalised_entropy: sk.log_loss(label_E, prediction_E) / sk.log_loss(label_E, base_rate_E),
+        of_two_categories: sk.log_loss(label_E, prediction_E) / sk.log_loss(label_E, base_rate_E),
+        normalised_square: 1 - sk.r2_score(label_E, prediction_E),
         auc: sk.roc_auc_score(label_E, prediction_E),
     }
     for metric, value in theirs.items():
@@ -200,7 +214,8 @@ def test_weights_move_the_metric():
 def test_what_is_undefined_is_none_and_not_a_number():
     one_class = labelled(np.array([0, 1]), np.array([0.2, 0.4]), np.array([1.0, 1.0]))
     assert auc(one_class).value is None
-    assert normalised_entropy(one_class).value is None
+    assert normalised_entropy(one_class).value is None and of_two_categories(one_class).value is None
+    assert normalised_square(one_class).value is None
     assert (gauc(one_class).value, gauc(one_class).num_users) == (None, 0)
     assert log_loss(one_class).value == pytest.approx(-np.log([0.2, 0.4]).mean())
 
@@ -210,7 +225,8 @@ def test_a_constant_prediction_earns_nothing():
     constant = labelled(user_E, np.full(len(user_E), label_E.mean()), label_E)
     assert auc(constant).value == 0.5
     assert gauc(constant).value == 0.5
-    assert normalised_entropy(constant).value == pytest.approx(1.0)
+    for metric in (normalised_entropy, of_two_categories, normalised_square):
+        assert metric(constant).value == pytest.approx(1.0)
     assert calibration_error(constant).value == pytest.approx(0.0, abs=1e-7)
 
 
@@ -229,6 +245,9 @@ def test_categories_agree_with_scikit_learn():
     pairs = labelled(user_E, probability_EC, label_E)
     theirs = sk.log_loss(label_E[kept_E], probability_EC[kept_E], labels=[0, 1, 2])
     assert log_loss(pairs).value == pytest.approx(theirs)
+    share_C = np.bincount(label_E[kept_E].astype(int)) / kept_E.sum()
+    of_constant = sk.log_loss(label_E[kept_E], np.tile(share_C, (kept_E.sum(), 1)), labels=[0, 1, 2])
+    assert normalised_log_loss(pairs).value == pytest.approx(theirs / of_constant)
     theirs = sk.accuracy_score(label_E[kept_E], probability_EC[kept_E].argmax(1))
     assert accuracy(pairs).value == pytest.approx(theirs)
 

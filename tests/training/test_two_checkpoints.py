@@ -261,7 +261,7 @@ def test_a_checkpoint_that_does_not_survive_is_caught(dataset, tmp_path, monkeyp
 
 
 def test_a_run_killed_between_its_checkpoints_keeps_both(dataset, tmp_path, monkeypatch):
-    """Killed while the second of them is written, after the answers of the first."""
+    """Killed while the second of them is written, after the first."""
     validations(monkeypatch, MADE_UP)
     whole = run_training(dataset, settings(), tmp_path / "whole", silent)
     right, saved = run_module.save_answers, []
@@ -275,7 +275,7 @@ def test_a_run_killed_between_its_checkpoints_keeps_both(dataset, tmp_path, monk
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(run_module, "save_answers", killed)
         run_training(dataset, settings(), tmp_path / "killed", silent)
-    assert saved == ["answers.npz", "answers-actions.npz"]
+    assert saved == ["answers-actions.npz", "answers.npz"]
     result = run_training(dataset, settings(), tmp_path / "killed", silent)
     assert result.beside == whole.beside
     both = (measured_answers(tmp_path / name, result) for name in ("killed", "whole"))
