@@ -27,6 +27,7 @@ RIDGES = 300.0, 100.0, 1000.0
 OWN_DECAYS = 1.0, 0.98, 0.9
 
 EASE_ITEMS = 5_000  # the largest catalogue whose pairs are inverted
+PAIRED_EVENTS = 5_000_000  # the most training events whose pairs are counted: tables grow with them
 DENSE_ITEMS = EASE_ITEMS  # up to it, a table of all pairs is held as it is: its rows are added faster
 
 
@@ -171,6 +172,12 @@ def _why_no_ease(log: Log, filter_seen: bool) -> str:
     return f"{log.num_items:,} items; it inverts a matrix of all pairs, up to {EASE_ITEMS:,} items"
 
 
+def _why_no_pairs(log: Log, filter_seen: bool) -> str:
+    if len(log.item_E) <= PAIRED_EVENTS:
+        return ""
+    return f"{len(log.item_E):,} training events; it holds all their pairs, of up to {PAIRED_EVENTS:,} events"
+
+
 def _why_no_own(log: Log, filter_seen: bool) -> str:
     return "seen items are filtered" if filter_seen else ""
 
@@ -179,8 +186,8 @@ FAMILIES = (
     Family("popularity", popularity),
     Family("recent popularity", recent_popularity),
     Family("transitions", transitions),
-    Family("sequential rules", sequential_rules),
-    Family("item-kNN", item_knn),
+    Family("sequential rules", sequential_rules, _why_no_pairs),
+    Family("item-kNN", item_knn, _why_no_pairs),
     Family("EASE", ease, _why_no_ease),
     Family("own frequency", own_frequency, _why_no_own),
 )

@@ -56,8 +56,7 @@ def compare(
     device
         What to train on; auto is cuda where there is one.
     baselines
-        Hold the layouts against counting, too: what is popular, what follows what, how items and users depart from the
-        mean.
+        Hold the layouts against counting, which trains nothing.
     """
     # Before a dataset is fetched for nothing:
     on, model = resolve_device(device), with_trunk(model, trunk)

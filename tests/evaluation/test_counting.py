@@ -250,11 +250,15 @@ def test_items_that_came_once_and_new_ones_are_ranked(tmp_path):
         assert rank_Q is not None and (rank_Q > 1).all() and (rank_Q < NEVER).all(), its.name
 
 
-def test_a_large_catalogue_is_left_out_of_ease_and_said(dataset, tmp_path, monkeypatch):
+def test_what_is_too_large_to_be_counted_is_left_out_and_said(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(retrieval, "EASE_ITEMS", 16)
     monkeypatch.setattr(retrieval, "DENSE_ITEMS", 16)
     found, answers = baselines_of(dataset, PROTOCOL, "causal", tmp_path / "few")
     assert "17 items" in found.left_out["EASE"] and "EASE" not in answers
+    monkeypatch.undo()
+    monkeypatch.setattr(retrieval, "PAIRED_EVENTS", 100)
+    many_events, _ = baselines_of(dataset, PROTOCOL, "causal", tmp_path / "pairs")
+    assert {"sequential rules", "item-kNN"} == set(many_events.left_out) - {"own frequency"}
     monkeypatch.undo()
     _, dense = baselines_of(dataset, PROTOCOL, "causal", tmp_path / "many")
     for name, its in answers.items():

@@ -1,0 +1,49 @@
+"""What the verbs say of counting."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from words import SMALL, Capture, said_by
+
+from plait.cli.evaluate import _against_counting
+from plait.data import Dataset
+from plait.evaluation import counting
+from plait.evaluation.run_files import load_result
+
+
+def line_of(said: str) -> str:
+    (line,) = (line for line in said.splitlines() if line.startswith("against counting: "))
+    return line
+
+
+def test_evaluate_says_whether_counting_is_beaten(
+    run: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = line_of(said_by(capsys, "evaluate", run))
+    for metric in ("ndcg@10", "rmse:rating", "auc:liked"):
+        assert metric in line
+    assert line.count("beaten") + line.count("it is better") + line.count("not told apart") == 3
+    monkeypatch.setattr(counting, "_written", None)  # what is kept beside the run is only read
+    assert line_of(said_by(capsys, "evaluate", run)) == line
+
+
+def test_a_run_whose_data_is_gone_says_so(run: Path, tmp_path: Path) -> None:
+    result = load_result(run)
+    gone, others = replace(result, dataset_folder=str(tmp_path)), replace(result, content_hash="0")
+    assert "its data cannot be opened" in _against_counting(run, gone)
+    assert "other data than it was trained on" in _against_counting(run, others)
+
+
+def test_a_comparison_without_baselines_counts_nothing(
+    dataset: Dataset, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ("compare", dataset.folder, "--layouts", "item", "--seeds", 1, *SMALL, "--out")
+    with_them, without = tmp_path / "with", tmp_path / "without"
+    assert "the best count is" in said_by(capsys, *words, with_them)
+    assert "count" not in said_by(capsys, *words, without, "--no-baselines").replace("count against", "")
+    assert (with_them / "baselines" / "baselines.json").is_file() and not (without / "baselines").exists()
+    read = msgspec.json.decode((with_them / "comparison.json").read_bytes())["floor"]
+    assert [row["name"] for row in read["rows"]][:2] == ["popularity", "recent popularity"]
+    assert msgspec.json.decode((without / "comparison.json").read_bytes())["floor"] is None
