@@ -27,6 +27,7 @@ from plait.compare.results import (
     Row,
     summarise,
 )
+from plait.compare.verdict import verdict_of
 from plait.data import Dataset
 from plait.evaluation.answers import measure, targets_of
 from plait.evaluation.protocol_line import protocol_line
@@ -384,6 +385,7 @@ def _write(comparison: Comparison, out: Path) -> None:
     write_whole(out / "rows.jsonl", lambda aside: aside.write_bytes(lines))
     write_json(out / "comparison.json", comparison)
     summary = {name: getattr(comparison, name) for name in SUMMARY}
-    write_json(out / "summary.json", summary | {"origins": origins(comparison.rows)})
+    said = {"verdict": verdict_of(comparison).lines, "origins": origins(comparison.rows)}
+    write_json(out / "summary.json", summary | said)
     page = html_page(comparison)
     write_whole(out / "report.html", lambda aside: aside.write_text(page, encoding="utf-8"))

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from plait.compare.regret import Regret, regrets
+from plait.compare.sensitivity import Sensitivity, sensitivity
 from plait.compare.significance import LEVEL, Pair, Side, as_drawn, drawn, tell_apart
 from plait.evaluation.provenance import Provenance
 from plait.metrics.intervals import Bootstrap, Difference, Estimate, average, bootstrap, check_same_draws
@@ -82,6 +83,12 @@ class Contrast(msgspec.Struct, frozen=True):
     low: float  # simultaneous 95 % interval: of all that p_adjusted is for, and in agreement with it
     high: float
     covers_seeds: bool
+    sensitivity: Sensitivity | None = None  # None where seeds are not covered, or nothing differs
+
+    @property
+    def half_width(self) -> float:
+        """Of the simultaneous interval: a smaller difference is not told."""
+        return (self.high - self.low) / 2
 
     @property
     def is_significant(self) -> bool:
@@ -296,7 +303,9 @@ def _against(
     layouts = [layout for layout in joint if layout != other]
     for layout in layouts:
         check_same_draws(f"{layout} against {other}: summarise", joint[layout], joint[other])
-    told = tell_apart([(joint[layout], joint[other]) for layout in layouts], beside)
+    pairs = {layout: (joint[layout], joint[other]) for layout in layouts}
+    told = tell_apart(list(pairs.values()), beside)
+    freedom = sum(len(side.runs) - 1 for side in sides.values() if side.has_seeds)
     return {
         layout: Contrast(
             other,
@@ -305,6 +314,7 @@ def _against(
             its.together.low,
             its.together.high,
             sides[layout].covers_seeds and sides[other].covers_seeds,
+            sensitivity((sides[layout], sides[other]), pairs[layout], freedom),
         )
         for layout, its in zip(layouts, told, strict=True)
     }
