@@ -83,7 +83,7 @@ class Contrast(msgspec.Struct, frozen=True):
     low: float  # simultaneous 95 % interval: of all that p_adjusted is for, and in agreement with it
     high: float
     covers_seeds: bool
-    sensitivity: Sensitivity | None = None  # None where seeds are not covered, or nothing differs
+    sensitivity: Sensitivity | None = None  # None where seeds are not covered, or nothing scatters
 
     @property
     def half_width(self) -> float:
@@ -303,9 +303,8 @@ def _against(
     layouts = [layout for layout in joint if layout != other]
     for layout in layouts:
         check_same_draws(f"{layout} against {other}: summarise", joint[layout], joint[other])
-    pairs = {layout: (joint[layout], joint[other]) for layout in layouts}
-    told = tell_apart(list(pairs.values()), beside)
-    freedom = sum(len(side.runs) - 1 for side in sides.values() if side.has_seeds)
+    told = tell_apart([(joint[layout], joint[other]) for layout in layouts], beside)
+    every = list(sides.values())
     return {
         layout: Contrast(
             other,
@@ -314,7 +313,7 @@ def _against(
             its.together.low,
             its.together.high,
             sides[layout].covers_seeds and sides[other].covers_seeds,
-            sensitivity((sides[layout], sides[other]), pairs[layout], freedom),
+            sensitivity((sides[layout], sides[other]), every),
         )
         for layout, its in zip(layouts, told, strict=True)
     }

@@ -1,83 +1,102 @@
-"""How small a difference between two layouts can be told, and how many users or seeds would tell a smaller one.
+"""How many users would tell half as small a difference between two layouts, and what one seed more of each would tell.
 
-The half-width of a difference's interval, squared, has three parts. Users: who was asked; it falls as more are asked.
-Flips: users who come out otherwise with another seed; it falls with more users and with more seeds. The main effect of
-the seeds, which moves all users at once, falls with more seeds alone.
+Both are foreseen as differences are told (`plait.compare.significance`), from draws as they would come out then. More
+users leave less of who was asked, and of the flips: of users who come out otherwise with another seed. More seeds leave
+less of the flips and of the seeds' main effect, and let it be known from more degrees of freedom.
 
-Shape letters: S seeds, D draws.
+Shape letter: D draws.
 """
 
-from math import sqrt
+from dataclasses import dataclass
+from math import log
 
 import msgspec
 import numpy as np
 from jaxtyping import Float64
 
-from plait.compare.significance import LEVEL, Pair, Side, as_drawn, interval, value_of
-from plait.metrics.distributions import f_critical
-from plait.metrics.intervals import Bootstrap, average
+from plait.compare.significance import SeedScatter, Side, interval, scatter_of, value_of
+from plait.metrics.intervals import average
+
+DRAWS = 4000  # of users and of the main effect together
+MOST_USERS = 10_000.0  # times as many as were asked; more is no number of users
+STEPS = 12  # in which the number of users is found, to 1 %
 
 
 class Sensitivity(msgspec.Struct, frozen=True):
-    """What the squared half-width of a difference is made of; the rest is who was asked."""
+    """What would narrow the interval of a difference."""
 
-    flips: float  # as a share
-    seeds: float  # of the main effect, as a share
-    freedom: int  # degrees of freedom that the main effect is known from, of all layouts together
-
-    def users_for(self, part: float) -> float | None:
-        """How many times as many users would bring the half-width down to a part of it; None: no number would.
-
-        >>> Sensitivity(0.5, 0.0, 5).users_for(0.5), Sensitivity(0.5, 0.3, 5).users_for(0.5)
-        (4.0, None)
-        """
-        return (1 - self.seeds) / (part**2 - self.seeds) if part**2 > self.seeds else None
-
-    def with_one_seed_more(self, num_seeds: int) -> float:
-        """Which part of the half-width would be left.
-
-        >>> round(Sensitivity(0.0, 0.0, 5).with_one_seed_more(2), 2)
-        1.0
-        >>> round(Sensitivity(1.0, 0.0, 5).with_one_seed_more(2), 2)
-        0.82
-        """
-        fewer = num_seeds / (num_seeds + 1)
-        later = round(self.freedom * num_seeds / (num_seeds - 1))
-        surer = f_critical(LEVEL, 1, later) / f_critical(LEVEL, 1, self.freedom)
-        return sqrt(1 - self.flips - self.seeds + self.flips * fewer + self.seeds * fewer * surer)
+    users_for_half: float | None  # times as many users leave half of its width; None: no number of users does
+    with_one_seed_more: float  # the part of its width that one seed more of each leaves
 
 
-def sensitivity(pair: tuple[Side, Side], joint: Pair, freedom: int) -> Sensitivity | None:
-    """What the interval of a pair's difference is made of; None where one side does not tell how its seeds scatter.
+def sensitivity(pair: tuple[Side, Side], every: list[Side]) -> Sensitivity | None:
+    """What would narrow the interval of the first minus the second.
+
+    None where it cannot be known, since a side does not tell how its seeds scatter, or where the two do not differ in
+    any draw.
 
     Args:
-        joint: the same two as `drawn` gives them.
-        freedom: of all sides that were drawn together.
+        every: the sides that are drawn together with the two, and these.
     """
-    first, second = pair
-    if not (first.covers_seeds and second.covers_seeds and freedom):
+    if not all(side.covers_seeds for side in pair) or not any(side.has_seeds for side in pair):
         return None
-    users = [as_drawn(average(list(side.runs.values()))) for side in pair]
-    difference_D = users[0].value_D - users[1].value_D
-    of_users = _half_width(users[0], users[1]) ** 2
-    whole = _half_width(*joint) ** 2
-    if not 0 < whole < np.inf:
+    drawn = _Drawn.of(pair, every)
+    now = drawn.half_width()
+    if not 0 < now < np.inf:
         return None
-    flips = sum(map(_flips_of_mean, pair)) / float(np.nanvar(difference_D) or np.inf)
-    left = min(1.0, of_users / whole)  # less the main effect
-    return Sensitivity(min(1.0, flips) * left, 1 - left, freedom)
+    return Sensitivity(_users_for(drawn, now / 2), drawn.half_width(more_seeds=1) / now)
 
 
-def _half_width(first: Bootstrap, second: Bootstrap) -> float:
-    value = value_of(first) - value_of(second)
-    return value - interval(value, first.value_D - second.value_D)[0]
+def _users_for(drawn: "_Drawn", half_width: float) -> float | None:
+    if drawn.half_width(MOST_USERS) > half_width:
+        return None
+    few, many = 0.0, log(MOST_USERS)
+    for _ in range(STEPS):
+        middle = (few + many) / 2
+        few, many = (few, middle) if drawn.half_width(float(np.exp(middle))) <= half_width else (middle, many)
+    return float(np.exp(many))
 
 
-def _flips_of_mean(side: Side) -> float:
-    """The variance over draws of users that flips give to the mean over a side's seeds."""
-    if not side.has_seeds:
-        return 0.0
-    away_SD: Float64[np.ndarray, "S D"] = np.array(
-        [run.value_D - value_of(run) for run in side.runs.values()]
-    )
-    return float(np.nanmean(away_SD.var(axis=0, ddof=1))) / len(away_SD)
+@dataclass(frozen=True)
+class _Drawn:
+    """A difference in joint draws of users and seeds, in its parts."""
+
+    users_D: Float64[np.ndarray, " D"]  # how far other users move it
+    flips: float  # the share of flips in the variance of that
+    seeds: tuple[int, ...]  # of the sides that have them
+    scatter: SeedScatter  # of all that were drawn together
+    fewest: int  # seeds of one of these
+
+    @classmethod
+    def of(cls, pair: tuple[Side, Side], every: list[Side]) -> "_Drawn":
+        first, second = (average(list(side.runs.values())) for side in pair)
+        away_D = first.value_D - second.value_D - (value_of(first) - value_of(second))
+        own = [(scatter_of(side), len(side.runs)) for side in pair if side.has_seeds]
+        flips = sum(scatter.flips / scatter.freedom / seeds for scatter, seeds in own)
+        scattered = [side for side in every if side.has_seeds and side.covers_seeds]
+        return cls(
+            away_D[np.isfinite(away_D)],
+            min(1.0, flips / (float(np.nanvar(away_D)) or np.inf)),
+            tuple(seeds for _, seeds in own),
+            sum(map(scatter_of, scattered), SeedScatter()),
+            min(len(side.runs) for side in scattered),
+        )
+
+    def half_width(self, more_users: float = 1.0, more_seeds: int = 0) -> float:
+        """Of the interval, were so many times as many users asked and so many seeds more of each run."""
+        rng = np.random.default_rng(
+            0
+        )  # the same draws whatever is asked, so that they do not blur what more would do
+        users_D = np.resize(self.users_D, DRAWS)
+        seeds = min(self.seeds)
+        left = 1 - self.flips + self.flips * seeds / (seeds + more_seeds)
+        main_D = self._later(more_users, more_seeds).main_effect_D(DRAWS, rng)
+        noise_D = sum(rng.standard_normal(DRAWS) / np.sqrt(its + more_seeds) for its in self.seeds)
+        return interval(0.0, users_D * np.sqrt(left / more_users) + noise_D * np.sqrt(main_D))[1]
+
+    def _later(self, more_users: float, more_seeds: int) -> SeedScatter:
+        """How the runs would scatter then: what they scatter beyond flips stays, and flips become fewer."""
+        more = (self.fewest + more_seeds - 1) / (self.fewest - 1)
+        flips = self.scatter.flips / more_users
+        between = max(0.0, self.scatter.between - self.scatter.flips + flips)
+        return SeedScatter(between * more, flips * more, round(self.scatter.freedom * more))

@@ -4,7 +4,7 @@ been seen. Page, terminal and summary say this and nothing else of who is better
 Nothing is named a leader where nothing can be told apart, and nothing is decided where one seed stands alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, isfinite, log10
 from typing import Literal
@@ -14,8 +14,6 @@ from plait.compare.words import metric_label, times
 from plait.metrics.table import CHIEF_RETRIEVAL
 
 Standing = Literal["best", "alike", "worse", "untold"]
-HALF = 0.5  # the part of what can be told that the number of users is given for
-ENOUGH_USERS = 10**9  # more is "no number of users"
 LITTLE = 1.1  # a range that is narrower is told as one number
 READS_ANSWERS = "reads its own answers"
 
@@ -49,7 +47,7 @@ class Resolution:
     num_seeds: tuple[int, int]  # the fewest and the most of a layout
     least: float  # no smaller difference can be told
     surely: float  # every larger one is told
-    users_for_half: int | None  # that would tell half of `least`; None: no number would
+    users_for_half: float | None  # that would tell half of `least`; None: no number would
     with_one_seed_more: float  # about what `least` would be
 
 
@@ -196,17 +194,15 @@ def _resolution(contenders: Sequence[Contender], num_users: int) -> Resolution |
     known = [(its, against, against.sensitivity) for its, against in told if against.sensitivity is not None]
     if not known or not all(_agrees(against) for _, against in told):
         return None
-    its, against, parts = min(known, key=lambda of: of[1].half_width)
+    _, against, parts = min(known, key=lambda of: of[1].half_width)
     seeds = [of.num_seeds for of in (contenders[0], *(of for of, _ in told)) if not of.is_baseline]
-    own = [of.num_seeds for of in (contenders[0], its) if not of.is_baseline]
-    factor = parts.users_for(HALF)
     return Resolution(
         num_users,
         (min(seeds), max(seeds)),
         against.half_width,
         max(of.half_width for _, of in told),
-        None if factor is None or factor * num_users > ENOUGH_USERS else ceil(factor * num_users),
-        against.half_width * parts.with_one_seed_more(min(own)),
+        None if parts.users_for_half is None else parts.users_for_half * num_users,
+        against.half_width * parts.with_one_seed_more,
     )
 
 
@@ -298,20 +294,20 @@ def _could_be_told(label: str, resolution: Resolution) -> str:
     fewest, most = resolution.num_seeds
     seeds = f"{fewest} seeds" if fewest == most else f"{fewest} to {most} seeds"
     least, surely, half = (
-        rough(resolution.least),
-        rough(resolution.surely, up=True),
-        rough(HALF * resolution.least),
+        rough(resolution.least, floor),
+        rough(resolution.surely, ceil),
+        rough(resolution.least / 2, floor),
     )
     some = (
         f", those under {surely} not of every layout" if resolution.surely > LITTLE * resolution.least else ""
     )
     users = resolution.users_for_half
     needs = (
-        f"no number of users would tell {half}, since the seeds differ by more"
+        f"no number of users would tell {half} with so few seeds"
         if users is None
-        else f"{half} needs about {rough(users, up=True)} users"
+        else f"{half} needs about {rough(users, round)} users"
     )
-    later = rough(resolution.with_one_seed_more)
+    later = rough(resolution.with_one_seed_more, round)
     return (
         f"{label}: with {resolution.num_users:,} users and {seeds}, differences to the best "
         f"under {least} cannot be told{some}; "
@@ -319,15 +315,17 @@ def _could_be_told(label: str, resolution: Resolution) -> str:
     )
 
 
-def rough(value: float, up: bool = False) -> str:
-    """Two digits of a positive number, rounded down or up.
+def rough(value: float, rounded: Callable[[float], int]) -> str:
+    """Two digits of a positive number.
 
-    >>> rough(0.00929), rough(0.00921, up=True), rough(8051, up=True), rough(1.0)
+    Args:
+        rounded: up, down, or to the nearest: `ceil`, `floor` or `round`.
+
+    >>> rough(0.00929, floor), rough(0.00921, ceil), rough(8051.0, round), rough(1.0, floor)
     ('0.0092', '0.0093', '8,100', '1.0')
     """
     decimals = 1 - floor(log10(value))
-    scaled = value * 10.0**decimals
-    whole = ceil(scaled - 1e-9) if up else floor(scaled + 1e-9)
+    whole = rounded(round(value * 10.0**decimals, 9))  # 0.29 * 100 is not quite 29
     return f"{whole / 10.0**decimals:,.{max(0, decimals)}f}"
 
 
