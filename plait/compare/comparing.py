@@ -8,7 +8,6 @@ OUT/report.html          the page
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +26,8 @@ from plait.compare.results import (
     Row,
     summarise,
 )
-from plait.compare.verdict import verdict_of
+from plait.compare.verdict import chief_metrics, verdict_of
+from plait.compare.words import folder_name, run_folder
 from plait.data import Dataset
 from plait.evaluation.answers import measure, targets_of
 from plait.evaluation.protocol_line import protocol_line
@@ -42,7 +42,7 @@ from plait.layouts.audit import reader
 from plait.limits import Between, check_number
 from plait.metrics.intervals import Estimate, average, bootstrap
 from plait.metrics.statistic import Statistic
-from plait.metrics.table import CHIEF_RETRIEVAL, LOSS_OF_ACTIONS, shown_of_kind, shown_of_retrieval
+from plait.metrics.table import LOSS_OF_ACTIONS, shown_of_kind, shown_of_retrieval
 from plait.models.combining import check_supported
 from plait.models.generative import ModelSettings
 from plait.nn.device import resolve_device
@@ -151,7 +151,7 @@ def compare_variants(
     statistics: dict[tuple[str, int], Mapping[str, Statistic]] = {}
     for seed in study.seeds:  # seeds outside: a stopped comparison holds every variant once first
         for variant in variants:
-            folder = out / "runs" / f"{_folder_name(variant.name)}-seed{seed}"
+            folder = out / run_folder(variant.name, seed)
             report(f"{variant.name}, seed {seed}")
             try:
                 result = run_training(dataset, variant.seeded(seed), folder, indented, device, watch)
@@ -216,7 +216,7 @@ def shared_line(lines: Mapping[str, str]) -> str:
 
 def _check_variants(variants: Sequence[Variant], dataset: Dataset) -> None:
     """Before hours are spent on the first of them."""
-    check_unique([_folder_name(variant.name) for variant in variants], "variants")
+    check_unique([folder_name(variant.name) for variant in variants], "variants")
     for variant in variants:
         model = variant.settings.model
         check_supported(variant.layout, dataset.actions, model.trunk, model.exposure)
@@ -244,11 +244,6 @@ def _check_selection(variant: Variant, dataset: Dataset) -> None:
             )
     validation = targets_of(dataset, "validation", its.protocol.plan(layout, its.model.exposure))
     check_can_choose(Reach(dataset, layout, its.protocol, validation), selection)
-
-
-def _folder_name(name: str) -> str:
-    """A variant's name, or its notation, with only the characters that every file system takes."""
-    return re.sub(r"[^\w+-]+", "_", name).strip("_")
 
 
 def _failed(study: _Study, variant: Variant, seed: int, error: Diverged) -> Row:
@@ -329,7 +324,7 @@ def _comparison(
         ),
         retrieval=retrieval,
         scoring=scoring,
-        charted=tuple(m for m in (CHIEF_RETRIEVAL, *scoring[:1]) if m in measured),
+        charted=chief_metrics(retrieval, scoring),
         reference=reference,
         layouts=tuple(_card(variant) for variant in study.variants),
         rows=tuple(rows),
@@ -374,6 +369,7 @@ def _card(variant: Variant) -> LayoutCard:
             "P3 no leak": "; ".join(verdict.leaks) or "no target can be read from what its token sees",
         },
         tokens=tuple(draw.tokens_of(layout)),
+        predicts=tuple(draw.predicted_of(layout)),
         mask=tuple("".join("1" if sees else "0" for sees in row) for row in mask_NN.tolist()),
         drawing=draw.explain(layout),
         leaks=verdict.leaks,
@@ -387,5 +383,5 @@ def _write(comparison: Comparison, out: Path) -> None:
     summary = {name: getattr(comparison, name) for name in SUMMARY}
     said = {"verdict": verdict_of(comparison).lines, "origins": origins(comparison.rows)}
     write_json(out / "summary.json", summary | said)
-    page = html_page(comparison)
+    page = html_page(comparison, out)
     write_whole(out / "report.html", lambda aside: aside.write_text(page, encoding="utf-8"))

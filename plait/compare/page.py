@@ -1,10 +1,12 @@
 """A comparison for people: a table for the terminal, and one self-contained HTML page.
 
-The page holds everything that it needs: no script, no font, no image from elsewhere.
+The page holds everything that it needs: no font, image or script from elsewhere. Its own script sorts tables and folds
+them on narrow screens; without it everything is there.
 """
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -15,7 +17,8 @@ from rich.text import Text
 from plait.compare import presentation
 from plait.compare.presentation import COST_COLUMNS, Cell
 from plait.compare.results import Comparison
-from plait.compare.words import NOTHING, duration, metric_label, number
+from plait.compare.verdict import verdict_of
+from plait.compare.words import NOTHING, duration, meaning, metric_label, number, run_folder
 
 MEASURING_WIDTH = 10_000  # columns, of a console that wraps nothing
 TERMINAL_STYLE = {"best": "bold", "second": "underline", "other": ""}
@@ -105,27 +108,36 @@ def page_template() -> Any:
     return environment.get_template("page.html.j2")
 
 
-def html_page(comparison: Comparison) -> str:
-    """The whole report as one page: readable without a network or scripts, on a phone, by day and night.
+def html_page(comparison: Comparison, folder: Path | None = None) -> str:
+    """The whole report as one page: readable without a network or scripts, on a phone, by day and night, and printed.
+
+    Args:
+        folder: where the page and its runs lie, as the commands on it name it.
 
     Raises:
         ModuleNotFoundError: the extra `report` is not installed.
     """
+    verdict = verdict_of(comparison)
     return page_template().render(
         c=comparison,
+        verdict=verdict,
+        use=presentation.use(comparison, verdict, folder or Path()),
         lines=presentation.lines(comparison),
         oracle=presentation.oracle_cells(comparison),
         cost_columns=COST_COLUMNS,
-        findings=[
-            sentence
-            for metric in comparison.charted
-            for sentence in presentation.findings(comparison, metric)
-        ],
+        groups=presentation.groups(comparison),
         rules=presentation.rules(comparison),
         notes=presentation.notes(comparison),
+        warnings=presentation.warnings(comparison),
+        key=presentation.KEY,
         charts={metric: presentation.charts(comparison, metric) for metric in comparison.charted},
-        details={metric: presentation.details(comparison, metric) for metric in comparison.charted},
+        details={
+            metric: presentation.details(comparison, metric)
+            for metric in (*comparison.retrieval, *comparison.scoring)
+        },
         label=metric_label,
+        meaning=meaning,
         number=number,
         duration=duration,
+        run_folder=run_folder,
     )

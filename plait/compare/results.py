@@ -134,6 +134,7 @@ class LayoutCard(msgspec.Struct, frozen=True, kw_only=True):
     scores: Ability
     audit: dict[str, str]  # "P1 information", "P2 action given item", "P3 no leak": in words
     tokens: tuple[str, ...]  # labels of the drawn tokens
+    predicts: tuple[str, ...] = ()  # by token of the history; empty where it is not recorded
     mask: tuple[str, ...]  # by token, "1" where it sees the token of that column, else "0"
     drawing: str  # the same as text
     leaks: tuple[str, ...] = ()  # not empty: it reads its own answers, and is studied for that

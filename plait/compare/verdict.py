@@ -138,16 +138,23 @@ class Verdict:
 
 def verdict_of(comparison: Comparison) -> Verdict:
     """The verdict on the first metric of retrieval and the first of every action, as far as they were measured."""
-    found = (_in_metric(comparison, metric) for metric in chief_metrics(comparison))
+    found = (
+        _in_metric(comparison, metric) for metric in chief_metrics(comparison.retrieval, comparison.scoring)
+    )
     return Verdict(tuple(verdict for verdict in found if verdict.contenders))
 
 
-def chief_metrics(comparison: Comparison) -> tuple[str, ...]:
-    """The metrics that are decided by: one of retrieval, and the first of every action."""
-    chief = CHIEF_RETRIEVAL if CHIEF_RETRIEVAL in comparison.retrieval else None
-    of_action = {metric.partition(":")[2]: metric for metric in reversed(comparison.scoring)}
-    first = [metric for metric in comparison.scoring if metric in of_action.values()]
-    return (*((chief,) if chief else comparison.retrieval[:1]), *first)
+def chief_metrics(retrieval: Sequence[str], scoring: Sequence[str]) -> tuple[str, ...]:
+    """The metrics that are decided by and drawn: one of retrieval, and the first of every action.
+
+    >>> chief_metrics(["hr@10", "ndcg@10"], ["auc:click", "ne:click", "rmse:stars"])
+    ('ndcg@10', 'auc:click', 'rmse:stars')
+    """
+    chief = [CHIEF_RETRIEVAL] if CHIEF_RETRIEVAL in retrieval else retrieval[:1]
+    of_action: dict[str, str] = {}
+    for metric in scoring:
+        of_action.setdefault(metric.partition(":")[2], metric)
+    return (*chief, *of_action.values())
 
 
 def _in_metric(comparison: Comparison, metric: str) -> MetricVerdict:
