@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, final
 
 WIDTH, HEIGHT = 440.0, 300.0  # a chart of many names is higher
@@ -241,7 +242,7 @@ def forest(title: str, rows: Sequence[Contrasted], x_label: str, better: Literal
         f"← {sides[0]} · {sides[1]} →",
         frame,
         height,
-        x.ticks(4),
+        _apart(x),
         marks=tuple(marks),
         labels=tuple(labels),
         zero=x(0.0),
@@ -289,7 +290,7 @@ def quality_against_cost(
         f"{y_label}, {better} is better",
         frame,
         height,
-        x.ticks(5, divisor),
+        _apart(x, divisor),
         y.ticks(5),
         marks=marks,
         labels=_in_margin(ends, frame),
@@ -333,7 +334,7 @@ def learning_curves(
         f"{y_label}, {better} is better",
         frame,
         height,
-        x.ticks(5),
+        _apart(x),
         y.ticks(5),
         tuple(marks),
         tuple(curves),
@@ -435,6 +436,16 @@ def _cost_scale(costs: Sequence[float], frame: Frame) -> Scale:
         return _linear([0.0, *costs], frame.left, frame.right, from_zero=True)
     room = (high / low) ** 0.06
     return Log(low / room, high * room, frame.left, frame.right)
+
+
+def _apart(x: Scale, divisor: float = 1.0) -> tuple[Tick, ...]:
+    """As many ticks of a horizontal axis as leave room for their numbers."""
+    for count in (5, 4, 3, 2):
+        ticks = x.ticks(count, divisor)
+        width = CHAR * max((len(tick.text) for tick in ticks), default=0) + 6
+        if all(right.at - left.at >= width for left, right in pairwise(ticks)):
+            return ticks
+    return x.ticks(1, divisor)
 
 
 def _prefix(largest: float) -> tuple[float, str]:
