@@ -118,7 +118,7 @@ def html_page(comparison: Comparison, folder: Path | None = None) -> str:
         ModuleNotFoundError: the extra `report` is not installed.
     """
     verdict = verdict_of(comparison)
-    return page_template().render(
+    page: str = page_template().render(
         c=comparison,
         verdict=verdict,
         use=presentation.use(comparison, verdict, folder or Path()),
@@ -141,3 +141,4 @@ def html_page(comparison: Comparison, folder: Path | None = None) -> str:
         duration=duration,
         run_folder=run_folder,
     )
+    return page.lstrip()

@@ -3,6 +3,7 @@
 //     node check.mjs FOLDER_OF_PAGES FOLDER_OF_PICTURES
 //
 // Fails where axe-core finds a fault, a page is wider than its screen, a script breaks, or print leaves out a table.
+import { execFileSync } from "node:child_process";
 import { readdirSync, readFileSync, mkdirSync } from "node:fs";
 import { createRequire } from "node:module";
 import { basename, join, resolve } from "node:path";
@@ -16,7 +17,7 @@ const faults = [];
 mkdirSync(pictures, { recursive: true });
 
 const browser = await puppeteer.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+  executablePath: execFileSync("which", [process.env.CHROMIUM ?? "chromium"], { encoding: "utf8" }).trim(),
   args: ["--no-sandbox", "--disable-gpu"],
   protocolTimeout: 600_000,
 });
