@@ -61,7 +61,11 @@ class Contrasted:
     low: float
     high: float
     is_told: bool
-    remark: str  # written beside it
+    p: str  # in words; "" where one seed alone was run, and p covers no seeds
+
+    @property
+    def remark(self) -> str:
+        return self.p or "one seed"
 
 
 @dataclass(frozen=True)
@@ -248,7 +252,8 @@ def forest(title: str, rows: Sequence[Contrasted], x_label: str, better: Literal
         zero=x(0.0),
         caption=_caption(
             {
-                "bars: 95 % intervals, all at once, of the p beside them": True,
+                "bars: 95 % intervals, all at once, of the p beside them": any(row.p for row in rows),
+                "of one seed the bar covers users alone": not all(row.p for row in rows),
                 "filled: told apart": any(row.is_told for row in rows),
                 "hollow: not told apart": not all(row.is_told for row in rows),
             }

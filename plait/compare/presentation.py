@@ -67,6 +67,7 @@ KEY = {
     "not measured": "It could be measured, and was not in this comparison.",
     "undefined": "It was asked for, and the test users do not define it: an AUC of events of one class, say.",
     "failed": "No run of the layout finished.",
+    "–": "In a table of differences and of runs: there is no value, for one of these reasons.",
     "±": "Half the 95 % interval over users: another choice of users would move the value by about as much. It says "
     "nothing about other seeds; the differences and their p do.",
     "p": "How often chance alone parts any two of the column as far, with other users and other seeds.",
@@ -229,7 +230,7 @@ def rules(comparison: Comparison) -> list[str]:
         f"Best bold, second underlined. ± half the 95 % interval, by bootstrap over users"
         f"{f', of the mean over {seeds} seeds' if several else ''}.",
         _rule_of_marks(seeds),
-        f"Cost: training FLOPs, {comparison.reference} = 1. {NOTHING} not measured.",
+        f"Cost: training FLOPs, {comparison.reference} = 1. {NOTHING} no value.",
         *([ABOUT_ORACLE] if comparison.oracle else []),
     ]
 
@@ -365,7 +366,7 @@ def _forest(
                 contrast.low,
                 contrast.high,
                 contrast.is_significant,
-                p_value(contrast.p_adjusted) if contrast.covers_seeds else "one seed",
+                p_value(contrast.p_adjusted) if contrast.covers_seeds else "",
             )
             for s, contrast in rows
         ],

@@ -201,6 +201,9 @@ def test_the_forest_says_what_was_told():
         chart.y_label == "← worse · better →" and "lac: -0.0020 (-0.0050 to +0.0010), p = 0.40" in chart.alt
     )
     assert forest("t", rows, "d", "lower").y_label == "← better · worse →"
+    one_seed = Contrasted("lac", Look(2), 0.2, 0.1, 0.3, False, "")
+    caption = forest("t", [one_seed], "d", "higher").caption
+    assert caption == "Of one seed the bar covers users alone; hollow: not told apart."
 
 
 def test_a_curve_marks_what_was_tested_apart_from_its_own_best():
