@@ -67,7 +67,7 @@ KEY = {
     "not measured": "It could be measured, and was not in this comparison.",
     "undefined": "It was asked for, and the test users do not define it: an AUC of events of one class, say.",
     "failed": "No run of the layout finished.",
-    "–": "In a table of differences and of runs: there is no value, for one of these reasons.",
+    NOTHING: "In a table of differences and of runs: there is no value, for one of these reasons.",
     "±": "Half the 95 % interval over users: another choice of users would move the value by about as much. It says "
     "nothing about other seeds; the differences and their p do.",
     "p": "How often chance alone parts any two of the column as far, with other users and other seeds.",

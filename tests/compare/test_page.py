@@ -538,7 +538,7 @@ def test_the_page_says_what_it_rests_on(comparison):
     assert "<DIR>" not in page
     assert re.search(r'<td class="best"[^>]*><b>0\.16\d\d</b>', page)
     assert page.count("cannot<small>it predicts no item</small>") == 2
-    assert "nan" not in page.lower().replace("predominan", "")
+    assert "nan" not in page.partition("<script>")[0].lower().replace("predominan", "")
 
 
 def test_a_capped_a_failed_and_a_leaking_layout_are_marked():
