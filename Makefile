@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: compare test test-portable check docs clean
+.PHONY: compare test test-portable test-page check docs clean
 
 compare: $(READY)
 	$(BIN)/plait compare ml-100k --layouts item,interleaved,pc,lac,lac_patched --seeds 2 --out runs/ml-100k
@@ -16,6 +16,15 @@ test: $(READY) check
 # The quick part again, with kernels of another processor: what demands equal bits of them fails here or there.
 test-portable: $(READY)
 	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/nn tests/layouts tests/metrics
+
+# The report's page in headless Chromium at three widths, by day and night, and printed, with axe-core. Needs Debian's
+# chromium (or CHROMIUM=path) and npm. Pictures lie in runs/page/pictures.
+test-page: $(READY)
+	@command -v "$${CHROMIUM:-chromium}" > /dev/null || { echo "no chromium: apt-get install chromium, or name one in CHROMIUM"; exit 1; }
+	@command -v npm > /dev/null || { echo "no npm: apt-get install npm"; exit 1; }
+	cd tests/browser && npm install --silent --no-audit --no-fund --no-package-lock
+	PYTHONPATH=tests:tests/compare $(BIN)/python tests/browser/pages.py runs/page/pages
+	node tests/browser/check.mjs runs/page/pages runs/page/pictures
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -9,7 +9,6 @@ OUT/report.html          the page
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
@@ -34,6 +33,8 @@ from plait.compare.results import (
     Row,
     summarise,
 )
+from plait.compare.verdict import chief_metrics, verdict_of
+from plait.compare.words import folder_name, run_folder
 from plait.data import Dataset
 from plait.evaluation.answers import Answers, measure, targets_of
 from plait.evaluation.checkpoints import rules_of
@@ -51,7 +52,6 @@ from plait.limits import Between, check_setting
 from plait.metrics.intervals import Estimate, average, bootstrap
 from plait.metrics.statistic import Statistic
 from plait.metrics.table import (
-    CHIEF_RETRIEVAL,
     ERROR_OF_ACTIONS,
     LOSS_OF_ACTIONS,
     Task,
@@ -192,7 +192,7 @@ def compare_variants(
     runs = Runs([variant.name for _ in study.seeds for variant in variants], report, watch)
     for seed in study.seeds:  # seeds outside: a stopped comparison holds every variant once first
         for variant in variants:
-            folder = out / "runs" / f"{_folder_name(variant.name)}-seed{seed}"
+            folder = out / run_folder(variant.name, seed)
             runs.begin(f"{variant.name}, seed {seed}")
             try:
                 result = run_training(dataset, variant.seeded(seed), folder, indented, device, watch)
@@ -262,7 +262,7 @@ def shared_line(lines: Mapping[str, str]) -> str:
 
 def _check_variants(variants: Sequence[Variant], dataset: Dataset) -> None:
     """Before hours are spent on the first of them."""
-    check_unique([_folder_name(variant.name) for variant in variants], "variants")
+    check_unique([folder_name(variant.name) for variant in variants], "variants")
     for variant in variants:
         model = variant.settings.model
         check_supported(variant.layout, dataset.actions, model.trunk, model.exposure)
@@ -341,11 +341,6 @@ def _of_deployed(folder: Path, result: Result) -> dict[str, Statistic]:
         for name, its in answered.items()
         if name in shown and task_of(name) == result.measured_beside
     }
-
-
-def _folder_name(name: str) -> str:
-    """A variant's name, or its notation, with only the characters that every file system takes."""
-    return re.sub(r"[^\w+-]+", "_", name).strip("_")
 
 
 def _baselines(
@@ -454,7 +449,7 @@ def _comparison(
         ),
         retrieval=retrieval,
         scoring=scoring,
-        charted=tuple(m for m in (CHIEF_RETRIEVAL, *scoring[:1]) if m in measured),
+        charted=chief_metrics(retrieval, scoring),
         reference=reference,
         layouts=tuple(_card(variant, dataset) for variant in study.variants),
         rows=tuple(rows),
@@ -499,6 +494,7 @@ def _card(variant: Variant, dataset: Dataset) -> LayoutCard:
             "P3 no leak": "; ".join(verdict.leaks) or "no target can be read from what its token sees",
         },
         tokens=tuple(draw.tokens_of(layout)),
+        predicts=tuple(draw.predicted_of(layout)),
         mask=tuple("".join("1" if sees else "0" for sees in row) for row in mask_NN.tolist()),
         drawing=draw.explain(layout),
         leaks=verdict.leaks,
@@ -516,6 +512,7 @@ def _write(comparison: Comparison, out: Path) -> None:
     write_whole(out / "rows.jsonl", lambda aside: aside.write_bytes(lines))
     write_json(out / "comparison.json", comparison)
     summary = {name: getattr(comparison, name) for name in SUMMARY}
-    write_json(out / "summary.json", summary | {"origins": origins(comparison.rows)})
-    page = html_page(comparison)
+    said = {"verdict": verdict_of(comparison).lines, "origins": origins(comparison.rows)}
+    write_json(out / "summary.json", summary | said)
+    page = html_page(comparison, out)
     write_whole(out / "report.html", lambda aside: aside.write_text(page, encoding="utf-8"))

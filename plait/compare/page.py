@@ -1,9 +1,11 @@
 """A comparison for people: a table for the terminal, and one self-contained HTML page.
 
-The page holds everything that it needs: no script, no font, no image from elsewhere.
+The page holds everything that it needs: no font, image or script from elsewhere. Its own script sorts tables and folds
+them on narrow screens; without it everything is there.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -12,7 +14,8 @@ from plait.compare import presentation
 from plait.compare.presentation import COST_COLUMNS, Line
 from plait.compare.presentation import Cell as MetricCell
 from plait.compare.results import Comparison
-from plait.compare.words import NOTHING, duration, metric_label, number
+from plait.compare.verdict import verdict_of
+from plait.compare.words import NOTHING, duration, meaning, metric_label, number, run_folder
 from plait.terminal import Cell, FittedTable, Numbers
 
 TERMINAL_STYLE = {"best": "bold", "second": "underline", "other": ""}
@@ -31,8 +34,7 @@ def terminal_table(comparison: Comparison, width: int = 100) -> FittedTable:
 
 
 def _table(comparison: Comparison, shown: Sequence[str], on_page_only: Sequence[str]) -> FittedTable:
-    pays = [line for metric in comparison.charted for line in presentation.on_counting(comparison, metric)]
-    notes = [*pays, *presentation.rules(comparison), *presentation.notes(comparison)]
+    notes = [*presentation.rules(comparison), *presentation.notes(comparison)]
     if on_page_only:
         notes.append(f"On the page only: {', '.join(map(metric_label, on_page_only))}.")
     rows = [_row(comparison, line, shown) for line in presentation.lines(comparison)]
@@ -92,31 +94,38 @@ def page_template() -> Any:
     return environment.get_template("page.html.j2")
 
 
-def html_page(comparison: Comparison) -> str:
-    """The whole report as one page: readable without a network or scripts, on a phone, by day and night.
+def html_page(comparison: Comparison, folder: Path | None = None) -> str:
+    """The whole report as one page: readable without a network or scripts, on a phone, by day and night, and printed.
+
+    Args:
+        folder: where the page and its runs lie, as the commands on it name it.
 
     Raises:
         ModuleNotFoundError: the extra `report` is not installed.
     """
-    return page_template().render(
+    verdict = verdict_of(comparison)
+    page: str = page_template().render(
         c=comparison,
+        verdict=verdict,
+        use=presentation.use(comparison, verdict, folder or Path()),
         lines=presentation.lines(comparison),
         oracle=presentation.oracle_cells(comparison),
         baselines=presentation.baseline_cells(comparison),
         cost_columns=COST_COLUMNS,
-        findings=[
-            sentence
-            for metric in comparison.charted
-            for sentence in (
-                *presentation.on_counting(comparison, metric),
-                *presentation.findings(comparison, metric),
-            )
-        ],
+        groups=presentation.groups(comparison),
         rules=presentation.rules(comparison),
         notes=presentation.notes(comparison),
+        warnings=presentation.warnings(comparison),
+        key=presentation.KEY,
         charts={metric: presentation.charts(comparison, metric) for metric in comparison.charted},
-        details={metric: presentation.details(comparison, metric) for metric in comparison.charted},
+        details={
+            metric: presentation.details(comparison, metric)
+            for metric in (*comparison.retrieval, *comparison.scoring)
+        },
         label=metric_label,
+        meaning=meaning,
         number=number,
         duration=duration,
+        run_folder=run_folder,
     )
+    return page.lstrip()

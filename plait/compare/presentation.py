@@ -1,18 +1,33 @@
-"""What a comparison says: its cells with their marks, its findings, rules and notes, and the charts to draw.
+"""What a comparison shows: its cells with their marks, rules and notes, the charts to draw, and how to use what was
+chosen. What it decides is `plait.compare.verdict`'s.
 
 The terminal and the page show the same; this is where it is decided.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 import msgspec
 
-from plait.compare.charts import Chart, Look, Measured, Trace, learning_curves, quality_against_cost
+from plait.compare.charts import (
+    Chart,
+    Contrasted,
+    Learning,
+    Look,
+    Measured,
+    Run,
+    forest,
+    learning_curves,
+    quality_against_cost,
+)
 from plait.compare.regret import Regret
 from plait.compare.results import Comparison, Contrast, CountedRow, LayoutCard, MetricSummary, Row, Summary
 from plait.compare.significance import LEVEL
+from plait.compare.verdict import Verdict, chief_metrics
 from plait.compare.words import (
     NOTHING,
     duration,
@@ -20,13 +35,15 @@ from plait.compare.words import (
     number,
     p_value,
     percent,
+    run_folder,
     signed,
     times,
     with_prefix,
 )
 from plait.evaluation.provenance import Provenance
 from plait.metrics.intervals import Estimate
-from plait.metrics.table import CHIEF_RETRIEVAL, task_of
+from plait.metrics.statistic import Better
+from plait.metrics.table import metric_of, task_of
 
 COST_COLUMNS = (
     "training FLOPs",
@@ -39,11 +56,32 @@ COST_COLUMNS = (
     "parameters",
     "peak memory",
 )
+MANY_TIES = 0.05  # share of the events
 ABOUT_ORACLE = (
     "oracle: the best that anyone could expect who knows the simulated world and the whole history. In brackets what a "
     "layout lacks to it, on the same users: for NE, log-loss and RMSE in % of the oracle's, else in points. By chance "
     "it can be negative."
 )
+
+Missing = Literal["", "cannot", "not measured", "undefined", "failed"]
+KEY = {
+    "cannot": "The layout predicts no such thing, so there is nothing to measure.",
+    "not measured": "It could be measured, and was not in this comparison.",
+    "undefined": "It was asked for, and the test users do not define it: an AUC of events of one class, say.",
+    "failed": "No run of the layout finished.",
+    NOTHING: "In a table of differences and of runs: there is no value, for one of these reasons.",
+    "±": "Half the 95 % interval over users: another choice of users would move the value by about as much. It says "
+    "nothing about other seeds; the differences and their p do.",
+    "p": "How often chance alone parts any two of the column as far, with other users and other seeds.",
+    "early": "The candidate item is read by the model itself, before its actions are predicted.",
+    "late": "The candidate item is given at the very end, to the head that predicts its actions.",
+    "P1": "Information: whether items and actions are both read and both predicted.",
+    "P2": "Action given item: whether an action is predicted for a known item.",
+    "P3": "No leak: nothing that is predicted can be read from what the token sees.",
+    "tied": "Events that share a time with another event of their user; their order is the log's.",
+    "tokens/event": "Positions of the sequence that an event takes.",
+    "i2, a2, ix0": "The item and the actions of the third event; the item of the first candidate.",
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +95,7 @@ class Cell:
     marks: str = ""  # * differs from the best, ‡ measured though the layout lacks the ability
     regret: str = ""  # to the oracle; "" where nobody knows it
     regret_interval: str = ""
+    missing: Missing = ""  # why there is no value
 
 
 @dataclass(frozen=True)
@@ -68,6 +107,30 @@ class Line:
     marks: str  # † a run was stopped by the cap, ‼ it reads its own answers
     cells: dict[str, Cell]
     cost: tuple[tuple[str, str], ...]  # by COST_COLUMNS, with a remark; empty where no run finished
+    failures: str = ""  # which runs failed, and why
+
+
+@dataclass(frozen=True)
+class Group:
+    """Metrics that stand together: those of retrieval, or of an action."""
+
+    title: str
+    anchor: str
+    metrics: tuple[str, ...]
+    chief: str  # of those, what is decided by and drawn
+
+    @property
+    def labels(self) -> list[str]:
+        return [metric_label(metric) for metric in self.metrics]
+
+
+@dataclass(frozen=True)
+class Use:
+    """How to ask the model that was chosen."""
+
+    layout: str
+    command: str
+    python: str
 
 
 @dataclass(frozen=True)
@@ -91,8 +154,13 @@ def lines(comparison: Comparison) -> list[Line]:
             card,
             Look(index),
             _run_marks(comparison, card),
-            {metric: columns[metric].get(card.name, Cell(NOTHING)) for metric in metrics},
+            {
+                metric: columns[metric].get(card.name)
+                or Cell(NOTHING, missing=_missing(comparison, card, metric))
+                for metric in metrics
+            },
             _cost_cells(comparison, card.name),
+            _failures(comparison, card.name),
         )
         for index, card in enumerate(comparison.layouts)
     ]
@@ -112,25 +180,48 @@ def oracle_cells(comparison: Comparison) -> dict[str, Cell]:
     return found
 
 
-def findings(comparison: Comparison, metric: str) -> list[str]:
-    """Who leads in a metric, and the cheapest layout that cannot be told apart from the leader, in a sentence
-    or two; nothing where the metric was not measured."""
-    found = _measured(comparison, metric)
-    leader = next((s for s in found if s.metrics[metric].vs_best is None), None)
-    if leader is None:
-        return []
-    estimate = leader.metrics[metric].estimate
-    lead = f"{metric_label(metric)}: {leader.layout} leads with {number(estimate.value)}{_bounds(estimate)}."
-    cheaper = [s for s in found if s.cost.train_flops < leader.cost.train_flops]
-    if not cheaper:
-        return [f"{lead} Nothing that was measured in it trained for less."]
-    for summary in sorted(cheaper, key=lambda s: s.cost.train_flops):
-        contrast = summary.metrics[metric].vs_best
-        if contrast is not None and not contrast.is_significant:
-            ratio = times(summary.cost.train_flops / leader.cost.train_flops)
-            words = _words(contrast, False, "the best")
-            return [f"{lead} {summary.layout} trained for {ratio} its FLOPs; against it: {words}."]
-    return [f"{lead} Every layout that trained for less is worse by more than chance."]
+def groups(comparison: Comparison) -> list[Group]:
+    """The metrics of retrieval, and those of each action."""
+    its = {"Retrieval": list(comparison.retrieval)} if comparison.retrieval else {}
+    for metric in comparison.scoring:
+        its.setdefault(f"Scoring: {metric.partition(':')[2]}", []).append(metric)
+    chiefs = set(chief_metrics(comparison.retrieval, comparison.scoring))
+    return [
+        Group(title, f"group-{n}", tuple(metrics), next(metric for metric in metrics if metric in chiefs))
+        for n, (title, metrics) in enumerate(its.items())
+    ]
+
+
+def use(comparison: Comparison, verdict: Verdict, folder: Path) -> Use | None:
+    """The first finished run of the recommended layout, on the command line and in Python; None where none is.
+
+    Args:
+        folder: of the comparison, as its reader calls it.
+    """
+    chosen = verdict.recommended
+    if chosen is None:
+        return None
+    seed = min(row.seed for row in comparison.rows if row.layout == chosen.name and row.status != "failed")
+    run = folder / run_folder(chosen.name, seed)
+    card = next(card for card in comparison.layouts if card.name == chosen.name)
+    verb = "recommend" if card.retrieves else "score"
+    more = "-k 10" if card.retrieves else "--items A,B,C"
+    return Use(
+        chosen.name,
+        f"plait {verb} {quote(str(run))} --user USER {more}",
+        f"model = plait.Recommender.from_pretrained({str(run / 'model')!r})",
+    )
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """What about the data a reader should know before the numbers."""
+    data, found = comparison.dataset, []
+    if data.tie_share > MANY_TIES:
+        found.append(
+            f"{data.tie_share:.1%} of the events share a time with another event of their user. Their order is the "
+            "log's, and what is asked next may depend on it.".replace("%", " %", 1)
+        )
+    return found
 
 
 def rules(comparison: Comparison) -> list[str]:
@@ -141,7 +232,7 @@ def rules(comparison: Comparison) -> list[str]:
         f"Best bold, second underlined. ± half the 95 % interval, by bootstrap over users"
         f"{f', of the mean over {seeds} seeds; how seeds scatter is not in it' if several else ''}.",
         _rule_of_marks(seeds),
-        f"Cost: training FLOPs, {comparison.reference} = 1. {NOTHING} not measured.",
+        f"Cost: training FLOPs, {comparison.reference} = 1. {NOTHING} no value.",
         *([ABOUT_ORACLE] if comparison.oracle else []),
         *([ABOUT_BASELINES] if comparison.floor else []),
     ]
@@ -207,13 +298,10 @@ def _rules_apart(comparison: Comparison) -> list[str]:
 def _given_up(comparison: Comparison) -> list[str]:
     """What the deployed checkpoints have instead of what is shown, and by how much it differs; of each action one
     metric."""
-    of_action = {metric.partition(":")[2]: metric for metric in reversed(comparison.scoring)}
-    chief = [metric for metric in comparison.retrieval if metric == CHIEF_RETRIEVAL]
+    chief = chief_metrics(comparison.retrieval, comparison.scoring)
     found = []
     for summary in comparison.summaries:
-        measured = (
-            (metric, summary.metrics.get(metric)) for metric in (*chief, *reversed(of_action.values()))
-        )
+        measured = ((metric, summary.metrics.get(metric)) for metric in chief)
         deployed = [(metric, its.deployed) for metric, its in measured if its and its.deployed]
         words = [
             f"{metric_label(metric)} {number(its.estimate.value)} ({signed(its.difference.value)}, "
@@ -307,29 +395,96 @@ def details(comparison: Comparison, metric: str) -> list[Detail]:
 
 
 def charts(comparison: Comparison, metric: str) -> list[Chart]:
-    """Quality against training FLOPs and time, then learning curves over epochs and time."""
+    """Differences with what was told of them, quality against what training cost, and learning curves."""
     looks = {card.name: Look(index) for index, card in enumerate(comparison.layouts)}
-    label = metric_label(metric)
-    drawn = []
     found = _measured(comparison, metric)
-    if found:
-        better = found[0].metrics[metric].estimate.better
-        flops = [_point(s, metric, looks[s.layout], s.cost.train_flops) for s in found]
-        seconds = [_point(s, metric, looks[s.layout], s.cost.train_wall_s) for s in found]
-        drawn += [
-            quality_against_cost(f"{label} against training FLOPs", flops, label, better, "flops"),
-            quality_against_cost(f"{label} against training time", seconds, label, better, "seconds"),
-        ]
-    traced = [row for row in comparison.rows if any(metric in point.validation for point in row.curve)]
-    if traced:
-        y_label = f"validation {label}"
-        epochs = [_trace(row, metric, looks[row.layout], "epoch") for row in traced]
-        seconds_ = [_trace(row, metric, looks[row.layout], "train_wall_s") for row in traced]
-        drawn += [
-            learning_curves(f"{label} on validation, by epoch", epochs, y_label, "epochs"),
-            learning_curves(f"{label} on validation, by training time", seconds_, y_label, "seconds"),
-        ]
-    return drawn
+    drawn = [
+        _forest(comparison, found, metric, looks),
+        _costs(found, metric, looks),
+        _learning(comparison, metric, looks),
+    ]
+    return [chart for chart in drawn if chart is not None]
+
+
+def _forest(
+    comparison: Comparison, found: Sequence[Summary], metric: str, looks: dict[str, Look]
+) -> Chart | None:
+    """Against the reference, or against the best where the reference lacks the metric."""
+    against_reference = [(s, s.metrics[metric].vs_reference) for s in found]
+    against_best = [(s, s.metrics[metric].vs_best) for s in found]
+    has_reference = any(contrast for _, contrast in against_reference)
+    rows = [
+        (s, contrast) for s, contrast in (against_reference if has_reference else against_best) if contrast
+    ]
+    if not rows:
+        return None
+    other = rows[0][1].other
+    return forest(
+        f"{metric_label(metric)} against {other if has_reference else f'the best, {other}'}",
+        [
+            Contrasted(
+                s.layout,
+                looks[s.layout],
+                contrast.difference.value,
+                contrast.low,
+                contrast.high,
+                contrast.is_significant,
+                p_value(contrast.p_adjusted) if contrast.covers_seeds else "",
+            )
+            for s, contrast in rows
+        ],
+        f"difference in {metric_label(metric)}",
+        found[0].metrics[metric].estimate.better,
+    )
+
+
+def _costs(found: Sequence[Summary], metric: str, looks: dict[str, Look]) -> Chart | None:
+    """None where there is nothing to hold a layout against."""
+    if len(found) < 2:
+        return None
+    points = []
+    for summary in found:
+        measured = summary.metrics[metric]
+        assert measured.estimate.value is not None
+        is_worse = measured.vs_best is not None and measured.vs_best.is_significant
+        points.append(
+            Measured(
+                summary.layout,
+                looks[summary.layout],
+                summary.cost.train_flops,
+                measured.estimate.value,
+                not is_worse,
+            )
+        )
+    label = metric_label(metric)
+    better = found[0].metrics[metric].estimate.better
+    return quality_against_cost(f"{label} against the cost of training", points, label, better, "FLOP")
+
+
+def _learning(comparison: Comparison, metric: str, looks: dict[str, Look]) -> Chart | None:
+    better = metric_of(metric).better
+    layouts = []
+    for card in comparison.layouts:
+        runs = [_run(row, metric, better) for row in comparison.rows if row.layout == card.name]
+        kept = tuple(run for run in runs if run is not None)
+        if kept:
+            layouts.append(Learning(card.name, looks[card.name], kept))
+    label = metric_label(metric)
+    return learning_curves(f"{label} on validation", layouts, label, better) if layouts else None
+
+
+def _run(row: Row, metric: str, better: Better) -> Run | None:
+    """The points of a run at which the metric was defined; None where it was at none."""
+    kept = [p for p in row.curve if metric in p.validation and isfinite(p.validation[metric])]
+    if not kept:
+        return None
+    values = [p.validation[metric] for p in kept]
+    chosen = row.chosen.get(task_of(metric))
+    epoch = chosen.epoch if chosen else row.cost.best_epoch if row.cost else None
+    tested = [n for n, point in enumerate(kept) if point.epoch == epoch]
+    best = (max if better == "higher" else min)(range(len(kept)), key=values.__getitem__)
+    points = tuple((float(p.epoch), value) for p, value in zip(kept, values, strict=True))
+    return Run(points, tested[0] if tested else None, best)
 
 
 COUNT = "count: "  # before the names of baselines, which are no layouts
@@ -362,31 +517,6 @@ def _baseline_cell(row: CountedRow, metric: str, best: CountedRow | None) -> Cel
     )
 
 
-def on_counting(comparison: Comparison, metric: str) -> list[str]:
-    """Whether a layout beats the best baseline in a metric, in a sentence; nothing where none has it."""
-    floor = comparison.floor
-    best = None if floor is None else floor.best(metric)
-    if floor is None or best is None or not floor.layouts.get(metric):
-        return []
-    estimate = best.metrics[metric]
-    lead = f"{metric_label(metric)}: the best count is {best.name} with {number(estimate.value)}{_bounds(estimate)}."
-    sign = 1 if estimate.better == "higher" else -1
-    standing: dict[str, list[str]] = {}
-    for layout, contrast in floor.layouts[metric].items():
-        standing.setdefault(_against_count(contrast, sign), []).append(layout)
-    told = "; ".join(f"{how}: {', '.join(names)}" for how, names in standing.items())
-    return [f"{lead} {told[:1].upper()}{told[1:]}."]
-
-
-def _against_count(contrast: Contrast, sign: int) -> str:
-    if not contrast.covers_seeds:
-        ahead = contrast.difference.value * sign > 0
-        return f"{'ahead of' if ahead else 'not ahead of'} it with one seed, which tells no difference"
-    if not contrast.is_significant:
-        return "not told apart from it"
-    return "better" if contrast.difference.value * sign > 0 else "worse"
-
-
 def _summary(comparison: Comparison, layout: str, metric: str) -> MetricSummary | None:
     summary = comparison.summary_of(layout)
     return summary.metrics.get(metric) if summary else None
@@ -405,9 +535,8 @@ def _column(comparison: Comparison, metric: str) -> dict[str, Cell]:
     """A metric's cells, by layout; those that lack it are left out."""
     measured = {s.layout: s.metrics[metric] for s in comparison.summaries if metric in s.metrics}
     values = {name: m.estimate.value for name, m in measured.items() if m.estimate.value is not None}
-    better = next((m.estimate.better for m in measured.values()), "higher")
-    ranked = sorted(values, key=values.__getitem__, reverse=better == "higher")
-    place: dict[str, Literal["best", "second"]] = dict(zip(ranked, ("best", "second"), strict=False))
+    better: Better = next((m.estimate.better for m in measured.values()), "higher")
+    place = _places(values, better)
     able = {
         card.name: bool(card.retrieves if metric in comparison.retrieval else card.scores)
         for card in comparison.layouts
@@ -420,9 +549,37 @@ def _column(comparison: Comparison, metric: str) -> dict[str, Cell]:
             _words(m.vs_best, place.get(name) == "best", "the best"),
             "*" * bool(m.vs_best and m.vs_best.is_significant) + "‡" * (not able[name]),
             *_distance(m.regret),
+            "undefined" if m.estimate.value is None else "",
         )
         for name, m in measured.items()
     }
+
+
+def _places(values: dict[str, float], better: Better) -> dict[str, Literal["best", "second"]]:
+    """Equal values have equal rank, and where two share the first there is no second.
+
+    >>> _places({"a": 0.2, "b": 0.3, "c": 0.3, "d": 0.1}, "higher")
+    {'b': 'best', 'c': 'best'}
+    >>> _places({"a": 0.2, "b": 0.3, "c": 0.2}, "higher")
+    {'a': 'second', 'b': 'best', 'c': 'second'}
+    """
+    sign = 1 if better == "higher" else -1
+    ahead = {name: sum(sign * of > sign * value for of in values.values()) for name, value in values.items()}
+    ranks: tuple[Literal["best", "second"], ...] = ("best", "second")
+    return {name: ranks[number] for name, number in ahead.items() if number < len(ranks)}
+
+
+def _missing(comparison: Comparison, card: LayoutCard, metric: str) -> Missing:
+    if comparison.summary_of(card.name) is None and _failures(comparison, card.name):
+        return "failed"
+    ability = card.retrieves if metric in comparison.retrieval else card.scores
+    return "not measured" if ability else "cannot"
+
+
+def _failures(comparison: Comparison, layout: str) -> str:
+    """The seeds with their reasons; "" where none failed."""
+    failed = [row for row in comparison.rows if row.layout == layout and row.status == "failed"]
+    return "; ".join(f"seed {row.seed} failed: {row.note}" for row in failed)
 
 
 def _distance(regret: Regret | None) -> tuple[str, str]:
@@ -494,25 +651,3 @@ def _words(contrast: Contrast | None, is_it: bool, name: str) -> str:
         f"{signed(contrast.difference.value)} ({signed(contrast.low)} to {signed(contrast.high)}), "
         f"{p_value(contrast.p_adjusted)}: {told if contrast.covers_seeds else 'one seed tells no difference'}"
     )
-
-
-def _point(summary: Summary, metric: str, look: Look, cost: float) -> Measured:
-    estimate = summary.metrics[metric].estimate
-    assert estimate.value is not None
-    low, high = estimate.low, estimate.high
-    return Measured(
-        summary.layout,
-        look,
-        cost,
-        estimate.value,
-        estimate.value if low is None else low,
-        estimate.value if high is None else high,
-    )
-
-
-def _trace(row: Row, metric: str, look: Look, x: Literal["epoch", "train_wall_s"]) -> Trace:
-    kept = [point for point in row.curve if metric in point.validation]
-    chosen = row.chosen.get(task_of(metric))
-    epoch = chosen.epoch if chosen else row.cost.best_epoch if row.cost else None
-    best = next((n for n, point in enumerate(kept) if point.epoch == epoch), len(kept) - 1)
-    return Trace(row.layout, look, tuple((float(getattr(p, x)), p.validation[metric]) for p in kept), best)

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from plait.compare.regret import Regret, regrets
+from plait.compare.sensitivity import Sensitivity, sensitivity
 from plait.compare.significance import LEVEL, Pair, Side, as_drawn, drawn, tell_apart
 from plait.evaluation.provenance import Provenance
 from plait.metrics.intervals import (
@@ -118,6 +119,12 @@ class Contrast(msgspec.Struct, frozen=True):
     high: float
     covers_seeds: bool
     chosen_alike: bool = True  # the epochs of both by one rule
+    sensitivity: Sensitivity | None = None  # None where seeds are not covered, or nothing scatters
+
+    @property
+    def half_width(self) -> float:
+        """Of the simultaneous interval: a smaller difference is not told."""
+        return (self.high - self.low) / 2
 
     @property
     def is_significant(self) -> bool:
@@ -197,6 +204,7 @@ class LayoutCard(msgspec.Struct, frozen=True, kw_only=True):
     scores: Ability
     audit: dict[str, str]  # "P1 information", "P2 action given item", "P3 no leak": in words
     tokens: tuple[str, ...]  # labels of the drawn tokens
+    predicts: tuple[str, ...] = ()  # by token of the history; empty where it is not recorded
     mask: tuple[str, ...]  # by token, "1" where it sees the token of that column, else "0"
     drawing: str  # the same as text
     leaks: tuple[str, ...] = ()  # not empty: it reads its own answers, and is studied for that
@@ -424,6 +432,7 @@ def against(
     for layout in layouts:
         check_same_draws(f"{layout} against {other}: summarise", joint[layout], joint[other])
     told = tell_apart([(joint[layout], joint[other]) for layout in layouts], beside)
+    every = list(sides.values())
     return {
         layout: Contrast(
             other,
@@ -432,6 +441,7 @@ def against(
             its.together.low,
             its.together.high,
             sides[layout].covers_seeds and sides[other].covers_seeds,
+            sensitivity=sensitivity((sides[layout], sides[other]), every),
         )
         for layout, its in zip(layouts, told, strict=True)
     }

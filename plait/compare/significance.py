@@ -184,6 +184,11 @@ def tell_apart(pairs: Sequence[Pair], beside: Sequence[Pair] = ()) -> list[Told]
     return told
 
 
+def scatter_of(side: Side) -> SeedScatter:
+    """How the runs of one side scatter."""
+    return _scatters([side])[0]
+
+
 def value_of(run: Bootstrap) -> float:
     """The metric of a run of a side, which is always defined."""
     assert run.value is not None, "a side's runs are defined"

@@ -1,6 +1,8 @@
 """Numbers and names as a report writes them."""
 
-from plait.metrics.table import metric_of
+import re
+
+from plait.metrics.table import ActionMetric, RetrievalMetric, metric_of
 
 NOTHING, MINUS, TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
@@ -18,6 +20,17 @@ def metric_label(name: str) -> str:
     metric, _, action = name.partition(":")
     _, at, length = metric.partition("@")
     return f"{metric_of(name).label}{at}{length} {action}".rstrip()
+
+
+def meaning(name: str) -> str:
+    """What a metric is, in a sentence or two: as its function says it.
+
+    >>> meaning("ndcg@10").partition(",")[0]
+    'Normalised discounted cumulative gain'
+    """
+    metric = metric_of(name)
+    assert isinstance(metric, RetrievalMetric | ActionMetric), "a table shows no losses"
+    return " ".join((metric.function.__doc__ or "").partition("\n\n")[0].split())
 
 
 def number(value: float | None, decimals: int = 4) -> str:
@@ -95,3 +108,21 @@ def times(ratio: float) -> str:
     ('0.45×', '2.00×')
     """
     return f"{ratio:.2f}{TIMES}"
+
+
+def folder_name(name: str) -> str:
+    """A layout's name, or its notation, with only the characters that every file system takes.
+
+    >>> folder_name("i[t] -> a[t]")
+    'i_t_-_a_t'
+    """
+    return re.sub(r"[^\w+-]+", "_", name).strip("_")
+
+
+def run_folder(name: str, seed: int) -> str:
+    """Where a run lies, beside the page that tells of it.
+
+    >>> run_folder("lac", 0)
+    'runs/lac-seed0'
+    """
+    return f"runs/{folder_name(name)}-seed{seed}"

@@ -80,6 +80,18 @@ def tokens_of(layout: Layout, num_events: int = 3, num_candidates: int = 2) -> l
     return [" ".join(facts) for facts in _drawn(layout, num_events, num_candidates).facts]
 
 
+def predicted_of(layout: Layout, num_events: int = 3) -> list[str]:
+    """What each token of a history predicts, where the log goes on.
+
+    >>> from plait.layouts.catalogue import resolve
+    >>> predicted_of(resolve("interleaved"), num_events=2)
+    ['a0', 'i1', 'a1', 'i2']
+    """
+    furthest = max(audited.target.offset for audited in audit(layout).targets)
+    predicted = _predicted(layout, num_events, furthest)
+    return [", ".join(facts) for facts in predicted[: num_events * layout.tokens_per_event]]
+
+
 def mask_of(layout: Layout, num_events: int = 3, num_candidates: int = 2) -> Bool[np.ndarray, "N N"]:
     """Which token (row) may attend to which (column): the history is causal, and a candidate's token sees
     the history and its own candidate's tokens up to itself, never another candidate.

@@ -21,6 +21,7 @@ from plait.compare.floor import floor_of
 from plait.compare.page import html_page, terminal_table
 from plait.compare.results import Comparison, Floor
 from plait.compare.significance import Side
+from plait.compare.verdict import verdict_of
 from plait.data import Dataset
 from plait.evaluation.answers import Answers
 from plait.evaluation.counting import Asked, Baselines, Counted
@@ -39,11 +40,11 @@ def hits(chance: float, name: str, seed: int = 0) -> Statistic:
 def floor_under(layouts: Mapping[str, float], seeds: int = 3) -> Floor:
     """The floor under layouts of these hit rates."""
     statistics = {
-        (name, seed): {"hr@10": hits(chance, name, seed)}
+        (name, seed): {"ndcg@10": hits(chance, name, seed)}
         for name, chance in layouts.items()
         for seed in range(seeds)
     }
-    answers = {name: Answers(*[None] * 6, actions=()) for name in COUNTED}  # type: ignore[arg-type]
+    answers = {name: Answers(*[None] * 7, actions=()) for name in COUNTED}  # type: ignore[arg-type]
     found = Baselines(
         Asked("", "causal", True, None, None, ""),
         tuple(Counted(name, f"settings of {name}") for name in COUNTED),
@@ -51,7 +52,7 @@ def floor_under(layouts: Mapping[str, float], seeds: int = 3) -> Floor:
         "a note",
         1.5,
     )
-    by_answers = {id(its): {"hr@10": hits(COUNTED[name], name)} for name, its in answers.items()}
+    by_answers = {id(its): {"ndcg@10": hits(COUNTED[name], name)} for name, its in answers.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(floor, "measure", lambda its: by_answers[id(its)])
         return floor_of(found, answers, statistics, min_draws=400)
@@ -61,16 +62,16 @@ def check_told() -> None:
     """Stars among baselines need no seeds; of layouts they do."""
     several, one = floor_under({"good": 0.7, "bad": 0.35, "like": 0.5}), floor_under({"good": 0.7}, seeds=1)
     for its in (several, one):
-        best = its.best("hr@10")
+        best = its.best("ndcg@10")
         assert best is not None and best.name in ("rules", "like rules")
-        told = {row.name: row.vs_best["hr@10"] for row in its.rows if row is not best}
+        told = {row.name: row.vs_best["ndcg@10"] for row in its.rows if row is not best}
         assert told.pop("popularity").is_significant
         assert not any(contrast.is_significant for contrast in told.values()) and told
-    of = several.layouts["hr@10"]
+    of = several.layouts["ndcg@10"]
     assert {name for name, contrast in of.items() if contrast.is_significant} == {"good", "bad"}
     assert of["good"].difference.value > 0 > of["bad"].difference.value
-    assert not one.layouts["hr@10"]["good"].covers_seeds
-    assert not one.layouts["hr@10"]["good"].is_significant
+    assert not one.layouts["ndcg@10"]["good"].covers_seeds
+    assert not one.layouts["ndcg@10"]["good"].is_significant
 
 
 def test_baselines_are_told_apart_without_seeds_and_layouts_with_them():
@@ -91,6 +92,10 @@ def with_floor(layouts: Mapping[str, float], seeds: int = 3) -> Comparison:
     return msgspec.structs.replace(compared(), floor=floor_under(layouts, seeds))
 
 
+def counts_of(comparison: Comparison) -> list[str]:
+    return [of.sentence for of in verdict_of(comparison).counted]
+
+
 def said_on(comparison: Comparison) -> str:
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(terminal_table(comparison, 200))
@@ -99,8 +104,8 @@ def said_on(comparison: Comparison) -> str:
 
 def test_table_and_page_show_the_floor_apart_from_layouts():
     comparison = with_floor({"lac": 0.7, "pc": 0.5, "item": 0.3})
-    (sentence,) = presentation.on_counting(comparison, "hr@10")
-    assert sentence.startswith("HR@10: the best count is ")
+    (sentence,) = counts_of(comparison)
+    assert sentence.startswith("NDCG@10: the best count is ")
     assert "better: lac" in sentence.lower() and "not told apart from it: pc" in sentence.lower()
     assert "worse: item" in sentence.lower()
     page, text = html_page(comparison), said_on(comparison)
@@ -111,7 +116,7 @@ def test_table_and_page_show_the_floor_apart_from_layouts():
 
 
 def test_one_seed_tells_nothing_of_a_layout():
-    (sentence,) = presentation.on_counting(with_floor({"lac": 0.7}, seeds=1), "hr@10")
+    (sentence,) = counts_of(with_floor({"lac": 0.7}, seeds=1))
     assert "ahead of it with one seed, which tells no difference: lac" in sentence.lower()
 
 

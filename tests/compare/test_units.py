@@ -14,75 +14,80 @@ from test_page import LAYOUTS, SEEDS, compared, measured, row
 from tiny import assert_caught, assert_not_vacuous
 
 from plait.compare import charts
-from plait.compare.charts import Chart, Look, Measured, Tick, Trace, learning_curves, quality_against_cost
+from plait.compare.charts import (
+    Chart,
+    Learning,
+    Look,
+    Measured,
+    Run,
+    Tick,
+    learning_curves,
+    quality_against_cost,
+)
 from plait.compare.page import html_page
 from plait.compare.presentation import COST_COLUMNS
 from plait.compare.results import Comparison, Cost, Point
 from plait.compare.words import PREFIXES, duration, number, percent, signed, times, with_prefix
 
-SECONDS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0}
 FLOPS = {f"{prefix}FLOP": 1000.0**n for n, prefix in enumerate(("", "k", "M", "G", "T", "P", "E", "Z"))}
 EPOCHS = {"epochs": 1.0}
+LINEAR, BY_FACTORS = (1.0, 0.6, 0.2), (1.0, 0.3, 0.001)  # the last as a share of the dearest
 
 
-def scatter(costs: Sequence[float], kind: str) -> Chart:
-    points = [Measured(f"at {n}", Look(n), cost, 0.1 * n, 0.1 * n, 0.1 * n) for n, cost in enumerate(costs)]
-    return quality_against_cost("title", points, "value", "higher", "flops" if kind == "flops" else "seconds")
+def scatter(costs: Sequence[float]) -> Chart:
+    points = [Measured(f"at {n}", Look(n), cost, 0.1 * n, True) for n, cost in enumerate(costs)]
+    return quality_against_cost("title", points, "value", "higher", "FLOP")
 
 
-def curves(across: Sequence[float], kind: str) -> Chart:
-    traces = [
-        Trace(f"at {n}", Look(n), ((0.0, 0.1), (x, 0.1 * n + 0.2)), best=1) for n, x in enumerate(across)
+def curves(across: Sequence[float]) -> Chart:
+    layouts = [
+        Learning(f"at {n}", Look(n), (Run(((0.0, 0.1), (x, 0.1 * n + 0.2)), 1, 1),))
+        for n, x in enumerate(across)
     ]
-    return learning_curves("title", traces, "value", "seconds" if kind == "seconds" else "epochs")
+    return learning_curves("title", layouts, "value", "higher")
 
 
-CHARTS = {"flops": (scatter, FLOPS), "seconds": (scatter, SECONDS)}
-TRACES = {"seconds": (curves, SECONDS), "epochs": (curves, EPOCHS)}
+DRAWN = ((scatter, FLOPS, LINEAR), (scatter, FLOPS, BY_FACTORS), (curves, EPOCHS, LINEAR))
 
 
-def values_at(ticks: Sequence[Tick], places: Sequence[float]) -> np.ndarray:
+def values_at(ticks: Sequence[Tick], places: Sequence[float], by_factors: bool) -> np.ndarray:
     """What the axis says of these places."""
-    written = [float(tick.text.replace(",", "")) for tick in ticks]
-    slope, start = np.polyfit([tick.at for tick in ticks], written, 1)
-    return start + slope * np.array(places)
+    written = np.array([float(tick.text.replace(",", "")) for tick in ticks])
+    slope, start = np.polyfit([tick.at for tick in ticks], np.log(written) if by_factors else written, 1)
+    said = start + slope * np.array(places)
+    return np.exp(said) if by_factors else said
 
 
 def check_charts() -> None:
     met = Counter[tuple[str, str]]()
-    for drawn in (CHARTS, TRACES):
-        for kind, (draw, scale_of) in drawn.items():
-            for size in np.geomspace(3, 400 * max(scale_of.values()), 60).tolist():
-                costs = [size, 0.6 * size, 0.2 * size]
-                chart = draw(costs, kind)
-                unit = chart.x_label.rpartition(", ")[2]
-                assert len(chart.x_ticks) >= 3, chart.x_label
-                said = values_at(chart.x_ticks, [mark.x for mark in chart.marks]) * scale_of[unit]
-                np.testing.assert_allclose(said, costs, rtol=1e-6, err_msg=chart.x_label)
-                assert size / scale_of[unit] < 1000 or unit in ("hours", "epochs"), "a readable size"
-                for mark, cost in zip(chart.marks, costs, strict=True):
-                    title = re.search(rf", ([\d.e+]+) {unit}$", mark.title)
-                    if draw is scatter:
-                        assert title and abs(float(title[1]) * scale_of[unit] / cost - 1) < 0.01, mark.title
-                met[draw.__name__, unit] += 1
-    expected = [
-        (draw.__name__, unit)
-        for drawn in (CHARTS, TRACES)
-        for draw, units in drawn.values()
-        for unit in units
-    ]
+    for draw, scale_of, shares in DRAWN:
+        for size in np.geomspace(3000, 400 * max(scale_of.values()), 60).tolist():
+            costs = [size * share for share in shares]
+            chart = draw(costs)
+            unit = chart.x_label.rpartition(", ")[2]
+            assert len(chart.x_ticks) >= 2, chart.x_label
+            places = [mark.x for mark in chart.marks]
+            said = values_at(chart.x_ticks, places, shares == BY_FACTORS) * scale_of[unit]
+            np.testing.assert_allclose(said, costs, rtol=1e-6, err_msg=chart.x_label)
+            assert size / scale_of[unit] < 1000 or unit == "epochs", "a readable size"
+            for mark, cost in zip(chart.marks, costs, strict=True):
+                title = re.search(rf", ([\d.e+-]+) {unit}$", mark.title)
+                if draw is scatter:
+                    assert title and abs(float(title[1]) * scale_of[unit] / cost - 1) < 0.01, mark.title
+            met[draw.__name__, unit] += 1
+    expected = [("scatter", unit) for unit in FLOPS if unit != "FLOP"] + [("curves", "epochs")]
     assert_not_vacuous({str(each): met[each] for each in expected}, above=1)
 
 
 def test_value_and_unit_on_a_chart_are_the_number_given(monkeypatch: pytest.MonkeyPatch) -> None:
     check_charts()
-    right = charts._unit
+    right = charts._prefix
 
-    def long_hours(values: Sequence[float], kind: str) -> tuple[float, str]:
-        divisor, unit = right(values, kind)
-        return (7200.0, unit) if unit == "hours" else (divisor, unit)
+    def light_teras(largest: float) -> tuple[float, str]:
+        divisor, prefix = right(largest)
+        return (0.5e12, prefix) if prefix == "T" else (divisor, prefix)
 
-    monkeypatch.setattr(charts, "_unit", long_hours)
+    monkeypatch.setattr(charts, "_prefix", light_teras)
     assert_caught(check_charts)
 
 
