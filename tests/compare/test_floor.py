@@ -44,7 +44,8 @@ def floor_under(layouts: Mapping[str, float], seeds: int = 3) -> Floor:
         for name, chance in layouts.items()
         for seed in range(seeds)
     }
-    answers = {name: Answers(*[None] * 7, actions=()) for name in COUNTED}  # type: ignore[arg-type]
+    query_Q, labels_QA = np.zeros(1, np.int64), np.zeros((1, 0), np.float32)
+    answers = {name: Answers(query_Q, query_Q, query_Q, None, {}, labels_QA, {}, ()) for name in COUNTED}
     found = Baselines(
         Asked("", "causal", True, None, None, ""),
         tuple(Counted(name, f"settings of {name}") for name in COUNTED),

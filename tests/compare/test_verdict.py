@@ -18,7 +18,7 @@ from test_significance import equal, sides_of
 from tiny import assert_caught, assert_not_vacuous
 
 from plait.compare import sensitivity as foresight
-from plait.compare.results import Ability, Contrast, MetricSummary, Summary
+from plait.compare.results import Ability, Contrast, EpochTimes, MetricSummary, Summary
 from plait.compare.sensitivity import Sensitivity, sensitivity
 from plait.compare.significance import drawn, tell_apart
 from plait.compare.verdict import Counted, MetricVerdict, Verdict, chief_metrics, verdict_of
@@ -92,7 +92,7 @@ def comparison_of(*found):
         metrics = {
             metric: its_column[its.name] for metric, its_column in columns.items() if its.name in its_column
         }
-        summaries.append(Summary(its.name, its.seeds, metrics, cost))
+        summaries.append(Summary(its.name, its.seeds, metrics, cost, EpochTimes(1.0, 1.0, 1.0)))
     return msgspec.structs.replace(
         MADE_UP, layouts=tuple(layouts), summaries=tuple(summaries), reference=found[0].name
     )
