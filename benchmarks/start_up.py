@@ -3,8 +3,7 @@
     python benchmarks/start_up.py --out benchmarks/results/start_up.json
 
 Seconds of processor time, in the program and in the system: the median of several starts that take turns, and the
-range.
-The goal is 0.4 s for all but the last.
+range. The goal is 0.4 s for all but the last.
 """
 
 import resource

@@ -130,7 +130,7 @@ def test_training_refuses_what_cannot_move_before_it_writes(datasets, tmp_path):
     with pytest.raises(ValueError, match=reason):
         compare(
             datasets["again"],
-            ["item"],
+            [resolve("item")],
             1,
             tmp_path / "compared",
             settings_of().model,
