@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import assert_not_vacuous, prepared, random_log
+from tiny import assert_caught, assert_not_vacuous, prepared, random_log
 
 from plait.data import Dataset, Temporal
 from plait.data.preparation import coding
@@ -64,9 +64,9 @@ def check_rows(seed: int = 0) -> None:
     for num_rows in (0, 1, 2, 6, 7, 8, 13, 14, 15, 97):
         user_N, tick_N, tiebreak_N = (rng.integers(0, 5, num_rows) for _ in range(3))
         assert stable_argsort(user_N).tolist() == np.argsort(user_N, kind="stable").tolist()
-        for tiebreak in (None, tiebreak_N):
-            keys = (user_N, tick_N, *([] if tiebreak is None else [tiebreak]), np.arange(num_rows))
-            assert order_events(user_N, tick_N, tiebreak).tolist() == np.lexsort(keys[::-1]).tolist()
+        for time_N, tiebreak in itertools.product((tick_N, np.sort(tick_N)), (None, tiebreak_N)):
+            keys = (user_N, time_N, *([] if tiebreak is None else [tiebreak]), np.arange(num_rows))
+            assert order_events(user_N, time_N, tiebreak).tolist() == np.lexsort(keys[::-1]).tolist()
         for odd, step in itertools.product(range(num_rows), (250, 1)):
             ticks = 4_000 * tick_N
             ticks[odd] += step
@@ -78,6 +78,11 @@ def check_rows(seed: int = 0) -> None:
 def test_the_order_of_rows_does_not_depend_on_the_block(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coding, "BLOCK", block)
     check_rows()
+
+
+def test_rows_that_are_taken_for_ordered_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coding, "is_ascending", lambda key_N: True)
+    assert_caught(check_rows)
 
 
 @pytest.mark.parametrize("block", [1, 3, 64])
