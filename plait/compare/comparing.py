@@ -295,10 +295,10 @@ def _ranked_unlike(first: Variant, other: Variant) -> Iterator[str]:
 
 def _asked_unlike(first: Variant, other: Variant, dataset: Dataset) -> Iterator[str]:
     """How far their test events are not the same."""
-    event_q, event_Q = (_asked(variant, dataset) for variant in (first, other))
-    alone = len(np.setxor1d(event_q, event_Q))
+    of_first, of_other = (_asked(variant, dataset) for variant in (first, other))
+    alone = len(np.setxor1d(of_first, of_other))
     if alone:
-        yield f"{len(event_q):,} and {len(event_Q):,} test events, of which {alone:,} are asked of one alone"
+        yield f"{len(of_first):,} and {len(of_other):,} test events, of which {alone:,} are asked of one alone"
 
 
 def _asked(variant: Variant, dataset: Dataset) -> Int64[np.ndarray, " Q"]:

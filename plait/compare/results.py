@@ -38,9 +38,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     train_tokens: float
     wall_s: float  # everything: training, validation, test, writing
     train_wall_s: float  # optimiser steps only
-    train_cpu_s: (
-        float | None
-    )  # of the process, meanwhile: all its threads; None where a run did not record it
+    train_cpu_s: float | None  # of all threads during the steps; None where a run did not record it
     epochs: float
     best_epoch: float
     peak_memory_mb: float | None  # main memory of the process during the run; None where nothing tells it
@@ -208,9 +206,7 @@ class LayoutCard(msgspec.Struct, frozen=True, kw_only=True):
     mask: tuple[str, ...]  # by token, "1" where it sees the token of that column, else "0"
     drawing: str  # the same as text
     leaks: tuple[str, ...] = ()  # not empty: it reads its own answers, and is studied for that
-    targets_per_epoch: dict[
-        str, int
-    ] = {}  # events that the first epoch supervises, of which "items", "actions"
+    targets_per_epoch: dict[str, int] = {}  # of how many events the first epoch supervises "items", "actions"
 
     def __post_init__(self) -> None:
         lengths = [len(self.mask), *map(len, self.mask)]

@@ -20,7 +20,6 @@ from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
-from jaxtyping import Int64
 
 from plait.evaluation.answers import Answers
 from plait.evaluation.checkpoints import Checkpoint
@@ -83,9 +82,7 @@ class Result:
     wall_s: float  # with validation, test and writing, since this process took the run up
     peak_memory_mb: float | None  # main memory of the whole process, since then; None where nothing tells it
     curve: list[dict[str, float]]
-    train_cpu_s: float | None = (
-        None  # of the process during them; None in results from before it was recorded
-    )
+    train_cpu_s: float | None = None  # of all threads during the steps; None where it was not yet recorded
     protocol: str = ""  # in one line, with the seed; "" in results that were written before it was recorded
     provenance: Provenance = Provenance()  # of the process that finished the run
     beside: Beside | None = None
@@ -162,11 +159,10 @@ def load_answers(folder: Path, actions: tuple[Action, ...], checkpoint: Checkpoi
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             arrays = dict(found)
-        if "list_Q" not in arrays:
-            arrays |= _with_lists(arrays["user_Q"], arrays["item_Q"], arrays.get("rank_Q"), folder)
-        return Answers(
-            user_Q=arrays.pop("user_Q"),
-            list_Q=arrays.pop("list_Q"),
+        has_lists, user_Q = "list_Q" in arrays, arrays.pop("user_Q")
+        answers = Answers(
+            user_Q=user_Q,
+            list_Q=arrays.pop("list_Q", user_Q),
             item_Q=arrays.pop("item_Q"),
             rank_Q=arrays.pop("rank_Q", None),
             label_QA=arrays.pop("label_QA"),
@@ -176,29 +172,26 @@ def load_answers(folder: Path, actions: tuple[Action, ...], checkpoint: Checkpoi
         )
     except (FileNotFoundError, EOFError, KeyError, RuntimeError, TypeError, ValueError, BadZipFile) as error:
         raise _damaged(path, error) from error
+    return answers if has_lists else _with_lists(answers, folder)
 
 
-def _with_lists(
-    user_Q: Int64[np.ndarray, " Q"],
-    item_Q: Int64[np.ndarray, " Q"],
-    rank_Q: Int64[np.ndarray, " Q"] | None,
-    folder: Path,
-) -> dict[str, Int64[np.ndarray, " Q"]]:
-    """Of answers that were written before they had lists: all of a user's are of one, and an answer's rank counted the
+def _with_lists(answers: Answers, folder: Path) -> Answers:
+    """Answers that were written before they had lists: all of a user's are of one, and an answer's rank counted the
     other answers that stand ahead of it.
 
     Raises:
         ValueError: several answers of a user were ranked each in a list of its own.
     """
-    if rank_Q is None or len(np.unique(user_Q)) == len(user_Q):
-        return {"list_Q": user_Q}
+    rank_Q, list_Q = answers.rank_Q, answers.list_Q
+    if rank_Q is None or len(np.unique(list_Q)) == len(list_Q):
+        return answers
     asked = read_file(folder / SETTINGS, RunSettings)
     if asked.protocol.negatives is not None or asked.model.exposure.time_anchor != "current":
         raise ValueError(
             f"{folder / ANSWERS} holds several answers of a user, each ranked in a list of its own by an earlier "
             f"version of Plait; they share one now: {ANEW}"
         )
-    return {"list_Q": user_Q, "rank_Q": among_others(user_Q, item_Q, rank_Q)}
+    return replace(answers, rank_Q=among_others(list_Q, answers.item_Q, rank_Q))
 
 
 def read_file(path: Path, kind: type[Kind]) -> Kind:
