@@ -30,8 +30,8 @@ from plait.metrics.intervals import (
     critical,
     departures,
     difference_of,
+    judged,
     least_p,
-    tested,
     widened,
 )
 
@@ -177,8 +177,8 @@ def tell_apart(pairs: Sequence[Pair], beside: Sequence[Pair] = ()) -> list[Told]
             together = abs(value)
         told.append(
             Told(
-                tested(value, half, int((own_D >= abs(value)).sum()), len(own_D), least),
-                tested(value, together, int((largest_D >= size).sum()), len(own_D), least),
+                judged(value, half, int((own_D >= abs(value)).sum()), len(own_D), least),
+                judged(value, together, int((largest_D >= size).sum()), len(own_D), least),
             )
         )
     return told

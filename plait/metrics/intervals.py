@@ -98,9 +98,9 @@ def bootstrap(statistic: Statistic, num_draws: int = 1000, seed: int = 0) -> Boo
         ValueError: num_draws is below 40, where a 2.5 % tail holds no draw.
 
     >>> from plait.metrics.statistic import mean_over_users
-    >>> hits = bootstrap(mean_over_users(np.arange(4), np.array([0.0, 1.0, 1.0, 1.0])))
-    >>> hits.value_D.min(), hits.value_D.max()
-    (0.0, 1.0)
+    >>> hits = bootstrap(mean_over_users(np.arange(4), np.array([0.0, 1.0, 1.0, 1.0]), form="share")).estimate
+    >>> hits.value, round(hits.low, 2), round(hits.high, 2)
+    (0.75, 0.28, 0.96)
     """
     if num_draws < 1 / TAIL:
         raise ValueError(
@@ -236,7 +236,7 @@ def paired_difference(a: Bootstrap, b: Bootstrap) -> Difference:
     away_D = np.abs(departures([(a, b)])[0])
     away_D = away_D[~np.isnan(away_D)]
     half = widened(float(critical(away_D[None], 2 * TAIL)[0]), value, least)
-    return tested(value, half, int((away_D >= abs(value)).sum()), len(away_D), least)
+    return judged(value, half, int((away_D >= abs(value)).sum()), len(away_D), least)
 
 
 def departures(pairs: Sequence[tuple[Bootstrap, Bootstrap]]) -> Float64[np.ndarray, "P D"]:
@@ -334,7 +334,7 @@ def widened(half: float, value: float, least: float) -> float:
     return half if least < 2 * TAIL else max(half, abs(value))
 
 
-def tested(value: float, half: float, as_large: int, num_draws: int, least: float) -> Difference:
+def judged(value: float, half: float, as_large: int, num_draws: int, least: float) -> Difference:
     """A difference whose size is reached by so many of the draws."""
     p = (1 + as_large) / (1 + num_draws)
     return Difference(value, value - half, value + half, min(1.0, max(least, p)))

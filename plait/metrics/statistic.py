@@ -21,9 +21,7 @@ STEP = 3e-4  # of a derivative, as a part of the sum that it is taken along
 class Parts:
     """What each user brings to a metric, to first order."""
 
-    influence_U: Float64[
-        np.ndarray, " U"
-    ]  # the metric's derivative by how often the user counts; they sum to 0
+    influence_U: Float64[np.ndarray, " U"]  # derivatives by how often each user counts; they sum to 0
     share_U: Float64[np.ndarray, " U"]  # of that which the metric is a mean over; they sum to 1
     form: Form
 

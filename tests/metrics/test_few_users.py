@@ -128,16 +128,16 @@ def p_of_draws(first: Bootstrap, second: Bootstrap) -> float:
     return 2 * (1 + min((difference_D <= 0).sum(), (difference_D >= 0).sum())) / (1 + len(difference_D))
 
 
-def check_alike(p_of: Callable[[Bootstrap, Bootstrap], float], trials: int = 300) -> None:
-    """Two models that rank three positives equally well; of 300, 9 % are as likely as 1 in 300."""
+def check_alike(p_of: Callable[[Bootstrap, Bootstrap], float], trials: int = 150) -> None:
+    """Two models that rank three positives equally well; of 150, 10 % are as likely as 1 in 200."""
     rng = np.random.default_rng(2)
     pairs = ([bootstrap(clicks_of(3, 0.9539, rng), 100, trial) for _ in range(2)] for trial in range(trials))
-    assert np.mean([p_of(*pair) < 0.05 for pair in pairs]) <= 0.09
+    assert np.mean([p_of(*pair) < 0.05 for pair in pairs]) <= 0.1
 
 
 def test_three_positives_tell_equal_models_apart_no_more_than_promised() -> None:
     check_alike(lambda first, second: paired_difference(first, second).p)
-    assert_caught(check_alike, p_of_draws, 100)
+    assert_caught(check_alike, p_of_draws, 60)
 
 
 def test_a_better_model_is_found_by_a_hundred_positives() -> None:
@@ -191,4 +191,5 @@ def test_who_carries_a_number() -> None:
     one = bootstrap(rmse(labelled(np.arange(20), error_U, np.zeros(20)))).estimate
     assert one.carried_by == pytest.approx(119**2 / (100**2 + 19))
     assert one.carried_by < 1.5 and one.high > 2 * one.value
-    assert 2.5 < known(clicks_of(3, 0.95, np.random.default_rng(6))).carried_by(0.75) <= 3
+    clicks = bootstrap(clicks_of(3, 0.95, np.random.default_rng(6)), 40).estimate
+    assert 1 <= clicks.carried_by <= 3 < clicks.num_users

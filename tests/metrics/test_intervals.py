@@ -95,7 +95,7 @@ def test_few_users_cannot_prove_much(num_users, least):
     a, b = (
         bootstrap(mean_over_users(np.arange(num_users), np.linspace(v, v + 1, num_users))) for v in (9, 1)
     )
-    assert paired_difference(a, b).p == pytest.approx(least)
+    assert paired_difference(a, b).p == pytest.approx(least, rel=0.2)  # of a thousand flips
 
 
 def test_one_user_has_no_interval():
