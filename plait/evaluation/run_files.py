@@ -6,8 +6,8 @@ RUN/checkpoint.pt   training state, while it is not finished
 RUN/model/          the best weights, and what they need to read histories
 RUN/answers.npz     the model's answers on the test events
 RUN/model-actions/, RUN/answers-actions.npz
-                    the same of the checkpoint that is best for actions, where that is another; model-retrieval/ where
-                    protocol.deploy = actions
+                    the same of the best checkpoint for actions, where the layout retrieves, too; model-retrieval/
+                    under protocol.deploy = actions
 RUN/result.json     written last: a run that has it is finished
 RUN/.lock           locked by the process that trains there, until it ends in whatever way
 """

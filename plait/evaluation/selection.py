@@ -19,9 +19,7 @@ class Selection:
     0.0
     """
 
-    EACH: ClassVar[str] = (
-        "each"  # one checkpoint for retrieval, one for actions: see `plait.evaluation.checkpoints`
-    )
+    EACH: ClassVar[str] = "each"  # a checkpoint for each task: see `plait.evaluation.checkpoints`
     AUTO: ClassVar[str] = "auto"  # RETRIEVAL where that is trained, else the loss of the actions
     RETRIEVAL: ClassVar[str] = CHIEF_RETRIEVAL
 

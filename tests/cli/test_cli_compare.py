@@ -237,7 +237,7 @@ def test_epochs_that_were_written_as_whole_numbers_are_read(
     assert said_by(capsys, *words)
     before, result = rows_of(tmp_path), tmp_path / "runs/lac-seed0/result.json"
     old, changed = re.subn(r'("(?:epochs|best_epoch|epoch)": \d+)\.0', r"\1", result.read_text())
-    assert changed == 4, "epochs, the best one, and those of the curve"
+    assert changed == 5, "epochs, the two best ones, and those of the curve"
     result.write_text(old)
     (result.parent / HASHES).unlink()
     with pytest.warns(UserWarning, match=HASHES):
