@@ -7,7 +7,7 @@ from cyclopts import App, Group, Parameter
 
 from plait.cli.arguments import Json
 from plait.cli.datasets import show_dataset
-from plait.cli.output import show_json, show_table
+from plait.cli.output import show_rows
 from plait.data import Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat, sources
 from plait.data import prepare as prepare_log
 from plait.data.columns.missing import parse_missing
@@ -31,13 +31,7 @@ def list_data(*, json: Json = False) -> None:
     Example: plait data list
     """
     rows = [(r.name, r.what, [action.name for action in r.actions], r.origin) for r in sources.catalogue()]
-    headings = ("name", "what", "actions", "from")
-    if json:
-        show_json([dict(zip(headings, row, strict=True)) for row in rows])
-    else:
-        show_table(
-            headings, [(name, what, ", ".join(actions), origin) for name, what, actions, origin in rows]
-        )
+    show_rows(("name", "what", "actions", "from"), rows, json=json)
 
 
 @app.command(sort_key=2)

@@ -7,7 +7,7 @@ import polars as pl
 from cyclopts import Parameter
 
 from plait.cli.arguments import Device, Json
-from plait.cli.output import show_frame
+from plait.cli.output import show_rows
 from plait.cli.runs import finished_run
 from plait.cli.user_state import state_of
 from plait.data.columns.features import texts_of
@@ -65,7 +65,7 @@ def recommend(
         found = _with_titles(found, model, titles, title_column)
     if audit(model.model.layout).can_score != "no":
         found = _with_actions(found, model, state, at)
-    show_frame(found, json)
+    show_rows(found.columns, found.rows(), json=json)
 
 
 def _with_titles(found: pl.DataFrame, model: Recommender, table: Path, column: str) -> pl.DataFrame:
