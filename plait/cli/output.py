@@ -67,6 +67,8 @@ def show_json(value: object) -> None:
 
 
 def _cell(value: object) -> Text:
+    if value is None:
+        return Text()
     if isinstance(value, bool):
         return Text("yes" if value else "no")
     if isinstance(value, list):

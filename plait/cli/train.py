@@ -12,14 +12,17 @@ from plait.cli.output import progress_console, say
 from plait.cli.progress import training_bar
 from plait.compare.words import duration
 from plait.data import Dataset
+from plait.engine.plain import needs_time
 from plait.evaluation.run_files import MODEL as MODEL_FOLDER
 from plait.evaluation.run_files import load_result
 from plait.evaluation.settings import Optim, Protocol
 from plait.fitting import fit
-from plait.layouts import Layout, audit, resolve
+from plait.layouts import audit, resolve
+from plait.layouts.facts import Field
 from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkKind
 from plait.nn.device import resolve_device
+from plait.recommender import Recommender
 
 
 def train(
@@ -53,12 +56,12 @@ def train(
         What to train on; auto is cuda where there is one.
     """
     on, model = resolve_device(device), with_trunk(model, trunk)
-    resolved = resolve(layout, allow_leaks=model.allow_leaks)  # before a dataset is fetched for nothing
+    notation = str(resolve(layout, allow_leaks=model.allow_leaks))  # before a dataset is fetched for nothing
     opened, screen = open_dataset(dataset), progress_console(quiet=quiet)
     with training_bar(screen) as watch:
-        fit(
+        trained = fit(
             opened,
-            str(resolved),
+            notation,
             model=model,
             optim=optim,
             protocol=protocol,
@@ -69,16 +72,21 @@ def train(
         )
     evaluate(out)
     say(f"model: {out / MODEL_FOLDER}, trained in {duration(load_result(out).wall_s)}")
-    say(f"next: {asking(out, resolved, opened)}")
+    if command := asking(out, trained, opened):
+        say(f"next: {command}")
 
 
-def asking(run: Path, layout: Layout, dataset: Dataset) -> str:
-    """The command that asks a finished run about the dataset's first user."""
-    user = f"--user={dataset.user_ids()[0]}"
-    if audit(layout).can_retrieve:
-        return shlex.join(["plait", "recommend", str(run), user])
-    item = str(dataset.item_ids()[0])
-    return shlex.join(["plait", "score", str(run), user, f"--items={quoted_item(item)}"])
+def asking(run: Path, trained: Recommender, dataset: Dataset) -> str:
+    """The command that asks a finished run about the dataset's first user; empty where its layout answers nothing."""
+    user, found = f"--user={dataset.user_ids()[0]}", audit(trained.model.layout)
+    field: Field
+    if found.can_retrieve:
+        words, field = ["recommend", str(run), user], "i"
+    elif found.can_score != "no":
+        words, field = ["score", str(run), user, f"--items={quoted_item(str(dataset.item_ids()[0]))}"], "a"
+    else:
+        return ""
+    return shlex.join(["plait", *words]) + (" --at TIME" if needs_time(trained.model, field) else "")
 
 
 def quoted_item(id: str) -> str:
