@@ -3,16 +3,12 @@
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from plait.terminal import ENDLESS, FittedTable, Numbers
-
-if TYPE_CHECKING:  # verbs that list what they know need none
-    import polars as pl
 
 LONGEST_CELL = 200  # characters in a table on a terminal: an id may be a page of text
 
@@ -52,12 +48,12 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]], captio
     show(FittedTable(told, cells, notes=[caption] if caption else []), out)
 
 
-def show_frame(frame: "pl.DataFrame", json: bool) -> None:
-    """A table as people read it, or as programs do: an object for each row."""
+def show_rows(headings: Sequence[str], rows: Iterable[Sequence[object]], *, json: bool) -> None:
+    """A table for people, or an object for each row for programs."""
     if json:
-        show_json(frame.to_dicts())
+        show_json([dict(zip(headings, row, strict=True)) for row in rows])
     else:
-        show_table(frame.columns, frame.rows())
+        show_table(headings, rows)
 
 
 def show_json(value: object) -> None:
@@ -71,8 +67,12 @@ def show_json(value: object) -> None:
 
 
 def _cell(value: object) -> Text:
+    if value is None:
+        return Text()
     if isinstance(value, bool):
         return Text("yes" if value else "no")
+    if isinstance(value, list):
+        return Text(", ".join(map(str, value)))
     return Text(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 

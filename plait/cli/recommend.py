@@ -7,10 +7,11 @@ import polars as pl
 from cyclopts import Parameter
 
 from plait.cli.arguments import Device, Json
-from plait.cli.output import show_frame
+from plait.cli.output import show_rows
 from plait.cli.runs import finished_run, run_and_model
 from plait.cli.user_state import state_of
 from plait.data.columns.features import texts_of
+from plait.engine.plain import needs_time
 from plait.engine.state import State
 from plait.layouts import audit
 from plait.recommender import Recommender
@@ -65,9 +66,10 @@ def recommend(
     found = model.retrieve(state, k, filter_seen=filter_seen, at=at).drop("user")
     if titles is not None:
         found = _with_titles(found, model, titles, title_column)
-    if audit(model.model.layout).can_score != "no":
+    knows_when = at is not None or not needs_time(model.model.config, "a")
+    if audit(model.model.layout).can_score != "no" and knows_when:
         found = _with_actions(found, model, state, at)
-    show_frame(found, json)
+    show_rows(found.columns, found.rows(), json=json)
 
 
 def _with_titles(found: pl.DataFrame, model: Recommender, table: Path, column: str) -> pl.DataFrame:

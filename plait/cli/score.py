@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from plait.cli.arguments import Device, Json
-from plait.cli.output import show_frame
+from plait.cli.output import show_rows
 from plait.cli.runs import finished_run, run_and_model
 from plait.cli.user_state import state_of
 from plait.schema import check_unique, split_quoted
@@ -48,7 +48,7 @@ def score(
     folder, model_folder = run_and_model(run)
     model, state = state_of(model_folder, finished_run(folder), user, dataset, device)
     found = model.score(state, split_items(items), at=at, context=_values_of(context)).drop("user")
-    show_frame(found, json)
+    show_rows(found.columns, found.rows(), json=json)
 
 
 def split_items(text: str) -> list[str]:

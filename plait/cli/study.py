@@ -8,13 +8,13 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from plait.cli.arguments import Device, Json, Quiet
-from plait.cli.output import console, progress_console, say, show, show_json
+from plait.cli.output import console, progress_console, say, show, show_json, show_rows
 from plait.cli.progress import training_bar
 from plait.cli.unfinished import Unfinished
 from plait.nn.device import resolve_device
 from plait.papers import STUDIES
 from plait.papers.study import Place, Study, is_recorded, run_study
-from plait.papers.tables import study_list, study_report
+from plait.papers.tables import study_report
 
 
 def study(
@@ -52,7 +52,8 @@ def study(
     """
     screen, told = console(), progress_console(quiet=quiet)
     if not name:
-        _list(json)
+        rows = [(study.name, study.paper, study.question) for study in STUDIES]
+        show_rows(("study", "of", "question"), rows, json=json)
         return
     if data is not None and not data.is_dir():
         raise ValueError(
@@ -85,13 +86,6 @@ def study(
     undone = [*result.not_run.values(), *(run for finding in result.findings for run in finding.failed)]
     if undone:
         raise Unfinished("\n".join([f"{found.name} is not whole", *undone]))
-
-
-def _list(json: bool) -> None:
-    if json:
-        show_json([{"study": study.name, "of": study.paper, "question": study.question} for study in STUDIES])
-    else:
-        show(study_list(STUDIES))
 
 
 def _find(name: str) -> Study:

@@ -12,14 +12,16 @@ from plait.cli.output import progress_console, say
 from plait.cli.progress import training_bar
 from plait.compare.words import duration
 from plait.data import Dataset
+from plait.engine.plain import needs_time
 from plait.evaluation.run_files import MODEL as MODEL_FOLDER
 from plait.evaluation.run_files import RunSettings, load_result
 from plait.evaluation.settings import Optim, Protocol
-from plait.layouts import Layout, audit, resolve
-from plait.models.generative import ModelSettings
+from plait.layouts import audit, resolve
+from plait.layouts.facts import Field
+from plait.models.generative import ModelConfig, ModelSettings
 from plait.nn.config import TrunkKind
 from plait.nn.device import resolve_device
-from plait.training.run import run_training
+from plait.training.run import config_of, run_training
 
 
 def train(
@@ -54,23 +56,28 @@ def train(
     """
     # Before a dataset is fetched for nothing:
     on, model = resolve_device(device), with_trunk(model, trunk)
-    resolved = resolve(layout, allow_leaks=model.allow_leaks)
-    settings = RunSettings(layout=str(resolved), model=model, optim=optim, protocol=protocol)
+    notation = str(resolve(layout, allow_leaks=model.allow_leaks))
+    settings = RunSettings(layout=notation, model=model, optim=optim, protocol=protocol)
     opened, screen = open_dataset(dataset), progress_console(quiet=quiet)
     with training_bar(screen) as watch:
         run_training(opened, settings, out, lambda line: say(line, screen), on, watch)
     evaluate(out)
     say(f"model: {out / MODEL_FOLDER}, trained in {duration(load_result(out).wall_s)}")
-    say(f"next: {asking(out, resolved, opened)}")
+    if command := asking(out, config_of(opened, settings), opened):
+        say(f"next: {command}")
 
 
-def asking(run: Path, layout: Layout, dataset: Dataset) -> str:
-    """The command that asks a finished run about the dataset's first user."""
-    user = f"--user={dataset.user_ids()[0]}"
-    if audit(layout).can_retrieve:
-        return shlex.join(["plait", "recommend", str(run), user])
-    item = str(dataset.item_ids()[0])
-    return shlex.join(["plait", "score", str(run), user, f"--items={quoted_item(item)}"])
+def asking(run: Path, config: ModelConfig, dataset: Dataset) -> str:
+    """The command that asks a finished run about the dataset's first user; empty where its layout answers nothing."""
+    user, found = f"--user={dataset.user_ids()[0]}", audit(config.parsed_layout)
+    field: Field
+    if found.can_retrieve:
+        words, field = ["recommend", str(run), user], "i"
+    elif found.can_score != "no":
+        words, field = ["score", str(run), user, f"--items={quoted_item(str(dataset.item_ids()[0]))}"], "a"
+    else:
+        return ""
+    return shlex.join(["plait", *words]) + (" --at TIME" if needs_time(config, field) else "")
 
 
 def quoted_item(id: str) -> str:

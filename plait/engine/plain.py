@@ -19,7 +19,7 @@ from plait.engine.state import State, called, in_last_request, joined_histories,
 from plait.layouts import audit
 from plait.layouts.audit import reader
 from plait.layouts.facts import Field
-from plait.models.generative import GenerativeRecommender
+from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs, query_inputs
 from plait.models.late import LateStatistics
 from plait.schema import MISSING_VALUE, UNKNOWN_ITEM, EventBatch
@@ -105,15 +105,15 @@ def retrieve(
     return item_UK, score_UK
 
 
-def needs_time(model: GenerativeRecommender, field: Field) -> bool:
+def needs_time(config: ModelConfig, field: Field) -> bool:
     """Whether the answer about the `field` of an event to come depends on when it comes."""
-    config, found = model.config.settings, reader(model.layout, field)
-    anchor = config.exposure.time_anchor
-    if found is None or not config.trunk.reads_time:
+    settings, found = config.settings, reader(config.parsed_layout, field)
+    anchor = settings.exposure.time_anchor
+    if found is None or not settings.trunk.reads_time:
         return False
     if found.target.offset == 0 or anchor == "request":
         return True
-    token = model.layout.tokens[found.token]
+    token = config.parsed_layout.tokens[found.token]
     return anchor == "next" and all(target.offset > 0 for target in token.predicted)
 
 
@@ -194,7 +194,7 @@ def _request_times(
         ValueError: the model looks at it, and there is none, or it lies before the last event of a user.
     """
     last_s_U = state.events.time_s_E[state.events.start_U1[1:] - 1]
-    if not needs_time(model, field):
+    if not needs_time(model.config, field):
         return last_s_U
     settings = model.config.settings
     what = (

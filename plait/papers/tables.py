@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.text import Text
 
 from plait.compare.words import NOTHING, duration, number
-from plait.papers.study import Figure, Finding, Study, StudyResult
+from plait.papers.study import Figure, Finding, StudyResult
 from plait.terminal import FittedTable, Numbers
 
 OUTCOME_STYLE = {
@@ -15,11 +15,6 @@ OUTCOME_STYLE = {
     "too close to tell": "",
     "not measured": "dim",
 }
-
-
-def study_list(studies: tuple[Study, ...]) -> FittedTable:
-    rows = [(study.name, study.paper, study.question) for study in studies]
-    return FittedTable(("study", "of", "question"), rows)
 
 
 def study_report(result: StudyResult, *, quick: bool = False) -> Group:

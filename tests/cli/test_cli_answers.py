@@ -20,11 +20,11 @@ from plait.recommender import Recommender
 
 def test_a_finished_run_recommends_and_scores(run: Path, dataset: Dataset, capsys: Capture) -> None:
     rows = table_of(said_by(capsys, "recommend", run, "--user", "u03", "-k", 4))
-    items = [item for item, _, _ in rows]
+    items = [item for item, *_ in rows]
     history = dataset.history(dataset.user_index("u03"))
     seen = set(dataset.item_ids().gather(history.item_E - 1))
     assert len(set(items)) == 4 and not seen & set(items)
-    assert [rank for _, rank, _ in rows] == ["1", "2", "3", "4"]
+    assert [rank for _, rank, *_ in rows] == ["1", "2", "3", "4"]
     rows = table_of(said_by(capsys, "score", run, "--user", "u03", "--items", "i05, i02"))
     assert [row[0] for row in rows] == ["i05", "i02"]
     assert all(1 <= float(rating) <= 5 and 0 <= float(liked) <= 1 for _, rating, liked in rows)
@@ -129,7 +129,7 @@ def test_a_user_that_the_filters_left_out_is_told_so(tmp_path: Path, capsys: Cap
 
 def met(said: str, dataset: Dataset, user: str) -> tuple[int, int]:
     """How many items were recommended, and how many of them the user has in the history."""
-    items = {item for item, _, _ in table_of(said)}
+    items = {item for item, *_ in table_of(said)}
     history = dataset.history(dataset.user_index(user))
     return len(items), len(items & set(dataset.item_ids().gather(history.item_E - 1)))
 

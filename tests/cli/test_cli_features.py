@@ -60,7 +60,10 @@ def test_a_described_log_is_prepared_trained_and_asked(trained: Path, capsys: Ca
     ("more", "message"),
     [
         (("--item-feature", "genre:categorie"), "expected NAME:category"),
-        (("--item-feature", "genre:categories:|", "--context", "rating:number"), "as action and as context"),
+        (
+            ("--item-feature", "genre:categories:|", "--context", "rating:number"),
+            "as --action and as --context",
+        ),
         (("--item-feature", "colour:category", "--user-feature", "plan:category"), "has no column 'colour'"),
         (("--item-feature", "genre:categories:|"), "users are given, but no user_features: name their"),
         (("--item-feature", "genre:categories:|"), "columns and kinds, --user-feature"),

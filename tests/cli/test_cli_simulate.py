@@ -84,7 +84,7 @@ def test_a_comparison_on_a_world_shows_the_oracle_and_the_distance(tmp_path: Pat
     out = tmp_path / "out"
     words = ("compare", tmp_path / "world", "--layouts", "item,lac", "--seeds", 2, "--out", out, *SMALL)
     said = said_by(capsys, *words, "--protocol.no-filter-seen")
-    (oracle,) = (line.split() for line in said.splitlines() if line.startswith(" oracle "))
+    (oracle,) = (line.split() for line in said.splitlines() if line.startswith("oracle "))
     assert len(oracle) >= 3 and re.search(r"lac†.* \([+−][\d.]+\)", said)
     found = msgspec.json.decode((out / "summary.json").read_bytes())
     met = set()
@@ -121,6 +121,6 @@ def test_the_oracle_ranks_sampled_items_too(tmp_path: Path, capsys: Capture) -> 
         "lac",
     )
     for name, more in (("kept", ("--protocol.no-filter-seen",)), ("filtered", ())):
-        assert re.search(r"^ oracle ", said_by(capsys, *words, *more, "--out", tmp_path / name), re.MULTILINE)
+        assert re.search(r"^oracle ", said_by(capsys, *words, *more, "--out", tmp_path / name), re.MULTILINE)
         found = msgspec.json.decode((tmp_path / name / "comparison.json").read_bytes())
         assert "ndcg@10" in found["retrieval"] and set(found["retrieval"]) <= set(found["oracle"])

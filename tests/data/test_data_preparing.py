@@ -381,7 +381,7 @@ OF_NO_TYPE = [
     ("user", 0, "found 0, expected the name of a column"),
     ("order", ["time"], "found .'time'., expected the name of a column, or None"),
     ("min_user_events", "5", "found '5', expected a whole number from 1"),
-    ("min_user_events", -3, "found -3, expected a whole number from 1 .--min-user-events"),
+    ("min_user_events", -3, "found -3, expected a whole number from 1 to"),
     ("min_item_events", 0, "found 0, expected a whole number from 1 .--min-item-events"),
     ("min_item_events", 2.5, "found 2.5, expected a whole number"),
     ("time_unit", "min", "found 'min', expected 's', 'ms', 'us' or 'ns'"),

@@ -307,10 +307,10 @@ def but(**columns) -> pl.DataFrame:
 
 
 TROUBLE = {
-    "the data frame has no column 'brand' .of item_features, --item-feature.\\. It has: item, genre": {
+    "the data frame has no column 'brand' .of item_features.\\. It has: item, genre": {
         "items": item_table().drop("brand")
     },
-    "no column 'text' .of item_features, --item-feature., did you mean 'test'. It has: ": {
+    "no column 'text' .of item_features., did you mean 'test'. It has: ": {
         "items": item_table().rename({"text": "test"})
     },
     "item must stand once in a feature table; more than once: 'i07'": {
@@ -334,7 +334,7 @@ TROUBLE = {
     },
     "the vector of row 1 is not finite": {"items": but(text=[[1.0, None]] + [[1.0, 2.0]] * 15)},
     "nowhere.npy cannot be read": {"item_features": [Feature("text", Vector("nowhere.npy"))]},
-    "items are given, but no item_features: .*--item-feature": {"item_features": []},
+    "items are given, but no item_features: .*item_features": {"item_features": []},
     "items, column: 'item' given more than once": {"item_features": [Feature("item", Category())]},
     "user_features: 'age' is a vector": {"user_features": [Feature("age", Vector())]},
     "context: 'device' is a set of categories": {"context": [Feature("device", Categories())]},
@@ -355,8 +355,8 @@ def test_trouble_is_named(tmp_path, message):
 
 def test_features_without_a_table_are_refused(tmp_path):
     for options, message in (
-        ({"item_features": ITEM_FEATURES}, "item_features are named, but no items: .*--items"),
-        ({"user_features": USER_FEATURES}, "user_features are named, but no users: .*--users"),
+        ({"item_features": ITEM_FEATURES}, "item_features are named, but no items: .*items"),
+        ({"user_features": USER_FEATURES}, "user_features are named, but no users: .*users"),
         ({"keep_unseen_items": True}, "give items and item_features"),
     ):
         with pytest.raises(ValueError, match=message):

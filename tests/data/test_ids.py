@@ -235,7 +235,7 @@ def test_rejecting_is_not_advised_where_it_would_drop_most_of_the_log(tmp_path):
         users = pl.Series("user", ["NA"] * nobody + ["x"] * (4 - nobody))
         with pytest.raises(ValueError, match=f"user is missing: {nobody} rows") as caught:
             prepare(frame.with_columns(users), out=tmp_path / "out", **ALL)
-        assert ("--on-bad-row" in str(caught.value)) == advised
+        assert ("on_bad_row" in str(caught.value)) == advised
         left = "none is left" if nobody == 4 else "only 1 of 4 are left"
         assert (left in str(caught.value)) != advised
 

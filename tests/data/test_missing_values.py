@@ -92,7 +92,7 @@ def test_missing_values_of_features_and_context(tmp_path):
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        ({"ratng": [0]}, "--missing., which is no action, .*did you mean 'rating'"),
+        ({"ratng": [0]}, "'ratng', which is no action, .*did you mean 'rating'"),
         ({"item": [0]}, "names the column 'item' .*those are rating"),
         ({"rating": [None]}, r"missing of 'rating': found \[None\]"),
     ],
@@ -105,7 +105,7 @@ def test_a_missing_value_of_no_column_is_refused(tmp_path, missing, message):
 def test_a_missing_value_that_does_not_parse():
     assert parse_missing(["a=0", "b=x=y", "a="]) == {"a": ["0", ""], "b": ["x=y"]}
     for text in ("rating", "=0"):
-        with pytest.raises(ValueError, match=f"--missing '{text}': expected COLUMN=VALUE"):
+        with pytest.raises(ValueError, match=f"missing = '{text}': expected COLUMN=VALUE"):
             parse_missing([text])
 
 

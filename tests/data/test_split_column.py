@@ -151,5 +151,5 @@ def test_the_column_is_one_of_the_log_and_has_no_other_part(tmp_path):
     log = parts_of("train", "train", "valid", "test")
     with pytest.raises(ValueError, match=r"no column 'prt', did you mean 'part'"):
         prepare(log, actions={}, out=tmp_path / "out", split=SplitColumn("prt"), **COLUMNS)
-    with pytest.raises(ValueError, match=r"'item' is given more than once.*--item and --split-column"):
+    with pytest.raises(ValueError, match=r"'item' is given more than once, as item and as split_column"):
         prepare(log, actions={}, out=tmp_path / "out", split=SplitColumn("item"), **COLUMNS)

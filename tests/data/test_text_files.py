@@ -198,7 +198,7 @@ def test_twenty_thousand_rows_with_lone_quotes(tmp_path: Path) -> None:
 
 def test_a_quote_that_does_not_end_names_its_line_and_the_option(tmp_path: Path) -> None:
     path = write_log(tmp_path / "log.csv", ",", title='"odd')
-    with pytest.raises(ValueError, match=r"log\.csv, line 2: it cannot be parted .*--quoting none"):
+    with pytest.raises(ValueError, match=r"log\.csv, line 2: it cannot be parted .*quoting='none'"):
         prepared(path, tmp_path / "out")
     assert prepared(path, tmp_path / "out", text=TextFormat(quoting="none")).manifest.counts.events == len(
         LOG
@@ -212,7 +212,9 @@ def test_feature_tables_are_read_by_the_same_rules(tmp_path: Path) -> None:
     table.write_text('i0;5" pipe;1,5\ni1;"a;b";2\n\ni2;cap;3,25\ni3;cap;4\n')
     options = TextFormat(item_columns=("item", "kind", "size"))
     given_features = {"items": table, "item_features": features}
-    with pytest.raises(ValueError, match=r"row 1 holds '1,5', which is no finite number; .*--decimal-comma"):
+    with pytest.raises(
+        ValueError, match=r"row 1 holds '1,5', which is no finite number; .*decimal_comma=True"
+    ):
         prepared(log, tmp_path / "out", text=options, **given_features)
     options = TextFormat(item_columns=("item", "kind", "size"), decimal_comma=True)
     data = prepared(log, tmp_path / "out", text=options, **given_features)
@@ -284,7 +286,7 @@ def test_decimal_commas_are_read_beside_text(tmp_path: Path) -> None:
 def test_a_file_without_a_header(tmp_path: Path) -> None:
     path = write_log(tmp_path / "log.csv", ",", header=False)
     with pytest.raises(
-        ValueError, match=r"no column 'user'.*; where the first line is no header, .*--columns"
+        ValueError, match=r"no column 'user'.*; where the first line is no header, .*columns="
     ):
         prepared(path, tmp_path / "out")
     names = ("user", "item", "time", "title")

@@ -87,7 +87,7 @@ def test_a_format_of_its_own(tmp_path, format, text):
 
 @pytest.mark.parametrize("format", ["day", "%Q", "%d.%m.%!"])
 def test_a_format_that_is_none_is_named(format):
-    with pytest.raises(ValueError, match=r"--time-format.*codes of strftime"):
+    with pytest.raises(ValueError, match=r"time_format = .*codes of strftime"):
         check_format(format)
 
 
@@ -130,13 +130,13 @@ def test_offsets_that_are_none_and_zones_that_times_name(tmp_path):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"time": None, "order": "place"}, "order .--order."),
+        ({"time": None, "order": "place"}, "and order is about times"),
         ({"time": None, "deduplicate": True}, "deduplicate"),
-        ({"time": None, "split": Temporal(validation=0.1, test=0.1)}, "temporal .--temporal."),
-        ({"time": None, "time_unit": "ms"}, "time_unit .--time-unit."),
+        ({"time": None, "split": Temporal(validation=0.1, test=0.1)}, "and temporal is about times"),
+        ({"time": None, "time_unit": "ms"}, "and time_unit is about times"),
         ({"time": None, "time_format": "%Y"}, "time_format"),
-        ({"time": "time", "time_unit": "ms", "time_format": "%Y"}, "time_format .--time-format. of dates"),
-        ({"time": "time", "time_unit": "ms", "time_offset": "x"}, "time_offset .--time-offset. of dates"),
+        ({"time": "time", "time_unit": "ms", "time_format": "%Y"}, "and time_format of dates"),
+        ({"time": "time", "time_unit": "ms", "time_offset": "x"}, "and time_offset of dates"),
     ],
 )
 def test_settings_of_time_that_exclude_each_other(tmp_path, options, named):
