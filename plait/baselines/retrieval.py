@@ -148,17 +148,17 @@ def sequential_rules(log: Log) -> Iterator[Retriever]:
 
 
 def item_knn(log: Log) -> Iterator[Retriever]:
-    met = rows.items_met(log.item_E, log.start_U1, log.num_items)
+    together = items.together(rows.items_met(log.item_E, log.start_U1, log.num_items))
     for keep in NEIGHBOURS:
         for damping in NEIGHBOUR_DAMPING:
-            table = _small_dense(items.neighbours(met, keep, damping))
+            table = _small_dense(items.neighbours(together, keep, damping))
             yield NearAllMet(table, _popularity_of(log), f"{keep} neighbours, cosine damped by {damping:g}")
 
 
 def ease(log: Log) -> Iterator[Retriever]:
-    met = rows.items_met(log.item_E, log.start_U1, log.num_items)
+    together = items.together(rows.items_met(log.item_E, log.start_U1, log.num_items))
     for ridge in RIDGES:
-        yield PredictedFromAllMet(items.ease(met, ridge), _popularity_of(log), f"ridge {ridge:g}")
+        yield PredictedFromAllMet(items.ease(together, ridge), _popularity_of(log), f"ridge {ridge:g}")
 
 
 def own_frequency(log: Log) -> Iterator[Retriever]:

@@ -36,7 +36,7 @@ from plait.compare.results import (
 from plait.compare.verdict import chief_metrics, verdict_of
 from plait.compare.words import folder_name, run_folder
 from plait.data import Dataset
-from plait.evaluation.answers import Answers, measure, targets_of
+from plait.evaluation.answers import measure, targets_of
 from plait.evaluation.checkpoints import rules_of
 from plait.evaluation.counting import BASELINES, Baselines, baselines_of
 from plait.evaluation.protocol_line import protocol_line
@@ -345,8 +345,8 @@ def _of_deployed(folder: Path, result: Result) -> dict[str, Statistic]:
 
 def _baselines(
     study: _Study, out: Path, report: Callable[[str], None]
-) -> tuple[Baselines, dict[str, Answers]] | None:
-    """What counting answers to the questions of all variants; None where these differ."""
+) -> tuple[Baselines, dict[str, dict[str, Statistic]]] | None:
+    """What counting reaches on the questions of all variants, by name its metrics; None where these differ."""
     judged = {of.judged_as for of in study.variants}
     if len(judged) > 1:
         report("none: the variants are not asked the same questions")
@@ -360,7 +360,7 @@ def _baselines(
     report(
         ", ".join([f"{len(answers)} ways of counting in {found.wall_s:.1f} s", *filter(None, [found.note])])
     )
-    return found, answers
+    return found, {name: measure(its) for name, its in answers.items()}
 
 
 def _failed(study: _Study, variant: Variant, seed: int, error: Diverged) -> Row:

@@ -10,7 +10,6 @@ from itertools import combinations
 
 from plait.compare.results import Contrast, CountedRow, Floor, against
 from plait.compare.significance import LEVEL, Side, drawn, value_of
-from plait.evaluation.answers import Answers, measure
 from plait.evaluation.counting import Baselines
 from plait.metrics.intervals import Bootstrap, bootstrap
 from plait.metrics.statistic import Statistic
@@ -19,14 +18,14 @@ from plait.schema import check_unique
 
 def floor_of(
     baselines: Baselines,
-    answers: Mapping[str, Answers],
+    counted: Mapping[str, Mapping[str, Statistic]],
     statistics: Mapping[tuple[str, int], Mapping[str, Statistic]],
     min_draws: int = 1000,
 ) -> Floor:
     """Holds layouts against baselines, metric by metric, over the same draws of users.
 
     Args:
-        answers: of the baselines, by name.
+        counted: by name, the baselines' metrics on the test users.
         statistics: by (layout, seed), the metrics of that run on the test users.
         min_draws: of the bootstrap; many contenders take more, or no difference could outlast the correction.
 
@@ -34,8 +33,7 @@ def floor_of(
         ValueError: a layout has a baseline's name, or was evaluated on other users.
     """
     layouts = list(dict.fromkeys(layout for layout, _ in statistics))
-    check_unique([*answers, *layouts], "contenders")
-    counted = {name: measure(its) for name, its in answers.items()}
+    check_unique([*counted, *layouts], "contenders")
     num_draws = max(min_draws, round(4 * (len(counted) + len(layouts)) / LEVEL))
 
     def resample(statistic: Statistic) -> Bootstrap:

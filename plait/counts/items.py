@@ -83,22 +83,33 @@ def shares(table: sparse.csr_array) -> sparse.csr_array:
     )
 
 
-def neighbours(met: sparse.csr_array, keep: int, damping: float) -> sparse.csr_array:
+def together(met: sparse.csr_array) -> sparse.csr_array:
+    """How many users met each pair of items, on the diagonal each item: V1 x V1.
+
+    Args:
+        met: users x V1, 1 where a user met an item.
+
+    >>> together(sparse.csr_array([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]])).toarray().tolist()
+    [[0.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 2.0]]
+    """
+    return (met.T @ met).tocsr()
+
+
+def neighbours(together: sparse.csr_array, keep: int, damping: float) -> sparse.csr_array:
     """Item-kNN: of each item (row) the `keep` nearest others, by the damped cosine of the users that met them.
 
     Items as near as the last that is kept are kept too, so that no order of items decides.
 
     Args:
-        met: users x V1, 1 where a user met an item.
+        together: how many users met each pair.
         damping: added to the cosine's denominator, so that a few common users are no proof.
 
     Source: Deshpande & Karypis, ACM Transactions on Information Systems 22(1), 2004, sections 4.1 and 4.2.
     """
-    together = (met.T @ met).tocoo()
-    count_V1 = met.sum(axis=0)
-    before, after = together.coords
+    count_V1, pairs = together.diagonal(), together.tocoo()
+    before, after = pairs.coords
     apart = before != after
-    before, after, users = before[apart], after[apart], together.data[apart]
+    before, after, users = before[apart], after[apart], pairs.data[apart]
     cosine = users / (np.sqrt(count_V1[before] * count_V1[after]) + damping)
     table = sparse.coo_array((cosine, (before, after)), shape=together.shape).tocsr()
     for begin, end in zip(table.indptr[:-1], table.indptr[1:], strict=True):
@@ -109,18 +120,18 @@ def neighbours(met: sparse.csr_array, keep: int, damping: float) -> sparse.csr_a
     return table
 
 
-def ease(met: sparse.csr_array, l2: float) -> Float64[np.ndarray, "V1 V1"]:
+def ease(together: sparse.csr_array, l2: float) -> Float64[np.ndarray, "V1 V1"]:
     """The weights with which a user's items predict each item from the others, by ridge regression in closed form.
 
     Takes the inverse of a matrix of all pairs of items: time grows with the cube of the catalogue.
 
     Args:
-        met: users x V1, 1 where a user met an item.
+        together: how many users met each pair.
         l2: the ridge, in users; above 0.
 
     Source: Steck, The Web Conference 2019, algorithm 1.
     """
-    gram_VV = (met.T @ met).toarray()[UNKNOWN_ITEM + 1 :, UNKNOWN_ITEM + 1 :]
+    gram_VV = together.toarray()[UNKNOWN_ITEM + 1 :, UNKNOWN_ITEM + 1 :]
     gram_VV[np.diag_indices_from(gram_VV)] += l2
     inverse_VV = np.linalg.inv(gram_VV)
     weight_VV = -inverse_VV / np.diag(inverse_VV)

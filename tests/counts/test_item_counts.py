@@ -140,11 +140,13 @@ def met_by_users(events: Events) -> np.ndarray:
     return met_UV
 
 
+def together(events: Events) -> sparse.csr_array:
+    return items.together(histories.items_met(events.item_E, events.start_U1, NUM_ITEMS))
+
+
 def check_neighbours(events: Events, keep: int) -> None:
     met_UV, kept = met_by_users(events), {"kept": 0, "left out": 0}
-    found = items.neighbours(
-        histories.items_met(events.item_E, events.start_U1, NUM_ITEMS), keep, damping=2.0
-    ).toarray()
+    found = items.neighbours(together(events), keep, damping=2.0).toarray()
     for item in range(NUM_ITEMS + 1):
         similar = {
             other: (met_UV[:, item] * met_UV[:, other]).sum()
@@ -172,7 +174,7 @@ def test_neighbours_of_which_none_is_left_out_are_caught(events, monkeypatch):
 
 def test_ease_is_a_ridge_regression_of_each_item_on_the_others(events):
     met_UV = met_by_users(events)
-    found = items.ease(histories.items_met(events.item_E, events.start_U1, NUM_ITEMS), l2=3.0)
+    found = items.ease(together(events), l2=3.0)
     for item in range(1, NUM_ITEMS + 1):
         others = [other for other in range(1, NUM_ITEMS + 1) if other != item]
         gram = met_UV[:, others].T @ met_UV[:, others] + 3.0 * np.eye(len(others))
@@ -197,5 +199,5 @@ def test_nothing_to_count_gives_empty_tables():
     assert items.recent_popularity(nothing, nothing, 2, 1.0).tolist() == [0, 0, 0]
     assert items.followers(nothing, start, nothing, 2, 5).nnz == 0
     met = histories.items_met(nothing, start, 2)
-    assert isinstance(met, sparse.csr_array) and items.neighbours(met, 3, 1.0).nnz == 0
-    assert not items.ease(met, 1.0).any()
+    assert isinstance(met, sparse.csr_array) and items.neighbours(items.together(met), 3, 1.0).nnz == 0
+    assert not items.ease(items.together(met), 1.0).any()
