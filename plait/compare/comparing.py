@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from plait.compare.examples import examples
 from plait.compare.page import html_page, page_template
 from plait.compare.presentation import origins
 from plait.compare.regret import limits, regrets
@@ -162,6 +163,8 @@ def compare_variants(
             statistics[variant.name, seed] = measured
             rows.append(_row(variant, seed, result, measured, best.get(seed, {})))
     comparison = _comparison(study, rows, statistics, best)
+    of_users = examples(dataset, comparison, verdict_of(comparison), out, study.filters_seen)
+    comparison = msgspec.structs.replace(comparison, examples=of_users)
     _write(comparison, out)
     return Compared(comparison, statistics)
 
@@ -188,6 +191,11 @@ class _Study:
         return protocol_line(
             self.dataset, of.model, of.optim, of.protocol, seeds, self.device, variant.layout
         )
+
+    @property
+    def filters_seen(self) -> bool:
+        """Whether what a user has met is left out; of several rules that of the first."""
+        return self.variants[0].settings.protocol.filter_seen
 
     @property
     def protocol(self) -> str:

@@ -83,7 +83,9 @@ class Contrast(msgspec.Struct, frozen=True):
     low: float  # simultaneous 95 % interval: of all that p_adjusted is for, and in agreement with it
     high: float
     covers_seeds: bool
-    sensitivity: Sensitivity | None = None  # None where seeds are not covered, or nothing scatters
+    sensitivity: Sensitivity | None = (
+        None  # to the best; None where seeds are not covered, or nothing scatters
+    )
 
     @property
     def half_width(self) -> float:
@@ -157,6 +159,14 @@ class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
+class Example(msgspec.Struct, frozen=True):
+    """A user: the last items with their actions, and what layouts would recommend next, best first."""
+
+    user: str
+    history: tuple[str, ...]
+    recommended: dict[str, tuple[str, ...]]  # by layout
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a report shows."""
 
@@ -170,6 +180,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     layouts: tuple[LayoutCard, ...]  # in the order to show them
     rows: tuple[Row, ...]
     summaries: tuple[Summary, ...]
+    examples: tuple[Example, ...] = ()  # of real users
     protocol: str
     cap: str
     command: str
@@ -277,7 +288,10 @@ def _column(
     joint = drawn(sides)
     against_reference = _against(reference, sides, joint)
     chosen_from = list(combinations((mean for layout, mean in joint.items() if layout != best), 2))
-    against_best = _against(best, sides, joint, chosen_from)
+    against_best = {
+        layout: msgspec.structs.replace(contrast, sensitivity=_sensitivity(layout, contrast.other, sides))
+        for layout, contrast in _against(best, sides, joint, chosen_from).items()
+    }
     limit = {metric: as_drawn(average([resample(statistic) for statistic in limits]))} if limits else {}
     return {
         layout: MetricSummary(
@@ -305,7 +319,6 @@ def _against(
     for layout in layouts:
         check_same_draws(f"{layout} against {other}: summarise", joint[layout], joint[other])
     told = tell_apart([(joint[layout], joint[other]) for layout in layouts], beside)
-    every = list(sides.values())
     return {
         layout: Contrast(
             other,
@@ -314,10 +327,13 @@ def _against(
             its.together.low,
             its.together.high,
             sides[layout].covers_seeds and sides[other].covers_seeds,
-            sensitivity((sides[layout], sides[other]), every),
         )
         for layout, its in zip(layouts, told, strict=True)
     }
+
+
+def _sensitivity(layout: str, other: str, sides: Mapping[str, Side]) -> Sensitivity | None:
+    return sensitivity((sides[layout], sides[other]), list(sides.values()))
 
 
 def _spread(runs: Sequence[Bootstrap]) -> float | None:
