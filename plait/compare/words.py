@@ -2,7 +2,7 @@
 
 import re
 
-from plait.metrics.table import LossMetric, metric_of
+from plait.metrics.table import ActionMetric, ListMetric, RankMetric, metric_of
 
 NOTHING, MINUS, TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
@@ -29,7 +29,7 @@ def meaning(name: str) -> str:
     'Normalised discounted cumulative gain'
     """
     metric = metric_of(name)
-    assert not isinstance(metric, LossMetric), "a table shows no losses"
+    assert isinstance(metric, RankMetric | ListMetric | ActionMetric), "a table shows no losses"
     return " ".join((metric.function.__doc__ or "").partition("\n\n")[0].split())
 
 
