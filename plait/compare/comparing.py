@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Int64
 
+from plait.compare.examples import examples
 from plait.compare.floor import floor_of
 from plait.compare.outlook import Runs
 from plait.compare.page import html_page, page_template
@@ -208,6 +209,8 @@ def compare_variants(
     comparison = _comparison(study, rows, statistics, deployed, best)
     if counted is not None and statistics:
         comparison = msgspec.structs.replace(comparison, floor=floor_of(*counted, statistics, DRAWS))
+    of_users = examples(dataset, comparison, verdict_of(comparison), out, study.filters_seen)
+    comparison = msgspec.structs.replace(comparison, examples=of_users)
     _write(comparison, out)
     return Compared(comparison, statistics)
 
@@ -234,6 +237,11 @@ class _Study:
         return protocol_line(
             self.dataset, of.model, of.optim, of.protocol, seeds, self.device, variant.layout
         )
+
+    @property
+    def filters_seen(self) -> bool:
+        """Whether what a user has met is left out; of several rules that of the first."""
+        return self.variants[0].settings.protocol.filter_seen
 
     @property
     def protocol(self) -> str:

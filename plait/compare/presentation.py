@@ -413,9 +413,8 @@ def _forest(
     against_reference = [(s, s.metrics[metric].vs_reference) for s in found]
     against_best = [(s, s.metrics[metric].vs_best) for s in found]
     has_reference = any(contrast for _, contrast in against_reference)
-    rows = [
-        (s, contrast) for s, contrast in (against_reference if has_reference else against_best) if contrast
-    ]
+    pairs = against_reference if has_reference else against_best
+    rows = [(s, contrast) for s, contrast in pairs if contrast and isfinite(contrast.half_width)]
     if not rows:
         return None
     other = rows[0][1].other
@@ -439,7 +438,8 @@ def _forest(
 
 
 def _costs(found: Sequence[Summary], metric: str, looks: dict[str, Look]) -> Chart | None:
-    """None where there is nothing to hold a layout against."""
+    """None where there is nothing to hold a layout against; what trained for nothing has no place on its scale."""
+    found = [summary for summary in found if summary.cost.train_flops > 0]
     if len(found) < 2:
         return None
     points = []
@@ -535,7 +535,7 @@ def _column(comparison: Comparison, metric: str) -> dict[str, Cell]:
     """A metric's cells, by layout; those that lack it are left out."""
     measured = {s.layout: s.metrics[metric] for s in comparison.summaries if metric in s.metrics}
     values = {name: m.estimate.value for name, m in measured.items() if m.estimate.value is not None}
-    better: Better = next((m.estimate.better for m in measured.values()), "higher")
+    better: Better = metric_of(metric).better
     place = _places(values, better)
     able = {
         card.name: bool(card.retrieves if metric in comparison.retrieval else card.scores)

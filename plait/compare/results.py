@@ -117,7 +117,9 @@ class Contrast(msgspec.Struct, frozen=True):
     high: float
     covers_seeds: bool
     chosen_alike: bool = True  # the epochs of both by one rule
-    sensitivity: Sensitivity | None = None  # None where seeds are not covered, or nothing scatters
+    sensitivity: Sensitivity | None = (
+        None  # to the best; None where seeds are not covered, or nothing scatters
+    )
 
     @property
     def half_width(self) -> float:
@@ -226,6 +228,14 @@ class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
+class Example(msgspec.Struct, frozen=True):
+    """A user: the last items with their actions, and what layouts would recommend next, best first."""
+
+    user: str
+    history: tuple[str, ...]
+    recommended: dict[str, tuple[str, ...]]  # by layout
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a report shows."""
 
@@ -240,6 +250,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     layouts: tuple[LayoutCard, ...]  # in the order to show them
     rows: tuple[Row, ...]
     summaries: tuple[Summary, ...]
+    examples: tuple[Example, ...] = ()  # of real users
     protocol: str
     cap: str
     command: str
@@ -363,7 +374,10 @@ def _column(
     joint = drawn(sides)
     against_reference = against(reference, sides, joint)
     chosen_from = list(combinations((mean for layout, mean in joint.items() if layout != best), 2))
-    against_best = against(best, sides, joint, chosen_from)
+    against_best = {
+        layout: msgspec.structs.replace(contrast, sensitivity=_sensitivity(layout, contrast.other, sides))
+        for layout, contrast in against(best, sides, joint, chosen_from).items()
+    }
     limit = {metric: as_drawn(average([resample(statistic) for statistic in limits]))} if limits else {}
     return {
         layout: MetricSummary(
@@ -428,7 +442,6 @@ def against(
     for layout in layouts:
         check_same_draws(f"{layout} against {other}: summarise", joint[layout], joint[other])
     told = tell_apart([(joint[layout], joint[other]) for layout in layouts], beside)
-    every = list(sides.values())
     return {
         layout: Contrast(
             other,
@@ -437,10 +450,13 @@ def against(
             its.together.low,
             its.together.high,
             sides[layout].covers_seeds and sides[other].covers_seeds,
-            sensitivity=sensitivity((sides[layout], sides[other]), every),
         )
         for layout, its in zip(layouts, told, strict=True)
     }
+
+
+def _sensitivity(layout: str, other: str, sides: Mapping[str, Side]) -> Sensitivity | None:
+    return sensitivity((sides[layout], sides[other]), list(sides.values()))
 
 
 def _spread(runs: Sequence[Bootstrap]) -> float | None:

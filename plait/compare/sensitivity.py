@@ -19,7 +19,7 @@ from plait.metrics.intervals import average
 
 DRAWS = 4000  # of users and of the main effect together
 MOST_USERS = 10_000.0  # times as many as were asked; more is no number of users
-STEPS = 12  # in which the number of users is found, to 1 %
+STEPS = 8  # in which the number of users is found, to 4 %
 
 
 class Sensitivity(msgspec.Struct, frozen=True):

@@ -12,11 +12,12 @@ from test_page import LAYOUTS, compared, measured, row
 
 from plait.compare.comparing import Variant, _card
 from plait.compare.page import html_page
-from plait.compare.results import Comparison, LayoutCard
+from plait.compare.results import Comparison, Example, LayoutCard
 from plait.evaluation.run_files import RunSettings
 from plait.layouts import CATALOGUE
 
 LONG = "a_layout_whose_name_is_as_long_as_whoever_wrote_it_thought_that_every_detail_mattered_x"
+ITEMS = tuple(f"item {n}" for n in range(5))
 SCRIPT = "<script>alert('read')</script>"
 
 
@@ -29,7 +30,15 @@ def real_card(name: str, layout: str) -> LayoutCard:
 def usual() -> Comparison:
     found = compared()
     cards = tuple(real_card(its.name, its.name) for its in found.layouts)
-    return msgspec.structs.replace(found, layouts=cards)
+    examples = tuple(
+        Example(
+            f"user {n}",
+            tuple(f"item {n + m} (rating {m})" for m in range(8)),
+            dict.fromkeys(("item", "lac"), ITEMS),
+        )
+        for n in range(5)
+    )
+    return msgspec.structs.replace(found, layouts=cards, examples=examples)
 
 
 def eleven() -> Comparison:

@@ -582,6 +582,32 @@ def test_an_undefined_metric_is_a_dash():
     outline(html_page(found))
 
 
+def test_what_has_no_place_on_a_chart_is_not_drawn(comparison):
+    """Intervals without end, where too few draws were made, and a layout that trained for nothing."""
+
+    def without_end(measured):
+        endless = {
+            name: contrast and msgspec.structs.replace(contrast, low=-np.inf, high=np.inf)
+            for name, contrast in (("vs_best", measured.vs_best), ("vs_reference", measured.vs_reference))
+        }
+        return msgspec.structs.replace(measured, **endless)
+
+    summaries = tuple(
+        msgspec.structs.replace(
+            its,
+            metrics={metric: without_end(measured) for metric, measured in its.metrics.items()},
+            cost=msgspec.structs.replace(its.cost, train_flops=0.0) if its.layout == "pc" else its.cost,
+        )
+        for its in comparison.summaries
+    )
+    found = msgspec.structs.replace(comparison, summaries=summaries)
+    costs, learned = presentation.charts(found, "ndcg@10")
+    assert (costs.kind, learned.kind) == ("costs", "learning")
+    assert [mark.title.partition(":")[0] for mark in costs.marks] == ["item", "lac", "interleaved"]
+    assert verdict_of(found).limits == [] and "inf" not in " ".join(verdict_of(found).lines)
+    check_structure(html_page(found))
+
+
 def test_without_jinja_the_error_says_what_to_install(comparison, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'plait\[report\]'"):

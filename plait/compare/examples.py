@@ -1,0 +1,92 @@
+"""What two layouts recommend to a few real users, beside what these did last.
+
+Shape letters: E events, A action columns, U users, K items recommended.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from plait.compare.results import Comparison, Example
+from plait.compare.verdict import Verdict
+from plait.compare.words import run_folder
+from plait.data import Dataset
+from plait.engine import plain
+from plait.engine.state import encode
+from plait.evaluation.run_files import MODEL
+from plait.models.generative import GenerativeRecommender
+from plait.models.saving import load_model
+from plait.schema import UNKNOWN_ITEM
+
+NUM_USERS, LAST_EVENTS, K = 5, 8, 5
+UNKNOWN = "an item that no training event has"
+
+
+def examples(
+    dataset: Dataset, comparison: Comparison, verdict: Verdict, folder: Path, filter_seen: bool
+) -> tuple[Example, ...]:
+    """Of users from all over the log, whose whole history is read, that of the test included.
+
+    Empty where fewer than two layouts of the comparison retrieve, or where one of the two has to be told when the next
+    item is shown, or in which request: nobody knows that here. Users to whom too few items are left are passed over.
+    """
+    models = {
+        layout: load_model(run / MODEL) for layout, run in _two_runs(comparison, verdict, folder).items()
+    }
+    if len(models) < 2 or not all(map(_asks_for_nothing, models.values())):
+        return ()
+    users = [user for user in range(dataset.num_users) if _has_items_left(dataset, user)]
+    chosen = np.linspace(0, len(users) - 1, min(NUM_USERS, len(users))).astype(int)
+    return tuple(
+        _example(dataset, models, users[place], filter_seen) for place in dict.fromkeys(chosen.tolist())
+    )
+
+
+def _two_runs(comparison: Comparison, verdict: Verdict, folder: Path) -> dict[str, Path]:
+    """The first finished run of the recommended layout and of the reference, or of the first others that retrieve."""
+    retrieving = [card.name for card in comparison.layouts if card.retrieves and not card.leaks]
+    recommended = [verdict.recommended.name] if verdict.recommended else []
+    first = [name for name in (*recommended, comparison.reference, *retrieving) if name in retrieving]
+    runs: dict[str, Path] = {}
+    for name in dict.fromkeys(first):
+        seeds = [row.seed for row in comparison.rows if row.layout == name and row.status != "failed"]
+        if seeds and len(runs) < 2:
+            runs[name] = folder / run_folder(name, min(seeds))
+    return runs
+
+
+def _asks_for_nothing(model: GenerativeRecommender) -> bool:
+    return model.config.settings.exposure.same_request == "causal" and not plain.needs_time(model.config, "i")
+
+
+def _has_items_left(dataset: Dataset, user: int) -> bool:
+    """Whether the user has a history, and K items that are not in it."""
+    seen = np.unique(dataset.history(user).item_E)
+    return 0 < len(seen) <= dataset.num_items - K
+
+
+def _example(
+    dataset: Dataset, models: Mapping[str, GenerativeRecommender], user: int, filter_seen: bool
+) -> Example:
+    history, ids = dataset.history(user), dataset.items
+    last = range(max(0, len(history.item_E) - LAST_EVENTS), len(history.item_E))
+    recommended = {}
+    for layout, model in models.items():
+        state = encode(history, model.plan.max_events, model.plan.lead)
+        item_UK, _ = plain.retrieve(model, state, K, filter_seen)
+        recommended[layout] = tuple(str(item) for item in ids.ids_at(item_UK[0]))
+    did = tuple(_event(dataset, int(history.item_E[event]), history.action_EA[event]) for event in last)
+    return Example(str(dataset.user_ids()[user]), did, recommended)
+
+
+def _event(dataset: Dataset, item: int, action_A: Float32[np.ndarray, " A"]) -> str:
+    """An item with the actions that are known of it, as the log writes them."""
+    known = [
+        f"{action.name} {action.kind.outcomes[int(value)] if action.kind.outcomes else f'{value:g}'}"
+        for action, value in zip(dataset.actions, action_A.tolist(), strict=True)
+        if not np.isnan(value)
+    ]
+    name = UNKNOWN if item == UNKNOWN_ITEM else str(dataset.items.ids_at(np.array([item]))[0])
+    return f"{name} ({', '.join(known)})" if known else name
