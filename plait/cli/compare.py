@@ -14,6 +14,8 @@ from plait.cli.progress import training_bar
 from plait.cli.unfinished import Unfinished
 from plait.compare.comparing import compare as compare_layouts
 from plait.compare.page import terminal_table
+from plait.compare.presentation import use
+from plait.compare.verdict import verdict_of
 from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import resolve
 from plait.models.generative import ModelSettings
@@ -79,7 +81,12 @@ def compare(
             baselines=baselines,
         )
     show(terminal_table(comparison, screen.width), screen)
+    verdict = verdict_of(comparison)
+    for line in verdict.lines:
+        say(line, screen)
     say(f"page: {out / 'report.html'}", screen)
+    if found := use(comparison, verdict, out):
+        say(f"next: {found.command}", screen)
     failed = [f"{row.layout} with seed {row.seed}: {row.note}" for row in comparison.rows if row.cost is None]
     if failed:
         raise Unfinished("\n".join([f"{len(failed)} of {len(comparison.rows)} runs failed", *failed]))

@@ -289,7 +289,7 @@ def _check_judged_alike(variants: Sequence[Variant], dataset: Dataset) -> None:
         if unlike:
             raise ValueError(
                 f"{first.name} and {other.name} would not be judged alike: {'; '.join(unlike)}. Compare them in tables "
-                "of their own, each in its own folder (--out)"
+                f"of their own, each in its own folder ({setting('out')})"
             )
 
 

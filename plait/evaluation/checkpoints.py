@@ -12,6 +12,7 @@ from plait.evaluation.selection import Selection
 from plait.layouts import audit
 from plait.metrics.table import ERROR_OF_ACTIONS, Task
 from plait.models.generative import ModelSettings
+from plait.wording import setting
 
 Checkpoint = Literal["deployed", Task]  # what is deployed, and what lies beside it by what it is best for
 Rules = Mapping[Checkpoint, Selection]  # by checkpoint, by what it is chosen; the deployed one first
@@ -37,7 +38,7 @@ def rules_of(reach: Reach, model: ModelSettings) -> Rules:
     if not rules:
         raise ValueError(
             "no action that is trained has two different values in the validation, so the normalised error, which "
-            "chooses the epoch, is not defined: choose by another metric (--protocol.select loss:actions)"
+            f"chooses the epoch, is not defined: choose by another metric ({setting('protocol.select', 'loss:actions')})"
         )
     deployed: Checkpoint = reach.protocol.deploy if reach.protocol.deploy in rules else next(iter(rules))
     return {"deployed": rules.pop(deployed), **rules}
