@@ -38,7 +38,8 @@ def rules_of(reach: Reach, model: ModelSettings) -> Rules:
     if not rules:
         raise ValueError(
             "no action that is trained has two different values in the validation, so the normalised error, which "
-            f"chooses the epoch, is not defined: choose by another metric ({setting('protocol.select', 'loss:actions')})"
+            "chooses the epoch, is not defined: choose by another metric "
+            f"({setting('protocol.select', 'loss:actions')})"
         )
     deployed: Checkpoint = reach.protocol.deploy if reach.protocol.deploy in rules else next(iter(rules))
     return {"deployed": rules.pop(deployed), **rules}
