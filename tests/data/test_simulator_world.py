@@ -253,7 +253,10 @@ def test_impossible_worlds_say_what_is_wrong(settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"action": Action("device", Categorical(("a", "b")))}, "'device' is categorical; expected values with"),
+        (
+            {"action": Action("device", Categorical(("a", "b")))},
+            "'device' is categorical; expected values with",
+        ),
         (
             {"action": Action("like", Binary()), "rate": 1.0},
             "rate = 1.0: expected a number above 0 to below 1",
