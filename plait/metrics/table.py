@@ -73,13 +73,15 @@ class RankMetric(Metric):
 @final
 @dataclass(frozen=True, kw_only=True)
 class ListMetric(Metric):
-    """A mean over users of the mean over each user's lists, computed from the first k items."""
+    """A mean over users of the mean over each user's lists, computed from the first k items.
+
+    Args:
+        can_change: given k, whether the value of a list rests on the order of so many items of which none is an answer,
+            and so many answers.
+    """
 
     function: Callable[[int, Places], Values]
-    can_change: Callable[
-        [int, Counts, Counts], Bool[np.ndarray, " L"]
-    ]  # whether a list's value rests on the order
-    # of so many items of which none is an answer, and of so many answers
+    can_change: Callable[[int, Counts, Counts], Bool[np.ndarray, " L"]]
     is_shown: bool  # in a comparison, at SHOWN_LISTS
     of_several: bool = False  # not measured where each list has one answer
 
