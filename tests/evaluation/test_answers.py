@@ -351,7 +351,8 @@ def test_metrics_are_those_that_the_layout_can_have(dataset, layout):
     predicts_actions = any(target.target.fact.field == "a" for target in audit(layout).targets)
     expected = (RANKED if audit(layout).can_retrieve else set()) | (ACTED if predicts_actions else set())
     assert set(measure(answers)) == expected
-    losses = {"loss:rating", "loss:liked", "loss:actions"} if predicts_actions else set()
+    kinds, actions = ("loss", "normalised_error"), ("rating", "liked", "actions")
+    losses = {f"{kind}:{name}" for kind in kinds for name in actions} if predicts_actions else set()
     undefined = {"gauc:liked"}  # no user has two held-out events
     assert set(metric_values(answers)) == (expected - undefined) | losses
 
@@ -366,7 +367,11 @@ def test_the_values_of_answers_are_the_metrics_rooms_own(dataset):
     assert values["rmse:rating"] == pytest.approx(np.sqrt((error_Q**2).mean()), rel=1e-5)
     assert values["rmse_scaled:rating"] == pytest.approx(values["rmse:rating"] / 4, rel=1e-5)
     assert values["loss:actions"] == pytest.approx(values["loss:rating"] + values["loss:liked"])
-    assert metric_values(answers, untrained=["liked"]) == values | {"loss:actions": values["loss:rating"]}
+    assert values["normalised_error:liked"] == values["ne:liked"]
+    variance = np.var(answers.label_QA[known_Q, 0].astype(np.float64))
+    assert values["normalised_error:rating"] == pytest.approx((error_Q**2).mean() / variance, rel=1e-4)
+    of_rating = {f"{kind}:actions": values[f"{kind}:rating"] for kind in ("loss", "normalised_error")}
+    assert metric_values(answers, untrained=["liked"]) == values | of_rating
     assert "loss:actions" not in metric_values(answers, untrained=["liked", "rating"])
 
 
