@@ -93,7 +93,7 @@ def test_missing_values_of_features_and_context(tmp_path):
     ("missing", "message"),
     [
         ({"ratng": [0]}, "'ratng', which is no action, .*did you mean 'rating'"),
-        ({"item": [0]}, "names the column 'item' .*those are rating"),
+        ({"item": [0]}, "names the column 'item', .*those are rating"),
         ({"rating": [None]}, r"missing of 'rating': found \[None\]"),
     ],
 )
