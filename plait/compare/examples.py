@@ -21,6 +21,7 @@ from plait.models.saving import load_model
 from plait.schema import UNKNOWN_ITEM
 
 NUM_USERS, LAST_EVENTS, K = 5, 8, 5
+LOOKED_AT = 100  # users, for some to whom enough items are left
 UNKNOWN = "an item that no training event has"
 
 
@@ -29,19 +30,27 @@ def examples(
 ) -> tuple[Example, ...]:
     """Of users from all over the log, whose whole history is read, that of the test included.
 
-    Empty where fewer than two layouts of the comparison retrieve, or where one of the two has to be told when the next
-    item is shown, or in which request: nobody knows that here. Users to whom too few items are left are passed over.
+    Empty where fewer than two layouts of the comparison retrieve and keep their models, or where one of the two has to
+    be told when the next item is shown, or in which request: nobody knows that here. Users to whom too few items are
+    left are passed over.
     """
     models = {
         layout: load_model(run / MODEL) for layout, run in _two_runs(comparison, verdict, folder).items()
     }
     if len(models) < 2 or not all(map(_asks_for_nothing, models.values())):
         return ()
-    users = [user for user in range(dataset.num_users) if _has_items_left(dataset, user)]
-    chosen = np.linspace(0, len(users) - 1, min(NUM_USERS, len(users))).astype(int)
-    return tuple(
-        _example(dataset, models, users[place], filter_seen) for place in dict.fromkeys(chosen.tolist())
-    )
+    users = [user for user in _spread(dataset.num_users, LOOKED_AT) if _has_items_left(dataset, user)]
+    chosen = [users[place] for place in _spread(len(users), NUM_USERS)]
+    return tuple(_example(dataset, models, user, filter_seen) for user in chosen)
+
+
+def _spread(among: int, count: int) -> list[int]:
+    """Places from the first to the last, as even as may be.
+
+    >>> _spread(9, 3), _spread(2, 3), _spread(0, 3)
+    ([0, 4, 8], [0, 1], [])
+    """
+    return np.linspace(0, among - 1, min(among, count)).astype(int).tolist() if among else []
 
 
 def _two_runs(comparison: Comparison, verdict: Verdict, folder: Path) -> dict[str, Path]:
@@ -52,8 +61,9 @@ def _two_runs(comparison: Comparison, verdict: Verdict, folder: Path) -> dict[st
     runs: dict[str, Path] = {}
     for name in dict.fromkeys(first):
         seeds = [row.seed for row in comparison.rows if row.layout == name and row.status != "failed"]
-        if seeds and len(runs) < 2:
-            runs[name] = folder / run_folder(name, min(seeds))
+        run = folder / run_folder(name, min(seeds, default=0))
+        if seeds and len(runs) < 2 and (run / MODEL).is_dir():
+            runs[name] = run
     return runs
 
 

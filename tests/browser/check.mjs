@@ -32,6 +32,8 @@ async function look(page, name) {
       return box.checkVisibility() && goesOn !== note.checkVisibility();
     }).length);
   if (missed) faults.push(`${name}: ${missed} tables do not say rightly whether they go on`);
+  const cut = await page.$$eval(".more.goes-on", (notes) => notes.filter((note) => note.checkVisibility()).length);
+  if (name.startsWith("usual-1280") && cut) faults.push(`${name}: ${cut} tables do not fit`);
   await page.evaluate(axe);
   const found = await page.evaluate(() => axe.run(document, { resultTypes: ["violations"] }));
   for (const { id, help, nodes } of found.violations) {
