@@ -16,6 +16,7 @@ from plait.wording import asked_in_shell, setting
 PACKAGE = Path(plait.__file__).parent
 SHELL_ROOMS = ("cli", "papers")  # they are asked from a shell alone
 OF_OTHER_PROGRAMS = {"downloading.py", "provenance.py"}  # pip's and git's
+WITH_A_COMMAND = {"presentation.py"}  # that readers of a page may run as it is
 OPTION = re.compile(r"(?<![\w-])--[a-z]")
 
 
@@ -67,7 +68,7 @@ def check_known(name: str, known: set[str]) -> None:
 def test_the_library_names_no_option() -> None:
     read = 0
     for path, tree in library():
-        assert path.name in OF_OTHER_PROGRAMS or not options_named(tree), path
+        assert path.name in OF_OTHER_PROGRAMS | WITH_A_COMMAND or not options_named(tree), path
         read += 1
     assert read > 80
     function = 'def f():\n    """--doc"""\n    raise ValueError("pass --order")'
