@@ -34,7 +34,7 @@ def meet_a_full_disk(
     call: str, run: Path, dataset: Dataset, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> int:
     """Trains again and again, the disk full at one write later each time; returns how often it was."""
-    for nth in range(1, 30):
+    for nth in range(1, 60):
         out = folder / f"run{nth}"
         with monkeypatch.context() as patch:
             patch.setattr(os, call, failing(getattr(os, call), nth))
