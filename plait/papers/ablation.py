@@ -188,7 +188,7 @@ class Ablation:
             for variant in arm.variants:
                 by_count.setdefault(supervised_actions(dataset, variant), []).append(variant.name)
         words = (f"{count:,} ({', '.join(names)})" for count, names in by_count.items())
-        return f"Predictions events in the first epoch: {'; '.join(words)}."
+        return f"Supervised events in the first epoch: {'; '.join(words)}."
 
 
 def column_statistics(
