@@ -58,9 +58,10 @@ class FittedTable:
 
     def _column(self, at: int) -> "Measured":
         heading = self.headings[at]
-        cells = [cell if isinstance(cell := row[at], Text) else Text(cell) for row in self.rows]
+        cells = [row[at] if at < len(row) else "" for row in self.rows]  # a row may end early
         is_number = isinstance(heading, Numbers)
-        return Measured(Text(heading.heading if isinstance(heading, Numbers) else heading), cells, is_number)
+        texts = [cell if isinstance(cell, Text) else Text(cell) for cell in cells]
+        return Measured(Text(heading.heading if isinstance(heading, Numbers) else heading), texts, is_number)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ def page() -> str:
     text = app.generate_docs(output_format="markdown").partition("## Table of Contents")[2]
     text = re.sub(SETTING, "", text, flags=re.MULTILINE).replace("```console", "```")
     text = re.sub(EMPTY_GROUP, "", text, flags=re.MULTILINE)
+    text = text.replace(
+        "(#plait-install-completion)", "(#plait---install-completion)"
+    )  # as headings are called
     return f"{HEAD}\n## Verbs{text.rstrip()}\n"
 
 

@@ -66,7 +66,7 @@ def recommend(
     found = model.retrieve(state, k, filter_seen=filter_seen, at=at).drop("user")
     if titles is not None:
         found = _with_titles(found, model, titles, title_column)
-    knows_when = at is not None or not needs_time(model.model.config, "a")
+    knows_when = at is not None or not needs_time(model.model.layout, model.model.config.settings, "a")
     if audit(model.model.layout).can_score != "no" and knows_when:
         found = _with_actions(found, model, state, at)
     show_rows(found.columns, found.rows(), json=json)

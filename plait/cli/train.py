@@ -16,12 +16,12 @@ from plait.engine.plain import needs_time
 from plait.evaluation.run_files import MODEL as MODEL_FOLDER
 from plait.evaluation.run_files import RunSettings, load_result
 from plait.evaluation.settings import Optim, Protocol
-from plait.layouts import audit, resolve
+from plait.layouts import Layout, audit, resolve
 from plait.layouts.facts import Field
-from plait.models.generative import ModelConfig, ModelSettings
+from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkKind
 from plait.nn.device import resolve_device
-from plait.training.run import config_of, run_training
+from plait.training.run import run_training
 
 
 def train(
@@ -56,20 +56,20 @@ def train(
     """
     # Before a dataset is fetched for nothing:
     on, model = resolve_device(device), with_trunk(model, trunk)
-    notation = str(resolve(layout, allow_leaks=model.allow_leaks))
-    settings = RunSettings(layout=notation, model=model, optim=optim, protocol=protocol)
+    resolved = resolve(layout, allow_leaks=model.allow_leaks)
+    settings = RunSettings(layout=str(resolved), model=model, optim=optim, protocol=protocol)
     opened, screen = open_dataset(dataset), progress_console(quiet=quiet)
     with training_bar(screen) as watch:
         run_training(opened, settings, out, lambda line: say(line, screen), on, watch)
     evaluate(out)
     say(f"model: {out / MODEL_FOLDER}, trained in {duration(load_result(out).wall_s)}")
-    if command := asking(out, config_of(opened, settings), opened):
+    if command := asking(out, resolved, model, opened):
         say(f"next: {command}")
 
 
-def asking(run: Path, config: ModelConfig, dataset: Dataset) -> str:
+def asking(run: Path, layout: Layout, model: ModelSettings, dataset: Dataset) -> str:
     """The command that asks a finished run about the dataset's first user; empty where its layout answers nothing."""
-    user, found = f"--user={dataset.user_ids()[0]}", audit(config.parsed_layout)
+    user, found = f"--user={dataset.user_ids()[0]}", audit(layout)
     field: Field
     if found.can_retrieve:
         words, field = ["recommend", str(run), user], "i"
@@ -77,7 +77,7 @@ def asking(run: Path, config: ModelConfig, dataset: Dataset) -> str:
         words, field = ["score", str(run), user, f"--items={quoted_item(str(dataset.item_ids()[0]))}"], "a"
     else:
         return ""
-    return shlex.join(["plait", *words]) + (" --at TIME" if needs_time(config, field) else "")
+    return shlex.join(["plait", *words]) + (" --at TIME" if needs_time(layout, model, field) else "")
 
 
 def quoted_item(id: str) -> str:

@@ -71,7 +71,8 @@ from plait.wording import setting
 
 DRAWS = 1000
 SUMMARY = (
-    "command", "commit", "machine", "date", "version", "dataset", "protocol", "cap", "reference", "oracle", "floor", "summaries",
+    "command", "commit", "machine", "date", "version", "dataset", "protocol", "cap", "reference", "oracle", "floor",
+    "summaries",
 )  # fmt: skip
 SEEDS = Between(1, 10_000, "every layout is trained with each")
 

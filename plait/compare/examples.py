@@ -68,7 +68,9 @@ def _two_runs(comparison: Comparison, verdict: Verdict, folder: Path) -> dict[st
 
 
 def _asks_for_nothing(model: GenerativeRecommender) -> bool:
-    return model.config.settings.exposure.same_request == "causal" and not plain.needs_time(model.config, "i")
+    return model.config.settings.exposure.same_request == "causal" and not plain.needs_time(
+        model.layout, model.config.settings, "i"
+    )
 
 
 def _has_items_left(dataset: Dataset, user: int) -> bool:

@@ -16,10 +16,10 @@ from torch import Tensor
 from plait.engine import steps
 from plait.engine.ranking import Catalogue, Seen, best_of_parts, catalogue_of, without
 from plait.engine.state import State, called, in_last_request, joined_histories, repeated, some_users, window
-from plait.layouts import audit
+from plait.layouts import Layout, audit
 from plait.layouts.audit import reader
 from plait.layouts.facts import Field
-from plait.models.generative import GenerativeRecommender, ModelConfig
+from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.models.inputs import Inputs, query_inputs
 from plait.models.late import LateStatistics
 from plait.schema import MISSING_VALUE, UNKNOWN_ITEM, EventBatch
@@ -105,15 +105,14 @@ def retrieve(
     return item_UK, score_UK
 
 
-def needs_time(config: ModelConfig, field: Field) -> bool:
+def needs_time(layout: Layout, settings: ModelSettings, field: Field) -> bool:
     """Whether the answer about the `field` of an event to come depends on when it comes."""
-    settings, found = config.settings, reader(config.parsed_layout, field)
-    anchor = settings.exposure.time_anchor
+    found, anchor = reader(layout, field), settings.exposure.time_anchor
     if found is None or not settings.trunk.reads_time:
         return False
     if found.target.offset == 0 or anchor == "request":
         return True
-    token = config.parsed_layout.tokens[found.token]
+    token = layout.tokens[found.token]
     return anchor == "next" and all(target.offset > 0 for target in token.predicted)
 
 
@@ -194,7 +193,7 @@ def _request_times(
         ValueError: the model looks at it, and there is none, or it lies before the last event of a user.
     """
     last_s_U = state.events.time_s_E[state.events.start_U1[1:] - 1]
-    if not needs_time(model.config, field):
+    if not needs_time(model.layout, model.config.settings, field):
         return last_s_U
     settings = model.config.settings
     what = (

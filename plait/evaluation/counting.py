@@ -239,8 +239,8 @@ def _answers(
 def against_counting(answers: Answers, counted: Mapping[str, Answers]) -> str:
     """One line that says, metric by metric, by how much a model beats the best of the baselines, or does not.
 
-    p is corrected for choosing the best of them from the same users. It covers users, not how another seed would have
-    come out.
+    Where a baseline is better, p is corrected for its being the best of several. It covers users, not how another seed
+    would have come out.
     """
     found, baselines = measure(answers), {name: measure(its) for name, its in counted.items()}
     actions = [f"{metric.name}:{a.name}" for a in answers.actions for metric in shown_of_kind(a.kind)[:1]]
@@ -255,7 +255,7 @@ def _told(
     >>> from plait.metrics.statistic import mean_over_users
     >>> model, rules = (mean_over_users(np.arange(20), np.full(20, value)) for value in (0.5, 0.25))
     >>> _told("ndcg@10", {"ndcg@10": model}, {"rules": {"ndcg@10": rules}})
-    'ndcg@10 +0.2500 (0.2500 to 0.2500) to the 0.2500 of rules, p = 0.002: beaten'
+    'ndcg@10 +0.2500 (0.2500 to 0.2500) to the 0.2500 of rules, p = 0.001: beaten'
     """
     counted = {name: bootstrap(its[metric]) for name, its in baselines.items() if metric in its}
     counted = {name: its for name, its in counted.items() if its.value is not None}

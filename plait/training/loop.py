@@ -33,6 +33,7 @@ from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import write_listed
 from plait.layouts import audit
+from plait.models.combining import check_supported
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs
 from plait.nn.dropout import draw_from
@@ -98,6 +99,7 @@ def train_model(
         Interrupted: SIGINT or SIGTERM came; says where training stands.
     """
     keep_freed_memory()
+    check_supported(config.parsed_layout, dataset.actions, config.settings.trunk, config.settings.exposure)
     optim = replace(optim, precision=resolve_precision(optim.precision, device))
     layout = config.parsed_layout
     plan = protocol.plan(layout, config.settings.exposure)

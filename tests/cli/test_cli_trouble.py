@@ -155,7 +155,7 @@ def test_an_interrupted_training_goes_on(
 def test_a_training_that_diverges_names_the_batch(dataset: Dataset, tmp_path: Path, capsys: Capture) -> None:
     words = train(dataset, tmp_path / "run", "--optim.learning-rate", "1e9", "--optim.warmup-steps", 1)
     said = complaint(capsys, 1, *words)
-    assert re.search(r"epoch \d+, step \d+ of 2, users 'u\d\d'", said) and "optim.learning_rate" in said
+    assert re.search(r"epoch \d+, step \d+ of 2, users 'u\d\d'", said) and "--optim.learning-rate" in said
     assert "no finished run" in complaint(capsys, 2, "evaluate", tmp_path / "run")
 
 

@@ -17,6 +17,7 @@ from plait.compare.results import Chosen, Comparison, Row, Summary, summarise
 from plait.data import Dataset
 from plait.evaluation.answers import measure
 from plait.evaluation.run_files import load_answers, load_result, measured_answers
+from plait.layouts import resolve
 from plait.metrics.scoring import labelled, rmse
 from plait.metrics.statistic import Statistic
 
@@ -103,11 +104,8 @@ def test_what_the_deployed_one_gives_up_stands_beside() -> None:
 def test_a_curve_is_marked_where_its_own_checkpoint_is() -> None:
     comparison = told({})
     marks = {
-        metric: {
-            presentation._trace(its, metric, presentation.Look(0), "epoch").best
-            for its in rows_of(comparison)
-        }
-        for metric in ("ndcg@10", "rmse:rating")
+        metric: {run.tested for its in rows_of(comparison) if (run := presentation._run(its, metric, better))}
+        for metric, better in (("ndcg@10", "higher"), ("rmse:rating", "lower"))
     }
     assert marks == {"ndcg@10": {8}, "rmse:rating": {3}}, "places of epochs 9 and 4"
 
@@ -120,7 +118,7 @@ def small_comparison(dataset: Dataset, out: Path, **protocol: object) -> Compari
     of = settings_of(**({"max_epochs": 2} | protocol))
     return compare(
         dataset,
-        ["lac", "action_out"],
+        [resolve("lac"), resolve("action_out")],
         1,
         out,
         of.model,

@@ -12,6 +12,7 @@ from plait.compare.examples import K, examples
 from plait.compare.results import Comparison
 from plait.compare.verdict import verdict_of
 from plait.data import Dataset
+from plait.layouts import resolve
 from plait.recommender import Recommender
 
 
@@ -22,9 +23,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def comparison(dataset: Dataset, folder: Path) -> Comparison:
-    return compare(
-        dataset, ["item", "lac", "attn_mvp"], 1, folder, SMALL, OPTIM, PROTOCOL, "plait compare", silent
-    )
+    layouts = [resolve(name) for name in ("item", "lac", "attn_mvp")]
+    return compare(dataset, layouts, 1, folder, SMALL, OPTIM, PROTOCOL, "plait compare", silent)
 
 
 def test_recommendations_are_those_of_the_run(dataset: Dataset, folder: Path, comparison: Comparison) -> None:

@@ -233,7 +233,7 @@ def test_bad_requests_are_refused(data):
 )
 def test_half_a_temporal_split_is_refused(settings):
     with pytest.raises(
-        ValueError, match=r"give validation and test .*, or cut_validation_s before cut_test_s"
+        ValueError, match=r"give validation and test, .*, or cut_validation_s before cut_test_s"
     ):
         Temporal(**settings)
 

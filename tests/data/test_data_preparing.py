@@ -382,7 +382,7 @@ OF_NO_TYPE = [
     ("order", ["time"], "found .'time'., expected the name of a column, or None"),
     ("min_user_events", "5", "found '5', expected a whole number from 1"),
     ("min_user_events", -3, "found -3, expected a whole number from 1 to"),
-    ("min_item_events", 0, "found 0, expected a whole number from 1 .--min-item-events"),
+    ("min_item_events", 0, "found 0, expected a whole number from 1 to"),
     ("min_item_events", 2.5, "found 2.5, expected a whole number"),
     ("time_unit", "min", "found 'min', expected 's', 'ms', 'us' or 'ns'"),
     ("negative_ids", "drop", "found 'drop', expected 'keep', 'refuse' or None"),
@@ -423,7 +423,7 @@ def test_nothing_left_is_an_error(tmp_path):
 def test_out_is_only_replaced_when_told_to(tmp_path):
     out = tmp_path / "out"
     first = prepare(log(), actions=RATING, out=out, **ALL).manifest.content_hash
-    with pytest.raises(ValueError, match="overwrite=True"):
+    with pytest.raises(ValueError, match="overwrite = True"):
         prepare(log()[:4], actions=RATING, out=out, **ALL)
     assert Dataset.open(out).manifest.content_hash == first
     assert prepare(log()[:4], actions=RATING, out=out, overwrite=True, **ALL).manifest.content_hash != first

@@ -211,7 +211,12 @@ def check_time() -> None:
         for field in [field for field in can if model and can[field]]:
             early, late = states_at(model, state, field)
             knows = not torch.equal(early, late)
-            assert plain.needs_time(model.config, field) == knows, (layout, trunk, anchor, field)
+            assert plain.needs_time(model.layout, model.config.settings, field) == knows, (
+                layout,
+                trunk,
+                anchor,
+                field,
+            )
             answers = [answer(model, state, field, int(at_s)) for (at_s,) in TIMES_S]
             assert np.array_equal(*answers) != knows
             if not knows:

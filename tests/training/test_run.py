@@ -114,7 +114,9 @@ def test_a_finished_run_is_only_read(dataset, tmp_path, monkeypatch):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(run_module, "train_model", forbidden)
-    assert run_training(dataset, settings_of(), tmp_path, forbidden) == result
+    lines: list[str] = []
+    assert run_training(dataset, settings_of(), tmp_path, lines.append) == result
+    assert lines == [f"{tmp_path} holds this run, finished; nothing is trained"]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
 
 

@@ -186,7 +186,7 @@ def test_validations_in_which_no_action_varies_choose_no_checkpoint_by_them(tmp_
     result = run_training(data, settings(max_epochs=1), tmp_path / "lac", lines.append)
     assert result.beside is None and sum("one checkpoint is kept" in line for line in lines) == 1
     with pytest.raises(
-        ValueError, match=r"no action .* two different values .*--protocol.select loss:actions"
+        ValueError, match=r"no action .* two different values .*protocol.select = 'loss:actions'"
     ):
         run_training(data, settings("i[t] -> a[t]", max_epochs=1), tmp_path / "refused", silent)
     assert not (tmp_path / "refused").exists()

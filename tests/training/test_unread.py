@@ -156,7 +156,7 @@ def test_a_window_that_samples_of_one_event_do_not_read_is_refused():
 @pytest.mark.parametrize("chosen", [{"deploy": "actions"}, {"judge": "deployed"}])
 def test_what_is_for_two_checkpoints_is_refused_where_one_is_kept(chosen):
     with pytest.raises(
-        ValueError, match=r"is read by protocol.select = each alone, and here it is mrr; leave it"
+        ValueError, match=r"is read by protocol.select = 'each' alone, and here it is mrr; leave it"
     ):
         check_read(config(), Protocol(select="mrr", **chosen))
     check_read(config(), Protocol(**chosen))
@@ -175,8 +175,8 @@ SAID = [
     ({"action_weights": {"liked": 2.0}}, {}, "model.action_weights = {'liked': 2.0}", "lagged_in", "lac"),
     ({"late": LateSettings(windows=(3,))}, {}, "model.late.windows = (3,)", "action_in", "both_out"),
     ({}, {"candidate_requests": 2}, "protocol.candidate_requests = 2", "action_out", "genrank"),
-    ({}, {"deploy": "actions"}, "protocol.deploy = actions", "item", "lac"),
-    ({}, {"judge": "deployed"}, "protocol.judge = deployed", "action_out", "interleaved"),
+    ({}, {"deploy": "actions"}, "protocol.deploy = 'actions'", "item", "lac"),
+    ({}, {"judge": "deployed"}, "protocol.judge = 'deployed'", "action_out", "interleaved"),
 ]
 
 
