@@ -9,6 +9,7 @@ Shape letters: Q questions, H different histories.
 import importlib.metadata
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def baselines_of(
         ValueError: there is no test event to ask about.
     """
     kept = kept_baselines(dataset, protocol, same_request, folder)
-    return kept or _written(dataset, protocol, same_request, folder)
+    return kept or _counted_now(dataset, protocol, same_request, folder)
 
 
 def kept_baselines(
@@ -111,16 +112,12 @@ def kept_baselines(
     }
 
 
-def _written(
+def _counted_now(
     dataset: Dataset, protocol: Protocol, same_request: SameRequest, folder: Path
 ) -> tuple[Baselines, dict[str, Answers]]:
     start_s, log = time.perf_counter(), training_log(dataset, same_request)
     validation = _some(dataset.targets("validation", same_request))
     found = list(_counted(dataset, protocol, same_request, log, validation))
-    for its, answers in found:
-        place = _folder_of(folder, its.name)
-        place.mkdir(parents=True, exist_ok=True)
-        save_answers(place / ANSWERS, answers)
     baselines = Baselines(
         Asked.of(dataset, protocol, same_request),
         tuple(its for its, _ in found),
@@ -128,9 +125,19 @@ def _written(
         "" if len(validation) else NO_VALIDATION,
         time.perf_counter() - start_s,
     )
+    answers = {its.name: its_answers for its, its_answers in found}
+    with suppress(OSError):  # a folder may be read-only, or a disk full: then all is counted again next time
+        _keep(folder, baselines, answers)
+    return baselines, answers
+
+
+def _keep(folder: Path, baselines: Baselines, answers: Mapping[str, Answers]) -> None:
+    for name, its in answers.items():
+        place = _folder_of(folder, name)
+        place.mkdir(parents=True, exist_ok=True)
+        save_answers(place / ANSWERS, its)
     json = msgspec.json.format(msgspec.json.encode(baselines))
     write_whole(folder / f"{BASELINES}.json", lambda aside: aside.write_bytes(json))
-    return baselines, {its.name: answers for its, answers in found}
 
 
 def _folder_of(folder: Path, name: str) -> Path:
