@@ -198,6 +198,8 @@ class _Run:
         model = self.model
         if model.items is not None and model.items.features:
             model.items.describe(self.dataset.item_features, self.dataset.train_item_counts())
+        if model.item_bias is not None:
+            model.item_bias.count(torch.from_numpy(self.dataset.train_item_counts()).to(self.device))
         label_MA, late_MF = self._sample_of_actions()
         if label_MA is not None and model.heads is not None:
             model.heads.start_at(label_MA, late_MF)
