@@ -140,7 +140,7 @@ def train_model(
 
 def _are_given(rules: Rules, protocol: Protocol) -> bool:
     """Whether it is known without a look that validation gives the metrics: `rules_of` looked, or they always are."""
-    chosen = Selection.parse(protocol.select)
+    chosen = protocol.selection
     is_always = protocol.select == Selection.AUTO and str(rules["deployed"]) == Selection.RETRIEVAL
     return chosen.is_each or is_always
 
