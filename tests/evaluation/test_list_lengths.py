@@ -97,6 +97,6 @@ def test_answers_that_are_read_in_other_lengths_are_caught(dataset, tmp_path, mo
 
 def test_a_run_of_other_lengths_is_another_run(dataset, tmp_path):
     run_training(dataset, settings_of("lac", max_epochs=1), tmp_path, silent)
-    with pytest.raises(ValueError, match="protocol.lists"):
+    with pytest.raises(ValueError, match=r"protocol\.lists"):
         run_training(dataset, settings_of("lac", max_epochs=1, lists=OWN), tmp_path, silent)
     assert replace(PROTOCOL, lists=LISTS) == PROTOCOL

@@ -10,13 +10,14 @@ from small_runs import MODEL, PROTOCOL, fitted, settings_of
 from tiny import RETRIEVERS, asked_in_training, assert_caught, batch_of, model_of, part_of, trunk_of
 
 from plait.data import Dataset
-from plait.engine import plain
+from plait.engine import plain, steps
 from plait.engine.state import encode
 from plait.evaluation import answers
 from plait.evaluation.answers import answers_of
 from plait.layouts import Layout, resolve
 from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.models.saving import load_model, save_model
+from plait.nn.encoders import ItemEncoding
 from plait.nn.item_bias import ItemBias
 from plait.nn.losses import RetrievalLoss
 from plait.schema import FeatureTable
@@ -129,6 +130,28 @@ def test_an_added_item_without_a_bias_is_caught(features_data, monkeypatch):
 
     monkeypatch.setattr(ItemBias, "with_items", without)
     assert_caught(check_added, features_data, "popularity")
+
+
+def test_items_that_share_a_vector_part_by_their_bias(features_data, monkeypatch):
+    """Without ids, items that are described alike are one vector in the ranking, and yet not one score."""
+    settings = ModelSettings(
+        trunk=trunk_of(),
+        items=ItemEncoding(use_id=False),
+        retrieval=RetrievalLoss(temperature=0.4, item_bias="popularity"),
+    )
+    model = reading_model(features_data, str(resolve("lac")), settings, WINDOW)
+    model.items.code_VC[:] = model.items.code_VC[1]
+    model.items.vector_VX[:] = model.items.vector_VX[1]
+    count(model, features_data.train_item_counts())
+    state, k = encode(features_data.history(3), WINDOW, 1), model.config.num_items
+    bias_V = model.bias_of_items().numpy()
+    expected = np.argsort(-bias_V[1:], kind="stable") + 1
+    for logits in (steps.STEP_LOGITS, 5):
+        monkeypatch.setattr(steps, "STEP_LOGITS", logits)
+        item_1K, score_1K = plain.retrieve(model, state, k, filter_seen=False)
+        assert item_1K[0].tolist() == expected.tolist()
+        np.testing.assert_allclose(score_1K[0] - score_1K[0, 0], bias_V[expected] - bias_V.max(), atol=1e-5)
+    assert len(np.unique(bias_V)) > 4
 
 
 @pytest.mark.parametrize("kind", KINDS)
