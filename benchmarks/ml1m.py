@@ -22,7 +22,7 @@ from provenance import write_result
 
 import plait
 from plait.evaluation.answers import Answers, measure
-from plait.evaluation.run_files import Result, load_answers, load_result
+from plait.evaluation.run_files import Result, answers_of_run, load_result
 from plait.metrics.intervals import Estimate, bootstrap
 
 app = cyclopts.App()
@@ -73,7 +73,7 @@ def by_exactness(*runs: Path, log: Path, out: Path) -> None:
 def of_users(run: Path, log: Path) -> tuple[Result, dict[str, tuple[int, dict[str, Estimate]]]]:
     """The run, and by choice of users how many they are, and their metrics."""
     result = load_result(run)
-    answers = load_answers(run, result.actions)
+    answers = answers_of_run(run, result)
     dataset = plait.Dataset.open(result.dataset_folder)
     last = _rows(log).sort("user_id", "timestamp", "position").group_by("user_id", maintain_order=True).last()
     exact = dict(last.select("user_id", "timestamp_exact").iter_rows())

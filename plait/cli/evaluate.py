@@ -9,7 +9,7 @@ from plait.cli.runs import finished_run
 from plait.data import Dataset
 from plait.evaluation.answers import measure
 from plait.evaluation.counting import BASELINES, against_counting, baselines_of, kept_baselines
-from plait.evaluation.run_files import MODEL, Result, load_answers, measured_answers, of_checkpoint
+from plait.evaluation.run_files import MODEL, Result, answers_of_run, measured_answers, of_checkpoint
 from plait.layouts import Layout, name_of
 from plait.metrics.intervals import Estimate, bootstrap
 from plait.metrics.table import task_of
@@ -94,6 +94,6 @@ def _deployed(run: Path, result: Result) -> dict[str, str]:
     """What the deployed checkpoint has in the metrics that are measured on another; empty where there are none."""
     if result.measured_beside is None:
         return {}
-    measured = measure(load_answers(run, result.actions))
+    measured = measure(answers_of_run(run, result))
     values = {name: its.value for name, its in measured.items() if task_of(name) == result.measured_beside}
     return {name: "not defined" if value is None else f"{value:.4f}" for name, value in values.items()}

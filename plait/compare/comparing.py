@@ -43,7 +43,7 @@ from plait.evaluation.counting import BASELINES, Baselines, baselines_of
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.provenance import Provenance, provenance
 from plait.evaluation.reachable import Reach, check_can_choose
-from plait.evaluation.run_files import Result, RunSettings, load_answers, measured_answers
+from plait.evaluation.run_files import Result, RunSettings, answers_of_run, measured_answers
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import write_whole
 from plait.layouts import Layout, audit, draw, name_of
@@ -343,8 +343,11 @@ def _of_deployed(folder: Path, result: Result) -> dict[str, Statistic]:
     """What the deployed checkpoint gives in those metrics that a table shows and that are measured on another."""
     if result.measured_beside is None:
         return {}
-    shown = {*shown_of_retrieval(), *(name for action in result.actions for name in _metrics_of(action))}
-    answered = measure(load_answers(folder, result.actions))
+    shown = {
+        *shown_of_retrieval(result.settings.protocol.lists),
+        *(name for action in result.actions for name in _metrics_of(action)),
+    }
+    answered = measure(answers_of_run(folder, result))
     return {
         name: its
         for name, its in answered.items()
@@ -445,7 +448,8 @@ def _comparison(
     reference = "item" if "item" in names else names[0]
     measured = {metric for found in statistics.values() for metric in found}
     scoring = tuple(m for action in dataset.actions for m in _metrics_of(action) if m in measured)
-    retrieval = tuple(m for m in shown_of_retrieval() if m in measured)
+    lists = sorted({k for variant in study.variants for k in variant.settings.protocol.lists})
+    retrieval = tuple(m for m in shown_of_retrieval(tuple(lists)) if m in measured)
     return Comparison(
         title=study.title,
         dataset=DatasetFacts(

@@ -104,6 +104,7 @@ def metrics_of(
         label_QA=best.label_QA,
         loss={},
         actions=best.actions,
+        lists=protocol.lists,
     )
     in_units = measure(answers)
     at_scale = measure(replace(answers, rank_Q=None, predicted=_as_answered(best.log_mean)))

@@ -1,10 +1,12 @@
 """The catalogue in order of its scores: the best items, and where one item stands.
 
 Equal scores are ranked by catalogue order. Items that are described alike share one vector and so one score, to the
-bit: which is why a list of any length begins with the shorter one, whatever else is asked at the same time.
+bit, but for their bias where the model has one: which is why a list of any length begins with the shorter one, whatever
+else is asked at the same time.
 
 Shape letters: U users, V items of the catalogue, W different vectors among them, D width, C items of a part of the
-catalogue, K items returned, S seen items of all users laid end to end, N rows, X numbers that describe an item.
+catalogue, I rows of the item table (row 0 the unknown item), K items returned, S seen items of all users laid end to
+end, N rows, X numbers that describe an item.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -57,6 +59,7 @@ class Catalogue:
     key_WD: Float[Tensor, "W D"]
     item_V: Int64[Tensor, " V"]  # every item once, those of one vector together
     start_W1: Int64[np.ndarray, " W1"]  # where the items of each vector begin
+    bias_I: Float[Tensor, " I"] | None = None  # added to each item's score, whoever asks
 
     def __len__(self) -> int:
         return len(self.item_V)
@@ -89,6 +92,9 @@ class Catalogue:
                 score_UC = score_Uw
                 if last - first > score_Uw.shape[1]:
                     score_UC = score_Uw.index_select(1, self._vectors_of(vectors, first, places))
+                if self.bias_I is not None:
+                    score_UC = score_UC + self.bias_I[item_C]
+                    _check_scores(score_UC)
                 yield Scores(item_C, score_UC)
 
     def _vectors_of(self, vectors: slice, first: int, places: slice) -> Tensor:
@@ -103,16 +109,17 @@ def catalogue_of(model: GenerativeRecommender) -> Catalogue:
     """All items of a model in evaluation mode, outside of autocast."""
     items, retrieval = model.items, model.retrieval
     assert items is not None, "a layout that predicts items reads them"
+    bias_I = model.bias_of_items()
     if not items.features:
         table_VD = items.table()[FIRST_ITEM:]
         item_V = torch.arange(FIRST_ITEM, items.num_items + 1, device=table_VD.device)
-        return Catalogue(retrieval, retrieval.keys(table_VD), item_V, np.arange(len(item_V) + 1))
+        return Catalogue(retrieval, retrieval.keys(table_VD), item_V, np.arange(len(item_V) + 1), bias_I)
     like_V = first_alike(items)
     first_W, count_W = like_V.unique(return_counts=True)
     at_a_time = steps.even(len(first_W), steps.rows_per_step(items.project.in_features))
     key_WD = retrieval.keys(torch.cat([items(first_W[part]) for part in at_a_time]))
     start_W1 = np.concatenate([[0], count_W.cumsum(0).cpu().numpy()])
-    return Catalogue(retrieval, key_WD, like_V.argsort(stable=True) + FIRST_ITEM, start_W1)
+    return Catalogue(retrieval, key_WD, like_V.argsort(stable=True) + FIRST_ITEM, start_W1, bias_I)
 
 
 def first_alike(items: ItemEncoder) -> Int64[Tensor, " V"]:

@@ -28,8 +28,10 @@ from plait.metrics.statistic import Statistic
 from plait.metrics.table import (
     ERROR,
     ERROR_OF_ACTIONS,
+    LISTS,
     LOSS,
     LOSS_OF_ACTIONS,
+    Lists,
     Scale,
     measured_on_ranks,
     of_kind,
@@ -61,6 +63,7 @@ class Answers:
     label_QA: Float32[np.ndarray, "Q A"]  # in the log's units, NaN where missing
     loss: dict[str, float]  # by action, as far as there are labels
     actions: tuple[Action, ...]
+    lists: Lists = LISTS  # the lengths that are measured
 
 
 @torch.no_grad()
@@ -91,7 +94,7 @@ def answers_of(
         _answer(model, catalogue, dataset, chunk, inputs, protocol, negatives)
         for chunk, inputs in ahead(prepare, _steps(model, dataset, asked, plan))
     ]
-    return _joined(parts, targets, dataset)
+    return _joined(parts, targets, dataset, protocol.lists)
 
 
 def batch_of_targets(
@@ -314,7 +317,7 @@ def check_negatives(dataset: Dataset, part: HeldOutPart, targets: Targets, proto
         ) from error
 
 
-def _joined(parts: list[_ChunkAnswers], targets: Targets, dataset: Dataset) -> Answers:
+def _joined(parts: list[_ChunkAnswers], targets: Targets, dataset: Dataset, lists: Lists) -> Answers:
     label_QA = np.concatenate([part.label_QA for part in parts])
     count_A = (~np.isnan(label_QA)).sum(0)
     first = parts[0]
@@ -333,6 +336,7 @@ def _joined(parts: list[_ChunkAnswers], targets: Targets, dataset: Dataset) -> A
             if count and action.name in first.loss_sum
         },
         actions=dataset.actions,
+        lists=lists,
     )
 
 
@@ -343,7 +347,9 @@ def measure(answers: Answers) -> dict[str, Statistic]:
     """
     found: dict[str, Statistic] = {}
     if answers.rank_Q is not None:
-        found = measured_on_ranks(answers.user_Q, answers.list_Q, answers.item_Q, answers.rank_Q)
+        found = measured_on_ranks(
+            answers.user_Q, answers.list_Q, answers.item_Q, answers.rank_Q, answers.lists
+        )
     for column, action in enumerate(answers.actions):
         label_Q = answers.label_QA[:, column]
         if action.name in answers.predicted and not np.isnan(label_Q).all():

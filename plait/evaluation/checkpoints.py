@@ -27,7 +27,7 @@ def rules_of(reach: Reach, model: ModelSettings) -> Rules:
     Raises:
         ValueError: nothing can choose an epoch by itself, and protocol.select names no metric.
     """
-    selection = Selection.parse(reach.protocol.select)
+    selection = reach.protocol.selection
     if not selection.is_each:
         return {"deployed": selection.resolve(reach.layout, model.retrieval_weight)}
     rules: dict[Checkpoint, Selection] = {}
@@ -47,7 +47,7 @@ def rules_of(reach: Reach, model: ModelSettings) -> Rules:
 
 def note_on_rules(rules: Rules, reach: Reach) -> str | None:
     """What to know where a layout predicts actions, and no checkpoint of its own is kept for them."""
-    if not Selection.parse(reach.protocol.select).is_each or "a" not in reach.layout.predicts:
+    if not reach.protocol.selection.is_each or "a" not in reach.layout.predicts:
         return None
     if Selection.parse(ERROR_OF_ACTIONS) in rules.values():
         return None

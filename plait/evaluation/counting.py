@@ -108,7 +108,8 @@ def kept_baselines(
     if kept.asked != Asked.of(dataset, protocol, same_request):
         return None
     return kept, {
-        its.name: load_answers(_folder_of(folder, its.name), dataset.actions) for its in kept.counted
+        its.name: load_answers(_folder_of(folder, its.name), dataset.actions, lists=protocol.lists)
+        for its in kept.counted
     }
 
 
@@ -166,7 +167,7 @@ def _counted(
     if dataset.actions:
         asked = questions(dataset, validation, log) if len(validation) else None
         for predictor in predictors(log, dataset.actions, asked):
-            answers = _answers_of_actions(dataset, log, test, predictor)
+            answers = _answers_of_actions(dataset, protocol, log, test, predictor)
             yield Counted(predictor.name, predictor.settings), answers
 
 
@@ -192,7 +193,7 @@ def _answers_of_items(
         _ranks(dataset, protocol, chunk, asked, retriever, negatives)
         for chunk, asked in _asked(dataset, targets, log, steps.rows_per_step(dataset.num_items))
     ]
-    return _answers(dataset, targets, rank_Q=np.concatenate(rank_Q))
+    return _answers(dataset, protocol, targets, rank_Q=np.concatenate(rank_Q))
 
 
 def _ranks(
@@ -208,13 +209,15 @@ def _ranks(
     return ranks_in_catalogue(partial(iter, whole), dataset, chunk, protocol, negatives)
 
 
-def _answers_of_actions(dataset: Dataset, log: Log, targets: Targets, predictor: Predictor) -> Answers:
+def _answers_of_actions(
+    dataset: Dataset, protocol: Protocol, log: Log, targets: Targets, predictor: Predictor
+) -> Answers:
     parts = [
         predictor.predicted(asked, asked.item_Q)
         for _, asked in _asked(dataset, targets, log, HISTORIES_AT_A_TIME)
     ]
     predicted = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return _answers(dataset, targets, predicted=predicted)
+    return _answers(dataset, protocol, targets, predicted=predicted)
 
 
 def _asked(
@@ -226,6 +229,7 @@ def _asked(
 
 def _answers(
     dataset: Dataset,
+    protocol: Protocol,
     targets: Targets,
     *,
     rank_Q: Int64[np.ndarray, " Q"] | None = None,
@@ -240,6 +244,7 @@ def _answers(
         label_QA=dataset.target_actions(targets),
         loss={},
         actions=dataset.actions,
+        lists=protocol.lists,
     )
 
 

@@ -28,7 +28,7 @@ from plait.evaluation.settings import Optim, Protocol
 from plait.files import check_hashes, write_listed
 from plait.layouts import Layout
 from plait.metrics.retrieval import among_others
-from plait.metrics.table import Task
+from plait.metrics.table import LISTS, Lists, Task
 from plait.models.generative import ModelSettings
 from plait.schema import Action
 
@@ -139,21 +139,31 @@ def load_result(folder: Path) -> Result:
 def measured_answers(folder: Path, result: Result) -> Answers:
     """What a finished run is measured on: each task as the checkpoint answers it that protocol.judge says. Raises
     ValueError where the answers are not whole."""
-    deployed = load_answers(folder, result.actions)
+    deployed = answers_of_run(folder, result)
     match result.measured_beside:
         case None:
             return deployed
         case "retrieval" as task:
-            return replace(deployed, rank_Q=load_answers(folder, result.actions, task).rank_Q)
+            return replace(deployed, rank_Q=answers_of_run(folder, result, task).rank_Q)
         case "actions" as task:
-            return replace(deployed, predicted=load_answers(folder, result.actions, task).predicted)
+            return replace(deployed, predicted=answers_of_run(folder, result, task).predicted)
         case never:
             assert_never(never)
 
 
-def load_answers(folder: Path, actions: tuple[Action, ...], checkpoint: Checkpoint = "deployed") -> Answers:
-    """The answers of a finished run's checkpoint, for the actions of its data. Raises ValueError where they are not
-    whole."""
+def answers_of_run(folder: Path, result: Result, checkpoint: Checkpoint = "deployed") -> Answers:
+    """The answers of a finished run's checkpoint. Raises ValueError where they are not whole."""
+    return load_answers(folder, result.actions, checkpoint, result.settings.protocol.lists)
+
+
+def load_answers(
+    folder: Path,
+    actions: tuple[Action, ...],
+    checkpoint: Checkpoint = "deployed",
+    lists: Lists = LISTS,
+) -> Answers:
+    """The answers in a folder, for the actions of its data, to measure in lists of these lengths. Raises ValueError
+    where they are not whole."""
     path = folder / of_checkpoint(ANSWERS, checkpoint)
     check_hashes(folder, ANEW, path.name)
     try:
@@ -169,6 +179,7 @@ def load_answers(folder: Path, actions: tuple[Action, ...], checkpoint: Checkpoi
             predicted={name.removeprefix("predicted:"): answer for name, answer in arrays.items()},
             loss={},
             actions=actions,
+            lists=lists,
         )
     except (FileNotFoundError, EOFError, KeyError, RuntimeError, TypeError, ValueError, BadZipFile) as error:
         raise _damaged(path, error) from error

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, assert_never
 
 from plait.layouts import Layout, audit
-from plait.metrics.table import CHIEF_RETRIEVAL, LOSS_OF_ACTIONS, check_full_name, metric_of
+from plait.metrics.table import CHIEF_RETRIEVAL, LISTS, LOSS_OF_ACTIONS, Lists, check_full_name, metric_of
 from plait.wording import setting
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -26,8 +26,12 @@ class Selection:
     weights: tuple[tuple[str, float], ...]
 
     @classmethod
-    def parse(cls, text: str) -> "Selection":
-        """Raises ValueError where a part is not METRIC or METRIC=WEIGHT, or there is no such metric."""
+    def parse(cls, text: str, lists: Lists = LISTS) -> "Selection":
+        """Raises ValueError where a part is not METRIC or METRIC=WEIGHT, or there is no such metric.
+
+        Args:
+            lists: the lengths of lists that are measured.
+        """
         parts = []
         for part in text.split(","):
             found = re.fullmatch(rf"\s*([a-z_]+(?:@\d+)?(?::[^=,]+)?)\s*(?:=\s*({NUMBER}))?\s*", part)
@@ -38,7 +42,7 @@ class Selection:
                 )
             parts.append((found[1], float(found[2] or 1)))
         if parts not in ([(cls.EACH, 1.0)], [(cls.AUTO, 1.0)]):
-            _check_names([name for name, _ in parts], text)
+            _check_names([name for name, _ in parts], text, lists)
         return cls(tuple(parts))
 
     @property
@@ -73,10 +77,10 @@ class Selection:
         return ",".join(f"{name}={weight:g}" for name, weight in self.weights)
 
 
-def _check_names(names: list[str], text: str) -> None:
+def _check_names(names: list[str], text: str, lists: Lists) -> None:
     for name in names:
         try:
-            check_full_name(name)
+            check_full_name(name, lists)
         except ValueError as error:
             raise ValueError(f"{setting('protocol.select', text)}: {error}") from None
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from plait.evaluation.selection import Selection
 from plait.layouts import Layout
 from plait.limits import MOST_CODES, SEED, SHARE, WHOLE, WINDOW, Between, check_numbers
-from plait.metrics.table import Task
+from plait.metrics.table import CHIEF_LIST, CHIEF_RETRIEVAL, LISTS, Lists, Task
 from plait.models.questions import Exposure, QuestionPlan, Sample, Supervise
 from plait.nn.precision import Precision
 from plait.wording import setting
@@ -76,6 +76,9 @@ class Protocol:
     """Items that a user has met are not recommended; an answer among them is a miss."""
     negatives: Annotated[int | None, WHOLE] = None
     """Rank against this many sampled items instead of the full catalogue."""
+    lists: Annotated[Lists, WHOLE] = LISTS
+    """Lengths k of HR@k, NDCG@k and recall@k, ascending; 10 is one of them, since NDCG@10 stands for retrieval. A
+    comparison shows those from 10 on."""
     seed: Annotated[int, SEED] = 0
     """What every random draw follows from."""
 
@@ -86,7 +89,23 @@ class Protocol:
                 f"{setting('protocol.sample', 'event')}: samples of one event take "
                 f"{setting('protocol.supervise', 'candidates')}"
             )
-        Selection.parse(self.select)
+        self._check_lists()
+        _ = self.selection
+
+    def _check_lists(self) -> None:
+        asked = setting("protocol.lists", self.lists)
+        if list(self.lists) != sorted(set(self.lists)):
+            raise ValueError(f"{asked}: expected different lengths of lists, in ascending order")
+        if CHIEF_LIST not in self.lists:
+            raise ValueError(
+                f"{asked}: expected {CHIEF_LIST} among the lengths, since {CHIEF_RETRIEVAL} stands for retrieval where "
+                "one metric has to; add it"
+            )
+
+    @property
+    def selection(self) -> Selection:
+        """What `select` says. Raises ValueError where it says nothing that is measured."""
+        return Selection.parse(self.select, self.lists)
 
     def plan(self, layout: Layout, exposure: Exposure) -> QuestionPlan:
         """How models of this layout and exposure are asked, in training and after it."""

@@ -30,9 +30,10 @@ Distance = Literal["points", "share"]
 Scale = Literal["log", "model", "chances"]
 Task = Literal["retrieval", "actions"]  # what is measured: the next item, or the actions on it
 
-LISTS = (1, 5, 10, 50)  # lengths k of HR@k, NDCG@k and recall@k
-SHOWN_LISTS = (10, 50)  # those that a comparison shows
-CHIEF_RETRIEVAL = "ndcg@10"  # in full: where one metric has to stand for all of retrieval
+Lists = tuple[int, ...]
+LISTS: Lists = (1, 5, 10, 50)  # lengths k of HR@k, NDCG@k and recall@k, where nothing else was asked for
+CHIEF_LIST = 10  # a comparison shows this length and longer ones
+CHIEF_RETRIEVAL = f"ndcg@{CHIEF_LIST}"  # in full: where one metric has to stand for all of retrieval
 LOSS_OF_ACTIONS = "loss:actions"  # in full: the sum of the losses of all trained actions
 ERROR_OF_ACTIONS = "normalised_error:actions"  # in full: the sum of those of all trained actions
 
@@ -50,11 +51,12 @@ class Metric(ABC):
     )
 
     @abstractmethod
-    def full_names(self, action: str) -> tuple[str, ...]:
+    def full_names(self, action: str, lists: Lists = LISTS) -> tuple[str, ...]:
         """The names under which its values go.
 
         Args:
             action: the one that is measured, where it is a metric of actions.
+            lists: the lengths that are measured, where it is a metric of lists.
         """
 
 
@@ -66,7 +68,7 @@ class RankMetric(Metric):
     function: Callable[[Places], Values]
     is_shown: bool  # in a comparison
 
-    def full_names(self, action: str) -> tuple[str, ...]:
+    def full_names(self, action: str, lists: Lists = LISTS) -> tuple[str, ...]:
         return (self.name,)
 
 
@@ -82,11 +84,11 @@ class ListMetric(Metric):
 
     function: Callable[[int, Places], Values]
     can_change: Callable[[int, Counts, Counts], Bool[np.ndarray, " L"]]
-    is_shown: bool  # in a comparison, at SHOWN_LISTS
+    is_shown: bool  # in a comparison, from CHIEF_LIST on
     of_several: bool = False  # not measured where each list has one answer
 
-    def full_names(self, action: str) -> tuple[str, ...]:
-        return tuple(f"{self.name}@{k}" for k in LISTS)
+    def full_names(self, action: str, lists: Lists = LISTS) -> tuple[str, ...]:
+        return tuple(f"{self.name}@{k}" for k in lists)
 
 
 RetrievalMetric = RankMetric | ListMetric
@@ -103,7 +105,7 @@ class ActionMetric(Metric):
     leads: Judgements = ()  # of actions that are chiefly judged so, a comparison shows it first, and draws it
     shown: Judgements = ()  # of actions that are judged so, a comparison shows it after that
 
-    def full_names(self, action: str) -> tuple[str, ...]:
+    def full_names(self, action: str, lists: Lists = LISTS) -> tuple[str, ...]:
         return (f"{self.name}:{action}",)
 
     def statistic(self, pairs: Labelled) -> Statistic:
@@ -124,7 +126,7 @@ class ActionMetric(Metric):
 class LossMetric(Metric):
     """What training lowers, of every kind of action; the model itself tells it."""
 
-    def full_names(self, action: str) -> tuple[str, ...]:
+    def full_names(self, action: str, lists: Lists = LISTS) -> tuple[str, ...]:
         return f"{self.name}:{action}", LOSS_OF_ACTIONS
 
 
@@ -144,7 +146,7 @@ class ErrorMetric(Metric):
             (scale, function) for judgement, scale, function in self.ways if judgement in kind.judged_as
         )
 
-    def full_names(self, action: str) -> tuple[str, ...]:
+    def full_names(self, action: str, lists: Lists = LISTS) -> tuple[str, ...]:
         return f"{self.name}:{action}", ERROR_OF_ACTIONS
 
 
@@ -316,7 +318,7 @@ def metric_of(full_name: str) -> Metric:
     """
     found = next((metric for metric in TABLE if metric.name == _name_in(full_name)), None)
     if found is None:
-        raise _unknown(full_name)
+        raise _unknown(full_name, LISTS)
     return found
 
 
@@ -329,15 +331,18 @@ def task_of(full_name: str) -> Task:
     return "retrieval" if isinstance(metric_of(full_name), RetrievalMetric) else "actions"
 
 
-def check_full_name(full_name: str) -> None:
+def check_full_name(full_name: str, lists: Lists = LISTS) -> None:
     """Raises ValueError where no value goes under a name, whatever the actions are, with the nearest name.
+
+    Args:
+        lists: the lengths that are measured.
 
     >>> check_full_name("ndgc@10")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ValueError: no metric is called 'ndgc@10'; did you mean 'ndcg@10'? There are hr@1, hr@5, ...
     """
-    if full_name not in _full_names(full_name.partition(":")[2]):
-        raise _unknown(full_name)
+    if full_name not in _full_names(full_name.partition(":")[2], lists):
+        raise _unknown(full_name, lists)
 
 
 def list_length(full_name: str) -> int:
@@ -354,11 +359,13 @@ def measured_on_ranks(
     list_Q: Int64[np.ndarray, " Q"],
     item_Q: Int64[np.ndarray, " Q"],
     rank_Q: Int64[np.ndarray, " Q"],
+    lists: Lists = LISTS,
 ) -> dict[str, Statistic]:
     """Every retrieval metric, by its full name.
 
     Args:
         list_Q, rank_Q: as `plait.metrics.retrieval.places_of` takes them.
+        lists: the lengths to measure.
 
     Raises:
         ValueError: there is no query, or a rank is below 1.
@@ -367,7 +374,7 @@ def measured_on_ranks(
     has_several = bool((places.answers_L > 1).any())
     return {
         name: mean_over_users(places.user_L, value_of(places), metric.better, "share")
-        for name, metric, value_of in _on_ranks()
+        for name, metric, value_of in _on_ranks(lists)
         if has_several or not (isinstance(metric, ListMetric) and metric.of_several)
     }
 
@@ -387,14 +394,14 @@ def of_kind(kind: ActionKind) -> tuple[ActionMetric, ...]:
     )
 
 
-def shown_of_retrieval() -> tuple[str, ...]:
-    """The full names that a comparison shows, in its order."""
-    lengths = {f"@{k}" for k in SHOWN_LISTS} | {""}
-    return tuple(
-        name
-        for name, metric, _ in _on_ranks()
-        if metric.is_shown and name.removeprefix(metric.name) in lengths
-    )
+def shown_of_retrieval(lists: Lists = LISTS) -> tuple[str, ...]:
+    """The full names that a comparison shows, in its order.
+
+    >>> shown_of_retrieval((5, 10))
+    ('hr@10', 'ndcg@10', 'recall@10', 'mrr')
+    """
+    shown = tuple(k for k in lists if k >= CHIEF_LIST)
+    return tuple(name for name, metric, _ in _on_ranks(shown) if metric.is_shown)
 
 
 def shown_of_kind(kind: ActionKind) -> tuple[ActionMetric, ...]:
@@ -410,9 +417,9 @@ def shown_of_kind(kind: ActionKind) -> tuple[ActionMetric, ...]:
     return (*leading, *(metric for metric in after if metric not in leading))
 
 
-def _on_ranks() -> Iterator[tuple[str, RetrievalMetric, Callable[[Places], Values]]]:
+def _on_ranks(lists: Lists) -> Iterator[tuple[str, RetrievalMetric, Callable[[Places], Values]]]:
     """Each retrieval metric with its full name, list after list."""
-    for k in LISTS:
+    for k in lists:
         for metric in TABLE:
             if isinstance(metric, ListMetric):
                 yield f"{metric.name}@{k}", metric, partial(metric.function, k)
@@ -425,18 +432,19 @@ def _name_in(full_name: str) -> str:
     return full_name.partition(":")[0].partition("@")[0]
 
 
-def _full_names(action: str) -> list[str]:
-    return list(dict.fromkeys(name for metric in TABLE for name in metric.full_names(action)))
+def _full_names(action: str, lists: Lists) -> list[str]:
+    return list(dict.fromkeys(name for metric in TABLE for name in metric.full_names(action, lists)))
 
 
-def _unknown(full_name: str) -> ValueError:
+def _unknown(full_name: str, lists: Lists) -> ValueError:
     action = full_name.partition(":")[2] or "ACTION"
-    own = [
-        name for metric in TABLE if metric.name == _name_in(full_name) for name in metric.full_names(action)
-    ]
-    near = difflib.get_close_matches(full_name, own or _full_names(action), n=1, cutoff=0 if own else 0.6)
+    its = [metric for metric in TABLE if metric.name == _name_in(full_name)]
+    own = [name for metric in its for name in metric.full_names(action, lists)]
+    near = difflib.get_close_matches(
+        full_name, own or _full_names(action, lists), n=1, cutoff=0 if own else 0.6
+    )
     return ValueError(
         f"no metric is called {full_name!r}"
         + (f"; did you mean {near[0]!r}?" if near else ".")
-        + f" There are {', '.join(_full_names('ACTION'))}"
+        + f" There are {', '.join(_full_names('ACTION', lists))}"
     )

@@ -27,6 +27,7 @@ from plait.nn.config import TINY, TrunkConfig
 from plait.nn.encoders import ActionEncoder, FeatureEncoder, ItemEncoder, ItemEncoding, ItemVectors
 from plait.nn.heads import ActionHeads, Coupler
 from plait.nn.initialising import unset
+from plait.nn.item_bias import ItemBias
 from plait.nn.losses import RetrievalLoss, retrieval_loss
 from plait.nn.sampling import Sampler
 from plait.nn.towers import TowerConfig
@@ -147,6 +148,9 @@ class GenerativeRecommender(nn.Module):
             num_late = settings.late.num_features(config.actions)
             self.heads = ActionHeads(config.actions, dim, settings.tower, num_late)
         self.retrieval = settings.retrieval.resolved(config.num_items)
+        self.item_bias: ItemBias | None = None
+        if self.retrieval.item_bias != "none" and "i" in layout.predicts:
+            self.item_bias = ItemBias(config.num_items, self.retrieval.item_bias)
         self.sampler: Sampler | None = None  # of negatives; training sets it where the loss needs one
         self.couplers = nn.ModuleDict(
             {_key(t): nn.ModuleList(Coupler(dim) for _ in t.given) for t in layout.targets if t.given}
@@ -169,13 +173,14 @@ class GenerativeRecommender(nn.Module):
         """Mean loss per task, unweighted: "retrieval" and one for every action. A task without a label is 0."""
         losses: dict[str, Tensor] = {}
         negative_S, items = self._items_of_step(inputs)
+        bias_V = self.bias_of_items()
         for questions, state_MD in zip(inputs.questions, self._states(inputs, items), strict=True):
             match questions.target.fact.field:
                 case "i":
                     assert items is not None, "a layout that predicts items reads them"
                     item_M = inputs.item_E[questions.label_M]
                     losses["retrieval"] = retrieval_loss(
-                        self.retrieval, state_MD, items, item_M, self.sampler, negative_S
+                        self.retrieval, state_MD, items, item_M, self.sampler, negative_S, bias_V
                     )
                 case "a":
                     assert self.heads is not None, "a layout that predicts actions has heads"
@@ -213,7 +218,11 @@ class GenerativeRecommender(nn.Module):
     def item_scores(self, state_MD: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
         """Logits of the next item over the catalogue; column 0, the unknown item, is -inf."""
         assert self.items is not None, "a layout that predicts items reads them"
-        return self.retrieval.logits(state_MD, self.items.table())
+        return self.retrieval.logits(state_MD, self.items.table(), self.bias_of_items())
+
+    def bias_of_items(self) -> Float[Tensor, " V"] | None:
+        """What is added to the logit of each item, whatever the user; None where the settings ask for none."""
+        return None if self.item_bias is None else self.item_bias()
 
     def late_statistics(self) -> LateStatistics | None:
         """What `training_inputs` and `query_inputs` need to count late features; None where the heads take none."""
@@ -240,10 +249,11 @@ class GenerativeRecommender(nn.Module):
             raise ValueError(f"layout '{self.layout}' reads no items: there is nothing to add them to")
         items = self.items.with_items(table)
         grown = GenerativeRecommender(replace(self.config, num_items=items.num_items))
-        weights = {
-            name: tensor for name, tensor in self.state_dict().items() if not name.startswith("items.")
-        }
+        weights = self.state_dict()
         weights |= {f"items.{name}": tensor for name, tensor in items.state_dict().items()}
+        if self.item_bias is not None:
+            of_bias = self.item_bias.with_items(len(table)).state_dict()
+            weights |= {f"item_bias.{name}": tensor for name, tensor in of_bias.items()}
         grown.load_state_dict(weights)
         return grown.to(next(self.parameters()).device).train(self.training)
 

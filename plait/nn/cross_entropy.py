@@ -24,13 +24,13 @@ def chunked_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Mean over queries of -log softmax(query . keys + bias)[target]; 0 where there is no query.
 
-    The loss and both gradients are computed in the forward pass, chunk by chunk, so that the products of a
+    The loss and all gradients are computed in the forward pass, chunk by chunk, so that the products of a
     training step need no second look at the logits. Under autocast the products run in its type; the
-    log-sum-exp and the sum of the keys' gradient over chunks are fp32 in any case.
+    log-sum-exp and the sums over chunks, of the keys' and the bias's gradients, are fp32 in any case.
 
     Args:
         target_M: a column of `key_CD` for each query.
-        bias_C: added to the logits; -inf takes a candidate out. No gradient flows to it.
+        bias_C: added to the logits; -inf takes a candidate out, where it needs no gradient.
         target_bias_M: stands for `bias_C` at each query's own target. None: as `bias_C` says.
 
     Accuracy: in fp32 the gradients differ from plain autograd's by rounding alone (1e-6 relative); in bf16 by
@@ -41,7 +41,8 @@ def chunked_cross_entropy(
     shift_M = None
     if target_bias_M is not None:
         shift_M = target_bias_M if bias_C is None else target_bias_M - bias_C[target_M]
-    wants_gradients = torch.is_grad_enabled() and (query_MD.requires_grad or key_CD.requires_grad)
+    leaves = (query_MD, key_CD, bias_C, shift_M)
+    wants_gradients = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in leaves)
     loss: Tensor = _ChunkedCrossEntropy.apply(
         query_MD, key_CD, target_M, bias_C, shift_M, dtype, wants_gradients
     )
@@ -63,6 +64,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         queries, keys = query_MD.to(dtype), key_CD.to(dtype)
         dquery_MD = torch.empty_like(queries) if wants_gradients else None
         dkey_CD = torch.zeros_like(key_CD, dtype=torch.float32) if wants_gradients else None
+        dbias_C, dshift_M = (_zeros_for(bias) if wants_gradients else None for bias in (bias_C, shift_M))
         total = torch.zeros((), dtype=torch.float32, device=queries.device)
         logits = CPU_CHUNK_LOGITS if queries.device.type == "cpu" else CHUNK_LOGITS
         num_keys = max(1, len(keys))
@@ -75,21 +77,34 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 )
                 total -= log_p_BC.gather(1, target_M[part, None]).sum()
                 if dquery_MD is not None and dkey_CD is not None:
-                    dlogit_BC = _minus_one_at(log_p_BC.exp_(), target_M[part]).to(dtype)
+                    dlogit_BC = _minus_one_at(log_p_BC.exp_(), target_M[part])
+                    if dbias_C is not None:
+                        dbias_C += dlogit_BC.sum(0)
+                    if dshift_M is not None:
+                        dshift_M[part] = dlogit_BC.gather(1, target_M[part, None])[:, 0]
+                    dlogit_BC = dlogit_BC.to(dtype)
                     torch.mm(dlogit_BC, keys, out=dquery_MD[part])
                     dkey_CD += dlogit_BC.T @ queries[part]
         count = max(1, len(queries))
         if dquery_MD is not None and dkey_CD is not None:
             ctx.save_for_backward(
-                dquery_MD.to(query_MD.dtype).div_(count), dkey_CD.to(key_CD.dtype).div_(count)
+                dquery_MD.to(query_MD.dtype).div_(count),
+                dkey_CD.to(key_CD.dtype).div_(count),
+                None if dbias_C is None else dbias_C.div_(count),
+                None if dshift_M is None else dshift_M.div_(count),
             )
         return total / count
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None, None, None]:
-        dquery_MD, dkey_CD = ctx.saved_tensors
-        return dquery_MD * grad, dkey_CD * grad, None, None, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        dquery_MD, dkey_CD, dbias_C, dshift_M = (d if d is None else d * grad for d in ctx.saved_tensors)
+        return dquery_MD, dkey_CD, None, dbias_C, dshift_M, None, None
+
+
+def _zeros_for(bias: Tensor | None) -> Tensor | None:
+    """Where the gradient of a bias is summed; None where none is asked for."""
+    return torch.zeros_like(bias) if bias is not None and bias.requires_grad else None
 
 
 def _log_probabilities(

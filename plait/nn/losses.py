@@ -18,6 +18,7 @@ from plait.nn.cross_entropy import chunked_cross_entropy
 from plait.nn.encoders import ItemVectors
 from plait.nn.sampling import Sampler, by_popularity, uniform
 from plait.schema import UNKNOWN_ITEM
+from plait.wording import setting
 
 FULL_SOFTMAX_ITEMS = 20_000  # above, a full softmax costs more than the trunk that feeds it
 
@@ -41,9 +42,40 @@ class RetrievalLoss:
     """What logits are divided by."""
     l2_norm: bool = False
     """Cosine instead of the inner product."""
+    item_bias: Literal["none", "popularity", "learned"] = "none"
+    """What is added to an item's logit, after the temperature. popularity: log(its training events + 0.5); a new item
+    has the mean of the rarest tenth of the others. learned: the same and a trained term that starts at zero."""
 
     def __post_init__(self) -> None:
         check_numbers("model.retrieval.", self)
+        self._check_bias()
+
+    def _check_bias(self) -> None:
+        """Raises ValueError where popular items serve as negatives more often, uncorrected: a bias by popularity is in
+        such a loss already."""
+        if self.item_bias == "none" or self.log_q != "none" or not self._draws_by_popularity:
+            return
+        drawn = setting("model.retrieval.sampler", "popularity")
+        if self.kind == "info_nce":
+            drawn = setting("model.retrieval.kind", "info_nce")
+        raise ValueError(
+            f"{setting('model.retrieval.item_bias', self.item_bias)} with {drawn} and "
+            f"{setting('model.retrieval.log_q', 'none')}: popular items are negatives more often, and without a "
+            f"correction such a loss has popularity already; take {setting('model.retrieval.log_q', 'negatives')}, or "
+            "leave the bias out"
+        )
+
+    @property
+    def _draws_by_popularity(self) -> bool:
+        match self.kind:
+            case "full":
+                return False
+            case "info_nce":
+                return True
+            case "sampled" | "auto":
+                return self.sampler == "popularity"
+            case _:
+                assert_never(self.kind)
 
     def resolved(self, num_items: int) -> "RetrievalLoss":
         """`auto` made definite: exact up to FULL_SOFTMAX_ITEMS, sampled above.
@@ -63,9 +95,16 @@ class RetrievalLoss:
         """Item vectors, ready for an inner product with `queries`."""
         return F.normalize(item_VD, dim=-1) if self.l2_norm else item_VD
 
-    def logits(self, hidden_MD: Float[Tensor, "M D"], table_VD: Float[Tensor, "V D"]) -> Float[Tensor, "M V"]:
+    def logits(
+        self,
+        hidden_MD: Float[Tensor, "M D"],
+        table_VD: Float[Tensor, "V D"],
+        bias_V: Float[Tensor, " V"] | None = None,
+    ) -> Float[Tensor, "M V"]:
         """Scores of the whole catalogue; column 0, the unknown item, is -inf."""
         logit_MV = (self.queries(hidden_MD) @ self.keys(table_VD).T).float()
+        if bias_V is not None:
+            logit_MV = logit_MV + bias_V
         logit_MV[:, UNKNOWN_ITEM] = -torch.inf
         return logit_MV
 
@@ -112,6 +151,7 @@ def retrieval_loss(
     target_M: Int64[Tensor, " M"],
     sampler: Sampler | None = None,
     negative_S: Int64[Tensor, " S"] | None = None,
+    bias_V: Float[Tensor, " V"] | None = None,
 ) -> Float[Tensor, ""]:
     """The mean loss over the positions whose target is known; 0 where there are none.
 
@@ -121,6 +161,7 @@ def retrieval_loss(
         target_M: the next item; positions where it is the unknown item do not count.
         sampler: what `choice.make_sampler` made.
         negative_S: what `choice.draw_negatives` drew.
+        bias_V: what is added to the logit of each item of the catalogue.
     """
     if (target_M == UNKNOWN_ITEM).any():
         hidden_MD, target_M = hidden_MD[target_M != UNKNOWN_ITEM], target_M[target_M != UNKNOWN_ITEM]
@@ -128,15 +169,20 @@ def retrieval_loss(
     match choice.kind:
         case "full":
             assert items.item_U is None, "a full softmax is over the whole catalogue"
-            return full_softmax(query_MD, choice.keys(items.vector_UD), target_M)
+            return full_softmax(query_MD, choice.keys(items.vector_UD), target_M, bias_V)
         case "info_nce":
             positive_MD = choice.keys(items.of(target_M))
             if choice.log_q == "none":
-                return in_batch_info_nce(query_MD, positive_MD, target_M)
+                return in_batch_info_nce(query_MD, positive_MD, target_M, bias_M=_at(bias_V, target_M))
             log_q_M = _sampler_of(choice, sampler).log_q_V[target_M]
             corrects_target = choice.log_q == "both"
             return in_batch_info_nce(
-                query_MD, positive_MD, target_M, log_q_M=log_q_M, correct_target=corrects_target
+                query_MD,
+                positive_MD,
+                target_M,
+                log_q_M=log_q_M,
+                correct_target=corrects_target,
+                bias_M=_at(bias_V, target_M),
             )
         case "sampled":
             assert negative_S is not None, f"{choice} takes choice.draw_negatives(...)"
@@ -149,11 +195,17 @@ def retrieval_loss(
                 negative_S,
                 log_q_S=None if choice.log_q == "none" else log_q_V[negative_S],
                 log_q_of_target_M=log_q_V[target_M] if choice.log_q == "both" else None,
+                bias_S=_at(bias_V, negative_S),
+                bias_of_target_M=_at(bias_V, target_M),
             )
         case "auto":
             raise AssertionError("resolved comes first")
         case _:
             assert_never(choice.kind)
+
+
+def _at(bias_V: Tensor | None, item_N: Tensor) -> Tensor | None:
+    return None if bias_V is None else bias_V[item_N]
 
 
 def _sampler_of(choice: RetrievalLoss, sampler: Sampler | None) -> Sampler:
@@ -162,11 +214,15 @@ def _sampler_of(choice: RetrievalLoss, sampler: Sampler | None) -> Sampler:
 
 
 def full_softmax(
-    query_MD: Float[Tensor, "M D"], key_VD: Float[Tensor, "V D"], target_M: Int64[Tensor, " M"]
+    query_MD: Float[Tensor, "M D"],
+    key_VD: Float[Tensor, "V D"],
+    target_M: Int64[Tensor, " M"],
+    bias_V: Float[Tensor, " V"] | None = None,
 ) -> Float[Tensor, ""]:
     """Cross-entropy over the whole catalogue, which begins at row 1, in chunks (`chunked_cross_entropy`)."""
     first = UNKNOWN_ITEM + 1
-    return chunked_cross_entropy(query_MD, key_VD[first:], target_M - first)
+    bias_C = None if bias_V is None else bias_V[first:]
+    return chunked_cross_entropy(query_MD, key_VD[first:], target_M - first, bias_C)
 
 
 def sampled_softmax(
@@ -178,6 +234,8 @@ def sampled_softmax(
     *,
     log_q_S: Float[Tensor, " S"] | None = None,
     log_q_of_target_M: Float[Tensor, " M"] | None = None,
+    bias_S: Float[Tensor, " S"] | None = None,
+    bias_of_target_M: Float[Tensor, " M"] | None = None,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of each target among itself and the negatives, which all queries share.
 
@@ -189,9 +247,12 @@ def sampled_softmax(
             denominator is then right in expectation. None: every negative counts as itself.
         log_q_of_target_M: the same of the target, to correct it like a negative (Yi et al., RecSys 2019,
             section 4.1; S cancels). None: the target is in the sum for certain, and keeps its score.
+        bias_S, bias_of_target_M: part of the score of each negative and of each target.
     """
     score_M = (query_MD * positive_MD).sum(-1).float()
     score_MS = (query_MD @ negative_SD.T).float()
+    if bias_S is not None and bias_of_target_M is not None:
+        score_M, score_MS = score_M + bias_of_target_M, score_MS + bias_S
     if log_q_of_target_M is not None:
         score_M = score_M - log_q_of_target_M
     if log_q_S is not None:
@@ -209,6 +270,7 @@ def in_batch_info_nce(
     *,
     log_q_M: Float[Tensor, " M"] | None = None,
     correct_target: bool = False,
+    bias_M: Float[Tensor, " M"] | None = None,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of each target among the targets of the whole batch.
 
@@ -219,6 +281,7 @@ def in_batch_info_nce(
         positive_MD: each target's vector; positions with the same target have the same vector.
         log_q_M: log of each target's share of the training events, because popular items are negatives more
             often. As `log_q_S` of `sampled_softmax`; `correct_target` makes it serve as `log_q_of_target_M`.
+        bias_M: part of each target's score, for every query; positions with the same target have the same.
     """
     num_queries = len(target_M)
     place_M = torch.arange(num_queries, device=target_M.device)
@@ -229,4 +292,6 @@ def in_batch_info_nce(
         log_draws = 0.0 if correct_target else math.log(max(1, num_queries - 1))
         bias_U = bias_U - log_q_M[first_U] - log_draws
         target_bias_M = -log_q_M if correct_target else target_bias_M
+    if bias_M is not None:
+        bias_U, target_bias_M = bias_U + bias_M[first_U], target_bias_M + bias_M
     return chunked_cross_entropy(query_MD, positive_MD[first_U], column_M, bias_U, target_bias_M)

@@ -142,7 +142,7 @@ def train_model(
 
 def _are_given(rules: Rules, protocol: Protocol) -> bool:
     """Whether it is known without a look that validation gives the metrics: `rules_of` looked, or they always are."""
-    chosen = Selection.parse(protocol.select)
+    chosen = protocol.selection
     is_always = protocol.select == Selection.AUTO and str(rules["deployed"]) == Selection.RETRIEVAL
     return chosen.is_each or is_always
 
@@ -200,6 +200,8 @@ class _Run:
         model = self.model
         if model.items is not None and model.items.features:
             model.items.describe(self.dataset.item_features, self.dataset.train_item_counts())
+        if model.item_bias is not None:
+            model.item_bias.count(torch.from_numpy(self.dataset.train_item_counts()).to(self.device))
         label_MA, late_MF = self._sample_of_actions()
         if label_MA is not None and model.heads is not None:
             model.heads.start_at(label_MA, late_MF)

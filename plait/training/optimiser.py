@@ -9,6 +9,7 @@ from torch import nn
 from plait.evaluation.settings import Optim
 from plait.nn.encoders import ItemEncoder
 from plait.nn.heads import ActionHeads
+from plait.nn.item_bias import ItemBias
 from plait.nn.relative import RelativeBias
 
 WARMUP_SHARE = 0.1  # of all steps, at most
@@ -49,7 +50,7 @@ def _role(owner: nn.Module, name: str) -> Role:
             return "norm"
         case nn.Linear() | ActionHeads():  # the layers of a stacked tower, and the heads', lie in one matrix
             return "matrix" if name.startswith("weight") else "bias"
-        case RelativeBias():
+        case RelativeBias() | ItemBias():
             return "bias"
         case nn.Embedding() | nn.ParameterDict() | ItemEncoder():  # the last one's: the vector of a new item
             return "embedding"

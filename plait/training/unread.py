@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import NamedTuple, get_args
 
 from plait.evaluation.protocol_line import changed
-from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Protocol
 from plait.models.generative import ModelConfig
 from plait.nn.config import TrunkKind, settings_of_kind
@@ -66,7 +65,7 @@ def _by_choice(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
             items.use_id, ("model.items.id_dropout",), setting("model.items.use_id", True), "here it is False"
         ),
         _Reader(
-            Selection.parse(protocol.select).is_each,
+            protocol.selection.is_each,
             ("protocol.deploy", "protocol.judge"),
             setting("protocol.select", "each"),
             f"here it is {protocol.select}",

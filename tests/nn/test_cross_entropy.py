@@ -42,6 +42,26 @@ def test_equals_plain_cross_entropy_for_every_chunk_size(chunk, biases, monkeypa
         assert slow.abs().max() > 0.01
 
 
+@pytest.mark.parametrize("chunk", (1, 5, 10 * M))
+@pytest.mark.parametrize("learned", ((0,), (1,), (0, 1)))
+def test_biases_that_are_learned_get_the_gradients_of_plain_cross_entropy(chunk, learned, monkeypatch):
+    """Also where queries and keys are fixed, and where only one of the two biases is learned."""
+    monkeypatch.setattr(cross_entropy, "MIN_CHUNK_QUERIES", chunk)
+    monkeypatch.setattr(cross_entropy, "CPU_CHUNK_LOGITS", C)
+    query, key, target = (x.detach() for x in problem())
+    biases = [torch.randn(C), torch.randn(M)]
+    leaves = [biases[place].requires_grad_() for place in learned]
+    for rest in (biases, biases[:1]) if 0 in learned else (biases,):
+        asked = [leaf for leaf in leaves if any(leaf is bias for bias in rest)]
+        fast, slow = (
+            torch.autograd.grad(3 * function(query, key, target, *rest), asked)
+            for function in (chunked_cross_entropy, plain)
+        )
+        for found, expected in zip(fast, slow, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+            assert expected.abs().max() > 0.01
+
+
 @pytest.mark.parametrize(("most", "queries"), [(10 * C, 10), (C, 1), (C - 1, 1)])
 def test_never_more_logits_at_a_time_than_the_most(most, queries, monkeypatch):
     """However few queries that leaves to a chunk."""
