@@ -1,0 +1,194 @@
+"""Counts beside a trained model: evaluation, retrieval and appending agree, and a model keeps its counts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from small_runs import PROTOCOL, settings_of, silent
+from tiny import assert_caught, assert_not_vacuous, prepared, random_log
+
+from plait.counts.beside import Counts
+from plait.data import Dataset, Temporal
+from plait.engine import plain, ranking
+from plait.engine.state import append, before, encode, window
+from plait.evaluation import combining
+from plait.evaluation.answers import answers_of
+from plait.evaluation.combining import counts_of
+from plait.evaluation.run_files import MODEL, RunSettings, load_answers
+from plait.metrics.retrieval import NEVER
+from plait.models.counts_file import COUNTS
+from plait.models.generative import GenerativeRecommender
+from plait.models.questions import Exposure
+from plait.models.saving import load_model, save_model
+from plait.training.run import run_training
+
+FEW = 8  # answers that are enough in these tests
+
+
+def counted(layout: str = "lac", **protocol: object) -> RunSettings:
+    settings = settings_of(layout, **protocol)
+    return replace(settings, model=replace(settings.model, counts="auto"))
+
+
+@pytest.fixture(autouse=True)
+def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(combining, "FEWEST", FEW)
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with counts; not to be changed."""
+    folder, said = tmp_path_factory.mktemp("counted") / "run", []
+    run_training(dataset, counted(max_epochs=1), folder, said.append)
+    assert any("counts: " in line and "gain in log-likelihood" in line for line in said)
+    return folder
+
+
+def heard(model: GenerativeRecommender) -> GenerativeRecommender:
+    """With weights that let counts be heard, whatever they were fitted to."""
+    assert model.counts is not None
+    weight_T = np.array([0.5, *np.linspace(0.5, 1.0, len(model.counts.tables.names))])
+    model.counts = replace(model.counts, weight_T=weight_T)
+    return model
+
+
+def check_agree(model: GenerativeRecommender, dataset: Dataset) -> None:
+    """The rank of each test event is its place in the list that is retrieved, encoded at once or by appending."""
+    answers, plan, ranked = answers_of(model, dataset, "test", PROTOCOL), model.plan, 0
+    assert answers.rank_Q is not None
+    for user in range(dataset.num_users):
+        history = before(dataset.history(user), np.array([1]))
+        state = encode(history, plan.max_events, plan.lead)
+        shorter = encode(before(history, np.array([1])), plan.max_events, plan.lead)
+        last = window(history, 1, 0)
+        left = dataset.num_items - len(state.seen_U[0])
+        item_UK, score_UK = plain.retrieve(model, state, left, True)
+        appended = plain.retrieve(model, append(shorter, last, plan.max_events, plan.lead), left, True)
+        np.testing.assert_array_equal(appended[0], item_UK)
+        np.testing.assert_allclose(appended[1], score_UK, rtol=1e-5)
+        place = np.flatnonzero(item_UK[0] == answers.item_Q[user])
+        assert answers.rank_Q[user] == (place[0] + 1 if len(place) else NEVER)
+        ranked += len(place)
+    assert_not_vacuous({"ranked": ranked}, above=5)
+
+
+def test_evaluation_retrieval_and_appending_agree(dataset, trained):
+    model = heard(load_model(trained / MODEL))
+    check_agree(model, dataset)
+    with_counts = answers_of(model, dataset, "test", PROTOCOL).rank_Q
+    model.counts = None
+    alone = answers_of(model, dataset, "test", PROTOCOL).rank_Q
+    assert (with_counts != alone).sum() > 5
+
+
+def test_counts_that_read_another_history_are_caught(dataset, trained, monkeypatch):
+    right = ranking.beside_of
+
+    def longer(model, histories):
+        return right(model, before(histories, np.minimum(1, histories.num_events_U)))
+
+    model = heard(load_model(trained / MODEL))
+    monkeypatch.setattr(plain, "beside_of", longer)
+    assert_caught(check_agree, model, dataset)
+
+
+def test_a_loaded_model_answers_as_it_was_tested(dataset, trained):
+    model, kept = load_model(trained / MODEL), load_answers(trained, dataset.actions)
+    assert model.counts is not None and model.counts.tables.names == ("rules", "EASE")
+    np.testing.assert_array_equal(answers_of(model, dataset, "test", PROTOCOL).rank_Q, kept.rank_Q)
+    again = counts_of(model, dataset, PROTOCOL, "cpu")
+    saved = load_model(trained / MODEL).counts
+    np.testing.assert_allclose(again.weight_T, saved.weight_T, rtol=1e-4)
+    assert again.said.split(" (")[0] == saved.said.split(" (")[0]
+
+
+def test_a_model_without_its_counts_is_refused(dataset, trained, tmp_path):
+    model = load_model(trained / MODEL)
+    save_model(model, tmp_path)
+    (tmp_path / COUNTS).unlink()
+    with pytest.raises(ValueError, match=f"it has no {COUNTS}, and model.counts = 'auto'"):
+        load_model(tmp_path)
+
+
+def test_counts_of_the_other_choice_of_requests_are_refused(trained, tmp_path):
+    model = load_model(trained / MODEL)
+    model.counts = replace(model.counts, same_request="blind")
+    save_model(model, tmp_path)
+    with pytest.raises(
+        ValueError, match="counted under same_request = blind, and the model is asked under causal"
+    ):
+        load_model(tmp_path)
+
+
+def test_a_damaged_file_is_refused(trained, tmp_path):
+    save_model(load_model(trained / MODEL), tmp_path)
+    (tmp_path / COUNTS).write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=COUNTS):
+        load_model(tmp_path)
+
+
+def test_a_layout_that_retrieves_nothing_takes_none(dataset, tmp_path):
+    run_training(dataset, counted("action_out", max_epochs=1), tmp_path / "run", silent)
+    assert load_model(tmp_path / "run" / MODEL).counts is None
+    assert not (tmp_path / "run" / MODEL / COUNTS).exists()
+
+
+def test_two_checkpoints_have_weights_of_their_own(dataset, tmp_path, monkeypatch):
+    fitted: list[Counts] = []
+
+    def noted(*arguments: object) -> Counts:
+        fitted.append(counts_of(*arguments))
+        return fitted[-1]
+
+    monkeypatch.setattr("plait.training.run.counts_of", noted)
+    result = run_training(dataset, counted(), tmp_path / "run", silent)
+    assert result.beside is not None
+    own = [load_model(tmp_path / "run" / name).counts for name in (MODEL, f"{MODEL}-actions")]
+    assert len(fitted) == 1 + (result.beside.best_epoch != result.best_epoch)
+    for found, saved in zip((fitted[-1], fitted[0]), own, strict=True):
+        assert saved is not None
+        np.testing.assert_array_equal(saved.weight_T, found.weight_T)
+
+
+def test_too_few_answers_and_answers_that_the_filter_removes(dataset, trained, monkeypatch):
+    model = load_model(trained / MODEL)
+    seen_by_all = lambda self, targets: (  # noqa: E731
+        np.arange(len(targets) + 1),
+        self.target_items(targets),
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(Dataset, "seen_items", seen_by_all)
+        found = counts_of(model, dataset, PROTOCOL, "cpu")
+    assert found.weight_T.tolist() == [1.0, 0.0, 0.0] and "over 0 answers" in found.said
+    assert f"{dataset.num_users} that the filter removes left out" in found.said
+    monkeypatch.setattr(combining, "SCORES", 1)
+    assert "too many to hold" in counts_of(model, dataset, PROTOCOL, "cpu").said
+
+
+@pytest.fixture(scope="module")
+def of_requests(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Segments of several events, and requests that hold several events each."""
+    nth = pl.int_range(pl.len()).over("user")
+    log = random_log(40).with_columns(time=1_000_000 + 60 * nth // 150 * 150)
+    return prepared(log, tmp_path_factory.mktemp("requests") / "data", split=Temporal(1_000_300, 1_000_600))
+
+
+@pytest.mark.parametrize("same_request", ["causal", "blind"])
+def test_several_answers_to_a_question(of_requests, tmp_path, same_request):
+    settings = counted(max_epochs=1, filter_seen=False)
+    settings = replace(settings, model=replace(settings.model, exposure=Exposure(same_request=same_request)))
+    run_training(of_requests, settings, tmp_path / "run", silent)
+    model = load_model(tmp_path / "run" / MODEL)
+    assert model.counts is not None and model.counts.tables.names == ("rules", "EASE", "own frequency")
+    targets = of_requests.targets("validation", same_request)
+    with torch.no_grad():
+        choices = combining._choices(
+            model, of_requests, targets, model.counts.tables, settings.protocol, "cpu"
+        )
+    assert choices.weight_Q.sum() == pytest.approx(len(np.unique(of_requests.lists(targets))))
+    assert len(np.unique(choices.weight_Q)) > 1
+    ranks = answers_of(heard(model), of_requests, "test", settings.protocol).rank_Q
+    assert ranks is not None and (ranks >= 1).all()
