@@ -265,6 +265,7 @@ def notes(comparison: Comparison) -> list[str]:
                 found.append(f"{card.name} cannot {task}: {ability.why}{but}")
         if card.leaks:
             found.append(f"‼ {card.name} reads its own answers: {'; '.join(card.leaks)}")
+    found += [f"{layout}: {effect}" for layout, its in comparison.counts.items() for effect in its]
     found += _given_up(comparison) + _rules_apart(comparison) + _left_out(comparison) + _stops(comparison)
     return found + _unsteady_times(comparison) + _several_origins(comparison)
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
@@ -24,6 +24,7 @@ from plait.evaluation.run_files import (
     MODEL,
     RESULT,
     SETTINGS,
+    WITHOUT_COUNTS,
     Beside,
     Result,
     RunSettings,
@@ -121,29 +122,43 @@ def _save_checkpoints(
 ) -> None:
     """Each checkpoint's model with the counts beside it, and its answers to the test; of one epoch they are computed
     once. The deployed one comes last, so that its weights are in the model again."""
-    by_epoch: dict[float, tuple[Answers, Counts | None]] = {}
+    by_epoch: dict[float, _Tested] = {}
     for checkpoint, weights in reversed(fitted.weights.items()):
         fitted.model.load_state_dict(weights)
         epoch = fitted.progress.best[checkpoint].epoch
         if epoch not in by_epoch:
             with autocast(fitted.optim.precision, device):  # as validation ran
                 by_epoch[epoch] = _tested(dataset, settings, fitted.model, device)
-        answers, fitted.model.counts = by_epoch[epoch]
-        if fitted.model.counts is not None:
-            report(f"{of_checkpoint(MODEL, checkpoint)}/: {fitted.model.counts.said}")
-        save_answers(folder / of_checkpoint(ANSWERS, checkpoint), answers)
+        tested = by_epoch[epoch]
+        fitted.model.counts = tested.counts
+        if tested.counts is not None:
+            report(f"{of_checkpoint(MODEL, checkpoint)}/: {tested.counts.said}")
+            save_answers(folder / of_checkpoint(WITHOUT_COUNTS, checkpoint), tested.without)
+        save_answers(folder / of_checkpoint(ANSWERS, checkpoint), tested.answers)
         model_folder = folder / of_checkpoint(MODEL, checkpoint)
         model_folder.mkdir(exist_ok=True)
         save_model(fitted.model, model_folder)
         save_vocabulary(model_folder, dataset.items, columns_read(dataset))
 
 
-def _tested(
-    dataset: Dataset, settings: RunSettings, model: GenerativeRecommender, device: str
-) -> tuple[Answers, Counts | None]:
-    """A model's answers to the test, with the counts that belong beside it."""
-    model.counts = counts_of(model, dataset, settings.protocol, device) if model.takes_counts else None
-    return answers_of(model, dataset, "test", settings.protocol, device), model.counts
+@dataclass(frozen=True)
+class _Tested:
+    """A model's answers to the test, with the counts that belong beside it, and without them."""
+
+    counts: Counts | None
+    answers: Answers
+    without: Answers
+
+
+def _tested(dataset: Dataset, settings: RunSettings, model: GenerativeRecommender, device: str) -> _Tested:
+    model.counts = None
+    without = answers_of(model, dataset, "test", settings.protocol, device)
+    if not model.takes_counts:
+        return _Tested(None, without, without)
+    model.counts = counts_of(model, dataset, settings.protocol, device)
+    pays = model.counts.pay
+    answers = answers_of(model, dataset, "test", settings.protocol, device) if pays else without
+    return _Tested(model.counts, answers, without)
 
 
 def _beside(fitted: Fitted) -> Beside | None:

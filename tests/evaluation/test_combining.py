@@ -10,14 +10,24 @@ import torch
 from small_runs import PROTOCOL, settings_of, silent
 from tiny import assert_caught, assert_not_vacuous, prepared, random_log
 
+from plait.cli.evaluate import evaluate
+from plait.compare.comparing import Variant, compare_variants
+from plait.compare.presentation import notes
+from plait.compare.words import run_folder
 from plait.counts.beside import Counts
 from plait.data import Dataset, Temporal
 from plait.engine import plain, ranking
 from plait.engine.state import append, before, encode, window
 from plait.evaluation import combining
-from plait.evaluation.answers import answers_of
+from plait.evaluation.answers import answers_of, measure
 from plait.evaluation.combining import counts_of
-from plait.evaluation.run_files import MODEL, RunSettings, load_answers
+from plait.evaluation.run_files import (
+    MODEL,
+    RunSettings,
+    answers_without_counts,
+    load_answers,
+    load_result,
+)
 from plait.metrics.retrieval import NEVER
 from plait.models.counts_file import COUNTS
 from plait.models.generative import GenerativeRecommender
@@ -192,3 +202,37 @@ def test_several_answers_to_a_question(of_requests, tmp_path, same_request):
     assert len(np.unique(choices.weight_Q)) > 1
     ranks = answers_of(heard(model), of_requests, "test", settings.protocol).rank_Q
     assert ranks is not None and (ranks >= 1).all()
+
+
+def test_a_run_keeps_what_it_would_answer_without_counts(dataset, trained, capsys):
+    """Also where it is measured on the checkpoint beside the deployed one."""
+    result = load_result(trained)
+    model = load_model(trained / MODEL)
+    model.counts = None
+    without = answers_without_counts(trained, result)
+    assert without is not None
+    np.testing.assert_array_equal(without.rank_Q, answers_of(model, dataset, "test", PROTOCOL).rank_Q)
+    evaluate(trained)
+    assert "counts beside the model: ndcg@10" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_without_counts_has_no_answers_without_them(dataset, tmp_path):
+    result = run_training(dataset, settings_of(max_epochs=1), tmp_path, silent)
+    assert answers_without_counts(tmp_path, result) is None
+    assert load_model(tmp_path / MODEL).counts is None
+
+
+def test_a_comparison_shows_every_layout_with_and_without_counts(dataset, tmp_path):
+    variants = [Variant("lac", counted(max_epochs=1)), Variant("item", settings_of("item", max_epochs=1))]
+    found = compare_variants(dataset, variants, 2, tmp_path, command="", report=silent)
+    assert list(found.comparison.counts) == ["lac"]
+    effects = {its.metric: its for its in found.comparison.counts["lac"]}
+    assert list(effects) == list(found.comparison.retrieval)
+    folders = [tmp_path / run_folder("lac", seed) for seed in (0, 1)]
+    alone = [measure(answers_without_counts(folder, load_result(folder))) for folder in folders]
+    for metric, its in effects.items():
+        both = [found.statistics["lac", seed][metric].value for seed in (0, 1)]
+        assert its.with_counts == pytest.approx(np.mean(both))
+        assert its.without == pytest.approx(np.mean([run[metric].value for run in alone]))
+        assert its.difference.value == pytest.approx(its.with_counts - its.without)
+    assert any(note.startswith("lac: ndcg@10 ") for note in notes(found.comparison))
