@@ -40,7 +40,7 @@ from plait.data import Dataset
 from plait.evaluation.answers import measure, targets_of
 from plait.evaluation.checkpoints import rules_of
 from plait.evaluation.counting import BASELINES, Baselines, baselines_of
-from plait.evaluation.counts_effect import CountsEffect, effects
+from plait.evaluation.counts_effect import effects
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.provenance import Provenance, provenance
 from plait.evaluation.reachable import Reach, check_can_choose
@@ -79,7 +79,7 @@ from plait.wording import setting
 DRAWS = 1000
 SUMMARY = (
     "command", "commit", "machine", "date", "version", "dataset", "protocol", "cap", "reference", "oracle",
-    "floor", "counts", "summaries",
+    "floor", "counts", "without_counts", "summaries",
 )  # fmt: skip
 SEEDS = Between(1, 10_000, "every layout is trained with each")
 
@@ -218,7 +218,7 @@ def compare_variants(
                 alone[variant.name, seed] = measure(without)
             rows.append(_row(variant, seed, result, measured, best.get(seed, {})))
     comparison = _comparison(study, rows, statistics, deployed, best)
-    comparison = msgspec.structs.replace(comparison, counts=_effects(comparison.retrieval, statistics, alone))
+    comparison = _with_and_without_counts(comparison, statistics, alone)
     if counted is not None and statistics:
         comparison = msgspec.structs.replace(comparison, floor=floor_of(*counted, statistics, DRAWS))
     of_users = examples(dataset, comparison, verdict_of(comparison), out, study.filters_seen)
@@ -350,19 +350,25 @@ def _check_selection(variant: Variant, dataset: Dataset) -> None:
         check_can_choose(reach, rule)
 
 
-def _effects(
-    metrics: Sequence[str],
+def _with_and_without_counts(
+    comparison: Comparison,
     statistics: Mapping[tuple[str, int], Mapping[str, Statistic]],
     alone: Mapping[tuple[str, int], Mapping[str, Statistic]],
-) -> dict[str, tuple[CountsEffect, ...]]:
-    """By layout, what counts do to it: the same runs with them and without."""
-    found = {}
+) -> Comparison:
+    """With what counts do to each layout that has them, and how these layouts stand without.
+
+    Args:
+        alone: by (layout, seed), the metrics of that run without its counts.
+    """
+    metrics, found = comparison.retrieval, {}
     for layout in dict.fromkeys(layout for layout, _ in alone):
         runs = [run for run in alone if run[0] == layout]
-        found[layout] = effects(
-            [statistics[run] for run in runs], [alone[run] for run in runs], metrics, DRAWS
-        )
-    return found
+        both = [statistics[run] for run in runs], [alone[run] for run in runs]
+        found[layout] = effects(*both, metrics, DRAWS)
+    retrieval = {run: {metric: its[metric] for metric in metrics} for run, its in alone.items()}
+    rows = [row for row in comparison.rows if (row.layout, row.seed) in alone]
+    summaries = summarise(rows, retrieval, comparison.reference, DRAWS)
+    return msgspec.structs.replace(comparison, counts=found, without_counts=summaries)
 
 
 def _of_deployed(folder: Path, result: Result) -> dict[str, Statistic]:

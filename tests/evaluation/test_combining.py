@@ -235,4 +235,16 @@ def test_a_comparison_shows_every_layout_with_and_without_counts(dataset, tmp_pa
         assert its.with_counts == pytest.approx(np.mean(both))
         assert its.without == pytest.approx(np.mean([run[metric].value for run in alone]))
         assert its.difference.value == pytest.approx(its.with_counts - its.without)
-    assert any(note.startswith("lac: ndcg@10 ") for note in notes(found.comparison))
+    assert any("ndcg@10" in note for note in notes(found.comparison) if note.startswith("lac: "))
+    (summary,) = found.comparison.without_counts
+    assert {m: its.estimate.value for m, its in summary.metrics.items()} == {
+        metric: pytest.approx(its.without) for metric, its in effects.items()
+    }
+
+
+def test_layouts_with_counts_are_told_among_themselves_without(dataset, tmp_path):
+    variants = [Variant(name, counted(name, max_epochs=1)) for name in ("lac", "item")]
+    found = compare_variants(dataset, variants, 1, tmp_path, command="", report=silent).comparison
+    assert [its.layout for its in found.without_counts] == ["lac", "item"]
+    said = [note for note in notes(found) if "without counts, told among themselves: lac " in note]
+    assert len(said) == len(found.retrieval)
