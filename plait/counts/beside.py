@@ -94,6 +94,12 @@ class Counts:
     same_request: str  # what was counted as known of an event's own request
     said: str  # what was found, in a line
 
+    def __post_init__(self) -> None:
+        if len(self.weight_T) != 1 + len(self.tables.names):
+            raise ValueError(
+                f"{len(self.weight_T)} weights of a model and {len(self.tables.names)} tables of counts"
+            )
+
     @property
     def pay(self) -> bool:
         return bool(self.weight_T[1:].any())

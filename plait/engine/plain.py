@@ -78,12 +78,12 @@ def retrieve(
     at_s: int | None = None,
     request_name: Hashable = None,
 ) -> tuple[Int64[np.ndarray, "U K"], Float32[np.ndarray, "U K"]]:
-    """The `k` items most likely to come next for every user, best first, and their scores: logits, to which
-    counts add theirs where the model has them.
+    """The `k` items most likely to come next for every user, best first, and their scores: logits, or their
+    weighted sum with what counts say.
 
-    Equal logits are in the catalogue's order, and no logit depends on `k`: a longer list begins with the shorter one.
-    Items that are described alike have equal ones. Others that differ by less than rounding, about a millionth of the
-    largest, may change places when the user is asked about in other company.
+    Equal scores are in the catalogue's order, and no score depends on `k`: a longer list begins with the shorter one.
+    Items that are described alike have equal ones, unless counts tell them apart. Others that differ by less than
+    rounding, about a millionth of the largest, may change places when the user is asked about in other company.
 
     Args:
         at_s, request_name: when they are shown, and in which request, as in `score`.

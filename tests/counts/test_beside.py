@@ -72,6 +72,13 @@ def test_what_is_added_is_the_weighted_sum():
     assert counts.pay and not replace(counts, weight_T=np.array([1.0, 0, 0, 0])).pay
 
 
+def test_weights_and_tables_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="3 weights of a model and 3 tables"):
+        Counts(tables(), np.array([0.5, 2.0, 0.0]), "causal", "")
+    with pytest.raises(ValueError, match="counts of 12 items"):
+        replace(tables(), popularity_V1=POPULARITY[1:])
+
+
 def test_a_table_of_nothing_loses_nothing():
     table, lost = pruned(sparse.csr_array((3, 3)), keep=1)
     assert table.nnz == 0 and lost == 0.0

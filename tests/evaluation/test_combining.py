@@ -7,9 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from described import described, items_table
 from small_runs import PROTOCOL, settings_of, silent
 from tiny import assert_caught, assert_not_vacuous, prepared, random_log
 
+from plait import Recommender
 from plait.cli.evaluate import evaluate
 from plait.compare.comparing import Variant, compare_variants
 from plait.compare.presentation import notes
@@ -248,3 +250,20 @@ def test_layouts_with_counts_are_told_among_themselves_without(dataset, tmp_path
     assert [its.layout for its in found.without_counts] == ["lac", "item"]
     said = [note for note in notes(found) if "without counts, told among themselves: lac " in note]
     assert len(said) == len(found.retrieval)
+
+
+def test_items_added_later_are_ranked_beside_counted_ones(tmp_path):
+    known = described(tmp_path / "data")
+    run_training(known, counted(max_epochs=1), tmp_path / "run", silent)
+    model = Recommender.from_pretrained(tmp_path / "run" / MODEL, "cpu")
+    heard(model.model)
+    grown = model.add_items(items_table().head(1).with_columns(item=pl.lit("zz-new")))
+    state, ways = model.encode(known.history(0)), []
+    grown.save_pretrained(tmp_path / "grown")
+    for way in (model, grown, Recommender.from_pretrained(tmp_path / "grown", "cpu")):
+        found = way.retrieve(state, len(way.items), filter_seen=False)
+        ways.append(dict(found.select("item", "score").iter_rows()))
+    before_it, after_it, loaded = ways
+    assert after_it.keys() - before_it.keys() == {"zz-new"} and np.isfinite(after_it["zz-new"])
+    assert loaded == pytest.approx(after_it, rel=1e-5)
+    assert {item: after_it[item] for item in before_it} == pytest.approx(before_it, rel=1e-5)
