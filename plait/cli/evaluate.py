@@ -9,7 +9,16 @@ from plait.cli.runs import finished_run
 from plait.data import Dataset
 from plait.evaluation.answers import measure
 from plait.evaluation.counting import BASELINES, against_counting, baselines_of, kept_baselines
-from plait.evaluation.run_files import MODEL, Result, answers_of_run, measured_answers, of_checkpoint
+from plait.evaluation.counts_effect import effects
+from plait.evaluation.run_files import (
+    MODEL,
+    Result,
+    answers_of_run,
+    answers_without_counts,
+    measured_answers,
+    of_checkpoint,
+)
+from plait.evaluation.selection import Selection
 from plait.layouts import Layout, name_of
 from plait.metrics.intervals import Estimate, bootstrap
 from plait.metrics.table import task_of
@@ -62,6 +71,10 @@ def _show(run: Path, result: Result, found: Mapping[str, Estimate]) -> None:
             f"{of_checkpoint(MODEL, its.best_for)}/: epoch {its.best_epoch:.4g}, chosen by validation {its.selection}",
             out,
         )
+    if (without := answers_without_counts(run, result)) is not None:
+        found_with = measure(measured_answers(run, result))
+        for effect in effects([found_with], [measure(without)], [Selection.RETRIEVAL]):
+            say(f"counts beside the model: {effect}", out)
     say(_against_counting(run, result), out)
     say(f"protocol: {result.protocol or 'not recorded'}", out)
     say(f"by {result.provenance}", out)

@@ -40,10 +40,17 @@ from plait.data import Dataset
 from plait.evaluation.answers import measure, targets_of
 from plait.evaluation.checkpoints import rules_of
 from plait.evaluation.counting import BASELINES, Baselines, baselines_of
+from plait.evaluation.counts_effect import effects
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.provenance import Provenance, provenance
 from plait.evaluation.reachable import Reach, check_can_choose
-from plait.evaluation.run_files import Result, RunSettings, answers_of_run, measured_answers
+from plait.evaluation.run_files import (
+    Result,
+    RunSettings,
+    answers_of_run,
+    answers_without_counts,
+    measured_answers,
+)
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import write_whole
 from plait.layouts import Layout, audit, draw, name_of
@@ -72,7 +79,7 @@ from plait.wording import setting
 DRAWS = 1000
 SUMMARY = (
     "command", "commit", "machine", "date", "version", "dataset", "protocol", "cap", "reference", "oracle", "floor",
-    "summaries",
+    "counts", "without_counts", "summaries",
 )  # fmt: skip
 SEEDS = Between(1, 10_000, "every layout is trained with each")
 
@@ -191,6 +198,7 @@ def compare_variants(
     rows: list[Row] = []
     statistics: dict[tuple[str, int], Mapping[str, Statistic]] = {}
     deployed: dict[tuple[str, int], Mapping[str, Statistic]] = {}
+    alone: dict[tuple[str, int], Mapping[str, Statistic]] = {}
     runs = Runs([variant.name for _ in study.seeds for variant in variants], report, watch)
     for seed in study.seeds:  # seeds outside: a stopped comparison holds every variant once first
         for variant in variants:
@@ -206,8 +214,11 @@ def compare_variants(
             measured = measure(measured_answers(folder, result))
             statistics[variant.name, seed] = measured
             deployed[variant.name, seed] = _of_deployed(folder, result)
+            if (without := answers_without_counts(folder, result)) is not None:
+                alone[variant.name, seed] = measure(without)
             rows.append(_row(variant, seed, result, measured, best.get(seed, {})))
     comparison = _comparison(study, rows, statistics, deployed, best)
+    comparison = _with_and_without_counts(comparison, statistics, alone)
     if counted is not None and statistics:
         comparison = msgspec.structs.replace(comparison, floor=floor_of(*counted, statistics, DRAWS))
     of_users = examples(dataset, comparison, verdict_of(comparison), out, study.filters_seen)
@@ -337,6 +348,27 @@ def _check_selection(variant: Variant, dataset: Dataset) -> None:
             )
     for rule in rules:
         check_can_choose(reach, rule)
+
+
+def _with_and_without_counts(
+    comparison: Comparison,
+    statistics: Mapping[tuple[str, int], Mapping[str, Statistic]],
+    alone: Mapping[tuple[str, int], Mapping[str, Statistic]],
+) -> Comparison:
+    """With what counts do to each layout that has them, and how these layouts stand without.
+
+    Args:
+        alone: by (layout, seed), the metrics of that run without its counts.
+    """
+    metrics, found = comparison.retrieval, {}
+    for layout in dict.fromkeys(layout for layout, _ in alone):
+        runs = [run for run in alone if run[0] == layout]
+        both = [statistics[run] for run in runs], [alone[run] for run in runs]
+        found[layout] = effects(*both, metrics, DRAWS)
+    retrieval = {run: {metric: its[metric] for metric in metrics} for run, its in alone.items()}
+    rows = [row for row in comparison.rows if (row.layout, row.seed) in alone]
+    summaries = summarise(rows, retrieval, comparison.reference, DRAWS)
+    return msgspec.structs.replace(comparison, counts=found, without_counts=summaries)
 
 
 def _of_deployed(folder: Path, result: Result) -> dict[str, Statistic]:

@@ -265,8 +265,28 @@ def notes(comparison: Comparison) -> list[str]:
                 found.append(f"{card.name} cannot {task}: {ability.why}{but}")
         if card.leaks:
             found.append(f"‼ {card.name} reads its own answers: {'; '.join(card.leaks)}")
+    found += _counts(comparison)
     found += _given_up(comparison) + _rules_apart(comparison) + _left_out(comparison) + _stops(comparison)
     return found + _unsteady_times(comparison) + _several_origins(comparison)
+
+
+def _counts(comparison: Comparison) -> list[str]:
+    """What counts do to each layout that has them, then how these layouts stand without."""
+    found = [f"{layout}: {'; '.join(map(str, its))}" for layout, its in comparison.counts.items()]
+    if len(comparison.without_counts) < 2:
+        return found
+    for metric in comparison.retrieval:
+        cells = [
+            f"{its.layout} {number(summary.estimate.value)}{'*' * _is_told(summary)}"
+            for its in comparison.without_counts
+            if (summary := its.metrics.get(metric)) is not None
+        ]
+        found.append(f"{metric} without counts, told among themselves: {', '.join(cells)}")
+    return found
+
+
+def _is_told(summary: MetricSummary) -> bool:
+    return summary.vs_best is not None and summary.vs_best.is_significant
 
 
 def _left_out(comparison: Comparison) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 from plait.compare.regret import Regret, regrets
 from plait.compare.sensitivity import Sensitivity, sensitivity
 from plait.compare.significance import LEVEL, Pair, Side, as_drawn, drawn, tell_apart
+from plait.evaluation.counts_effect import CountsEffect
 from plait.evaluation.provenance import Provenance
 from plait.metrics.intervals import (
     Bootstrap,
@@ -246,6 +247,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     charted: tuple[str, ...]  # those of them that are drawn
     oracle: dict[str, Estimate] = {}  # the best that anyone could expect, on data whose truth is known
     floor: Floor | None = None  # what counting reaches on the same users; None where it was not asked
+    counts: dict[str, tuple[CountsEffect, ...]] = {}  # by layout that has them: what they do to its retrieval
+    without_counts: tuple[Summary, ...] = ()  # of the same layouts, by their models alone
     reference: str  # the layout that costs and differences are measured against
     layouts: tuple[LayoutCard, ...]  # in the order to show them
     rows: tuple[Row, ...]

@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from plait.engine import steps
-from plait.engine.ranking import Catalogue, Seen, best_of_parts, catalogue_of, without
+from plait.engine.ranking import Catalogue, Seen, beside_of, best_of_parts, catalogue_of, without
 from plait.engine.state import State, called, in_last_request, joined_histories, repeated, some_users, window
 from plait.layouts import Layout, audit
 from plait.layouts.audit import reader
@@ -78,11 +78,12 @@ def retrieve(
     at_s: int | None = None,
     request_name: Hashable = None,
 ) -> tuple[Int64[np.ndarray, "U K"], Float32[np.ndarray, "U K"]]:
-    """The `k` items most likely to come next for every user, best first, and their logits.
+    """The `k` items most likely to come next for every user, best first, and their scores: logits, or their
+    weighted sum with what counts say.
 
-    Equal logits are in the catalogue's order, and no logit depends on `k`: a longer list begins with the shorter one.
-    Items that are described alike have equal ones. Others that differ by less than rounding, about a millionth of the
-    largest, may change places when the user is asked about in other company.
+    Equal scores are in the catalogue's order, and no score depends on `k`: a longer list begins with the shorter one.
+    Items that are described alike have equal ones, unless counts tell them apart. Others that differ by less than
+    rounding, about a millionth of the largest, may change places when the user is asked about in other company.
 
     Args:
         at_s, request_name: when they are shown, and in which request, as in `score`.
@@ -99,8 +100,8 @@ def retrieve(
     tokens_U = steps.tokens_of(model, coming.events.num_events_U)
     catalogue, found = catalogue_of(model), []
     for users in steps.within(tokens_U, steps.tokens_per_step(model)):
-        state_uD = _retrieve_step(model, coming.of(users))
-        found += _best(catalogue, state_uD, k, seen_U[users])
+        some = coming.of(users)
+        found += _best(model, catalogue, some.events, _retrieve_step(model, some), k, seen_U[users])
     item_UK, score_UK = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return item_UK, score_UK
 
@@ -264,13 +265,19 @@ def _retrieve_step(model: GenerativeRecommender, coming: _Coming) -> Float32[Ten
 
 
 def _best(
-    catalogue: Catalogue, state_uD: Float32[Tensor, "u D"], k: int, seen_u: Sequence[Int64[np.ndarray, " _"]]
+    model: GenerativeRecommender,
+    catalogue: Catalogue,
+    histories: EventBatch,
+    state_uD: Float32[Tensor, "u D"],
+    k: int,
+    seen_u: Sequence[Int64[np.ndarray, " _"]],
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     seen = Seen.joined(seen_u) if seen_u else None
     found = []
     for users in steps.even(len(state_uD), catalogue.users_per_step):
         of_some = None if seen is None else seen.of(users)
-        parts = (without(part, of_some) for part in catalogue.parts(state_uD[users]))
+        beside = beside_of(model, some_users(histories, users))
+        parts = (without(part, of_some) for part in catalogue.parts(state_uD[users], beside))
         score_UK, item_UK = best_of_parts(parts, k)
         found.append((item_UK.cpu().numpy(), score_UK.cpu().numpy()))
     return found

@@ -22,7 +22,7 @@ from plait.engine import steps
 from plait.models.generative import GenerativeRecommender
 from plait.nn.encoders import ItemEncoder
 from plait.nn.losses import RetrievalLoss
-from plait.schema import UNKNOWN_ITEM
+from plait.schema import UNKNOWN_ITEM, EventBatch
 
 FIRST_ITEM = UNKNOWN_ITEM + 1
 
@@ -52,6 +52,27 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What counts add to the scores of the catalogue."""
+
+    model_weight: float  # of the logits
+    added_UI: Float[Tensor, "U I"]  # by dense item
+
+    def to(self, score_UC: Float[Tensor, "U C"], item_C: Int64[Tensor, " C"]) -> Float[Tensor, "U C"]:
+        return self.model_weight * score_UC + self.added_UI[:, item_C]
+
+
+def beside_of(model: GenerativeRecommender, histories: EventBatch) -> Beside | None:
+    """What counts say after histories as the model reads them, its window and no more; None where none are combined."""
+    counts = model.counts
+    if counts is None or not counts.pay:
+        return None
+    added_UI = counts.added(histories.item_E, histories.start_U1, model.config.num_items)
+    device = next(model.parameters()).device
+    return Beside(float(counts.weight_T[0]), torch.from_numpy(added_UI).to(device))
+
+
+@dataclass(frozen=True)
 class Catalogue:
     """The items to rank. Computed once for many questions, while the weights stay as they are."""
 
@@ -69,15 +90,20 @@ class Catalogue:
         """How many users are scored at a time: depends on nothing that is asked, so that no answer does."""
         return steps.rows_per_step(len(self))
 
-    def scored(self, state_UD: Float[Tensor, "U D"]) -> Callable[[], Iterable[Scores]]:
+    def scored(
+        self, state_UD: Float[Tensor, "U D"], beside: Beside | None = None
+    ) -> Callable[[], Iterable[Scores]]:
         """Gives the scores as `parts` does, at every call the same; computed once where they are a single part."""
         if len(self) > steps.rows_per_step(len(state_UD)):
-            return partial(self.parts, state_UD)
-        whole = tuple(self.parts(state_UD))
+            return partial(self.parts, state_UD, beside)
+        whole = tuple(self.parts(state_UD, beside))
         return lambda: whole
 
-    def parts(self, state_UD: Float[Tensor, "U D"]) -> Iterator[Scores]:
+    def parts(self, state_UD: Float[Tensor, "U D"], beside: Beside | None = None) -> Iterator[Scores]:
         """The scores of all items, in fp32, as many at a time as `STEP_LOGITS` allows.
+
+        Args:
+            beside: of the same users, where counts are combined with the model.
 
         Raises:
             ValueError: a score is NaN.
@@ -95,7 +121,7 @@ class Catalogue:
                 if self.bias_I is not None:
                     score_UC = score_UC + self.bias_I[item_C]
                     _check_scores(score_UC)
-                yield Scores(item_C, score_UC)
+                yield Scores(item_C, score_UC if beside is None else beside.to(score_UC, item_C))
 
     def _vectors_of(self, vectors: slice, first: int, places: slice) -> Tensor:
         """Which of some vectors the items at these places have."""

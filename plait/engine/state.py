@@ -169,6 +169,12 @@ def repeated(events: EventBatch, times: int) -> EventBatch:
     return _users(events, np.repeat(np.arange(events.num_users), times))
 
 
+def before(events: EventBatch, count_U: Int64[np.ndarray, " U"]) -> EventBatch:
+    """Every user without its last `count_U` events."""
+    first_U, end_U = events.start_U1[:-1], events.start_U1[1:] - count_U
+    return _taken(events, np.arange(events.num_users), first_U, events.lead_U, end_U)
+
+
 def some_users(events: EventBatch, users: slice) -> EventBatch:
     """These users alone."""
     return _users(events, np.arange(events.num_users)[users])

@@ -6,7 +6,7 @@ N sampled items, S items laid end to end, P parts of them.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Literal, TypeVar, assert_never
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from plait.data import Dataset, Targets
 from plait.engine import steps
-from plait.engine.ranking import Catalogue, Scores, Seen, catalogue_of, scores_at, without
+from plait.engine.ranking import Beside, Catalogue, Scores, Seen, beside_of, catalogue_of, scores_at, without
+from plait.engine.state import before, some_users
 from plait.evaluation.ahead import ahead
 from plait.evaluation.settings import Protocol
 from plait.layouts import audit
@@ -79,11 +80,10 @@ def answers_of(
     targets = targets_of(dataset, part, plan)
     asked = in_context(dataset, targets, plan)
 
-    def prepare(rows: slice) -> tuple[Targets, Inputs]:
+    def prepare(rows: slice) -> tuple[Targets, Inputs, _Histories]:
         batch, count_B = batch_of_targets(dataset, asked[rows], plan)
-        return asked[rows], query_inputs(
-            plan, batch, ("i", "a"), device=device, num_candidates_U=count_B, late=late
-        )
+        inputs = query_inputs(plan, batch, ("i", "a"), device=device, num_candidates_U=count_B, late=late)
+        return asked[rows], inputs, _Histories.of(batch, count_B)
 
     catalogue = None
     if audit(model.layout).can_retrieve:
@@ -91,8 +91,8 @@ def answers_of(
             catalogue = catalogue_of(model)
     negatives = negatives_of(dataset, targets, protocol)
     parts = [
-        _answer(model, catalogue, dataset, chunk, inputs, protocol, negatives)
-        for chunk, inputs in ahead(prepare, _steps(model, dataset, asked, plan))
+        _answer(model, catalogue, dataset, chunk, inputs, histories, protocol, negatives)
+        for chunk, inputs, histories in ahead(prepare, forward_steps(model, dataset, asked, plan))
     ]
     return _joined(parts, targets, dataset, protocol.lists)
 
@@ -106,7 +106,7 @@ def batch_of_targets(
     return dataset.target_batch(asked, plan.max_events, plan.lead), np.ones(len(asked), dtype=np.int64)
 
 
-def _steps(
+def forward_steps(
     model: GenerativeRecommender, dataset: Dataset, asked: Targets, plan: QuestionPlan
 ) -> Iterator[slice]:
     """Targets whose sequences are computed at a time."""
@@ -144,6 +144,26 @@ def in_context(dataset: Dataset, targets: Targets, plan: QuestionPlan) -> Target
 
 
 @dataclass(frozen=True)
+class _Histories:
+    """What queries are asked from, as far as the model reads."""
+
+    events: EventBatch
+    history_Q: Int64[np.ndarray, " Q"]  # which of the sequences
+
+    @classmethod
+    def of(cls, batch: EventBatch, count_B: Int64[np.ndarray, " B"]) -> "_Histories":
+        return cls(before(batch, count_B), np.repeat(np.arange(len(count_B)), count_B))
+
+    def beside(self, model: GenerativeRecommender, rows: slice) -> Beside | None:
+        history_q = self.history_Q[rows]
+        first, last = int(history_q[0]), int(history_q[-1])
+        found = beside_of(model, some_users(self.events, slice(first, last + 1)))
+        if found is None:
+            return None
+        return replace(found, added_UI=found.added_UI[torch.from_numpy(history_q - first)])
+
+
+@dataclass(frozen=True)
 class _ChunkAnswers:
     """Answers of one chunk of queries."""
 
@@ -160,6 +180,7 @@ def _answer(
     dataset: Dataset,
     chunk: Targets,
     inputs: Inputs,
+    histories: "_Histories",
     protocol: Protocol,
     negatives: Iterator[Int64[np.ndarray, " N"]] | None,
 ) -> _ChunkAnswers:
@@ -171,15 +192,16 @@ def _answer(
         match questions.target.fact.field:
             case "i":
                 assert catalogue is not None, "the layout predicts an item"
-                rank = partial(_ranks, catalogue, dataset, chunk, protocol, negatives)
-                rank_Q = _without_autocast(rank, state_MD)
+                beside = partial(histories.beside, model)
+                rank = partial(_ranks, catalogue, dataset, chunk, beside, protocol, negatives)
+                rank_Q = without_autocast(rank, state_MD)
             case "a":
                 assert model.heads is not None, "a layout that predicts actions has heads"
                 late_MF = questions.late_MF
-                found = _without_autocast(partial(model.heads.predict, late_MF=late_MF), state_MD)
+                found = without_autocast(partial(model.heads.predict, late_MF=late_MF), state_MD)
                 predicted = {name: value.cpu().numpy() for name, value in found.items()}
                 take_losses = partial(model.heads.losses, raw_MA=label_QA, late_MF=late_MF)
-                losses = _without_autocast(take_losses, state_MD)
+                losses = without_autocast(take_losses, state_MD)
                 count_A = (~label_QA.isnan()).sum(0).tolist()
                 loss_sum = {
                     n: float(loss) * count for (n, loss), count in zip(losses.items(), count_A, strict=True)
@@ -191,7 +213,7 @@ def _answer(
     return _ChunkAnswers(item_Q, rank_Q, predicted, loss_sum, label_QA.cpu().numpy())
 
 
-def _without_autocast(function: Callable[[Tensor], Value], state_MD: Tensor) -> Value:
+def without_autocast(function: Callable[[Tensor], Value], state_MD: Tensor) -> Value:
     """Scores that decide a rank are computed in fp32: bf16 holds 8 bits, and items would tie."""
     with torch.autocast(state_MD.device.type, enabled=False):
         return function(state_MD)
@@ -201,13 +223,14 @@ def _ranks(
     catalogue: Catalogue,
     dataset: Dataset,
     chunk: Targets,
+    beside: Callable[[slice], Beside | None],
     protocol: Protocol,
     negatives: Iterator[Int64[np.ndarray, " N"]] | None,
     state_QD: Tensor,
 ) -> Int64[np.ndarray, " Q"]:
     found = []
     for rows in steps.even(len(chunk), catalogue.users_per_step):
-        scored = catalogue.scored(state_QD[rows])
+        scored = catalogue.scored(state_QD[rows], beside(rows))
         found.append(ranks_in_catalogue(scored, dataset, chunk[rows], protocol, negatives))
     return np.concatenate(found)
 

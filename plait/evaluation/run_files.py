@@ -5,6 +5,8 @@ RUN/metrics.jsonl   one row per validation
 RUN/checkpoint.pt   training state, while it is not finished
 RUN/model/          the best weights, and what they need to read histories
 RUN/answers.npz     the model's answers on the test events
+RUN/answers_without_counts.npz
+                    those that it would give without its counts, where it has some
 RUN/model-actions/, RUN/answers-actions.npz
                     the same of the best checkpoint for actions, where the layout retrieves, too; model-retrieval/
                     under protocol.deploy = actions
@@ -36,6 +38,7 @@ Kind = TypeVar("Kind")
 
 SETTINGS, ANSWERS, RESULT, MODEL = "settings.json", "answers.npz", "result.json", "model"
 CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
+WITHOUT_COUNTS = "answers_without_counts.npz"
 ANEW = "train it again in another folder, or delete this one"
 
 
@@ -156,15 +159,25 @@ def answers_of_run(folder: Path, result: Result, checkpoint: Checkpoint = "deplo
     return load_answers(folder, result.actions, checkpoint, result.settings.protocol.lists)
 
 
+def answers_without_counts(folder: Path, result: Result) -> Answers | None:
+    """What a finished run would be measured on in retrieval without its counts; None where it has none. Raises
+    ValueError where the answers are not whole."""
+    checkpoint: Checkpoint = "retrieval" if result.measured_beside == "retrieval" else "deployed"
+    if not (folder / of_checkpoint(WITHOUT_COUNTS, checkpoint)).is_file():
+        return None
+    return load_answers(folder, result.actions, checkpoint, result.settings.protocol.lists, WITHOUT_COUNTS)
+
+
 def load_answers(
     folder: Path,
     actions: tuple[Action, ...],
     checkpoint: Checkpoint = "deployed",
     lists: Lists = LISTS,
+    name: str = ANSWERS,
 ) -> Answers:
     """The answers in a folder, for the actions of its data, to measure in lists of these lengths. Raises ValueError
     where they are not whole."""
-    path = folder / of_checkpoint(ANSWERS, checkpoint)
+    path = folder / of_checkpoint(name, checkpoint)
     check_hashes(folder, ANEW, path.name)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:

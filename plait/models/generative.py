@@ -8,14 +8,15 @@ slots of all rows), D width, P special facts and events (what sources point into
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Annotated, assert_never
+from typing import Annotated, Literal, assert_never
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from plait.layouts import Layout
+from plait.counts.beside import Counts
+from plait.layouts import Layout, audit
 from plait.layouts.arrange import MASK, NOTHING, SPECIALS, START
 from plait.layouts.facts import Field, Target
 from plait.limits import WEIGHT, check_numbers
@@ -52,6 +53,9 @@ class ModelSettings:
     tower: TowerConfig = TowerConfig()
     items: ItemEncoding = ItemEncoding()
     late: LateSettings = LateSettings()
+    counts: Literal["none", "auto"] = "none"
+    """Whether what counting knows is added to the scores of items, after training. auto: as far as the validation's
+    answers say that it helps. Not in training, where the network would overfit what counts leave."""
     retrieval_weight: Annotated[float, WEIGHT] = 1.0
     """Weight of the next item's loss; 0 trains actions alone."""
     action_weights: Annotated[dict[str, float], WEIGHT] = field(default_factory=dict)
@@ -151,6 +155,9 @@ class GenerativeRecommender(nn.Module):
         self.item_bias: ItemBias | None = None
         if self.retrieval.item_bias != "none" and "i" in layout.predicts:
             self.item_bias = ItemBias(config.num_items, self.retrieval.item_bias)
+        self.counts: Counts | None = (
+            None  # beside the model; set after training where settings.counts asks for them
+        )
         self.sampler: Sampler | None = None  # of negatives; training sets it where the loss needs one
         self.couplers = nn.ModuleDict(
             {_key(t): nn.ModuleList(Coupler(dim) for _ in t.given) for t in layout.targets if t.given}
@@ -224,6 +231,11 @@ class GenerativeRecommender(nn.Module):
         """What is added to the logit of each item, whatever the user; None where the settings ask for none."""
         return None if self.item_bias is None else self.item_bias()
 
+    @property
+    def takes_counts(self) -> bool:
+        """Whether counts belong to the model: without them, it would answer otherwise than it was tested."""
+        return self.config.settings.counts == "auto" and audit(self.layout).can_retrieve
+
     def late_statistics(self) -> LateStatistics | None:
         """What `training_inputs` and `query_inputs` need to count late features; None where the heads take none."""
         late = self.config.settings.late
@@ -255,6 +267,7 @@ class GenerativeRecommender(nn.Module):
             of_bias = self.item_bias.with_items(len(table)).state_dict()
             weights |= {f"item_bias.{name}": tensor for name, tensor in of_bias.items()}
         grown.load_state_dict(weights)
+        grown.counts = self.counts
         return grown.to(next(self.parameters()).device).train(self.training)
 
     def without_unread(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,5 @@
-"""A model's folder: `model.safetensors` and `config.json`, no pickle."""
+"""A model's folder: `model.safetensors`, `config.json`, and `counts.safetensors` where counts belong to the model; no
+pickle."""
 
 import errno
 from pathlib import Path
@@ -8,6 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from plait import files
+from plait.counts.beside import Counts
+from plait.models.counts_file import COUNTS, load_counts, save_counts
 from plait.models.generative import GenerativeRecommender, ModelConfig
 
 FORMAT_VERSION = 1
@@ -24,14 +27,15 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def save_model(model: GenerativeRecommender, folder: Path) -> None:
-    """Writes both files, the configuration last; the folder must exist. A model that it holds is forgotten first, so
+    """Writes the files, the configuration last; the folder must exist. A model that it holds is forgotten first, so
     that a kill leaves no weights of one with the configuration of another.
 
     Raises:
         OSError: the folder cannot be written (disk full, no permission).
     """
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    (folder / CONFIG).unlink(missing_ok=True)
+    for name in (CONFIG, COUNTS):
+        (folder / name).unlink(missing_ok=True)
 
     def write_weights(aside: Path) -> None:
         try:
@@ -40,6 +44,9 @@ def save_model(model: GenerativeRecommender, folder: Path) -> None:
             raise OSError(errno.EIO, f"no room, or a broken disk ({error})") from error
 
     files.write_listed(folder / WEIGHTS, write_weights)
+    if model.takes_counts:
+        assert model.counts is not None, "they are fitted after training"
+        save_counts(model.counts, folder)
     config = msgspec.json.format(
         msgspec.json.encode(Saved(format_version=FORMAT_VERSION, model=model.config))
     )
@@ -49,7 +56,8 @@ def save_model(model: GenerativeRecommender, folder: Path) -> None:
 def put_in_place(draft: Path, folder: Path) -> None:
     """Moves the files of a saved model into a folder, over those of another. While the folder holds some of each it
     has no configuration, which `load_model` refuses."""
-    (folder / CONFIG).unlink(missing_ok=True)
+    for name in (CONFIG, COUNTS):
+        (folder / name).unlink(missing_ok=True)
     moved = [path for path in draft.iterdir() if path.name != files.HASHES]
     for path in sorted(moved, key=lambda path: path.name == CONFIG):
         files.move_listed(path, folder / path.name)
@@ -79,9 +87,32 @@ def load_model(folder: Path) -> GenerativeRecommender:
             raise ValueError(f"{WEIGHTS} is damaged, or not the one that {CONFIG} was saved with; {AGAIN}")
         model = GenerativeRecommender(saved.model)
         model.load_state_dict(model.without_unread(load_file(folder / WEIGHTS)))
+        if model.takes_counts:
+            model.counts = _counts_of(model, folder)
     except Exception as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
     return model.eval()
+
+
+def _counts_of(model: GenerativeRecommender, folder: Path) -> Counts:
+    if not (folder / COUNTS).is_file():
+        raise ValueError(
+            f"it has no {COUNTS}, and model.counts = 'auto' says that counts belong to it: without them it would "
+            f"answer otherwise than it was tested; {AGAIN}"
+        )
+    files.check_hashes(folder, AGAIN, COUNTS)
+    counts, same_request = load_counts(folder), model.config.settings.exposure.same_request
+    if counts.same_request != same_request:
+        raise ValueError(
+            f"{COUNTS} was counted under same_request = {counts.same_request}, and the model is asked under "
+            f"{same_request}; {AGAIN}"
+        )
+    if len(counts.tables.popularity_V1) > model.config.num_items + 1:
+        raise ValueError(
+            f"{COUNTS} knows {len(counts.tables.popularity_V1) - 1} items, and the model "
+            f"{model.config.num_items}; {AGAIN}"
+        )
+    return counts
 
 
 class _Version(msgspec.Struct):

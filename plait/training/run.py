@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
 
+from plait.counts.beside import Counts
 from plait.data import Dataset
 from plait.data.history import Columns, save_vocabulary
 from plait.data.storage.locks import kept_alone
 from plait.data.storage.whole_folders import MANIFEST
 from plait.evaluation.answers import Answers, answers_of
+from plait.evaluation.combining import counts_of
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.provenance import Provenance, provenance
 from plait.evaluation.run_files import (
@@ -22,6 +24,7 @@ from plait.evaluation.run_files import (
     MODEL,
     RESULT,
     SETTINGS,
+    WITHOUT_COUNTS,
     Beside,
     Result,
     RunSettings,
@@ -31,7 +34,7 @@ from plait.evaluation.run_files import (
     save_answers,
 )
 from plait.files import check_hashes, is_listed, write_listed, write_whole
-from plait.models.generative import ModelConfig
+from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.saving import save_model
 from plait.nn.precision import autocast
 from plait.nn.runtime import denormals_flushed
@@ -94,7 +97,7 @@ def _train(
     fitted = train_model(
         dataset, config, settings.optim, settings.protocol, folder, report, device, watch, begin
     )
-    _save_checkpoints(dataset, settings, fitted, folder, device)
+    _save_checkpoints(dataset, settings, fitted, folder, device, report)
     result = _result(
         dataset,
         settings,
@@ -110,22 +113,52 @@ def _train(
 
 
 def _save_checkpoints(
-    dataset: Dataset, settings: RunSettings, fitted: Fitted, folder: Path, device: str
+    dataset: Dataset,
+    settings: RunSettings,
+    fitted: Fitted,
+    folder: Path,
+    device: str,
+    report: Callable[[str], None],
 ) -> None:
-    """Each checkpoint's model, and its answers to the test; of one epoch they are computed once. The deployed one comes
-    last, so that its weights are in the model again."""
-    by_epoch: dict[float, Answers] = {}
+    """Each checkpoint's model with the counts beside it, and its answers to the test; of one epoch they are computed
+    once. The deployed one comes last, so that its weights are in the model again."""
+    by_epoch: dict[float, _Tested] = {}
     for checkpoint, weights in reversed(fitted.weights.items()):
         fitted.model.load_state_dict(weights)
         epoch = fitted.progress.best[checkpoint].epoch
         if epoch not in by_epoch:
             with autocast(fitted.optim.precision, device):  # as validation ran
-                by_epoch[epoch] = answers_of(fitted.model, dataset, "test", settings.protocol, device)
-        save_answers(folder / of_checkpoint(ANSWERS, checkpoint), by_epoch[epoch])
+                by_epoch[epoch] = _tested(dataset, settings, fitted.model, device)
+        tested = by_epoch[epoch]
+        fitted.model.counts = tested.counts
+        if tested.counts is not None:
+            report(f"{of_checkpoint(MODEL, checkpoint)}/: {tested.counts.said}")
+            save_answers(folder / of_checkpoint(WITHOUT_COUNTS, checkpoint), tested.without)
+        save_answers(folder / of_checkpoint(ANSWERS, checkpoint), tested.answers)
         model_folder = folder / of_checkpoint(MODEL, checkpoint)
         model_folder.mkdir(exist_ok=True)
         save_model(fitted.model, model_folder)
         save_vocabulary(model_folder, dataset.items, columns_read(dataset))
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """A model's answers to the test, with the counts that belong beside it, and without them."""
+
+    counts: Counts | None
+    answers: Answers
+    without: Answers
+
+
+def _tested(dataset: Dataset, settings: RunSettings, model: GenerativeRecommender, device: str) -> _Tested:
+    model.counts = None
+    without = answers_of(model, dataset, "test", settings.protocol, device)
+    if not model.takes_counts:
+        return _Tested(None, without, without)
+    model.counts = counts_of(model, dataset, settings.protocol, device)
+    pays = model.counts.pay
+    answers = answers_of(model, dataset, "test", settings.protocol, device) if pays else without
+    return _Tested(model.counts, answers, without)
 
 
 def _beside(fitted: Fitted) -> Beside | None:
