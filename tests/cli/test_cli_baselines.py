@@ -25,7 +25,7 @@ def test_evaluate_says_whether_counting_is_beaten(
     for metric in ("ndcg@10", "rmse:rating", "auc:liked"):
         assert metric in line
     assert line.count("beaten") + line.count("it is better") + line.count("not told apart") == 3
-    monkeypatch.setattr(counting, "_written", None)  # what is kept beside the run is only read
+    monkeypatch.setattr(counting, "_counted_now", None)  # what is kept beside the run is only read
     assert line_of(said_by(capsys, "evaluate", run)) == line
 
 

@@ -231,7 +231,7 @@ def test_time_changes_the_answers_of_models_that_know_it_and_of_no_others():
 
 @pytest.mark.parametrize("claim", [True, False])
 def test_a_wrong_claim_about_time_is_caught(claim, monkeypatch):
-    monkeypatch.setattr(plain, "needs_time", lambda model, field: claim)
+    monkeypatch.setattr(plain, "needs_time", lambda layout, settings, field: claim)
     assert_caught(check_time)
 
 

@@ -79,6 +79,7 @@ EXAMPLES = {
     "model.action_weights": {"liked": 2.0},
     "optim.betas": (0.5, 0.75),
     "protocol.select": "mrr",
+    "protocol.lists": (10, 300),
 }
 
 
