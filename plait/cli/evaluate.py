@@ -8,7 +8,7 @@ from plait.cli.output import console, say, show, show_json
 from plait.cli.runs import finished_run
 from plait.data import Dataset
 from plait.evaluation.answers import measure
-from plait.evaluation.counting import BASELINES, against_counting, baselines_of, kept_baselines
+from plait.evaluation.counting import BASELINES, against_counting, baselines_of, kept_baselines, told_of
 from plait.evaluation.counts_effect import effects
 from plait.evaluation.run_files import (
     MODEL,
@@ -18,7 +18,6 @@ from plait.evaluation.run_files import (
     measured_answers,
     of_checkpoint,
 )
-from plait.evaluation.selection import Selection
 from plait.layouts import Layout, name_of
 from plait.metrics.intervals import Estimate, bootstrap
 from plait.metrics.table import task_of
@@ -73,7 +72,7 @@ def _show(run: Path, result: Result, found: Mapping[str, Estimate]) -> None:
         )
     if (without := answers_without_counts(run, result)) is not None:
         found_with = measure(measured_answers(run, result))
-        for effect in effects([found_with], [measure(without)], [Selection.RETRIEVAL]):
+        for effect in effects([found_with], [measure(without)], told_of(result.actions)):
             say(f"counts beside the model: {effect}", out)
     say(_against_counting(run, result), out)
     say(f"protocol: {result.protocol or 'not recorded'}", out)

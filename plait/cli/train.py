@@ -7,7 +7,7 @@ from typing import Annotated
 from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Device, Quiet
 from plait.cli.datasets import open_dataset
 from plait.cli.evaluate import evaluate
-from plait.cli.model_settings import with_trunk
+from plait.cli.model_settings import VerbModelSettings, model_of_verb
 from plait.cli.output import progress_console, say
 from plait.cli.progress import training_bar
 from plait.compare.words import duration
@@ -33,7 +33,7 @@ def train(
     trunk: TrunkKind | None = None,
     device: Device = "auto",
     quiet: Quiet = False,
-    model: Annotated[ModelSettings, MODEL] = ModelSettings(),
+    model: Annotated[VerbModelSettings, MODEL] = VerbModelSettings(),
     optim: Annotated[Optim, TRAINING] = Optim(),
     protocol: Annotated[Protocol, PROTOCOL] = Protocol(),
 ) -> None:
@@ -55,15 +55,15 @@ def train(
         What to train on; auto is cuda where there is one.
     """
     # Before a dataset is fetched for nothing:
-    on, model = resolve_device(device), with_trunk(model, trunk)
-    resolved = resolve(layout, allow_leaks=model.allow_leaks)
-    settings = RunSettings(layout=str(resolved), model=model, optim=optim, protocol=protocol)
+    on, its_model = resolve_device(device), model_of_verb(model, trunk)
+    resolved = resolve(layout, allow_leaks=its_model.allow_leaks)
+    settings = RunSettings(layout=str(resolved), model=its_model, optim=optim, protocol=protocol)
     opened, screen = open_dataset(dataset), progress_console(quiet=quiet)
     with training_bar(screen) as watch:
         run_training(opened, settings, out, lambda line: say(line, screen), on, watch)
     evaluate(out)
     say(f"model: {out / MODEL_FOLDER}, trained in {duration(load_result(out).wall_s)}")
-    if command := asking(out, resolved, model, opened):
+    if command := asking(out, resolved, its_model, opened):
         say(f"next: {command}")
 
 

@@ -360,14 +360,14 @@ def _with_and_without_counts(
     Args:
         alone: by (layout, seed), the metrics of that run without its counts.
     """
-    metrics, found = comparison.retrieval, {}
+    metrics, found = (*comparison.retrieval, *comparison.scoring), {}
     for layout in dict.fromkeys(layout for layout, _ in alone):
         runs = [run for run in alone if run[0] == layout]
         both = [statistics[run] for run in runs], [alone[run] for run in runs]
         found[layout] = effects(*both, metrics, DRAWS)
-    retrieval = {run: {metric: its[metric] for metric in metrics} for run, its in alone.items()}
+    shown = {run: {metric: its[metric] for metric in metrics if metric in its} for run, its in alone.items()}
     rows = [row for row in comparison.rows if (row.layout, row.seed) in alone]
-    summaries = summarise(rows, retrieval, comparison.reference, DRAWS)
+    summaries = summarise(rows, shown, comparison.reference, DRAWS)
     return msgspec.structs.replace(comparison, counts=found, without_counts=summaries)
 
 

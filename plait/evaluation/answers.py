@@ -82,7 +82,15 @@ def answers_of(
 
     def prepare(rows: slice) -> tuple[Targets, Inputs, _Histories]:
         batch, count_B = batch_of_targets(dataset, asked[rows], plan)
-        inputs = query_inputs(plan, batch, ("i", "a"), device=device, num_candidates_U=count_B, late=late)
+        inputs = query_inputs(
+            plan,
+            batch,
+            ("i", "a"),
+            device=device,
+            num_candidates_U=count_B,
+            late=late,
+            counting=model.counting,
+        )
         return asked[rows], inputs, _Histories.of(batch, count_B)
 
     catalogue = None
@@ -197,11 +205,9 @@ def _answer(
                 rank_Q = without_autocast(rank, state_MD)
             case "a":
                 assert model.heads is not None, "a layout that predicts actions has heads"
-                late_MF = questions.late_MF
-                found = without_autocast(partial(model.heads.predict, late_MF=late_MF), state_MD)
-                predicted = {name: value.cpu().numpy() for name, value in found.items()}
-                take_losses = partial(model.heads.losses, raw_MA=label_QA, late_MF=late_MF)
-                losses = without_autocast(take_losses, state_MD)
+                out = without_autocast(partial(model.action_outputs, questions), state_MD)
+                predicted = {name: value.cpu().numpy() for name, value in model.heads.expected(out).items()}
+                losses = model.heads.losses_of(out, label_QA)
                 count_A = (~label_QA.isnan()).sum(0).tolist()
                 loss_sum = {
                     n: float(loss) * count for (n, loss), count in zip(losses.items(), count_A, strict=True)

@@ -132,7 +132,8 @@ def _save_checkpoints(
         tested = by_epoch[epoch]
         fitted.model.counts = tested.counts
         if tested.counts is not None:
-            report(f"{of_checkpoint(MODEL, checkpoint)}/: {tested.counts.said}")
+            for said in tested.counts.said:
+                report(f"{of_checkpoint(MODEL, checkpoint)}/: {said}")
             save_answers(folder / of_checkpoint(WITHOUT_COUNTS, checkpoint), tested.without)
         save_answers(folder / of_checkpoint(ANSWERS, checkpoint), tested.answers)
         model_folder = folder / of_checkpoint(MODEL, checkpoint)
@@ -156,8 +157,9 @@ def _tested(dataset: Dataset, settings: RunSettings, model: GenerativeRecommende
     if not model.takes_counts:
         return _Tested(None, without, without)
     model.counts = counts_of(model, dataset, settings.protocol, device)
-    pays = model.counts.pay
-    answers = answers_of(model, dataset, "test", settings.protocol, device) if pays else without
+    answers = without
+    if model.counts.pay:
+        answers = answers_of(model, dataset, "test", settings.protocol, device)
     return _Tested(model.counts, answers, without)
 
 
