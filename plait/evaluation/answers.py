@@ -51,7 +51,7 @@ from plait.models.inputs import Inputs, query_inputs
 from plait.models.questions import QuestionPlan
 from plait.nn.actions import scaled
 from plait.randomness import Stream, numpy_generator
-from plait.schema import Action, EventBatch, Ordinal
+from plait.schema import Action, EventBatch
 from plait.wording import setting
 
 HeldOutPart = Literal["validation", "test"]
@@ -448,10 +448,8 @@ def _at_scale(
     match scale:
         case "chances":
             return labelled(user_Q, predicted_Q, label_Q)
-        case "log" if isinstance(action.kind, Ordinal):
-            return labelled(user_Q, action.kind.mean_of(predicted_Q), action.kind.levels_of(label_Q))
         case "log":
-            return labelled(user_Q, predicted_Q, label_Q)
+            return labelled(user_Q, *action.kind.log_numbers(predicted_Q, label_Q))
         case "model":
             both_Q2 = np.stack([predicted_Q, label_Q], axis=1)
             unit_Q2 = scaled((action, action), torch.from_numpy(both_Q2)).numpy()
