@@ -16,12 +16,12 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from plait.counts import histories as rows
 from plait.counts.effects import Damping, ItemTotals
 from plait.counts.kinds import Part
-from plait.counts.weighing import Weights
+from plait.counts.weighing import TermWeights
 from plait.schema import UNKNOWN_ITEM, ActionKind, EventBatch
 
 
 @dataclass(frozen=True)
-class Asked:
+class ActionQuestions:
     """Questions about actions: each counts the events `first_M : end_M` of a batch, and is about an item."""
 
     item_E: Int64[np.ndarray, " E"]
@@ -37,14 +37,14 @@ class Asked:
         first_M: Int64[np.ndarray, " M"],
         end_M: Int64[np.ndarray, " M"],
         label_M: Int64[np.ndarray, " M"],
-    ) -> "Asked":
+    ) -> "ActionQuestions":
         """
         Args:
             label_M: the event asked about, of which only the item is read.
         """
         return cls(batch.item_E, batch.action_EA, first_M, end_M, batch.item_E[label_M])
 
-    def those(self, chosen_M: Bool[np.ndarray, " M"]) -> "Asked":
+    def those(self, chosen_M: Bool[np.ndarray, " M"]) -> "ActionQuestions":
         """Some of them."""
         return replace(
             self,
@@ -73,14 +73,14 @@ class CountedPart:
     def num_columns(self) -> int:
         return len(self.totals.mean_K)
 
-    def terms(self, asked: Asked) -> Float64[np.ndarray, "T M K"]:
+    def terms(self, asked: ActionQuestions) -> Float64[np.ndarray, "T M K"]:
         """What each way of counting adds to a score."""
         user_MK = self.of_user(asked)
         if not self.reads_item:
             return user_MK[None]
         return np.stack([self.part.scale.score_of(self._means(asked.item_M)), user_MK])
 
-    def of_user(self, asked: Asked) -> Float64[np.ndarray, "M K"]:
+    def of_user(self, asked: ActionQuestions) -> Float64[np.ndarray, "M K"]:
         """What the user's events add to a score."""
         assert self.damping.user is not None, "users count beside a model"
         shift_M_ = self.part.scale.shift(self._sums(asked), self.damping.user, self.totals.mean_K)
@@ -91,7 +91,7 @@ class CountedPart:
         known_M = np.where(item_M < len(self.totals.events_V), item_M, UNKNOWN_ITEM)  # items that came later
         return self.totals.means(known_M, self.damping.item)
 
-    def _sums(self, asked: Asked) -> Float64[np.ndarray, "M C"]:
+    def _sums(self, asked: ActionQuestions) -> Float64[np.ndarray, "M C"]:
         """What the events of each question lack to what was to be expected, an old one less."""
         y_EK = self.part.columns(asked.action_EA[:, self.action].astype(np.float64))
         is_known_E = ~np.isnan(y_EK[:, 0])
@@ -107,7 +107,7 @@ class WeighedPart:
     """A part of an action, and how much its counts weigh beside a model that they were fitted with."""
 
     counted: CountedPart
-    weights: Weights
+    weights: TermWeights
 
     def __post_init__(self) -> None:
         if len(self.weights.weight_T) != 1 + len(self.counted.names):
@@ -115,10 +115,10 @@ class WeighedPart:
                 f"{len(self.weights.weight_T)} weights of a model and {len(self.counted.names)} counts of actions"
             )
 
-    def added(self, asked: Asked) -> Float64[np.ndarray, "M K"]:
+    def added(self, asked: ActionQuestions) -> Float64[np.ndarray, "M K"]:
         """What is added to the weighted score of the model."""
         _, *of_counts = self.weights.weight_T
-        return Weights(np.array(of_counts), self.weights.constant).score(self.counted.terms(asked))
+        return TermWeights(np.array(of_counts), self.weights.constant).score(self.counted.terms(asked))
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,6 @@ class ActionCounts:
         """All parts of the actions to which something is added, in order."""
         return (part for action in self.actions if action.pay for part in action.parts)
 
-    def added(self, asked: Asked) -> Float32[np.ndarray, "M X"]:
+    def added(self, asked: ActionQuestions) -> Float32[np.ndarray, "M X"]:
         """What is added to the weighted scores of a model, of all paying parts side by side."""
         return np.concatenate([part.added(asked) for part in self.paying], axis=1, dtype=np.float32)

@@ -14,24 +14,24 @@ from jaxtyping import Bool, Float64, Int64
 from scipy import optimize
 
 from plait.counts.combining import ENOUGH, MODEL
-from plait.counts.effects import Scale
+from plait.counts.effects import EffectScale
 
 PRECISION = 1e-10  # of the loss and of its slope, at which the search for weights ends
 
 
 @dataclass(frozen=True)
-class Weights:
+class TermWeights:
     """The weights of terms, and what is added to their sum."""
 
     weight_T: Float64[np.ndarray, " T"]
     constant: float
 
     @classmethod
-    def of_model(cls, num_terms: int) -> "Weights":
+    def of_model(cls, num_terms: int) -> "TermWeights":
         """Those of the model as it is.
 
-        >>> Weights.of_model(3)
-        Weights(weight_T=array([1., 0., 0.]), constant=0.0)
+        >>> TermWeights.of_model(3)
+        TermWeights(weight_T=array([1., 0., 0.]), constant=0.0)
         """
         return cls(np.eye(num_terms)[MODEL], 0.0)
 
@@ -44,10 +44,10 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Labels:
+class HeldOutLabels:
     """Held-out labels of a part of an action, and what is said of each."""
 
-    scale: Scale
+    scale: EffectScale
     term_TMK: Float64[np.ndarray, "T M K"]
     y_MK: Float64[np.ndarray, "M K"]
     user_M: Int64[np.ndarray, " M"]
@@ -60,17 +60,19 @@ class Labels:
         """Whether there is nothing to tell apart."""
         return bool((self.y_MK == self.y_MK[:1]).all())
 
-    def those(self, chosen_M: Bool[np.ndarray, " M"]) -> "Labels":
+    def those(self, chosen_M: Bool[np.ndarray, " M"]) -> "HeldOutLabels":
         """Some of them."""
-        return Labels(self.scale, self.term_TMK[:, chosen_M], self.y_MK[chosen_M], self.user_M[chosen_M])
+        return HeldOutLabels(
+            self.scale, self.term_TMK[:, chosen_M], self.y_MK[chosen_M], self.user_M[chosen_M]
+        )
 
-    def log_likelihood(self, weights: Weights) -> float:
+    def log_likelihood(self, weights: TermWeights) -> float:
         """In nats."""
         loss_M, _ = self.scale.losses_of_scores(weights.score(self.term_TMK), self.y_MK)
         return self.scale.log_likelihood(loss_M)
 
 
-def most_likely(labels: Labels, is_free_T: Bool[np.ndarray, " T"]) -> Weights:
+def most_likely(labels: HeldOutLabels, is_free_T: Bool[np.ndarray, " T"]) -> TermWeights:
     """The weights, at least 0, under which the labels are most likely; 0 of terms that are not free. The loss is
     convex, so the search finds the best there is.
 
@@ -96,35 +98,35 @@ def most_likely(labels: Labels, is_free_T: Bool[np.ndarray, " T"]) -> Weights:
     stop = {"ftol": PRECISION, "gtol": PRECISION}
     found = optimize.minimize(lacks, start, jac=True, method="L-BFGS-B", bounds=bounds, options=stop).x
     weight_T = found[:num_terms]
-    return Weights(weight_T, float(found[num_terms] - weight_T @ mean_T))
+    return TermWeights(weight_T, float(found[num_terms] - weight_T @ mean_T))
 
 
 @dataclass(frozen=True)
-class Weighed:
+class FittedTermWeights:
     """What was fitted."""
 
-    weights: Weights  # of the model as it is, where counts do not pay
+    weights: TermWeights  # of the model as it is, where counts do not pay
     gain: float  # in nats, of all labels, by counts over the model by its best weight
     gain_of_halves: float  # the same, a label: fitted on one half of the users, judged on the other
 
 
-def weighed(labels: Labels) -> Weighed:
+def weighed(labels: HeldOutLabels) -> FittedTermWeights:
     """Weighs by maximum likelihood. Counts are kept where they say clearly more than the model by its best weight."""
-    weights = Weights.of_model(len(labels.term_TMK))
+    weights = TermWeights.of_model(len(labels.term_TMK))
     if not len(labels) or labels.are_alike:
-        return Weighed(weights, 0.0, 0.0)
+        return FittedTermWeights(weights, 0.0, 0.0)
     fitted, gain = _gain(labels, labels)
-    return Weighed(fitted if 2 * gain > ENOUGH else weights, gain, _gain_of_halves(labels))
+    return FittedTermWeights(fitted if 2 * gain > ENOUGH else weights, gain, _gain_of_halves(labels))
 
 
-def _gain(fit: Labels, judge: Labels) -> tuple[Weights, float]:
+def _gain(fit: HeldOutLabels, judge: HeldOutLabels) -> tuple[TermWeights, float]:
     """Weights that are fitted on some labels, and what they gain on others over the model, scaled likewise."""
     is_model_T = np.arange(len(fit.term_TMK)) == MODEL
     alone, both = most_likely(fit, is_model_T), most_likely(fit, np.ones_like(is_model_T))
     return both, judge.log_likelihood(both) - judge.log_likelihood(alone)
 
 
-def _gain_of_halves(labels: Labels) -> float:
+def _gain_of_halves(labels: HeldOutLabels) -> float:
     """Users alternate between the halves. 0 where labels of one half are alike."""
     _, nth_M = np.unique(labels.user_M, return_inverse=True)
     halves = [labels.those(nth_M % 2 == half) for half in (0, 1)]

@@ -5,19 +5,20 @@ part, T terms, the model's first.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
-from plait.baselines.actions import ITEM_AND_RECENT_RESIDUALS
-from plait.baselines.asking import Log, training_log
+from plait.baselines.actions import DECAYS, ITEM_DAMPING, USER_DAMPING
+from plait.baselines.asking import TrainingLog, training_log
 from plait.baselines.choosing import best_of
-from plait.counts.actions import ActionCounts, Asked, CountedAction, CountedPart, WeighedPart
-from plait.counts.effects import ItemTotals
+from plait.counts.actions import ActionCounts, ActionQuestions, CountedAction, CountedPart, WeighedPart
+from plait.counts.effects import Damping, ItemTotals
 from plait.counts.kinds import Part, counted
-from plait.counts.weighing import Labels, Weighed, Weights, weighed
+from plait.counts.weighing import FittedTermWeights, HeldOutLabels, TermWeights, weighed
 from plait.data import Dataset, Targets
 from plait.evaluation.answers import batch_of_targets, forward_steps, in_context, targets_of, without_autocast
 from plait.evaluation.counting import spread
@@ -26,6 +27,8 @@ from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import query_inputs
 
 FEWEST = 100  # labels: from about so many on, the fit is stable
+# What is chosen, one after the other while the rest is as usual.
+GRID = {"decay": DECAYS, "item": ITEM_DAMPING, "user": USER_DAMPING}
 
 
 def action_counts_of(model: GenerativeRecommender, dataset: Dataset, device: str) -> ActionCounts:
@@ -43,7 +46,7 @@ def action_counts_of(model: GenerativeRecommender, dataset: Dataset, device: str
     for part, term_TQK in zip(parts, term_P, strict=True):
         y_QK = part.part.columns(label_QA[:, part.action])
         is_known_Q = ~np.isnan(y_QK[:, 0])
-        labels = Labels(part.part.scale, term_TQK, y_QK, targets.user_Q).those(is_known_Q)
+        labels = HeldOutLabels(part.part.scale, term_TQK, y_QK, targets.user_Q).those(is_known_Q)
         found[part.action].append(_weighed(part, labels))
     return ActionCounts(
         tuple(
@@ -70,7 +73,7 @@ def counted_parts(model: GenerativeRecommender, dataset: Dataset) -> list[Counte
     ]
 
 
-def _last_events(log: Log, max_events: int) -> tuple[Asked, Int64[np.ndarray, " Q"]]:
+def _last_events(log: TrainingLog, max_events: int) -> tuple[ActionQuestions, Int64[np.ndarray, " Q"]]:
     """The last training event of each user, of some where there are many, asked about as a model would be."""
     start_U, end_U = log.start_U1[:-1], log.start_U1[1:]
     user_Q = np.flatnonzero(end_U > start_U)
@@ -78,31 +81,37 @@ def _last_events(log: Log, max_events: int) -> tuple[Asked, Int64[np.ndarray, " 
     event_Q = end_U[user_Q] - 1
     end_Q = log.history_end_E[event_Q]
     first_Q = np.maximum(start_U[user_Q], end_Q - max_events)
-    return Asked(log.item_E, log.action_EA, first_Q, end_Q, log.item_E[event_Q]), event_Q
+    return ActionQuestions(log.item_E, log.action_EA, first_Q, end_Q, log.item_E[event_Q]), event_Q
 
 
 def _counted_part(
-    part: Part, column: int, log: Log, asked: Asked, event_Q: Int64[np.ndarray, " Q"], reads_item: bool
+    part: Part,
+    column: int,
+    log: TrainingLog,
+    asked: ActionQuestions,
+    event_Q: Int64[np.ndarray, " Q"],
+    reads_item: bool,
 ) -> CountedPart:
     y_EK = part.columns(log.action_EA[:, column].astype(np.float64))
     is_known_E = ~np.isnan(y_EK[:, 0])
     totals = ItemTotals.of(part.scale, y_EK[is_known_E], log.item_E[is_known_E], log.num_items)
-    options = (
-        CountedPart(part, column, totals, damping, reads_item) for damping in ITEM_AND_RECENT_RESIDUALS.grid
-    )
-    is_known_Q = is_known_E[event_Q]
+    usual = Damping(ITEM_DAMPING[0], USER_DAMPING[0], DECAYS[0])
+    found, is_known_Q = CountedPart(part, column, totals, usual, reads_item), is_known_E[event_Q]
     if not is_known_Q.any():
-        return best_of(options, None)
+        return found
     known, y_QK = asked.those(is_known_Q), y_EK[event_Q[is_known_Q]]
     is_counted_Q = np.ones(len(y_QK), dtype=bool)
 
-    def judge(counted: CountedPart) -> float:
-        assert counted.damping.item is not None, "items count"
-        base_QK = totals.expected(known.item_M, y_QK, is_counted_Q, counted.damping.item)
-        score_QK = part.scale.score_of(base_QK) + counted.of_user(known)
+    def judge(its: CountedPart) -> float:
+        assert its.damping.item is not None, "items count"
+        base_QK = totals.expected(known.item_M, y_QK, is_counted_Q, its.damping.item)
+        score_QK = part.scale.score_of(base_QK) + its.of_user(known)
         return -float(part.scale.losses_of_scores(score_QK, y_QK)[0].mean())
 
-    return best_of(options, judge)
+    for name, values in GRID.items():
+        options = [replace(found, damping=replace(found.damping, **{name: value})) for value in values]
+        found = best_of(options, judge)
+    return found
 
 
 @torch.no_grad()
@@ -149,7 +158,7 @@ def _terms(
     ]
 
 
-def _side_by_side(parts: Sequence[CountedPart], asked: Asked) -> Float64[np.ndarray, "Q X"]:
+def _side_by_side(parts: Sequence[CountedPart], asked: ActionQuestions) -> Float64[np.ndarray, "Q X"]:
     """The terms of all parts as columns."""
     return np.concatenate([term_QK for part in parts for term_QK in part.terms(asked)], axis=1)
 
@@ -163,9 +172,9 @@ def _apart(
         yield np.stack(np.split(of_part, len(part.names), axis=1))
 
 
-def _weighed(part: CountedPart, labels: Labels) -> tuple[WeighedPart, str]:
+def _weighed(part: CountedPart, labels: HeldOutLabels) -> tuple[WeighedPart, str]:
     """A part with its weights, and what was found, in words."""
-    none = WeighedPart(part, Weights.of_model(1 + len(part.names)))
+    none = WeighedPart(part, TermWeights.of_model(1 + len(part.names)))
     if len(labels) < FEWEST:
         return none, f"none, since the validation holds {len(labels)} labels, fewer than {FEWEST}"
     if labels.are_alike:
@@ -174,7 +183,7 @@ def _weighed(part: CountedPart, labels: Labels) -> tuple[WeighedPart, str]:
     return WeighedPart(part, found.weights), _told(found, part, len(labels))
 
 
-def _told(found: Weighed, part: CountedPart, num_labels: int) -> str:
+def _told(found: FittedTermWeights, part: CountedPart, num_labels: int) -> str:
     gain = (
         f"gain in log-likelihood {found.gain:.1f} over {num_labels} labels of the validation; of one half of the users "
         f"judged on the other, {found.gain_of_halves:+.4f} a label"

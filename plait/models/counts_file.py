@@ -15,7 +15,7 @@ from plait.counts.actions import ActionCounts, CountedAction, CountedPart, Weigh
 from plait.counts.beside import Counts, ItemCounts, Tables
 from plait.counts.effects import Damping, ItemTotals
 from plait.counts.kinds import Part, counted
-from plait.counts.weighing import Weights
+from plait.counts.weighing import TermWeights
 from plait.schema import Action
 
 COUNTS = "counts.safetensors"
@@ -153,7 +153,7 @@ def _part(part: Part, saved: _Part, arrays: Arrays, column: int, nth: int) -> We
         arrays[f"{_name(column, nth)}_{what}"] for what in ("sums", "events", "mean", "weights")
     )
     of_part = CountedPart(part, column, ItemTotals(sums, events, mean), saved.damping, saved.reads_item)
-    return WeighedPart(of_part, Weights(weights, saved.constant))
+    return WeighedPart(of_part, TermWeights(weights, saved.constant))
 
 
 def _name(column: int, nth: int) -> str:

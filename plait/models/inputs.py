@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from plait.counts.actions import Asked
+from plait.counts.actions import ActionQuestions
 from plait.layouts import Layout
 from plait.layouts.arrange import (
     Predictions,
@@ -33,7 +33,7 @@ from plait.nn.visibility import NO_REQUEST_BEFORE, Clock, Segments
 from plait.schema import EventBatch
 
 Packer = Callable[[np.ndarray], PackedRows]
-Counting = Callable[[Asked], Float[np.ndarray, "M X"]]  # what is counted of questions about actions
+Counting = Callable[[ActionQuestions], Float[np.ndarray, "M X"]]  # what is counted of questions about actions
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def _counted(
 ) -> Float[np.ndarray, "M X"]:
     """Of the events that late features count."""
     first_M = _window_begins(roles, predictions)
-    return counting(Asked.of(batch, first_M, predictions.context_end_M, predictions.label_M))
+    return counting(ActionQuestions.of(batch, first_M, predictions.context_end_M, predictions.label_M))
 
 
 def _window_begins(roles: EventRoles, predictions: Predictions) -> Int64[np.ndarray, " M"]:

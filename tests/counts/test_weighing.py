@@ -10,16 +10,16 @@ import pytest
 from tiny import assert_caught, assert_not_vacuous
 
 from plait.counts import weighing
-from plait.counts.effects import Chances, Numbers, Scale, Shares
-from plait.counts.weighing import Labels, Weights, most_likely, weighed
+from plait.counts.effects import EffectScale, LogitEffects, NumberEffects, Shares
+from plait.counts.weighing import HeldOutLabels, TermWeights, most_likely, weighed
 
 LABELS, LOGS = 400, 25
 THRESHOLDS = np.array([1.5, 0.0, -1.0])  # of four levels: the logits that each but the highest is exceeded
 COLUMNS = {"number": 1, "happened or not": 1, "levels": len(THRESHOLDS), "values": 3}
-SCALES: dict[str, Scale] = {
-    "number": Numbers(),
-    "happened or not": Chances(),
-    "levels": Chances(),
+SCALES: dict[str, EffectScale] = {
+    "number": NumberEffects(),
+    "happened or not": LogitEffects(),
+    "levels": LogitEffects(),
     "values": Shares(),
 }
 every_scale = pytest.mark.parametrize("name", SCALES)
@@ -35,7 +35,7 @@ def terms_of(name: str, rng: np.random.Generator, num_labels: int) -> np.ndarray
 
 
 def drawn(name: str, rng: np.random.Generator, score_MK: np.ndarray) -> np.ndarray:
-    """Labels, from what their scores say."""
+    """HeldOutLabels, from what their scores say."""
     match name:
         case "number":
             return score_MK + rng.normal(size=score_MK.shape)
@@ -46,17 +46,17 @@ def drawn(name: str, rng: np.random.Generator, score_MK: np.ndarray) -> np.ndarr
             return np.eye(score_MK.shape[1])[chosen_M]
 
 
-def labels_of(name: str, seed: int, weights: Weights, num_labels: int = LABELS) -> Labels:
+def labels_of(name: str, seed: int, weights: TermWeights, num_labels: int = LABELS) -> HeldOutLabels:
     rng = np.random.default_rng(seed)
     term_TMK = terms_of(name, rng, num_labels)
     y_MK = drawn(name, rng, weights.score(term_TMK))
-    return Labels(SCALES[name], term_TMK, y_MK, np.arange(num_labels) // 2)
+    return HeldOutLabels(SCALES[name], term_TMK, y_MK, np.arange(num_labels) // 2)
 
 
 @every_scale
 def test_the_slope_of_the_losses_is_that_of_small_steps(name):
-    labels = labels_of(name, 0, Weights(np.array([0.5, 0.5, 0.5]), 0.1), 20)
-    score_MK = Weights(np.array([0.4, 0.7, 0.2]), -0.2).score(labels.term_TMK)
+    labels = labels_of(name, 0, TermWeights(np.array([0.5, 0.5, 0.5]), 0.1), 20)
+    score_MK = TermWeights(np.array([0.4, 0.7, 0.2]), -0.2).score(labels.term_TMK)
     loss_M, slope_MK = labels.scale.losses_of_scores(score_MK, labels.y_MK)
     for column in range(COLUMNS[name]):
         step = 1e-6 * np.eye(COLUMNS[name])[column]
@@ -67,15 +67,15 @@ def test_the_slope_of_the_losses_is_that_of_small_steps(name):
 def test_the_loss_of_levels_is_the_logarithm_of_their_chance():
     score_MK, y_MK = np.tile(THRESHOLDS, (4, 1)), np.tril(np.ones((4, 3)), -1)
     above = np.concatenate([[1.0], 1 / (1 + np.exp(-THRESHOLDS)), [0.0]])
-    loss_M, _ = Chances().losses_of_scores(score_MK, y_MK)
+    loss_M, _ = LogitEffects().losses_of_scores(score_MK, y_MK)
     np.testing.assert_allclose(loss_M, -np.log(-np.diff(above)))
 
 
 NOISE = {
-    "number": Weights(np.array([1.0, 0.0, 0.0]), 0.0),
-    "happened or not": Weights(np.array([0.5, 0.0, 0.0]), 0.3),
-    "levels": Weights(np.array([0.8, 0.0, 0.0]), 0.2),
-    "values": Weights(np.array([0.5, 0.0, 0.0]), 0.0),
+    "number": TermWeights(np.array([1.0, 0.0, 0.0]), 0.0),
+    "happened or not": TermWeights(np.array([0.5, 0.0, 0.0]), 0.3),
+    "levels": TermWeights(np.array([0.8, 0.0, 0.0]), 0.2),
+    "values": TermWeights(np.array([0.5, 0.0, 0.0]), 0.0),
 }
 
 
@@ -100,7 +100,7 @@ def test_counts_that_are_always_kept_are_caught(monkeypatch):
     assert_caught(check_noise, 3)
 
 
-PLANTED = Weights(np.array([0.4, 0.8, 0.5]), 0.3)  # the model is too sure of itself
+PLANTED = TermWeights(np.array([0.4, 0.8, 0.5]), 0.3)  # the model is too sure of itself
 
 
 def check_planted(name: str, seeds: int) -> None:
@@ -116,10 +116,10 @@ def check_planted(name: str, seeds: int) -> None:
     assert (np.array(away) <= 2).mean() >= 0.85 and np.max(away) < 4
 
 
-def standard_errors(labels: Labels, weights: Weights) -> np.ndarray:
+def standard_errors(labels: HeldOutLabels, weights: TermWeights) -> np.ndarray:
     """By the spread of the slopes of single labels, which is the information where the weights are right."""
     _, slope_MK = labels.scale.losses_of_scores(weights.score(labels.term_TMK), labels.y_MK)
-    if isinstance(labels.scale, Numbers):
+    if isinstance(labels.scale, NumberEffects):
         slope_MK = slope_MK / 2  # of errors of spread 1
     slope_MT = np.einsum("tmk,mk->mt", labels.term_TMK, slope_MK)
     if labels.scale.has_intercept:
@@ -134,7 +134,7 @@ def test_planted_weights_are_found(name):
 
 @every_scale
 def test_a_model_s_weight_held_at_1_is_caught(name, monkeypatch):
-    def held(labels: Labels, is_free_T: np.ndarray) -> Weights:
+    def held(labels: HeldOutLabels, is_free_T: np.ndarray) -> TermWeights:
         found = most_likely(labels, is_free_T)
         return replace(found, weight_T=np.concatenate([[1.0], found.weight_T[1:]]))
 

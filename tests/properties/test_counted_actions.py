@@ -14,12 +14,11 @@ from test_action_kinds import ACTIONS, EXAMPLES, log_of
 from tiny import assert_caught, assert_not_vacuous, started, trunk_of
 
 import plait
-from plait.baselines.actions import Effects, Family, Predictor
+from plait.baselines.actions import Effects, Predictor
 from plait.baselines.asking import questions, training_log
-from plait.counts.actions import ActionCounts, Asked, CountedAction, CountedPart, WeighedPart
+from plait.counts.actions import ActionCounts, ActionQuestions, CountedAction, CountedPart, WeighedPart
 from plait.counts.beside import Counts
-from plait.counts.effects import Damping
-from plait.counts.weighing import Weights
+from plait.counts.weighing import TermWeights
 from plait.data import Dataset
 from plait.engine import plain
 from plait.engine.state import append, before, encode, window
@@ -35,7 +34,7 @@ from plait.models.saving import load_model, save_model
 
 PROTOCOL = Protocol(max_events=5)
 LAYOUTS = "lac", "interleaved", "pc", "genrank", "attn_mvp"
-HEARD = Weights(np.array([0.5, 0.6, 0.7]), 0.1)
+HEARD = TermWeights(np.array([0.5, 0.6, 0.7]), 0.1)
 
 
 def prepared(log: pl.DataFrame, out: Path, **choices: object) -> Dataset:
@@ -58,9 +57,8 @@ def of_requests(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(autouse=True)
 def one_damping(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The choice of damping is tested with the baselines; here it would take most of the time."""
-    grid = (Damping(4.0, 2.0, 0.8),)
-    monkeypatch.setattr(action_counts, "ITEM_AND_RECENT_RESIDUALS", Family("", grid))
+    """The choice of damping would take most of the time."""
+    monkeypatch.setattr(action_counts, "GRID", {})
 
 
 def model_of(
@@ -76,7 +74,9 @@ def model_of(
     return started(GenerativeRecommender(config)).eval()
 
 
-def counting(model: GenerativeRecommender, data: Dataset, weights: Weights = HEARD) -> GenerativeRecommender:
+def counting(
+    model: GenerativeRecommender, data: Dataset, weights: TermWeights = HEARD
+) -> GenerativeRecommender:
     """With weights that let counts be heard, whatever they would be fitted to."""
     parts = counted_parts(model, data)
     actions = tuple(
@@ -91,7 +91,7 @@ def counting(model: GenerativeRecommender, data: Dataset, weights: Weights = HEA
     return model
 
 
-def _of_terms(weights: Weights, part: CountedPart) -> Weights:
+def _of_terms(weights: TermWeights, part: CountedPart) -> TermWeights:
     return replace(weights, weight_T=weights.weight_T[[0, *range(3 - len(part.names), 3)]])
 
 
@@ -143,14 +143,14 @@ def test_counts_of_another_history_are_caught(data, monkeypatch):
     assert_caught(check_agree, counting(model_of(data, "lac"), data), data)
 
 
-def _without_last(asked: Asked) -> Asked:
+def _without_last(asked: ActionQuestions) -> ActionQuestions:
     return replace(asked, end_M=np.maximum(asked.first_M, asked.end_M - 1))
 
 
 @pytest.mark.parametrize("layout", ["lac", "pc"])
 def test_alone_they_are_the_baseline(data, layout):
     """Of a model that weighs nothing, items and recent residuals stay."""
-    model = counting(model_of(data, layout, max_events=8), data, Weights(np.array([0.0, 1.0, 1.0]), 0.0))
+    model = counting(model_of(data, layout, max_events=8), data, TermWeights(np.array([0.0, 1.0, 1.0]), 0.0))
     assert model.counts is not None and model.counts.actions is not None
     effects = tuple(
         tuple(Effects(part.counted.part, part.counted.totals, part.counted.damping) for part in action.parts)
@@ -168,14 +168,14 @@ def test_alone_they_are_the_baseline(data, layout):
         np.testing.assert_allclose(found[action.name], expected[action.name], rtol=1e-4, atol=1e-5)
 
 
-def asked_of(model: GenerativeRecommender, data: Dataset) -> list[tuple[Asked, np.ndarray]]:
+def asked_of(model: GenerativeRecommender, data: Dataset) -> list[tuple[ActionQuestions, np.ndarray]]:
     """What is counted of each test event, and the requests of what is asked from."""
     found = []
     targets = in_context(data, targets_of(data, "test", model.plan), model.plan)
     for row in range(len(targets)):
         batch, count_B = batch_of_targets(data, targets[row : row + 1], model.plan)
 
-        def note(asked: Asked, request_E: np.ndarray = batch.request_E) -> np.ndarray:
+        def note(asked: ActionQuestions, request_E: np.ndarray = batch.request_E) -> np.ndarray:
             found.append((asked, request_E))
             return np.zeros((len(asked.item_M), 0))
 
@@ -255,7 +255,7 @@ def test_items_that_came_later_have_the_mean(data):
     assert model.counts is not None and model.counts.actions is not None
     (first, *_) = model.counts.actions.paying
     nobody = np.zeros(1, dtype=np.int64)
-    asked = Asked(
+    asked = ActionQuestions(
         np.zeros(0, np.int64),
         np.zeros((0, len(ACTIONS)), np.float32),
         nobody,
@@ -265,3 +265,23 @@ def test_items_that_came_later_have_the_mean(data):
     item_1K, user_1K = first.counted.terms(asked)
     np.testing.assert_allclose(first.counted.part.scale.mean_of(item_1K)[0], first.counted.totals.mean_K)
     assert not user_1K.any()
+
+
+def test_damping_is_chosen_by_the_last_training_events(data, monkeypatch):
+    """Of every part, the best of the grid is better than the usual one or is it; held-out events have no say."""
+    right = action_counts.best_of
+    values: list[list[float]] = []
+
+    def noted(options, judge):
+        values.append([judge(option) for option in options])
+        return right(options, judge)
+
+    monkeypatch.setattr(action_counts, "GRID", {"decay": (0.8, 0.5), "user": (2.0, 50.0)})
+    monkeypatch.setattr(action_counts, "best_of", noted)
+    monkeypatch.setattr(Dataset, "target_actions", None)
+    parts = counted_parts(model_of(data, "lac"), data)
+    assert len(values) == 2 * len(parts)
+    for part, of_decay, of_user in zip(parts, values[::2], values[1::2], strict=True):
+        assert part.damping.decay == (0.8, 0.5)[int(np.argmax(of_decay))]
+        assert part.damping.user == (2.0, 50.0)[int(np.argmax(of_user))]
+        assert max(of_user) >= max(of_decay)
