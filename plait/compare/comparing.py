@@ -54,7 +54,7 @@ from plait.evaluation.run_files import (
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import write_whole
 from plait.layouts import Layout, audit, draw, name_of
-from plait.layouts.audit import reader
+from plait.layouts.audit import Audit, reader
 from plait.layouts.facts import FIELD_NAMES
 from plait.limits import Between, check_setting
 from plait.metrics.intervals import Estimate, average, bootstrap
@@ -534,7 +534,7 @@ def _card(variant: Variant, dataset: Dataset) -> LayoutCard:
         retrieves=Ability("yes") if verdict.can_retrieve else Ability("no", "it predicts no item"),
         scores=Ability(verdict.can_score, verdict.why_not_score),
         audit={
-            "P1 information": verdict.information,
+            "P1 information": _information(verdict, its.model),
             "P2 action given item": verdict.conditioning,
             "P3 no leak": "; ".join(verdict.leaks) or "no target can be read from what its token sees",
         },
@@ -550,6 +550,11 @@ def _card(variant: Variant, dataset: Dataset) -> LayoutCard:
             ).items()
         },
     )
+
+
+def _information(verdict: Audit, model: ModelSettings) -> str:
+    counts = f"; counts of actions: {verdict.counted}" if model.counts == "auto" else ""
+    return f"{verdict.information}{counts}"
 
 
 def _write(comparison: Comparison, out: Path) -> None:
