@@ -26,7 +26,14 @@ from plait.baselines.retrieval import Retriever
 from plait.data import Dataset, Targets
 from plait.engine import steps
 from plait.engine.ranking import FIRST_ITEM, Scores
-from plait.evaluation.answers import Answers, measure, negatives_of, ranks_in_catalogue
+from plait.evaluation.answers import (
+    Answers,
+    Ranked,
+    kept_of_lists,
+    measure,
+    negatives_of,
+    ranked_in_catalogue,
+)
 from plait.evaluation.run_files import ANSWERS, load_answers, read_file, save_answers
 from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Protocol
@@ -51,6 +58,7 @@ class Asked(msgspec.Struct, frozen=True):
     negatives: int | None
     seed: int | None  # that negatives follow from; None where the full catalogue is ranked
     version: str  # of Plait
+    kept_of_lists: int = 0  # items; 0 in files of before any were kept
 
     @classmethod
     def of(cls, dataset: Dataset, protocol: Protocol, same_request: SameRequest) -> "Asked":
@@ -61,6 +69,7 @@ class Asked(msgspec.Struct, frozen=True):
             protocol.negatives,
             None if protocol.negatives is None else protocol.seed,
             importlib.metadata.version("plait"),
+            kept_of_lists("test"),
         )
 
 
@@ -162,7 +171,7 @@ def _counted(
     for family in retrieval.FAMILIES:
         if not family.why_not(log, protocol.filter_seen):
             retriever = best_of(family.options(log), judge)
-            answers = _answers_of_items(dataset, protocol, log, test, retriever)
+            answers = _answers_of_items(dataset, protocol, log, test, retriever, kept_of_lists("test"))
             yield Counted(family.name, retriever.settings), answers
     if dataset.actions:
         asked = questions(dataset, validation, log) if len(validation) else None
@@ -186,27 +195,28 @@ def _selected_metric(
 
 
 def _answers_of_items(
-    dataset: Dataset, protocol: Protocol, log: Log, targets: Targets, retriever: Retriever
+    dataset: Dataset, protocol: Protocol, log: Log, targets: Targets, retriever: Retriever, keep: int = 0
 ) -> Answers:
     negatives = negatives_of(dataset, targets, protocol)
-    rank_Q = [
-        _ranks(dataset, protocol, chunk, asked, retriever, negatives)
+    ranked = [
+        _ranked(dataset, protocol, chunk, asked, retriever, negatives, keep)
         for chunk, asked in _asked(dataset, targets, log, steps.rows_per_step(dataset.num_items))
     ]
-    return _answers(dataset, protocol, targets, rank_Q=np.concatenate(rank_Q))
+    return _answers(dataset, protocol, targets, ranked=Ranked.joined(ranked))
 
 
-def _ranks(
+def _ranked(
     dataset: Dataset,
     protocol: Protocol,
     chunk: Targets,
     asked: Questions,
     retriever: Retriever,
     negatives: Iterator[Int64[np.ndarray, " N"]] | None,
-) -> Int64[np.ndarray, " Q"]:
+    keep: int,
+) -> Ranked:
     score_QV = retriever.scores(asked.histories)[asked.history_Q, FIRST_ITEM:]
     whole = (Scores(torch.arange(FIRST_ITEM, dataset.num_items + 1), torch.from_numpy(score_QV)),)
-    return ranks_in_catalogue(partial(iter, whole), dataset, chunk, protocol, negatives)
+    return ranked_in_catalogue(partial(iter, whole), dataset, chunk, protocol, negatives, keep)
 
 
 def _answers_of_actions(
@@ -232,14 +242,16 @@ def _answers(
     protocol: Protocol,
     targets: Targets,
     *,
-    rank_Q: Int64[np.ndarray, " Q"] | None = None,
+    ranked: Ranked | None = None,
     predicted: Mapping[str, Float32[np.ndarray, "Q ..."]] | None = None,
 ) -> Answers:
+    list_Q = dataset.lists(targets)
     return Answers(
         user_Q=targets.user_Q,
         item_Q=dataset.target_items(targets),
-        list_Q=dataset.lists(targets),
-        rank_Q=rank_Q,
+        list_Q=list_Q,
+        rank_Q=None if ranked is None else ranked.rank_Q,
+        top_LK=None if ranked is None else ranked.top_of_lists(list_Q),
         predicted=dict(predicted or {}),
         label_QA=dataset.target_actions(targets),
         loss={},
