@@ -134,6 +134,8 @@ def slices_of(answers: Answers, known: Known) -> Iterator[tuple[Slice, Bool[np.n
             ("frequent", frequent, None),
         )
         for how_often, least, most in ranges:
+            if most is not None and most < least:
+                continue  # one event makes it frequent
             is_in_Q = (events_Q >= least) & (True if most is None else events_Q <= most)
             yield Slice(of, how_often, least, most, int(is_in_Q.sum())), is_in_Q
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from words import SMALL, Capture, heard_of, said_by
 
-from plait.cli.evaluate import _against_counting
+from plait.cli.evaluate import _data_of
 from plait.data import Dataset
 from plait.evaluation import counting
 from plait.evaluation.run_files import load_result
@@ -32,8 +32,8 @@ def test_evaluate_says_whether_counting_is_beaten(
 def test_a_run_whose_data_is_gone_says_so(run: Path, tmp_path: Path) -> None:
     result = load_result(run)
     gone, others = replace(result, dataset_folder=str(tmp_path)), replace(result, content_hash="0")
-    assert "its data cannot be opened" in _against_counting(run, gone)
-    assert "other data than it was trained on" in _against_counting(run, others)
+    assert "its data cannot be opened" in str(_data_of(gone))
+    assert "other data than it was trained on" in str(_data_of(others))
 
 
 def test_a_comparison_without_baselines_counts_nothing(
