@@ -29,6 +29,17 @@ def test_evaluate_says_whether_counting_is_beaten(
     assert line_of(said_by(capsys, "evaluate", run)) == line
 
 
+def test_evaluate_tells_what_lists_hold_and_slices_on_request(run: Path, capsys: Capture) -> None:
+    plain = said_by(capsys, "evaluate", run)
+    more = said_by(capsys, "evaluate", run, "--beyond-accuracy")
+    assert more.startswith(plain) and "coverage@10" not in plain
+    for word in ("coverage@10", "novelty@10", "frequent@10", "user frequent", "training events"):
+        assert word in more
+    told = msgspec.json.decode(said_by(capsys, "evaluate", run, "--json"))["beyond_accuracy"]
+    assert {"coverage@10", "novelty@10", "frequent@10"} == set(told["lists"])
+    assert sum(its["slice"]["num_answers"] for its in told["slices"]) == 2 * 23, "by item, and by user"
+
+
 def test_a_run_whose_data_is_gone_says_so(run: Path, tmp_path: Path) -> None:
     result = load_result(run)
     gone, others = replace(result, dataset_folder=str(tmp_path)), replace(result, content_hash="0")
@@ -42,9 +53,10 @@ def test_a_comparison_without_baselines_counts_nothing(
     words = ("compare", dataset.folder, "--layouts", "item", "--seeds", 1, *SMALL, "--out")
     with_them, without = tmp_path / "with", tmp_path / "without"
     said = "".join(heard_of(capsys, *words, with_them))
-    silent = "".join(heard_of(capsys, *words, without, "--no-baselines"))
+    silent = "".join(heard_of(capsys, *words, without, "--no-baselines", "--beyond-accuracy"))
     for words_of_counting in ("the best count is", "count: popularity", "ways of counting"):
         assert words_of_counting in said and words_of_counting not in silent
+    assert "novelty@10" in silent and "novelty@10" not in said
     assert (with_them / "baselines" / "baselines.json").is_file() and not (without / "baselines").exists()
     read = msgspec.json.decode((with_them / "comparison.json").read_bytes())["floor"]
     assert [row["name"] for row in read["rows"]][:2] == ["popularity", "recent popularity"]
