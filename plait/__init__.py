@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and checkers of types; a test holds it against HOMES
+    from plait.baseline_recommender import ActionBaseline, RetrievalBaseline
     from plait.data import Dataset, Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat, prepare
     from plait.evaluation.settings import Optim, Protocol
     from plait.fitting import fit
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # for editors and checkers of types; a test holds it against 
 
 HOMES = {
     "Action": "plait.schema",
+    "ActionBaseline": "plait.baseline_recommender",
     "Amount": "plait.schema",
     "Binary": "plait.schema",
     "Categorical": "plait.schema",
@@ -48,6 +50,7 @@ HOMES = {
     "Protocol": "plait.evaluation.settings",
     "Recommender": "plait.recommender",
     "Regression": "plait.schema",
+    "RetrievalBaseline": "plait.baseline_recommender",
     "SplitColumn": "plait.data",
     "Temporal": "plait.data",
     "TextFormat": "plait.data",
@@ -58,6 +61,7 @@ HOMES = {
 
 __all__ = [
     "Action",
+    "ActionBaseline",
     "Amount",
     "Binary",
     "Categorical",
@@ -76,6 +80,7 @@ __all__ = [
     "Protocol",
     "Recommender",
     "Regression",
+    "RetrievalBaseline",
     "SplitColumn",
     "Temporal",
     "TextFormat",

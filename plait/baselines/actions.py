@@ -122,13 +122,18 @@ class Predictor:
         }
 
 
-def predictors(log: Log, actions: Sequence[Action], validation: Questions | None) -> Iterator[Predictor]:
+def predictors(
+    log: Log,
+    actions: Sequence[Action],
+    validation: Questions | None,
+    families: Sequence[Family] = FAMILIES,
+) -> Iterator[Predictor]:
     """Every family, each with the damping that gives the least loss on the validation; the usual one without it."""
     totals = [
         [_totals(part, log, column) for part in counted(action.kind).parts]
         for column, action in enumerate(actions)
     ]
-    for family in FAMILIES:
+    for family in families:
         effects = [
             tuple(
                 _chosen(family, part, of_part, column, validation)

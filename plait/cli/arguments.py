@@ -18,6 +18,14 @@ Beyond = Annotated[
     ),
 ]
 
+Counting = Annotated[
+    str | None,
+    Parameter(
+        name="--baseline",
+        help="Ask a way of counting instead, named as in a comparison; RUN may then be a dataset, too.",
+    ),
+]
+
 MODEL = Parameter(group=Group("Model", sort_key=1))
 TRAINING = Parameter(group=Group("Training", sort_key=2))
 PROTOCOL = Parameter(group=Group("Protocol", sort_key=3))

@@ -6,19 +6,21 @@ FOLDER/baselines.json    written last: what they were asked, and the settings th
 Shape letters: Q questions, H different histories.
 """
 
+import difflib
 import importlib.metadata
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from plait.baselines import retrieval
+from plait.baselines import actions, retrieval
 from plait.baselines.actions import Predictor, predictors
 from plait.baselines.asking import Log, Questions, SameRequest, questions, training_log
 from plait.baselines.choosing import best_of
@@ -47,6 +49,8 @@ BASELINES = "baselines"  # the folder's name beside a run, and in it the file's
 NO_VALIDATION = "no validation part to choose settings by: they are the usual ones"
 LEVEL = 0.05  # of the test that a model beats the best of them
 HISTORIES_AT_A_TIME = 4_096  # that are held together
+
+Family = TypeVar("Family", retrieval.Family, actions.Family)
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -180,6 +184,52 @@ def _counted(
             yield Counted(predictor.name, predictor.settings), answers
 
 
+def fitted_retriever(dataset: Dataset, protocol: Protocol, same_request: SameRequest, name: str) -> Retriever:
+    """One way of counting that ranks items, with the settings that the validation chooses.
+
+    Raises:
+        ValueError: there is none of that name, or it is not counted here.
+    """
+    family = _named(name, retrieval.FAMILIES, "ranks items")
+    log, validation = training_log(dataset, same_request), _some(dataset.targets("validation", same_request))
+    if why := family.why_not(log, protocol.filter_seen):
+        raise ValueError(f"baseline {family.name!r} is not counted here: {why}")
+    judge = partial(_selected_metric, dataset, protocol, log, validation) if len(validation) else None
+    return best_of(family.options(log), judge)
+
+
+def fitted_predictor(dataset: Dataset, same_request: SameRequest, name: str) -> Predictor:
+    """One way of counting that predicts actions, likewise.
+
+    Raises:
+        ValueError: there is none of that name, or the data have no actions.
+    """
+    family = _named(name, actions.FAMILIES, "predicts actions")
+    if not dataset.actions:
+        raise ValueError(f"{dataset.folder} has no actions to predict")
+    log, validation = training_log(dataset, same_request), _some(dataset.targets("validation", same_request))
+    asked = questions(dataset, validation, log) if len(validation) else None
+    return next(predictors(log, dataset.actions, asked, [family]))
+
+
+def _named(name: str, families: Sequence[Family], does: str) -> Family:
+    """
+    >>> _named("sequential-rules", retrieval.FAMILIES, "ranks items").name
+    'sequential rules'
+    >>> _named("EASY", retrieval.FAMILIES, "ranks items")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ValueError: no baseline that ranks items is called 'EASY'; did you mean 'EASE'? There are popularity, ...
+    """
+    known = {family.name.lower().replace(" ", "-"): family for family in families}
+    asked = name.lower().replace(" ", "-")
+    if asked in known:
+        return known[asked]
+    near = [f"; did you mean {known[it].name!r}?" for it in difflib.get_close_matches(asked, known, n=1)]
+    names = ", ".join(family.name for family in families)
+    raise ValueError(f"no baseline that {does} is called {name!r}{''.join(near) or '.'} There are {names}")
+
+
 def _left_out(log: Log, protocol: Protocol) -> dict[str, str]:
     reasons = {family.name: family.why_not(log, protocol.filter_seen) for family in retrieval.FAMILIES}
     return {name: why for name, why in reasons.items() if why}
@@ -267,8 +317,8 @@ def against_counting(answers: Answers, counted: Mapping[str, Answers]) -> str:
     would have come out.
     """
     found, baselines = measure(answers), {name: measure(its) for name, its in counted.items()}
-    actions = [f"{metric.name}:{a.name}" for a in answers.actions for metric in shown_of_kind(a.kind)[:1]]
-    told = [_told(metric, found, baselines) for metric in (Selection.RETRIEVAL, *actions)]
+    of_actions = [f"{metric.name}:{a.name}" for a in answers.actions for metric in shown_of_kind(a.kind)[:1]]
+    told = [_told(metric, found, baselines) for metric in (Selection.RETRIEVAL, *of_actions)]
     return f"against counting: {'; '.join(filter(None, told)) or 'nothing that both are measured in'}"
 
 

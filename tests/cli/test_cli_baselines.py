@@ -5,8 +5,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from words import SMALL, Capture, heard_of, said_by
+from words import SMALL, Capture, complaint, heard_of, said_by
 
+import plait
 from plait.cli.evaluate import _data_of
 from plait.data import Dataset
 from plait.evaluation import counting
@@ -61,3 +62,24 @@ def test_a_comparison_without_baselines_counts_nothing(
     read = msgspec.json.decode((with_them / "comparison.json").read_bytes())["floor"]
     assert [row["name"] for row in read["rows"]][:2] == ["popularity", "recent popularity"]
     assert msgspec.json.decode((without / "comparison.json").read_bytes())["floor"] is None
+
+
+def test_the_verbs_ask_baselines_of_a_dataset_or_a_run(dataset: Dataset, run: Path, capsys: Capture) -> None:
+    asked = ("--user", "u03", "--json")
+    rules = ("--baseline", "sequential rules", "-k", 4)
+    of_data, of_run = (said_by(capsys, "recommend", path, *asked, *rules) for path in (dataset.folder, run))
+    assert of_data == of_run
+    baseline = plait.RetrievalBaseline.fit(dataset, "sequential rules")
+    expected = baseline.retrieve(baseline.encode(dataset.history(3)), 4)
+    assert [row["item"] for row in msgspec.json.decode(of_data)] == expected["item"].to_list()
+    kept = ("--baseline", "own-frequency", "--no-filter-seen", "-k", 3)
+    seen = {row["item"] for row in msgspec.json.decode(said_by(capsys, "recommend", run, *asked, *kept))}
+    assert seen <= set(dataset.item_ids().gather(dataset.history(3).item_E - 1))
+    rated = said_by(capsys, "score", dataset.folder, *asked, "--items", "i01", "--baseline", "item-and-user")
+    assert 1 <= msgspec.json.decode(rated)[0]["rating"] <= 5
+    for words, message in (
+        (("recommend", dataset.folder, *asked, *rules, "--at", "5"), "--at: no baseline reads that"),
+        (("score", run, *asked, "--items", "i01", "--baseline", "EASE"), "There are mean, item mean"),
+        (("recommend", dataset.folder / "none", *asked, *rules), "is no folder"),
+    ):
+        assert message in complaint(capsys, 2, *words)
