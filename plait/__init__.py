@@ -3,11 +3,12 @@
 A name is loaded when it is first asked for: a few of them load torch, and a table of layouts needs none of those.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from plait.lazy_names import lazy_names
 
 if TYPE_CHECKING:  # for editors and checkers of types; a test holds it against HOMES
-    from plait.baseline_recommender import ActionBaseline, RetrievalBaseline
+    from plait.counting_recommender import CountingRecommender, CountingScorer
     from plait.data import Dataset, Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat, prepare
     from plait.evaluation.settings import Optim, Protocol
     from plait.fitting import fit
@@ -31,12 +32,13 @@ if TYPE_CHECKING:  # for editors and checkers of types; a test holds it against 
 
 HOMES = {
     "Action": "plait.schema",
-    "ActionBaseline": "plait.baseline_recommender",
     "Amount": "plait.schema",
     "Binary": "plait.schema",
     "Categorical": "plait.schema",
     "Categories": "plait.schema",
     "Category": "plait.schema",
+    "CountingRecommender": "plait.counting_recommender",
+    "CountingScorer": "plait.counting_recommender",
     "Dataset": "plait.data",
     "Explode": "plait.data",
     "Feature": "plait.schema",
@@ -50,7 +52,6 @@ HOMES = {
     "Protocol": "plait.evaluation.settings",
     "Recommender": "plait.recommender",
     "Regression": "plait.schema",
-    "RetrievalBaseline": "plait.baseline_recommender",
     "SplitColumn": "plait.data",
     "Temporal": "plait.data",
     "TextFormat": "plait.data",
@@ -61,12 +62,13 @@ HOMES = {
 
 __all__ = [
     "Action",
-    "ActionBaseline",
     "Amount",
     "Binary",
     "Categorical",
     "Categories",
     "Category",
+    "CountingRecommender",
+    "CountingScorer",
     "Dataset",
     "Explode",
     "Feature",
@@ -80,7 +82,6 @@ __all__ = [
     "Protocol",
     "Recommender",
     "Regression",
-    "RetrievalBaseline",
     "SplitColumn",
     "Temporal",
     "TextFormat",
@@ -89,13 +90,4 @@ __all__ = [
     "prepare",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = found = getattr(import_module(HOMES[name]), name)  # asked for once
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *HOMES})
+__getattr__, __dir__ = lazy_names(__name__, HOMES)

@@ -24,7 +24,7 @@ from plait.evaluation.selection import Selection
 from plait.layouts import Layout, name_of
 from plait.metrics.intervals import Estimate, bootstrap
 from plait.metrics.table import task_of
-from plait.terminal import FittedTable, Numbers
+from plait.terminal import FittedTable, NumberHeading
 
 NO_LISTS = "lists: nothing is told, since the layout recommends none, or an earlier version kept none"
 
@@ -59,13 +59,13 @@ def evaluate(run: Path, /, *, beyond_accuracy: Beyond = False, json: Json = Fals
 
 def _show(run: Path, result: Result, found: Mapping[str, Estimate], dataset: Dataset | str) -> None:
     deployed = _deployed(run, result)
-    headings: list[str | Numbers] = [
+    headings: list[str | NumberHeading] = [
         "metric",
-        *map(Numbers, ("value", "95 % interval", "users", "carried by")),
+        *map(NumberHeading, ("value", "95 % interval", "users", "carried by")),
     ]
     rows = [[name, *_cells(estimate)] for name, estimate in found.items()]
     if deployed:
-        headings.append(Numbers("model/"))
+        headings.append(NumberHeading("model/"))
         rows = [[*row, deployed.get(row[0], row[1])] for row in rows]
     layout = name_of(Layout.parse(result.settings.layout, allow_leaks=True))
     out = console()
@@ -105,13 +105,16 @@ def _show_beyond(beside: BeyondAccuracy | None, dataset: Dataset | str) -> None:
         say(f"beyond accuracy: not known, since {dataset}", out)
         return
     rows = [[name, *_cells(estimate)] for name, estimate in beside.lists.items()]
-    headings: list[str | Numbers] = ["lists", *map(Numbers, ("value", "95 % interval", "users"))]
+    headings: list[str | NumberHeading] = ["lists", *map(NumberHeading, ("value", "95 % interval", "users"))]
     show(FittedTable(headings, [row[:4] for row in rows]) if rows else NO_LISTS, out)
     metrics = dict.fromkeys(name for of in beside.slices for name in of.metrics)
     cells = [[name, *(_value_in(of, name) for of in beside.slices)] for name in metrics]
     notes = [str(of.slice) for of in beside.slices]
     show(
-        FittedTable(["metric", *(Numbers(of.slice.heading) for of in beside.slices)], cells, notes=notes), out
+        FittedTable(
+            ["metric", *(NumberHeading(of.slice.heading) for of in beside.slices)], cells, notes=notes
+        ),
+        out,
     )
 
 

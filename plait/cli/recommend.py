@@ -6,12 +6,12 @@ from typing import Annotated
 import polars as pl
 from cyclopts import Parameter
 
-from plait.baseline_recommender import RetrievalBaseline
 from plait.cli.arguments import Counting, Device, Json
 from plait.cli.counted import Asked, asked_of
 from plait.cli.output import show_rows
 from plait.cli.runs import finished_run, run_and_model
 from plait.cli.user_state import state_of
+from plait.counting_recommender import CountingRecommender
 from plait.data.columns.features import texts_of
 from plait.data.history import Columns, columns_read
 from plait.engine.plain import needs_time
@@ -88,7 +88,7 @@ def recommend(
 def _counted(asked: Asked, baseline: str, user: str, k: int) -> pl.DataFrame:
     """What a way of counting recommends."""
     protocol = asked.protocol
-    counts = RetrievalBaseline.fit(
+    counts = CountingRecommender.fit(
         asked.dataset, baseline, protocol=protocol, same_request=asked.same_request
     )
     history = counts.encode(asked.history(user))

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from plait.baseline_recommender import ActionBaseline
 from plait.cli.arguments import Counting, Device, Json
 from plait.cli.counted import asked_of
 from plait.cli.output import show_rows
 from plait.cli.runs import finished_run, run_and_model
 from plait.cli.user_state import state_of
+from plait.counting_recommender import CountingScorer
 from plait.schema import check_unique, split_quoted
 
 
@@ -52,7 +52,7 @@ def score(
     """
     if baseline is not None:
         asked = asked_of(run, None, at=at, context=context, dataset=dataset)
-        counts = ActionBaseline.fit(asked.dataset, baseline, same_request=asked.same_request)
+        counts = CountingScorer.fit(asked.dataset, baseline, same_request=asked.same_request)
         found = counts.score(counts.encode(asked.history(user)), split_items(items))
     else:
         folder, model_folder = run_and_model(run)

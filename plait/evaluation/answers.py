@@ -19,7 +19,7 @@ from torch import Tensor
 from plait.data import Dataset, Targets
 from plait.engine import steps
 from plait.engine.ranking import (
-    Beside,
+    AddedScores,
     Catalogue,
     Scores,
     Seen,
@@ -53,7 +53,7 @@ from plait.models.inputs import Inputs, query_inputs
 from plait.models.questions import QuestionPlan
 from plait.nn.actions import scaled
 from plait.randomness import Stream, numpy_generator
-from plait.schema import UNKNOWN_ITEM, Action, EventBatch, Ordinal
+from plait.schema import UNKNOWN_ITEM, Action, EventBatch
 from plait.wording import setting
 
 HeldOutPart = Literal["validation", "test"]
@@ -174,7 +174,7 @@ class _Histories:
     def of(cls, batch: EventBatch, count_B: Int64[np.ndarray, " B"]) -> "_Histories":
         return cls(before(batch, count_B), np.repeat(np.arange(len(count_B)), count_B))
 
-    def beside(self, model: GenerativeRecommender, rows: slice) -> Beside | None:
+    def beside(self, model: GenerativeRecommender, rows: slice) -> AddedScores | None:
         history_q = self.history_Q[rows]
         first, last = int(history_q[0]), int(history_q[-1])
         found = beside_of(model, some_users(self.events, slice(first, last + 1)))
@@ -264,7 +264,7 @@ def _ranked(
     catalogue: Catalogue,
     dataset: Dataset,
     chunk: Targets,
-    beside: Callable[[slice], Beside | None],
+    beside: Callable[[slice], AddedScores | None],
     protocol: Protocol,
     negatives: Iterator[Int64[np.ndarray, " N"]] | None,
     keep: int,
@@ -530,10 +530,8 @@ def _at_scale(
     match scale:
         case "chances":
             return labelled(user_Q, predicted_Q, label_Q)
-        case "log" if isinstance(action.kind, Ordinal):
-            return labelled(user_Q, action.kind.mean_of(predicted_Q), action.kind.levels_of(label_Q))
         case "log":
-            return labelled(user_Q, predicted_Q, label_Q)
+            return labelled(user_Q, *action.kind.log_numbers(predicted_Q, label_Q))
         case "model":
             both_Q2 = np.stack([predicted_Q, label_Q], axis=1)
             unit_Q2 = scaled((action, action), torch.from_numpy(both_Q2)).numpy()

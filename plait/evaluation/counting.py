@@ -22,7 +22,7 @@ from jaxtyping import Float32, Int64
 
 from plait.baselines import actions, retrieval
 from plait.baselines.actions import Predictor, predictors
-from plait.baselines.asking import Log, Questions, SameRequest, questions, training_log
+from plait.baselines.asking import BaselineQuestions, SameRequest, TrainingLog, questions, training_log
 from plait.baselines.choosing import best_of
 from plait.baselines.retrieval import Retriever
 from plait.data import Dataset, Targets
@@ -50,7 +50,7 @@ NO_VALIDATION = "no validation part to choose settings by: they are the usual on
 LEVEL = 0.05  # of the test that a model beats the best of them
 HISTORIES_AT_A_TIME = 4_096  # that are held together
 
-Family = TypeVar("Family", retrieval.Family, actions.Family)
+Named = TypeVar("Named", retrieval.RetrievalBaseline, actions.ActionBaseline)
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -77,7 +77,7 @@ class Asked(msgspec.Struct, frozen=True):
         )
 
 
-class Counted(msgspec.Struct, frozen=True):
+class ChosenBaseline(msgspec.Struct, frozen=True):
     """One way of counting, under a protocol."""
 
     name: str
@@ -88,7 +88,7 @@ class Baselines(msgspec.Struct, frozen=True):
     """All that can be asked."""
 
     asked: Asked
-    counted: tuple[Counted, ...]
+    counted: tuple[ChosenBaseline, ...]
     left_out: dict[str, str]  # by name, why
     note: str
     wall_s: float
@@ -165,23 +165,23 @@ def _some(targets: Targets) -> Targets:
 
 
 def _counted(
-    dataset: Dataset, protocol: Protocol, same_request: SameRequest, log: Log, validation: Targets
-) -> Iterator[tuple[Counted, Answers]]:
+    dataset: Dataset, protocol: Protocol, same_request: SameRequest, log: TrainingLog, validation: Targets
+) -> Iterator[tuple[ChosenBaseline, Answers]]:
     """Every way of counting, fitted one after the other, so that the memory of one is needed at a time."""
     test = dataset.targets("test", same_request)
     if not len(test):
         raise ValueError(f"{dataset.folder} has no test events to evaluate")
     judge = partial(_selected_metric, dataset, protocol, log, validation) if len(validation) else None
-    for family in retrieval.FAMILIES:
-        if not family.why_not(log, protocol.filter_seen):
-            retriever = best_of(family.options(log), judge)
+    for baseline in retrieval.RETRIEVAL_BASELINES:
+        if not baseline.why_not(log, protocol.filter_seen):
+            retriever = best_of(baseline.options(log), judge)
             answers = _answers_of_items(dataset, protocol, log, test, retriever, kept_of_lists("test"))
-            yield Counted(family.name, retriever.settings), answers
+            yield ChosenBaseline(baseline.name, retriever.settings), answers
     if dataset.actions:
         asked = questions(dataset, validation, log) if len(validation) else None
         for predictor in predictors(log, dataset.actions, asked):
             answers = _answers_of_actions(dataset, protocol, log, test, predictor)
-            yield Counted(predictor.name, predictor.settings), answers
+            yield ChosenBaseline(predictor.name, predictor.settings), answers
 
 
 def fitted_retriever(dataset: Dataset, protocol: Protocol, same_request: SameRequest, name: str) -> Retriever:
@@ -190,12 +190,12 @@ def fitted_retriever(dataset: Dataset, protocol: Protocol, same_request: SameReq
     Raises:
         ValueError: there is none of that name, or it is not counted here.
     """
-    family = _named(name, retrieval.FAMILIES, "ranks items")
+    baseline = _named(name, retrieval.RETRIEVAL_BASELINES, "ranks items")
     log, validation = training_log(dataset, same_request), _some(dataset.targets("validation", same_request))
-    if why := family.why_not(log, protocol.filter_seen):
-        raise ValueError(f"baseline {family.name!r} is not counted here: {why}")
+    if why := baseline.why_not(log, protocol.filter_seen):
+        raise ValueError(f"baseline {baseline.name!r} is not counted here: {why}")
     judge = partial(_selected_metric, dataset, protocol, log, validation) if len(validation) else None
-    return best_of(family.options(log), judge)
+    return best_of(baseline.options(log), judge)
 
 
 def fitted_predictor(dataset: Dataset, same_request: SameRequest, name: str) -> Predictor:
@@ -204,39 +204,42 @@ def fitted_predictor(dataset: Dataset, same_request: SameRequest, name: str) -> 
     Raises:
         ValueError: there is none of that name, or the data have no actions.
     """
-    family = _named(name, actions.FAMILIES, "predicts actions")
+    baseline = _named(name, actions.ACTION_BASELINES, "predicts actions")
     if not dataset.actions:
         raise ValueError(f"{dataset.folder} has no actions to predict")
     log, validation = training_log(dataset, same_request), _some(dataset.targets("validation", same_request))
     asked = questions(dataset, validation, log) if len(validation) else None
-    return next(predictors(log, dataset.actions, asked, [family]))
+    return next(predictors(log, dataset.actions, asked, [baseline]))
 
 
-def _named(name: str, families: Sequence[Family], does: str) -> Family:
+def _named(name: str, baselines: Sequence[Named], does: str) -> Named:
     """
-    >>> _named("sequential-rules", retrieval.FAMILIES, "ranks items").name
+    >>> _named("sequential-rules", retrieval.RETRIEVAL_BASELINES, "ranks items").name
     'sequential rules'
-    >>> _named("EASY", retrieval.FAMILIES, "ranks items")  # doctest: +ELLIPSIS
+    >>> _named("EASY", retrieval.RETRIEVAL_BASELINES, "ranks items")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     ValueError: no baseline that ranks items is called 'EASY'; did you mean 'EASE'? There are popularity, ...
     """
-    known = {family.name.lower().replace(" ", "-"): family for family in families}
+    known = {its.name.lower().replace(" ", "-"): its for its in baselines}
     asked = name.lower().replace(" ", "-")
     if asked in known:
         return known[asked]
     near = [f"; did you mean {known[it].name!r}?" for it in difflib.get_close_matches(asked, known, n=1)]
-    names = ", ".join(family.name for family in families)
+    names = ", ".join(its.name for its in baselines)
     raise ValueError(f"no baseline that {does} is called {name!r}{''.join(near) or '.'} There are {names}")
 
 
-def _left_out(log: Log, protocol: Protocol) -> dict[str, str]:
-    reasons = {family.name: family.why_not(log, protocol.filter_seen) for family in retrieval.FAMILIES}
+def _left_out(log: TrainingLog, protocol: Protocol) -> dict[str, str]:
+    reasons = {
+        baseline.name: baseline.why_not(log, protocol.filter_seen)
+        for baseline in retrieval.RETRIEVAL_BASELINES
+    }
     return {name: why for name, why in reasons.items() if why}
 
 
 def _selected_metric(
-    dataset: Dataset, protocol: Protocol, log: Log, validation: Targets, retriever: Retriever
+    dataset: Dataset, protocol: Protocol, log: TrainingLog, validation: Targets, retriever: Retriever
 ) -> float:
     answers = _answers_of_items(dataset, protocol, log, validation, retriever)
     value = measure(answers)[Selection.RETRIEVAL].value
@@ -245,7 +248,12 @@ def _selected_metric(
 
 
 def _answers_of_items(
-    dataset: Dataset, protocol: Protocol, log: Log, targets: Targets, retriever: Retriever, keep: int = 0
+    dataset: Dataset,
+    protocol: Protocol,
+    log: TrainingLog,
+    targets: Targets,
+    retriever: Retriever,
+    keep: int = 0,
 ) -> Answers:
     negatives = negatives_of(dataset, targets, protocol)
     ranked = [
@@ -259,7 +267,7 @@ def _ranked(
     dataset: Dataset,
     protocol: Protocol,
     chunk: Targets,
-    asked: Questions,
+    asked: BaselineQuestions,
     retriever: Retriever,
     negatives: Iterator[Int64[np.ndarray, " N"]] | None,
     keep: int,
@@ -270,7 +278,7 @@ def _ranked(
 
 
 def _answers_of_actions(
-    dataset: Dataset, protocol: Protocol, log: Log, targets: Targets, predictor: Predictor
+    dataset: Dataset, protocol: Protocol, log: TrainingLog, targets: Targets, predictor: Predictor
 ) -> Answers:
     parts = [
         predictor.predicted(asked, asked.item_Q)
@@ -281,8 +289,8 @@ def _answers_of_actions(
 
 
 def _asked(
-    dataset: Dataset, targets: Targets, log: Log, at_a_time: int
-) -> Iterator[tuple[Targets, Questions]]:
+    dataset: Dataset, targets: Targets, log: TrainingLog, at_a_time: int
+) -> Iterator[tuple[Targets, BaselineQuestions]]:
     for rows in steps.even(len(targets), min(at_a_time, HISTORIES_AT_A_TIME)):
         yield targets[rows], questions(dataset, targets[rows], log)
 

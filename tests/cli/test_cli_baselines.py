@@ -69,7 +69,7 @@ def test_the_verbs_ask_baselines_of_a_dataset_or_a_run(dataset: Dataset, run: Pa
     rules = ("--baseline", "sequential rules", "-k", 4)
     of_data, of_run = (said_by(capsys, "recommend", path, *asked, *rules) for path in (dataset.folder, run))
     assert of_data == of_run
-    baseline = plait.RetrievalBaseline.fit(dataset, "sequential rules")
+    baseline = plait.CountingRecommender.fit(dataset, "sequential rules")
     expected = baseline.retrieve(baseline.encode(dataset.history(3)), 4)
     assert [row["item"] for row in msgspec.json.decode(of_data)] == expected["item"].to_list()
     kept = ("--baseline", "own-frequency", "--no-filter-seen", "-k", 3)

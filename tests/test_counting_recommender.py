@@ -8,7 +8,7 @@ from small_runs import PROTOCOL
 from tiny import assert_caught, assert_not_vacuous, part_of, random_log
 
 import plait
-from plait import baseline_recommender
+from plait import counting_recommender
 from plait.baselines import actions, retrieval
 from plait.data import Dataset
 from plait.evaluation.answers import Answers
@@ -31,7 +31,7 @@ def before_the_test(dataset: Dataset, user: int) -> EventBatch:
 def check_lists(dataset: Dataset, judged: dict[str, Answers], names: Iterable[str]) -> None:
     met = {"lists": 0, "unlike the first": 0}
     for name in names:
-        baseline = plait.RetrievalBaseline.fit(dataset, name, protocol=KEPT)
+        baseline = plait.CountingRecommender.fit(dataset, name, protocol=KEPT)
         top_LK = judged[name].top_LK
         assert top_LK is not None
         for user in range(0, dataset.num_users, 4):
@@ -46,10 +46,10 @@ def check_lists(dataset: Dataset, judged: dict[str, Answers], names: Iterable[st
 
 
 def test_baselines_recommend_the_lists_that_they_are_judged_by(dataset, judged, monkeypatch):
-    check_lists(dataset, judged, [family.name for family in retrieval.FAMILIES])
-    right = baseline_recommender.Histories
+    check_lists(dataset, judged, [family.name for family in retrieval.RETRIEVAL_BASELINES])
+    right = counting_recommender.Histories
     monkeypatch.setattr(
-        baseline_recommender,
+        counting_recommender,
         "Histories",
         lambda item_E, *others: right(item_E[::-1].copy(), *others),  # the newest event first
     )
@@ -59,7 +59,7 @@ def test_baselines_recommend_the_lists_that_they_are_judged_by(dataset, judged, 
 def check_actions(dataset: Dataset, judged: dict[str, Answers], names: Iterable[str]) -> None:
     met = {"known": 0}
     for name in names:
-        baseline = plait.ActionBaseline.fit(dataset, name)
+        baseline = plait.CountingScorer.fit(dataset, name)
         for user in range(dataset.num_users):
             item = dataset.item_ids()[int(dataset.history(user).item_E[-1]) - 1]
             found = baseline.score(baseline.encode(before_the_test(dataset, user)), [item, "i03"])
@@ -72,10 +72,10 @@ def check_actions(dataset: Dataset, judged: dict[str, Answers], names: Iterable[
 
 
 def test_baselines_score_as_they_are_judged(dataset, judged, monkeypatch):
-    check_actions(dataset, judged, [family.name for family in actions.FAMILIES])
-    right = baseline_recommender.CountedHistory
+    check_actions(dataset, judged, [family.name for family in actions.ACTION_BASELINES])
+    right = counting_recommender.CountedHistory
     monkeypatch.setattr(
-        baseline_recommender,
+        counting_recommender,
         "CountedHistory",
         lambda state, is_counted_E: right(state, ~is_counted_E),
     )
@@ -83,7 +83,7 @@ def test_baselines_score_as_they_are_judged(dataset, judged, monkeypatch):
 
 
 def test_tables_of_the_log_are_read_as_models_read_them(dataset):
-    baseline = plait.RetrievalBaseline.fit(dataset, "item-kNN")
+    baseline = plait.CountingRecommender.fit(dataset, "item-kNN")
     log = random_log().filter(user="u03")
     of_dataset = baseline.retrieve(baseline.encode(dataset.history(3)), 3)
     of_table = baseline.retrieve(baseline.encode(log), 3)
@@ -93,7 +93,7 @@ def test_tables_of_the_log_are_read_as_models_read_them(dataset):
     assert baseline.retrieve(nobody, 2)["user"].to_list() == [None, None]
     with pytest.raises(ValueError, match="k = 99"):
         baseline.retrieve(nobody, 99)
-    scorer = plait.ActionBaseline.fit(dataset, "item and user")
+    scorer = plait.CountingScorer.fit(dataset, "item and user")
     assert len(scorer.score(scorer.encode(random_log()), ["i01", "i02"])) == 2 * 23
     with pytest.raises(ValueError, match="'i99'"):
         scorer.score(scorer.encode(log), ["i99"])
@@ -101,10 +101,10 @@ def test_tables_of_the_log_are_read_as_models_read_them(dataset):
 
 def test_what_is_not_counted_is_refused_with_what_there_is(dataset):
     with pytest.raises(ValueError, match="called 'popularty'; did you mean 'popularity'"):
-        plait.RetrievalBaseline.fit(dataset, "popularty")
+        plait.CountingRecommender.fit(dataset, "popularty")
     with pytest.raises(ValueError, match=r"ranks items is called 'item mean'.* There are popularity, recent"):
-        plait.RetrievalBaseline.fit(dataset, "item mean")
+        plait.CountingRecommender.fit(dataset, "item mean")
     with pytest.raises(ValueError, match="'own frequency' is not counted here: seen items are filtered"):
-        plait.RetrievalBaseline.fit(dataset, "own-frequency")
+        plait.CountingRecommender.fit(dataset, "own-frequency")
     with pytest.raises(ValueError, match="predicts actions is called 'EASE'"):
-        plait.ActionBaseline.fit(dataset, "EASE")
+        plait.CountingScorer.fit(dataset, "EASE")

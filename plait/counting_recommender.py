@@ -1,6 +1,6 @@
 """The face of counting: answers as `plait.recommender` gives them, where nothing was trained.
 
-baseline = plait.RetrievalBaseline.fit(data, "sequential rules")
+baseline = plait.CountingRecommender.fit(data, "sequential rules")
 history = baseline.encode(table)
 baseline.retrieve(history, k=10)
 
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool
 
 from plait.baselines.actions import Predictor
-from plait.baselines.asking import WHOLE, Histories, Questions, SameRequest
+from plait.baselines.asking import WHOLE, BaselineQuestions, Histories, SameRequest
 from plait.baselines.retrieval import Retriever
 from plait.data import Dataset
 from plait.data.forks import check_can_work
@@ -47,7 +47,7 @@ class CountedHistory:
 
 
 @final
-class RetrievalBaseline:
+class CountingRecommender:
     """A baseline that ranks items, such as "sequential rules"."""
 
     def __init__(self, dataset: Dataset, fitted: Retriever) -> None:
@@ -62,7 +62,7 @@ class RetrievalBaseline:
         *,
         protocol: Protocol = Protocol(),
         same_request: SameRequest = "causal",
-    ) -> "RetrievalBaseline":
+    ) -> "CountingRecommender":
         """Counts the training rows, with the settings that the validation chooses.
 
         Args:
@@ -109,7 +109,7 @@ class RetrievalBaseline:
 
 
 @final
-class ActionBaseline:
+class CountingScorer:
     """A baseline that predicts actions, such as "item and user"."""
 
     def __init__(self, dataset: Dataset, fitted: Predictor) -> None:
@@ -119,7 +119,7 @@ class ActionBaseline:
     @classmethod
     def fit(
         cls, data: Dataset | Path | str, name: str, *, same_request: SameRequest = "causal"
-    ) -> "ActionBaseline":
+    ) -> "CountingScorer":
         """Counts the training rows, with the damping that the validation chooses.
 
         Args:
@@ -155,7 +155,7 @@ class ActionBaseline:
         check_can_work()
         item_C, num_users = known_items(self.dataset.items, items), history.state.events.num_users
         item_UC = np.tile(item_C, (num_users, 1))
-        asked = Questions(
+        asked = BaselineQuestions(
             item_Q=item_UC.ravel(),
             label_QA=np.full((item_UC.size, len(self.dataset.actions)), np.nan, dtype=np.float32),
             history_Q=np.repeat(np.arange(num_users), len(item_C)),
