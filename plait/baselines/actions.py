@@ -110,14 +110,17 @@ class Predictor:
 
 
 def predictors(
-    log: TrainingLog, actions: Sequence[Action], validation: BaselineQuestions | None
+    log: TrainingLog,
+    actions: Sequence[Action],
+    validation: BaselineQuestions | None,
+    baselines: Sequence[ActionBaseline] = ACTION_BASELINES,
 ) -> Iterator[Predictor]:
     """Every way of counting, with the damping that has the least loss on the validation; the usual one without one."""
     totals = [
         [_totals(part, log, column) for part in counted(action.kind).parts]
         for column, action in enumerate(actions)
     ]
-    for baseline in ACTION_BASELINES:
+    for baseline in baselines:
         effects = [
             tuple(
                 _chosen(baseline, part, of_part, column, validation)

@@ -6,14 +6,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Device, Quiet
+from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Beyond, Device, Quiet
 from plait.cli.datasets import open_dataset, show_dataset
 from plait.cli.model_settings import VerbModelSettings, model_of_verb
 from plait.cli.output import console, progress_console, say, show
 from plait.cli.progress import training_bar
 from plait.cli.unfinished import Unfinished
+from plait.compare.beside import slices_in_words
 from plait.compare.comparing import compare as compare_layouts
-from plait.compare.page import terminal_table
+from plait.compare.page import terminal_side_tables, terminal_table
 from plait.compare.presentation import use
 from plait.compare.verdict import verdict_of
 from plait.evaluation.settings import Optim, Protocol
@@ -32,6 +33,7 @@ def compare(
     trunk: TrunkKind | None = None,
     device: Device = "auto",
     baselines: bool = True,
+    beyond_accuracy: Beyond = False,
     quiet: Quiet = False,
     model: Annotated[VerbModelSettings, MODEL] = VerbModelSettings(),
     optim: Annotated[Optim, TRAINING] = Optim(),
@@ -80,6 +82,10 @@ def compare(
             baselines=baselines,
         )
     show(terminal_table(comparison, screen.width), screen)
+    for table in terminal_side_tables(comparison) if beyond_accuracy else ():
+        show(table, screen)
+    if beyond_accuracy:
+        say(slices_in_words(comparison), screen)
     verdict = verdict_of(comparison)
     for line in verdict.lines:
         say(line, screen)

@@ -10,6 +10,7 @@ OUT/report.html          the page
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import get_args
 
@@ -25,6 +26,7 @@ from plait.compare.presentation import origins
 from plait.compare.regret import limits, regrets
 from plait.compare.results import (
     Ability,
+    Beyond,
     Chosen,
     Comparison,
     Cost,
@@ -38,6 +40,7 @@ from plait.compare.verdict import chief_metrics, verdict_of
 from plait.compare.words import folder_name, run_folder
 from plait.data import Dataset
 from plait.evaluation.answers import measure, targets_of
+from plait.evaluation.beyond_accuracy import Known, beyond_accuracy
 from plait.evaluation.checkpoints import rules_of
 from plait.evaluation.counting import BASELINES, Baselines, baselines_of
 from plait.evaluation.counts_effect import effects
@@ -196,6 +199,7 @@ def compare_variants(
         report("baselines")
     counted = _baselines(study, out, indented) if baselines else None
     rows: list[Row] = []
+    results: dict[str, dict[Path, Result]] = {}
     statistics: dict[tuple[str, int], Mapping[str, Statistic]] = {}
     deployed: dict[tuple[str, int], Mapping[str, Statistic]] = {}
     alone: dict[tuple[str, int], Mapping[str, Statistic]] = {}
@@ -211,6 +215,7 @@ def compare_variants(
                 runs.end()
                 continue
             runs.end(result.wall_s)
+            results.setdefault(variant.name, {})[folder] = result
             measured = measure(measured_answers(folder, result))
             statistics[variant.name, seed] = measured
             deployed[variant.name, seed] = _of_deployed(folder, result)
@@ -220,7 +225,10 @@ def compare_variants(
     comparison = _comparison(study, rows, statistics, deployed, best)
     comparison = _with_and_without_counts(comparison, statistics, alone)
     if counted is not None and statistics:
-        comparison = msgspec.structs.replace(comparison, floor=floor_of(*counted, statistics, DRAWS))
+        floor = floor_of(counted.baselines, counted.statistics, statistics, DRAWS)
+        comparison = msgspec.structs.replace(comparison, floor=floor)
+    beyond = (*_beyond_accuracy(study, results), *(counted.beyond if counted else ()))
+    comparison = msgspec.structs.replace(comparison, beyond_accuracy=beyond)
     of_users = examples(dataset, comparison, verdict_of(comparison), out, study.filters_seen)
     comparison = msgspec.structs.replace(comparison, examples=of_users)
     _write(comparison, out)
@@ -249,6 +257,17 @@ class _Study:
         return protocol_line(
             self.dataset, of.model, of.optim, of.protocol, seeds, self.device, variant.layout
         )
+
+    @cached_property
+    def known(self) -> Known:
+        return Known.of(self.dataset)
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The metrics that its tables may show."""
+        lists = sorted({k for variant in self.variants for k in variant.settings.protocol.lists})
+        of_actions = (metric for action in self.dataset.actions for metric in _metrics_of(action))
+        return (*shown_of_retrieval(tuple(lists)), *of_actions)
 
     @property
     def filters_seen(self) -> bool:
@@ -387,10 +406,24 @@ def _of_deployed(folder: Path, result: Result) -> dict[str, Statistic]:
     }
 
 
-def _baselines(
-    study: _Study, out: Path, report: Callable[[str], None]
-) -> tuple[Baselines, dict[str, dict[str, Statistic]]] | None:
-    """What counting reaches on the questions of all variants, by name its metrics; None where these differ."""
+def _beyond_accuracy(study: _Study, results: Mapping[str, Mapping[Path, Result]]) -> Iterator[Beyond]:
+    """Of every variant that has a finished run; the answers of one are held at a time."""
+    for name, of_variant in results.items():
+        runs = [measured_answers(folder, result) for folder, result in of_variant.items()]
+        yield Beyond(name, False, beyond_accuracy(runs, study.known, study.shown))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Counted:
+    """What counting reaches: its metrics by name, and what else its answers show."""
+
+    baselines: Baselines
+    statistics: Mapping[str, Mapping[str, Statistic]]
+    beyond: tuple[Beyond, ...]
+
+
+def _baselines(study: _Study, out: Path, report: Callable[[str], None]) -> _Counted | None:
+    """What counting reaches on the questions of all variants; None where these differ."""
     judged = {of.judged_as for of in study.variants}
     if len(judged) > 1:
         report("none: the variants are not asked the same questions")
@@ -404,7 +437,14 @@ def _baselines(
     report(
         ", ".join([f"{len(answers)} ways of counting in {found.wall_s:.1f} s", *filter(None, [found.note])])
     )
-    return found, {name: measure(its) for name, its in answers.items()}
+    return _Counted(
+        found,
+        {name: measure(its) for name, its in answers.items()},
+        tuple(
+            Beyond(name, True, beyond_accuracy([its], study.known, study.shown))
+            for name, its in answers.items()
+        ),
+    )
 
 
 def _failed(study: _Study, variant: Variant, seed: int, error: Diverged) -> Row:
@@ -479,9 +519,10 @@ def _comparison(
     names = [variant.name for variant in study.variants]
     reference = "item" if "item" in names else names[0]
     measured = {metric for found in statistics.values() for metric in found}
-    scoring = tuple(m for action in dataset.actions for m in _metrics_of(action) if m in measured)
-    lists = sorted({k for variant in study.variants for k in variant.settings.protocol.lists})
-    retrieval = tuple(m for m in shown_of_retrieval(tuple(lists)) if m in measured)
+    shown = [metric for metric in study.shown if metric in measured]
+    retrieval, scoring = (
+        tuple(metric for metric in shown if task_of(metric) == task) for task in ("retrieval", "actions")
+    )
     return Comparison(
         title=study.title,
         dataset=DatasetFacts(

@@ -414,6 +414,10 @@ class Dataset:
         """Training events of each dense item; index `UNKNOWN_ITEM` counts 0."""
         return np.concatenate([[0], self._item_table["train_events"].to_numpy()]).astype(np.int64)
 
+    def train_user_counts(self) -> Int64[np.ndarray, " U"]:
+        """Training events of each dense user."""
+        return (self._validation_U - self._start_U1[:-1]).astype(np.int64)
+
     def train_action_counts(self) -> Int64[np.ndarray, " A"]:
         """Training events that have a value of each action."""
         is_train_E = training_rows(self._start_U1, self._validation_U)

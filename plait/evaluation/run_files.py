@@ -119,8 +119,8 @@ def of_checkpoint(name: str, checkpoint: Checkpoint) -> str:
 def save_answers(path: Path, answers: Answers) -> None:
     """Arrays only, so that reading them back runs no code."""
     arrays = {name: getattr(answers, name) for name in ("user_Q", "list_Q", "item_Q", "label_QA")}
-    if answers.rank_Q is not None:
-        arrays["rank_Q"] = answers.rank_Q
+    of_items = {"rank_Q": answers.rank_Q, "top_LK": answers.top_LK}
+    arrays |= {name: value for name, value in of_items.items() if value is not None}
     arrays |= {f"predicted:{name}": value for name, value in answers.predicted.items()}
 
     def write(aside: Path) -> None:
@@ -151,7 +151,8 @@ def measured_answers(folder: Path, result: Result, name: str = ANSWERS) -> Answe
         case None:
             return deployed
         case "retrieval" as task:
-            return replace(deployed, rank_Q=answers_of_run(folder, result, task, name).rank_Q)
+            of_task = answers_of_run(folder, result, task, name)
+            return replace(deployed, rank_Q=of_task.rank_Q, top_LK=of_task.top_LK)
         case "actions" as task:
             return replace(deployed, predicted=answers_of_run(folder, result, task, name).predicted)
         case never:
@@ -193,6 +194,7 @@ def load_answers(
             list_Q=arrays.pop("list_Q", user_Q),
             item_Q=arrays.pop("item_Q"),
             rank_Q=arrays.pop("rank_Q", None),
+            top_LK=arrays.pop("top_LK", None),  # of before they were kept: none
             label_QA=arrays.pop("label_QA"),
             predicted={name.removeprefix("predicted:"): answer for name, answer in arrays.items()},
             loss={},

@@ -9,7 +9,7 @@ import msgspec
 
 from plait.counts.beside import Counts
 from plait.data import Dataset
-from plait.data.history import Columns, save_vocabulary
+from plait.data.history import columns_read, save_vocabulary
 from plait.data.storage.locks import kept_alone
 from plait.data.storage.whole_folders import MANIFEST
 from plait.evaluation.answers import Answers, answers_of
@@ -219,25 +219,6 @@ def check_takes_runs(folder: Path) -> None:
         raise ValueError(
             f"{folder} holds a prepared dataset; name another folder for what is trained ({setting('out')})"
         )
-
-
-def columns_read(dataset: Dataset) -> Columns:
-    """What the dataset's log called its columns."""
-    log = dataset.manifest.settings
-    return Columns(
-        user=log.user,
-        item=log.item,
-        time=log.time,
-        time_unit=log.time_unit,
-        time_format=log.time_format,
-        time_offset=log.time_offset,
-        user_ids="numbers" if dataset.user_ids().dtype.is_integer() else "text",
-        order=log.order,
-        request=log.request,
-        context=dataset.context,
-        user_features=dataset.manifest.user_features,
-        text=log.text,
-    )
 
 
 def write_json(path: Path, value: object) -> None:
