@@ -36,12 +36,14 @@ from plait.layouts import audit
 from plait.models.combining import check_supported
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs
+from plait.nn.arithmetic import Arithmetic, arithmetic_of
 from plait.nn.dropout import draw_from
 from plait.nn.initialising import initialised
-from plait.nn.precision import autocast, resolve_precision
+from plait.nn.precision import autocast, products_by
 from plait.nn.runtime import denormals_flushed
 from plait.notices import Diverged, Interrupted, Watch
 from plait.randomness import Randomness, Stream, torch_generator
+from plait.training.arithmetic import made_definite
 from plait.training.batches import check_labels, num_steps, training_stream
 from plait.training.checkpoint import differences, load_state, save_state
 from plait.training.flops import step_flops
@@ -81,6 +83,7 @@ def train_model(
     device: str = "cpu",
     watch: Watch | None = None,
     begin: Callable[[], None] | None = None,
+    arithmetic: Arithmetic | None = None,
 ) -> Fitted:
     """Trains one model. `folder` keeps its checkpoint and metrics.jsonl.
 
@@ -90,6 +93,7 @@ def train_model(
         watch: is called after every step. Like `report`, it may draw from any generator: training has its own.
         begin: is called once, when the settings were found to fit and the folder was made, before anything else is
             written to it. It is not called where training goes on from a checkpoint.
+        arithmetic: what matrices are multiplied in; without it, what `optim.precision` says for this machine.
 
     Raises:
         ValueError: the settings do not fit each other, the data or the checkpoint found in the folder. Or the layout
@@ -100,7 +104,8 @@ def train_model(
     """
     keep_freed_memory()
     check_supported(config.parsed_layout, dataset.actions, config.settings.trunk, config.settings.exposure)
-    optim = replace(optim, precision=resolve_precision(optim.precision, device))
+    arithmetic = arithmetic or arithmetic_of(optim.precision, config.settings.trunk.dim, device)
+    optim, config = made_definite(optim, arithmetic), replace(config, arithmetic=arithmetic.precision)
     layout = config.parsed_layout
     plan = protocol.plan(layout, config.settings.exposure)
     check_read(config, protocol)
@@ -122,8 +127,13 @@ def train_model(
     )
     for line in [*notes, *filter(None, others), *notes_on_unread(config, protocol)]:
         report(line)
-    with torch.inference_mode(False), torch.enable_grad(), denormals_flushed():
-        run = _Run(dataset, config, optim, protocol, rules, folder, report, device, watch)
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        denormals_flushed(),
+        products_by(optim.precision),
+    ):
+        run = _Run(dataset, config, optim, protocol, rules, folder, report, device, watch, arithmetic)
         if not run.restore():
             run.start()
             if not _are_given(rules, protocol):
@@ -161,7 +171,9 @@ class _Run:
         report: Callable[[str], None],
         device: str,
         watch: Watch | None,
+        arithmetic: Arithmetic,
     ) -> None:
+        self.arithmetic = arithmetic
         self.dataset, self.optim, self.protocol, self.rules = dataset, optim, protocol, rules
         self.folder, self.report, self.device, self.watch = folder, report, device, watch
         weights = torch_generator(protocol.seed, Stream.WEIGHTS)  # on the CPU: the same start on every device
@@ -288,6 +300,7 @@ class _Run:
             self.folder / CHECKPOINT,
             {
                 "fingerprint": self.fingerprint,
+                "arithmetic_because": self.arithmetic.because,
                 "progress": msgspec.to_builtins(self.progress),
                 "model": self.model.state_dict(),
                 "best": self.best_weights,

@@ -36,9 +36,11 @@ from plait.evaluation.run_files import (
 from plait.files import check_hashes, is_listed, write_listed, write_whole
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.saving import save_model
-from plait.nn.precision import autocast
+from plait.nn.arithmetic import Arithmetic
+from plait.nn.precision import autocast, products_by
 from plait.nn.runtime import denormals_flushed
 from plait.notices import Watch
+from plait.training.arithmetic import arithmetic_of_run
 from plait.training.checkpoint import differences
 from plait.training.loop import Fitted, train_model
 from plait.training.memory import check_fits_memory, forget_peak_memory, peak_memory_mb
@@ -54,8 +56,13 @@ def run_training(
     report: Callable[[str], None] = print,
     device: str = "cpu",
     watch: Watch | None = None,
+    arithmetic: Arithmetic | None = None,
 ) -> Result:
     """Trains and tests, or goes on where the folder stands; a finished run is only read.
+
+    Args:
+        arithmetic: what `optim.precision = auto` stands for in all runs that this one is compared with; without it,
+            what the run began with, or what this machine multiplies fastest in.
 
     Raises:
         ValueError: the folder holds a run of other settings or data, or one that another process trains just now, or
@@ -71,7 +78,7 @@ def run_training(
     check_takes_runs(folder)
     busy = f"{folder}: another process trains there; let it end or stop it, or use another folder"
     with kept_alone(folder / LOCK, busy) as alone, denormals_flushed():
-        return _train(dataset, settings, config, folder, report, device, watch, alone)
+        return _train(dataset, settings, config, folder, report, device, watch, alone, arithmetic)
 
 
 def _train(
@@ -83,9 +90,12 @@ def _train(
     device: str,
     watch: Watch | None,
     alone: Callable[[], None],
+    shared: Arithmetic | None,
 ) -> Result:
     _check_begun(folder)
-    start_s, origin, has_own_peak = time.perf_counter(), provenance(device), forget_peak_memory()
+    arithmetic = arithmetic_of_run(settings, folder, device, shared)
+    start_s, has_own_peak = time.perf_counter(), forget_peak_memory()
+    origin = provenance(device, arithmetic)
     if not (folder / CHECKPOINT).exists():  # of a checkpoint, `fit` knows more: the data that it is of
         _check_settings(folder, settings)
 
@@ -95,14 +105,13 @@ def _train(
         _write_listed_json(folder / SETTINGS, settings)
 
     fitted = train_model(
-        dataset, config, settings.optim, settings.protocol, folder, report, device, watch, begin
+        dataset, config, settings.optim, settings.protocol, folder, report, device, watch, begin, arithmetic
     )
     _save_checkpoints(dataset, settings, fitted, folder, device, report)
     result = _result(
         dataset,
         settings,
         fitted,
-        device,
         origin,
         wall_s=time.perf_counter() - start_s,
         peak_memory_mb=peak_memory_mb() if has_own_peak else None,
@@ -127,7 +136,8 @@ def _save_checkpoints(
         fitted.model.load_state_dict(weights)
         epoch = fitted.progress.best[checkpoint].epoch
         if epoch not in by_epoch:
-            with autocast(fitted.optim.precision, device):  # as validation ran
+            precision = fitted.optim.precision
+            with products_by(precision), autocast(precision, device):  # as validation ran
                 by_epoch[epoch] = _tested(dataset, settings, fitted.model, device)
         tested = by_epoch[epoch]
         fitted.model.counts = tested.counts
@@ -173,7 +183,6 @@ def _result(
     dataset: Dataset,
     settings: RunSettings,
     fitted: Fitted,
-    device: str,
     origin: Provenance,
     *,
     wall_s: float,
@@ -199,7 +208,7 @@ def _result(
         peak_memory_mb=peak_memory_mb,
         curve=progress.curve,
         protocol=protocol_line(
-            dataset, settings.model, settings.optim, protocol, [protocol.seed], device, fitted.model.layout
+            dataset, settings.model, fitted.optim, protocol, [protocol.seed], fitted.model.layout
         ),
         provenance=origin,
         beside=_beside(fitted),
