@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from tiny import prepared, random_log
 
 from plait.cli import main
 from plait.data import Dataset
 from plait.nn import arithmetic
 from plait.nn.arithmetic import Measured
+
+# The same cases in every run, whoever starts it: a test that fails here fails everywhere.
+settings.register_profile("plait", derandomize=True, deadline=None, database=None)
+settings.load_profile("plait")
 
 
 def pytest_configure() -> None:

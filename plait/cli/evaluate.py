@@ -22,7 +22,7 @@ from plait.evaluation.selection import Selection
 from plait.layouts import Layout, name_of
 from plait.metrics.intervals import Estimate, bootstrap
 from plait.metrics.table import task_of
-from plait.terminal import FittedTable, Numbers
+from plait.terminal import FittedTable, NumberHeading
 
 
 def evaluate(run: Path, /, *, json: Json = False) -> None:
@@ -49,13 +49,13 @@ def evaluate(run: Path, /, *, json: Json = False) -> None:
 
 def _show(run: Path, result: Result, found: Mapping[str, Estimate]) -> None:
     deployed = _deployed(run, result)
-    headings: list[str | Numbers] = [
+    headings: list[str | NumberHeading] = [
         "metric",
-        *map(Numbers, ("value", "95 % interval", "users", "carried by")),
+        *map(NumberHeading, ("value", "95 % interval", "users", "carried by")),
     ]
     rows = [[name, *_cells(estimate)] for name, estimate in found.items()]
     if deployed:
-        headings.append(Numbers("model/"))
+        headings.append(NumberHeading("model/"))
         rows = [[*row, deployed.get(row[0], row[1])] for row in rows]
     layout = name_of(Layout.parse(result.settings.layout, allow_leaks=True))
     out = console()

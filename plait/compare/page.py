@@ -16,7 +16,7 @@ from plait.compare.presentation import Cell as MetricCell
 from plait.compare.results import Comparison
 from plait.compare.verdict import verdict_of
 from plait.compare.words import NOTHING, duration, meaning, metric_label, number, run_folder
-from plait.terminal import Cell, FittedTable, Numbers
+from plait.terminal import Cell, FittedTable, NumberHeading
 
 TERMINAL_STYLE = {"best": "bold", "second": "underline", "other": ""}
 
@@ -43,7 +43,12 @@ def _table(comparison: Comparison, shown: Sequence[str], on_page_only: Sequence[
     if oracle := presentation.oracle_cells(comparison):
         rows.append(["oracle", *(_terminal_cell(oracle[metric]) for metric in shown), *[""] * 4])
     return FittedTable(
-        headings=["layout", *map(Numbers, (*map(metric_label, shown), "cost", "s/epoch")), "retr.", "score"],
+        headings=[
+            "layout",
+            *map(NumberHeading, (*map(metric_label, shown), "cost", "s/epoch")),
+            "retr.",
+            "score",
+        ],
         rows=rows,
         title=f"{comparison.title} on {comparison.dataset.name}",
         notes=["", *notes, f"Protocol: {comparison.protocol}"],

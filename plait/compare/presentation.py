@@ -16,9 +16,9 @@ import msgspec
 from plait.compare.charts import (
     Chart,
     Contrasted,
+    CostPoint,
     Learning,
     Look,
-    Measured,
     Run,
     forest,
     learning_curves,
@@ -468,7 +468,7 @@ def _costs(found: Sequence[Summary], metric: str, looks: dict[str, Look]) -> Cha
         assert measured.estimate.value is not None
         is_worse = measured.vs_best is not None and measured.vs_best.is_significant
         points.append(
-            Measured(
+            CostPoint(
                 summary.layout,
                 looks[summary.layout],
                 summary.cost.train_flops,

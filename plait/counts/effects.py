@@ -24,7 +24,7 @@ HALF = (
 )
 
 
-class Scale(ABC):
+class EffectScale(ABC):
     """On which scale what a user adds is added."""
 
     @abstractmethod
@@ -61,7 +61,7 @@ class Scale(ABC):
 
 @final
 @dataclass(frozen=True)
-class Numbers(Scale):
+class NumberEffects(EffectScale):
     """The numbers' own scale. The loss is the squared error."""
 
     def mean(self, y_EK: Float64[np.ndarray, "E K"]) -> Float64[np.ndarray, " K"]:
@@ -89,7 +89,7 @@ class Numbers(Scale):
 
 @final
 @dataclass(frozen=True)
-class Chances(Scale):
+class LogitEffects(EffectScale):
     """Logits of columns of 0 and 1: a user moves those of all columns alike, so ordered ones stay in order. The loss is
     the log-loss of every column."""
 
@@ -119,7 +119,7 @@ class Chances(Scale):
 
 @final
 @dataclass(frozen=True)
-class Shares(Scale):
+class Shares(EffectScale):
     """Logarithms of shares that sum to 1, a column for each value. The loss is that of the value that came."""
 
     def mean(self, y_EK: Float64[np.ndarray, "E K"]) -> Float64[np.ndarray, " K"]:
@@ -158,7 +158,11 @@ class ItemTotals:
 
     @classmethod
     def of(
-        cls, scale: Scale, y_EK: Float64[np.ndarray, "E K"], item_E: Int64[np.ndarray, " E"], num_items: int
+        cls,
+        scale: EffectScale,
+        y_EK: Float64[np.ndarray, "E K"],
+        item_E: Int64[np.ndarray, " E"],
+        num_items: int,
     ) -> "ItemTotals":
         """Counts events whose action is known."""
         known_E = item_E != UNKNOWN_ITEM

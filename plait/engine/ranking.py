@@ -52,7 +52,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Beside:
+class AddedScores:
     """What counts add to the scores of the catalogue."""
 
     model_weight: float  # of the logits
@@ -62,14 +62,14 @@ class Beside:
         return self.model_weight * score_UC + self.added_UI[:, item_C]
 
 
-def beside_of(model: GenerativeRecommender, histories: EventBatch) -> Beside | None:
+def beside_of(model: GenerativeRecommender, histories: EventBatch) -> AddedScores | None:
     """What counts say after histories as the model reads them, its window and no more; None where none are combined."""
     counts = model.counts
     if counts is None or not counts.pay:
         return None
     added_UI = counts.added(histories.item_E, histories.start_U1, model.config.num_items)
     device = next(model.parameters()).device
-    return Beside(float(counts.weight_T[0]), torch.from_numpy(added_UI).to(device))
+    return AddedScores(float(counts.weight_T[0]), torch.from_numpy(added_UI).to(device))
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Catalogue:
         return steps.rows_per_step(len(self))
 
     def scored(
-        self, state_UD: Float[Tensor, "U D"], beside: Beside | None = None
+        self, state_UD: Float[Tensor, "U D"], beside: AddedScores | None = None
     ) -> Callable[[], Iterable[Scores]]:
         """Gives the scores as `parts` does, at every call the same; computed once where they are a single part."""
         if len(self) > steps.rows_per_step(len(state_UD)):
@@ -99,7 +99,7 @@ class Catalogue:
         whole = tuple(self.parts(state_UD, beside))
         return lambda: whole
 
-    def parts(self, state_UD: Float[Tensor, "U D"], beside: Beside | None = None) -> Iterator[Scores]:
+    def parts(self, state_UD: Float[Tensor, "U D"], beside: AddedScores | None = None) -> Iterator[Scores]:
         """The scores of all items, in fp32, as many at a time as `STEP_LOGITS` allows.
 
         Args:

@@ -18,7 +18,16 @@ from torch import Tensor
 
 from plait.data import Dataset, Targets
 from plait.engine import steps
-from plait.engine.ranking import Beside, Catalogue, Scores, Seen, beside_of, catalogue_of, scores_at, without
+from plait.engine.ranking import (
+    AddedScores,
+    Catalogue,
+    Scores,
+    Seen,
+    beside_of,
+    catalogue_of,
+    scores_at,
+    without,
+)
 from plait.engine.state import before, some_users
 from plait.evaluation.ahead import ahead
 from plait.evaluation.settings import Protocol
@@ -42,7 +51,7 @@ from plait.models.inputs import Inputs, query_inputs
 from plait.models.questions import QuestionPlan
 from plait.nn.actions import scaled
 from plait.randomness import Stream, numpy_generator
-from plait.schema import Action, EventBatch, Ordinal
+from plait.schema import Action, EventBatch
 from plait.wording import setting
 
 HeldOutPart = Literal["validation", "test"]
@@ -154,7 +163,7 @@ class _Histories:
     def of(cls, batch: EventBatch, count_B: Int64[np.ndarray, " B"]) -> "_Histories":
         return cls(before(batch, count_B), np.repeat(np.arange(len(count_B)), count_B))
 
-    def beside(self, model: GenerativeRecommender, rows: slice) -> Beside | None:
+    def beside(self, model: GenerativeRecommender, rows: slice) -> AddedScores | None:
         history_q = self.history_Q[rows]
         first, last = int(history_q[0]), int(history_q[-1])
         found = beside_of(model, some_users(self.events, slice(first, last + 1)))
@@ -223,7 +232,7 @@ def _ranks(
     catalogue: Catalogue,
     dataset: Dataset,
     chunk: Targets,
-    beside: Callable[[slice], Beside | None],
+    beside: Callable[[slice], AddedScores | None],
     protocol: Protocol,
     negatives: Iterator[Int64[np.ndarray, " N"]] | None,
     state_QD: Tensor,
@@ -439,10 +448,8 @@ def _at_scale(
     match scale:
         case "chances":
             return labelled(user_Q, predicted_Q, label_Q)
-        case "log" if isinstance(action.kind, Ordinal):
-            return labelled(user_Q, action.kind.mean_of(predicted_Q), action.kind.levels_of(label_Q))
         case "log":
-            return labelled(user_Q, predicted_Q, label_Q)
+            return labelled(user_Q, *action.kind.log_numbers(predicted_Q, label_Q))
         case "model":
             both_Q2 = np.stack([predicted_Q, label_Q], axis=1)
             unit_Q2 = scaled((action, action), torch.from_numpy(both_Q2)).numpy()

@@ -14,7 +14,7 @@ from plait.baselines.asking import SameRequest, training_log
 from plait.baselines.retrieval import EASE_ITEMS, LAST, PAIRED_EVENTS, RECENT_DECAYS, RIDGES, WINDOWS
 from plait.counts import histories, items
 from plait.counts.beside import Counts, Tables, pruned
-from plait.counts.combining import MODEL, Choices, Combination, combination
+from plait.counts.combining import MODEL, Choices, FittedWeights, combination
 from plait.data import Dataset, Targets
 from plait.engine.ranking import FIRST_ITEM, catalogue_of
 from plait.engine.state import before
@@ -130,7 +130,7 @@ def _is_left(dataset: Dataset, targets: Targets, protocol: Protocol) -> Bool[np.
     return is_left_QI[:, FIRST_ITEM:]
 
 
-def _told(found: Combination, names: tuple[str, ...], num_answers: int, num_asked: int) -> str:
+def _told(found: FittedWeights, names: tuple[str, ...], num_answers: int, num_asked: int) -> str:
     """
     >>> _told(Combination(np.array([0.5, 0.25]), 12.0, 0.01), ("rules",), 100, 100)
     'counts: model 0.50, rules 0.25 (gain in log-likelihood 12.0 over 100 answers of the validation; of one half of \

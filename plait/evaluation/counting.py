@@ -20,7 +20,7 @@ from jaxtyping import Float32, Int64
 
 from plait.baselines import retrieval
 from plait.baselines.actions import Predictor, predictors
-from plait.baselines.asking import Log, Questions, SameRequest, questions, training_log
+from plait.baselines.asking import BaselineQuestions, SameRequest, TrainingLog, questions, training_log
 from plait.baselines.choosing import best_of
 from plait.baselines.retrieval import Retriever
 from plait.data import Dataset, Targets
@@ -64,7 +64,7 @@ class Asked(msgspec.Struct, frozen=True):
         )
 
 
-class Counted(msgspec.Struct, frozen=True):
+class ChosenBaseline(msgspec.Struct, frozen=True):
     """One way of counting, under a protocol."""
 
     name: str
@@ -75,7 +75,7 @@ class Baselines(msgspec.Struct, frozen=True):
     """All that can be asked."""
 
     asked: Asked
-    counted: tuple[Counted, ...]
+    counted: tuple[ChosenBaseline, ...]
     left_out: dict[str, str]  # by name, why
     note: str
     wall_s: float
@@ -152,32 +152,35 @@ def _some(targets: Targets) -> Targets:
 
 
 def _counted(
-    dataset: Dataset, protocol: Protocol, same_request: SameRequest, log: Log, validation: Targets
-) -> Iterator[tuple[Counted, Answers]]:
+    dataset: Dataset, protocol: Protocol, same_request: SameRequest, log: TrainingLog, validation: Targets
+) -> Iterator[tuple[ChosenBaseline, Answers]]:
     """Every way of counting, fitted one after the other, so that the memory of one is needed at a time."""
     test = dataset.targets("test", same_request)
     if not len(test):
         raise ValueError(f"{dataset.folder} has no test events to evaluate")
     judge = partial(_selected_metric, dataset, protocol, log, validation) if len(validation) else None
-    for family in retrieval.FAMILIES:
-        if not family.why_not(log, protocol.filter_seen):
-            retriever = best_of(family.options(log), judge)
+    for baseline in retrieval.RETRIEVAL_BASELINES:
+        if not baseline.why_not(log, protocol.filter_seen):
+            retriever = best_of(baseline.options(log), judge)
             answers = _answers_of_items(dataset, protocol, log, test, retriever)
-            yield Counted(family.name, retriever.settings), answers
+            yield ChosenBaseline(baseline.name, retriever.settings), answers
     if dataset.actions:
         asked = questions(dataset, validation, log) if len(validation) else None
         for predictor in predictors(log, dataset.actions, asked):
             answers = _answers_of_actions(dataset, protocol, log, test, predictor)
-            yield Counted(predictor.name, predictor.settings), answers
+            yield ChosenBaseline(predictor.name, predictor.settings), answers
 
 
-def _left_out(log: Log, protocol: Protocol) -> dict[str, str]:
-    reasons = {family.name: family.why_not(log, protocol.filter_seen) for family in retrieval.FAMILIES}
+def _left_out(log: TrainingLog, protocol: Protocol) -> dict[str, str]:
+    reasons = {
+        baseline.name: baseline.why_not(log, protocol.filter_seen)
+        for baseline in retrieval.RETRIEVAL_BASELINES
+    }
     return {name: why for name, why in reasons.items() if why}
 
 
 def _selected_metric(
-    dataset: Dataset, protocol: Protocol, log: Log, validation: Targets, retriever: Retriever
+    dataset: Dataset, protocol: Protocol, log: TrainingLog, validation: Targets, retriever: Retriever
 ) -> float:
     answers = _answers_of_items(dataset, protocol, log, validation, retriever)
     value = measure(answers)[Selection.RETRIEVAL].value
@@ -186,7 +189,7 @@ def _selected_metric(
 
 
 def _answers_of_items(
-    dataset: Dataset, protocol: Protocol, log: Log, targets: Targets, retriever: Retriever
+    dataset: Dataset, protocol: Protocol, log: TrainingLog, targets: Targets, retriever: Retriever
 ) -> Answers:
     negatives = negatives_of(dataset, targets, protocol)
     rank_Q = [
@@ -200,7 +203,7 @@ def _ranks(
     dataset: Dataset,
     protocol: Protocol,
     chunk: Targets,
-    asked: Questions,
+    asked: BaselineQuestions,
     retriever: Retriever,
     negatives: Iterator[Int64[np.ndarray, " N"]] | None,
 ) -> Int64[np.ndarray, " Q"]:
@@ -210,7 +213,7 @@ def _ranks(
 
 
 def _answers_of_actions(
-    dataset: Dataset, protocol: Protocol, log: Log, targets: Targets, predictor: Predictor
+    dataset: Dataset, protocol: Protocol, log: TrainingLog, targets: Targets, predictor: Predictor
 ) -> Answers:
     parts = [
         predictor.predicted(asked, asked.item_Q)
@@ -221,8 +224,8 @@ def _answers_of_actions(
 
 
 def _asked(
-    dataset: Dataset, targets: Targets, log: Log, at_a_time: int
-) -> Iterator[tuple[Targets, Questions]]:
+    dataset: Dataset, targets: Targets, log: TrainingLog, at_a_time: int
+) -> Iterator[tuple[Targets, BaselineQuestions]]:
     for rows in steps.even(len(targets), min(at_a_time, HISTORIES_AT_A_TIME)):
         yield targets[rows], questions(dataset, targets[rows], log)
 

@@ -57,7 +57,7 @@ class RunSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside:
+class OtherCheckpoint:
     """The checkpoint that lies beside what is deployed."""
 
     best_for: Task
@@ -88,7 +88,7 @@ class Result:
     train_cpu_s: float | None = None  # of all threads during the steps; None where it was not yet recorded
     protocol: str = ""  # in one line, with the seed; "" in results that were written before it was recorded
     provenance: Provenance = Provenance()  # of the process that finished the run
-    beside: Beside | None = None
+    beside: OtherCheckpoint | None = None
 
     @property
     def measured_beside(self) -> Task | None:
@@ -101,7 +101,7 @@ class Result:
             case never:
                 assert_never(never)
 
-    def measured(self, task: Task) -> "Beside | Result":
+    def measured(self, task: Task) -> "OtherCheckpoint | Result":
         """By what the checkpoint was chosen that a task is measured on, and when it was best."""
         return self.beside if self.beside and self.measured_beside == task else self
 

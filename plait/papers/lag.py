@@ -21,8 +21,8 @@ from plait.layouts.packing import pad
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import training_inputs
 from plait.models.saving import load_model
-from plait.papers.claims import Repeated, Verdict, judge_repeated
-from plait.papers.logs import Log
+from plait.papers.claims import ClaimVerdict, Repeated, judge_repeated
+from plait.papers.logs import StudyLog
 from plait.papers.study import Figure, Finding, Place, shrunk
 from plait.schema import UNKNOWN_ITEM, EventBatch
 from plait.training.arithmetic import made_definite, shared_arithmetic
@@ -46,14 +46,14 @@ class LagByOne:
     """
 
     name: str
-    log: Log
+    log: StudyLog
     variant: Variant
     num_seeds: int
     num_items: int = 100
     num_actions: int = 5
 
     @property
-    def logs(self) -> tuple[Log, ...]:
+    def logs(self) -> tuple[StudyLog, ...]:
         return (self.log,)
 
     def quick(self) -> "LagByOne":
@@ -159,7 +159,7 @@ def attention_map(model: GenerativeRecommender, batch: EventBatch) -> Float64[np
     return map_LL.double().numpy()
 
 
-def judged(map_SPLL: Float64[np.ndarray, "S P L L"]) -> tuple[Verdict, ...]:
+def judged(map_SPLL: Float64[np.ndarray, "S P L L"]) -> tuple[ClaimVerdict, ...]:
     """Whether the last query looks at the item, and at the token after it."""
     return judge_repeated([looks_at(map_SPLL, offset) for offset in OFFSETS])
 

@@ -12,8 +12,8 @@ from plait.data import Dataset
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.run_files import Result
 from plait.nn.arithmetic import Arithmetic
-from plait.papers.claims import Repeated, Verdict, judge_repeated
-from plait.papers.logs import Log
+from plait.papers.claims import ClaimVerdict, Repeated, judge_repeated
+from plait.papers.logs import StudyLog
 from plait.papers.study import Figure, Finding, Place, shrunk
 from plait.training.arithmetic import made_definite, shared_arithmetic
 from plait.training.run import run_training
@@ -39,13 +39,13 @@ class Race:
     """
 
     name: str
-    log: Log
+    log: StudyLog
     racers: tuple[Racer, ...]
     at_least: float | None = None  # % of the time, that the paper claims of all; None: that each saves some
     num_rounds: int = 5
 
     @property
-    def logs(self) -> tuple[Log, ...]:
+    def logs(self) -> tuple[StudyLog, ...]:
         return (self.log,)
 
     def quick(self) -> "Race":
@@ -142,7 +142,7 @@ class Race:
             Figure(variant=racer.name, metric=THEORY, value=saving(cheap.train_flops, dear.train_flops)),
         ]
 
-    def verdicts(self, savings: Sequence[Sequence[float]]) -> tuple[Verdict, ...]:
+    def verdicts(self, savings: Sequence[Sequence[float]]) -> tuple[ClaimVerdict, ...]:
         """What each racer saves, round by round in %, against what the paper claims."""
         return judge_repeated(
             [

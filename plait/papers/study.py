@@ -22,8 +22,8 @@ from plait.data import Dataset
 from plait.evaluation.provenance import provenance
 from plait.evaluation.run_files import RunSettings
 from plait.notices import Watch
-from plait.papers.claims import Claim, Verdict, answer, judge
-from plait.papers.logs import Log, NotHere
+from plait.papers.claims import Claim, ClaimVerdict, answer, judge
+from plait.papers.logs import NotHere, StudyLog
 from plait.training.run import check_takes_runs, write_json
 
 
@@ -76,7 +76,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     protocol: str
     metrics: dict[str, str]  # ours -> what the paper measured there; "" where it has no figures
     figures: tuple[Figure, ...]  # by variant, then metric
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[ClaimVerdict, ...] = ()
     notes: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()  # runs that diverged
     drawing: tuple[str, ...] = ()  # lines for a terminal
@@ -111,7 +111,7 @@ class StudyPart(Protocol):
     def name(self) -> str: ...
 
     @property
-    def logs(self) -> tuple[Log, ...]: ...
+    def logs(self) -> tuple[StudyLog, ...]: ...
 
     def quick(self) -> "StudyPart":
         """The same in seconds."""
@@ -151,7 +151,7 @@ class Trial:
     """Variants trained on one log, under as many seeds each."""
 
     name: str
-    log: Log
+    log: StudyLog
     variants: tuple[Variant, ...]
     metrics: Mapping[str, str]  # ours -> what the paper measured there, in its words
     paper: Mapping[str, tuple[float | None, ...]]  # by variant, the paper's figures in the order of `metrics`
@@ -167,7 +167,7 @@ class Trial:
         assert all(len(row) == len(self.metrics) for row in self.paper.values()), self.name
 
     @property
-    def logs(self) -> tuple[Log, ...]:
+    def logs(self) -> tuple[StudyLog, ...]:
         return (self.log,)
 
     def quick(self) -> "Trial":

@@ -25,7 +25,7 @@ from plait.evaluation.run_files import (
     RESULT,
     SETTINGS,
     WITHOUT_COUNTS,
-    Beside,
+    OtherCheckpoint,
     Result,
     RunSettings,
     load_result,
@@ -171,11 +171,11 @@ def _tested(dataset: Dataset, settings: RunSettings, model: GenerativeRecommende
     return _Tested(model.counts, answers, without)
 
 
-def _beside(fitted: Fitted) -> Beside | None:
+def _beside(fitted: Fitted) -> OtherCheckpoint | None:
     for checkpoint, rule in fitted.rules.items():
         if checkpoint != "deployed":
             epoch = fitted.progress.best[checkpoint].epoch
-            return Beside(best_for=checkpoint, selection=str(rule), best_epoch=epoch)
+            return OtherCheckpoint(best_for=checkpoint, selection=str(rule), best_epoch=epoch)
     return None
 
 

@@ -19,7 +19,7 @@ from plait.data.sources import prepared
 from plait.evaluation.run_files import load_result
 from plait.papers import STUDIES, attnmvp, lac
 from plait.papers.claims import Claim
-from plait.papers.logs import Given, Log, NotHere, Public, Simulated, stand_in
+from plait.papers.logs import Given, NotHere, Public, Simulated, StudyLog, stand_in
 from plait.papers.speed import Race
 from plait.papers.study import (
     Either,
@@ -336,7 +336,7 @@ def test_all_logs_of_every_part_are_known_before_it_runs() -> None:
     met = 0
     for part in (part for study in STUDIES for part in study.parts):
         for its in (part.first, part.otherwise) if isinstance(part, Either) else (part,):
-            assert its.logs and all(isinstance(log, Log) for log in its.logs), its.name
+            assert its.logs and all(isinstance(log, StudyLog) for log in its.logs), its.name
             met += len(its.logs) > 1
     assert_not_vacuous({"parts of several logs": met})
 
