@@ -29,7 +29,7 @@ WIDEST = {"cpu": 256, "cuda": 1024}  # matrices of a probe
 ROWS = {"cpu": 1 << 10, "cuda": 1 << 16}  # at most
 PRODUCT = {"cpu": 1 << 25, "cuda": 1 << 32}  # multiplications of one product, at most
 ROUNDS = 8
-ENOUGH_S = 0.02  # no further round begins after it
+ENOUGH_S = 0.01  # no further round begins after it
 SEED: Final = 0
 
 
