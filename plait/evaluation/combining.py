@@ -69,6 +69,25 @@ def counts_of(model: GenerativeRecommender, dataset: Dataset, protocol: Protocol
     return Counts(tables, found.weight_T, same_request, said)
 
 
+def counted_again(
+    counts: Counts, dataset: Dataset, whole: Dataset, protocol: Protocol, same_request: SameRequest
+) -> Counts:
+    """The same counts of all rows. Weights stay those that the validation gave, for tables in the same units.
+
+    Args:
+        dataset: whose training rows they were counted on.
+        whole: whose training rows are all rows.
+    """
+    tables, lost = tables_of(whole, protocol, same_request)
+    if tables.ease is not None and counts.tables.ease is not None:
+        before, _ = tables_of(dataset, protocol, same_request)
+        assert before.ease is not None, "it is counted by the number of items, which is the same"
+        unit = abs(before.ease).max() / (abs(counts.tables.ease).max() or 1.0) or 1.0
+        tables = replace(tables, ease=(tables.ease / unit).astype(np.float32))
+    said = f"{counts.said}; counted again on all rows ({lost})"
+    return Counts(tables, counts.weight_T, same_request, said)
+
+
 def _spread(count: int, most: int) -> Int64[np.ndarray, " Q"]:
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
