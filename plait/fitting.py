@@ -63,7 +63,8 @@ def fit(
     _check_type(
         "data", data, Dataset, "a prepared plait.Dataset, or its folder; plait.prepare makes them of a log"
     )
-    _check_type("layout", layout or "lac", str, "text: a name of `plait layouts`, or a notation")
+    if layout is not None:
+        _check_type("layout", layout, str, "text: a name of `plait layouts`, or a notation")
     for name, given, settings_of in (
         ("model", model, ModelSettings),
         ("optim", optim, Optim),

@@ -10,7 +10,7 @@ import msgspec
 
 from plait.evaluation.run_files import CHECKPOINT, RESULT, Result, RunSettings, load_result, read_file
 from plait.evaluation.settings import Optim
-from plait.files import check_hashes, write_listed
+from plait.files import write_whole
 from plait.nn.arithmetic import Arithmetic, arithmetic_of, check_exact
 from plait.nn.precision import Multiplied
 from plait.training.checkpoint import load_state
@@ -59,12 +59,11 @@ def shared_arithmetic(folder: Path, settings: Sequence[RunSettings], device: str
         return arithmetic_of(settings[0].optim.precision, settings[0].model.trunk.dim, device)
     path = folder / ARITHMETIC
     if path.exists():
-        check_hashes(folder, f"delete {path} and the runs beside it", ARITHMETIC)
         return read_file(path, Arithmetic)
     recorded = map(recorded_arithmetic, sorted(folder.glob("runs/*")))
     chosen = next(filter(None, recorded), None) or arithmetic_of("auto", max(leave_open), device)
     folder.mkdir(parents=True, exist_ok=True)
-    write_listed(path, lambda aside: aside.write_bytes(msgspec.json.format(msgspec.json.encode(chosen))))
+    write_whole(path, lambda aside: aside.write_bytes(msgspec.json.format(msgspec.json.encode(chosen))))
     return chosen
 
 
