@@ -2,6 +2,7 @@
 
 OUT/runs/VARIANT-seedN/  one run each (see `plait.training.run`); a finished one is only read again
 OUT/baselines/           what counting answers (see `plait.evaluation.counting`), where it is compared too
+OUT/arithmetic.json      what all runs multiply in, where the settings leave it open
 OUT/rows.jsonl           one row per variant and seed
 OUT/comparison.json      everything that the page shows
 OUT/summary.json         what was found and under which protocol, small enough to keep beside code
@@ -72,8 +73,10 @@ from plait.metrics.table import (
 )
 from plait.models.combining import check_supported
 from plait.models.generative import ModelSettings
+from plait.nn.arithmetic import Arithmetic
 from plait.notices import Diverged, Watch
 from plait.schema import Action, check_unique
+from plait.training.arithmetic import made_definite, shared_arithmetic
 from plait.training.batches import check_labels, targets_per_epoch
 from plait.training.run import check_takes_runs, config_of, run_training, write_json
 from plait.training.unread import check_read
@@ -189,7 +192,9 @@ def compare_variants(
     check_takes_runs(out)
     check_setting("seeds", num_seeds, SEEDS)
     _check_variants(variants, dataset)
-    study = _Study(dataset, tuple(variants), num_seeds, title, command, device, provenance(device))
+    arithmetic = shared_arithmetic(out, [variant.settings for variant in variants], device)
+    origin = provenance(device, arithmetic)
+    study = _Study(dataset, tuple(variants), num_seeds, title, command, arithmetic, origin)
     best = limits(dataset, [variant.settings for variant in variants], study.seeds)
 
     def indented(line: str) -> None:
@@ -209,7 +214,9 @@ def compare_variants(
             folder = out / run_folder(variant.name, seed)
             runs.begin(f"{variant.name}, seed {seed}")
             try:
-                result = run_training(dataset, variant.seeded(seed), folder, indented, device, watch)
+                result = run_training(
+                    dataset, variant.seeded(seed), folder, indented, device, watch, arithmetic
+                )
             except Diverged as error:
                 rows.append(_failed(study, variant, seed, error))
                 runs.end()
@@ -244,7 +251,7 @@ class _Study:
     num_seeds: int
     title: str
     command: str
-    device: str
+    arithmetic: Arithmetic
     origin: Provenance
 
     @property
@@ -254,9 +261,8 @@ class _Study:
 
     def line_of(self, variant: Variant, seeds: Sequence[int]) -> str:
         of = variant.settings
-        return protocol_line(
-            self.dataset, of.model, of.optim, of.protocol, seeds, self.device, variant.layout
-        )
+        optim = made_definite(of.optim, self.arithmetic)
+        return protocol_line(self.dataset, of.model, optim, of.protocol, seeds, variant.layout)
 
     @cached_property
     def known(self) -> Known:

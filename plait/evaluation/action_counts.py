@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float64, Int64
 
 from plait.baselines.actions import DECAYS, ITEM_DAMPING, USER_DAMPING
-from plait.baselines.asking import TrainingLog, training_log
+from plait.baselines.asking import SameRequest, TrainingLog, training_log
 from plait.baselines.choosing import best_of
 from plait.counts.actions import ActionCounts, ActionQuestions, CountedAction, CountedPart, WeighedPart
 from plait.counts.effects import Damping, ItemTotals
@@ -94,7 +94,7 @@ def _counted_part(
 ) -> CountedPart:
     y_EK = part.columns(log.action_EA[:, column].astype(np.float64))
     is_known_E = ~np.isnan(y_EK[:, 0])
-    totals = ItemTotals.of(part.scale, y_EK[is_known_E], log.item_E[is_known_E], log.num_items)
+    totals = _totals(part, column, log)
     usual = Damping(ITEM_DAMPING[0], USER_DAMPING[0], DECAYS[0])
     found, is_known_Q = CountedPart(part, column, totals, usual, reads_item), is_known_E[event_Q]
     if not is_known_Q.any():
@@ -112,6 +112,32 @@ def _counted_part(
         options = [replace(found, damping=replace(found.damping, **{name: value})) for value in values]
         found = best_of(options, judge)
     return found
+
+
+def _totals(part: Part, column: int, log: TrainingLog) -> ItemTotals:
+    y_EK = part.columns(log.action_EA[:, column].astype(np.float64))
+    is_known_E = ~np.isnan(y_EK[:, 0])
+    return ItemTotals.of(part.scale, y_EK[is_known_E], log.item_E[is_known_E], log.num_items)
+
+
+def actions_again(counts: ActionCounts, whole: Dataset, same_request: SameRequest) -> ActionCounts:
+    """The same counts of all rows; how they are damped and what they weigh stays what held-out rows gave.
+
+    Args:
+        whole: whose training rows are all rows.
+    """
+    log = training_log(whole, same_request)
+
+    def again(part: WeighedPart) -> WeighedPart:
+        totals = _totals(part.counted.part, part.counted.action, log)
+        return replace(part, counted=replace(part.counted, totals=totals))
+
+    return ActionCounts(
+        tuple(
+            replace(its, parts=tuple(map(again, its.parts)), said=f"{its.said}; counted again on all rows")
+            for its in counts.actions
+        )
+    )
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from plait.counts.combining import MODEL, Choices, FittedWeights, combination
 from plait.data import Dataset, Targets
 from plait.engine.ranking import FIRST_ITEM, catalogue_of
 from plait.engine.state import before
-from plait.evaluation.action_counts import action_counts_of
+from plait.evaluation.action_counts import action_counts_of, actions_again
 from plait.evaluation.answers import batch_of_targets, forward_steps, in_context, targets_of, without_autocast
 from plait.evaluation.counting import QUESTIONS, spread
 from plait.evaluation.settings import Protocol
@@ -83,6 +83,35 @@ def item_counts_of(
     found = combination(choices)
     said = f"{_told(found, tables.names, len(choices), len(targets))}; {lost}"
     return ItemCounts(tables, found.weight_T, said)
+
+
+def counted_again(
+    counts: Counts, dataset: Dataset, whole: Dataset, protocol: Protocol, same_request: SameRequest
+) -> Counts:
+    """The same counts of all rows. Weights stay those that the validation gave, for tables in the same units.
+
+    Args:
+        dataset: whose training rows they were counted on.
+        whole: whose training rows are all rows.
+    """
+    of_items, of_actions = counts.items, counts.actions
+    if of_items is not None:
+        of_items = _items_again(of_items, dataset, whole, protocol, same_request)
+    if of_actions is not None:
+        of_actions = actions_again(of_actions, whole, same_request)
+    return Counts(of_items, of_actions, same_request)
+
+
+def _items_again(
+    counts: ItemCounts, dataset: Dataset, whole: Dataset, protocol: Protocol, same_request: SameRequest
+) -> ItemCounts:
+    tables, lost = tables_of(whole, protocol, same_request)
+    if tables.ease is not None and counts.tables.ease is not None:
+        before, _ = tables_of(dataset, protocol, same_request)
+        assert before.ease is not None, "it is counted by the number of items, which is the same"
+        unit = abs(before.ease).max() / (abs(counts.tables.ease).max() or 1.0) or 1.0
+        tables = replace(tables, ease=(tables.ease / unit).astype(np.float32))
+    return ItemCounts(tables, counts.weight_T, f"{counts.said}; counted again on all rows ({lost})")
 
 
 def _scaled(tables: Tables, choices: Choices) -> tuple[Tables, Choices]:

@@ -131,8 +131,7 @@ def _counted_now(
     dataset: Dataset, protocol: Protocol, same_request: SameRequest, folder: Path
 ) -> tuple[Baselines, dict[str, Answers]]:
     start_s, log = time.perf_counter(), training_log(dataset, same_request)
-    validation = dataset.targets("validation", same_request)
-    validation = validation[spread(len(validation))]
+    validation = _some(dataset, same_request)
     found = list(_counted(dataset, protocol, same_request, log, validation))
     baselines = Baselines(
         Asked.of(dataset, protocol, same_request),
@@ -158,6 +157,12 @@ def _keep(folder: Path, baselines: Baselines, answers: Mapping[str, Answers]) ->
 
 def _folder_of(folder: Path, name: str) -> Path:
     return folder / name.replace(" ", "-")
+
+
+def _some(dataset: Dataset, same_request: SameRequest) -> Targets:
+    """Those of the validation that settings are chosen by."""
+    targets = dataset.targets("validation", same_request)
+    return targets[spread(len(targets))]
 
 
 def spread(count: int, most: int = QUESTIONS) -> Int64[np.ndarray, " Q"]:
@@ -196,7 +201,7 @@ def fitted_retriever(dataset: Dataset, protocol: Protocol, same_request: SameReq
         ValueError: there is none of that name, or it is not counted here.
     """
     baseline = _named(name, retrieval.RETRIEVAL_BASELINES, "ranks items")
-    log, validation = training_log(dataset, same_request), _some(dataset.targets("validation", same_request))
+    log, validation = training_log(dataset, same_request), _some(dataset, same_request)
     if why := baseline.why_not(log, protocol.filter_seen):
         raise ValueError(f"baseline {baseline.name!r} is not counted here: {why}")
     judge = partial(_selected_metric, dataset, protocol, log, validation) if len(validation) else None
@@ -212,7 +217,7 @@ def fitted_predictor(dataset: Dataset, same_request: SameRequest, name: str) -> 
     baseline = _named(name, actions.ACTION_BASELINES, "predicts actions")
     if not dataset.actions:
         raise ValueError(f"{dataset.folder} has no actions to predict")
-    log, validation = training_log(dataset, same_request), _some(dataset.targets("validation", same_request))
+    log, validation = training_log(dataset, same_request), _some(dataset, same_request)
     asked = questions(dataset, validation, log) if len(validation) else None
     return next(predictors(log, dataset.actions, asked, [baseline]))
 

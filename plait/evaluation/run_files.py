@@ -50,6 +50,7 @@ class RunSettings:
     model: ModelSettings = ModelSettings()
     optim: Optim = Optim()
     protocol: Protocol = Protocol()
+    goes_on_from: str = ""  # sha256 of the weights that it goes on from; "" where they are drawn
 
     @cached_property
     def parsed_layout(self) -> Layout:
@@ -63,6 +64,18 @@ class OtherCheckpoint:
     best_for: Task
     selection: str
     best_epoch: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refit:
+    """What was trained once more, on all rows: its steps, and its evaluation, are those of a run's checkpoint."""
+
+    run: str
+    checkpoint: Checkpoint
+    steps: int
+
+    def __str__(self) -> str:
+        return f"the model of {Path(self.run) / of_checkpoint(MODEL, self.checkpoint)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +102,7 @@ class Result:
     protocol: str = ""  # in one line, with the seed; "" in results that were written before it was recorded
     provenance: Provenance = Provenance()  # of the process that finished the run
     beside: OtherCheckpoint | None = None
+    refit: Refit | None = None  # where no row was held out; its answers are then those of another model
 
     @property
     def measured_beside(self) -> Task | None:

@@ -32,6 +32,7 @@ from plait.nn.heads import ActionHeads, Coupler
 from plait.nn.initialising import unset
 from plait.nn.item_bias import ItemBias
 from plait.nn.losses import RetrievalLoss, retrieval_loss
+from plait.nn.precision import Multiplied
 from plait.nn.sampling import Sampler
 from plait.nn.towers import TowerConfig
 from plait.nn.trunk import Trunk
@@ -84,6 +85,8 @@ class ModelConfig:
     context: tuple[Feature, ...] = ()
     asked_as_candidates: bool = False
     """Trained to answer from what lay before a request, by choice: layouts that allow nothing else are so anyway."""
+    arithmetic: Multiplied | None = None
+    """What matrices were multiplied in when it was trained and tested; None where that was not recorded."""
 
     def __post_init__(self) -> None:
         for action in self.actions:
