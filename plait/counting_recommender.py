@@ -29,7 +29,16 @@ from plait.engine.state import State
 from plait.engine.state import encode as encode_history
 from plait.evaluation.counting import fitted_predictor, fitted_retriever
 from plait.evaluation.settings import Protocol
-from plait.recommender import NOBODY, Frame, known_items, ranked_rows, rows_of, whole_number, with_actions
+from plait.recommender import (
+    NOBODY,
+    Frame,
+    action_columns,
+    known_items,
+    ranked_rows,
+    rows_of,
+    whole_number,
+    with_actions,
+)
 from plait.schema import EventBatch
 
 
@@ -162,9 +171,8 @@ class CountingScorer:
             histories=history.of_users,
         )
         predicted = self.fitted.predicted(asked, asked.item_Q)
-        return with_actions(
-            rows_of(self.dataset.items, history.state, item_UC), self.dataset.actions, predicted
-        )
+        answer = rows_of(self.dataset.items, history.state, item_UC)
+        return with_actions(answer, action_columns(self.dataset.actions, predicted, len(answer)))
 
 
 def _encoded(dataset: Dataset, history: Frame | EventBatch) -> CountedHistory:

@@ -10,18 +10,20 @@ import reprlib
 import time as clock
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
 import msgspec
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 
 from plait.data.columns import rules
-from plait.data.columns.features import code_context, new_items
+from plait.data.columns.features import code_context, new_items, numbers_of
 from plait.data.columns.ids import id_series
 from plait.data.columns.times import MICROSECONDS_PER_S
+from plait.data.columns.values import feature_values
 from plait.data.forks import check_can_work
 from plait.data.history import (
     ITEMS,
@@ -31,19 +33,23 @@ from plait.data.history import (
     read_history,
     save_vocabulary,
 )
+from plait.data.logs.tables import open_tables
 from plait.data.vocabulary import Vocabulary
 from plait.engine import plain
-from plait.engine.state import State
+from plait.engine.state import State, called
 from plait.engine.state import append as append_event
 from plait.engine.state import encode as encode_history
+from plait.engine.value import Formula, Value
 from plait.files import draft_folder
 from plait.models.generative import GenerativeRecommender
 from plait.models.saving import CONFIG, load_model, put_in_place, save_model
 from plait.nn.device import resolve_device
-from plait.schema import UNKNOWN_ITEM, UNSEEN_VALUE, Action, Category, EventBatch, shortened
+from plait.schema import UNKNOWN_ITEM, UNSEEN_VALUE, Action, Category, EventBatch, Number, shortened
 from plait.wording import setting
 
 CENTURY_S = 3_200_000_000  # a request may lie ahead, but not in the milliseconds of a log of seconds
+
+VALUE = "value"  # the column of a formula's values
 
 NOBODY = (None,)  # the user of a history that names none: no real one, whatever its id
 
@@ -155,7 +161,13 @@ class Recommender:
         return Recommender(self.model.with_items(table), self.vocabulary.with_more(ids), self.columns)
 
     def score(
-        self, state: State, items: Sequence[Any], *, at: Any = None, context: Mapping[str, Any] | None = None
+        self,
+        state: State,
+        items: Sequence[Any],
+        *,
+        at: Any = None,
+        context: Mapping[str, Any] | None = None,
+        value: str | Value | None = None,
     ) -> pl.DataFrame:
         """Expected actions on given items: a row per user and item, a column per action in the log's units.
 
@@ -168,12 +180,17 @@ class Recommender:
                 without requests, items that are shown at the time of the last event belong to its request, and answers
                 are as trained for such. All others belong to a later one.
             context: values of that moment's context features, by name; missing where not named.
+            value: a formula such as `0.7 * like + 0.3 * log1p(watch_s)`, or what `Recommender.value` made of one. Its
+                values stand in a last column, `value`; rows keep the order of the items.
 
         Raises:
             ValueError: items are no list of ids, or one of them is unknown. Or the layout cannot score, or the model
-                has no such context. Or the time is needed and not given, or lies before the last event.
+                has no such context. Or the time is needed and not given, or lies before the last event. Or a value is
+                refused as by `Recommender.value`, or not finite for some candidate.
         """
         check_can_work()
+        if isinstance(value, str):
+            value = self.value(value)
         item_C = known_items(self.vocabulary, items)
         item_UC = np.tile(item_C, (state.events.num_users, 1))
         at_s, request_name = self._when(at)
@@ -181,7 +198,47 @@ class Recommender:
         predicted = plain.score(
             self.model, state, item_UC, at_s=at_s, request_name=request_name, context_F=context_F
         )
-        return with_actions(rows_of(self.vocabulary, state, item_UC), self.actions, predicted)
+        answer = rows_of(self.vocabulary, state, item_UC)
+        columns = action_columns(self.actions, predicted, len(answer))
+        answer = with_actions(answer, columns, taken=() if value is None else (VALUE,))
+        if value is None:
+            return answer
+        moment = self._numbers_of_context(context or {})
+        value_M = value.of(dict(columns), item_UC.reshape(-1), moment, partial(_candidate, answer))
+        return answer.with_columns(pl.Series(VALUE, value_M))
+
+    def value(self, formula: str, item_numbers: Any = None) -> Value:
+        """A ranking value for `score`: arithmetic over predicted actions, numbers of items and of the context.
+
+        A formula has numbers, names, `+ - * / **`, brackets and the functions abs, sqrt, exp, log, log1p, min and max.
+        Names are the columns that `score` answers with, then the numbers of the context, then columns of
+        `item_numbers`. One that is no Python name stands in quotes: `2 * "device=phone"`. Where any part of the formula
+        is not finite for a candidate, `score` raises and says which.
+
+        Args:
+            item_numbers: a table with a row per item, in any of the forms that `plait.prepare` takes: the log's item
+                column, and the columns of numbers that the formula names.
+
+        Raises:
+            ValueError: it is no such formula, a name is unknown, or none is an action's. Or the table does not hold
+                the numbers.
+        """
+        check_can_work()
+        parsed = Formula.parse(formula)
+        actions = [name for action in self.actions for name in action.kind.answer_columns(action.name)]
+        numbers = [feature.name for feature in self.columns.context if isinstance(feature.kind, Number)]
+        wanted = [name for name in parsed.names if name not in (*actions, *numbers)]
+        text = self.columns.text
+        of_items: list[str] = []
+        if item_numbers is not None and wanted:
+            tables = open_tables(item_numbers, text, text.item_columns, wanted)
+            of_items = [name for name in tables[0].schema if name != self.columns.item]
+        parsed.check_names(
+            actions, (*numbers, *of_items), self._without_numbers(has_table=item_numbers is not None)
+        )
+        if not wanted:
+            return Value(parsed)
+        return Value(parsed, numbers_of(item_numbers, self.columns.item, wanted, self.items, text))
 
     def retrieve(
         self, state: State, k: int = 10, *, filter_seen: bool = True, at: Any = None
@@ -238,6 +295,35 @@ class Recommender:
                 f"{model.config.num_items}. Expected the files of one save_pretrained: save it there again"
             )
         return cls(model.to(resolve_device(device)), vocabulary, columns)
+
+    def _numbers_of_context(self, context: Mapping[str, Any]) -> dict[str, float]:
+        """Of every number among the context, NaN where it is not given."""
+        numbers = {}
+        for feature in self.columns.context:
+            if isinstance(feature.kind, Number):
+                given = pl.DataFrame({feature.name: [context.get(feature.name)]})
+                (number,) = feature_values(feature, given, "context")
+                numbers[feature.name] = float("nan") if number is None else float(number)
+        return numbers
+
+    def _without_numbers(self, *, has_table: bool) -> dict[str, str]:
+        """Names that a formula cannot use, and what it can."""
+        unfit = {}
+        for feature in self.model.config.item_features:
+            if not has_table:
+                unfit[feature.name] = (
+                    f"{feature.name!r} describes items, and of a feature the model keeps no numbers; give a table "
+                    f"that has them, {setting('item_numbers')}"
+                )
+        for feature in self.columns.context:
+            unfit[feature.name] = f"the context {feature.name!r} is a category, which is no number"
+        for action in self.actions:
+            columns = action.kind.answer_columns(action.name)
+            unfit[action.name] = (
+                f"the action {action.name!r} is one of several values; name the chance of one, such as "
+                f'"{columns[0]}", in quotes'
+            )
+        return unfit
 
     def _when(self, at: Any) -> tuple[int | None, int | None]:
         """A time as the log writes it, in unix seconds, and in µs what tells it from the times of the log's requests.
@@ -333,14 +419,29 @@ def ranked_rows(
     return rows_of(vocabulary, state, item_UK).with_columns(rank_M, pl.Series("score", score_UK.reshape(-1)))
 
 
-def with_actions(
-    answer: pl.DataFrame, actions: Sequence[Action], predicted: Mapping[str, Float[np.ndarray, "..."]]
-) -> pl.DataFrame:
-    """The rows with what is expected of each action, in the log's units."""
+def action_columns(
+    actions: Sequence[Action], predicted: Mapping[str, Float[np.ndarray, "..."]], num_rows: int
+) -> list[tuple[str, Float32[np.ndarray, " M"]]]:
+    """What is expected of each action, in the log's units: the name and the numbers of each column."""
+    columns: list[tuple[str, np.ndarray]] = []
     for action in actions:
-        value_MW = action.kind.answer(predicted[action.name].reshape(len(answer), -1))
-        for name, value_M in zip(action.kind.answer_columns(action.name), value_MW.T, strict=True):
-            answer = answer.with_columns(pl.Series(_free(name, answer.columns), value_M))
+        value_MW = action.kind.answer(predicted[action.name].reshape(num_rows, -1))
+        columns += zip(action.kind.answer_columns(action.name), value_MW.T, strict=True)
+    return columns
+
+
+def with_actions(
+    answer: pl.DataFrame,
+    columns: Sequence[tuple[str, Float32[np.ndarray, " M"]]],
+    taken: Sequence[str] = (),
+) -> pl.DataFrame:
+    """The rows with these columns behind.
+
+    Args:
+        taken: names that none of them may have.
+    """
+    for name, value_M in columns:
+        answer = answer.with_columns(pl.Series(_free(name, (*answer.columns, *taken)), value_M))
     return answer
 
 
@@ -355,6 +456,11 @@ def known_items(vocabulary: Vocabulary, items: Any) -> Int64[np.ndarray, " C"]:
             f"such as {unknown[0]!r}"
         )
     return item_C
+
+
+def _candidate(answer: pl.DataFrame, row: int) -> str:
+    user, item = answer.select("user", "item").row(row)
+    return f"{called(user)}, item {item!r}"
 
 
 def _free(name: str, taken: Sequence[str]) -> str:
