@@ -12,6 +12,7 @@ EVERYWHERE = {
     "files",
     "limits",
     "wording",
+    "window_rule",
 }  # datasets, runs and models are written, and numbers checked, by one rule
 MODEL = {"layouts", "nn", "models", "engine"}
 MAY_IMPORT = {
@@ -22,6 +23,7 @@ MAY_IMPORT = {
     "allocation": set(),
     "notices": set(),
     "wording": set(),
+    "window_rule": set(),
     "terminal": set(),
     "layouts": set(),
     "data": set(),

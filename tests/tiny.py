@@ -25,6 +25,7 @@ from plait.nn.config import TrunkConfig
 from plait.nn.dropout import draw_from
 from plait.nn.initialising import initialised
 from plait.schema import UNKNOWN_ITEM, Action, Binary, EventBatch, Feature, Regression
+from plait.window_rule import WindowRule
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -114,7 +115,7 @@ def plan_of(
     """Asks about every event where it stands, or by choice about the last requests' events as candidates."""
     return QuestionPlan(
         layout=layout if isinstance(layout, Layout) else resolve(layout),
-        max_events=max_events,
+        window=WindowRule(max_events),
         exposure=exposure,
         supervise="all" if candidate_requests is None else "candidates",
         candidate_requests=candidate_requests or 1,
@@ -145,6 +146,7 @@ def part_of(
         request_E=batch.request_E[rows],
         context_EF=batch.context_EF[rows],
         user_code_UK=batch.user_code_UK[user : user + 1],
+        number_E=batch.number_E[rows],
     )
 
 

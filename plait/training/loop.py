@@ -102,7 +102,7 @@ def train_model(
     check_supported(config.parsed_layout, dataset.actions, config.settings.trunk, config.settings.exposure)
     optim = replace(optim, precision=resolve_precision(optim.precision, device))
     layout = config.parsed_layout
-    plan = protocol.plan(layout, config.settings.exposure)
+    plan = protocol.plan(layout, config.settings)
     check_read(config, protocol)
     dataset.check_content()
     check_labels(dataset, layout)
@@ -224,7 +224,7 @@ class _Run:
         model = self.model
         return training_stream(
             self.dataset,
-            self.protocol.plan(model.layout, model.config.settings.exposure),
+            self.protocol.plan(model.layout, model.config.settings),
             self.optim.users_per_step,
             self.protocol,
             epoch,

@@ -178,7 +178,9 @@ def check_line_of_no_layout(dataset) -> None:
     met = {"said": 0, "silent": 0}
     for exposure, supervise in product(exposures, get_args(Supervise)):
         protocol = replace(PROTOCOL, supervise=supervise)
-        plans = [protocol.plan(entry.layout, exposure) for entry in CATALOGUE.values()]
+        plans = [
+            protocol.plan(entry.layout, replace(MODEL, exposure=exposure)) for entry in CATALOGUE.values()
+        ]
         is_said = "no request column" in line(
             dataset, model=replace(MODEL, exposure=exposure), protocol=protocol
         )

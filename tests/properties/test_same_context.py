@@ -85,7 +85,8 @@ def every_way() -> Iterator[tuple[Combination, Protocol]]:
 
 
 def plan_of(combination: Combination, protocol: Protocol) -> QuestionPlan:
-    return protocol.plan(CATALOGUE[combination.name].layout, combination.exposure)
+    settings = ModelSettings(exposure=combination.exposure)
+    return protocol.plan(CATALOGUE[combination.name].layout, settings)
 
 
 def trained(logs: Logs, combination: Combination, protocol: Protocol) -> Contexts:
