@@ -56,6 +56,7 @@ def model_of(
     *,
     actions: tuple[Action, ...] = ACTIONS,
     max_events: int = MAX_EVENTS,
+    window_step: int = 1,
     settings: ModelSettings | None = None,
     asked_as_candidates: bool = False,
     **features: tuple[Feature, ...],
@@ -70,6 +71,7 @@ def model_of(
         num_items=NUM_ITEMS,
         actions=actions,
         max_events=max_events,
+        window_step=window_step,
         asked_as_candidates=asked_as_candidates,
         **features,
     )
