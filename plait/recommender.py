@@ -89,8 +89,8 @@ class Recommender:
                 own.
             before: how many events a user had before the first of its history: one number, or by the user's id (0 for
                 those that it does not name). Models whose windows begin anew every few events (`window_step`) count
-                them, so that a history that was cut has the window of the whole one. Items of earlier events are not known
-                to be seen.
+                them, so that a history that was cut has the window of the whole one. Items of events that were cut do
+                not count as seen.
 
         Raises:
             ValueError: a column is missing, of the wrong type or not one of the log's. Or an event lacks its user, item
