@@ -10,6 +10,7 @@ import reprlib
 import time as clock
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, final
@@ -41,6 +42,7 @@ from plait.engine.state import append as append_event
 from plait.engine.state import encode as encode_history
 from plait.engine.value import Formula, Value
 from plait.files import draft_folder
+from plait.limits import MOST_CODES, Between
 from plait.models.generative import GenerativeRecommender
 from plait.models.saving import CONFIG, load_model, put_in_place, save_model
 from plait.nn.device import resolve_device
@@ -50,7 +52,7 @@ from plait.wording import setting
 CENTURY_S = 3_200_000_000  # a request may lie ahead, but not in the milliseconds of a log of seconds
 
 VALUE = "value"  # the column of a formula's values
-
+EARLIER_EVENTS = Between(0, MOST_CODES, "they are counted by 32 bits")
 NOBODY = (None,)  # the user of a history that names none: no real one, whatever its id
 
 Frame = Any  # whatever polars reads: a dataframe of polars, pandas or Arrow, or a mapping of columns
@@ -78,7 +80,9 @@ class Recommender:
     def actions(self) -> tuple[Action, ...]:
         return self.model.config.actions
 
-    def encode(self, history: Frame | EventBatch, users: Frame | None = None) -> State:
+    def encode(
+        self, history: Frame | EventBatch, users: Frame | None = None, *, before: int | Mapping[Any, int] = 0
+    ) -> State:
         """Histories of one user or, where the user column is there, of many: ordered by user and time.
 
         Args:
@@ -88,21 +92,27 @@ class Recommender:
             users: the user features that the model was trained with: a row per user, with the user's id. Nothing is
                 known about users that are not in it, or about any where it is not given. An `EventBatch` brings its
                 own.
+            before: how many events a user had before the first of its history: one number, or by the user's id (0 for
+                those that it does not name). Models whose windows begin anew every few events (`window_step`) count
+                them, so that a history that was cut has the window of the whole one. Items of events that were cut do
+                not count as seen.
 
         Raises:
             ValueError: a column is missing, of the wrong type or not one of the log's. Or an event lacks its user, item
                 or time, or there is no event. Or users are given to a model that was trained without features of them.
+                Or `before` is no count, or of others, or counts events that the model has to read.
         """
         check_can_work()
         if users is not None:
             self._check_takes_users(history)
         is_batch = isinstance(history, EventBatch)
         read = self._of_batch(history) if is_batch else self._read(history, users)
+        user_ids = read.user_ids if is_batch else read.user_ids or NOBODY
         return encode_history(
-            read.events,
-            self.model.plan.max_events,
+            _behind(read.events, before, user_ids),
+            self.model.plan.window,
             self.model.plan.lead,
-            read.user_ids if is_batch else read.user_ids or NOBODY,
+            user_ids,
             read.unknown_items,
             request_name_U=read.request_name_U,
             place_U=read.place_U,
@@ -132,7 +142,7 @@ class Recommender:
         return append_event(
             state,
             read.events,
-            self.model.plan.max_events,
+            self.model.plan.window,
             self.model.plan.lead,
             read.user_ids,
             read.unknown_items,
@@ -461,6 +471,31 @@ def known_items(vocabulary: Vocabulary, items: Any) -> Int64[np.ndarray, " C"]:
 def _candidate(answer: pl.DataFrame, row: int) -> str:
     user, item = answer.select("user", "item").row(row)
     return f"{called(user)}, item {item!r}"
+
+
+def _behind(
+    events: EventBatch, before: int | Mapping[Any, int], user_ids: Sequence[Any] | None
+) -> EventBatch:
+    """Histories that came behind so many events of their users; as they are, where there were none.
+
+    Raises:
+        ValueError: one is no count, or of a user without a history.
+    """
+    if not events.num_users or before == 0:
+        return events
+    ids = events.user_U.tolist() if user_ids is None else user_ids
+    by_user = before if isinstance(before, Mapping) else dict.fromkeys(ids, before)
+    for user, count in by_user.items():
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count not in EARLIER_EVENTS:
+            raise ValueError(
+                f"before = {count!r}, of {called(user)}: expected a whole number, how many events there were before "
+                "the history's first"
+            )
+    strange = sorted(by_user.keys() - set(ids), key=str)
+    if strange:
+        raise ValueError(f"before names {called(strange[0])}, of whom no history is given: leave that out")
+    before_U = np.array([by_user.get(user, 0) for user in ids], dtype=np.int64)
+    return replace(events, number_E=events.number_E + np.repeat(before_U, events.num_events_U))
 
 
 def _free(name: str, taken: Sequence[str]) -> str:

@@ -348,14 +348,14 @@ def _asked_unlike(first: Variant, other: Variant, dataset: Dataset) -> Iterator[
 
 def _asked(variant: Variant, dataset: Dataset) -> Int64[np.ndarray, " Q"]:
     """The test events that a variant is asked about."""
-    plan = variant.settings.protocol.plan(variant.layout, variant.settings.model.exposure)
+    plan = variant.settings.protocol.plan(variant.layout, variant.settings.model)
     return targets_of(dataset, "test", plan).event_Q
 
 
 def _check_selection(variant: Variant, dataset: Dataset) -> None:
     """Raises ValueError where the best epoch is to be chosen by what the layout or the data do not give."""
     layout, actions, its = variant.layout, [action.name for action in dataset.actions], variant.settings
-    validation = targets_of(dataset, "validation", its.protocol.plan(layout, its.model.exposure))
+    validation = targets_of(dataset, "validation", its.protocol.plan(layout, its.model))
     reach = Reach(dataset, layout, its.protocol, validation)
     rules = rules_of(reach, its.model).values()
     for metric, _ in (weight for rule in rules for weight in rule.weights):
@@ -593,7 +593,7 @@ def _card(variant: Variant, dataset: Dataset) -> LayoutCard:
         targets_per_epoch={
             f"{FIELD_NAMES[field]}s": count
             for field, count in targets_per_epoch(
-                dataset, its.protocol.plan(layout, its.model.exposure), its.optim.users_per_step, its.protocol
+                dataset, its.protocol.plan(layout, its.model), its.optim.users_per_step, its.protocol
             ).items()
         },
     )

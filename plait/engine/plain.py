@@ -144,7 +144,7 @@ def _coming(
         name_U = None if request_name is None else (request_name,) * len(in_last_U)
         in_last_U = in_last_request(state, np.full_like(time_s_U, at_s), name_U)
     plan = model.plan
-    events = window(state.events, plan.max_events, plan.lead, plan.end_of_context(state.events, in_last_U))
+    events = window(state.events, plan.window, plan.lead, plan.end_of_context(state.events, in_last_U))
     _check_long_enough(model, field, state, events)
     return _Coming(events, time_s_U, request_U + ~in_last_U)
 

@@ -74,12 +74,12 @@ def check_agree(model: GenerativeRecommender, dataset: Dataset) -> None:
     assert answers.rank_Q is not None
     for user in range(dataset.num_users):
         history = before(dataset.history(user), np.array([1]))
-        state = encode(history, plan.max_events, plan.lead)
-        shorter = encode(before(history, np.array([1])), plan.max_events, plan.lead)
+        state = encode(history, plan.window, plan.lead)
+        shorter = encode(before(history, np.array([1])), plan.window, plan.lead)
         last = window(history, 1, 0)
         left = dataset.num_items - len(state.seen_U[0])
         item_UK, score_UK = plain.retrieve(model, state, left, True)
-        appended = plain.retrieve(model, append(shorter, last, plan.max_events, plan.lead), left, True)
+        appended = plain.retrieve(model, append(shorter, last, plan.window, plan.lead), left, True)
         np.testing.assert_array_equal(appended[0], item_UK)
         np.testing.assert_allclose(appended[1], score_UK, rtol=1e-5)
         place = np.flatnonzero(item_UK[0] == answers.item_Q[user])
