@@ -122,10 +122,14 @@ def _inputs(
     tokens = arrange(plan.layout, roles)
     rows = packer(tokens.length_U)
     tensor = partial(_tensor, device)
-    counts = (
-        None if late is None else partial(_late, late, batch, roles),
-        None if counting is None else partial(_counted, counting, batch, roles),
-    )
+    late_of = None if late is None else partial(_late, late, batch, roles)
+    counted_of = None if counting is None else partial(_counted, counting, batch, roles)
+
+    def of_actions(
+        numbers: Callable[[Predictions], np.ndarray] | None, each: Predictions
+    ) -> Float[Tensor, "M _"] | None:
+        return tensor(numbers(each)) if numbers is not None and each.target.fact.field == "a" else None
+
     return Inputs(
         item_E=tensor(batch.item_E),
         action_EA=tensor(batch.action_EA),
@@ -139,10 +143,8 @@ def _inputs(
                 tensor(rows.cell_N[each.token_M]),
                 tensor(each.label_M),
                 tuple((field, tensor(source_M)) for field, source_M in each.given_M),
-                *(
-                    None if count is None or each.target.fact.field != "a" else tensor(count(each))
-                    for count in counts
-                ),
+                of_actions(late_of, each),
+                of_actions(counted_of, each),
             )
             for each in predictions
         ),
