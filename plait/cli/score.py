@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from plait.cli.arguments import Device, Json
-from plait.cli.output import show_rows
+from plait.cli.bulk import Asking, Pairs, pairs_of, write_answers
+from plait.cli.output import progress_console, say, show_rows
+from plait.cli.parted import check_takes_table
 from plait.cli.runs import finished_run, run_and_model
-from plait.cli.user_state import state_of
-from plait.engine.value import Value
-from plait.recommender import Recommender
+from plait.cli.user_state import model_and_data, state_of, value_of
 from plait.schema import check_unique, split_quoted
 
 
@@ -15,8 +15,10 @@ def score(
     run: Path,
     /,
     *,
-    user: str,
-    items: str,
+    user: str | None = None,
+    items: str | None = None,
+    pairs: Path | None = None,
+    out: Path | None = None,
     at: str | None = None,
     context: tuple[str, ...] = (),
     value: str | None = None,
@@ -25,7 +27,7 @@ def score(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """The actions that a user is expected to take on given items.
+    """The actions that a user is expected to take on given items, or many users on items of their own.
 
     Example: plait score runs/lac --user 196 --items 242,302
 
@@ -39,6 +41,11 @@ def score(
     items
         Item ids as the log spells them, separated by commas; one that holds a comma, or a blank at an end, in double
         quotes.
+    pairs
+        In place of both: a file with a row for each question, its columns called as the log's of users and items, or
+        user and item.
+    out
+        Where the answers to --pairs go, a row for each: FILE.parquet. Killed and started again, the command goes on.
     at
         When they are shown: a time as the log writes it. Needed by models that know the time.
     context
@@ -49,17 +56,33 @@ def score(
     item_numbers
         A file with a row per item: the log's item column, and the columns of numbers that the formula names.
     dataset
-        A prepared folder, or a name of `plait data list`, with the user's history; without it, the dataset
+        A prepared folder, or a name of `plait data list`, with the users' histories; without it, the dataset
         that the run was trained on.
     device
         What the model runs on; auto is cuda where there is one.
     """
+    if pairs is None:
+        if user is None or items is None or out is not None:
+            raise ValueError(
+                "give --user and --items for one answer, which is printed, or --pairs and --out for a table of many"
+            )
+        folder, model_folder = run_and_model(run)
+        model, state = state_of(model_folder, finished_run(folder), user, dataset, device)
+        ranking, asked = value_of(model, value, item_numbers), split_items(items)
+        found = model.score(state, asked, at=at, context=_values_of(context), value=ranking).drop("user")
+        show_rows(found.columns, found.rows(), json=json)
+        return
+    if out is None or user is not None or items is not None:
+        raise ValueError(
+            f"--pairs {pairs}: name the table that is written (--out FILE.parquet), and no user or items"
+        )
+    check_takes_table(out)
     folder, model_folder = run_and_model(run)
-    model, state = state_of(model_folder, finished_run(folder), user, dataset, device)
-    ranking = value_of(model, value, item_numbers)
-    asked = split_items(items)
-    found = model.score(state, asked, at=at, context=_values_of(context), value=ranking).drop("user")
-    show_rows(found.columns, found.rows(), json=json)
+    asking = Asking(*model_and_data(model_folder, finished_run(folder), dataset, device), model_folder)
+    screen = progress_console()
+    user_M, item_M = pairs_of(pairs, asking, lambda line: say(line, screen))
+    question = Pairs(asking, user_M, item_M, at, _values_of(context), value, item_numbers)
+    write_answers(question, out, screen, json=json)
 
 
 def split_items(text: str) -> list[str]:
@@ -75,20 +98,6 @@ def split_items(text: str) -> list[str]:
         return split_quoted(text)
     except ValueError as error:
         raise ValueError(f'--items {error}; expected ids between commas, such as i05,"Heat, 1995"') from None
-
-
-def value_of(model: Recommender, formula: str | None, item_numbers: Path | None) -> Value | None:
-    """
-    Raises:
-        ValueError: a table is given without a formula; or as `Recommender.value`.
-    """
-    if formula is not None:
-        return model.value(formula, item_numbers)
-    if item_numbers is not None:
-        raise ValueError(
-            f"--item-numbers {item_numbers}: they are read for a formula; give --value, or leave them out"
-        )
-    return None
 
 
 def _values_of(context: tuple[str, ...]) -> dict[str, str]:

@@ -39,10 +39,9 @@ from plait.models.saving import save_model
 from plait.nn.precision import autocast
 from plait.nn.runtime import denormals_flushed
 from plait.notices import Watch
-from plait.training.checkpoint import differences
 from plait.training.loop import Fitted, train_model
 from plait.training.memory import check_fits_memory, forget_peak_memory, peak_memory_mb
-from plait.wording import setting
+from plait.wording import differences, setting
 
 LOCK = ".lock"
 
