@@ -18,7 +18,7 @@ from typing import Any, final
 import msgspec
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 
 from plait.data.columns import rules
 from plait.data.columns.features import code_context, new_items, numbers_of
@@ -251,24 +251,58 @@ class Recommender:
         return Value(parsed, numbers_of(item_numbers, self.columns.item, wanted, self.items, text))
 
     def retrieve(
-        self, state: State, k: int = 10, *, filter_seen: bool = True, at: Any = None
+        self,
+        state: State,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        at: Any = None,
+        allow: Sequence[Any] | None = None,
+        deny: Sequence[Any] | None = None,
+        mask: Sequence[bool] | np.ndarray | None = None,
     ) -> pl.DataFrame:
         """The `k` items most likely to come next: user, rank, item and score (a logit), best first.
 
+        Exact: every item of the catalogue is looked at, a part at a time. Filters leave the scores of the others as
+        they are.
+
         Args:
             at: when they are shown, as in `score`.
+            allow: the only items that may be answered.
+            deny: items that may not.
+            mask: for each of `items`, in their order, whether it may; see `mask`.
 
         Raises:
-            ValueError: the layout cannot retrieve. Or `k` is no whole number, or more than the items left to a user.
-                Or the time is needed and not given, or lies before the last event.
+            ValueError: the layout cannot retrieve. Or `k` is no whole number, or more than the filters leave to a user.
+                Or the time is needed and not given, or lies before the last event. Or as `mask`.
         """
         check_can_work()
         num_items = whole_number(k)
         at_s, request_name = self._when(at)
+        kept_I = None
+        if not (allow is None and deny is None and mask is None):
+            kept_I = np.concatenate([[False], self.mask(allow, deny) & self._checked_mask(mask)])
         item_UK, score_UK = plain.retrieve(
-            self.model, state, num_items, filter_seen, at_s=at_s, request_name=request_name
+            self.model, state, num_items, filter_seen, at_s=at_s, request_name=request_name, kept_I=kept_I
         )
         return ranked_rows(self.vocabulary, state, item_UK, score_UK)
+
+    def mask(
+        self, allow: Sequence[Any] | None = None, deny: Sequence[Any] | None = None
+    ) -> Bool[np.ndarray, " V"]:
+        """For each of `items`, in their order, whether it is allowed (by default all are) and not denied.
+
+        A warning names ids that the model does not know: no list ever holds them.
+
+        Raises:
+            ValueError: the items are no list of ids.
+        """
+        kept_V = np.full(len(self.items), allow is None)
+        if allow is not None:
+            kept_V[self._places_of(allow, "allow")] = True
+        if deny is not None:
+            kept_V[self._places_of(deny, "deny")] = False
+        return kept_V
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Writes weights, configuration and the item table; no pickle.
@@ -305,6 +339,30 @@ class Recommender:
                 f"{model.config.num_items}. Expected the files of one save_pretrained: save it there again"
             )
         return cls(model.to(resolve_device(device)), vocabulary, columns)
+
+    def _places_of(self, items: Any, what: str) -> Int64[np.ndarray, " N"]:
+        """The places in `items` of those that the model knows."""
+        ids = _ids(items)
+        item_N = self.vocabulary.index_of(ids)
+        unknown = ids.filter(item_N == UNKNOWN_ITEM)
+        if len(unknown):
+            warnings.warn(
+                f"{what}: {len(unknown)} of {len(ids)} items are not among the model's {len(self.items)}, such as "
+                f"{unknown[0]!r}; they are never recommended",
+                stacklevel=4,
+            )
+        return item_N[item_N != UNKNOWN_ITEM] - self.vocabulary.first
+
+    def _checked_mask(self, mask: Any) -> Bool[np.ndarray, " V"]:
+        if mask is None:
+            return np.ones(len(self.items), dtype=bool)
+        found = np.asarray(mask)
+        if found.dtype != bool or found.shape != (len(self.items),):
+            raise ValueError(
+                f"mask: expected a truth value for each of the model's {len(self.items)} items, in the order of "
+                f"`items`; found {found.dtype} of shape {found.shape}"
+            )
+        return found
 
     def _numbers_of_context(self, context: Mapping[str, Any]) -> dict[str, float]:
         """Of every number among the context, NaN where it is not given."""

@@ -37,7 +37,6 @@ from plait.schema import (
     Number,
     Vector,
 )
-from plait.training.checkpoint import differences
 
 SHAPE_NOTHING = "retrieval_weight", "action_weights", "counts"  # of the model's settings: they may differ
 
