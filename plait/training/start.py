@@ -37,6 +37,7 @@ from plait.schema import (
     Number,
     Vector,
 )
+from plait.wording import differences
 
 SHAPE_NOTHING = "retrieval_weight", "action_weights", "counts"  # of the model's settings: they may differ
 
