@@ -6,7 +6,8 @@ Nothing is marked as best in them: their metrics are no measure of quality, and 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from plait.compare.presentation import COUNT, Cell
+from plait.compare.notes import COUNT
+from plait.compare.presentation import Cell
 from plait.compare.results import Beyond, Comparison
 from plait.compare.verdict import chief_metrics
 from plait.compare.words import NOTHING, metric_label, number

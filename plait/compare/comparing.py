@@ -21,9 +21,9 @@ from jaxtyping import Int64
 
 from plait.compare.examples import examples
 from plait.compare.floor import floor_of
+from plait.compare.notes import origins
 from plait.compare.outlook import Runs
 from plait.compare.page import html_page, page_template
-from plait.compare.presentation import origins
 from plait.compare.regret import limits, regrets
 from plait.compare.results import (
     Ability,
