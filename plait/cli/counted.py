@@ -13,7 +13,7 @@ from plait.schema import EventBatch
 
 
 @dataclass(frozen=True)
-class Asked:
+class CountingSource:
     """Data to count on, and the protocol that a run on them has; without a run, the usual one."""
 
     dataset: Dataset
@@ -25,7 +25,7 @@ class Asked:
         return self.dataset.history(self.dataset.user_index(user))
 
 
-def asked_of(path: Path, filter_seen: bool | None, **unread: object) -> Asked:
+def asked_of(path: Path, filter_seen: bool | None, **unread: object) -> CountingSource:
     """What people name by a run's folder, a prepared folder or a dataset's name.
 
     Args:
@@ -48,4 +48,4 @@ def asked_of(path: Path, filter_seen: bool | None, **unread: object) -> Asked:
         dataset, protocol, same_request = open_dataset(str(path)), Protocol(), "causal"
     if filter_seen is not None:
         protocol = replace(protocol, filter_seen=filter_seen)
-    return Asked(dataset, protocol, same_request)
+    return CountingSource(dataset, protocol, same_request)

@@ -8,7 +8,7 @@ from plait.cli.output import console, say, show, show_json
 from plait.cli.runs import finished_run
 from plait.data import Dataset
 from plait.evaluation.answers import measure
-from plait.evaluation.beyond_accuracy import BeyondAccuracy, Known, Sliced
+from plait.evaluation.beyond_accuracy import BeyondAccuracy, Sliced, TrainingFacts
 from plait.evaluation.beyond_accuracy import beyond_accuracy as told_beyond
 from plait.evaluation.counting import BASELINES, against_counting, baselines_of, kept_baselines
 from plait.evaluation.counts_effect import effects
@@ -47,7 +47,7 @@ def evaluate(run: Path, /, *, beyond_accuracy: Beyond = False, json: Json = Fals
     found = {name: bootstrap(statistic).estimate for name, statistic in measure(answers).items()}
     beside = None
     if (json or beyond_accuracy) and not isinstance(dataset, str):
-        beside = told_beyond([answers], Known.of(dataset))
+        beside = told_beyond([answers], TrainingFacts.of(dataset))
     if json:
         told = {"metrics": found, "beyond_accuracy": beside, "deployed": _deployed(run, result)}
         show_json({"run": str(run), **told, "result": result})

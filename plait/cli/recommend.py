@@ -7,7 +7,7 @@ import polars as pl
 from cyclopts import Parameter
 
 from plait.cli.arguments import Counting, Device, Json
-from plait.cli.counted import Asked, asked_of
+from plait.cli.counted import CountingSource, asked_of
 from plait.cli.output import show_rows
 from plait.cli.runs import finished_run, run_and_model
 from plait.cli.user_state import state_of
@@ -85,7 +85,7 @@ def recommend(
     show_rows(found.columns, found.rows(), json=json)
 
 
-def _counted(asked: Asked, baseline: str, user: str, k: int) -> pl.DataFrame:
+def _counted(asked: CountingSource, baseline: str, user: str, k: int) -> pl.DataFrame:
     """What a way of counting recommends."""
     protocol = asked.protocol
     counts = CountingRecommender.fit(

@@ -14,7 +14,7 @@ from plait.compare.comparing import Variant, compare_variants
 from plait.compare.page import html_page, terminal_side_tables, terminal_table
 from plait.compare.results import Comparison
 from plait.data import Dataset
-from plait.evaluation.beyond_accuracy import Known, beyond_accuracy
+from plait.evaluation.beyond_accuracy import TrainingFacts, beyond_accuracy
 from plait.evaluation.run_files import load_result, measured_answers
 
 
@@ -35,8 +35,8 @@ def test_layouts_and_baselines_are_told_alike_in_the_mean_over_seeds(dataset, fo
     folders = [out / "runs" / f"item-seed{seed}" for seed in (0, 1)]
     runs = [measured_answers(folder, load_result(folder)) for folder in folders]
     shown = (*comparison.retrieval, *comparison.scoring)
-    assert rows["item"].found == beyond_accuracy(runs, Known.of(dataset), shown)
-    each = [beyond_accuracy([run], Known.of(dataset)).lists["novelty@10"].value for run in runs]
+    assert rows["item"].found == beyond_accuracy(runs, TrainingFacts.of(dataset), shown)
+    each = [beyond_accuracy([run], TrainingFacts.of(dataset)).lists["novelty@10"].value for run in runs]
     assert rows["item"].found.lists["novelty@10"].value == pytest.approx(sum(each) / 2)
     assert rows["action_out"].found.lists == {} == rows["item mean"].found.lists
     read = msgspec.json.decode((out / "comparison.json").read_bytes(), type=Comparison)
