@@ -11,7 +11,7 @@ from typing import Any
 from rich.text import Text
 
 from plait.compare import presentation
-from plait.compare.beside import list_metrics, side_tables, slices_in_words
+from plait.compare.beside import list_metrics, side_notes, side_tables
 from plait.compare.presentation import COST_COLUMNS, Line
 from plait.compare.presentation import Cell as MetricCell
 from plait.compare.results import Comparison
@@ -128,7 +128,7 @@ def html_page(comparison: Comparison, folder: Path | None = None) -> str:
         baselines=presentation.baseline_cells(comparison),
         side_tables=side_tables(comparison),
         list_metrics=list_metrics(comparison),
-        slices=slices_in_words(comparison),
+        side_notes=side_notes(comparison),
         cost_columns=COST_COLUMNS,
         groups=presentation.groups(comparison),
         rules=presentation.rules(comparison),

@@ -9,7 +9,7 @@ from rich.console import Console
 from small_runs import settings_of, silent
 from test_page import compared
 
-from plait.compare.beside import side_tables
+from plait.compare.beside import side_notes, side_tables
 from plait.compare.comparing import Variant, compare_variants
 from plait.compare.page import html_page, terminal_side_tables, terminal_table
 from plait.compare.results import Comparison
@@ -63,6 +63,17 @@ def test_they_stand_beside_the_main_table_and_never_in_it(found):
         assert "novelty@10" in shown and "item rare" in shown
     assert "novelty" not in text.getvalue() and page.index("novelty@10") > page.index('id="beyond"')
     assert "Catalogue coverage: the share of all items" in page, "the key says what it is"
+
+
+def test_runs_whose_lists_are_not_known_are_named(found):
+    _, comparison = found
+    assert "Not known" not in side_notes(comparison)
+    first, *others = comparison.beyond_accuracy
+    unknown = msgspec.structs.replace(first, found=msgspec.structs.replace(first.found, lists={}))
+    older = msgspec.structs.replace(comparison, beyond_accuracy=(unknown, *others))
+    said = "Not known is what the lists of item hold"
+    assert said in side_notes(older) and said in html_page(older)
+    assert "item rare: 1 to" in side_notes(older)
 
 
 def test_comparisons_of_before_have_nothing_beside_them():
