@@ -10,7 +10,7 @@ from jaxtyping import Bool
 
 from plait.cli.arguments import Counting, Device, Json
 from plait.cli.bulk import Asking, Lists, items_of, users_of, write_answers
-from plait.cli.counted import Asked, asked_of
+from plait.cli.counted import CountingSource, asked_of
 from plait.cli.id_tables import Report
 from plait.cli.output import progress_console, say, show_rows
 from plait.cli.parted import check_takes_table
@@ -138,7 +138,7 @@ def _kept(
     return asking.model.mask(allowed, denied)
 
 
-def _counted(asked: Asked, baseline: str, user: str, k: int) -> pl.DataFrame:
+def _counted(asked: CountingSource, baseline: str, user: str, k: int) -> pl.DataFrame:
     """What a way of counting recommends."""
     protocol = asked.protocol
     counts = CountingRecommender.fit(

@@ -11,10 +11,10 @@ from typing import Any
 from rich.text import Text
 
 from plait.compare import charted, notes, presentation
-from plait.compare.beside import list_metrics, side_tables, slices_in_words
 from plait.compare.presentation import COST_COLUMNS, Line
 from plait.compare.presentation import Cell as MetricCell
 from plait.compare.results import Comparison
+from plait.compare.side_tables import list_metrics, side_notes, side_tables
 from plait.compare.verdict import verdict_of
 from plait.compare.words import NOTHING, duration, meaning, metric_label, number, run_folder
 from plait.terminal import Cell, FittedTable, NumberHeading
@@ -128,7 +128,7 @@ def html_page(comparison: Comparison, folder: Path | None = None) -> str:
         baselines=presentation.baseline_cells(comparison),
         side_tables=side_tables(comparison),
         list_metrics=list_metrics(comparison),
-        slices=slices_in_words(comparison),
+        side_notes=side_notes(comparison),
         cost_columns=COST_COLUMNS,
         groups=presentation.groups(comparison),
         rules=notes.rules(comparison),
