@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from plait.lazy_names import lazy_names
 
 if TYPE_CHECKING:  # for editors and checkers of types; a test holds it against HOMES
+    from plait.counting_recommender import CountingRecommender, CountingScorer
     from plait.data import Dataset, Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat, prepare
     from plait.evaluation.settings import Optim, Protocol
     from plait.fitting import fit, refit
@@ -36,6 +37,8 @@ HOMES = {
     "Categorical": "plait.schema",
     "Categories": "plait.schema",
     "Category": "plait.schema",
+    "CountingRecommender": "plait.counting_recommender",
+    "CountingScorer": "plait.counting_recommender",
     "Dataset": "plait.data",
     "Explode": "plait.data",
     "Feature": "plait.schema",
@@ -65,6 +68,8 @@ __all__ = [
     "Categorical",
     "Categories",
     "Category",
+    "CountingRecommender",
+    "CountingScorer",
     "Dataset",
     "Explode",
     "Feature",

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
@@ -30,6 +31,18 @@ def every_float() -> Iterator[None]:
     """The command line flushes denormal numbers to zero for its whole process; the next test may want them."""
     torch.set_flush_denormal(False)
     yield
+
+
+WHOLE_RUNS = ("cli", "papers", "test_docs.py")
+
+
+@pytest.fixture(autouse=True)
+def shapes_where_they_are_made(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Rooms' own tests check shapes. In those of whole commands that would take half the time."""
+    is_whole = request.path.name in WHOLE_RUNS or request.path.parent.name in WHOLE_RUNS
+    jaxtyping.config.update("jaxtyping_disable", is_whole)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session", autouse=True)

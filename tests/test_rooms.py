@@ -13,6 +13,7 @@ EVERYWHERE = {
     "limits",
     "wording",
     "lazy_names",
+    "window_rule",
 }  # datasets, runs and models are written, and numbers checked, by one rule
 MODEL = {"layouts", "nn", "models", "engine"}
 MAY_IMPORT = {
@@ -24,6 +25,7 @@ MAY_IMPORT = {
     "notices": set(),
     "wording": set(),
     "lazy_names": set(),
+    "window_rule": set(),
     "terminal": set(),
     "layouts": set(),
     "data": set(),
@@ -37,6 +39,7 @@ MAY_IMPORT = {
     "evaluation": MODEL | {"data", "metrics", "randomness", "counts", "baselines"},
     "training": MODEL | {"counts", "data", "evaluation", "randomness", "allocation", "notices"},
     "fitting": MODEL | {"data", "evaluation", "training", "recommender", "notices"},
+    "counting_recommender": {"baselines", "data", "engine", "evaluation", "recommender"},
     "compare": MODEL | {"data", "metrics", "evaluation", "training", "notices", "terminal"},
     "papers": MODEL | {"data", "metrics", "evaluation", "training", "compare", "notices", "terminal"},
 }

@@ -21,6 +21,7 @@ GROUPS = {
     "Layouts": ("Layout",),
     "Training": ("fit", "refit", "ModelSettings", "LateSettings", "Optim", "Protocol"),
     "Answering": ("Recommender",),
+    "Counting": ("CountingRecommender", "CountingScorer"),
 }
 OF_CALLERS = {"Dataset": ("open", "history")}  # its other methods serve training
 SECTIONS = {"Args:": "Arguments", "Attributes:": "Attributes", "Returns:": "Returns", "Raises:": "Raises"}

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
-from plait.cli.arguments import Device, Json
+from plait.cli.arguments import Counting, Device, Json
+from plait.cli.counted import asked_of
 from plait.cli.output import show_rows
 from plait.cli.runs import finished_run, run_and_model
 from plait.cli.user_state import state_of
+from plait.counting_recommender import CountingScorer
+from plait.engine.value import Value
+from plait.recommender import Recommender
 from plait.schema import check_unique, split_quoted
 
 
@@ -17,13 +21,18 @@ def score(
     items: str,
     at: str | None = None,
     context: tuple[str, ...] = (),
+    value: str | None = None,
+    item_numbers: Path | None = None,
     dataset: str | None = None,
+    baseline: Counting = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """The actions that a user is expected to take on given items.
 
     Example: plait score runs/lac --user 196 --items 242,302
+
+    Or from a baseline, where nothing was trained: plait score ml-100k --baseline "item and user" --user 196 --items 242
 
     Parameters
     ----------
@@ -39,15 +48,29 @@ def score(
         When they are shown: a time as the log writes it. Needed by models that know the time.
     context
         NAME=VALUE, of that moment; once for each column of the context. Missing where not given.
+    value
+        A formula over the actions, such as "0.7 * liked + 0.3 * log1p(watch_s)"; its values are a last column. Names of
+        several words stand in quotes.
+    item_numbers
+        A file with a row per item: the log's item column, and the columns of numbers that the formula names.
     dataset
         A prepared folder, or a name of `plait data list`, with the user's history; without it, the dataset
         that the run was trained on.
     device
         What the model runs on; auto is cuda where there is one.
     """
-    folder, model_folder = run_and_model(run)
-    model, state = state_of(model_folder, finished_run(folder), user, dataset, device)
-    found = model.score(state, split_items(items), at=at, context=_values_of(context)).drop("user")
+    if baseline is not None:
+        if value is not None:
+            raise ValueError("--value: a baseline's answers are not valued; leave --value or --baseline out")
+        asked = asked_of(run, None, at=at, context=context, dataset=dataset)
+        counts = CountingScorer.fit(asked.dataset, baseline, same_request=asked.same_request)
+        found = counts.score(counts.encode(asked.history(user)), split_items(items))
+    else:
+        folder, model_folder = run_and_model(run)
+        model, state = state_of(model_folder, finished_run(folder), user, dataset, device)
+        ranking = value_of(model, value, item_numbers)
+        found = model.score(state, split_items(items), at=at, context=_values_of(context), value=ranking)
+    found = found.drop("user")
     show_rows(found.columns, found.rows(), json=json)
 
 
@@ -64,6 +87,20 @@ def split_items(text: str) -> list[str]:
         return split_quoted(text)
     except ValueError as error:
         raise ValueError(f'--items {error}; expected ids between commas, such as i05,"Heat, 1995"') from None
+
+
+def value_of(model: Recommender, formula: str | None, item_numbers: Path | None) -> Value | None:
+    """
+    Raises:
+        ValueError: a table is given without a formula; or as `Recommender.value`.
+    """
+    if formula is not None:
+        return model.value(formula, item_numbers)
+    if item_numbers is not None:
+        raise ValueError(
+            f"--item-numbers {item_numbers}: they are read for a formula; give --value, or leave them out"
+        )
+    return None
 
 
 def _values_of(context: tuple[str, ...]) -> dict[str, str]:

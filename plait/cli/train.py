@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Device, Quiet
 from plait.cli.datasets import open_dataset
 from plait.cli.evaluate import evaluate
-from plait.cli.model_settings import with_trunk
+from plait.cli.model_settings import VerbModelSettings, model_of_verb
 from plait.cli.output import progress_console, say
 from plait.cli.progress import training_bar
 from plait.compare.words import duration
@@ -41,7 +41,7 @@ def train(
     trunk: TrunkKind | None = None,
     device: Device = "auto",
     quiet: Quiet = False,
-    model: Annotated[ModelSettings, MODEL] = ModelSettings(),
+    model: Annotated[VerbModelSettings, MODEL] = VerbModelSettings(),
     optim: Annotated[Optim, TRAINING] = Optim(),
     protocol: Annotated[Protocol, PROTOCOL] = Protocol(),
 ) -> None:
@@ -71,10 +71,11 @@ def train(
         What to train on; auto is cuda where there is one.
     """
     # Before a dataset is fetched for nothing:
-    on, model, screen = resolve_device(device), with_trunk(model, trunk), progress_console(quiet=quiet)
+    on, its_model, screen = resolve_device(device), model_of_verb(model, trunk), progress_console(quiet=quiet)
+    usual = model_of_verb(VerbModelSettings(), None)
     start = None if from_ is None else Start.of(from_)
     if refit is not None:
-        _check_alone(layout, model, optim, protocol)
+        _check_alone(layout is None and its_model == usual, optim, protocol)
         opened = open_dataset(dataset or load_result(refit).dataset_folder)
         with training_bar(screen) as watch:
             run_refit(refit, opened, out, checkpoint, lambda line: say(line, screen), on, watch, start)
@@ -83,8 +84,8 @@ def train(
             raise ValueError("--layout is missing: give one, or --from RUN, whose layout is taken")
         if dataset is None:
             raise ValueError("the dataset is missing: a prepared folder, or a name of `plait data list`")
-        notation = None if layout is None else str(resolve(layout, allow_leaks=model.allow_leaks))
-        settings = settings_from(start, notation, model, optim, protocol)
+        notation = None if layout is None else str(resolve(layout, allow_leaks=its_model.allow_leaks))
+        settings = settings_from(start, notation, its_model, optim, protocol, usual)
         opened = open_dataset(dataset)
         with training_bar(screen) as watch:
             run_training(opened, settings, out, lambda line: say(line, screen), on, watch, start=start)
@@ -95,9 +96,9 @@ def train(
         say(f"next: {command}")
 
 
-def _check_alone(layout: str | None, model: ModelSettings, optim: Optim, protocol: Protocol) -> None:
+def _check_alone(is_usual_model: bool, optim: Optim, protocol: Protocol) -> None:
     """Raises ValueError where a refit is given settings of its own."""
-    if (layout, model, optim, protocol) != (None, ModelSettings(), Optim(), Protocol()):
+    if not is_usual_model or (optim, protocol) != (Optim(), Protocol()):
         raise ValueError(
             "--refit trains the settings of its run: leave out --layout, --trunk and all settings"
         )

@@ -11,6 +11,7 @@ from typing import Any
 from rich.text import Text
 
 from plait.compare import presentation
+from plait.compare.beside import list_metrics, side_tables, slices_in_words
 from plait.compare.presentation import COST_COLUMNS, Line
 from plait.compare.presentation import Cell as MetricCell
 from plait.compare.results import Comparison
@@ -31,6 +32,15 @@ def terminal_table(comparison: Comparison, width: int = 100) -> FittedTable:
     actions = {metric.partition(":")[2]: metric for metric in reversed(comparison.scoring)}
     main = [metric for metric in everything if metric in (*comparison.retrieval[:2], *actions.values())]
     return _table(comparison, main, [metric for metric in everything if metric not in main])
+
+
+def terminal_side_tables(comparison: Comparison) -> list[FittedTable]:
+    """What lists hold, and the metrics that the verdict is about by slices of the answers."""
+    found = []
+    for table in side_tables(comparison, chief_alone=True):
+        rows: list[list[Cell]] = [[name, *map(_terminal_cell, cells)] for name, cells in table.rows]
+        found.append(FittedTable(["layout", *map(NumberHeading, table.headings)], rows, table.title))
+    return found
 
 
 def _table(comparison: Comparison, shown: Sequence[str], on_page_only: Sequence[str]) -> FittedTable:
@@ -116,6 +126,9 @@ def html_page(comparison: Comparison, folder: Path | None = None) -> str:
         lines=presentation.lines(comparison),
         oracle=presentation.oracle_cells(comparison),
         baselines=presentation.baseline_cells(comparison),
+        side_tables=side_tables(comparison),
+        list_metrics=list_metrics(comparison),
+        slices=slices_in_words(comparison),
         cost_columns=COST_COLUMNS,
         groups=presentation.groups(comparison),
         rules=presentation.rules(comparison),

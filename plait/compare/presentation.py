@@ -275,13 +275,14 @@ def _counts(comparison: Comparison) -> list[str]:
     found = [f"{layout}: {'; '.join(map(str, its))}" for layout, its in comparison.counts.items()]
     if len(comparison.without_counts) < 2:
         return found
-    for metric in comparison.retrieval:
+    for metric in (*comparison.retrieval, *comparison.scoring):
         cells = [
             f"{its.layout} {number(summary.estimate.value)}{'*' * _is_told(summary)}"
             for its in comparison.without_counts
             if (summary := its.metrics.get(metric)) is not None
         ]
-        found.append(f"{metric} without counts, told among themselves: {', '.join(cells)}")
+        if len(cells) > 1:
+            found.append(f"{metric} without counts, told among themselves: {', '.join(cells)}")
     return found
 
 

@@ -5,8 +5,8 @@ bit, but for their bias where the model has one: which is why a list of any leng
 else is asked at the same time.
 
 Shape letters: U users, V items of the catalogue, W different vectors among them, D width, C items of a part of the
-catalogue, I rows of the item table (row 0 the unknown item), K items returned, S seen items of all users laid end to
-end, N rows, X numbers that describe an item.
+catalogue, I rows of the item table (row 0 the unknown item), K items returned, F items found so far, S seen items of
+all users laid end to end, N rows, X numbers that describe an item.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,7 +64,7 @@ class AddedScores:
 
 def beside_of(model: GenerativeRecommender, histories: EventBatch) -> AddedScores | None:
     """What counts say after histories as the model reads them, its window and no more; None where none are combined."""
-    counts = model.counts
+    counts = None if model.counts is None else model.counts.items
     if counts is None or not counts.pay:
         return None
     added_UI = counts.added(histories.item_E, histories.start_U1, model.config.num_items)
@@ -242,14 +242,21 @@ def best_of_parts(parts: Iterable[Scores], k: int) -> tuple[Float[Tensor, "U K"]
     """As `best`, of the whole catalogue."""
     found: tuple[Tensor, Tensor] | None = None
     for part in parts:
-        item_UC = part.item_C.expand_as(part.score_UC)
-        of_part = best(part.score_UC, item_UC, min(k, len(part.item_C)))
-        if found is not None:
-            score_UC, item_UC = (torch.cat(pair, dim=1) for pair in zip(found, of_part, strict=True))
-            of_part = best(score_UC, item_UC, min(k, score_UC.shape[1]))
-        found = of_part
+        found = joined_best(found, part, k)
     assert found is not None and found[0].shape[1] == k, "the caller checks that so many items are left"
     return found
+
+
+def joined_best(
+    found: tuple[Float[Tensor, "U F"], Int64[Tensor, "U F"]] | None, part: Scores, k: int
+) -> tuple[Float[Tensor, "U K"], Int64[Tensor, "U K"]]:
+    """As `best`, of one part of the catalogue more than what was found; of fewer than `k` items all."""
+    item_UC = part.item_C.expand_as(part.score_UC)
+    of_part = best(part.score_UC, item_UC, min(k, len(part.item_C)))
+    if found is None:
+        return of_part
+    score_UC, item_UC = (torch.cat(pair, dim=1) for pair in zip(found, of_part, strict=True))
+    return best(score_UC, item_UC, min(k, score_UC.shape[1]))
 
 
 def scores_at(parts: Iterable[Scores], item_UN: Int64[np.ndarray, "U N"]) -> Float[Tensor, "U N"]:

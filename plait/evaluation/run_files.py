@@ -133,8 +133,8 @@ def of_checkpoint(name: str, checkpoint: Checkpoint) -> str:
 def save_answers(path: Path, answers: Answers) -> None:
     """Arrays only, so that reading them back runs no code."""
     arrays = {name: getattr(answers, name) for name in ("user_Q", "list_Q", "item_Q", "label_QA")}
-    if answers.rank_Q is not None:
-        arrays["rank_Q"] = answers.rank_Q
+    of_items = {"rank_Q": answers.rank_Q, "top_LK": answers.top_LK}
+    arrays |= {name: value for name, value in of_items.items() if value is not None}
     arrays |= {f"predicted:{name}": value for name, value in answers.predicted.items()}
 
     def write(aside: Path) -> None:
@@ -153,33 +153,39 @@ def load_result(folder: Path) -> Result:
     return read_file(path, Result)
 
 
-def measured_answers(folder: Path, result: Result) -> Answers:
+def measured_answers(folder: Path, result: Result, name: str = ANSWERS) -> Answers:
     """What a finished run is measured on: each task as the checkpoint answers it that protocol.judge says. Raises
-    ValueError where the answers are not whole."""
-    deployed = answers_of_run(folder, result)
+    ValueError where the answers are not whole.
+
+    Args:
+        name: of the answers' file.
+    """
+    deployed = answers_of_run(folder, result, name=name)
     match result.measured_beside:
         case None:
             return deployed
         case "retrieval" as task:
-            return replace(deployed, rank_Q=answers_of_run(folder, result, task).rank_Q)
+            of_task = answers_of_run(folder, result, task, name)
+            return replace(deployed, rank_Q=of_task.rank_Q, top_LK=of_task.top_LK)
         case "actions" as task:
-            return replace(deployed, predicted=answers_of_run(folder, result, task).predicted)
+            return replace(deployed, predicted=answers_of_run(folder, result, task, name).predicted)
         case never:
             assert_never(never)
 
 
-def answers_of_run(folder: Path, result: Result, checkpoint: Checkpoint = "deployed") -> Answers:
+def answers_of_run(
+    folder: Path, result: Result, checkpoint: Checkpoint = "deployed", name: str = ANSWERS
+) -> Answers:
     """The answers of a finished run's checkpoint. Raises ValueError where they are not whole."""
-    return load_answers(folder, result.actions, checkpoint, result.settings.protocol.lists)
+    return load_answers(folder, result.actions, checkpoint, result.settings.protocol.lists, name)
 
 
 def answers_without_counts(folder: Path, result: Result) -> Answers | None:
-    """What a finished run would be measured on in retrieval without its counts; None where it has none. Raises
-    ValueError where the answers are not whole."""
-    checkpoint: Checkpoint = "retrieval" if result.measured_beside == "retrieval" else "deployed"
-    if not (folder / of_checkpoint(WITHOUT_COUNTS, checkpoint)).is_file():
+    """What a finished run would be measured on without its counts; None where it has none. Raises ValueError where the
+    answers are not whole."""
+    if not (folder / WITHOUT_COUNTS).is_file():
         return None
-    return load_answers(folder, result.actions, checkpoint, result.settings.protocol.lists, WITHOUT_COUNTS)
+    return measured_answers(folder, result, WITHOUT_COUNTS)
 
 
 def load_answers(
@@ -202,6 +208,7 @@ def load_answers(
             list_Q=arrays.pop("list_Q", user_Q),
             item_Q=arrays.pop("item_Q"),
             rank_Q=arrays.pop("rank_Q", None),
+            top_LK=arrays.pop("top_LK", None),  # of before they were kept: none
             label_QA=arrays.pop("label_QA"),
             predicted={name.removeprefix("predicted:"): answer for name, answer in arrays.items()},
             loss={},

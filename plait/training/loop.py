@@ -111,7 +111,7 @@ def train_model(
     arithmetic = arithmetic or arithmetic_of(optim.precision, config.settings.trunk.dim, device)
     optim, config = made_definite(optim, arithmetic), replace(config, arithmetic=arithmetic.precision)
     layout = config.parsed_layout
-    plan = protocol.plan(layout, config.settings.exposure)
+    plan = protocol.plan(layout, config.settings)
     check_read(config, protocol)
     dataset.check_content()
     check_labels(dataset, layout)
@@ -294,7 +294,7 @@ class _Run:
         model = self.model
         return training_stream(
             self.dataset,
-            self.protocol.plan(model.layout, model.config.settings.exposure),
+            self.protocol.plan(model.layout, model.config.settings),
             self.optim.users_per_step,
             self.protocol,
             epoch,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from plait.data import Dataset
-from plait.data.history import save_vocabulary
+from plait.data.history import columns_read, save_vocabulary
 from plait.data.storage.locks import kept_alone
 from plait.evaluation.checkpoints import Checkpoint
 from plait.evaluation.combining import counted_again
@@ -47,7 +47,6 @@ from plait.training.run import (
     check_same,
     check_settings,
     check_takes_runs,
-    columns_read,
     config_of,
     write_listed_json,
 )
@@ -208,7 +207,8 @@ def _save(
         protocol, same_request = held_out.settings.protocol, held_out.settings.model.exposure.same_request
         before = Dataset.open(whole.folder)
         fitted.model.counts = counted_again(counts, before, whole, protocol, same_request)
-        report(f"{MODEL}/: {fitted.model.counts.said}")
+        for line in fitted.model.counts.said:
+            report(f"{MODEL}/: {line}")
     answers = answers_of_run(run, held_out, refit.checkpoint)
     save_answers(folder / ANSWERS, answers)
     if (run / of_checkpoint(WITHOUT_COUNTS, refit.checkpoint)).is_file():

@@ -9,7 +9,7 @@ import msgspec
 
 from plait.counts.beside import Counts
 from plait.data import Dataset
-from plait.data.history import Columns, save_vocabulary
+from plait.data.history import columns_read, save_vocabulary
 from plait.data.storage.locks import kept_alone
 from plait.data.storage.whole_folders import MANIFEST
 from plait.evaluation.answers import Answers, answers_of
@@ -157,7 +157,8 @@ def _save_checkpoints(
         tested = by_epoch[epoch]
         fitted.model.counts = tested.counts
         if tested.counts is not None:
-            report(f"{of_checkpoint(MODEL, checkpoint)}/: {tested.counts.said}")
+            for said in tested.counts.said:
+                report(f"{of_checkpoint(MODEL, checkpoint)}/: {said}")
             save_answers(folder / of_checkpoint(WITHOUT_COUNTS, checkpoint), tested.without)
         save_answers(folder / of_checkpoint(ANSWERS, checkpoint), tested.answers)
         model_folder = folder / of_checkpoint(MODEL, checkpoint)
@@ -181,8 +182,9 @@ def _tested(dataset: Dataset, settings: RunSettings, model: GenerativeRecommende
     if not model.takes_counts:
         return _Tested(None, without, without)
     model.counts = counts_of(model, dataset, settings.protocol, device)
-    pays = model.counts.pay
-    answers = answers_of(model, dataset, "test", settings.protocol, device) if pays else without
+    answers = without
+    if model.counts.pay:
+        answers = answers_of(model, dataset, "test", settings.protocol, device)
     return _Tested(model.counts, answers, without)
 
 
@@ -248,25 +250,6 @@ def check_takes_runs(folder: Path) -> None:
         )
 
 
-def columns_read(dataset: Dataset) -> Columns:
-    """What the dataset's log called its columns."""
-    log = dataset.manifest.settings
-    return Columns(
-        user=log.user,
-        item=log.item,
-        time=log.time,
-        time_unit=log.time_unit,
-        time_format=log.time_format,
-        time_offset=log.time_offset,
-        user_ids="numbers" if dataset.user_ids().dtype.is_integer() else "text",
-        order=log.order,
-        request=log.request,
-        context=dataset.context,
-        user_features=dataset.manifest.user_features,
-        text=log.text,
-    )
-
-
 def write_json(path: Path, value: object) -> None:
     write_whole(path, lambda aside: aside.write_bytes(_json(value)))
 
@@ -300,6 +283,7 @@ def config_of(dataset: Dataset, settings: RunSettings) -> ModelConfig:
         user_features=dataset.manifest.user_features,
         context=dataset.context,
         asked_as_candidates=settings.protocol.supervise == "candidates",
+        window_step=settings.protocol.window_step,
     )
 
 

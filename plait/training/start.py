@@ -123,33 +123,39 @@ class Start:
 
 
 def settings_from(
-    start: Start | None, layout: str | None, model: ModelSettings, optim: Optim, protocol: Protocol
+    start: Start | None,
+    layout: str | None,
+    model: ModelSettings,
+    optim: Optim,
+    protocol: Protocol,
+    usual: ModelSettings = ModelSettings(),
 ) -> RunSettings:
     """What is given; where a training goes on from a run, with that run's layout and settings in place of defaults.
 
     Args:
         layout: in notation.
+        usual: what a model has where nothing was given.
     """
     if start is None:
         return RunSettings(layout=layout or str(resolve("lac")), model=model, optim=optim, protocol=protocol)
     run = start.settings
     return RunSettings(
         layout=layout or run.layout,
-        model=_filled(model, run.model),
-        optim=_filled(optim, run.optim),
-        protocol=_filled(protocol, run.protocol),
+        model=_filled(model, run.model, usual),
+        optim=_filled(optim, run.optim, Optim()),
+        protocol=_filled(protocol, run.protocol, Protocol()),
     )
 
 
 Settings = TypeVar("Settings", ModelSettings, Optim, Protocol)
 
 
-def _filled(given: Settings, run: Settings) -> Settings:
+def _filled(given: Settings, run: Settings, usual: Settings) -> Settings:
     """
-    >>> _filled(Protocol(patience=3), Protocol(patience=5, max_epochs=7)).cap
+    >>> _filled(Protocol(patience=3), Protocol(patience=5, max_epochs=7), Protocol()).cap
     '7 epochs'
     """
-    return cast(Settings, _filled_value(given, run, type(given)()))
+    return cast(Settings, _filled_value(given, run, usual))
 
 
 def _filled_value(given: Any, run: Any, usual: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, assert_never
 import msgspec
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from plait.data.columns import rules
 from plait.data.columns.ids import Held, held_by, ids_as, joined_ids
@@ -261,6 +261,20 @@ def texts_of(
     table = describe(source, id_column, [feature], "item", text, text.item_columns, declared_by="the titles")
     values, _ = _aligned(table, ids)
     return values[column][1:]
+
+
+def numbers_of(
+    source: Any, id_column: str, columns: Sequence[str], ids: pl.Series, text: TextFormat = TextFormat()
+) -> dict[str, Float64[np.ndarray, " V"]]:
+    """Columns of a table of items, as numbers, for the unknown item and each of `ids`; NaN where one is missing.
+
+    Raises:
+        ValueError: as `describe`.
+    """
+    features = [Feature(column, Number()) for column in columns]
+    table = describe(source, id_column, features, "item", text, text.item_columns, declared_by="the formula")
+    values, _ = _aligned(table, ids)
+    return {name: values[name].fill_null(np.nan).to_numpy() for name in columns}
 
 
 def user_features_of(
