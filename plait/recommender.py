@@ -36,6 +36,7 @@ from plait.data.history import (
 from plait.data.logs.tables import open_tables
 from plait.data.vocabulary import Vocabulary
 from plait.engine import plain
+from plait.engine.similar import similar as similar_items
 from plait.engine.state import State, called
 from plait.engine.state import append as append_event
 from plait.engine.state import encode as encode_history
@@ -268,14 +269,13 @@ class Recommender:
                 Or the time is needed and not given, or lies before the last event. Or as `mask`.
         """
         check_can_work()
-        if isinstance(k, bool) or not isinstance(k, int | np.integer):
-            raise ValueError(f"k = {k!r}: expected a whole number, how many items each user gets")
+        k = _whole(k)
         at_s, request_name = self._when(at)
         kept_I = None
         if not (allow is None and deny is None and mask is None):
             kept_I = np.concatenate([[False], self.mask(allow, deny) & self._checked_mask(mask)])
         item_UK, score_UK = plain.retrieve(
-            self.model, state, int(k), filter_seen, at_s=at_s, request_name=request_name, kept_I=kept_I
+            self.model, state, k, filter_seen, at_s=at_s, request_name=request_name, kept_I=kept_I
         )
         rank_K = pl.Series("rank", np.tile(np.arange(1, k + 1), len(item_UK)))
         return self._rows(state, item_UK).with_columns(rank_K, pl.Series("score", score_UK.reshape(-1)))
@@ -296,6 +296,28 @@ class Recommender:
         if deny is not None:
             kept_V[self._places_of(deny, "deny")] = False
         return kept_V
+
+    def similar(self, items: Sequence[Any], k: int = 10) -> pl.DataFrame:
+        """The `k` items most like each of some: item, rank, similar (another item) and cosine, best first.
+
+        Items are alike whose vectors point the same way, as the model reads items: by their ids, their features or
+        both. Exact: the whole catalogue is looked at.
+
+        Raises:
+            ValueError: items are no list of ids, or one is unknown. Or `k` is no whole number, or more than the others
+                of the catalogue. Or the layout reads no items.
+        """
+        check_can_work()
+        item_N = self._known(items)
+        item_NK, cosine_NK = similar_items(self.model, item_N, _whole(k))
+        return pl.DataFrame(
+            {
+                "item": self.vocabulary.ids_at(np.repeat(item_N, item_NK.shape[1])),
+                "rank": np.tile(np.arange(1, item_NK.shape[1] + 1), len(item_N)),
+                "similar": self.vocabulary.ids_at(item_NK.reshape(-1)),
+                "cosine": cosine_NK.reshape(-1),
+            }
+        )
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Writes weights, configuration and the item table; no pickle.
@@ -479,6 +501,13 @@ class Recommender:
                 stacklevel=3,
             )
         return read
+
+
+def _whole(k: Any) -> int:
+    """Raises ValueError where it is no whole number."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise ValueError(f"k = {k!r}: expected a whole number, how many items a list has")
+    return int(k)
 
 
 def _candidate(answer: pl.DataFrame, row: int) -> str:

@@ -102,7 +102,7 @@ def recommend(
     state = state_of_users(model, asking.data, np.array([asking.data.user_index(user)]))
     found = model.retrieve(state, k, filter_seen=filter_seen, at=at, mask=kept_V).drop("user")
     if titles is not None:
-        found = _with_titles(found, model, titles, title_column)
+        found = with_titles(found, model, titles, title_column)
     knows_when = at is not None or not needs_time(model.model.layout, model.model.config.settings, "a")
     if audit(model.model.layout).can_score != "no" and knows_when:
         found = _with_actions(found, model, state, at)
@@ -121,7 +121,7 @@ def _kept(
     return asking.model.mask(allowed, denied)
 
 
-def _with_titles(found: pl.DataFrame, model: Recommender, table: Path, column: str) -> pl.DataFrame:
+def with_titles(found: pl.DataFrame, model: Recommender, table: Path, column: str) -> pl.DataFrame:
     """The table's titles behind the items; null where it has none."""
     columns = model.columns
     titles = texts_of(table, columns.item, column, found["item"], columns.text)
