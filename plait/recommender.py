@@ -10,6 +10,7 @@ import reprlib
 import time as clock
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, final
@@ -17,7 +18,7 @@ from typing import Any, final
 import msgspec
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 
 from plait.data.columns import rules
 from plait.data.columns.features import code_context, new_items, numbers_of
@@ -42,6 +43,7 @@ from plait.engine.state import append as append_event
 from plait.engine.state import encode as encode_history
 from plait.engine.value import Formula, Value
 from plait.files import draft_folder
+from plait.limits import MOST_CODES, Between
 from plait.models.generative import GenerativeRecommender
 from plait.models.saving import CONFIG, load_model, put_in_place, save_model
 from plait.nn.device import resolve_device
@@ -51,7 +53,7 @@ from plait.wording import setting
 CENTURY_S = 3_200_000_000  # a request may lie ahead, but not in the milliseconds of a log of seconds
 
 VALUE = "value"  # the column of a formula's values
-
+EARLIER_EVENTS = Between(0, MOST_CODES, "they are counted by 32 bits")
 NOBODY = (None,)  # the user of a history that names none: no real one, whatever its id
 
 Frame = Any  # whatever polars reads: a dataframe of polars, pandas or Arrow, or a mapping of columns
@@ -79,7 +81,9 @@ class Recommender:
     def actions(self) -> tuple[Action, ...]:
         return self.model.config.actions
 
-    def encode(self, history: Frame | EventBatch, users: Frame | None = None) -> State:
+    def encode(
+        self, history: Frame | EventBatch, users: Frame | None = None, *, before: int | Mapping[Any, int] = 0
+    ) -> State:
         """Histories of one user or, where the user column is there, of many: ordered by user and time.
 
         Args:
@@ -89,21 +93,27 @@ class Recommender:
             users: the user features that the model was trained with: a row per user, with the user's id. Nothing is
                 known about users that are not in it, or about any where it is not given. An `EventBatch` brings its
                 own.
+            before: how many events a user had before the first of its history: one number, or by the user's id (0 for
+                those that it does not name). Models whose windows begin anew every few events (`window_step`) count
+                them, so that a history that was cut has the window of the whole one. Items of events that were cut do
+                not count as seen.
 
         Raises:
             ValueError: a column is missing, of the wrong type or not one of the log's. Or an event lacks its user, item
                 or time, or there is no event. Or users are given to a model that was trained without features of them.
+                Or `before` is no count, or of others, or counts events that the model has to read.
         """
         check_can_work()
         if users is not None:
             self._check_takes_users(history)
         is_batch = isinstance(history, EventBatch)
         read = self._of_batch(history) if is_batch else self._read(history, users)
+        user_ids = read.user_ids if is_batch else read.user_ids or NOBODY
         return encode_history(
-            read.events,
-            self.model.plan.max_events,
+            _behind(read.events, before, user_ids),
+            self.model.plan.window,
             self.model.plan.lead,
-            read.user_ids if is_batch else read.user_ids or NOBODY,
+            user_ids,
             read.unknown_items,
             request_name_U=read.request_name_U,
             place_U=read.place_U,
@@ -133,7 +143,7 @@ class Recommender:
         return append_event(
             state,
             read.events,
-            self.model.plan.max_events,
+            self.model.plan.window,
             self.model.plan.lead,
             read.user_ids,
             read.unknown_items,
@@ -192,17 +202,16 @@ class Recommender:
         check_can_work()
         if isinstance(value, str):
             value = self.value(value)
-        item_C = self._known(items)
+        item_C = known_items(self.vocabulary, items)
         item_UC = np.tile(item_C, (state.events.num_users, 1))
         at_s, request_name = self._when(at)
         context_F = self._context(context or {})
         predicted = plain.score(
             self.model, state, item_UC, at_s=at_s, request_name=request_name, context_F=context_F
         )
-        answer, columns = self._rows(state, item_UC), self._columns_of(predicted, item_UC.size)
-        kept_free = () if value is None else (VALUE,)
-        for name, value_M in columns:
-            answer = answer.with_columns(pl.Series(_free(name, (*answer.columns, *kept_free)), value_M))
+        answer = rows_of(self.vocabulary, state, item_UC)
+        columns = action_columns(self.actions, predicted, len(answer))
+        answer = with_actions(answer, columns, taken=() if value is None else (VALUE,))
         if value is None:
             return answer
         moment = self._numbers_of_context(context or {})
@@ -269,16 +278,15 @@ class Recommender:
                 Or the time is needed and not given, or lies before the last event. Or as `mask`.
         """
         check_can_work()
-        k = _whole(k)
+        num_items = whole_number(k)
         at_s, request_name = self._when(at)
         kept_I = None
         if not (allow is None and deny is None and mask is None):
             kept_I = np.concatenate([[False], self.mask(allow, deny) & self._checked_mask(mask)])
         item_UK, score_UK = plain.retrieve(
-            self.model, state, k, filter_seen, at_s=at_s, request_name=request_name, kept_I=kept_I
+            self.model, state, num_items, filter_seen, at_s=at_s, request_name=request_name, kept_I=kept_I
         )
-        rank_K = pl.Series("rank", np.tile(np.arange(1, k + 1), len(item_UK)))
-        return self._rows(state, item_UK).with_columns(rank_K, pl.Series("score", score_UK.reshape(-1)))
+        return ranked_rows(self.vocabulary, state, item_UK, score_UK)
 
     def mask(
         self, allow: Sequence[Any] | None = None, deny: Sequence[Any] | None = None
@@ -308,8 +316,8 @@ class Recommender:
                 of the catalogue. Or the layout reads no items.
         """
         check_can_work()
-        item_N = self._known(items)
-        item_NK, cosine_NK = similar_items(self.model, item_N, _whole(k))
+        item_N = known_items(self.vocabulary, items)
+        item_NK, cosine_NK = similar_items(self.model, item_N, whole_number(k))
         return pl.DataFrame(
             {
                 "item": self.vocabulary.ids_at(np.repeat(item_N, item_NK.shape[1])),
@@ -379,16 +387,6 @@ class Recommender:
             )
         return found
 
-    def _columns_of(
-        self, predicted: Mapping[str, np.ndarray], num_rows: int
-    ) -> list[tuple[str, Float32[np.ndarray, " M"]]]:
-        """What is predicted, in the log's units: the name and the numbers of each column."""
-        columns: list[tuple[str, np.ndarray]] = []
-        for action in self.actions:
-            value_MW = action.kind.answer(predicted[action.name].reshape(num_rows, -1))
-            columns += zip(action.kind.answer_columns(action.name), value_MW.T, strict=True)
-        return columns
-
     def _numbers_of_context(self, context: Mapping[str, Any]) -> dict[str, float]:
         """Of every number among the context, NaN where it is not given."""
         numbers = {}
@@ -417,22 +415,6 @@ class Recommender:
                 f'"{columns[0]}", in quotes'
             )
         return unfit
-
-    def _rows(self, state: State, item_UC: Int64[np.ndarray, "U C"]) -> pl.DataFrame:
-        user_M = np.repeat(np.arange(len(item_UC)), item_UC.shape[1])
-        users = pl.Series("user", state.id_U).gather(user_M)
-        return pl.DataFrame({"user": users, "item": self.vocabulary.ids_at(item_UC.reshape(-1))})
-
-    def _known(self, items: Any) -> Int64[np.ndarray, " C"]:
-        ids = _ids(items)
-        item_C = self.vocabulary.index_of(ids)
-        unknown = ids.filter(item_C == UNKNOWN_ITEM)
-        if len(unknown):
-            raise ValueError(
-                f"{len(unknown)} of {len(ids)} items are not among the model's {len(self.items)}, "
-                f"such as {unknown[0]!r}"
-            )
-        return item_C
 
     def _when(self, at: Any) -> tuple[int | None, int | None]:
         """A time as the log writes it, in unix seconds, and in µs what tells it from the times of the log's requests.
@@ -503,16 +485,98 @@ class Recommender:
         return read
 
 
-def _whole(k: Any) -> int:
-    """Raises ValueError where it is no whole number."""
+def whole_number(k: Any) -> int:
+    """Raises ValueError where it is none."""
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        raise ValueError(f"k = {k!r}: expected a whole number, how many items a list has")
+        raise ValueError(f"k = {k!r}: expected a whole number, how many items each user gets")
     return int(k)
+
+
+def rows_of(vocabulary: Vocabulary, state: State, item_UC: Int64[np.ndarray, "U C"]) -> pl.DataFrame:
+    """A row for each user and item: "user", "item"."""
+    user_M = np.repeat(np.arange(len(item_UC)), item_UC.shape[1])
+    users = pl.Series("user", state.id_U).gather(user_M)
+    return pl.DataFrame({"user": users, "item": vocabulary.ids_at(item_UC.reshape(-1))})
+
+
+def ranked_rows(
+    vocabulary: Vocabulary,
+    state: State,
+    item_UK: Int64[np.ndarray, "U K"],
+    score_UK: Float[np.ndarray, "U K"],
+) -> pl.DataFrame:
+    """The same of the best items of each user, with "rank" and "score"."""
+    rank_M = pl.Series("rank", np.tile(np.arange(1, item_UK.shape[1] + 1), len(item_UK)))
+    return rows_of(vocabulary, state, item_UK).with_columns(rank_M, pl.Series("score", score_UK.reshape(-1)))
+
+
+def action_columns(
+    actions: Sequence[Action], predicted: Mapping[str, Float[np.ndarray, "..."]], num_rows: int
+) -> list[tuple[str, Float32[np.ndarray, " M"]]]:
+    """What is expected of each action, in the log's units: the name and the numbers of each column."""
+    columns: list[tuple[str, np.ndarray]] = []
+    for action in actions:
+        value_MW = action.kind.answer(predicted[action.name].reshape(num_rows, -1))
+        columns += zip(action.kind.answer_columns(action.name), value_MW.T, strict=True)
+    return columns
+
+
+def with_actions(
+    answer: pl.DataFrame,
+    columns: Sequence[tuple[str, Float32[np.ndarray, " M"]]],
+    taken: Sequence[str] = (),
+) -> pl.DataFrame:
+    """The rows with these columns behind.
+
+    Args:
+        taken: names that none of them may have.
+    """
+    for name, value_M in columns:
+        answer = answer.with_columns(pl.Series(_free(name, (*answer.columns, *taken)), value_M))
+    return answer
+
+
+def known_items(vocabulary: Vocabulary, items: Any) -> Int64[np.ndarray, " C"]:
+    """The dense items of a list of ids. Raises ValueError where one is not known."""
+    ids = _ids(items)
+    item_C = vocabulary.index_of(ids)
+    unknown = ids.filter(item_C == UNKNOWN_ITEM)
+    if len(unknown):
+        raise ValueError(
+            f"{len(unknown)} of {len(ids)} items are not among the model's {len(vocabulary)}, "
+            f"such as {unknown[0]!r}"
+        )
+    return item_C
 
 
 def _candidate(answer: pl.DataFrame, row: int) -> str:
     user, item = answer.select("user", "item").row(row)
     return f"{called(user)}, item {item!r}"
+
+
+def _behind(
+    events: EventBatch, before: int | Mapping[Any, int], user_ids: Sequence[Any] | None
+) -> EventBatch:
+    """Histories that came behind so many events of their users; as they are, where there were none.
+
+    Raises:
+        ValueError: one is no count, or of a user without a history.
+    """
+    if not events.num_users or before == 0:
+        return events
+    ids = events.user_U.tolist() if user_ids is None else user_ids
+    by_user = before if isinstance(before, Mapping) else dict.fromkeys(ids, before)
+    for user, count in by_user.items():
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count not in EARLIER_EVENTS:
+            raise ValueError(
+                f"before = {count!r}, of {called(user)}: expected a whole number, how many events there were before "
+                "the history's first"
+            )
+    strange = sorted(by_user.keys() - set(ids), key=str)
+    if strange:
+        raise ValueError(f"before names {called(strange[0])}, of whom no history is given: leave that out")
+    before_U = np.array([by_user.get(user, 0) for user in ids], dtype=np.int64)
+    return replace(events, number_E=events.number_E + np.repeat(before_U, events.num_events_U))
 
 
 def _free(name: str, taken: Sequence[str]) -> str:

@@ -8,14 +8,17 @@ import polars as pl
 from cyclopts import Parameter
 from jaxtyping import Bool
 
-from plait.cli.arguments import Device, Json
+from plait.cli.arguments import Counting, Device, Json
 from plait.cli.bulk import Asking, Lists, items_of, users_of, write_answers
+from plait.cli.counted import Asked, asked_of
 from plait.cli.id_tables import Report
 from plait.cli.output import progress_console, say, show_rows
 from plait.cli.parted import check_takes_table
 from plait.cli.runs import finished_run, run_and_model
 from plait.cli.user_state import model_and_data, state_of_users
+from plait.counting_recommender import CountingRecommender
 from plait.data.columns.features import texts_of
+from plait.data.history import Columns, columns_read
 from plait.engine.plain import needs_time
 from plait.engine.state import State
 from plait.layouts import audit
@@ -37,6 +40,7 @@ def recommend(
     titles: Path | None = None,
     title_column: str = "title",
     dataset: str | None = None,
+    baseline: Counting = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -45,6 +49,8 @@ def recommend(
     With --users: the items alone, of many users, as a table.
 
     Example: plait recommend runs/lac --user 196 -k 10
+
+    Or from a baseline, where nothing was trained: plait recommend ml-100k --baseline "sequential rules" --user 196
 
     Parameters
     ----------
@@ -77,6 +83,17 @@ def recommend(
     device
         What the model runs on; auto is cuda where there is one.
     """
+    if baseline is not None:
+        asked = asked_of(
+            run, filter_seen, at=at, dataset=dataset, users=users, out=out, allow=allow, deny=deny
+        )
+        if user is None:
+            raise ValueError("--user is missing: a baseline answers one user at a time")
+        found = _counted(asked, baseline, user, k)
+        if titles is not None:
+            found = with_titles(found, columns_read(asked.dataset), titles, title_column)
+        show_rows(found.columns, found.rows(), json=json)
+        return
     if (user is None) == (users is None) or (users is None) != (out is None):
         raise ValueError(
             "give --user for one list, which is printed, or --users (a file, or all) and --out for a table of many"
@@ -102,7 +119,7 @@ def recommend(
     state = state_of_users(model, asking.data, np.array([asking.data.user_index(user)]))
     found = model.retrieve(state, k, filter_seen=filter_seen, at=at, mask=kept_V).drop("user")
     if titles is not None:
-        found = with_titles(found, model, titles, title_column)
+        found = with_titles(found, model.columns, titles, title_column)
     knows_when = at is not None or not needs_time(model.model.layout, model.model.config.settings, "a")
     if audit(model.model.layout).can_score != "no" and knows_when:
         found = _with_actions(found, model, state, at)
@@ -121,9 +138,18 @@ def _kept(
     return asking.model.mask(allowed, denied)
 
 
-def with_titles(found: pl.DataFrame, model: Recommender, table: Path, column: str) -> pl.DataFrame:
+def _counted(asked: Asked, baseline: str, user: str, k: int) -> pl.DataFrame:
+    """What a way of counting recommends."""
+    protocol = asked.protocol
+    counts = CountingRecommender.fit(
+        asked.dataset, baseline, protocol=protocol, same_request=asked.same_request
+    )
+    history = counts.encode(asked.history(user))
+    return counts.retrieve(history, k, filter_seen=protocol.filter_seen).drop("user")
+
+
+def with_titles(found: pl.DataFrame, columns: Columns, table: Path, column: str) -> pl.DataFrame:
     """The table's titles behind the items; null where it has none."""
-    columns = model.columns
     titles = texts_of(table, columns.item, column, found["item"], columns.text)
     return found.insert_column(1, titles.rename("title"))
 

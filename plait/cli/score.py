@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from plait.cli.arguments import Device, Json
+from plait.cli.arguments import Counting, Device, Json
 from plait.cli.bulk import Asking, Pairs, pairs_of, write_answers
+from plait.cli.counted import asked_of
 from plait.cli.output import progress_console, say, show_rows
 from plait.cli.parted import check_takes_table
 from plait.cli.runs import finished_run, run_and_model
 from plait.cli.user_state import model_and_data, state_of, value_of
+from plait.counting_recommender import CountingScorer
 from plait.schema import check_unique, split_quoted
 
 
@@ -24,12 +26,15 @@ def score(
     value: str | None = None,
     item_numbers: Path | None = None,
     dataset: str | None = None,
+    baseline: Counting = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """The actions that a user is expected to take on given items, or many users on items of their own.
 
     Example: plait score runs/lac --user 196 --items 242,302
+
+    Or from a baseline, where nothing was trained: plait score ml-100k --baseline "item and user" --user 196 --items 242
 
     Parameters
     ----------
@@ -61,6 +66,22 @@ def score(
     device
         What the model runs on; auto is cuda where there is one.
     """
+    if baseline is not None:
+        unread = {
+            "at": at,
+            "context": context,
+            "value": value,
+            "pairs": pairs,
+            "out": out,
+            "dataset": dataset,
+        }
+        by_counts = asked_of(run, None, **unread)
+        if user is None or items is None:
+            raise ValueError("give --user and --items: a baseline answers one user at a time")
+        counts = CountingScorer.fit(by_counts.dataset, baseline, same_request=by_counts.same_request)
+        found = counts.score(counts.encode(by_counts.history(user)), split_items(items)).drop("user")
+        show_rows(found.columns, found.rows(), json=json)
+        return
     if pairs is None:
         if user is None or items is None or out is not None:
             raise ValueError(

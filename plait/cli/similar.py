@@ -48,5 +48,5 @@ def similar(
     model = Recommender.from_pretrained(model_folder, device)
     found = model.similar([item], k).select("similar", "rank", "cosine").rename({"similar": "item"})
     if titles is not None:
-        found = with_titles(found, model, titles, title_column)
+        found = with_titles(found, model.columns, titles, title_column)
     show_rows(found.columns, found.rows(), json=json)

@@ -147,7 +147,7 @@ def _coming(
         name_U = None if request_name is None else (request_name,) * len(in_last_U)
         in_last_U = in_last_request(state, np.full_like(time_s_U, at_s), name_U)
     plan = model.plan
-    events = window(state.events, plan.max_events, plan.lead, plan.end_of_context(state.events, in_last_U))
+    events = window(state.events, plan.window, plan.lead, plan.end_of_context(state.events, in_last_U))
     _check_long_enough(model, field, state, events)
     return _Coming(events, time_s_U, request_U + ~in_last_U)
 
@@ -215,7 +215,8 @@ def _no_context(events: EventBatch) -> Int64[np.ndarray, " F"]:
 def _inputs(
     model: GenerativeRecommender, batch: EventBatch, field: Field, late: LateStatistics | None
 ) -> Inputs:
-    return query_inputs(model.plan, batch, (field,), device=next(model.parameters()).device, late=late)
+    device = next(model.parameters()).device
+    return query_inputs(model.plan, batch, (field,), device=device, late=late, counting=model.counting)
 
 
 def _joined(parts: Sequence[dict[str, np.ndarray]], axis: int) -> dict[str, np.ndarray]:
@@ -234,7 +235,7 @@ def _score_step(
     inputs = _inputs(model, joined_histories(repeated(coming.events, shape[1]), candidates), "a", late)
     (state_MD,) = model(inputs)
     assert model.heads is not None, "a layout that scores has heads"
-    predicted = model.heads.predict(state_MD, inputs.questions[0].late_MF)
+    predicted = model.heads.expected(model.action_outputs(inputs.questions[0], state_MD))
     return {name: value.unflatten(0, shape).cpu().numpy() for name, value in predicted.items()}
 
 
