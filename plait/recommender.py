@@ -32,7 +32,7 @@ from plait.data.history import (
     save_vocabulary,
 )
 from plait.data.vocabulary import Vocabulary
-from plait.engine import plain
+from plait.engine import one_pass
 from plait.engine.state import State
 from plait.engine.state import append as append_event
 from plait.engine.state import encode as encode_history
@@ -92,7 +92,7 @@ class Recommender:
             self._check_takes_users(history)
         is_batch = isinstance(history, EventBatch)
         read = self._of_batch(history) if is_batch else self._read(history, users)
-        return encode_history(
+        state = encode_history(
             read.events,
             self.model.plan.max_events,
             self.model.plan.lead,
@@ -101,6 +101,7 @@ class Recommender:
             request_name_U=read.request_name_U,
             place_U=read.place_U,
         )
+        return one_pass.encode(self.model, state)
 
     def append(self, state: State, event: Frame) -> State:
         """The state after one more event of every user (for one user, a mapping of single values will do).
@@ -123,7 +124,7 @@ class Recommender:
                 "and the state was encoded from an EventBatch, which does not name its last request; encode a table of "
                 "the log's columns"
             )
-        return append_event(
+        after = append_event(
             state,
             read.events,
             self.model.plan.max_events,
@@ -133,6 +134,7 @@ class Recommender:
             request_name_U=read.request_name_U,
             place_U=read.place_U,
         )
+        return one_pass.append(self.model, state, after)
 
     def add_items(self, items: Frame) -> "Recommender":
         """A recommender that knows the table's new items, too, by their features alone: nothing is trained.
@@ -178,7 +180,7 @@ class Recommender:
         item_UC = np.tile(item_C, (state.events.num_users, 1))
         at_s, request_name = self._when(at)
         context_F = self._context(context or {})
-        predicted = plain.score(
+        predicted = one_pass.score(
             self.model, state, item_UC, at_s=at_s, request_name=request_name, context_F=context_F
         )
         answer = self._rows(state, item_UC)
@@ -204,7 +206,7 @@ class Recommender:
         if isinstance(k, bool) or not isinstance(k, int | np.integer):
             raise ValueError(f"k = {k!r}: expected a whole number, how many items each user gets")
         at_s, request_name = self._when(at)
-        item_UK, score_UK = plain.retrieve(
+        item_UK, score_UK = one_pass.retrieve(
             self.model, state, int(k), filter_seen, at_s=at_s, request_name=request_name
         )
         rank_K = pl.Series("rank", np.tile(np.arange(1, k + 1), len(item_UK)))

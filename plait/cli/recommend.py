@@ -11,7 +11,7 @@ from plait.cli.output import show_rows
 from plait.cli.runs import finished_run, run_and_model
 from plait.cli.user_state import state_of
 from plait.data.columns.features import texts_of
-from plait.engine.plain import needs_time
+from plait.engine.asking import needs_time
 from plait.engine.state import State
 from plait.layouts import audit
 from plait.recommender import Recommender

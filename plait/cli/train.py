@@ -12,7 +12,7 @@ from plait.cli.output import progress_console, say
 from plait.cli.progress import training_bar
 from plait.compare.words import duration
 from plait.data import Dataset
-from plait.engine.plain import needs_time
+from plait.engine.asking import needs_time
 from plait.evaluation.run_files import MODEL as MODEL_FOLDER
 from plait.evaluation.run_files import RunSettings, load_result
 from plait.evaluation.settings import Optim, Protocol
