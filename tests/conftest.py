@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from tiny import prepared, random_log
@@ -23,6 +24,14 @@ def every_float() -> Iterator[None]:
     """The command line flushes denormal numbers to zero for its whole process; the next test may want them."""
     torch.set_flush_denormal(False)
     yield
+
+
+@pytest.fixture
+def shapes_are_not_checked() -> Iterator[None]:
+    """The same calls come a thousand times here, with shapes that all other tests check."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")
