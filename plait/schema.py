@@ -88,6 +88,12 @@ class Kind(msgspec.Struct, frozen=True):
     def answer(self, predicted_MC: Float32[np.ndarray, "M C"]) -> Float32[np.ndarray, "M W"]:
         """Those columns, of what a model predicts."""
 
+    @abstractmethod
+    def log_numbers(
+        self, predicted_M: Float32[np.ndarray, "M ..."], label_M: Float32[np.ndarray, " M"]
+    ) -> tuple[Float32[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
+        """What a model predicts and what events hold, as numbers in the log's units, where it is judged by those."""
+
 
 class NumericKind(Kind, frozen=True):
     """Events hold a number, and a model predicts one."""
@@ -101,6 +107,11 @@ class NumericKind(Kind, frozen=True):
 
     def answer(self, predicted_MC: Float32[np.ndarray, "M C"]) -> Float32[np.ndarray, "M W"]:
         return predicted_MC
+
+    def log_numbers(
+        self, predicted_M: Float32[np.ndarray, "M ..."], label_M: Float32[np.ndarray, " M"]
+    ) -> tuple[Float32[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
+        return predicted_M, label_M
 
 
 class KindOfOutcomes(Kind, frozen=True):
@@ -247,6 +258,11 @@ class Categorical(KindOfOutcomes, frozen=True, tag="categorical"):
     def answer(self, predicted_MC: Float32[np.ndarray, "M C"]) -> Float32[np.ndarray, "M W"]:
         return predicted_MC
 
+    def log_numbers(
+        self, predicted_M: Float32[np.ndarray, "M ..."], label_M: Float32[np.ndarray, " M"]
+    ) -> tuple[Float32[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
+        raise AssertionError("outcomes without an order are no numbers")
+
 
 @final
 class Ordinal(KindOfOutcomes, frozen=True, tag="ordinal"):
@@ -324,6 +340,11 @@ class Ordinal(KindOfOutcomes, frozen=True, tag="ordinal"):
         if self.levels is None:
             return predicted_MC
         return np.column_stack([self.mean_of(predicted_MC), predicted_MC])
+
+    def log_numbers(
+        self, predicted_M: Float32[np.ndarray, "M ..."], label_M: Float32[np.ndarray, " M"]
+    ) -> tuple[Float32[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
+        return self.mean_of(predicted_M), self.levels_of(label_M)
 
 
 ActionKind = Binary | Regression | Amount | Categorical | Ordinal
@@ -521,8 +542,13 @@ class EventBatch:
     # Codes of what was known when the item was shown, and of what is known about the user; no columns by default.
     context_EF: Int64[np.ndarray, "E F"] = None  # type: ignore[assignment]
     user_code_UK: Int64[np.ndarray, "U K"] = None  # type: ignore[assignment]
+    # Which event it is of all that its user ever had, from 0; by default a user's first event here is the first ever.
+    number_E: Int64[np.ndarray, " E"] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        if self.number_E is None:
+            number_E = np.arange(len(self.item_E)) - np.repeat(self.start_U1[:-1], self.num_events_U)
+            object.__setattr__(self, "number_E", number_E)
         for name, rows in (("context_EF", self.item_E), ("user_code_UK", self.user_U)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, np.zeros((len(rows), 0), dtype=np.int64))

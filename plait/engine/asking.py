@@ -1,19 +1,20 @@
 """What is asked about events to come: from which context, when, and whether it can be asked at all.
 
 Shape letters: U users, C candidates of a user, B lists of candidates, M candidates of all lists, F context features, K
-items returned, V catalogue items, D width. Small ones count those of a step: u users.
+items returned, I rows of the item table, D width. Small ones count those of a step: u users.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import assert_never
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from plait.engine import steps
-from plait.engine.ranking import Catalogue, Seen, beside_of, best_of_parts, without
+from plait.engine.filters import Filters
+from plait.engine.ranking import Catalogue, beside_of, best_of_parts
 from plait.engine.state import State, called, in_last_request, some_users, window
 from plait.layouts import Layout, audit
 from plait.layouts.audit import reader
@@ -32,13 +33,19 @@ def check_can_score(model: GenerativeRecommender, item_UC: Int64[np.ndarray, "U 
         raise ValueError(f"no candidates to score: {item_UC.shape[1]} items for {len(item_UC)} users")
 
 
-def check_can_retrieve(
-    model: GenerativeRecommender, state: State, k: int, seen_U: Sequence[Int64[np.ndarray, " _"]]
-) -> None:
-    """Raises ValueError where the layout predicts no item, or `k` items are not left to every user."""
+def checked_filters(
+    model: GenerativeRecommender,
+    state: State,
+    k: int,
+    filter_seen: bool,
+    kept_I: Bool[np.ndarray, " I"] | None,
+) -> Filters:
+    """What lists may hold; raises ValueError where the layout predicts no item, or `k` items are not left to a user."""
     if not audit(model.layout).can_retrieve:
         raise ValueError(f"layout '{model.layout}' cannot retrieve: it predicts no item")
-    _check_left(model, state, k, seen_U)
+    filters = Filters.joined(model.config.num_items, state.seen_U, filter_seen, kept_I)
+    filters.check_left(k, state.id_U)
+    return filters
 
 
 def needs_time(layout: Layout, settings: ModelSettings, field: Field) -> bool:
@@ -82,7 +89,7 @@ def coming_of(
         in_last_U = in_last_request(state, np.full_like(time_s_U, at_s), name_U)
     plan = model.plan
     end_U = plan.end_of_context(state.events, in_last_U)
-    events = window(state.events, plan.max_events, plan.lead, end_U)
+    events = window(state.events, plan.window, plan.lead, end_U)
     _check_long_enough(model, field, state, events)
     return Coming(events, time_s_U, request_U + ~in_last_U, end_U)
 
@@ -98,29 +105,6 @@ def _check_long_enough(model: GenerativeRecommender, field: Field, state: State,
             f"predicting {found.target.fact} needs {found.target.offset}. Recommend popular items to users without "
             "history"
         )
-
-
-def _check_left(
-    model: GenerativeRecommender, state: State, k: int, seen_U: Sequence[Int64[np.ndarray, " _"]]
-) -> None:
-    """Raises ValueError where `k` items are not left to every user."""
-    num_items = model.config.num_items
-    seen = [int((item_S != UNKNOWN_ITEM).sum()) for item_S in seen_U]
-    most = int(np.argmax(seen)) if seen else None
-    left = num_items - (0 if most is None else seen[most])
-    if 0 < k <= left:
-        return
-    if most is not None and left <= 0:
-        raise ValueError(
-            f"{called(state.id_U[most])} has seen all {num_items} items of the catalogue, so none is left to "
-            f"recommend; keep the seen ones with {setting('filter_seen', False)}"
-        )
-    if most is not None:
-        whose = f"the items of the catalogue that {called(state.id_U[most])} has not seen, of {num_items}"
-        raise ValueError(
-            f"{setting('k', k)}: expected 1 to {left}, {whose}; ask for fewer, or do not filter the seen ones"
-        )
-    raise ValueError(f"{setting('k', k)}: expected 1 to {left}, the items of the catalogue")
 
 
 def _request_times(
@@ -176,14 +160,12 @@ def best_of_users(
     histories: EventBatch,
     state_uD: Float32[Tensor, "u D"],
     k: int,
-    seen_u: Sequence[Int64[np.ndarray, " _"]],
+    filters: Filters,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    seen = Seen.joined(seen_u) if seen_u else None
     found = []
     for users in steps.even(len(state_uD), catalogue.users_per_step):
-        of_some = None if seen is None else seen.of(users)
         beside = beside_of(model, some_users(histories, users))
-        parts = (without(part, of_some) for part in catalogue.parts(state_uD[users], beside))
+        parts = map(filters.of(users).applied, catalogue.parts(state_uD[users], beside))
         score_UK, item_UK = best_of_parts(parts, k)
         found.append((item_UK.cpu().numpy(), score_UK.cpu().numpy()))
     return found

@@ -1,7 +1,7 @@
 """Scoring and retrieval in one pass: every history is encoded once, and what comes after it attends to its keys.
 
 Shape letters: U users, C candidates of a user, M candidates of all users laid end to end, B lists of candidates, each
-of one user, F context features, K items returned, D width. Small ones count those of a step.
+of one user, F context features, K items returned, I rows of the item table, D width. Small ones count those of a step.
 """
 
 from collections.abc import Hashable, Iterator
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from plait.engine import asking, steps
@@ -18,7 +18,7 @@ from plait.engine.ranking import catalogue_of
 from plait.engine.state import State, chosen_users, joined_histories, window
 from plait.layouts.facts import Field
 from plait.models.generative import GenerativeRecommender
-from plait.models.inputs import candidate_inputs, history_inputs, next_inputs
+from plait.models.inputs import Questions, candidate_inputs, history_inputs, next_inputs
 from plait.models.late import LateStatistics
 from plait.nn.cached import Encoded
 from plait.schema import EventBatch
@@ -42,7 +42,7 @@ class Kept:
 def encode(model: GenerativeRecommender, state: State) -> State:
     """The state with the keys of its histories, where the model needs no moment to make them, and where they take no
     more than STATE_BYTES; else histories are encoded when they are asked about."""
-    events = window(state.events, model.plan.max_events, model.plan.lead)
+    events = window(state.events, model.plan.window, model.plan.lead)
     tokens = int((events.num_events_U - events.lead_U).sum()) * model.layout.tokens_per_event
     if (
         not model.plan.candidates_share_history
@@ -62,7 +62,7 @@ def append(model: GenerativeRecommender, before: State, after: State) -> State:
         after: `engine.state.append` of it.
     """
     kept = before.kept
-    events = window(after.events, model.plan.max_events, model.plan.lead)
+    events = window(after.events, model.plan.window, model.plan.lead)
     grew_U = (events.num_events_U - events.lead_U) * model.layout.tokens_per_event
     if kept is None or not kept.is_of(model) or model.plan.exposure.history == "full":
         return encode(model, after)
@@ -117,11 +117,10 @@ def score_lists(
     coming = asking.coming_of(model, "a", state, at_s, request_name)
     if context_UF is None:
         context_UF = np.tile(asking.no_context(state.events), (len(count_U), 1))
-    late, heads = model.late_statistics(), model.heads
-    assert heads is not None, "a layout that scores has heads"
-    parts = []
-    for state_MD, late_MF in _answers(model, state, coming, "a", item_M, count_U, context_UF, late):
-        predicted = heads.predict(state_MD, late_MF)
+    assert model.heads is not None, "a layout that scores has heads"
+    parts, late = [], model.late_statistics()
+    for state_MD, questions in _answers(model, state, coming, "a", item_M, count_U, context_UF, late):
+        predicted = model.heads.expected(model.action_outputs(questions, state_MD))
         parts.append({name: value.cpu().numpy() for name, value in predicted.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -135,10 +134,10 @@ def retrieve(
     *,
     at_s: int | None = None,
     request_name: Hashable = None,
+    kept_I: Bool[np.ndarray, " I"] | None = None,
 ) -> tuple[Int64[np.ndarray, "U K"], Float32[np.ndarray, "U K"]]:
     """As `plain.retrieve`, in one pass."""
-    seen_U = state.seen_U if filter_seen else ()
-    asking.check_can_retrieve(model, state, k, seen_U)
+    filters = asking.checked_filters(model, state, k, filter_seen, kept_I)
     coming = asking.coming_of(model, "i", state, at_s, request_name)
     item_U, count_U = asking.no_item(coming.events)[:, 0], np.ones(coming.events.num_users, dtype=np.int64)
     context_UF = np.tile(asking.no_context(coming.events), (len(count_U), 1))
@@ -146,7 +145,7 @@ def retrieve(
     for state_uD, _ in _answers(model, state, coming, "i", item_U, count_U, context_UF, late=None):
         users = slice(first, first + len(state_uD))
         some = coming.of(users)
-        found += asking.best_of_users(model, catalogue, some.events, state_uD, k, seen_U[users])
+        found += asking.best_of_users(model, catalogue, some.events, state_uD, k, filters.of(users))
         first = users.stop
     item_UK, score_UK = (np.concatenate(each) for each in zip(*found, strict=True))
     return item_UK, score_UK
@@ -161,8 +160,8 @@ def _answers(
     count_U: Int64[np.ndarray, " U"],
     context_UF: Int64[np.ndarray, "U F"],
     late: LateStatistics | None,
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """What heads read of every candidate, in order, step by step: states and late features."""
+) -> Iterator[tuple[Float32[Tensor, "m D"], Questions]]:
+    """What heads read of every candidate, in order, step by step."""
     end_U = np.cumsum(count_U)
     for users, encoded in _histories(model, state, coming):
         some, first = coming.of(users), int(end_U[users.start] - count_U[users.start])
@@ -182,9 +181,10 @@ def _answers(
                 part.count_B,
                 next(model.parameters()).device,
                 late,
+                model.counting,
             )
             (state_MD,) = model.answered(later, encoded)
-            yield state_MD, later.inputs.questions[0].late_MF
+            yield state_MD, later.inputs.questions[0]
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """Scoring and retrieval, the plain way: one sequence per candidate. The reference for every faster way.
 
-Shape letters: U users, C candidates of a user, F context features, M questions, K items returned, V catalogue items.
-D width. Small ones count those of a step: u users, c candidates.
+Shape letters: U users, C candidates of a user, F context features, M questions, K items returned, I rows of the item
+table, D width. Small ones count those of a step: u users, c candidates.
 """
 
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from plait.engine import asking, steps
@@ -69,6 +69,7 @@ def retrieve(
     *,
     at_s: int | None = None,
     request_name: Hashable = None,
+    kept_I: Bool[np.ndarray, " I"] | None = None,
 ) -> tuple[Int64[np.ndarray, "U K"], Float32[np.ndarray, "U K"]]:
     """The `k` items most likely to come next for every user, best first, and their scores: logits, or their
     weighted sum with what counts say.
@@ -79,20 +80,20 @@ def retrieve(
 
     Args:
         at_s, request_name: when they are shown, and in which request, as in `score`.
+        kept_I: whether each dense item may be returned; by default all may.
 
     Raises:
         ValueError: the layout predicts no item, fewer than `k` items are left to a user, the time is needed and not
             given, or lies before the last event of a user, or nothing is left of a history from which to ask.
     """
-    seen_U = state.seen_U if filter_seen else ()
-    asking.check_can_retrieve(model, state, k, seen_U)
+    filters = asking.checked_filters(model, state, k, filter_seen, kept_I)
     coming = asking.coming_of(model, "i", state, at_s, request_name)
     tokens_U = steps.tokens_of(model, coming.events.num_events_U)
     catalogue, found = catalogue_of(model), []
     for users in steps.within(tokens_U, steps.tokens_per_step(model)):
         some = coming.of(users)
         found += asking.best_of_users(
-            model, catalogue, some.events, _retrieve_step(model, some), k, seen_U[users]
+            model, catalogue, some.events, _retrieve_step(model, some), k, filters.of(users)
         )
     item_UK, score_UK = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return item_UK, score_UK
@@ -101,7 +102,8 @@ def retrieve(
 def _inputs(
     model: GenerativeRecommender, batch: EventBatch, field: Field, late: LateStatistics | None
 ) -> Inputs:
-    return query_inputs(model.plan, batch, (field,), device=next(model.parameters()).device, late=late)
+    device = next(model.parameters()).device
+    return query_inputs(model.plan, batch, (field,), device=device, late=late, counting=model.counting)
 
 
 def _joined(parts: Sequence[dict[str, np.ndarray]], axis: int) -> dict[str, np.ndarray]:
@@ -120,7 +122,7 @@ def _score_step(
     inputs = _inputs(model, joined_histories(repeated(coming.events, shape[1]), candidates), "a", late)
     (state_MD,) = model(inputs)
     assert model.heads is not None, "a layout that scores has heads"
-    predicted = model.heads.predict(state_MD, inputs.questions[0].late_MF)
+    predicted = model.heads.expected(model.action_outputs(inputs.questions[0], state_MD))
     return {name: value.unflatten(0, shape).cpu().numpy() for name, value in predicted.items()}
 
 

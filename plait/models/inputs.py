@@ -1,7 +1,7 @@
 """From an event batch to the tensors a model takes: the one place where a layout meets values.
 
 Shape letters: U users, E events, A action columns, N tokens, M questions of one target, R rows, L slots of a row,
-F late features.
+F late features, X numbers that are counted beside a model.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from plait.counts.actions import ActionQuestions
 from plait.layouts import Layout
 from plait.layouts.arrange import (
     SPECIALS,
@@ -34,6 +35,7 @@ from plait.nn.visibility import NO_REQUEST_BEFORE, Clock, Segments
 from plait.schema import EventBatch
 
 Packer = Callable[[np.ndarray], PackedRows]
+Counting = Callable[[ActionQuestions], Float[np.ndarray, "M X"]]  # what is counted of questions about actions
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Questions:
     label_M: Int64[Tensor, " M"]
     given_M: tuple[tuple[Field, Int64[Tensor, " M"]], ...]
     late_MF: Float[Tensor, "M F"] | None = None  # of actions, where the heads take any
+    counted_MX: Float[Tensor, "M X"] | None = None  # of actions, where something is counted
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def training_inputs(
         late: what the model's `late_statistics` says.
     """
     roles = plan.training_roles(batch)
-    return _inputs(plan, batch, roles, training_predictions(plan.layout, roles), packer, device, late)
+    return _inputs(plan, batch, roles, training_predictions(plan.layout, roles), packer, device, late, None)
 
 
 def query_inputs(
@@ -101,6 +104,7 @@ def query_inputs(
     device: torch.device | str = "cpu",
     num_candidates_U: Int64[np.ndarray, " U"] | None = None,
     late: LateStatistics | None = None,
+    counting: Counting | None = None,
 ) -> Inputs:
     """The tokens of histories and of the events to come: one question per candidate and field.
 
@@ -109,11 +113,12 @@ def query_inputs(
         fields: what to ask for; a field that the layout does not predict is left out.
         num_candidates_U: how many candidates every user has; one, where they are not given.
         late: what the model's `late_statistics` says.
+        counting: what the model's `counting` says.
     """
     roles = plan.query_roles(batch, num_candidates_U)
     found = (candidate_predictions(plan.layout, field, roles) for field in fields)
     predictions = tuple(each for each in found if each is not None)
-    return _inputs(plan, batch, roles, predictions, packer, device, late)
+    return _inputs(plan, batch, roles, predictions, packer, device, late, counting)
 
 
 def history_inputs(
@@ -139,6 +144,7 @@ def candidate_inputs(
     count_B: Int64[np.ndarray, " B"],
     device: torch.device | str = "cpu",
     late: LateStatistics | None = None,
+    counting: Counting | None = None,
 ) -> LaterInputs:
     """The tokens of candidates alone, as `query_inputs` arranges them, and the question about each.
 
@@ -160,7 +166,7 @@ def candidate_inputs(
     else:
         cell_M = (np.cumsum(is_own_N) - 1)[predictions.token_M]
     own = tokens.only(is_own_N)
-    questions = _questions(batch, roles, predictions, cell_M, device, late)
+    questions = _questions(batch, roles, predictions, cell_M, device, late, counting)
     inputs = _rows_of(plan, batch, roles, own, in_one_row(own.length_U), (questions,), device)
     first_B = np.cumsum(count_B) - count_B
     seen_B = np.maximum(roles.context_end_C[first_B] - roles.first_U, 0) * plan.layout.tokens_per_event
@@ -217,11 +223,13 @@ def _inputs(
     packer: Packer,
     device: torch.device | str,
     late: LateStatistics | None,
+    counting: Counting | None,
 ) -> Inputs:
     tokens = arrange(plan.layout, roles)
     rows = packer(tokens.length_U)
     questions = tuple(
-        _questions(batch, roles, each, rows.cell_N[each.token_M], device, late) for each in predictions
+        _questions(batch, roles, each, rows.cell_N[each.token_M], device, late, counting)
+        for each in predictions
     )
     return _rows_of(plan, batch, roles, tokens, rows, questions, device)
 
@@ -257,14 +265,21 @@ def _questions(
     cell_M: Int64[np.ndarray, " M"],
     device: torch.device | str,
     late: LateStatistics | None,
+    counting: Counting | None,
 ) -> Questions:
-    tensor, takes_late = partial(_tensor, device), predictions.target.fact.field == "a"
+    tensor, is_of_actions = partial(_tensor, device), predictions.target.fact.field == "a"
+    late_MF = counted_MX = None
+    if is_of_actions and late is not None:
+        late_MF = tensor(_late(late, batch, roles, predictions))
+    if is_of_actions and counting is not None:
+        counted_MX = tensor(_counted(counting, batch, roles, predictions))
     return Questions(
         predictions.target,
         tensor(cell_M),
         tensor(predictions.label_M),
         tuple((field, tensor(source_M)) for field, source_M in predictions.given_M),
-        tensor(_late(late, batch, roles, predictions)) if late is not None and takes_late else None,
+        late_MF,
+        counted_MX,
     )
 
 
@@ -301,8 +316,21 @@ def _late(
     late: LateStatistics, batch: EventBatch, roles: EventRoles, predictions: Predictions
 ) -> Float32[np.ndarray, "M F"]:
     """Counts of the window's events alone: how many lie before it would tell layouts apart by their lag."""
+    first_M = _window_begins(roles, predictions)
+    return late.of(batch, first_M, predictions.context_end_M, predictions.label_M)
+
+
+def _counted(
+    counting: Counting, batch: EventBatch, roles: EventRoles, predictions: Predictions
+) -> Float[np.ndarray, "M X"]:
+    """Of the events that late features count."""
+    first_M = _window_begins(roles, predictions)
+    return counting(ActionQuestions.of(batch, first_M, predictions.context_end_M, predictions.label_M))
+
+
+def _window_begins(roles: EventRoles, predictions: Predictions) -> Int64[np.ndarray, " M"]:
     first_E = np.repeat(roles.first_U, np.diff(roles.start_U1))
-    return late.of(batch, first_E[predictions.label_M], predictions.context_end_M, predictions.label_M)
+    return first_E[predictions.label_M]
 
 
 def _clock(

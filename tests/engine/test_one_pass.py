@@ -81,7 +81,7 @@ def simple_model(
 
 def state_of(model: GenerativeRecommender, batch: EventBatch | None = None) -> State:
     plan = model.plan
-    return encode(histories() if batch is None else batch, plan.max_events, plan.lead)
+    return encode(histories() if batch is None else batch, plan.window, plan.lead)
 
 
 def check_agree(model: GenerativeRecommender, state: State, expected: State | None = None) -> Counter[str]:
@@ -299,7 +299,7 @@ def test_appending_is_encoding_again(name):
         for at in (3, 3, 4):  # the second is of the first one's moment: an event of the same request
             event = together(*(part_of(batch, user, 3, 4) for user in (0, 2)))
             event = replace(event, time_s_E=event.time_s_E + 60 * (at - 3), item_E=event.item_E + at)
-            grown = append(state, event, model.plan.max_events, model.plan.lead)
+            grown = append(state, event, model.plan.window, model.plan.lead)
             state, before = one_pass.append(model, state, grown), state
             met["kept"] += state.kept is not None
             met["old keys"] += _has_keys_of(state, before)
