@@ -36,7 +36,7 @@ from plait.data.history import (
 )
 from plait.data.logs.tables import open_tables
 from plait.data.vocabulary import Vocabulary
-from plait.engine import plain
+from plait.engine import one_pass
 from plait.engine.similar import similar as similar_items
 from plait.engine.state import State, called
 from plait.engine.state import append as append_event
@@ -109,7 +109,7 @@ class Recommender:
         is_batch = isinstance(history, EventBatch)
         read = self._of_batch(history) if is_batch else self._read(history, users)
         user_ids = read.user_ids if is_batch else read.user_ids or NOBODY
-        return encode_history(
+        state = encode_history(
             _behind(read.events, before, user_ids),
             self.model.plan.window,
             self.model.plan.lead,
@@ -118,6 +118,7 @@ class Recommender:
             request_name_U=read.request_name_U,
             place_U=read.place_U,
         )
+        return one_pass.encode(self.model, state)
 
     def append(self, state: State, event: Frame) -> State:
         """The state after one more event of every user (for one user, a mapping of single values will do).
@@ -140,7 +141,7 @@ class Recommender:
                 "and the state was encoded from an EventBatch, which does not name its last request; encode a table of "
                 "the log's columns"
             )
-        return append_event(
+        after = append_event(
             state,
             read.events,
             self.model.plan.window,
@@ -150,6 +151,7 @@ class Recommender:
             request_name_U=read.request_name_U,
             place_U=read.place_U,
         )
+        return one_pass.append(self.model, state, after)
 
     def add_items(self, items: Frame) -> "Recommender":
         """A recommender that knows the table's new items, too, by their features alone: nothing is trained.
@@ -206,7 +208,7 @@ class Recommender:
         item_UC = np.tile(item_C, (state.events.num_users, 1))
         at_s, request_name = self._when(at)
         context_F = self._context(context or {})
-        predicted = plain.score(
+        predicted = one_pass.score(
             self.model, state, item_UC, at_s=at_s, request_name=request_name, context_F=context_F
         )
         answer = rows_of(self.vocabulary, state, item_UC)
@@ -283,7 +285,7 @@ class Recommender:
         kept_I = None
         if not (allow is None and deny is None and mask is None):
             kept_I = np.concatenate([[False], self.mask(allow, deny) & self._checked_mask(mask)])
-        item_UK, score_UK = plain.retrieve(
+        item_UK, score_UK = one_pass.retrieve(
             self.model, state, num_items, filter_seen, at_s=at_s, request_name=request_name, kept_I=kept_I
         )
         return ranked_rows(self.vocabulary, state, item_UK, score_UK)

@@ -19,7 +19,7 @@ from plait.cli.user_state import model_and_data, state_of_users
 from plait.counting_recommender import CountingRecommender
 from plait.data.columns.features import texts_of
 from plait.data.history import Columns, columns_read
-from plait.engine.plain import needs_time
+from plait.engine.asking import needs_time
 from plait.engine.state import State
 from plait.layouts import audit
 from plait.recommender import Recommender

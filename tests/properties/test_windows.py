@@ -29,7 +29,7 @@ from tiny import (
 
 import plait
 from plait.data import Dataset
-from plait.engine import plain, state
+from plait.engine import asking, plain, state
 from plait.engine.state import State, append, encode, window
 from plait.evaluation.answers import answers_of
 from plait.evaluation.settings import Protocol
@@ -236,7 +236,7 @@ def without_encoding_again(
     longer = encode(until(log, end, max(0, before - plan.lead)), end - before, plan.lead)
     with monkeypatch.context() as patched:
         patched.setattr(
-            plain, "window", lambda events, _rule, lag, end_U: window(events, end - before, lag, end_U)
+            asking, "window", lambda events, _rule, lag, end_U: window(events, end - before, lag, end_U)
         )
         patched.setattr(gpt, "attend", last_from_there)
         return score_of_one(model, longer)
@@ -293,7 +293,7 @@ def check_earlier_moments(data: Dataset) -> None:
         model.plan = plan
         for end in range(6, LENGTH + 1):
             now = encode(until(log, end), plan.window, plan.lead)
-            coming = plain._coming(model, "a", now, AT_S, None)
+            coming = asking.coming_of(model, "a", now, AT_S, None)
             np.testing.assert_array_equal(
                 coming.events.number_E, window(now.events, plan.window, plan.lead).number_E
             )
