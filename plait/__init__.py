@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # for editors and checkers of types; a test holds it against 
     from plait.counting_recommender import CountingRecommender, CountingScorer
     from plait.data import Dataset, Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat, prepare
     from plait.evaluation.settings import Optim, Protocol
-    from plait.fitting import fit
+    from plait.fitting import fit, refit
     from plait.layouts import Layout
     from plait.models.generative import ModelSettings
     from plait.models.late import LateSettings
@@ -58,6 +58,7 @@ HOMES = {
     "Vector": "plait.schema",
     "fit": "plait.fitting",
     "prepare": "plait.data",
+    "refit": "plait.fitting",
 }
 
 __all__ = [
@@ -88,6 +89,7 @@ __all__ = [
     "Vector",
     "fit",
     "prepare",
+    "refit",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, HOMES)

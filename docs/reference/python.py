@@ -19,7 +19,7 @@ GROUPS = {
     "Actions": ("Action", "Binary", "Regression", "Amount", "Categorical", "Ordinal"),
     "Features": ("Feature", "Category", "Categories", "Number", "Vector"),
     "Layouts": ("Layout",),
-    "Training": ("fit", "ModelSettings", "LateSettings", "Optim", "Protocol"),
+    "Training": ("fit", "refit", "ModelSettings", "LateSettings", "Optim", "Protocol"),
     "Answering": ("Recommender",),
     "Counting": ("CountingRecommender", "CountingScorer"),
 }

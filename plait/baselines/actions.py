@@ -12,30 +12,15 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from plait.baselines.asking import BaselineQuestions, Histories, TrainingLog
 from plait.baselines.choosing import best_of
-from plait.baselines.kinds import Part, counted
 from plait.counts import histories as rows
-from plait.counts.effects import ItemTotals
+from plait.counts.effects import Damping, ItemTotals
+from plait.counts.kinds import Part, counted
 from plait.schema import Action
 
 # The grids, the usual value first. Damping counts in events that do not depart from the mean.
 ITEM_DAMPING = 5.0, 2.0, 10.0, 25.0
 USER_DAMPING = 2.0, 1.0, 5.0, 10.0
 DECAYS = 0.8, 0.7, 0.9, 0.95, 0.98  # of a user's residuals, for each step back
-
-
-@dataclass(frozen=True)
-class Damping:
-    """How far items and users are believed."""
-
-    item: float | None = None  # None: items do not count, nor do users
-    user: float | None = None  # None: users do not count
-    decay: float = 1.0  # of a user's residuals, for each step back
-
-    def __str__(self) -> str:
-        parts = [] if self.item is None else [f"item damped by {self.item:g}"]
-        parts += [] if self.user is None else [f"user by {self.user:g}"]
-        parts += [] if self.decay == 1 else [f"residuals weighted {self.decay:g} for each step back"]
-        return ", ".join(parts)
 
 
 @dataclass(frozen=True)

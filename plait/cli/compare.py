@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Beyond, Device, Quiet
 from plait.cli.datasets import open_dataset, show_dataset
-from plait.cli.model_settings import with_trunk
+from plait.cli.model_settings import VerbModelSettings, model_of_verb
 from plait.cli.output import console, progress_console, say, show
 from plait.cli.progress import training_bar
 from plait.cli.unfinished import Unfinished
@@ -19,7 +19,6 @@ from plait.compare.presentation import use
 from plait.compare.verdict import verdict_of
 from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import resolve
-from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkKind
 from plait.nn.device import resolve_device
 
@@ -36,7 +35,7 @@ def compare(
     baselines: bool = True,
     beyond_accuracy: Beyond = False,
     quiet: Quiet = False,
-    model: Annotated[ModelSettings, MODEL] = ModelSettings(),
+    model: Annotated[VerbModelSettings, MODEL] = VerbModelSettings(),
     optim: Annotated[Optim, TRAINING] = Optim(),
     protocol: Annotated[Protocol, PROTOCOL] = Protocol(),
     command_line: Annotated[tuple[str, ...], Parameter(parse=False)] = (),
@@ -63,8 +62,8 @@ def compare(
         Hold the layouts against counting, which trains nothing.
     """
     # Before a dataset is fetched for nothing:
-    on, model = resolve_device(device), with_trunk(model, trunk)
-    resolved = [resolve(name, allow_leaks=model.allow_leaks) for name in split_layouts(layouts)]
+    on, its_model = resolve_device(device), model_of_verb(model, trunk)
+    resolved = [resolve(name, allow_leaks=its_model.allow_leaks) for name in split_layouts(layouts)]
     opened, screen, told = open_dataset(dataset), console(), progress_console(quiet=quiet)
     show_dataset(opened, told)
     with training_bar(told) as watch:
@@ -73,7 +72,7 @@ def compare(
             resolved,
             seeds,
             out,
-            model,
+            its_model,
             optim,
             protocol,
             command=shlex.join(command_line),

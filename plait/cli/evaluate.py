@@ -11,7 +11,7 @@ from plait.data import Dataset
 from plait.evaluation.answers import measure
 from plait.evaluation.beyond_accuracy import BeyondAccuracy, Sliced, TrainingFacts
 from plait.evaluation.beyond_accuracy import beyond_accuracy as told_beyond
-from plait.evaluation.counting import BASELINES, against_counting, baselines_of, kept_baselines
+from plait.evaluation.counting import BASELINES, against_counting, baselines_of, kept_baselines, told_of
 from plait.evaluation.counts_effect import effects
 from plait.evaluation.run_files import (
     MODEL,
@@ -21,7 +21,6 @@ from plait.evaluation.run_files import (
     measured_answers,
     of_checkpoint,
 )
-from plait.evaluation.selection import Selection
 from plait.layouts import Layout, name_of
 from plait.metrics.intervals import Estimate, bootstrap
 from plait.metrics.table import task_of
@@ -73,11 +72,7 @@ def _show(run: Path, result: Result, found: Mapping[str, Estimate], dataset: Dat
     layout = name_of(Layout.parse(result.settings.layout, allow_leaks=True))
     out = console()
     show(FittedTable(headings, rows, title=f"{layout} on {result.dataset}"), out)
-    say(
-        f"epoch {result.best_epoch:.4g} of {result.epochs:.4g}, chosen by validation {result.selection}; "
-        f"stopped: {result.why_stopped}",
-        out,
-    )
+    say(_when_chosen(result), out)
     if result.beside is not None:
         its = result.beside
         say(
@@ -86,11 +81,26 @@ def _show(run: Path, result: Result, found: Mapping[str, Estimate], dataset: Dat
         )
     if (without := answers_without_counts(run, result)) is not None:
         found_with = measure(measured_answers(run, result))
-        for effect in effects([found_with], [measure(without)], [Selection.RETRIEVAL]):
+        for effect in effects([found_with], [measure(without)], told_of(result.actions)):
             say(f"counts beside the model: {effect}", out)
+    if result.refit is not None:
+        say(
+            f"evaluation: of {result.refit}, which the held-out rows were kept from; {run / MODEL} is trained on all "
+            "rows, and cannot be judged by them",
+            out,
+        )
     say(_against_counting(run, result, dataset), out)
     say(f"protocol: {result.protocol or 'not recorded'}", out)
     say(f"by {result.provenance}", out)
+
+
+def _when_chosen(result: Result) -> str:
+    if result.refit is not None:
+        return f"{result.refit.steps} steps, as many as that model took whose evaluation this is"
+    return (
+        f"epoch {result.best_epoch:.4g} of {result.epochs:.4g}, chosen by validation {result.selection}; "
+        f"stopped: {result.why_stopped}"
+    )
 
 
 def _cells(found: Estimate) -> tuple[str, str, str, str]:

@@ -2,6 +2,7 @@
 
 OUT/runs/VARIANT-seedN/  one run each (see `plait.training.run`); a finished one is only read again
 OUT/baselines/           what counting answers (see `plait.evaluation.counting`), where it is compared too
+OUT/arithmetic.json      what all runs multiply in, where the settings leave it open
 OUT/rows.jsonl           one row per variant and seed
 OUT/comparison.json      everything that the page shows
 OUT/summary.json         what was found and under which protocol, small enough to keep beside code
@@ -57,7 +58,7 @@ from plait.evaluation.run_files import (
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import write_whole
 from plait.layouts import Layout, audit, draw, name_of
-from plait.layouts.audit import reader
+from plait.layouts.audit import Audit, reader
 from plait.layouts.facts import FIELD_NAMES
 from plait.limits import Between, check_setting
 from plait.metrics.intervals import Estimate, average, bootstrap
@@ -72,8 +73,10 @@ from plait.metrics.table import (
 )
 from plait.models.combining import check_supported
 from plait.models.generative import ModelSettings
+from plait.nn.arithmetic import Arithmetic
 from plait.notices import Diverged, Watch
 from plait.schema import Action, check_unique
+from plait.training.arithmetic import made_definite, shared_arithmetic
 from plait.training.batches import check_labels, targets_per_epoch
 from plait.training.run import check_takes_runs, config_of, run_training, write_json
 from plait.training.unread import check_read
@@ -189,7 +192,9 @@ def compare_variants(
     check_takes_runs(out)
     check_setting("seeds", num_seeds, SEEDS)
     _check_variants(variants, dataset)
-    study = _Study(dataset, tuple(variants), num_seeds, title, command, device, provenance(device))
+    arithmetic = shared_arithmetic(out, [variant.settings for variant in variants], device)
+    origin = provenance(device, arithmetic)
+    study = _Study(dataset, tuple(variants), num_seeds, title, command, arithmetic, origin)
     best = limits(dataset, [variant.settings for variant in variants], study.seeds)
 
     def indented(line: str) -> None:
@@ -209,7 +214,9 @@ def compare_variants(
             folder = out / run_folder(variant.name, seed)
             runs.begin(f"{variant.name}, seed {seed}")
             try:
-                result = run_training(dataset, variant.seeded(seed), folder, indented, device, watch)
+                result = run_training(
+                    dataset, variant.seeded(seed), folder, indented, device, watch, arithmetic
+                )
             except Diverged as error:
                 rows.append(_failed(study, variant, seed, error))
                 runs.end()
@@ -244,7 +251,7 @@ class _Study:
     num_seeds: int
     title: str
     command: str
-    device: str
+    arithmetic: Arithmetic
     origin: Provenance
 
     @property
@@ -254,9 +261,8 @@ class _Study:
 
     def line_of(self, variant: Variant, seeds: Sequence[int]) -> str:
         of = variant.settings
-        return protocol_line(
-            self.dataset, of.model, of.optim, of.protocol, seeds, self.device, variant.layout
-        )
+        optim = made_definite(of.optim, self.arithmetic)
+        return protocol_line(self.dataset, of.model, optim, of.protocol, seeds, variant.layout)
 
     @cached_property
     def known(self) -> TrainingFacts:
@@ -342,14 +348,14 @@ def _asked_unlike(first: Variant, other: Variant, dataset: Dataset) -> Iterator[
 
 def _asked(variant: Variant, dataset: Dataset) -> Int64[np.ndarray, " Q"]:
     """The test events that a variant is asked about."""
-    plan = variant.settings.protocol.plan(variant.layout, variant.settings.model.exposure)
+    plan = variant.settings.protocol.plan(variant.layout, variant.settings.model)
     return targets_of(dataset, "test", plan).event_Q
 
 
 def _check_selection(variant: Variant, dataset: Dataset) -> None:
     """Raises ValueError where the best epoch is to be chosen by what the layout or the data do not give."""
     layout, actions, its = variant.layout, [action.name for action in dataset.actions], variant.settings
-    validation = targets_of(dataset, "validation", its.protocol.plan(layout, its.model.exposure))
+    validation = targets_of(dataset, "validation", its.protocol.plan(layout, its.model))
     reach = Reach(dataset, layout, its.protocol, validation)
     rules = rules_of(reach, its.model).values()
     for metric, _ in (weight for rule in rules for weight in rule.weights):
@@ -379,14 +385,14 @@ def _with_and_without_counts(
     Args:
         alone: by (layout, seed), the metrics of that run without its counts.
     """
-    metrics, found = comparison.retrieval, {}
+    metrics, found = (*comparison.retrieval, *comparison.scoring), {}
     for layout in dict.fromkeys(layout for layout, _ in alone):
         runs = [run for run in alone if run[0] == layout]
         both = [statistics[run] for run in runs], [alone[run] for run in runs]
         found[layout] = effects(*both, metrics, DRAWS)
-    retrieval = {run: {metric: its[metric] for metric in metrics} for run, its in alone.items()}
+    shown = {run: {metric: its[metric] for metric in metrics if metric in its} for run, its in alone.items()}
     rows = [row for row in comparison.rows if (row.layout, row.seed) in alone]
-    summaries = summarise(rows, retrieval, comparison.reference, DRAWS)
+    summaries = summarise(rows, shown, comparison.reference, DRAWS)
     return msgspec.structs.replace(comparison, counts=found, without_counts=summaries)
 
 
@@ -575,7 +581,7 @@ def _card(variant: Variant, dataset: Dataset) -> LayoutCard:
         retrieves=Ability("yes") if verdict.can_retrieve else Ability("no", "it predicts no item"),
         scores=Ability(verdict.can_score, verdict.why_not_score),
         audit={
-            "P1 information": verdict.information,
+            "P1 information": _information(verdict, its.model),
             "P2 action given item": verdict.conditioning,
             "P3 no leak": "; ".join(verdict.leaks) or "no target can be read from what its token sees",
         },
@@ -587,10 +593,15 @@ def _card(variant: Variant, dataset: Dataset) -> LayoutCard:
         targets_per_epoch={
             f"{FIELD_NAMES[field]}s": count
             for field, count in targets_per_epoch(
-                dataset, its.protocol.plan(layout, its.model.exposure), its.optim.users_per_step, its.protocol
+                dataset, its.protocol.plan(layout, its.model), its.optim.users_per_step, its.protocol
             ).items()
         },
     )
+
+
+def _information(verdict: Audit, model: ModelSettings) -> str:
+    counts = f"; counts of actions: {verdict.counted}" if model.counts == "auto" else ""
+    return f"{verdict.information}{counts}"
 
 
 def _write(comparison: Comparison, out: Path) -> None:

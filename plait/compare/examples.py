@@ -86,7 +86,7 @@ def _example(
     last = range(max(0, len(history.item_E) - LAST_EVENTS), len(history.item_E))
     recommended = {}
     for layout, model in models.items():
-        state = encode(history, model.plan.max_events, model.plan.lead)
+        state = encode(history, model.plan.window, model.plan.lead)
         item_UK, _ = plain.retrieve(model, state, K, filter_seen)
         recommended[layout] = tuple(str(item) for item in ids.ids_at(item_UK[0]))
     did = tuple(_event(dataset, int(history.item_E[event]), history.action_EA[event]) for event in last)

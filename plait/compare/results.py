@@ -256,7 +256,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     charted: tuple[str, ...]  # those of them that are drawn
     oracle: dict[str, Estimate] = {}  # the best that anyone could expect, on data whose truth is known
     floor: Floor | None = None  # what counting reaches on the same users; None where it was not asked
-    counts: dict[str, tuple[CountsEffect, ...]] = {}  # by layout that has them: what they do to its retrieval
+    counts: dict[str, tuple[CountsEffect, ...]] = {}  # by layout that has them: what they do to its metrics
     without_counts: tuple[Summary, ...] = ()  # of the same layouts, by their models alone
     beyond_accuracy: tuple[Beyond, ...] = ()  # empty in comparisons of before it was measured
     reference: str  # the layout that costs and differences are measured against

@@ -1,7 +1,7 @@
 """Scoring and retrieval, the plain way: one sequence per candidate. The reference for every faster way.
 
-Shape letters: U users, C candidates of a user, F context features, M questions, K items returned, V catalogue items.
-D width. Small ones count those of a step: u users, c candidates.
+Shape letters: U users, C candidates of a user, F context features, M questions, K items returned, I rows of the item
+table, D width. Small ones count those of a step: u users, c candidates.
 """
 
 from collections.abc import Hashable, Sequence
@@ -10,11 +10,12 @@ from typing import assert_never
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from plait.engine import steps
-from plait.engine.ranking import Catalogue, Seen, beside_of, best_of_parts, catalogue_of, without
+from plait.engine.filters import Filters
+from plait.engine.ranking import Catalogue, beside_of, best_of_parts, catalogue_of
 from plait.engine.state import State, called, in_last_request, joined_histories, repeated, some_users, window
 from plait.layouts import Layout, audit
 from plait.layouts.audit import reader
@@ -77,6 +78,7 @@ def retrieve(
     *,
     at_s: int | None = None,
     request_name: Hashable = None,
+    kept_I: Bool[np.ndarray, " I"] | None = None,
 ) -> tuple[Int64[np.ndarray, "U K"], Float32[np.ndarray, "U K"]]:
     """The `k` items most likely to come next for every user, best first, and their scores: logits, or their
     weighted sum with what counts say.
@@ -87,6 +89,7 @@ def retrieve(
 
     Args:
         at_s, request_name: when they are shown, and in which request, as in `score`.
+        kept_I: whether each dense item may be returned; by default all may.
 
     Raises:
         ValueError: the layout predicts no item, fewer than `k` items are left to a user, the time is needed and not
@@ -94,14 +97,14 @@ def retrieve(
     """
     if not audit(model.layout).can_retrieve:
         raise ValueError(f"layout '{model.layout}' cannot retrieve: it predicts no item")
-    seen_U = state.seen_U if filter_seen else ()
-    check_left(model.config.num_items, state, k, seen_U)
+    filters = Filters.joined(model.config.num_items, state.seen_U, filter_seen, kept_I)
+    filters.check_left(k, state.id_U)
     coming = _coming(model, "i", state, at_s, request_name)
     tokens_U = steps.tokens_of(model, coming.events.num_events_U)
     catalogue, found = catalogue_of(model), []
     for users in steps.within(tokens_U, steps.tokens_per_step(model)):
         some = coming.of(users)
-        found += _best(model, catalogue, some.events, _retrieve_step(model, some), k, seen_U[users])
+        found += _best(model, catalogue, some.events, _retrieve_step(model, some), k, filters.of(users))
     item_UK, score_UK = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return item_UK, score_UK
 
@@ -144,7 +147,7 @@ def _coming(
         name_U = None if request_name is None else (request_name,) * len(in_last_U)
         in_last_U = in_last_request(state, np.full_like(time_s_U, at_s), name_U)
     plan = model.plan
-    events = window(state.events, plan.max_events, plan.lead, plan.end_of_context(state.events, in_last_U))
+    events = window(state.events, plan.window, plan.lead, plan.end_of_context(state.events, in_last_U))
     _check_long_enough(model, field, state, events)
     return _Coming(events, time_s_U, request_U + ~in_last_U)
 
@@ -160,30 +163,6 @@ def _check_long_enough(model: GenerativeRecommender, field: Field, state: State,
             f"predicting {found.target.fact} needs {found.target.offset}. Recommend popular items to users without "
             "history"
         )
-
-
-def check_left(num_items: int, state: State, k: int, seen_U: Sequence[Int64[np.ndarray, " _"]]) -> None:
-    """Raises ValueError where `k` items of the catalogue are not left to every user.
-
-    Args:
-        seen_U: what is filtered.
-    """
-    seen = [int((item_S != UNKNOWN_ITEM).sum()) for item_S in seen_U]
-    most = int(np.argmax(seen)) if seen else None
-    left = num_items - (0 if most is None else seen[most])
-    if 0 < k <= left:
-        return
-    if most is not None and left <= 0:
-        raise ValueError(
-            f"{called(state.id_U[most])} has seen all {num_items} items of the catalogue, so none is left to "
-            f"recommend; keep the seen ones with {setting('filter_seen', False)}"
-        )
-    if most is not None:
-        whose = f"the items of the catalogue that {called(state.id_U[most])} has not seen, of {num_items}"
-        raise ValueError(
-            f"{setting('k', k)}: expected 1 to {left}, {whose}; ask for fewer, or do not filter the seen ones"
-        )
-    raise ValueError(f"{setting('k', k)}: expected 1 to {left}, the items of the catalogue")
 
 
 def _request_times(
@@ -236,7 +215,8 @@ def _no_context(events: EventBatch) -> Int64[np.ndarray, " F"]:
 def _inputs(
     model: GenerativeRecommender, batch: EventBatch, field: Field, late: LateStatistics | None
 ) -> Inputs:
-    return query_inputs(model.plan, batch, (field,), device=next(model.parameters()).device, late=late)
+    device = next(model.parameters()).device
+    return query_inputs(model.plan, batch, (field,), device=device, late=late, counting=model.counting)
 
 
 def _joined(parts: Sequence[dict[str, np.ndarray]], axis: int) -> dict[str, np.ndarray]:
@@ -255,7 +235,7 @@ def _score_step(
     inputs = _inputs(model, joined_histories(repeated(coming.events, shape[1]), candidates), "a", late)
     (state_MD,) = model(inputs)
     assert model.heads is not None, "a layout that scores has heads"
-    predicted = model.heads.predict(state_MD, inputs.questions[0].late_MF)
+    predicted = model.heads.expected(model.action_outputs(inputs.questions[0], state_MD))
     return {name: value.unflatten(0, shape).cpu().numpy() for name, value in predicted.items()}
 
 
@@ -271,14 +251,12 @@ def _best(
     histories: EventBatch,
     state_uD: Float32[Tensor, "u D"],
     k: int,
-    seen_u: Sequence[Int64[np.ndarray, " _"]],
+    filters: Filters,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    seen = Seen.joined(seen_u) if seen_u else None
     found = []
     for users in steps.even(len(state_uD), catalogue.users_per_step):
-        of_some = None if seen is None else seen.of(users)
         beside = beside_of(model, some_users(histories, users))
-        parts = (without(part, of_some) for part in catalogue.parts(state_uD[users], beside))
+        parts = map(filters.of(users).applied, catalogue.parts(state_uD[users], beside))
         score_UK, item_UK = best_of_parts(parts, k)
         found.append((item_UK.cpu().numpy(), score_UK.cpu().numpy()))
     return found

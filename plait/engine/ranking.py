@@ -64,7 +64,7 @@ class AddedScores:
 
 def beside_of(model: GenerativeRecommender, histories: EventBatch) -> AddedScores | None:
     """What counts say after histories as the model reads them, its window and no more; None where none are combined."""
-    counts = model.counts
+    counts = None if model.counts is None else model.counts.items
     if counts is None or not counts.pay:
         return None
     added_UI = counts.added(histories.item_E, histories.start_U1, model.config.num_items)

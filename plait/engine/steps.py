@@ -39,7 +39,7 @@ def tokens_of(
 ) -> Int64[np.ndarray, " S"]:
     """How many tokens sequences take: histories of so many events, as far as the model looks, and candidates."""
     plan = model.plan
-    seen_S = np.minimum(length_S, plan.max_events + plan.lead)
+    seen_S = np.minimum(length_S, plan.window.longest + plan.lead)
     return seen_S * model.layout.tokens_per_event + num_candidates * plan.tokens_to_come
 
 

@@ -90,13 +90,21 @@ def answers_of(
     What counts as seen does not depend on how a model is asked: all that its user had when it is, as in serving.
     """
     model.eval()
-    plan, late = protocol.plan(model.layout, model.config.settings.exposure), model.late_statistics()
+    plan, late = protocol.plan(model.layout, model.config.settings), model.late_statistics()
     targets = targets_of(dataset, part, plan)
     asked = in_context(dataset, targets, plan)
 
     def prepare(rows: slice) -> tuple[Targets, Inputs, _Histories]:
         batch, count_B = batch_of_targets(dataset, asked[rows], plan)
-        inputs = query_inputs(plan, batch, ("i", "a"), device=device, num_candidates_U=count_B, late=late)
+        inputs = query_inputs(
+            plan,
+            batch,
+            ("i", "a"),
+            device=device,
+            num_candidates_U=count_B,
+            late=late,
+            counting=model.counting,
+        )
         return asked[rows], inputs, _Histories.of(batch, count_B)
 
     catalogue = None
@@ -122,8 +130,8 @@ def batch_of_targets(
 ) -> tuple[EventBatch, Int64[np.ndarray, " U"]]:
     """Targets behind their histories, and how many stand behind each: all of one history where they may share it."""
     if plan.candidates_share_history:
-        return dataset.candidate_batch(asked, plan.max_events, plan.lead)
-    return dataset.target_batch(asked, plan.max_events, plan.lead), np.ones(len(asked), dtype=np.int64)
+        return dataset.candidate_batch(asked, plan.window, plan.lead)
+    return dataset.target_batch(asked, plan.window, plan.lead), np.ones(len(asked), dtype=np.int64)
 
 
 def forward_steps(
@@ -238,11 +246,9 @@ def _answer(
                 ranked = without_autocast(rank, state_MD)
             case "a":
                 assert model.heads is not None, "a layout that predicts actions has heads"
-                late_MF = questions.late_MF
-                found = without_autocast(partial(model.heads.predict, late_MF=late_MF), state_MD)
-                predicted = {name: value.cpu().numpy() for name, value in found.items()}
-                take_losses = partial(model.heads.losses, raw_MA=label_QA, late_MF=late_MF)
-                losses = without_autocast(take_losses, state_MD)
+                out = without_autocast(partial(model.action_outputs, questions), state_MD)
+                predicted = {name: value.cpu().numpy() for name, value in model.heads.expected(out).items()}
+                losses = model.heads.losses_of(out, label_QA)
                 count_A = (~label_QA.isnan()).sum(0).tolist()
                 loss_sum = {
                     n: float(loss) * count for (n, loss), count in zip(losses.items(), count_A, strict=True)

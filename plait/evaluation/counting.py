@@ -43,6 +43,7 @@ from plait.files import write_whole
 from plait.metrics.intervals import bootstrap, paired_difference
 from plait.metrics.statistic import Statistic
 from plait.metrics.table import shown_of_kind
+from plait.schema import Action
 
 QUESTIONS = 4_096  # of the validation, by which settings are chosen: spread evenly, where there are more
 BASELINES = "baselines"  # the folder's name beside a run, and in it the file's
@@ -130,7 +131,7 @@ def _counted_now(
     dataset: Dataset, protocol: Protocol, same_request: SameRequest, folder: Path
 ) -> tuple[Baselines, dict[str, Answers]]:
     start_s, log = time.perf_counter(), training_log(dataset, same_request)
-    validation = _some(dataset.targets("validation", same_request))
+    validation = _some(dataset, same_request)
     found = list(_counted(dataset, protocol, same_request, log, validation))
     baselines = Baselines(
         Asked.of(dataset, protocol, same_request),
@@ -158,10 +159,19 @@ def _folder_of(folder: Path, name: str) -> Path:
     return folder / name.replace(" ", "-")
 
 
-def _some(targets: Targets) -> Targets:
-    if len(targets) <= QUESTIONS:
-        return targets
-    return targets[np.linspace(0, len(targets) - 1, QUESTIONS).round().astype(np.int64)]
+def _some(dataset: Dataset, same_request: SameRequest) -> Targets:
+    """Those of the validation that settings are chosen by."""
+    targets = dataset.targets("validation", same_request)
+    return targets[spread(len(targets))]
+
+
+def spread(count: int, most: int = QUESTIONS) -> Int64[np.ndarray, " Q"]:
+    """Of so many things the places of at most so many, evenly spread.
+
+    >>> spread(5, most=3).tolist()
+    [0, 2, 4]
+    """
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
 def _counted(
@@ -191,7 +201,7 @@ def fitted_retriever(dataset: Dataset, protocol: Protocol, same_request: SameReq
         ValueError: there is none of that name, or it is not counted here.
     """
     baseline = _named(name, retrieval.RETRIEVAL_BASELINES, "ranks items")
-    log, validation = training_log(dataset, same_request), _some(dataset.targets("validation", same_request))
+    log, validation = training_log(dataset, same_request), _some(dataset, same_request)
     if why := baseline.why_not(log, protocol.filter_seen):
         raise ValueError(f"baseline {baseline.name!r} is not counted here: {why}")
     judge = partial(_selected_metric, dataset, protocol, log, validation) if len(validation) else None
@@ -207,7 +217,7 @@ def fitted_predictor(dataset: Dataset, same_request: SameRequest, name: str) -> 
     baseline = _named(name, actions.ACTION_BASELINES, "predicts actions")
     if not dataset.actions:
         raise ValueError(f"{dataset.folder} has no actions to predict")
-    log, validation = training_log(dataset, same_request), _some(dataset.targets("validation", same_request))
+    log, validation = training_log(dataset, same_request), _some(dataset, same_request)
     asked = questions(dataset, validation, log) if len(validation) else None
     return next(predictors(log, dataset.actions, asked, [baseline]))
 
@@ -325,9 +335,21 @@ def against_counting(answers: Answers, counted: Mapping[str, Answers]) -> str:
     would have come out.
     """
     found, baselines = measure(answers), {name: measure(its) for name, its in counted.items()}
-    of_actions = [f"{metric.name}:{a.name}" for a in answers.actions for metric in shown_of_kind(a.kind)[:1]]
-    told = [_told(metric, found, baselines) for metric in (Selection.RETRIEVAL, *of_actions)]
+    told = [_told(metric, found, baselines) for metric in told_of(answers.actions)]
     return f"against counting: {'; '.join(filter(None, told)) or 'nothing that both are measured in'}"
+
+
+def told_of(actions: Sequence[Action]) -> list[str]:
+    """The metrics by which a run is told, where there is one line for each task.
+
+    >>> from plait.schema import Binary
+    >>> told_of([Action("like", Binary())])
+    ['ndcg@10', 'auc:like']
+    """
+    chief = [
+        f"{metric.name}:{action.name}" for action in actions for metric in shown_of_kind(action.kind)[:1]
+    ]
+    return [Selection.RETRIEVAL, *chief]
 
 
 def _told(

@@ -11,7 +11,6 @@ from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import Layout
 from plait.models.generative import ModelSettings
-from plait.nn.precision import resolve_precision
 
 # Settings that the line tells in words of its own. Any other stands there by name where it differs from its default.
 IN_WORDS = {
@@ -22,8 +21,8 @@ IN_WORDS = {
     "model.tower": "kind gate",
     "model.late": "windows similar",
     "optim": "learning_rate schedule warmup_steps users_per_step precision",
-    "protocol": "max_events window patience select max_epochs max_tokens max_flops supervise candidate_requests "
-    "sample filter_seen negatives seed",
+    "protocol": "max_events window_step window patience select max_epochs max_tokens max_flops supervise "
+    "candidate_requests sample filter_seen negatives seed",
 }
 
 
@@ -33,14 +32,15 @@ def protocol_line(
     optim: Optim,
     protocol: Protocol,
     seeds: Sequence[int],
-    device: str = "cpu",
     layout: Layout | None = None,
 ) -> str:
     """Everything two results must share to be compared, and the seeds they were found with, in one line.
 
     Args:
+        optim: with a definite precision.
         layout: whose result it is: some layouts read requests under settings under which others do not.
     """
+    assert optim.precision != "auto", "the line says what matrices were multiplied in"
     note = note_on_requests(dataset, model, protocol, layout)
     parts = [
         *([dataset.manifest.note] if dataset.manifest.note else []),
@@ -48,7 +48,7 @@ def protocol_line(
         *_words_of_answers(dataset, model),
         *_words_of_evaluation(model, protocol),
         *([note] if note else []),
-        *_words_of_training(dataset, model, optim, protocol, device),
+        *_words_of_training(dataset, model, optim, protocol),
         *_other_settings(model, optim, protocol),
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}",
     ]
@@ -62,7 +62,7 @@ def note_on_requests(
     reads_requests = model.trunk.reads_requests or model.exposure.reads_requests
     reads_requests |= protocol.supervise == "candidates"
     if layout is not None:
-        reads_requests |= protocol.plan(layout, model.exposure).reads_requests
+        reads_requests |= protocol.plan(layout, model).reads_requests
     if dataset.manifest.settings.request is not None or not reads_requests:
         return None
     return "no request column: events of one time count as one request"
@@ -121,13 +121,12 @@ def _words_of_evaluation(model: ModelSettings, protocol: Protocol) -> list[str]:
         f"ranked against the {ranked}, seen items {seen}, ties count against the model",
         f"same_request = {exposure.same_request}, target time {time}"
         + (", history fully visible" if exposure.history == "full" else ""),
-        f"T = {protocol.max_events} events, {protocol.window} window",
+        f"T = {protocol.max_events} events, {protocol.window} window"
+        + (f" that begins anew every S = {protocol.window_step} events" if protocol.window_step > 1 else ""),
     ]
 
 
-def _words_of_training(
-    dataset: Dataset, model: ModelSettings, optim: Optim, protocol: Protocol, device: str
-) -> list[str]:
+def _words_of_training(dataset: Dataset, model: ModelSettings, optim: Optim, protocol: Protocol) -> list[str]:
     trunk, retrieval = model.trunk, model.retrieval.resolved(dataset.num_items)
     select = {
         Selection.EACH: "NDCG@10 for retrieval and normalised error for actions",
@@ -146,7 +145,7 @@ def _words_of_training(
         f"{retrieval.temperature:g}",
         f"supervised on {supervised}" + (", each a sample of its own" if protocol.sample == "event" else ""),
         f"AdamW {optim.learning_rate:g} {optim.schedule}, {optim.warmup_steps} steps of warm-up, "
-        f"{optim.users_per_step} users a step, {resolve_precision(optim.precision, device)}",
+        f"{optim.users_per_step} users a step, {optim.precision}",
         f"selected by validation {select}, patience {protocol.patience}, cap {protocol.cap}",
     ]
 

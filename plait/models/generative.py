@@ -16,12 +16,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from plait.counts.beside import Counts
-from plait.layouts import Layout, audit
+from plait.layouts import Layout
 from plait.layouts.arrange import MASK, NOTHING, SPECIALS, START
+from plait.layouts.audit import reader
 from plait.layouts.facts import Field, Target
 from plait.limits import WEIGHT, check_numbers
 from plait.models.combining import check_supported
-from plait.models.inputs import Inputs, Questions
+from plait.models.counted_actions import with_counts
+from plait.models.inputs import Counting, Inputs, Questions
 from plait.models.late import LateSettings, LateStatistics, check_late, columns_of
 from plait.models.questions import Exposure, QuestionPlan
 from plait.nn.config import TINY, TrunkConfig
@@ -30,10 +32,12 @@ from plait.nn.heads import ActionHeads, Coupler
 from plait.nn.initialising import unset
 from plait.nn.item_bias import ItemBias
 from plait.nn.losses import RetrievalLoss, retrieval_loss
+from plait.nn.precision import Multiplied
 from plait.nn.sampling import Sampler
 from plait.nn.towers import TowerConfig
 from plait.nn.trunk import Trunk
 from plait.schema import Action, Feature, FeatureTable
+from plait.window_rule import WindowRule
 
 TASKS = (
     "retrieval",
@@ -54,8 +58,8 @@ class ModelSettings:
     items: ItemEncoding = ItemEncoding()
     late: LateSettings = LateSettings()
     counts: Literal["none", "auto"] = "none"
-    """Whether what counting knows is added to the scores of items, after training. auto: as far as the validation's
-    answers say that it helps. Not in training, where the network would overfit what counts leave."""
+    """Whether what counting knows is added to what is predicted, after training. auto: as far as the validation says
+    that it helps. Not in training, where the network would overfit what counts leave."""
     retrieval_weight: Annotated[float, WEIGHT] = 1.0
     """Weight of the next item's loss; 0 trains actions alone."""
     action_weights: Annotated[dict[str, float], WEIGHT] = field(default_factory=dict)
@@ -65,6 +69,10 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         check_numbers("model.", self)
+
+    def window(self, max_events: int, window_step: int) -> WindowRule:
+        """The windows of a protocol as such models read them: where positions know requests, they begin with one."""
+        return WindowRule(max_events, window_step, opens_with_request=self.trunk.reads_requests)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +84,15 @@ class ModelConfig:
     settings: ModelSettings
     num_items: int
     actions: tuple[Action, ...]
-    max_events: int  # the window, in events; the trunk's positions follow from the layout
+    max_events: int  # T; the trunk's positions follow from it, the layout and S
     item_features: tuple[Feature, ...] = ()  # as fitted in preparation, all three
     user_features: tuple[Feature, ...] = ()
     context: tuple[Feature, ...] = ()
     asked_as_candidates: bool = False
     """Trained to answer from what lay before a request, by choice: layouts that allow nothing else are so anyway."""
+    arithmetic: Multiplied | None = None
+    """What matrices were multiplied in when it was trained and tested; None where that was not recorded."""
+    window_step: int = 1  # S: windows begin anew every so many events
 
     def __post_init__(self) -> None:
         for action in self.actions:
@@ -100,6 +111,35 @@ class ModelConfig:
     @cached_property
     def parsed_layout(self) -> Layout:
         return Layout.parse(self.layout, allow_leaks=self.settings.allow_leaks)
+
+    @property
+    def plan(self) -> QuestionPlan:
+        """How the model is asked."""
+        return QuestionPlan(
+            layout=self.parsed_layout,
+            window=self.settings.window(self.max_events, self.window_step),
+            exposure=self.settings.exposure,
+            supervise="candidates" if self.asked_as_candidates else "all",
+        )
+
+    @property
+    def num_positions(self) -> int:
+        """Tokens of the longest sequence of one user."""
+        plan = self.plan
+        return plan.layout.tokens_per_event * plan.window.longest + plan.tokens_to_come
+
+    def with_normaliser(self) -> "ModelConfig":
+        """What the weights of attention are divided by in an hstu trunk is part of the model. Where nobody chose it, it
+        is the number of positions: of models that were saved without it, too."""
+        trunk = self.settings.trunk
+        match trunk.kind:
+            case "gpt":
+                return self
+            case "hstu":
+                hstu = replace(trunk.hstu, norm_len=trunk.hstu.norm_len or self.num_positions)
+                return replace(self, settings=replace(self.settings, trunk=replace(trunk, hstu=hstu)))
+            case _:
+                assert_never(trunk.kind)
 
     def _check_trained(self) -> None:
         """Raises ValueError where nothing that the layout predicts has a weight."""
@@ -127,15 +167,11 @@ class GenerativeRecommender(nn.Module):
         settings, layout = config.settings, config.parsed_layout
         check_supported(layout, config.actions, settings.trunk, settings.exposure)
         check_late(settings.late, layout, config.actions, config.item_features, config.max_events)
+        config = config.with_normaliser()
+        settings = config.settings
         self.config = config
         self.layout = layout
-        self.plan = QuestionPlan(
-            layout=layout,
-            max_events=config.max_events,
-            exposure=settings.exposure,
-            supervise="candidates" if config.asked_as_candidates else "all",
-        )
-        num_positions = layout.tokens_per_event * config.max_events + self.plan.tokens_to_come
+        self.plan = config.plan
         dim = settings.trunk.dim
         embedded = layout.embedded
         self.items: ItemEncoder | None = None
@@ -146,7 +182,7 @@ class GenerativeRecommender(nn.Module):
         self.context = FeatureEncoder(config.context, dim) if has_context else None
         self.actions = ActionEncoder(config.actions, dim) if "a" in embedded else None
         self.specials = nn.ParameterDict({field: unset(len(LEARNED), dim) for field in sorted(embedded)})
-        self.trunk = Trunk(settings.trunk, num_positions, layout.rides)
+        self.trunk = Trunk(settings.trunk, config.num_positions, layout.rides)
         self.heads: ActionHeads | None = None
         if "a" in layout.predicts:
             num_late = settings.late.num_features(config.actions)
@@ -234,7 +270,34 @@ class GenerativeRecommender(nn.Module):
     @property
     def takes_counts(self) -> bool:
         """Whether counts belong to the model: without them, it would answer otherwise than it was tested."""
-        return self.config.settings.counts == "auto" and audit(self.layout).can_retrieve
+        return self.config.settings.counts == "auto" and (self.retrieves or self.predicts_actions)
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether it ranks the items of an event to come."""
+        return reader(self.layout, "i") is not None
+
+    @property
+    def predicts_actions(self) -> bool:
+        """Whether it predicts the actions of an event to come, be it without its item."""
+        return bool(self.config.actions) and reader(self.layout, "a") is not None
+
+    @property
+    def counting(self) -> Counting | None:
+        """What `query_inputs` needs to count actions beside the model; None where that adds nothing."""
+        counts = None if self.counts is None else self.counts.actions
+        return counts.added if counts is not None and counts.pay else None
+
+    def action_outputs(
+        self, questions: Questions, state_MD: Float[Tensor, "M D"]
+    ) -> tuple[Float[Tensor, "M _"], ...]:
+        """Raw outputs of each action for questions about actions, with what counts add to them."""
+        assert self.heads is not None, "a layout that predicts actions has heads"
+        out = self.heads(state_MD, questions.late_MF)
+        if questions.counted_MX is None:
+            return out
+        assert self.counts is not None and self.counts.actions is not None, "something is counted"
+        return with_counts(self.heads.kinds, out, self.counts.actions, questions.counted_MX)
 
     def late_statistics(self) -> LateStatistics | None:
         """What `training_inputs` and `query_inputs` need to count late features; None where the heads take none."""

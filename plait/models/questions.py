@@ -1,7 +1,7 @@
 """What is asked about from what context: decided here once, and read by training, evaluation and serving.
 
 A question is about an event: its item, its action, or both. It sees the first n events of its user's history, n its
-own, as far as the window reaches, and of the event itself what the layout shows. `EventRoles` holds every n.
+own, from where the window begins, and of the event itself what the layout shows. `EventRoles` holds every n.
 
 Shape letters: U users.
 """
@@ -24,6 +24,7 @@ from plait.layouts.event_roles import (
 )
 from plait.nn.positions import TimeAnchor
 from plait.schema import EventBatch
+from plait.window_rule import WindowRule
 from plait.wording import setting
 
 History = Literal["causal", "full"]
@@ -64,7 +65,7 @@ class QuestionPlan:
     """
 
     layout: Layout
-    max_events: int  # the longest context, in events
+    window: WindowRule  # of every context
     exposure: Exposure = Exposure()
     supervise: Supervise = "all"
     candidate_requests: int = 1
@@ -95,7 +96,8 @@ class QuestionPlan:
         """What ends the context of a question: the event that it is about, or the request of that event.
 
         >>> from plait.layouts import resolve
-        >>> [QuestionPlan(layout=resolve(name), max_events=9).context_ends_before for name in ("lac", "genrank")]
+        >>> plans = [QuestionPlan(layout=resolve(name), window=WindowRule(9)) for name in ("lac", "genrank")]
+        >>> [plan.context_ends_before for plan in plans]
         ['event', 'request']
         """
         return "request" if self.exposure.reads_requests or self.asks_candidates else "event"

@@ -276,5 +276,5 @@ def _difference(variant: Measured, baseline: Measured, unit: Unit) -> Measured:
 def supervised_actions(dataset: Dataset, variant: Variant) -> int:
     """How many events' actions the first epoch supervises."""
     its = variant.settings
-    plan = its.protocol.plan(variant.layout, its.model.exposure)
+    plan = its.protocol.plan(variant.layout, its.model)
     return targets_per_epoch(dataset, plan, its.optim.users_per_step, its.protocol).get("a", 0)

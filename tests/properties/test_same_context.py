@@ -85,7 +85,8 @@ def every_way() -> Iterator[tuple[Combination, Protocol]]:
 
 
 def plan_of(combination: Combination, protocol: Protocol) -> QuestionPlan:
-    return protocol.plan(CATALOGUE[combination.name].layout, combination.exposure)
+    settings = ModelSettings(exposure=combination.exposure)
+    return protocol.plan(CATALOGUE[combination.name].layout, settings)
 
 
 def trained(logs: Logs, combination: Combination, protocol: Protocol) -> Contexts:
@@ -116,12 +117,13 @@ def served(logs: Logs, combination: Combination, protocol: Protocol) -> Contexts
             actions=ACTIONS,
             max_events=protocol.max_events,
             asked_as_candidates=protocol.supervise == "candidates",
+            window_step=protocol.window_step,
         )
     )
     whole = [logs.held_out.history(user) for user in range(len(REQUESTS))]
     history = together(*(part_of(events, 0, 0, len(events.item_E) - 1) for events in whole))
     item_U1 = np.array([events.item_E[-1:] for events in whole])
-    encoded, found = encode(history, MAX_EVENTS, layout.lag), {}
+    encoded, found = encode(history, model.plan.window, layout.lag), {}
     for field in ("i", "a"):
         if reader(layout, field) is not None:
             coming = plain._coming(model, field, encoded, ASKED_AT_S, None)
