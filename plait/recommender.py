@@ -36,7 +36,8 @@ from plait.data.history import (
 )
 from plait.data.logs.tables import open_tables
 from plait.data.vocabulary import Vocabulary
-from plait.engine import plain
+from plait.engine import one_pass
+from plait.engine.similar import similar as similar_items
 from plait.engine.state import State, called
 from plait.engine.state import append as append_event
 from plait.engine.state import encode as encode_history
@@ -108,7 +109,7 @@ class Recommender:
         is_batch = isinstance(history, EventBatch)
         read = self._of_batch(history) if is_batch else self._read(history, users)
         user_ids = read.user_ids if is_batch else read.user_ids or NOBODY
-        return encode_history(
+        state = encode_history(
             _behind(read.events, before, user_ids),
             self.model.plan.window,
             self.model.plan.lead,
@@ -117,6 +118,7 @@ class Recommender:
             request_name_U=read.request_name_U,
             place_U=read.place_U,
         )
+        return one_pass.encode(self.model, state)
 
     def append(self, state: State, event: Frame) -> State:
         """The state after one more event of every user (for one user, a mapping of single values will do).
@@ -139,7 +141,7 @@ class Recommender:
                 "and the state was encoded from an EventBatch, which does not name its last request; encode a table of "
                 "the log's columns"
             )
-        return append_event(
+        after = append_event(
             state,
             read.events,
             self.model.plan.window,
@@ -149,6 +151,7 @@ class Recommender:
             request_name_U=read.request_name_U,
             place_U=read.place_U,
         )
+        return one_pass.append(self.model, state, after)
 
     def add_items(self, items: Frame) -> "Recommender":
         """A recommender that knows the table's new items, too, by their features alone: nothing is trained.
@@ -205,7 +208,7 @@ class Recommender:
         item_UC = np.tile(item_C, (state.events.num_users, 1))
         at_s, request_name = self._when(at)
         context_F = self._context(context or {})
-        predicted = plain.score(
+        predicted = one_pass.score(
             self.model, state, item_UC, at_s=at_s, request_name=request_name, context_F=context_F
         )
         answer = rows_of(self.vocabulary, state, item_UC)
@@ -282,7 +285,7 @@ class Recommender:
         kept_I = None
         if not (allow is None and deny is None and mask is None):
             kept_I = np.concatenate([[False], self.mask(allow, deny) & self._checked_mask(mask)])
-        item_UK, score_UK = plain.retrieve(
+        item_UK, score_UK = one_pass.retrieve(
             self.model, state, num_items, filter_seen, at_s=at_s, request_name=request_name, kept_I=kept_I
         )
         return ranked_rows(self.vocabulary, state, item_UK, score_UK)
@@ -303,6 +306,28 @@ class Recommender:
         if deny is not None:
             kept_V[self._places_of(deny, "deny")] = False
         return kept_V
+
+    def similar(self, items: Sequence[Any], k: int = 10) -> pl.DataFrame:
+        """The `k` items most like each of some: item, rank, similar (another item) and cosine, best first.
+
+        Items are alike whose vectors point the same way, as the model reads items: by their ids, their features or
+        both. Exact: the whole catalogue is looked at.
+
+        Raises:
+            ValueError: items are no list of ids, or one is unknown. Or `k` is no whole number, or more than the others
+                of the catalogue. Or the layout reads no items.
+        """
+        check_can_work()
+        item_N = known_items(self.vocabulary, items)
+        item_NK, cosine_NK = similar_items(self.model, item_N, whole_number(k))
+        return pl.DataFrame(
+            {
+                "item": self.vocabulary.ids_at(np.repeat(item_N, item_NK.shape[1])),
+                "rank": np.tile(np.arange(1, item_NK.shape[1] + 1), len(item_N)),
+                "similar": self.vocabulary.ids_at(item_NK.reshape(-1)),
+                "cosine": cosine_NK.reshape(-1),
+            }
+        )
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Writes weights, configuration and the item table; no pickle.
