@@ -94,7 +94,7 @@ def said_by_child(dataset: Dataset, run: Path, folder: Path, which: str) -> list
 def test_every_entry_is_refused_in_a_forked_child(dataset, run, tmp_path):
     *said, ended = said_by_child(dataset, run, tmp_path, "late")
     answered = [line for line in said if line.endswith("answered")]
-    assert answered == ["Dataset.open, train_batch answered"], "what needs no polars goes on"
+    assert answered == ["Dataset.open, train_batch answered"], said
     assert len(said) > 15 and all(line.endswith("refused") for line in said if line not in answered), said
     assert ended == "ended 0"
 
