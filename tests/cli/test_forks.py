@@ -35,6 +35,7 @@ def all_calls():
         "Recommender.encode": lambda: model.encode(history),
         "Recommender.append": lambda: model.append(state, {"item": "i03", "time": 3}),
         "Recommender.score": lambda: model.score(state, ["i01"]),
+        "Recommender.score_lists": lambda: model.score_lists(state, [["i01"]]),
         "Recommender.retrieve": lambda: model.retrieve(state, 2),
         "Recommender.mask": lambda: model.mask(deny=["i01"]),
         "Recommender.similar": lambda: model.similar(["i01"], 1),
