@@ -18,7 +18,7 @@ from typing import Any, final
 import msgspec
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 
 from plait.data.columns import rules
 from plait.data.columns.features import code_context, new_items, numbers_of
@@ -36,7 +36,8 @@ from plait.data.history import (
 )
 from plait.data.logs.tables import open_tables
 from plait.data.vocabulary import Vocabulary
-from plait.engine import plain
+from plait.engine import one_pass
+from plait.engine.similar import similar as similar_items
 from plait.engine.state import State, called
 from plait.engine.state import append as append_event
 from plait.engine.state import encode as encode_history
@@ -108,7 +109,7 @@ class Recommender:
         is_batch = isinstance(history, EventBatch)
         read = self._of_batch(history) if is_batch else self._read(history, users)
         user_ids = read.user_ids if is_batch else read.user_ids or NOBODY
-        return encode_history(
+        state = encode_history(
             _behind(read.events, before, user_ids),
             self.model.plan.window,
             self.model.plan.lead,
@@ -117,6 +118,7 @@ class Recommender:
             request_name_U=read.request_name_U,
             place_U=read.place_U,
         )
+        return one_pass.encode(self.model, state)
 
     def append(self, state: State, event: Frame) -> State:
         """The state after one more event of every user (for one user, a mapping of single values will do).
@@ -139,7 +141,7 @@ class Recommender:
                 "and the state was encoded from an EventBatch, which does not name its last request; encode a table of "
                 "the log's columns"
             )
-        return append_event(
+        after = append_event(
             state,
             read.events,
             self.model.plan.window,
@@ -149,6 +151,7 @@ class Recommender:
             request_name_U=read.request_name_U,
             place_U=read.place_U,
         )
+        return one_pass.append(self.model, state, after)
 
     def add_items(self, items: Frame) -> "Recommender":
         """A recommender that knows the table's new items, too, by their features alone: nothing is trained.
@@ -205,7 +208,7 @@ class Recommender:
         item_UC = np.tile(item_C, (state.events.num_users, 1))
         at_s, request_name = self._when(at)
         context_F = self._context(context or {})
-        predicted = plain.score(
+        predicted = one_pass.score(
             self.model, state, item_UC, at_s=at_s, request_name=request_name, context_F=context_F
         )
         answer = rows_of(self.vocabulary, state, item_UC)
@@ -251,24 +254,80 @@ class Recommender:
         return Value(parsed, numbers_of(item_numbers, self.columns.item, wanted, self.items, text))
 
     def retrieve(
-        self, state: State, k: int = 10, *, filter_seen: bool = True, at: Any = None
+        self,
+        state: State,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        at: Any = None,
+        allow: Sequence[Any] | None = None,
+        deny: Sequence[Any] | None = None,
+        mask: Sequence[bool] | np.ndarray | None = None,
     ) -> pl.DataFrame:
         """The `k` items most likely to come next: user, rank, item and score (a logit), best first.
 
+        Exact: every item of the catalogue is looked at, a part at a time. Filters leave the scores of the others as
+        they are.
+
         Args:
             at: when they are shown, as in `score`.
+            allow: the only items that may be answered.
+            deny: items that may not.
+            mask: for each of `items`, in their order, whether it may; see `mask`.
 
         Raises:
-            ValueError: the layout cannot retrieve. Or `k` is no whole number, or more than the items left to a user.
-                Or the time is needed and not given, or lies before the last event.
+            ValueError: the layout cannot retrieve. Or `k` is no whole number, or more than the filters leave to a user.
+                Or the time is needed and not given, or lies before the last event. Or as `mask`.
         """
         check_can_work()
         num_items = whole_number(k)
         at_s, request_name = self._when(at)
-        item_UK, score_UK = plain.retrieve(
-            self.model, state, num_items, filter_seen, at_s=at_s, request_name=request_name
+        kept_I = None
+        if not (allow is None and deny is None and mask is None):
+            kept_I = np.concatenate([[False], self.mask(allow, deny) & self._checked_mask(mask)])
+        item_UK, score_UK = one_pass.retrieve(
+            self.model, state, num_items, filter_seen, at_s=at_s, request_name=request_name, kept_I=kept_I
         )
         return ranked_rows(self.vocabulary, state, item_UK, score_UK)
+
+    def mask(
+        self, allow: Sequence[Any] | None = None, deny: Sequence[Any] | None = None
+    ) -> Bool[np.ndarray, " V"]:
+        """For each of `items`, in their order, whether it is allowed (by default all are) and not denied.
+
+        A warning names ids that the model does not know: no list ever holds them.
+
+        Raises:
+            ValueError: the items are no list of ids.
+        """
+        kept_V = np.full(len(self.items), allow is None)
+        if allow is not None:
+            kept_V[self._places_of(allow, "allow")] = True
+        if deny is not None:
+            kept_V[self._places_of(deny, "deny")] = False
+        return kept_V
+
+    def similar(self, items: Sequence[Any], k: int = 10) -> pl.DataFrame:
+        """The `k` items most like each of some: item, rank, similar (another item) and cosine, best first.
+
+        Items are alike whose vectors point the same way, as the model reads items: by their ids, their features or
+        both. Exact: the whole catalogue is looked at.
+
+        Raises:
+            ValueError: items are no list of ids, or one is unknown. Or `k` is no whole number, or more than the others
+                of the catalogue. Or the layout reads no items.
+        """
+        check_can_work()
+        item_N = known_items(self.vocabulary, items)
+        item_NK, cosine_NK = similar_items(self.model, item_N, whole_number(k))
+        return pl.DataFrame(
+            {
+                "item": self.vocabulary.ids_at(np.repeat(item_N, item_NK.shape[1])),
+                "rank": np.tile(np.arange(1, item_NK.shape[1] + 1), len(item_N)),
+                "similar": self.vocabulary.ids_at(item_NK.reshape(-1)),
+                "cosine": cosine_NK.reshape(-1),
+            }
+        )
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Writes weights, configuration and the item table; no pickle.
@@ -305,6 +364,30 @@ class Recommender:
                 f"{model.config.num_items}. Expected the files of one save_pretrained: save it there again"
             )
         return cls(model.to(resolve_device(device)), vocabulary, columns)
+
+    def _places_of(self, items: Any, what: str) -> Int64[np.ndarray, " N"]:
+        """The places in `items` of those that the model knows."""
+        ids = _ids(items)
+        item_N = self.vocabulary.index_of(ids)
+        unknown = ids.filter(item_N == UNKNOWN_ITEM)
+        if len(unknown):
+            warnings.warn(
+                f"{what}: {len(unknown)} of {len(ids)} items are not among the model's {len(self.items)}, such as "
+                f"{unknown[0]!r}; they are never recommended",
+                stacklevel=4,
+            )
+        return item_N[item_N != UNKNOWN_ITEM] - self.vocabulary.first
+
+    def _checked_mask(self, mask: Any) -> Bool[np.ndarray, " V"]:
+        if mask is None:
+            return np.ones(len(self.items), dtype=bool)
+        found = np.asarray(mask)
+        if found.dtype != bool or found.shape != (len(self.items),):
+            raise ValueError(
+                f"mask: expected a truth value for each of the model's {len(self.items)} items, in the order of "
+                f"`items`; found {found.dtype} of shape {found.shape}"
+            )
+        return found
 
     def _numbers_of_context(self, context: Mapping[str, Any]) -> dict[str, float]:
         """Of every number among the context, NaN where it is not given."""

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from plait.cli.arguments import Counting, Device, Json
+from plait.cli.bulk import Asking, Pairs, pairs_of, write_answers
 from plait.cli.counted import asked_of
-from plait.cli.output import show_rows
+from plait.cli.output import progress_console, say, show_rows
+from plait.cli.parted import check_takes_table
 from plait.cli.runs import finished_run, run_and_model
-from plait.cli.user_state import state_of
+from plait.cli.user_state import model_and_data, state_of, value_of
 from plait.counting_recommender import CountingScorer
-from plait.engine.value import Value
-from plait.recommender import Recommender
 from plait.schema import check_unique, split_quoted
 
 
@@ -17,8 +17,10 @@ def score(
     run: Path,
     /,
     *,
-    user: str,
-    items: str,
+    user: str | None = None,
+    items: str | None = None,
+    pairs: Path | None = None,
+    out: Path | None = None,
     at: str | None = None,
     context: tuple[str, ...] = (),
     value: str | None = None,
@@ -28,7 +30,7 @@ def score(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """The actions that a user is expected to take on given items.
+    """The actions that a user is expected to take on given items, or many users on items of their own.
 
     Example: plait score runs/lac --user 196 --items 242,302
 
@@ -44,6 +46,11 @@ def score(
     items
         Item ids as the log spells them, separated by commas; one that holds a comma, or a blank at an end, in double
         quotes.
+    pairs
+        In place of both: a file with a row for each question, its columns called as the log's of users and items, or
+        user and item.
+    out
+        Where the answers to --pairs go, a row for each: FILE.parquet. Killed and started again, the command goes on.
     at
         When they are shown: a time as the log writes it. Needed by models that know the time.
     context
@@ -54,24 +61,49 @@ def score(
     item_numbers
         A file with a row per item: the log's item column, and the columns of numbers that the formula names.
     dataset
-        A prepared folder, or a name of `plait data list`, with the user's history; without it, the dataset
+        A prepared folder, or a name of `plait data list`, with the users' histories; without it, the dataset
         that the run was trained on.
     device
         What the model runs on; auto is cuda where there is one.
     """
     if baseline is not None:
-        if value is not None:
-            raise ValueError("--value: a baseline's answers are not valued; leave --value or --baseline out")
-        asked = asked_of(run, None, at=at, context=context, dataset=dataset)
-        counts = CountingScorer.fit(asked.dataset, baseline, same_request=asked.same_request)
-        found = counts.score(counts.encode(asked.history(user)), split_items(items))
-    else:
+        unread = {
+            "at": at,
+            "context": context,
+            "value": value,
+            "pairs": pairs,
+            "out": out,
+            "dataset": dataset,
+        }
+        by_counts = asked_of(run, None, **unread)
+        if user is None or items is None:
+            raise ValueError("give --user and --items: a baseline answers one user at a time")
+        counts = CountingScorer.fit(by_counts.dataset, baseline, same_request=by_counts.same_request)
+        found = counts.score(counts.encode(by_counts.history(user)), split_items(items)).drop("user")
+        show_rows(found.columns, found.rows(), json=json)
+        return
+    if pairs is None:
+        if user is None or items is None or out is not None:
+            raise ValueError(
+                "give --user and --items for one answer, which is printed, or --pairs and --out for a table of many"
+            )
         folder, model_folder = run_and_model(run)
         model, state = state_of(model_folder, finished_run(folder), user, dataset, device)
-        ranking = value_of(model, value, item_numbers)
-        found = model.score(state, split_items(items), at=at, context=_values_of(context), value=ranking)
-    found = found.drop("user")
-    show_rows(found.columns, found.rows(), json=json)
+        ranking, asked = value_of(model, value, item_numbers), split_items(items)
+        found = model.score(state, asked, at=at, context=_values_of(context), value=ranking).drop("user")
+        show_rows(found.columns, found.rows(), json=json)
+        return
+    if out is None or user is not None or items is not None:
+        raise ValueError(
+            f"--pairs {pairs}: name the table that is written (--out FILE.parquet), and no user or items"
+        )
+    check_takes_table(out)
+    folder, model_folder = run_and_model(run)
+    asking = Asking(*model_and_data(model_folder, finished_run(folder), dataset, device), model_folder)
+    screen = progress_console()
+    user_M, item_M = pairs_of(pairs, asking, lambda line: say(line, screen))
+    question = Pairs(asking, user_M, item_M, at, _values_of(context), value, item_numbers)
+    write_answers(question, out, screen, json=json)
 
 
 def split_items(text: str) -> list[str]:
@@ -87,20 +119,6 @@ def split_items(text: str) -> list[str]:
         return split_quoted(text)
     except ValueError as error:
         raise ValueError(f'--items {error}; expected ids between commas, such as i05,"Heat, 1995"') from None
-
-
-def value_of(model: Recommender, formula: str | None, item_numbers: Path | None) -> Value | None:
-    """
-    Raises:
-        ValueError: a table is given without a formula; or as `Recommender.value`.
-    """
-    if formula is not None:
-        return model.value(formula, item_numbers)
-    if item_numbers is not None:
-        raise ValueError(
-            f"--item-numbers {item_numbers}: they are read for a formula; give --value, or leave them out"
-        )
-    return None
 
 
 def _values_of(context: tuple[str, ...]) -> dict[str, str]:

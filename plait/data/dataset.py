@@ -445,9 +445,12 @@ class Dataset:
 
     def history(self, user_index: int) -> EventBatch:
         """All events of one user, of every segment."""
-        user_U = np.array([user_index], dtype=np.int64)
+        return self.histories(np.array([user_index], dtype=np.int64))
+
+    def histories(self, user_U: Int64[np.ndarray, " U"]) -> EventBatch:
+        """All events of each of these users."""
         row_E, start_U1 = concatenated_ranges(self._start_U1[user_U], self._start_U1[user_U + 1])
-        return self._batch(user_U, row_E, start_U1, np.zeros(1, dtype=np.int64))
+        return self._batch(user_U, row_E, start_U1, np.zeros(len(user_U), dtype=np.int64))
 
     def train_item_counts(self) -> Int64[np.ndarray, " V1"]:
         """Training events of each dense item; index `UNKNOWN_ITEM` counts 0."""

@@ -5,7 +5,7 @@ Shape letters: U users, E events, A action columns, C candidates of a user.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -13,6 +13,9 @@ from jaxtyping import Bool, Int64
 from plait.layouts.event_roles import begin_of_last_request
 from plait.schema import EventBatch
 from plait.window_rule import WindowRule, events_before_request
+
+if TYPE_CHECKING:
+    from plait.engine.one_pass import Kept
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class State:
     ] = ()  # ids met so far that the model does not know: UNKNOWN_ITEM in the events
     request_name_U: tuple[Hashable, ...] | None = None  # as `encode` takes it, like the next
     place_U: tuple[tuple[Any, ...], ...] | None = None
+    kept: "Kept | None" = None  # keys of the histories (`plait.engine.one_pass`)
 
 
 def encode(
@@ -183,7 +187,7 @@ def joined_histories(history: EventBatch, more: EventBatch) -> EventBatch:
 
 def repeated(events: EventBatch, times: int) -> EventBatch:
     """Every user `times` times in a row."""
-    return _users(events, np.repeat(np.arange(events.num_users), times))
+    return chosen_users(events, np.repeat(np.arange(events.num_users), times))
 
 
 def before(events: EventBatch, count_U: Int64[np.ndarray, " U"]) -> EventBatch:
@@ -194,7 +198,7 @@ def before(events: EventBatch, count_U: Int64[np.ndarray, " U"]) -> EventBatch:
 
 def some_users(events: EventBatch, users: slice) -> EventBatch:
     """These users alone."""
-    return _users(events, np.arange(events.num_users)[users])
+    return chosen_users(events, np.arange(events.num_users)[users])
 
 
 def _check_one_each(state: State, event: EventBatch) -> None:
@@ -277,7 +281,7 @@ def _check_reaches(
     if len(short_U):
         user = int(short_U[0])
         raise ValueError(
-            f"the history of {called(events.user_U[user] if id_U is None else id_U[user])} begins behind "
+            f"the history of {called(int(events.user_U[user]) if id_U is None else id_U[user])} begins behind "
             f"{before_U[user]} earlier events, and what is asked is answered from all behind the first "
             f"{needed_U[user]}: give a longer history, or do not say that it had earlier ones"
         )
@@ -304,7 +308,7 @@ def _kept(events: EventBatch, rule: WindowRule, lag: int) -> EventBatch:
     return _gathered(events, np.arange(events.num_users), start_U1, lead_U, index_E)
 
 
-def _users(events: EventBatch, user_W: Int64[np.ndarray, " W"]) -> EventBatch:
+def chosen_users(events: EventBatch, user_W: Int64[np.ndarray, " W"]) -> EventBatch:
     """The users chosen, in this order."""
     return _taken(
         events, user_W, events.start_U1[:-1][user_W], events.lead_U[user_W], events.start_U1[1:][user_W]

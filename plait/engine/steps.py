@@ -12,6 +12,9 @@ from jaxtyping import Int64
 from plait.models.generative import GenerativeRecommender
 
 STEP_BYTES = 256 << 20  # of a forward pass: what its tokens take at the peak, beside the weights
+STATE_BYTES = (
+    1 << 30
+)  # of the keys that a state keeps; more histories than that are encoded when they are asked about
 STEP_LOGITS = 1 << 24  # scores of the catalogue held at a time, of one user or of many: 64 MiB in fp32
 # Measured at the peak of a forward pass, over layouts, trunks and positions: 18 to 26 vectors for each token.
 WIDTHS_PER_TOKEN = 18  # embeddings, residual stream, projections, and their copies in rows
@@ -27,6 +30,12 @@ def bytes_per_token(model: GenerativeRecommender) -> int:
     ):  # an item's parts side by side, before they are projected
         widths += 2 * model.items.project.in_features
     return INDEX_BYTES_PER_TOKEN + 4 * widths
+
+
+def kept_bytes_per_token(model: GenerativeRecommender) -> int:
+    """What is kept of a token of an encoded history: keys and values, hidden state, position and time."""
+    trunk = model.trunk
+    return 16 + next(trunk.parameters()).element_size() * (2 * trunk.num_attentions + 1) * trunk.config.dim
 
 
 def tokens_per_step(model: GenerativeRecommender) -> int:

@@ -23,9 +23,10 @@ from plait.layouts.facts import Field, Target
 from plait.limits import WEIGHT, check_numbers
 from plait.models.combining import check_supported
 from plait.models.counted_actions import with_counts
-from plait.models.inputs import Counting, Inputs, Questions
+from plait.models.inputs import Counting, Inputs, LaterInputs, Questions
 from plait.models.late import LateSettings, LateStatistics, check_late, columns_of
 from plait.models.questions import Exposure, QuestionPlan
+from plait.nn.cached import Encoded, Keeping, OverKeys
 from plait.nn.config import TINY, TrunkConfig
 from plait.nn.encoders import ActionEncoder, FeatureEncoder, ItemEncoder, ItemEncoding, ItemVectors
 from plait.nn.heads import ActionHeads, Coupler
@@ -207,6 +208,36 @@ class GenerativeRecommender(nn.Module):
         """For every question of the inputs, the state its head reads: after the trunk and the couplers."""
         return self._states(inputs, None)
 
+    def encoded(self, histories: Inputs) -> Encoded:
+        """What later events need of histories (`history_inputs`)."""
+        x_RLD, action_RLD = self._embedded(histories, self._facts(histories, None))
+        where = Keeping.of(self.trunk.where(histories.segments), histories.cell_N)
+        hidden_RLD = self.trunk.through(x_RLD, action_RLD, where)
+        length_U = torch.bincount(histories.user_N, minlength=len(histories.user_code_UK)).cpu().numpy()
+        return where.encoded(hidden_RLD, np.concatenate([[0], np.cumsum(length_U)]))
+
+    def answered(self, later: LaterInputs, encoded: Encoded) -> list[Float[Tensor, "M D"]]:
+        """As `forward`, of events that come after encoded histories (`candidate_inputs`)."""
+        inputs = later.inputs
+        facts, hidden_CD = self._facts(inputs, None), encoded.hidden_SD
+        if not later.reads_history:
+            x_RLD, action_RLD = self._embedded(inputs, facts)
+            hidden_CD = self.trunk.through(x_RLD, action_RLD, self._over(later, encoded)).flatten(0, 1)
+        return [self._state(questions, hidden_CD, facts) for questions in inputs.questions]
+
+    def followed(self, later: LaterInputs, encoded: Encoded) -> Encoded:
+        """Histories that go on with one event each (`next_inputs`)."""
+        inputs = later.inputs
+        x_RLD, action_RLD = self._embedded(inputs, self._facts(inputs, None))
+        where = Keeping.of(self._over(later, encoded), inputs.cell_N)
+        hidden_RLD = self.trunk.through(x_RLD, action_RLD, where)
+        own_B1 = np.concatenate([[0], np.cumsum(later.lists.count_B * later.lists.num_own)])
+        return encoded.followed_by(where.encoded(hidden_RLD, own_B1))
+
+    def _over(self, later: LaterInputs, encoded: Encoded) -> OverKeys:
+        segments = later.inputs.segments
+        return OverKeys.of(encoded, later.lists, segments, self.trunk.angles(segments), self.trunk.slopes_N)
+
     @property
     def reads_requests(self) -> bool:
         """Whether it matters to the model which events were exposed together."""
@@ -353,6 +384,13 @@ class GenerativeRecommender(nn.Module):
 
     def _hidden(self, inputs: Inputs, facts: dict[Field, Tensor]) -> Float[Tensor, "C D"]:
         """Hidden states of every slot of the rows, flattened: C = R * L cells."""
+        x_RLD, action_RLD = self._embedded(inputs, facts)
+        return self.trunk(x_RLD, inputs.segments, action_RLD).flatten(0, 1)
+
+    def _embedded(
+        self, inputs: Inputs, facts: dict[Field, Tensor]
+    ) -> tuple[Float[Tensor, "R L D"], Float[Tensor, "R L D"] | None]:
+        """What tokens show, and the actions that ride beside them, in rows."""
         shown = [facts[field].index_select(0, source_N) for field, source_N in inputs.shown]
         x_ND = torch.stack(shown).sum(0) if len(shown) > 1 else shown[0]
         if self.users is not None:
@@ -360,7 +398,7 @@ class GenerativeRecommender(nn.Module):
         action_RLD = None
         if self.layout.rides:
             action_RLD = _in_rows(inputs, facts["a"].index_select(0, inputs.event_N + SPECIALS))
-        return self.trunk(_in_rows(inputs, x_ND), inputs.segments, action_RLD).flatten(0, 1)
+        return _in_rows(inputs, x_ND), action_RLD
 
     def _state(
         self, questions: Questions, hidden_CD: Tensor, facts: dict[Field, Tensor]

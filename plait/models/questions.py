@@ -148,6 +148,10 @@ class QuestionPlan:
             )
         )
 
+    def history_roles(self, batch: EventBatch) -> EventRoles:
+        """The roles of a batch of histories, of which nothing is asked yet."""
+        return self._seen(history_alone(batch.start_U1, batch.lead_U, self._blind_requests(batch)))
+
     def query_roles(
         self, batch: EventBatch, num_candidates_U: Int64[np.ndarray, " U"] | None = None
     ) -> EventRoles:

@@ -46,14 +46,14 @@ from plait.randomness import Randomness, Stream, torch_generator
 from plait.training.arithmetic import made_definite
 from plait.training.batches import check_labels, num_steps, training_stream
 from plait.training.budget import Budget, Caps, Steps
-from plait.training.checkpoint import differences, load_state, save_state
+from plait.training.checkpoint import load_state, save_state
 from plait.training.flops import step_flops
 from plait.training.interrupts import interrupts_kept
 from plait.training.optimiser import learning_rate, make_optimiser, warmup_steps
 from plait.training.progress import Best, Progress
 from plait.training.start import Start
 from plait.training.unread import check_read, notes_on_unread
-from plait.wording import setting
+from plait.wording import differences, setting
 
 CHECKPOINT_EVERY_S = 20.0
 START_LABELS = (

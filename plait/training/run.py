@@ -41,11 +41,10 @@ from plait.nn.precision import autocast, products_by
 from plait.nn.runtime import denormals_flushed
 from plait.notices import Watch
 from plait.training.arithmetic import arithmetic_of_run
-from plait.training.checkpoint import differences
 from plait.training.loop import Fitted, train_model
 from plait.training.memory import check_fits_memory, forget_peak_memory, peak_memory_mb
 from plait.training.start import Start
-from plait.wording import setting
+from plait.wording import differences, setting
 
 LOCK = ".lock"
 

@@ -14,11 +14,11 @@ from tiny import assert_caught, assert_not_vacuous, prepared, random_log
 from plait import Recommender
 from plait.cli.evaluate import evaluate
 from plait.compare.comparing import Variant, compare_variants
-from plait.compare.presentation import notes
+from plait.compare.notes import notes
 from plait.compare.words import run_folder
 from plait.counts.beside import Counts
 from plait.data import Dataset, Temporal
-from plait.engine import plain, ranking
+from plait.engine import asking, plain, ranking
 from plait.engine.state import append, before, encode, window
 from plait.evaluation import combining
 from plait.evaluation.answers import answers_of, measure
@@ -104,7 +104,7 @@ def test_counts_that_read_another_history_are_caught(dataset, trained, monkeypat
         return right(model, before(histories, np.minimum(1, histories.num_events_U)))
 
     model = heard(load_model(trained / MODEL))
-    monkeypatch.setattr(plain, "beside_of", longer)
+    monkeypatch.setattr(asking, "beside_of", longer)
     assert_caught(check_agree, model, dataset)
 
 

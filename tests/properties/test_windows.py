@@ -29,13 +29,14 @@ from tiny import (
 
 import plait
 from plait.data import Dataset
-from plait.engine import plain, state
+from plait.engine import asking, plain, state
 from plait.engine.state import State, append, encode, window
 from plait.evaluation.answers import answers_of
 from plait.evaluation.settings import Protocol
 from plait.layouts import audit, resolve
 from plait.models.combining import combinations
 from plait.models.generative import GenerativeRecommender, ModelSettings
+from plait.models.questions import Exposure
 from plait.nn import gpt
 from plait.recommender import Recommender
 from plait.schema import EventBatch
@@ -235,7 +236,7 @@ def without_encoding_again(
     longer = encode(until(log, end, max(0, before - plan.lead)), end - before, plan.lead)
     with monkeypatch.context() as patched:
         patched.setattr(
-            plain, "window", lambda events, _rule, lag, end_U: window(events, end - before, lag, end_U)
+            asking, "window", lambda events, _rule, lag, end_U: window(events, end - before, lag, end_U)
         )
         patched.setattr(gpt, "attend", last_from_there)
         return score_of_one(model, longer)
@@ -292,7 +293,7 @@ def check_earlier_moments(data: Dataset) -> None:
         model.plan = plan
         for end in range(6, LENGTH + 1):
             now = encode(until(log, end), plan.window, plan.lead)
-            coming = plain._coming(model, "a", now, AT_S, None)
+            coming = asking.coming_of(model, "a", now, AT_S, None)
             np.testing.assert_array_equal(
                 coming.events.number_E, window(now.events, plan.window, plan.lead).number_E
             )
@@ -445,3 +446,17 @@ def test_a_run_is_served_as_it_was_evaluated(data, tmp_path):
         ValueError, match=r"protocol.window_step = 4: expected at most protocol.max_events = 3"
     ):
         replace(protocol, window_step=4)
+
+
+def test_a_window_of_before_the_last_request_is_refused_where_the_history_lacks_it():
+    log, settings = in_requests(), ModelSettings(exposure=Exposure(same_request="blind"), trunk=trunk_of())
+    model = model_of(resolve("lac"), max_events=4, window_step=3, settings=settings)
+    end, at_s = 13, int(log.time_s_E[12])  # of a request of six events
+    found = encode(until(log, end, 5), model.plan.window, model.plan.lead)
+    plain.score(model, found, np.array([[1], [2]]), at_s=at_s + 1)
+    with pytest.raises(
+        ValueError, match=r"history of user 500 begins behind 5 earlier events, .* all behind the first 2:"
+    ):
+        plain.score(model, found, np.array([[1], [2]]), at_s=at_s)
+    whole = encode(until(log, end), model.plan.window, model.plan.lead)
+    plain.score(model, whole, np.array([[1], [2]]), at_s=at_s)

@@ -103,7 +103,7 @@ def describe(
             lazy = with_decimal_points(table.lazy(as_text=wanted).select(wanted), numbers, text)
             frames.append(collect(lazy))
         table.check_rows(frames[-1].height)
-        _check_ids(frames[-1][id_column], table.name)
+        check_ids(frames[-1][id_column], table.name)
         held |= held_by(frames[-1][id_column], table.has_types)
     name = tables[0].name if len(tables) == 1 else str(source)
     id_N = joined_ids([frame.drop_in_place(id_column) for frame in frames], held)
@@ -461,7 +461,7 @@ def _distinct(values: pl.Series) -> tuple[str, ...]:
     return tuple(values.drop_nulls().unique().sort().to_list())
 
 
-def _check_ids(id_N: pl.Series, name: str) -> None:
+def check_ids(id_N: pl.Series, name: str) -> None:
     """Raises ValueError where an id of a table is missing, or none that a log can have."""
     column = rules.given_id_column(id_N.name, id_N.dtype)
     rule_N = id_N.to_frame().select(rules.rule_number([column])).to_series()
