@@ -300,6 +300,7 @@ class Recommender:
         Raises:
             ValueError: the items are no list of ids.
         """
+        check_can_work()
         kept_V = np.full(len(self.items), allow is None)
         if allow is not None:
             kept_V[self._places_of(allow, "allow")] = True
