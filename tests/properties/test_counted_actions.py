@@ -5,6 +5,7 @@ Shape letters: M questions, E events.
 """
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from plait.counts.actions import ActionCounts, ActionQuestions, CountedAction, C
 from plait.counts.beside import Counts
 from plait.counts.weighing import TermWeights
 from plait.data import Dataset
-from plait.engine import plain
+from plait.engine import one_pass, plain
 from plait.engine.state import append, before, encode, window
 from plait.evaluation import action_counts
 from plait.evaluation.action_counts import action_counts_of, counted_parts
@@ -105,8 +106,8 @@ def check_agree(model: GenerativeRecommender, data: Dataset) -> None:
         state = encode(history, plan.max_events, plan.lead)
         shorter = encode(before(history, np.array([1])), plan.max_events, plan.lead)
         appended = append(shorter, window(history, 1, 0), plan.max_events, plan.lead)
-        for way in (state, appended):
-            found = plain.score(model, way, item_11, at_s=at_s)
+        for way, engine in product((state, appended), (plain, one_pass)):
+            found = engine.score(model, way, item_11, at_s=at_s)
             for action in data.actions:
                 np.testing.assert_allclose(
                     found[action.name][0, 0], answers.predicted[action.name][user], rtol=2e-4, atol=1e-5
