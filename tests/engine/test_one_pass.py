@@ -381,6 +381,7 @@ def test_states_keep_no_more_than_they_may(monkeypatch):
     kept = one_pass.encode(model, state).kept
     assert kept is not None
     per_token = steps.kept_bytes_per_token(model)
+    assert state.nbytes == 0 and one_pass.encode(model, state).nbytes == kept.encoded.nbytes
     assert kept.encoded.nbytes == per_token * int(kept.encoded.start_U1[-1])
     monkeypatch.setattr(steps, "STATE_BYTES", kept.encoded.nbytes - 1)
     assert one_pass.encode(model, state).kept is None
