@@ -35,7 +35,7 @@ class Kept:
 
     def is_of(self, model: GenerativeRecommender) -> bool:
         """Whether the model would make the same keys."""
-        return self.model is model and self.version == _version(model)
+        return self.model is model and self.version == version_of(model)
 
 
 @torch.no_grad()
@@ -251,9 +251,9 @@ def _at_the_end(events: EventBatch) -> Coming:
 
 def _kept(model: GenerativeRecommender, state: State, encoded: Encoded) -> Kept:
     num_events_U = np.diff(encoded.start_U1) // model.layout.tokens_per_event
-    return Kept(encoded, state.events.start_U1[1:] - num_events_U, model, _version(model))
+    return Kept(encoded, state.events.start_U1[1:] - num_events_U, model, version_of(model))
 
 
-def _version(model: GenerativeRecommender) -> tuple[int, ...]:
+def version_of(model: GenerativeRecommender) -> tuple[int, ...]:
     """Changes with every change of the weights in place, such as a step of training."""
     return tuple(parameter._version for parameter in model.parameters())

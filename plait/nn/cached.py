@@ -7,7 +7,7 @@ Shape letters: S tokens of histories, each user's after the other's; R = 1 row o
 width, D width. Of a run of lists: G lists, K keys of each, C events of each, M tokens of an event, X = C * M.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple, final
@@ -68,6 +68,30 @@ class Encoded:
 
         pairs = zip(self._tensors, more._tensors, strict=True)
         return self._from([both(own, other) for own, other in pairs], self.start_U1 + more.start_U1)
+
+    def arrays(self) -> dict[str, np.ndarray | Tensor]:
+        """All that it is, by name: `from_arrays` is the inverse."""
+        found: dict[str, np.ndarray | Tensor] = {
+            "start_U1": self.start_U1,
+            "position_S": self.position_S,
+            "time_s_S": self.time_s_S,
+            "hidden_SD": self.hidden_SD,
+        }
+        for place, keys in enumerate(self.keys):
+            found |= {f"k_SNH.{place}": keys.k_SNH, f"v_SNH.{place}": keys.v_SNH}
+        return found
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Tensor]) -> "Encoded":
+        """Raises KeyError where one is not there."""
+        places = range(sum(name.startswith("k_SNH.") for name in arrays))
+        return cls(
+            arrays["start_U1"].cpu().numpy(),
+            arrays["position_S"],
+            arrays["time_s_S"],
+            tuple(Keys(arrays[f"k_SNH.{place}"], arrays[f"v_SNH.{place}"]) for place in places),
+            arrays["hidden_SD"],
+        )
 
     @property
     def _tensors(self) -> list[Tensor]:
