@@ -41,6 +41,7 @@ from plait.engine.similar import similar as similar_items
 from plait.engine.state import State, called
 from plait.engine.state import append as append_event
 from plait.engine.state import encode as encode_history
+from plait.engine.state_file import load_state, save_state
 from plait.engine.value import Formula, Value
 from plait.files import draft_folder
 from plait.limits import MOST_CODES, Between
@@ -152,6 +153,25 @@ class Recommender:
             place_U=read.place_U,
         )
         return one_pass.append(self.model, state, after)
+
+    def save_state(self, state: State, file: Path | str) -> None:
+        """Writes a state into a file, with the keys of its histories, and over another file.
+
+        Raises:
+            ValueError: an id of a user, an item or a request, or what orders events, is neither text nor a number.
+            OSError: the file cannot be written (disk full, no permission).
+        """
+        check_can_work()
+        save_state(state, self.model, Path(file))
+
+    def load_state(self, file: Path | str) -> State:
+        """The state of a file of `save_state`, without encoding its histories again.
+
+        Raises:
+            ValueError: the file is no state, damaged, of another format version, or of another model.
+        """
+        check_can_work()
+        return load_state(self.model, Path(file))
 
     def add_items(self, items: Frame) -> "Recommender":
         """A recommender that knows the table's new items, too, by their features alone: nothing is trained.

@@ -31,11 +31,11 @@ class Kept:
     encoded: Encoded
     first_U: Int64[np.ndarray, " U"]  # number, in the state's events, of the first event that has a token
     model: GenerativeRecommender
-    version: tuple[int, ...]
+    version: tuple[int, ...] | None
 
     def is_of(self, model: GenerativeRecommender) -> bool:
         """Whether the model would make the same keys."""
-        return self.model is model and self.version == _version(model)
+        return self.model is model and self.version is not None and self.version == version_of(model)
 
 
 @torch.no_grad()
@@ -251,9 +251,15 @@ def _at_the_end(events: EventBatch) -> Coming:
 
 def _kept(model: GenerativeRecommender, state: State, encoded: Encoded) -> Kept:
     num_events_U = np.diff(encoded.start_U1) // model.layout.tokens_per_event
-    return Kept(encoded, state.events.start_U1[1:] - num_events_U, model, _version(model))
+    return Kept(encoded, state.events.start_U1[1:] - num_events_U, model, version_of(model))
 
 
-def _version(model: GenerativeRecommender) -> tuple[int, ...]:
-    """Changes with every change of the weights in place, such as a step of training."""
-    return tuple(parameter._version for parameter in model.parameters())
+def version_of(model: GenerativeRecommender) -> tuple[int, ...] | None:
+    """Changes with every change of the weights in place, such as a step of training. None where weights were made in
+    inference mode: they do not count their changes."""
+    weights = list(model.parameters())
+    return (
+        None
+        if any(weight.is_inference() for weight in weights)
+        else tuple(weight._version for weight in weights)
+    )
