@@ -1,8 +1,8 @@
 """The face of counting: answers as `plait.recommender` gives them, where nothing was trained.
 
-baseline = plait.CountingRecommender.fit(data, "sequential rules")
-history = baseline.encode(table)
-baseline.retrieve(history, k=10)
+rules = plait.CountingRecommender.fit(data, "sequential rules")
+history = rules.encode(table)
+rules.retrieve(history, k=10)
 
 Shape letters: U users asked about, C items asked about, V items of the catalogue, E events of histories.
 """

@@ -37,6 +37,7 @@ from plait.data.history import (
 from plait.data.logs.tables import open_tables
 from plait.data.vocabulary import Vocabulary
 from plait.engine import one_pass
+from plait.engine.similar import similar as similar_items
 from plait.engine.state import State, called
 from plait.engine.state import append as append_event
 from plait.engine.state import encode as encode_history
@@ -319,12 +320,35 @@ class Recommender:
         Raises:
             ValueError: the items are no list of ids.
         """
+        check_can_work()
         kept_V = np.full(len(self.items), allow is None)
         if allow is not None:
             kept_V[self._places_of(allow, "allow")] = True
         if deny is not None:
             kept_V[self._places_of(deny, "deny")] = False
         return kept_V
+
+    def similar(self, items: Sequence[Any], k: int = 10) -> pl.DataFrame:
+        """The `k` items most like each of some: item, rank, similar (another item) and cosine, best first.
+
+        Items are alike whose vectors point the same way, as the model reads items: by their ids, their features or
+        both. Exact: the whole catalogue is looked at.
+
+        Raises:
+            ValueError: items are no list of ids, or one is unknown. Or `k` is no whole number, or more than the others
+                of the catalogue. Or the layout reads no items.
+        """
+        check_can_work()
+        item_N = known_items(self.vocabulary, items)
+        item_NK, cosine_NK = similar_items(self.model, item_N, whole_number(k))
+        return pl.DataFrame(
+            {
+                "item": self.vocabulary.ids_at(np.repeat(item_N, item_NK.shape[1])),
+                "rank": np.tile(np.arange(1, item_NK.shape[1] + 1), len(item_N)),
+                "similar": self.vocabulary.ids_at(item_NK.reshape(-1)),
+                "cosine": cosine_NK.reshape(-1),
+            }
+        )
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Writes weights, configuration and the item table; no pickle.

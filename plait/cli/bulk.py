@@ -160,7 +160,7 @@ class Pairs:
 
     @property
     def _first_known(self) -> Int64[np.ndarray, " 1"]:
-        return np.flatnonzero(self.is_known_M)[:1]
+        return np.array([np.argmax(self.is_known_M)])
 
     def counted(self, out: Path) -> dict[str, int]:
         """What people are told of the answer."""
@@ -168,24 +168,28 @@ class Pairs:
 
     def part(self, number: int) -> pl.DataFrame:
         """Nulls behind the status of a pair whose item is unknown."""
-        row_m = np.arange(len(self.user_M))[number * PAIRS_PER_PART : (number + 1) * PAIRS_PER_PART]
-        is_known_m = self.is_known_M[row_m]
-        status_m = pl.select(
-            pl.when(pl.Series(is_known_m)).then(pl.lit("ok")).otherwise(pl.lit("unknown item"))
+        begin = number * PAIRS_PER_PART
+        rows = slice(begin, begin + PAIRS_PER_PART)
+        user_m, item_m, is_known_m = self.user_M[rows], self.item_M[rows], self.is_known_M[rows]
+        known_k = np.flatnonzero(is_known_m)
+        known_k = known_k[np.argsort(user_m[known_k], kind="stable")]
+        edges = np.flatnonzero(np.diff(user_m[known_k])) + 1
+        asked = (
+            np.split(begin + known_k, edges) if len(known_k) else [self._first_known]
+        )  # then for its columns
+        found = pl.concat([self._of(row_c) for row_c in asked])
+        place_m = np.zeros(len(user_m), dtype=np.int64)
+        place_m[known_k] = np.arange(len(known_k))
+        status, place = pl.select(
+            pl.when(pl.Series(is_known_m))
+            .then(pl.lit("ok"))
+            .otherwise(pl.lit("unknown item"))
+            .alias("status"),
+            pl.when(pl.Series(is_known_m)).then(pl.Series(place_m)).alias("place"),
         )
-        users = self.asking.data.user_ids().gather(self.user_M[row_m])
-        table = pl.DataFrame(
-            {"user": users, "item": self.item_M.gather(row_m), "status": status_m.to_series()}
-        )
-        by_user_r = row_m[is_known_m][np.argsort(self.user_M[row_m][is_known_m], kind="stable")]
-        if not len(by_user_r):  # then the columns are all that is wanted
-            by_user_r = self._first_known
-        edges = np.flatnonzero(np.diff(self.user_M[by_user_r])) + 1
-        found = pl.concat([self._of(row_c) for row_c in np.split(by_user_r, edges)])
-        place_M = np.full(len(self.user_M), -1)
-        place_M[by_user_r] = np.arange(len(by_user_r))
-        place_m = pl.select(pl.when(pl.Series(is_known_m)).then(pl.Series(place_M[row_m]))).to_series()
-        return table.hstack(found.select(pl.all().gather(place_m)))
+        users = self.asking.data.user_ids().gather(user_m)
+        table = pl.DataFrame({"user": users, "item": item_m, "status": status})
+        return table.hstack(found.select(pl.all().gather(place)))
 
     def _of(self, row_c: Int64[np.ndarray, " c"]) -> pl.DataFrame:
         """The answers to some pairs of one user."""

@@ -70,17 +70,13 @@ def write_in_parts(
     with kept_alone(folder / ".lock", busy) as alone:
         folder.mkdir(parents=True, exist_ok=True)
         alone()
-        _begin(folder, out, asked)
-        parts = [folder / f"{number:06d}.parquet" for number in range(num_parts)]
-        there = sum(part.exists() for part in parts)
-        if there:
-            report(f"{out}: goes on after {there} of {num_parts} parts")
-        for number, part in enumerate(parts):
-            if not part.exists():
-                table = answer(number)
-                write_whole(part, table.write_parquet)
-            watch(number + 1)
-        write_whole(out, lambda aside: _join(parts, aside, asked))
+        if out.exists():  # another process was at it meanwhile
+            _check_same(out, _asked_of(out), asked)
+        else:
+            parts = [folder / f"{number:06d}.parquet" for number in range(num_parts)]
+            _begin(folder, out, asked, parts, report)
+            _write(parts, answer, watch)
+            write_whole(out, lambda aside: _join(parts, aside, asked))
         shutil.rmtree(folder)
     return pq.read_metadata(out).num_rows
 
@@ -104,11 +100,20 @@ def parts_bar(out: Console, num_parts: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: progress.update(task, completed=done)
 
 
-def _begin(folder: Path, out: Path, asked: Asked) -> None:
+def _begin(folder: Path, out: Path, asked: Asked, parts: list[Path], report: Callable[[str], None]) -> None:
     path = folder / "asked.json"
     if path.exists():
         _check_same(folder, msgspec.json.decode(path.read_bytes()), asked, f"the beginning of {out}")
+        report(f"{out}: goes on after {sum(part.exists() for part in parts)} of {len(parts)} parts")
     write_whole(path, lambda aside: aside.write_bytes(_json(asked)))
+
+
+def _write(parts: list[Path], answer: Callable[[int], pl.DataFrame], watch: Callable[[int], None]) -> None:
+    for number, part in enumerate(parts):
+        if not part.exists():
+            table = answer(number)
+            write_whole(part, table.write_parquet)
+        watch(number + 1)
 
 
 def _asked_of(out: Path) -> object:

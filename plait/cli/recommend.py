@@ -10,7 +10,7 @@ from jaxtyping import Bool
 
 from plait.cli.arguments import Counting, Device, Json
 from plait.cli.bulk import Asking, Lists, items_of, users_of, write_answers
-from plait.cli.counted import Asked, asked_of
+from plait.cli.counted import CountingSource, asked_of
 from plait.cli.id_tables import Report
 from plait.cli.output import progress_console, say, show_rows
 from plait.cli.parted import check_takes_table
@@ -91,7 +91,7 @@ def recommend(
             raise ValueError("--user is missing: a baseline answers one user at a time")
         found = _counted(asked, baseline, user, k)
         if titles is not None:
-            found = _with_titles(found, columns_read(asked.dataset), titles, title_column)
+            found = with_titles(found, columns_read(asked.dataset), titles, title_column)
         show_rows(found.columns, found.rows(), json=json)
         return
     if (user is None) == (users is None) or (users is None) != (out is None):
@@ -119,7 +119,7 @@ def recommend(
     state = state_of_users(model, asking.data, np.array([asking.data.user_index(user)]))
     found = model.retrieve(state, k, filter_seen=filter_seen, at=at, mask=kept_V).drop("user")
     if titles is not None:
-        found = _with_titles(found, model.columns, titles, title_column)
+        found = with_titles(found, model.columns, titles, title_column)
     knows_when = at is not None or not needs_time(model.model.layout, model.model.config.settings, "a")
     if audit(model.model.layout).can_score != "no" and knows_when:
         found = _with_actions(found, model, state, at)
@@ -138,7 +138,7 @@ def _kept(
     return asking.model.mask(allowed, denied)
 
 
-def _counted(asked: Asked, baseline: str, user: str, k: int) -> pl.DataFrame:
+def _counted(asked: CountingSource, baseline: str, user: str, k: int) -> pl.DataFrame:
     """What a way of counting recommends."""
     protocol = asked.protocol
     counts = CountingRecommender.fit(
@@ -148,7 +148,7 @@ def _counted(asked: Asked, baseline: str, user: str, k: int) -> pl.DataFrame:
     return counts.retrieve(history, k, filter_seen=protocol.filter_seen).drop("user")
 
 
-def _with_titles(found: pl.DataFrame, columns: Columns, table: Path, column: str) -> pl.DataFrame:
+def with_titles(found: pl.DataFrame, columns: Columns, table: Path, column: str) -> pl.DataFrame:
     """The table's titles behind the items; null where it has none."""
     titles = texts_of(table, columns.item, column, found["item"], columns.text)
     return found.insert_column(1, titles.rename("title"))

@@ -68,13 +68,9 @@ def score(
     """
     if baseline is not None:
         unread = {
-            "at": at,
-            "context": context,
-            "value": value,
-            "pairs": pairs,
-            "out": out,
+            "at": at, "context": context, "value": value, "item-numbers": item_numbers, "pairs": pairs, "out": out,
             "dataset": dataset,
-        }
+        }  # fmt: skip
         by_counts = asked_of(run, None, **unread)
         if user is None or items is None:
             raise ValueError("give --user and --items: a baseline answers one user at a time")

@@ -21,9 +21,9 @@ from jaxtyping import Int64
 
 from plait.compare.examples import examples
 from plait.compare.floor import floor_of
+from plait.compare.notes import origins
 from plait.compare.outlook import Runs
 from plait.compare.page import html_page, page_template
-from plait.compare.presentation import origins
 from plait.compare.regret import limits, regrets
 from plait.compare.results import (
     Ability,
@@ -41,7 +41,7 @@ from plait.compare.verdict import chief_metrics, verdict_of
 from plait.compare.words import folder_name, run_folder
 from plait.data import Dataset
 from plait.evaluation.answers import measure, targets_of
-from plait.evaluation.beyond_accuracy import Known, beyond_accuracy
+from plait.evaluation.beyond_accuracy import TrainingFacts, beyond_accuracy
 from plait.evaluation.checkpoints import rules_of
 from plait.evaluation.counting import BASELINES, Baselines, baselines_of
 from plait.evaluation.counts_effect import effects
@@ -265,8 +265,8 @@ class _Study:
         return protocol_line(self.dataset, of.model, optim, of.protocol, seeds, variant.layout)
 
     @cached_property
-    def known(self) -> Known:
-        return Known.of(self.dataset)
+    def known(self) -> TrainingFacts:
+        return TrainingFacts.of(self.dataset)
 
     @property
     def shown(self) -> tuple[str, ...]:

@@ -286,7 +286,7 @@ def _check_reaches(
     if len(short_U):
         user = int(short_U[0])
         raise ValueError(
-            f"the history of {called(events.user_U[user] if id_U is None else id_U[user])} begins behind "
+            f"the history of {called(int(events.user_U[user]) if id_U is None else id_U[user])} begins behind "
             f"{before_U[user]} earlier events, and what is asked is answered from all behind the first "
             f"{needed_U[user]}: give a longer history, or do not say that it had earlier ones"
         )

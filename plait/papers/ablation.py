@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from plait.compare.comparing import DRAWS, Compared, Variant, compare_variants
-from plait.compare.presentation import origins
+from plait.compare.notes import origins
 from plait.compare.significance import Side, drawn, interval, value_of
 from plait.compare.words import number
 from plait.data import Dataset

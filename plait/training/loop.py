@@ -97,7 +97,7 @@ def train_model(
         begin: is called once, when the settings were found to fit and the folder was made, before anything else is
             written to it. It is not called where training goes on from a checkpoint.
         arithmetic: what matrices are multiplied in; without it, what `optim.precision` says for this machine.
-        start: whose weights to go on from; without it, they are drawn.
+        start: whose weights to go on from, by a configuration for them; without it, they are drawn.
 
     Raises:
         ValueError: the settings do not fit each other, the data or the checkpoint found in the folder. Or the layout
@@ -228,7 +228,6 @@ class _Run:
         start: Start | None,
     ) -> None:
         self.budget, self.arithmetic, self.given = budget, arithmetic, start
-        config = config if start is None else start.config_for(config)
         self.dataset, self.optim, self.protocol, self.rules = dataset, optim, protocol, rules
         self.folder, self.report, self.device, self.watch = folder, report, device, watch
         weights = torch_generator(protocol.seed, Stream.WEIGHTS)  # on the CPU: the same start on every device

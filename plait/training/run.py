@@ -96,16 +96,16 @@ def _train(
     shared: Arithmetic | None,
     start: Start | None,
 ) -> Result:
-    _check_begun(folder)
+    check_begun(folder)
     arithmetic = arithmetic_of_run(settings, folder, device, shared)
     start_s, has_own_peak = time.perf_counter(), forget_peak_memory()
     origin = provenance(device, arithmetic)
     if not (folder / CHECKPOINT).exists():  # of a checkpoint, `fit` knows more: the data that it is of
-        _check_settings(folder, settings)
+        check_settings(folder, settings)
 
     def begin() -> None:
         alone()
-        _check_settings(folder, settings)  # once more: another process may have begun meanwhile
+        check_settings(folder, settings)  # once more: another process may have begun meanwhile
         write_listed_json(folder / SETTINGS, settings)
 
     fitted = train_model(
@@ -295,7 +295,7 @@ def _finished(dataset: Dataset, settings: RunSettings, folder: Path) -> Result:
     return result
 
 
-def _check_begun(folder: Path) -> None:
+def check_begun(folder: Path) -> None:
     """Raises ValueError where files of a run that was begun there are damaged, or are gone that a kill leaves."""
     is_going = (folder / CHECKPOINT).exists()
     if not is_going and is_listed(folder / RESULT):  # a checkpoint goes only after the result was there
@@ -306,7 +306,7 @@ def _check_begun(folder: Path) -> None:
         check_hashes(folder, f"delete {folder / METRICS}: it is written again from the checkpoint", METRICS)
 
 
-def _check_settings(folder: Path, settings: RunSettings) -> None:
+def check_settings(folder: Path, settings: RunSettings) -> None:
     """A run that was begun there, and has no checkpoint yet, must be this one."""
     if (folder / SETTINGS).exists():
         begun = read_file(folder / SETTINGS, RunSettings)

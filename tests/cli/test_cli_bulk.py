@@ -278,6 +278,21 @@ def test_filters_of_one_list(run: Path, tmp_path: Path, capsys: Capture) -> None
     assert "the filters keep none of the 17 items" in complaint(capsys, 2, *words, "-k", 1, *both)
 
 
+def test_items_like_one_are_the_models(
+    run: Path, model: Recommender, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "titles.csv").write_text(
+        "item,title\n" + "".join(f"{item},The {item}\n" for item in model.items)
+    )
+    words = ("similar", run, "--item", "i05", "-k", 4)
+    rows = json.loads(said_by(capsys, *words, "--titles", tmp_path / "titles.csv", "--json"))
+    expected = model.similar(["i05"], 4)
+    assert [(row["item"], row["rank"]) for row in rows] == expected.select("similar", "rank").rows()
+    assert [row["title"] for row in rows] == [f"The {row['item']}" for row in rows]
+    assert "-k 17: expected 1 to 16" in complaint(capsys, 2, *words[:-1], 17)
+    assert "such as 'i99'" in complaint(capsys, 2, "similar", run, "--item", "i99")
+
+
 def test_a_terminal_shows_how_many_parts_are_there(
     run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,9 @@ def all_calls():
         "Recommender.append": lambda: model.append(state, {"item": "i03", "time": 3}),
         "Recommender.score": lambda: model.score(state, ["i01"]),
         "Recommender.retrieve": lambda: model.retrieve(state, 2),
+        "Recommender.mask": lambda: model.mask(deny=["i01"]),
+        "Recommender.similar": lambda: model.similar(["i01"], 1),
+        "Recommender.value": lambda: model.value("liked"),
         "Recommender.add_items": lambda: model.add_items({"item": ["new"]}),
         "Recommender.save_pretrained": lambda: model.save_pretrained(f"{model_folder}-saved"),
         "Recommender.from_pretrained": lambda: plait.Recommender.from_pretrained(model_folder),
@@ -90,7 +93,7 @@ def said_by_child(dataset: Dataset, run: Path, folder: Path, which: str) -> list
 def test_every_entry_is_refused_in_a_forked_child(dataset, run, tmp_path):
     *said, ended = said_by_child(dataset, run, tmp_path, "late")
     answered = [line for line in said if line.endswith("answered")]
-    assert answered == ["Dataset.open, train_batch answered"], "what needs no polars goes on"
+    assert answered == ["Dataset.open, train_batch answered"], said
     assert len(said) > 15 and all(line.endswith("refused") for line in said if line not in answered), said
     assert ended == "ended 0"
 

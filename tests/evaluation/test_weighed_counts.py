@@ -14,7 +14,7 @@ from tiny import assert_caught, assert_not_vacuous, prepared, random_log
 from plait import Recommender
 from plait.cli.evaluate import evaluate
 from plait.compare.comparing import Variant, compare_variants
-from plait.compare.presentation import notes
+from plait.compare.notes import notes
 from plait.compare.words import run_folder
 from plait.counts.beside import Counts
 from plait.data import Dataset, Temporal

@@ -36,6 +36,7 @@ from plait.evaluation.settings import Protocol
 from plait.layouts import audit, resolve
 from plait.models.combining import combinations
 from plait.models.generative import GenerativeRecommender, ModelSettings
+from plait.models.questions import Exposure
 from plait.nn import packed
 from plait.recommender import Recommender
 from plait.schema import EventBatch
@@ -445,3 +446,17 @@ def test_a_run_is_served_as_it_was_evaluated(data, tmp_path):
         ValueError, match=r"protocol.window_step = 4: expected at most protocol.max_events = 3"
     ):
         replace(protocol, window_step=4)
+
+
+def test_a_window_of_before_the_last_request_is_refused_where_the_history_lacks_it():
+    log, settings = in_requests(), ModelSettings(exposure=Exposure(same_request="blind"), trunk=trunk_of())
+    model = model_of(resolve("lac"), max_events=4, window_step=3, settings=settings)
+    end, at_s = 13, int(log.time_s_E[12])  # of a request of six events
+    found = encode(until(log, end, 5), model.plan.window, model.plan.lead)
+    plain.score(model, found, np.array([[1], [2]]), at_s=at_s + 1)
+    with pytest.raises(
+        ValueError, match=r"history of user 500 begins behind 5 earlier events, .* all behind the first 2:"
+    ):
+        plain.score(model, found, np.array([[1], [2]]), at_s=at_s)
+    whole = encode(until(log, end), model.plan.window, model.plan.lead)
+    plain.score(model, whole, np.array([[1], [2]]), at_s=at_s)
