@@ -1,0 +1,385 @@
+"""Which defaults are good on small logs: one setting at a time, the best together, and a log that chose nothing.
+
+    OMP_NUM_THREADS=1 python benchmarks/defaults.py run --data DIR --kept runs/defaults \
+        --out benchmarks/results/defaults.json
+    python benchmarks/defaults.py table benchmarks/results/defaults.json
+
+`run` trains `lac` with two seeds on each log of the choice: MovieLens-100K, a simulated world, and baskets (some
+households of The Complete Journey, and the products that they bought often). The grid is no full factorial. Every
+level of `LEVELS` changes one factor of the defaults; the levels that are taken are then trained together. Under the
+same settings `interleaved` is trained on MovieLens-100K, and `lac` on KuaiRand's sample, which had no say in the choice.
+
+Everything is judged by the validation, without counts, against the defaults with the same seed. Retrieval gains what
+HR@10 and NDCG@10 rise by, in the mean of both, relatively; actions gain what their normalised error falls by. A level
+is **better** at a task of a log where both seeds gain and their mean is at least 1 %, **worse** where both lose as
+much. A level is taken where it is worse at no task of any log and better at one; of several levels of a factor that
+which is better most often, then that of the greater mean. What is taken may become the default where together it is
+better at a task of every log, and worse at none of any, KuaiRand's sample included.
+
+`DIR` holds KuaiRand's sample; the world, the baskets and the runs are kept in a folder of their own. A result is added
+to the file as soon as its run is finished, and a killed grid goes on where it stood.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal, get_args
+
+import cyclopts
+import msgspec
+import numpy as np
+import polars as pl
+from provenance import provenance
+
+import plait
+from plait.data import Dataset
+from plait.data.simulator import World, simulate
+from plait.data.sources import prepared
+from plait.data.storage.caches import cached_folder, made_once
+from plait.evaluation.run_files import Result, RunSettings
+from plait.evaluation.settings import Protocol
+from plait.files import write_whole
+from plait.layouts import resolve
+from plait.metrics.table import CHIEF_RETRIEVAL, ERROR_OF_ACTIONS, Task
+from plait.nn.runtime import tune_process
+from plait.papers.derived_logs import ITEM, REQUEST, TIME, USER, events_of
+from plait.schema import Action, Amount, Binary
+from plait.training.run import run_training
+
+app = cyclopts.App()
+
+SEEDS = (0, 1)
+MARGIN = 0.01  # of a mean of two seeds, below which nothing is told
+DEFAULTS = "defaults"
+TOGETHER = "together"
+LOG_OF_INTERLEAVED = "ml-100k"
+
+NUM_WORLD_USERS = 700
+NUM_HOUSEHOLDS, MIN_PRODUCT_EVENTS = 500, 30
+PROTOCOL = Protocol(patience=5, max_epochs=40)  # curves are flat by then
+COSINE_EPOCHS = 30
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is trained on, and whether items that a user has met are left out."""
+
+    name: str
+    open: Callable[
+        [Path, Path], Dataset
+    ]  # of the folder of people's files, and of that in which is kept what is made
+    filter_seen: bool
+
+
+def open_ml_100k(data: Path, kept: Path) -> Dataset:
+    return prepared.get("ml-100k")
+
+
+def open_world(data: Path, kept: Path) -> Dataset:
+    world = World(num_users=NUM_WORLD_USERS)
+    folder = cached_folder(kept, "world", world)
+    return made_once(folder, lambda: simulate(world, folder, name="world"))
+
+
+def open_baskets(data: Path, kept: Path) -> Dataset:
+    """Households by chance, and the products that these bought at least so often."""
+    folder = cached_folder(kept, "baskets", NUM_HOUSEHOLDS, MIN_PRODUCT_EVENTS)
+    return made_once(folder, lambda: _prepare_baskets(folder))
+
+
+def _prepare_baskets(folder: Path) -> Dataset:
+    made_of = prepared.get("complete-journey")
+    events = events_of(made_of)
+    households = events[USER].unique().sort().gather(np.random.default_rng(0).permutation(made_of.num_users))
+    of_some = events.filter(pl.col(USER).is_in(households[:NUM_HOUSEHOLDS].implode()))
+    return plait.prepare(
+        of_some,
+        user=USER,
+        item=ITEM,
+        time=TIME,
+        request=REQUEST,
+        actions=made_of.manifest.settings.actions,
+        min_item_events=MIN_PRODUCT_EVENTS,
+        out=folder,
+        name="baskets",
+    )
+
+
+def open_kuairand(data: Path, kept: Path) -> Dataset:
+    folder = cached_folder(kept, "kuairand")
+    actions = (
+        Action("is_like", Binary()),
+        Action("long_view", Binary()),
+        Action("play_time_ms", Amount()),
+    )
+    return made_once(
+        folder,
+        lambda: plait.prepare(
+            data / "kuairand27k_liked_hated.parquet",
+            user="user_id",
+            item="item_id",
+            time="timestamp_ms",
+            time_unit="ms",
+            actions=actions,
+            out=folder,
+            name="kuairand",
+        ),
+    )
+
+
+LOGS = (
+    Log("ml-100k", open_ml_100k, filter_seen=True),
+    Log("world", open_world, filter_seen=False),
+    Log("baskets", open_baskets, filter_seen=False),
+)
+UNSEEN = Log("kuairand", open_kuairand, filter_seen=True)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One factor of the defaults, changed."""
+
+    factor: str
+    name: str
+    change: Callable[[RunSettings], RunSettings]
+
+
+def trunk(**changes: Any) -> Callable[[RunSettings], RunSettings]:
+    return lambda of: replace(of, model=replace(of.model, trunk=replace(of.model.trunk, **changes)))
+
+
+def retrieval(**changes: Any) -> Callable[[RunSettings], RunSettings]:
+    return lambda of: replace(of, model=replace(of.model, retrieval=replace(of.model.retrieval, **changes)))
+
+
+def cosine(of: RunSettings) -> RunSettings:
+    """Ends with the cap, so that this one has to be near what training takes."""
+    return replace(
+        of,
+        optim=replace(of.optim, schedule="cosine"),
+        protocol=replace(of.protocol, max_epochs=COSINE_EPOCHS),
+    )
+
+
+LEVELS = (
+    Level("dropout", "dropout 0.4", trunk(dropout=0.4)),
+    Level("trunk", "hstu, rab", trunk(kind="hstu", positions="rab")),
+    Level("item bias", "item bias popularity", retrieval(item_bias="popularity")),
+    Level("trunk", "gpt, rab", trunk(positions="rab")),
+    Level("trunk", "gpt, rope", trunk(positions="rope")),
+    Level("schedule", f"cosine, {COSINE_EPOCHS} epochs", cosine),
+    Level("item bias", "item bias learned", retrieval(item_bias="learned")),
+    Level("trunk", "hstu, learned", trunk(kind="hstu")),
+    Level("width", "width 32", trunk(dim=32)),
+    Level("dropout", "dropout 0.1", trunk(dropout=0.1)),
+    Level("width", "width 128", trunk(dim=128)),
+)
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """One run: the validation of the epoch that is best for each task."""
+
+    log: str
+    layout: str
+    variant: str
+    seed: int
+    retrieval: dict[str, float]
+    actions: dict[str, float]
+    epochs: float
+    best_epoch: float
+    best_epoch_for_actions: float
+    train_cpu_s: float | None
+    changes: tuple[str, ...]  # the names of the levels
+    protocol: str
+    commit: str
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        return self.log, self.layout, self.variant, self.seed
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a variant stands to the defaults at one task of one log: the gains of the seeds, relatively."""
+
+    gains: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.gains)
+
+    @property
+    def told(self) -> Literal["better", "worse", "even"]:
+        """
+        >>> Standing((0.02, 0.01)).told, Standing((0.09, -0.01)).told, Standing((-0.02, -0.03)).told
+        ('better', 'even', 'worse')
+        """
+        if min(self.gains) > 0 and self.mean >= MARGIN:
+            return "better"
+        if max(self.gains) < 0 and self.mean <= -MARGIN:
+            return "worse"
+        return "even"
+
+
+@app.command
+def run(*, data: Path, kept: Path, out: Path) -> None:
+    """Trains whatever the file does not have yet: the grid, then what is taken of it, and says what was chosen."""
+    tune_process()
+    grid = _Grid(data, kept, out)
+    for variant, levels in ((DEFAULTS, ()), *((level.name, (level,)) for level in LEVELS)):
+        for log in LOGS:
+            grid.train(log, "lac", variant, levels)
+    taken = taken_of(grid.found)
+    print("taken:", ", ".join(level.name for level in taken) or "nothing", flush=True)
+    for log in LOGS if len(taken) > 1 else ():  # a single one was trained
+        grid.train(log, "lac", TOGETHER, taken)
+    for variant, levels in ((DEFAULTS, ()), (TOGETHER, taken)) if taken else ():
+        grid.train(UNSEEN, "lac", variant, levels)
+        grid.train(named(LOG_OF_INTERLEAVED), "interleaved", variant, levels)
+    table(out)
+
+
+@app.command
+def table(file: Path) -> None:
+    """Prints the file's gains as a table in Markdown."""
+    found = read(file)
+    by_place: dict[tuple[str, str], None] = dict.fromkeys((its.log, its.layout) for its in found)
+    for log, layout in by_place:
+        here = [its for its in found if (its.log, its.layout) == (log, layout)]
+        print(
+            f"\n{log}, {layout}\n\n| | HR@10 | NDCG@10 | retrieval | error of actions | actions | processor |"
+        )
+        print("|---|---|---|---|---|---|---|")
+        for variant in dict.fromkeys(its.variant for its in here):
+            print(_line(found, [its for its in here if its.variant == variant]))
+
+
+def _line(found: Sequence[Found], runs: Sequence[Found]) -> str:
+    first = runs[0]
+    columns = [first.variant, _figures([its.retrieval["hr@10"] for its in runs])]
+    columns += [_figures([its.retrieval[CHIEF_RETRIEVAL] for its in runs]), _gain(found, first, "retrieval")]
+    columns += [_figures([its.actions[ERROR_OF_ACTIONS] for its in runs]), _gain(found, first, "actions")]
+    columns += [f"{fmean(its.train_cpu_s or math.nan for its in runs):.0f} s"]
+    return f"| {' | '.join(columns)} |"
+
+
+def _figures(values: Sequence[float]) -> str:
+    return " and ".join(f"{value:.4f}" for value in values)
+
+
+def _gain(found: Sequence[Found], of: Found, task: Task) -> str:
+    if of.variant == DEFAULTS:
+        return "the measure"
+    standing = standing_of(found, of.log, of.layout, of.variant, task)
+    if standing is None:
+        return "one seed"
+    by_seed = ", ".join(f"{gain:+.1%}" for gain in standing.gains)
+    return f"{standing.mean:+.1%} ({by_seed}) {standing.told}"
+
+
+class _Grid:
+    """The file of results, and what adds to it."""
+
+    def __init__(self, data: Path, kept: Path, out: Path) -> None:
+        self.data, self.kept, self.out = data, kept, out
+        self.found = read(out) if out.exists() else []
+
+    def train(self, log: Log, layout: str, variant: str, levels: Sequence[Level]) -> None:
+        """Every seed that the file does not have."""
+        for seed in SEEDS:
+            if (log.name, layout, variant, seed) in {its.key for its in self.found}:
+                continue
+            settings = settings_of(log, layout, levels, seed)
+            dataset = log.open(self.data, self.kept)
+            folder = self.kept / "runs" / log.name / f"{layout}, {variant}, seed {seed}"
+            result = run_training(dataset, settings, folder, report=lambda line: None)
+            changes = tuple(level.name for level in levels)
+            self.found.append(found_in(result, log.name, layout, variant, changes))
+            self._write()
+            print(_line(self.found, [self.found[-1]]), flush=True)
+
+    def _write(self) -> None:
+        whole = provenance() | {"margin": MARGIN, "found": self.found}
+        encoded = msgspec.json.format(msgspec.json.encode(whole))
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self.out, lambda aside: aside.write_bytes(encoded))
+
+
+def settings_of(log: Log, layout: str, levels: Sequence[Level], seed: int) -> RunSettings:
+    protocol = replace(PROTOCOL, filter_seen=log.filter_seen, seed=seed)
+    settings = RunSettings(layout=str(resolve(layout)), protocol=protocol)
+    for level in levels:
+        settings = level.change(settings)
+    return settings
+
+
+def found_in(result: Result, log: str, layout: str, variant: str, changes: tuple[str, ...]) -> Found:
+    epoch_of = {task: result.measured(task).best_epoch for task in get_args(Task)}
+    row_of = {row["epoch"]: row for row in result.curve}
+    of_retrieval, of_actions = row_of[epoch_of["retrieval"]], row_of[epoch_of["actions"]]
+    return Found(
+        log=log,
+        layout=layout,
+        variant=variant,
+        seed=result.settings.protocol.seed,
+        retrieval={name: of_retrieval[name] for name in ("hr@10", CHIEF_RETRIEVAL)},
+        actions={name: value for name, value in of_actions.items() if ":" in name},
+        epochs=result.epochs,
+        best_epoch=epoch_of["retrieval"],
+        best_epoch_for_actions=epoch_of["actions"],
+        train_cpu_s=result.train_cpu_s,
+        changes=changes,
+        protocol=result.protocol,
+        commit=result.provenance.commit,
+    )
+
+
+def read(file: Path) -> list[Found]:
+    return msgspec.convert(msgspec.json.decode(file.read_bytes())["found"], list[Found])
+
+
+def named(log: str) -> Log:
+    return next(its for its in LOGS if its.name == log)
+
+
+def taken_of(found: Sequence[Found]) -> tuple[Level, ...]:
+    """The levels that the rule takes, one of a factor at most."""
+    best: dict[str, tuple[tuple[int, float], Level]] = {}
+    for level in LEVELS:
+        standings = list(standings_of(found, level.name))
+        told = [standing.told for standing in standings]
+        if "worse" in told or "better" not in told:
+            continue
+        rank = told.count("better"), fmean(standing.mean for standing in standings)
+        if level.factor not in best or rank > best[level.factor][0]:
+            best[level.factor] = rank, level
+    return tuple(level for _, level in best.values())
+
+
+def standings_of(found: Sequence[Found], variant: str) -> Iterator[Standing]:
+    for log in LOGS:
+        for task in get_args(Task):
+            standing = standing_of(found, log.name, "lac", variant, task)
+            assert standing is not None, f"{variant} was trained with every seed on {log.name}"
+            yield standing
+
+
+def standing_of(found: Sequence[Found], log: str, layout: str, variant: str, task: Task) -> Standing | None:
+    """None where a seed is missing."""
+    by_key: Mapping[tuple[str, str, str, int], Found] = {its.key: its for its in found}
+    pairs = [[by_key.get((log, layout, name, seed)) for name in (variant, DEFAULTS)] for seed in SEEDS]
+    if any(its is None for pair in pairs for its in pair):
+        return None
+    return Standing(tuple(_gain_of(of, usual, task) for of, usual in pairs))  # type: ignore[arg-type]
+
+
+def _gain_of(of: Found, usual: Found, task: Task) -> float:
+    if task == "actions":
+        return 1 - of.actions[ERROR_OF_ACTIONS] / usual.actions[ERROR_OF_ACTIONS]
+    return fmean(of.retrieval[name] / usual.retrieval[name] - 1 for name in usual.retrieval)
+
+
+if __name__ == "__main__":
+    app()
