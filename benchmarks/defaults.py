@@ -1,14 +1,15 @@
 """Which defaults are good on small logs: one setting at a time, the best together, and a log that chose nothing.
 
-    OMP_NUM_THREADS=1 python benchmarks/defaults.py run --data DIR --kept runs/defaults \
+    OMP_NUM_THREADS=1 python benchmarks/defaults.py grid --kept runs/defaults --recorded runs/ml-100k \
+        --out benchmarks/results/defaults.json
+    OMP_NUM_THREADS=1 python benchmarks/defaults.py confirm --data DIR --kept runs/defaults --recorded runs/ml-100k \
         --out benchmarks/results/defaults.json
     python benchmarks/defaults.py table benchmarks/results/defaults.json
 
-`run` trains `lac` with two seeds on each log of the choice: MovieLens-100K, a simulated world, and baskets (some
-households of The Complete Journey, and the products that they bought often). The grid is no full factorial. Every
-level of `LEVELS` changes one factor of the defaults; the levels that are taken are then trained together. Under the
-same settings `lac` is trained on KuaiRand's sample, which had no say in the choice, and `interleaved` on
-MovieLens-100K.
+`grid` trains `lac` with two seeds on each log of the choice: MovieLens-100K, a simulated world, and baskets (some
+households of The Complete Journey, and the products that they bought often). It is no full factorial: every level of
+`LEVELS` changes one factor of the defaults. `confirm` trains the levels that are taken together. It trains them, too,
+on KuaiRand's sample, which had no say in the choice, and `interleaved` with them on MovieLens-100K.
 
 All are trained for as many epochs, so that none has more validations to be lucky in. They are judged by the
 validation, without counts: by the best mean of three validations in a row, since a single one moves by more than levels
@@ -17,16 +18,19 @@ both, relatively; actions gain what their normalised error falls by. A level is 
 seeds gain and their mean is at least 1 %, **worse** where both lose as much.
 
 A level is taken where it is worse at no task of any log and better at one; of several levels of a factor that which is
-better most often, then that of the greater mean. What is taken may become the default where together it is better at a
-task of every log, and worse at none of any, KuaiRand's sample included.
+better most often, then that of the greater mean. So a level that is worse is trained on no further log. What is taken
+may become the default where together it is better at a task of every log, and worse at none of any, KuaiRand's sample
+included.
 
-`DIR` holds KuaiRand's sample; the world, the baskets and the runs are kept in a folder of their own. A result is added
-to the file as soon as its run is finished, and a killed grid goes on where it stood.
+`DIR` holds KuaiRand's sample; the world, the baskets and the runs are kept in a folder of their own. Of a comparison
+that is already there (`--recorded`) the runs of the defaults are read, up to as many epochs. A result is added to the
+file as soon as its run is finished, and a killed command goes on where it stood.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, assert_never, get_args
@@ -42,7 +46,7 @@ from plait.data import Dataset
 from plait.data.simulator import World, simulate
 from plait.data.sources import prepared
 from plait.data.storage.caches import cached_folder, made_once
-from plait.evaluation.run_files import Result, RunSettings
+from plait.evaluation.run_files import Result, RunSettings, load_result
 from plait.evaluation.settings import Protocol
 from plait.files import write_whole
 from plait.layouts import resolve
@@ -59,12 +63,13 @@ MARGIN = 0.01  # of a mean of two seeds, below which nothing is told
 DEFAULTS = "defaults"
 RETRIEVAL = ("hr@10", CHIEF_RETRIEVAL)
 TOGETHER = "together"
-LOG_OF_INTERLEAVED = "ml-100k"
+TASKS: tuple[Task, ...] = get_args(Task)
 
 NUM_WORLD_USERS = 500
 NUM_HOUSEHOLDS, MIN_PRODUCT_EVENTS = 400, 30
 EPOCHS = 20  # curves are flat by then
-PROTOCOL = Protocol(max_epochs=EPOCHS, patience=EPOCHS, validate_every=2)
+VALIDATE_EVERY = 2
+PROTOCOL = Protocol(max_epochs=EPOCHS, patience=EPOCHS, validate_every=VALIDATE_EVERY)
 IN_A_ROW = 3  # validations whose mean is judged
 
 
@@ -73,23 +78,21 @@ class Log:
     """What is trained on, and whether items that a user has met are left out."""
 
     name: str
-    open: Callable[
-        [Path, Path], Dataset
-    ]  # of the folder of people's files, and of that in which is kept what is made
+    open: Callable[[Path], Dataset]  # of the folder in which is kept what is made
     filter_seen: bool
 
 
-def open_ml_100k(data: Path, kept: Path) -> Dataset:
+def open_ml_100k(kept: Path) -> Dataset:
     return prepared.get("ml-100k")
 
 
-def open_world(data: Path, kept: Path) -> Dataset:
+def open_world(kept: Path) -> Dataset:
     world = World(num_users=NUM_WORLD_USERS)
     folder = cached_folder(kept, "world", world)
     return made_once(folder, lambda: simulate(world, folder, name="world"))
 
 
-def open_baskets(data: Path, kept: Path) -> Dataset:
+def open_baskets(kept: Path) -> Dataset:
     """Households by chance, and the products that these bought at least so often."""
     folder = cached_folder(kept, "baskets", NUM_HOUSEHOLDS, MIN_PRODUCT_EVENTS)
     return made_once(folder, lambda: _prepare_baskets(folder))
@@ -113,7 +116,7 @@ def _prepare_baskets(folder: Path) -> Dataset:
     )
 
 
-def open_kuairand(data: Path, kept: Path) -> Dataset:
+def open_kuairand(kept: Path, data: Path) -> Dataset:
     folder = cached_folder(kept, "kuairand")
     actions = (
         Action("is_like", Binary()),
@@ -135,12 +138,12 @@ def open_kuairand(data: Path, kept: Path) -> Dataset:
     )
 
 
+ML_100K = Log("ml-100k", open_ml_100k, filter_seen=True)
 LOGS = (
-    Log("ml-100k", open_ml_100k, filter_seen=True),
+    ML_100K,
     Log("world", open_world, filter_seen=False),
     Log("baskets", open_baskets, filter_seen=False),
 )
-UNSEEN = Log("kuairand", open_kuairand, filter_seen=True)
 
 
 @dataclass(frozen=True)
@@ -218,20 +221,34 @@ class Standing:
 
 
 @app.command
-def run(*, data: Path, kept: Path, out: Path) -> None:
-    """Trains whatever the file does not have yet: the grid, then what is taken of it, and says what was chosen."""
+def grid(*, kept: Path, out: Path, recorded: Path | None = None) -> None:
+    """Trains the defaults, and every level until it is worse, as far as the file does not have them yet."""
     tune_process()
-    grid = _Grid(data, kept, out)
-    for variant, levels in ((DEFAULTS, ()), *((level.name, (level,)) for level in LEVELS)):
+    runs = _Runs(kept, out, recorded)
+    for log in LOGS:
+        runs.train(log, "lac", DEFAULTS, ())
+    for level in LEVELS:
         for log in LOGS:
-            grid.train(log, "lac", variant, levels)
-    taken = taken_of(grid.found)
-    print("taken:", ", ".join(level.name for level in taken) or "nothing", flush=True)
+            runs.train(log, "lac", level.name, (level,))
+            if "worse" in told_of(runs.found, log.name, level.name):
+                break
+    print("taken:", ", ".join(level.name for level in taken_of(runs.found)) or "nothing")
+
+
+@app.command
+def confirm(*, data: Path, kept: Path, out: Path, recorded: Path | None = None) -> None:
+    """Trains what is taken of the grid together, on its logs and on one that had no say."""
+    tune_process()
+    runs = _Runs(kept, out, recorded)
+    taken = taken_of(runs.found)
+    assert taken, "nothing was taken of the grid, so there is nothing to confirm"
+    unseen = Log("kuairand", partial(open_kuairand, data=data), filter_seen=True)
     for log in LOGS if len(taken) > 1 else ():  # a single one was trained
-        grid.train(log, "lac", TOGETHER, taken)
-    for variant, levels in ((DEFAULTS, ()), (TOGETHER, taken)) if taken else ():
-        grid.train(UNSEEN, "lac", variant, levels)
-        grid.train(named(LOG_OF_INTERLEAVED), "interleaved", variant, levels)
+        runs.train(log, "lac", TOGETHER, taken)
+    for variant, levels in ((DEFAULTS, ()), (TOGETHER, taken)):
+        runs.train(unseen, "lac", variant, levels)
+    for variant, levels in ((DEFAULTS, ()), (TOGETHER, taken)):
+        runs.train(ML_100K, "interleaved", variant, levels)
     table(out)
 
 
@@ -273,11 +290,11 @@ def _gain(found: Sequence[Found], of: Found, task: Task) -> str:
     return f"{standing.mean:+.1%} ({by_seed}) {standing.told}"
 
 
-class _Grid:
+class _Runs:
     """The file of results, and what adds to it."""
 
-    def __init__(self, data: Path, kept: Path, out: Path) -> None:
-        self.data, self.kept, self.out = data, kept, out
+    def __init__(self, kept: Path, out: Path, recorded: Path | None) -> None:
+        self.kept, self.out, self.recorded = kept, out, recorded
         self.found = read(out) if out.exists() else []
 
     def train(self, log: Log, layout: str, variant: str, levels: Sequence[Level]) -> None:
@@ -285,14 +302,32 @@ class _Grid:
         for seed in SEEDS:
             if (log.name, layout, variant, seed) in {its.key for its in self.found}:
                 continue
-            settings = settings_of(log, layout, levels, seed)
-            dataset = log.open(self.data, self.kept)
-            folder = self.kept / "runs" / log.name / f"{layout}, {variant}, seed {seed}"
-            result = run_training(dataset, settings, folder, report=lambda line: None)
+            settings, dataset = settings_of(log, layout, levels, seed), log.open(self.kept)
+            result = None if levels else self._recorded(dataset, f"{layout}-seed{seed}", settings)
+            if result is None:
+                folder = self.kept / "runs" / log.name / f"{layout}, {variant}, seed {seed}"
+                result = run_training(dataset, settings, folder, report=lambda line: None)
             changes = tuple(level.name for level in levels)
             self.found.append(found_in(result, log.name, layout, variant, changes))
             self._write()
-            print(_line(self.found, [self.found[-1]]), flush=True)
+            print(log.name, _line(self.found, [self.found[-1]]), flush=True)
+
+    def _recorded(self, dataset: Dataset, name: str, settings: RunSettings) -> Result | None:
+        """A finished run of the comparison, cut to as many epochs; None where it has none of this data."""
+        folder = self.recorded / "runs" / name if self.recorded else None
+        if folder is None or not folder.exists():
+            return None
+        result = load_result(folder)
+        if result.content_hash != dataset.manifest.content_hash:
+            return None
+        capped = replace(
+            result.settings.protocol, max_epochs=EPOCHS, patience=EPOCHS, validate_every=VALIDATE_EVERY
+        )
+        if replace(result.settings, protocol=capped) != settings:
+            raise ValueError(f"{folder}: a run of other settings than the defaults; leave --recorded out")
+        curve = [row for row in result.curve if row["epoch"] <= EPOCHS and row["epoch"] % VALIDATE_EVERY == 0]
+        assert len(curve) == EPOCHS // VALIDATE_EVERY, f"{folder}: ended before {EPOCHS} epochs"
+        return replace(result, curve=curve, train_cpu_s=None)  # of the run until its own end
 
     def _write(self) -> None:
         whole = provenance() | {"margin": MARGIN, "found": self.found}
@@ -343,30 +378,25 @@ def read(file: Path) -> list[Found]:
     return msgspec.convert(msgspec.json.decode(file.read_bytes())["found"], list[Found])
 
 
-def named(log: str) -> Log:
-    return next(its for its in LOGS if its.name == log)
-
-
 def taken_of(found: Sequence[Found]) -> tuple[Level, ...]:
     """The levels that the rule takes, one of a factor at most."""
     best: dict[str, tuple[tuple[int, float], Level]] = {}
     for level in LEVELS:
-        standings = list(standings_of(found, level.name))
-        told = [standing.told for standing in standings]
-        if "worse" in told or "better" not in told:
+        standings = [standing_of(found, log.name, "lac", level.name, task) for log in LOGS for task in TASKS]
+        whole = [its for its in standings if its is not None]
+        told = [its.told for its in whole]
+        if len(whole) < len(standings) or "worse" in told or "better" not in told:
             continue
-        rank = told.count("better"), fmean(standing.mean for standing in standings)
+        rank = told.count("better"), fmean(its.mean for its in whole)
         if level.factor not in best or rank > best[level.factor][0]:
             best[level.factor] = rank, level
     return tuple(level for _, level in best.values())
 
 
-def standings_of(found: Sequence[Found], variant: str) -> Iterator[Standing]:
-    for log in LOGS:
-        for task in get_args(Task):
-            standing = standing_of(found, log.name, "lac", variant, task)
-            assert standing is not None, f"{variant} was trained with every seed on {log.name}"
-            yield standing
+def told_of(found: Sequence[Found], log: str, variant: str) -> list[str]:
+    """Of `lac`, by task."""
+    standings = (standing_of(found, log, "lac", variant, task) for task in TASKS)
+    return [standing.told for standing in standings if standing is not None]
 
 
 def standing_of(found: Sequence[Found], log: str, layout: str, variant: str, task: Task) -> Standing | None:
