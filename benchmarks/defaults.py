@@ -14,8 +14,8 @@ on KuaiRand's sample, which had no say in the choice, and `interleaved` with the
 All are trained for as many epochs, so that none has more validations to be lucky in. They are judged by the
 validation, without counts: by the best mean of three validations in a row, since a single one moves by more than levels
 do. Each is held against the defaults with the same seed. Retrieval gains what HR@10 and NDCG@10 rise by, in the mean of
-both, relatively; actions gain what their normalised error falls by. A level is **better** at a task of a log where both
-seeds gain and their mean is at least 1 %, **worse** where both lose as much.
+both, relatively; actions gain what their normalised errors fall by, in the mean of all. A level is **better** at a task
+of a log where both seeds gain and their mean is at least 1 %, **worse** where both lose as much.
 
 A level is taken where it is worse at no task of any log and better at one; of several levels of a factor that which is
 better most often, then that of the greater mean. So a level that is worse is trained on no further log. What is taken
@@ -62,6 +62,7 @@ SEEDS = (0, 1)
 MARGIN = 0.01  # of a mean of two seeds, below which nothing is told
 DEFAULTS = "defaults"
 RETRIEVAL = ("hr@10", CHIEF_RETRIEVAL)
+ERROR_OF_ACTION = f"{metric_of(ERROR_OF_ACTIONS).name}:"
 TOGETHER = "together"
 TASKS: tuple[Task, ...] = get_args(Task)
 
@@ -413,7 +414,9 @@ def _gain_of(of: Found, usual: Found, task: Task) -> float:
         case "retrieval":
             return fmean(of.metrics[name] / usual.metrics[name] - 1 for name in RETRIEVAL)
         case "actions":
-            return 1 - of.metrics[ERROR_OF_ACTIONS] / usual.metrics[ERROR_OF_ACTIONS]
+            errors = [name for name in of.metrics if name.startswith(ERROR_OF_ACTION)]
+            own = [name for name in errors if name != ERROR_OF_ACTIONS]
+            return fmean(1 - of.metrics[name] / usual.metrics[name] for name in own)
         case never:
             assert_never(never)
 
