@@ -172,6 +172,7 @@ LEVELS = (
     Level("dropout", "dropout 0.4", trunk(dropout=0.4)),
     Level("trunk", "hstu, rab", trunk(kind="hstu", positions="rab")),
     Level("item bias", "item bias popularity", retrieval(item_bias="popularity")),
+    Level("trunk", "hstu, rab of positions alone", trunk(kind="hstu", positions="rab", rab="position")),
     Level("schedule", "cosine", cosine),
     Level("trunk", "gpt, rab", trunk(positions="rab")),
     Level("item bias", "item bias learned", retrieval(item_bias="learned")),
@@ -244,12 +245,12 @@ def confirm(*, data: Path, kept: Path, out: Path, recorded: Path | None = None) 
     taken = taken_of(runs.found)
     assert taken, "nothing was taken of the grid, so there is nothing to confirm"
     unseen = Log("kuairand", partial(open_kuairand, data=data), filter_seen=True)
-    for log in LOGS if len(taken) > 1 else ():  # a single one was trained
-        runs.train(log, "lac", TOGETHER, taken)
-    for variant, levels in ((DEFAULTS, ()), (TOGETHER, taken)):
-        runs.train(unseen, "lac", variant, levels)
-    for variant, levels in ((DEFAULTS, ()), (TOGETHER, taken)):
-        runs.train(ML_100K, "interleaved", variant, levels)
+    name = TOGETHER if len(taken) > 1 else taken[0].name  # which was trained on its logs
+    for log in LOGS:
+        runs.train(log, "lac", name, taken)
+    for log, layout in ((unseen, "lac"), (ML_100K, "interleaved")):
+        runs.train(log, layout, DEFAULTS, ())
+        runs.train(log, layout, name, taken)
     table(out)
 
 
