@@ -8,8 +8,9 @@
 
 `grid` trains `lac` with two seeds on each log of the choice: MovieLens-100K, a simulated world, and baskets (some
 households of The Complete Journey, and the products that they bought often). It is no full factorial: every level of
-`LEVELS` changes one factor of the defaults. `confirm` trains the levels that are taken together. It trains them, too,
-on KuaiRand's sample, which had no say in the choice, and `interleaved` with them on MovieLens-100K.
+`LEVELS` changes one factor of the defaults. `confirm` trains the levels that are taken, or those that are named,
+together. It trains them, too, on KuaiRand's sample, which had no say in the choice, and `interleaved` with them on
+MovieLens-100K.
 
 All are trained for as many epochs, so that none has more validations to be lucky in. They are judged by the
 validation, without counts: by the best mean of three validations in a row, since a single one moves by more than levels
@@ -18,7 +19,8 @@ both, relatively; actions gain what their normalised errors fall by, in the mean
 of a log where both seeds gain and their mean is at least 1 %, **worse** where both lose as much.
 
 A level is taken where it is worse at no task of any log and better at one; of several levels of a factor that which is
-better most often, then that of the greater mean. So a level that is worse is trained on no further log. What is taken
+better most often, then that of the greater mean. A level that is worse at one task of a log, and better at none, is trained on
+no further one. What is taken
 may become the default where together it is better at a task of every log, and worse at none of any, KuaiRand's sample
 included.
 
@@ -232,18 +234,20 @@ def grid(*, kept: Path, out: Path, recorded: Path | None = None) -> None:
     for level in LEVELS:
         for log in LOGS:
             runs.train(log, "lac", level.name, (level,))
-            if "worse" in told_of(runs.found, log.name, level.name):
+            told = told_of(runs.found, log.name, level.name)
+            if "worse" in told and "better" not in told:
                 break
     print("taken:", ", ".join(level.name for level in taken_of(runs.found)) or "nothing")
 
 
 @app.command
-def confirm(*, data: Path, kept: Path, out: Path, recorded: Path | None = None) -> None:
-    """Trains what is taken of the grid together, on its logs and on one that had no say."""
+def confirm(*levels: str, data: Path, kept: Path, out: Path, recorded: Path | None = None) -> None:
+    """Trains levels of the grid together, on its logs and on one that had no say; by default those that are taken."""
     tune_process()
     runs = _Runs(kept, out, recorded)
-    taken = taken_of(runs.found)
-    assert taken, "nothing was taken of the grid, so there is nothing to confirm"
+    taken = tuple(level for level in LEVELS if level.name in levels) if levels else taken_of(runs.found)
+    if not taken:
+        raise ValueError("the grid takes no level, so there is nothing to confirm; name levels of it")
     unseen = Log("kuairand", partial(open_kuairand, data=data), filter_seen=True)
     name = TOGETHER if len(taken) > 1 else taken[0].name  # which was trained on its logs
     for log in LOGS:
