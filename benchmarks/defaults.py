@@ -19,17 +19,15 @@ both, relatively; actions gain what their normalised errors fall by, in the mean
 of a log where both seeds gain and their mean is at least 1 %, **worse** where both lose as much.
 
 A level is taken where it is worse at no task of any log and better at one; of several levels of a factor that which is
-better most often, then that of the greater mean. A level that is worse at one task of a log, and better at none, is trained on
-no further one. What is taken
-may become the default where together it is better at a task of every log, and worse at none of any, KuaiRand's sample
-included.
+better most often, then that of the greater mean. A level that is worse at one task of a log, and better at none, is
+trained on no further one. What is taken may become the default where together it is better at a task of every log, and
+worse at none of any, KuaiRand's sample included.
 
 `DIR` holds KuaiRand's sample; the world, the baskets and the runs are kept in a folder of their own. Of a comparison
 that is already there (`--recorded`) the runs of the defaults are read, up to as many epochs. A result is added to the
 file as soon as its run is finished, and a killed command goes on where it stood.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -245,7 +243,10 @@ def confirm(*levels: str, data: Path, kept: Path, out: Path, recorded: Path | No
     """Trains levels of the grid together, on its logs and on one that had no say; by default those that are taken."""
     tune_process()
     runs = _Runs(kept, out, recorded)
-    taken = tuple(level for level in LEVELS if level.name in levels) if levels else taken_of(runs.found)
+    by_name = {level.name: level for level in LEVELS}
+    if unknown := sorted(set(levels) - set(by_name)):
+        raise ValueError(f"{unknown[0]!r} is no level of the grid; expected some of {', '.join(by_name)}")
+    taken = tuple(by_name[name] for name in levels) or taken_of(runs.found)
     if not taken:
         raise ValueError("the grid takes no level, so there is nothing to confirm; name levels of it")
     unseen = Log("kuairand", partial(open_kuairand, data=data), filter_seen=True)
@@ -260,40 +261,50 @@ def confirm(*levels: str, data: Path, kept: Path, out: Path, recorded: Path | No
 
 @app.command
 def table(file: Path) -> None:
-    """Prints the file's gains as a table in Markdown."""
-    found = read(file)
-    by_place: dict[tuple[str, str], None] = dict.fromkeys((its.log, its.layout) for its in found)
-    for log, layout in by_place:
-        here = [its for its in found if (its.log, its.layout) == (log, layout)]
-        print(
-            f"\n{log}, {layout}\n\n| | HR@10 | NDCG@10 | retrieval | error of actions | actions | processor |"
-        )
-        print("|---|---|---|---|---|---|---|")
-        for variant in dict.fromkeys(its.variant for its in here):
-            print(_line(found, [its for its in here if its.variant == variant]))
+    """Prints what the file's variants gain over the defaults, as tables in Markdown."""
+    print("\n".join(lines_of(read(file))))
 
 
-def _line(found: Sequence[Found], runs: Sequence[Found]) -> str:
-    first = runs[0]
-    columns = [first.variant, _figures([its.metrics["hr@10"] for its in runs])]
-    columns += [_figures([its.metrics[CHIEF_RETRIEVAL] for its in runs]), _gain(found, first, "retrieval")]
-    columns += [_figures([its.metrics[ERROR_OF_ACTIONS] for its in runs]), _gain(found, first, "actions")]
-    columns += [f"{fmean(its.train_cpu_s or math.nan for its in runs):.0f} s"]
-    return f"| {' | '.join(columns)} |"
+def lines_of(found: Sequence[Found]) -> list[str]:
+    """A table of what the defaults reach, and one of what variants gain, where every seed was trained."""
+    places = list(dict.fromkeys((its.log, its.layout) for its in found))
+    variants = [name for name in dict.fromkeys(its.variant for its in found) if name != DEFAULTS]
+    reached = [
+        f"| {log} | `{layout}` | {' | '.join(_reached(found, log, layout))} |" for log, layout in places
+    ]
+    gained = [
+        f"| {variant} | {log} | `{layout}` | {' | '.join(map(_words_of, standings))} |"
+        for variant in variants
+        for log, layout in places
+        if all(standings := [standing_of(found, log, layout, variant, task) for task in TASKS])
+    ]
+    return [
+        "| log | layout | HR@10 | NDCG@10 | normalised error of all actions |",
+        "|---|---|---|---|---|",
+        *reached,
+        "",
+        "| changed | log | layout | retrieval gains | actions gain |",
+        "|---|---|---|---|---|",
+        *gained,
+    ]
 
 
-def _figures(values: Sequence[float]) -> str:
-    return " and ".join(f"{value:.4f}" for value in values)
+def _reached(found: Sequence[Found], log: str, layout: str) -> list[str]:
+    """By the defaults, of every seed."""
+    runs = [its for its in found if (its.log, its.layout, its.variant) == (log, layout, DEFAULTS)]
+    return [
+        " and ".join(f"{its.metrics[name]:.4f}" for its in runs) for name in (*RETRIEVAL, ERROR_OF_ACTIONS)
+    ]
 
 
-def _gain(found: Sequence[Found], of: Found, task: Task) -> str:
-    if of.variant == DEFAULTS:
-        return "the measure"
-    standing = standing_of(found, of.log, of.layout, of.variant, task)
-    if standing is None:
-        return "one seed"
-    by_seed = ", ".join(f"{gain:+.1%}" for gain in standing.gains)
-    return f"{standing.mean:+.1%} ({by_seed}) {standing.told}"
+def _words_of(standing: "Standing | None") -> str:
+    """
+    >>> _words_of(Standing((0.12, 0.04)))
+    '+8.0 % (+12.0, +4.0): better'
+    """
+    assert standing is not None, "every seed was trained"
+    by_seed = ", ".join(f"{100 * gain:+.1f}" for gain in standing.gains)
+    return f"{100 * standing.mean:+.1f} % ({by_seed}): {standing.told}"
 
 
 class _Runs:
@@ -316,7 +327,7 @@ class _Runs:
             changes = tuple(level.name for level in levels)
             self.found.append(found_in(result, log.name, layout, variant, changes))
             self._write()
-            print(log.name, _line(self.found, [self.found[-1]]), flush=True)
+            print(log.name, layout, variant, seed, self.found[-1].metrics, flush=True)
 
     def _recorded(self, dataset: Dataset, name: str, settings: RunSettings) -> Result | None:
         """A finished run of the comparison, cut to as many epochs; None where it has none of this data."""
