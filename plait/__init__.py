@@ -3,13 +3,15 @@
 A name is loaded when it is first asked for: a few of them load torch, and a table of layouts needs none of those.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from plait.lazy_names import lazy_names
 
 if TYPE_CHECKING:  # for editors and checkers of types; a test holds it against HOMES
+    from plait.counting_recommender import CountingRecommender, CountingScorer
     from plait.data import Dataset, Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat, prepare
     from plait.evaluation.settings import Optim, Protocol
-    from plait.fitting import fit
+    from plait.fitting import fit, refit
     from plait.layouts import Layout
     from plait.models.generative import ModelSettings
     from plait.models.late import LateSettings
@@ -35,6 +37,8 @@ HOMES = {
     "Categorical": "plait.schema",
     "Categories": "plait.schema",
     "Category": "plait.schema",
+    "CountingRecommender": "plait.counting_recommender",
+    "CountingScorer": "plait.counting_recommender",
     "Dataset": "plait.data",
     "Explode": "plait.data",
     "Feature": "plait.schema",
@@ -54,6 +58,7 @@ HOMES = {
     "Vector": "plait.schema",
     "fit": "plait.fitting",
     "prepare": "plait.data",
+    "refit": "plait.fitting",
 }
 
 __all__ = [
@@ -63,6 +68,8 @@ __all__ = [
     "Categorical",
     "Categories",
     "Category",
+    "CountingRecommender",
+    "CountingScorer",
     "Dataset",
     "Explode",
     "Feature",
@@ -82,15 +89,7 @@ __all__ = [
     "Vector",
     "fit",
     "prepare",
+    "refit",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = found = getattr(import_module(HOMES[name]), name)  # asked for once
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *HOMES})
+__getattr__, __dir__ = lazy_names(__name__, HOMES)

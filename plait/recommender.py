@@ -16,7 +16,7 @@ from typing import Any, final
 import msgspec
 import numpy as np
 import polars as pl
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 
 from plait.data.columns import rules
 from plait.data.columns.features import code_context, new_items
@@ -174,19 +174,14 @@ class Recommender:
                 has no such context. Or the time is needed and not given, or lies before the last event.
         """
         check_can_work()
-        item_C = self._known(items)
+        item_C = known_items(self.vocabulary, items)
         item_UC = np.tile(item_C, (state.events.num_users, 1))
         at_s, request_name = self._when(at)
         context_F = self._context(context or {})
         predicted = plain.score(
             self.model, state, item_UC, at_s=at_s, request_name=request_name, context_F=context_F
         )
-        answer = self._rows(state, item_UC)
-        for action in self.actions:
-            value_MW = action.kind.answer(predicted[action.name].reshape(item_UC.size, -1))
-            for name, value_M in zip(action.kind.answer_columns(action.name), value_MW.T, strict=True):
-                answer = answer.with_columns(pl.Series(_free(name, answer.columns), value_M))
-        return answer
+        return with_actions(rows_of(self.vocabulary, state, item_UC), self.actions, predicted)
 
     def retrieve(
         self, state: State, k: int = 10, *, filter_seen: bool = True, at: Any = None
@@ -201,14 +196,12 @@ class Recommender:
                 Or the time is needed and not given, or lies before the last event.
         """
         check_can_work()
-        if isinstance(k, bool) or not isinstance(k, int | np.integer):
-            raise ValueError(f"k = {k!r}: expected a whole number, how many items each user gets")
+        num_items = whole_number(k)
         at_s, request_name = self._when(at)
         item_UK, score_UK = plain.retrieve(
-            self.model, state, int(k), filter_seen, at_s=at_s, request_name=request_name
+            self.model, state, num_items, filter_seen, at_s=at_s, request_name=request_name
         )
-        rank_K = pl.Series("rank", np.tile(np.arange(1, k + 1), len(item_UK)))
-        return self._rows(state, item_UK).with_columns(rank_K, pl.Series("score", score_UK.reshape(-1)))
+        return ranked_rows(self.vocabulary, state, item_UK, score_UK)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Writes weights, configuration and the item table; no pickle.
@@ -245,22 +238,6 @@ class Recommender:
                 f"{model.config.num_items}. Expected the files of one save_pretrained: save it there again"
             )
         return cls(model.to(resolve_device(device)), vocabulary, columns)
-
-    def _rows(self, state: State, item_UC: Int64[np.ndarray, "U C"]) -> pl.DataFrame:
-        user_M = np.repeat(np.arange(len(item_UC)), item_UC.shape[1])
-        users = pl.Series("user", state.id_U).gather(user_M)
-        return pl.DataFrame({"user": users, "item": self.vocabulary.ids_at(item_UC.reshape(-1))})
-
-    def _known(self, items: Any) -> Int64[np.ndarray, " C"]:
-        ids = _ids(items)
-        item_C = self.vocabulary.index_of(ids)
-        unknown = ids.filter(item_C == UNKNOWN_ITEM)
-        if len(unknown):
-            raise ValueError(
-                f"{len(unknown)} of {len(ids)} items are not among the model's {len(self.items)}, "
-                f"such as {unknown[0]!r}"
-            )
-        return item_C
 
     def _when(self, at: Any) -> tuple[int | None, int | None]:
         """A time as the log writes it, in unix seconds, and in µs what tells it from the times of the log's requests.
@@ -329,6 +306,55 @@ class Recommender:
                 stacklevel=3,
             )
         return read
+
+
+def whole_number(k: Any) -> int:
+    """Raises ValueError where it is none."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise ValueError(f"k = {k!r}: expected a whole number, how many items each user gets")
+    return int(k)
+
+
+def rows_of(vocabulary: Vocabulary, state: State, item_UC: Int64[np.ndarray, "U C"]) -> pl.DataFrame:
+    """A row for each user and item: "user", "item"."""
+    user_M = np.repeat(np.arange(len(item_UC)), item_UC.shape[1])
+    users = pl.Series("user", state.id_U).gather(user_M)
+    return pl.DataFrame({"user": users, "item": vocabulary.ids_at(item_UC.reshape(-1))})
+
+
+def ranked_rows(
+    vocabulary: Vocabulary,
+    state: State,
+    item_UK: Int64[np.ndarray, "U K"],
+    score_UK: Float[np.ndarray, "U K"],
+) -> pl.DataFrame:
+    """The same of the best items of each user, with "rank" and "score"."""
+    rank_M = pl.Series("rank", np.tile(np.arange(1, item_UK.shape[1] + 1), len(item_UK)))
+    return rows_of(vocabulary, state, item_UK).with_columns(rank_M, pl.Series("score", score_UK.reshape(-1)))
+
+
+def with_actions(
+    answer: pl.DataFrame, actions: Sequence[Action], predicted: Mapping[str, Float[np.ndarray, "..."]]
+) -> pl.DataFrame:
+    """The rows with what is expected of each action, in the log's units."""
+    for action in actions:
+        value_MW = action.kind.answer(predicted[action.name].reshape(len(answer), -1))
+        for name, value_M in zip(action.kind.answer_columns(action.name), value_MW.T, strict=True):
+            answer = answer.with_columns(pl.Series(_free(name, answer.columns), value_M))
+    return answer
+
+
+def known_items(vocabulary: Vocabulary, items: Any) -> Int64[np.ndarray, " C"]:
+    """The dense items of a list of ids. Raises ValueError where one is not known."""
+    ids = _ids(items)
+    item_C = vocabulary.index_of(ids)
+    unknown = ids.filter(item_C == UNKNOWN_ITEM)
+    if len(unknown):
+        raise ValueError(
+            f"{len(unknown)} of {len(ids)} items are not among the model's {len(vocabulary)}, "
+            f"such as {unknown[0]!r}"
+        )
+    return item_C
 
 
 def _free(name: str, taken: Sequence[str]) -> str:

@@ -88,6 +88,12 @@ class Kind(msgspec.Struct, frozen=True):
     def answer(self, predicted_MC: Float32[np.ndarray, "M C"]) -> Float32[np.ndarray, "M W"]:
         """Those columns, of what a model predicts."""
 
+    @abstractmethod
+    def log_numbers(
+        self, predicted_M: Float32[np.ndarray, "M ..."], label_M: Float32[np.ndarray, " M"]
+    ) -> tuple[Float32[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
+        """What a model predicts and what events hold, as numbers in the log's units, where it is judged by those."""
+
 
 class NumericKind(Kind, frozen=True):
     """Events hold a number, and a model predicts one."""
@@ -101,6 +107,11 @@ class NumericKind(Kind, frozen=True):
 
     def answer(self, predicted_MC: Float32[np.ndarray, "M C"]) -> Float32[np.ndarray, "M W"]:
         return predicted_MC
+
+    def log_numbers(
+        self, predicted_M: Float32[np.ndarray, "M ..."], label_M: Float32[np.ndarray, " M"]
+    ) -> tuple[Float32[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
+        return predicted_M, label_M
 
 
 class KindOfOutcomes(Kind, frozen=True):
@@ -247,6 +258,11 @@ class Categorical(KindOfOutcomes, frozen=True, tag="categorical"):
     def answer(self, predicted_MC: Float32[np.ndarray, "M C"]) -> Float32[np.ndarray, "M W"]:
         return predicted_MC
 
+    def log_numbers(
+        self, predicted_M: Float32[np.ndarray, "M ..."], label_M: Float32[np.ndarray, " M"]
+    ) -> tuple[Float32[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
+        raise AssertionError("outcomes without an order are no numbers")
+
 
 @final
 class Ordinal(KindOfOutcomes, frozen=True, tag="ordinal"):
@@ -324,6 +340,11 @@ class Ordinal(KindOfOutcomes, frozen=True, tag="ordinal"):
         if self.levels is None:
             return predicted_MC
         return np.column_stack([self.mean_of(predicted_MC), predicted_MC])
+
+    def log_numbers(
+        self, predicted_M: Float32[np.ndarray, "M ..."], label_M: Float32[np.ndarray, " M"]
+    ) -> tuple[Float32[np.ndarray, " M"], Float32[np.ndarray, " M"]]:
+        return self.mean_of(predicted_M), self.levels_of(label_M)
 
 
 ActionKind = Binary | Regression | Amount | Categorical | Ordinal

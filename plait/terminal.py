@@ -18,7 +18,7 @@ GAP = 2  # characters between columns
 
 
 @dataclass(frozen=True)
-class Numbers:
+class NumberHeading:
     """The heading of a column of numbers: to the right, and no cell of it in two lines."""
 
     heading: str
@@ -32,7 +32,7 @@ Cell = str | Text
 class FittedTable:
     """Rows under headings, as many columns beside each other as fit; each further block has the first one again."""
 
-    headings: Sequence[str | Numbers]
+    headings: Sequence[str | NumberHeading]
     rows: Sequence[Sequence[Cell]]
     title: str = ""
     notes: Sequence[str] = field(default=())  # below the last block
@@ -56,16 +56,18 @@ class FittedTable:
             yield from console.render(_table(of_block, widths), taken)
         yield from map(Text, self.notes)
 
-    def _column(self, at: int) -> "Measured":
+    def _column(self, at: int) -> "MeasuredColumn":
         heading = self.headings[at]
         cells = [row[at] if at < len(row) else "" for row in self.rows]  # a row may end early
-        is_number = isinstance(heading, Numbers)
+        is_number = isinstance(heading, NumberHeading)
         texts = [cell if isinstance(cell, Text) else Text(cell) for cell in cells]
-        return Measured(Text(heading.heading if isinstance(heading, Numbers) else heading), texts, is_number)
+        return MeasuredColumn(
+            Text(heading.heading if isinstance(heading, NumberHeading) else heading), texts, is_number
+        )
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredColumn:
     """One column, and how wide it is."""
 
     heading: Text
@@ -104,7 +106,7 @@ def blocks(least: Sequence[int], width: int) -> list[list[int]]:
     return found
 
 
-def widths_of(columns: Sequence[Measured], width: int) -> list[int]:
+def widths_of(columns: Sequence[MeasuredColumn], width: int) -> list[int]:
     """What each column gets: all that it could use, or what it needs and a part of what is left then."""
     spare = width - sum(column.least + GAP for column in columns) + GAP
     wanted = sum(column.most - column.least for column in columns)
@@ -112,7 +114,7 @@ def widths_of(columns: Sequence[Measured], width: int) -> list[int]:
     return [column.least + int(share * (column.most - column.least)) for column in columns]
 
 
-def _table(columns: Sequence[Measured], widths: Sequence[int]) -> Table:
+def _table(columns: Sequence[MeasuredColumn], widths: Sequence[int]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
     for column, width in zip(columns, widths, strict=True):
         table.add_column(

@@ -4,12 +4,20 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
+from hypothesis import settings
 from tiny import prepared, random_log
 
 from plait.cli import main
 from plait.data import Dataset
+from plait.nn import arithmetic
+from plait.nn.arithmetic import Measured
+
+# The same cases in every run, whoever starts it: a test that fails here fails everywhere.
+settings.register_profile("plait", derandomize=True, deadline=None, database=None)
+settings.load_profile("plait")
 
 
 def pytest_configure() -> None:
@@ -23,6 +31,27 @@ def every_float() -> Iterator[None]:
     """The command line flushes denormal numbers to zero for its whole process; the next test may want them."""
     torch.set_flush_denormal(False)
     yield
+
+
+WHOLE_RUNS = ("cli", "papers", "test_docs.py")
+
+
+@pytest.fixture(autouse=True)
+def shapes_where_they_are_made(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Rooms' own tests check shapes. In those of whole commands that would take half the time."""
+    is_whole = request.path.name in WHOLE_RUNS or request.path.parent.name in WHOLE_RUNS
+    jaxtyping.config.update("jaxtyping_disable", is_whole)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def measured_alike() -> Iterator[None]:
+    """A busy machine measures otherwise each time; tests find fp32 the fastest."""
+    found = {"fp32": Measured(1e-3, 3e-7), "fp32_onednn": Measured(1e-3, 6e-7), "bf16": Measured(1e-3, 3e-3)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arithmetic, "measure", lambda dim, device: found)
+        yield
 
 
 @pytest.fixture(scope="session")

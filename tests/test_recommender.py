@@ -24,7 +24,7 @@ from tolerance import SAME_SUM
 import plait
 from plait.data import Dataset, prepare
 from plait.data import history as data_history
-from plait.data.history import Columns
+from plait.data.history import Columns, columns_read
 from plait.data.vocabulary import Vocabulary
 from plait.engine.state import State
 from plait.evaluation.run_files import MODEL
@@ -39,7 +39,6 @@ from plait.nn.encoders import ItemEncoding
 from plait.recommender import Recommender
 from plait.schema import UNKNOWN_ITEM, Action, Binary, Categorical, EventBatch, Regression
 from plait.training import loop
-from plait.training.run import columns_read
 
 DEVICE = Action("device", Categorical(("phone", "tablet", "watch")))
 ANSWERED = ["rating", "liked", "device=phone", "device=tablet", "device=watch"]

@@ -12,6 +12,7 @@ EVERYWHERE = {
     "files",
     "limits",
     "wording",
+    "lazy_names",
 }  # datasets, runs and models are written, and numbers checked, by one rule
 MODEL = {"layouts", "nn", "models", "engine"}
 MAY_IMPORT = {
@@ -22,6 +23,7 @@ MAY_IMPORT = {
     "allocation": set(),
     "notices": set(),
     "wording": set(),
+    "lazy_names": set(),
     "terminal": set(),
     "layouts": set(),
     "data": set(),
@@ -35,6 +37,7 @@ MAY_IMPORT = {
     "evaluation": MODEL | {"data", "metrics", "randomness", "counts", "baselines"},
     "training": MODEL | {"counts", "data", "evaluation", "randomness", "allocation", "notices"},
     "fitting": MODEL | {"data", "evaluation", "training", "recommender", "notices"},
+    "counting_recommender": {"baselines", "data", "engine", "evaluation", "recommender"},
     "compare": MODEL | {"data", "metrics", "evaluation", "training", "notices", "terminal"},
     "papers": MODEL | {"data", "metrics", "evaluation", "training", "compare", "notices", "terminal"},
 }

@@ -12,11 +12,11 @@ from tiny import model_of, prepared, random_log
 import plait
 from plait.data import Dataset, prepare
 from plait.data.columns import rules
+from plait.data.history import columns_read
 from plait.engine.state import State
 from plait.layouts import resolve
 from plait.recommender import Recommender
 from plait.schema import EventBatch
-from plait.training.run import columns_read
 
 
 @pytest.fixture(scope="module")

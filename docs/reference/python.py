@@ -19,8 +19,9 @@ GROUPS = {
     "Actions": ("Action", "Binary", "Regression", "Amount", "Categorical", "Ordinal"),
     "Features": ("Feature", "Category", "Categories", "Number", "Vector"),
     "Layouts": ("Layout",),
-    "Training": ("fit", "ModelSettings", "LateSettings", "Optim", "Protocol"),
+    "Training": ("fit", "refit", "ModelSettings", "LateSettings", "Optim", "Protocol"),
     "Answering": ("Recommender",),
+    "Counting": ("CountingRecommender", "CountingScorer"),
 }
 OF_CALLERS = {"Dataset": ("open", "history")}  # its other methods serve training
 SECTIONS = {"Args:": "Arguments", "Attributes:": "Attributes", "Returns:": "Returns", "Raises:": "Raises"}

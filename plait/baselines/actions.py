@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from plait.baselines.asking import Histories, Log, Questions
+from plait.baselines.asking import BaselineQuestions, Histories, TrainingLog
 from plait.baselines.choosing import best_of
-from plait.baselines.kinds import Part, counted
 from plait.counts import histories as rows
-from plait.counts.effects import ItemTotals
+from plait.counts.effects import Damping, ItemTotals
+from plait.counts.kinds import Part, counted
 from plait.schema import Action
 
 # The grids, the usual value first. Damping counts in events that do not depart from the mean.
@@ -24,33 +24,20 @@ DECAYS = 0.8, 0.7, 0.9, 0.95, 0.98  # of a user's residuals, for each step back
 
 
 @dataclass(frozen=True)
-class Damping:
-    """How far items and users are believed."""
-
-    item: float | None = None  # None: items do not count, nor do users
-    user: float | None = None  # None: users do not count
-    decay: float = 1.0  # of a user's residuals, for each step back
-
-    def __str__(self) -> str:
-        parts = [] if self.item is None else [f"item damped by {self.item:g}"]
-        parts += [] if self.user is None else [f"user by {self.user:g}"]
-        parts += [] if self.decay == 1 else [f"residuals weighted {self.decay:g} for each step back"]
-        return ", ".join(parts)
-
-
-@dataclass(frozen=True)
-class Family:
+class ActionBaseline:
     """One way of counting with all damping that it may take, the usual one first."""
 
     name: str
     grid: tuple[Damping, ...]
 
 
-FAMILIES = (
-    Family("mean", (Damping(),)),
-    Family("item mean", tuple(map(Damping, ITEM_DAMPING))),
-    Family("item and user", tuple(Damping(item, user) for item in ITEM_DAMPING for user in USER_DAMPING)),
-    Family(
+ACTION_BASELINES = (
+    ActionBaseline("mean", (Damping(),)),
+    ActionBaseline("item mean", tuple(map(Damping, ITEM_DAMPING))),
+    ActionBaseline(
+        "item and user", tuple(Damping(item, user) for item in ITEM_DAMPING for user in USER_DAMPING)
+    ),
+    ActionBaseline(
         "item and recent residuals",
         tuple(
             Damping(item, user, decay) for decay in DECAYS for item in ITEM_DAMPING for user in USER_DAMPING
@@ -78,7 +65,7 @@ class Effects:
     damping: Damping
 
     def means(
-        self, asked: Questions, action: int, item_Q: Int64[np.ndarray, " Q"]
+        self, asked: BaselineQuestions, action: int, item_Q: Int64[np.ndarray, " Q"]
     ) -> Float64[np.ndarray, "Q K"]:
         """What is expected of the columns, for each question and an item."""
         if self.damping.item is None:
@@ -111,7 +98,7 @@ class Predictor:
         return "; ".join(f"{name}: {said}" for name, said in chosen.items() if said)
 
     def predicted(
-        self, asked: Questions, item_Q: Int64[np.ndarray, " Q"]
+        self, asked: BaselineQuestions, item_Q: Int64[np.ndarray, " Q"]
     ) -> dict[str, Float32[np.ndarray, "Q ..."]]:
         """By action, what a model would answer for an item at each question, in the log's units."""
         return {
@@ -122,33 +109,42 @@ class Predictor:
         }
 
 
-def predictors(log: Log, actions: Sequence[Action], validation: Questions | None) -> Iterator[Predictor]:
-    """Every family, each with the damping that gives the least loss on the validation; the usual one without it."""
+def predictors(
+    log: TrainingLog,
+    actions: Sequence[Action],
+    validation: BaselineQuestions | None,
+    baselines: Sequence[ActionBaseline] = ACTION_BASELINES,
+) -> Iterator[Predictor]:
+    """Every way of counting, with the damping that has the least loss on the validation; the usual one without one."""
     totals = [
         [_totals(part, log, column) for part in counted(action.kind).parts]
         for column, action in enumerate(actions)
     ]
-    for family in FAMILIES:
+    for baseline in baselines:
         effects = [
             tuple(
-                _chosen(family, part, of_part, column, validation)
+                _chosen(baseline, part, of_part, column, validation)
                 for part, of_part in zip(counted(action.kind).parts, of_action, strict=True)
             )
             for column, (action, of_action) in enumerate(zip(actions, totals, strict=True))
         ]
-        yield Predictor(family.name, tuple(actions), tuple(effects))
+        yield Predictor(baseline.name, tuple(actions), tuple(effects))
 
 
-def _totals(part: Part, log: Log, column: int) -> ItemTotals:
+def _totals(part: Part, log: TrainingLog, column: int) -> ItemTotals:
     y_EK = part.columns(log.action_EA[:, column].astype(np.float64))
     is_known_E = ~np.isnan(y_EK[:, 0])
     return ItemTotals.of(part.scale, y_EK[is_known_E], log.item_E[is_known_E], log.num_items)
 
 
 def _chosen(
-    family: Family, part: Part, totals: ItemTotals, column: int, validation: Questions | None
+    baseline: ActionBaseline,
+    part: Part,
+    totals: ItemTotals,
+    column: int,
+    validation: BaselineQuestions | None,
 ) -> Effects:
-    options = (Effects(part, totals, damping) for damping in family.grid)
+    options = (Effects(part, totals, damping) for damping in baseline.grid)
     if validation is None:
         return best_of(options, None)
     y_QK = part.columns(validation.label_QA[:, column].astype(np.float64))

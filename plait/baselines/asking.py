@@ -21,7 +21,7 @@ SameRequest = Literal["causal", "blind"]
 
 
 @dataclass(frozen=True)
-class Log:
+class TrainingLog:
     """The training rows of all users."""
 
     num_items: int
@@ -32,10 +32,10 @@ class Log:
     history_end_E: Int64[np.ndarray, " E"]  # row after the last event that an event may be predicted from
 
 
-def training_log(dataset: Dataset, same_request: SameRequest) -> Log:
+def training_log(dataset: Dataset, same_request: SameRequest) -> TrainingLog:
     """Everything that is counted. Under "blind" nothing comes from an event's own request."""
     batch = dataset.train_batch(np.arange(dataset.num_users), WHOLE, lead=0)
-    return Log(
+    return TrainingLog(
         dataset.num_items,
         batch.item_E,
         batch.action_EA,
@@ -79,7 +79,7 @@ class Histories:
 
 
 @dataclass(frozen=True)
-class Questions:
+class BaselineQuestions:
     """Events to predict, and the history that each is asked from."""
 
     item_Q: Int64[np.ndarray, " Q"]  # that came
@@ -88,7 +88,7 @@ class Questions:
     histories: Histories
 
 
-def questions(dataset: Dataset, targets: Targets, log: Log) -> Questions:
+def questions(dataset: Dataset, targets: Targets, log: TrainingLog) -> BaselineQuestions:
     """Targets as contenders are asked about them: those of one history that stand together share it."""
     batch, count_H = dataset.candidate_batch(targets, WHOLE, lead=0)
     length_H = batch.num_events_U - count_H
@@ -96,7 +96,7 @@ def questions(dataset: Dataset, targets: Targets, log: Log) -> Questions:
     is_target_E = nth_E >= np.repeat(length_H, batch.num_events_U)
     counted_H = np.diff(log.start_U1)[batch.user_U]
     is_counted_E = nth_E < np.repeat(counted_H, batch.num_events_U)
-    return Questions(
+    return BaselineQuestions(
         item_Q=batch.item_E[is_target_E],
         label_QA=batch.action_EA[is_target_E],
         history_Q=np.repeat(np.arange(len(count_H)), count_H),

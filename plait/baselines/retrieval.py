@@ -11,7 +11,7 @@ from typing import final
 import numpy as np
 from jaxtyping import Float, Float64
 
-from plait.baselines.asking import Histories, Log
+from plait.baselines.asking import Histories, TrainingLog
 from plait.counts import histories as rows
 from plait.counts import items
 from plait.counts.items import Table
@@ -115,19 +115,19 @@ class OwnFrequency(Retriever):
 
 
 @dataclass(frozen=True)
-class Family:
+class RetrievalBaseline:
     """One way of counting with all settings that it may take, the usual one first."""
 
     name: str
-    options: Callable[[Log], Iterator[Retriever]]
-    why_not: Callable[[Log, bool], str] = lambda log, filter_seen: ""  # "" where it can be asked
+    options: Callable[[TrainingLog], Iterator[Retriever]]
+    why_not: Callable[[TrainingLog, bool], str] = lambda log, filter_seen: ""  # "" where it can be asked
 
 
-def popularity(log: Log) -> Iterator[Retriever]:
+def popularity(log: TrainingLog) -> Iterator[Retriever]:
     yield SameForAll(_popularity_of(log))
 
 
-def recent_popularity(log: Log) -> Iterator[Retriever]:
+def recent_popularity(log: TrainingLog) -> Iterator[Retriever]:
     span_s = int(np.ptp(log.time_s_E)) if len(log.time_s_E) else 0
     for share in HALF_LIVES:
         half_life_s = max(1.0, share * span_s)
@@ -135,11 +135,11 @@ def recent_popularity(log: Log) -> Iterator[Retriever]:
         yield SameForAll(counted, f"half-life {share:g} of the training time")
 
 
-def transitions(log: Log) -> Iterator[Retriever]:
+def transitions(log: TrainingLog) -> Iterator[Retriever]:
     yield AfterRecent(_followers(log, 1), _popularity_of(log), last=1)
 
 
-def sequential_rules(log: Log) -> Iterator[Retriever]:
+def sequential_rules(log: TrainingLog) -> Iterator[Retriever]:
     for window in WINDOWS:
         table = _followers(log, window)
         for decay in RECENT_DECAYS:
@@ -147,7 +147,7 @@ def sequential_rules(log: Log) -> Iterator[Retriever]:
             yield AfterRecent(table, _popularity_of(log), LAST, decay, settings)
 
 
-def item_knn(log: Log) -> Iterator[Retriever]:
+def item_knn(log: TrainingLog) -> Iterator[Retriever]:
     together = items.together(rows.items_met(log.item_E, log.start_U1, log.num_items))
     for keep in NEIGHBOURS:
         for damping in NEIGHBOUR_DAMPING:
@@ -155,49 +155,49 @@ def item_knn(log: Log) -> Iterator[Retriever]:
             yield NearAllMet(table, _popularity_of(log), f"{keep} neighbours, cosine damped by {damping:g}")
 
 
-def ease(log: Log) -> Iterator[Retriever]:
+def ease(log: TrainingLog) -> Iterator[Retriever]:
     together = items.together(rows.items_met(log.item_E, log.start_U1, log.num_items))
     for ridge in RIDGES:
         yield PredictedFromAllMet(items.ease(together, ridge), _popularity_of(log), f"ridge {ridge:g}")
 
 
-def own_frequency(log: Log) -> Iterator[Retriever]:
+def own_frequency(log: TrainingLog) -> Iterator[Retriever]:
     for decay in OWN_DECAYS:
         yield OwnFrequency(_popularity_of(log), decay, f"weighted {decay:g} for each step back")
 
 
-def _why_no_ease(log: Log, filter_seen: bool) -> str:
+def _why_no_ease(log: TrainingLog, filter_seen: bool) -> str:
     if log.num_items <= EASE_ITEMS:
         return ""
     return f"{log.num_items:,} items; it inverts a matrix of all pairs, up to {EASE_ITEMS:,} items"
 
 
-def _why_no_pairs(log: Log, filter_seen: bool) -> str:
+def _why_no_pairs(log: TrainingLog, filter_seen: bool) -> str:
     if len(log.item_E) <= PAIRED_EVENTS:
         return ""
     return f"{len(log.item_E):,} training events; it holds all their pairs, of up to {PAIRED_EVENTS:,} events"
 
 
-def _why_no_own(log: Log, filter_seen: bool) -> str:
+def _why_no_own(log: TrainingLog, filter_seen: bool) -> str:
     return "seen items are filtered" if filter_seen else ""
 
 
-FAMILIES = (
-    Family("popularity", popularity),
-    Family("recent popularity", recent_popularity),
-    Family("transitions", transitions),
-    Family("sequential rules", sequential_rules, _why_no_pairs),
-    Family("item-kNN", item_knn, _why_no_pairs),
-    Family("EASE", ease, _why_no_ease),
-    Family("own frequency", own_frequency, _why_no_own),
+RETRIEVAL_BASELINES = (
+    RetrievalBaseline("popularity", popularity),
+    RetrievalBaseline("recent popularity", recent_popularity),
+    RetrievalBaseline("transitions", transitions),
+    RetrievalBaseline("sequential rules", sequential_rules, _why_no_pairs),
+    RetrievalBaseline("item-kNN", item_knn, _why_no_pairs),
+    RetrievalBaseline("EASE", ease, _why_no_ease),
+    RetrievalBaseline("own frequency", own_frequency, _why_no_own),
 )
 
 
-def _popularity_of(log: Log) -> Float64[np.ndarray, " V1"]:
+def _popularity_of(log: TrainingLog) -> Float64[np.ndarray, " V1"]:
     return items.popularity(log.item_E, log.num_items)
 
 
-def _followers(log: Log, window: int) -> Table:
+def _followers(log: TrainingLog, window: int) -> Table:
     table = items.followers(log.item_E, log.start_U1, log.history_end_E, log.num_items, window)
     return _small_dense(items.shares(table))
 

@@ -6,19 +6,19 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Device, Quiet
+from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Beyond, Device, Quiet
 from plait.cli.datasets import open_dataset, show_dataset
-from plait.cli.model_settings import with_trunk
+from plait.cli.model_settings import VerbModelSettings, model_of_verb
 from plait.cli.output import console, progress_console, say, show
 from plait.cli.progress import training_bar
 from plait.cli.unfinished import Unfinished
+from plait.compare.beside import slices_in_words
 from plait.compare.comparing import compare as compare_layouts
-from plait.compare.page import terminal_table
+from plait.compare.page import terminal_side_tables, terminal_table
 from plait.compare.presentation import use
 from plait.compare.verdict import verdict_of
 from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import resolve
-from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkKind
 from plait.nn.device import resolve_device
 
@@ -33,8 +33,9 @@ def compare(
     trunk: TrunkKind | None = None,
     device: Device = "auto",
     baselines: bool = True,
+    beyond_accuracy: Beyond = False,
     quiet: Quiet = False,
-    model: Annotated[ModelSettings, MODEL] = ModelSettings(),
+    model: Annotated[VerbModelSettings, MODEL] = VerbModelSettings(),
     optim: Annotated[Optim, TRAINING] = Optim(),
     protocol: Annotated[Protocol, PROTOCOL] = Protocol(),
     command_line: Annotated[tuple[str, ...], Parameter(parse=False)] = (),
@@ -61,8 +62,8 @@ def compare(
         Hold the layouts against counting, which trains nothing.
     """
     # Before a dataset is fetched for nothing:
-    on, model = resolve_device(device), with_trunk(model, trunk)
-    resolved = [resolve(name, allow_leaks=model.allow_leaks) for name in split_layouts(layouts)]
+    on, its_model = resolve_device(device), model_of_verb(model, trunk)
+    resolved = [resolve(name, allow_leaks=its_model.allow_leaks) for name in split_layouts(layouts)]
     opened, screen, told = open_dataset(dataset), console(), progress_console(quiet=quiet)
     show_dataset(opened, told)
     with training_bar(told) as watch:
@@ -71,7 +72,7 @@ def compare(
             resolved,
             seeds,
             out,
-            model,
+            its_model,
             optim,
             protocol,
             command=shlex.join(command_line),
@@ -81,6 +82,10 @@ def compare(
             baselines=baselines,
         )
     show(terminal_table(comparison, screen.width), screen)
+    for table in terminal_side_tables(comparison) if beyond_accuracy else ():
+        show(table, screen)
+    if beyond_accuracy:
+        say(slices_in_words(comparison), screen)
     verdict = verdict_of(comparison)
     for line in verdict.lines:
         say(line, screen)

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from plait.cli.arguments import Json
+from plait.cli.arguments import Beyond, Json
 from plait.cli.output import console, say, show, show_json
 from plait.cli.runs import finished_run
 from plait.data import Dataset
 from plait.evaluation.answers import measure
-from plait.evaluation.counting import BASELINES, against_counting, baselines_of, kept_baselines
+from plait.evaluation.beyond_accuracy import BeyondAccuracy, Known, Sliced
+from plait.evaluation.beyond_accuracy import beyond_accuracy as told_beyond
+from plait.evaluation.counting import BASELINES, against_counting, baselines_of, kept_baselines, told_of
 from plait.evaluation.counts_effect import effects
 from plait.evaluation.run_files import (
     MODEL,
@@ -18,14 +20,15 @@ from plait.evaluation.run_files import (
     measured_answers,
     of_checkpoint,
 )
-from plait.evaluation.selection import Selection
 from plait.layouts import Layout, name_of
 from plait.metrics.intervals import Estimate, bootstrap
 from plait.metrics.table import task_of
-from plait.terminal import FittedTable, Numbers
+from plait.terminal import FittedTable, NumberHeading
+
+NO_LISTS = "lists: nothing is told, since the layout recommends none, or an earlier version kept none"
 
 
-def evaluate(run: Path, /, *, json: Json = False) -> None:
+def evaluate(run: Path, /, *, beyond_accuracy: Beyond = False, json: Json = False) -> None:
     """Prints the test metrics of a finished run, with 95 % intervals over users.
 
     Where it kept two checkpoints, each task is measured on the one that is best for it, and what the deployed one
@@ -39,32 +42,34 @@ def evaluate(run: Path, /, *, json: Json = False) -> None:
         The folder of `plait train`, or a folder in runs/ of `plait compare`.
     """
     result = finished_run(run)
-    statistics = measure(measured_answers(run, result))
-    found = {name: bootstrap(statistic).estimate for name, statistic in statistics.items()}
+    answers, dataset = measured_answers(run, result), _data_of(result)
+    found = {name: bootstrap(statistic).estimate for name, statistic in measure(answers).items()}
+    beside = None
+    if (json or beyond_accuracy) and not isinstance(dataset, str):
+        beside = told_beyond([answers], Known.of(dataset))
     if json:
-        show_json({"run": str(run), "metrics": found, "deployed": _deployed(run, result), "result": result})
-    else:
-        _show(run, result, found)
+        told = {"metrics": found, "beyond_accuracy": beside, "deployed": _deployed(run, result)}
+        show_json({"run": str(run), **told, "result": result})
+        return
+    _show(run, result, found, dataset)
+    if beyond_accuracy:
+        _show_beyond(beside, dataset)
 
 
-def _show(run: Path, result: Result, found: Mapping[str, Estimate]) -> None:
+def _show(run: Path, result: Result, found: Mapping[str, Estimate], dataset: Dataset | str) -> None:
     deployed = _deployed(run, result)
-    headings: list[str | Numbers] = [
+    headings: list[str | NumberHeading] = [
         "metric",
-        *map(Numbers, ("value", "95 % interval", "users", "carried by")),
+        *map(NumberHeading, ("value", "95 % interval", "users", "carried by")),
     ]
     rows = [[name, *_cells(estimate)] for name, estimate in found.items()]
     if deployed:
-        headings.append(Numbers("model/"))
+        headings.append(NumberHeading("model/"))
         rows = [[*row, deployed.get(row[0], row[1])] for row in rows]
     layout = name_of(Layout.parse(result.settings.layout, allow_leaks=True))
     out = console()
     show(FittedTable(headings, rows, title=f"{layout} on {result.dataset}"), out)
-    say(
-        f"epoch {result.best_epoch:.4g} of {result.epochs:.4g}, chosen by validation {result.selection}; "
-        f"stopped: {result.why_stopped}",
-        out,
-    )
+    say(_when_chosen(result), out)
     if result.beside is not None:
         its = result.beside
         say(
@@ -73,11 +78,26 @@ def _show(run: Path, result: Result, found: Mapping[str, Estimate]) -> None:
         )
     if (without := answers_without_counts(run, result)) is not None:
         found_with = measure(measured_answers(run, result))
-        for effect in effects([found_with], [measure(without)], [Selection.RETRIEVAL]):
+        for effect in effects([found_with], [measure(without)], told_of(result.actions)):
             say(f"counts beside the model: {effect}", out)
-    say(_against_counting(run, result), out)
+    if result.refit is not None:
+        say(
+            f"evaluation: of {result.refit}, which the held-out rows were kept from; {run / MODEL} is trained on all "
+            "rows, and cannot be judged by them",
+            out,
+        )
+    say(_against_counting(run, result, dataset), out)
     say(f"protocol: {result.protocol or 'not recorded'}", out)
     say(f"by {result.provenance}", out)
+
+
+def _when_chosen(result: Result) -> str:
+    if result.refit is not None:
+        return f"{result.refit.steps} steps, as many as that model took whose evaluation this is"
+    return (
+        f"epoch {result.best_epoch:.4g} of {result.epochs:.4g}, chosen by validation {result.selection}; "
+        f"stopped: {result.why_stopped}"
+    )
 
 
 def _cells(found: Estimate) -> tuple[str, str, str, str]:
@@ -88,15 +108,50 @@ def _cells(found: Estimate) -> tuple[str, str, str, str]:
     return value, interval, str(found.num_users), carried_by
 
 
-def _against_counting(run: Path, result: Result) -> str:
-    """What the run is worth beside counting, on the data that it was trained on; the counts are kept beside it."""
-    unknown = "against counting: not known, since"
+def _show_beyond(beside: BeyondAccuracy | None, dataset: Dataset | str) -> None:
+    """What lists hold, and every metric of every slice."""
+    out = console()
+    if beside is None:
+        say(f"beyond accuracy: not known, since {dataset}", out)
+        return
+    rows = [[name, *_cells(estimate)] for name, estimate in beside.lists.items()]
+    headings: list[str | NumberHeading] = ["lists", *map(NumberHeading, ("value", "95 % interval", "users"))]
+    show(FittedTable(headings, [row[:4] for row in rows]) if rows else NO_LISTS, out)
+    metrics = dict.fromkeys(name for of in beside.slices for name in of.metrics)
+    cells = [[name, *(_value_in(of, name) for of in beside.slices)] for name in metrics]
+    notes = [str(of.slice) for of in beside.slices]
+    show(
+        FittedTable(
+            ["metric", *(NumberHeading(of.slice.heading) for of in beside.slices)], cells, notes=notes
+        ),
+        out,
+    )
+
+
+def _value_in(of: Sliced, metric: str) -> str:
+    """With half its interval."""
+    estimate = of.metrics.get(metric)
+    if estimate is None or estimate.value is None:
+        return ""
+    half = "" if estimate.half_width is None else f" ±{estimate.half_width:.4f}"
+    return f"{estimate.value:.4f}{half}"
+
+
+def _data_of(result: Result) -> Dataset | str:
+    """What the run was trained on, or in words why it cannot be told."""
     try:
         dataset = Dataset.open(result.dataset_folder)
     except ValueError as error:
-        return f"{unknown} its data cannot be opened: {error}"
+        return f"its data cannot be opened: {error}"
     if dataset.manifest.content_hash != result.content_hash:
-        return f"{unknown} {result.dataset_folder} holds other data than it was trained on"
+        return f"{result.dataset_folder} holds other data than it was trained on"
+    return dataset
+
+
+def _against_counting(run: Path, result: Result, dataset: Dataset | str) -> str:
+    """What the run is worth beside counting, on the data that it was trained on; the counts are kept beside it."""
+    if isinstance(dataset, str):
+        return f"against counting: not known, since {dataset}"
     asked = dataset, result.settings.protocol, result.settings.model.exposure.same_request
     of_comparison = run.parent.parent / BASELINES  # where the run is one of a comparison
     _, counted = kept_baselines(*asked, of_comparison) or baselines_of(*asked, run / BASELINES)

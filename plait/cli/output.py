@@ -8,7 +8,7 @@ import msgspec
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from plait.terminal import ENDLESS, FittedTable, Numbers
+from plait.terminal import ENDLESS, FittedTable, NumberHeading
 
 LONGEST_CELL = 200  # characters in a table on a terminal: an id may be a page of text
 
@@ -39,7 +39,7 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[object]], captio
     values = [tuple(row) for row in rows]
     columns = zip(headings, *values, strict=True)
     told = [
-        Numbers(heading) if all(isinstance(value, float) for value in column) and column else heading
+        NumberHeading(heading) if all(isinstance(value, float) for value in column) and column else heading
         for heading, *column in columns
     ]
     cells = [[_cell(value) for value in row] for row in values]

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from plait.cli.arguments import Device, Json
+from plait.cli.arguments import Counting, Device, Json
+from plait.cli.counted import asked_of
 from plait.cli.output import show_rows
 from plait.cli.runs import finished_run, run_and_model
 from plait.cli.user_state import state_of
+from plait.counting_recommender import CountingScorer
 from plait.schema import check_unique, split_quoted
 
 
@@ -18,12 +20,15 @@ def score(
     at: str | None = None,
     context: tuple[str, ...] = (),
     dataset: str | None = None,
+    baseline: Counting = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """The actions that a user is expected to take on given items.
 
     Example: plait score runs/lac --user 196 --items 242,302
+
+    Or from a baseline, where nothing was trained: plait score ml-100k --baseline "item and user" --user 196 --items 242
 
     Parameters
     ----------
@@ -45,9 +50,15 @@ def score(
     device
         What the model runs on; auto is cuda where there is one.
     """
-    folder, model_folder = run_and_model(run)
-    model, state = state_of(model_folder, finished_run(folder), user, dataset, device)
-    found = model.score(state, split_items(items), at=at, context=_values_of(context)).drop("user")
+    if baseline is not None:
+        asked = asked_of(run, None, at=at, context=context, dataset=dataset)
+        counts = CountingScorer.fit(asked.dataset, baseline, same_request=asked.same_request)
+        found = counts.score(counts.encode(asked.history(user)), split_items(items))
+    else:
+        folder, model_folder = run_and_model(run)
+        model, state = state_of(model_folder, finished_run(folder), user, dataset, device)
+        found = model.score(state, split_items(items), at=at, context=_values_of(context))
+    found = found.drop("user")
     show_rows(found.columns, found.rows(), json=json)
 
 

@@ -4,36 +4,44 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
+from cyclopts import Parameter
+
 from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Device, Quiet
 from plait.cli.datasets import open_dataset
 from plait.cli.evaluate import evaluate
-from plait.cli.model_settings import with_trunk
+from plait.cli.model_settings import VerbModelSettings, model_of_verb
 from plait.cli.output import progress_console, say
 from plait.cli.progress import training_bar
 from plait.compare.words import duration
 from plait.data import Dataset
 from plait.engine.plain import needs_time
+from plait.evaluation.checkpoints import Checkpoint
 from plait.evaluation.run_files import MODEL as MODEL_FOLDER
-from plait.evaluation.run_files import RunSettings, load_result
+from plait.evaluation.run_files import load_result
 from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import Layout, audit, resolve
 from plait.layouts.facts import Field
 from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkKind
 from plait.nn.device import resolve_device
+from plait.training.refit import run_refit
 from plait.training.run import run_training
+from plait.training.start import Start, settings_from
 
 
 def train(
-    dataset: str,
+    dataset: str | None = None,
     /,
     *,
-    layout: str,
     out: Path,
+    layout: str | None = None,
+    from_: Annotated[Path | None, Parameter(name="--from")] = None,
+    refit: Path | None = None,
+    checkpoint: Checkpoint = "deployed",
     trunk: TrunkKind | None = None,
     device: Device = "auto",
     quiet: Quiet = False,
-    model: Annotated[ModelSettings, MODEL] = ModelSettings(),
+    model: Annotated[VerbModelSettings, MODEL] = VerbModelSettings(),
     optim: Annotated[Optim, TRAINING] = Optim(),
     protocol: Annotated[Protocol, PROTOCOL] = Protocol(),
 ) -> None:
@@ -45,26 +53,55 @@ def train(
     ----------
     dataset
         A prepared folder, or a name of `plait data list`.
-    layout
-        A name of `plait layouts`, or a layout in notation.
     out
         The run's folder.
+    layout
+        A name of `plait layouts`, or a layout in notation.
+    from_
+        A run, or a model's folder, whose weights the training goes on from, with new events and new items. Its layout,
+        and settings that are left at their defaults, are the run's.
+    refit
+        A finished run, whose settings are trained once more: on all rows, the held-out ones included, for the steps of
+        its checkpoint. The evaluation stays that of the run.
+    checkpoint
+        Whose steps --refit takes: deployed, or the one beside it.
     trunk
         Short for --model.trunk.kind.
     device
         What to train on; auto is cuda where there is one.
     """
     # Before a dataset is fetched for nothing:
-    on, model = resolve_device(device), with_trunk(model, trunk)
-    resolved = resolve(layout, allow_leaks=model.allow_leaks)
-    settings = RunSettings(layout=str(resolved), model=model, optim=optim, protocol=protocol)
-    opened, screen = open_dataset(dataset), progress_console(quiet=quiet)
-    with training_bar(screen) as watch:
-        run_training(opened, settings, out, lambda line: say(line, screen), on, watch)
+    on, its_model, screen = resolve_device(device), model_of_verb(model, trunk), progress_console(quiet=quiet)
+    usual = model_of_verb(VerbModelSettings(), None)
+    start = None if from_ is None else Start.of(from_)
+    if refit is not None:
+        _check_alone(layout is None and its_model == usual, optim, protocol)
+        opened = open_dataset(dataset or load_result(refit).dataset_folder)
+        with training_bar(screen) as watch:
+            run_refit(refit, opened, out, checkpoint, lambda line: say(line, screen), on, watch, start)
+    else:
+        if layout is None and start is None:
+            raise ValueError("--layout is missing: give one, or --from RUN, whose layout is taken")
+        if dataset is None:
+            raise ValueError("the dataset is missing: a prepared folder, or a name of `plait data list`")
+        notation = None if layout is None else str(resolve(layout, allow_leaks=its_model.allow_leaks))
+        settings = settings_from(start, notation, its_model, optim, protocol, usual)
+        opened = open_dataset(dataset)
+        with training_bar(screen) as watch:
+            run_training(opened, settings, out, lambda line: say(line, screen), on, watch, start=start)
     evaluate(out)
-    say(f"model: {out / MODEL_FOLDER}, trained in {duration(load_result(out).wall_s)}")
-    if command := asking(out, resolved, model, opened):
+    result = load_result(out)
+    say(f"model: {out / MODEL_FOLDER}, trained in {duration(result.wall_s)}")
+    if command := asking(out, result.settings.parsed_layout, result.settings.model, opened):
         say(f"next: {command}")
+
+
+def _check_alone(is_usual_model: bool, optim: Optim, protocol: Protocol) -> None:
+    """Raises ValueError where a refit is given settings of its own."""
+    if not is_usual_model or (optim, protocol) != (Optim(), Protocol()):
+        raise ValueError(
+            "--refit trains the settings of its run: leave out --layout, --trunk and all settings"
+        )
 
 
 def asking(run: Path, layout: Layout, model: ModelSettings, dataset: Dataset) -> str:

@@ -69,7 +69,7 @@ class Contrasted:
 
 
 @dataclass(frozen=True)
-class Measured:
+class CostPoint:
     """A layout's place in a quality-against-cost chart."""
 
     name: str
@@ -170,7 +170,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Scale(ABC):
+class AxisScale(ABC):
     """From data to the view box."""
 
     low: float
@@ -187,7 +187,7 @@ class Scale(ABC):
 
 
 @final
-class Linear(Scale):
+class LinearScale(AxisScale):
     def __call__(self, value: float) -> float:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
@@ -203,7 +203,7 @@ class Linear(Scale):
 
 
 @final
-class Log(Scale):
+class LogScale(AxisScale):
     def __call__(self, value: float) -> float:
         share = math.log(value / self.low) / math.log(self.high / self.low)
         return self.start + share * (self.end - self.start)
@@ -262,7 +262,7 @@ def forest(title: str, rows: Sequence[Contrasted], x_label: str, better: Literal
 
 
 def quality_against_cost(
-    title: str, points: Sequence[Measured], y_label: str, better: Literal["higher", "lower"], unit: str
+    title: str, points: Sequence[CostPoint], y_label: str, better: Literal["higher", "lower"], unit: str
 ) -> Chart:
     """A mark for each layout; hollow where it is told to be worse than the best.
 
@@ -303,7 +303,7 @@ def quality_against_cost(
             {
                 "filled: not told from the best": True,
                 "hollow: worse than the best": not all(point.is_among_best for point in points),
-                "costs on a logarithmic scale": isinstance(x, Log),
+                "costs on a logarithmic scale": isinstance(x, LogScale),
             }
         ),
     )
@@ -376,7 +376,7 @@ def _settled(run: Run) -> list[float]:
     return [*kept, *(run.points[n][1] for n in chosen)]
 
 
-def _mean_and_band(runs: Sequence[Run], x: Scale, y: Scale) -> tuple[list[tuple[float, float]], str]:
+def _mean_and_band(runs: Sequence[Run], x: AxisScale, y: AxisScale) -> tuple[list[tuple[float, float]], str]:
     """Over the points that all runs have; of one run, its own and no band."""
     values = [dict(run.points) for run in runs]
     common = [across for across in values[0] if all(across in its for its in values)]
@@ -391,14 +391,14 @@ def _mean_and_band(runs: Sequence[Run], x: Scale, y: Scale) -> tuple[list[tuple[
     return middle, f"{_polyline([*upper, *reversed(lower)])}Z"
 
 
-def _tails(runs: Sequence[Run], x: Scale, y: Scale) -> list[str]:
+def _tails(runs: Sequence[Run], x: AxisScale, y: AxisScale) -> list[str]:
     """What runs went on with after one of their layout had stopped."""
     stopped = min(run.points[-1][0] for run in runs)
     tails = [[(x(across), y(value)) for across, value in run.points if across >= stopped] for run in runs]
     return [_polyline(tail) for tail in tails if len(tail) > 1]
 
 
-def _marks_of(its: Learning, run: Run, x: Scale, y: Scale) -> list[Mark]:
+def _marks_of(its: Learning, run: Run, x: AxisScale, y: AxisScale) -> list[Mark]:
     def at(n: int, what: str, is_filled: bool) -> Mark:
         across, value = run.points[n]
         return Mark(its.look, x(across), y(value), f"{its.name}: {what}, {value:.4f}", is_filled)
@@ -425,25 +425,25 @@ def _unsigned_zero(text: str) -> str:
     return text.removeprefix("-") if not text.strip("-0.,") else text
 
 
-def _linear(values: Iterable[float], start: float, end: float, from_zero: bool = False) -> Linear:
+def _linear(values: Iterable[float], start: float, end: float, from_zero: bool = False) -> LinearScale:
     """Covers the values with a little room; a single value stands in the middle."""
     kept = list(values)
     low, high = min(kept), max(kept)
     size = max(abs(low), abs(high))
     room = 0.06 * (high - low) if high - low > 1e-9 * size else 0.1 * size or 1.0
-    return Linear(low if from_zero else low - room, high + room, start, end)
+    return LinearScale(low if from_zero else low - room, high + room, start, end)
 
 
-def _cost_scale(costs: Sequence[float], frame: Frame) -> Scale:
+def _cost_scale(costs: Sequence[float], frame: Frame) -> AxisScale:
     """From zero on, or by factors where the dearest would press all others against the axis."""
     low, high = min(costs), max(costs)
     if high < WIDE * low:
         return _linear([0.0, *costs], frame.left, frame.right, from_zero=True)
     room = (high / low) ** 0.06
-    return Log(low / room, high * room, frame.left, frame.right)
+    return LogScale(low / room, high * room, frame.left, frame.right)
 
 
-def _apart(x: Scale, divisor: float = 1.0) -> tuple[Tick, ...]:
+def _apart(x: AxisScale, divisor: float = 1.0) -> tuple[Tick, ...]:
     """As many ticks of a horizontal axis as leave room for their numbers."""
     for count in (5, 4, 3, 2):
         ticks = x.ticks(count, divisor)

@@ -2,6 +2,7 @@
 
 OUT/runs/VARIANT-seedN/  one run each (see `plait.training.run`); a finished one is only read again
 OUT/baselines/           what counting answers (see `plait.evaluation.counting`), where it is compared too
+OUT/arithmetic.json      what all runs multiply in, where the settings leave it open
 OUT/rows.jsonl           one row per variant and seed
 OUT/comparison.json      everything that the page shows
 OUT/summary.json         what was found and under which protocol, small enough to keep beside code
@@ -10,6 +11,7 @@ OUT/report.html          the page
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import get_args
 
@@ -25,6 +27,7 @@ from plait.compare.presentation import origins
 from plait.compare.regret import limits, regrets
 from plait.compare.results import (
     Ability,
+    Beyond,
     Chosen,
     Comparison,
     Cost,
@@ -38,6 +41,7 @@ from plait.compare.verdict import chief_metrics, verdict_of
 from plait.compare.words import folder_name, run_folder
 from plait.data import Dataset
 from plait.evaluation.answers import measure, targets_of
+from plait.evaluation.beyond_accuracy import Known, beyond_accuracy
 from plait.evaluation.checkpoints import rules_of
 from plait.evaluation.counting import BASELINES, Baselines, baselines_of
 from plait.evaluation.counts_effect import effects
@@ -54,7 +58,7 @@ from plait.evaluation.run_files import (
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import write_whole
 from plait.layouts import Layout, audit, draw, name_of
-from plait.layouts.audit import reader
+from plait.layouts.audit import Audit, reader
 from plait.layouts.facts import FIELD_NAMES
 from plait.limits import Between, check_setting
 from plait.metrics.intervals import Estimate, average, bootstrap
@@ -69,8 +73,10 @@ from plait.metrics.table import (
 )
 from plait.models.combining import check_supported
 from plait.models.generative import ModelSettings
+from plait.nn.arithmetic import Arithmetic
 from plait.notices import Diverged, Watch
 from plait.schema import Action, check_unique
+from plait.training.arithmetic import made_definite, shared_arithmetic
 from plait.training.batches import check_labels, targets_per_epoch
 from plait.training.run import check_takes_runs, config_of, run_training, write_json
 from plait.training.unread import check_read
@@ -186,7 +192,9 @@ def compare_variants(
     check_takes_runs(out)
     check_setting("seeds", num_seeds, SEEDS)
     _check_variants(variants, dataset)
-    study = _Study(dataset, tuple(variants), num_seeds, title, command, device, provenance(device))
+    arithmetic = shared_arithmetic(out, [variant.settings for variant in variants], device)
+    origin = provenance(device, arithmetic)
+    study = _Study(dataset, tuple(variants), num_seeds, title, command, arithmetic, origin)
     best = limits(dataset, [variant.settings for variant in variants], study.seeds)
 
     def indented(line: str) -> None:
@@ -196,6 +204,7 @@ def compare_variants(
         report("baselines")
     counted = _baselines(study, out, indented) if baselines else None
     rows: list[Row] = []
+    results: dict[str, dict[Path, Result]] = {}
     statistics: dict[tuple[str, int], Mapping[str, Statistic]] = {}
     deployed: dict[tuple[str, int], Mapping[str, Statistic]] = {}
     alone: dict[tuple[str, int], Mapping[str, Statistic]] = {}
@@ -205,12 +214,15 @@ def compare_variants(
             folder = out / run_folder(variant.name, seed)
             runs.begin(f"{variant.name}, seed {seed}")
             try:
-                result = run_training(dataset, variant.seeded(seed), folder, indented, device, watch)
+                result = run_training(
+                    dataset, variant.seeded(seed), folder, indented, device, watch, arithmetic
+                )
             except Diverged as error:
                 rows.append(_failed(study, variant, seed, error))
                 runs.end()
                 continue
             runs.end(result.wall_s)
+            results.setdefault(variant.name, {})[folder] = result
             measured = measure(measured_answers(folder, result))
             statistics[variant.name, seed] = measured
             deployed[variant.name, seed] = _of_deployed(folder, result)
@@ -220,7 +232,10 @@ def compare_variants(
     comparison = _comparison(study, rows, statistics, deployed, best)
     comparison = _with_and_without_counts(comparison, statistics, alone)
     if counted is not None and statistics:
-        comparison = msgspec.structs.replace(comparison, floor=floor_of(*counted, statistics, DRAWS))
+        floor = floor_of(counted.baselines, counted.statistics, statistics, DRAWS)
+        comparison = msgspec.structs.replace(comparison, floor=floor)
+    beyond = (*_beyond_accuracy(study, results), *(counted.beyond if counted else ()))
+    comparison = msgspec.structs.replace(comparison, beyond_accuracy=beyond)
     of_users = examples(dataset, comparison, verdict_of(comparison), out, study.filters_seen)
     comparison = msgspec.structs.replace(comparison, examples=of_users)
     _write(comparison, out)
@@ -236,7 +251,7 @@ class _Study:
     num_seeds: int
     title: str
     command: str
-    device: str
+    arithmetic: Arithmetic
     origin: Provenance
 
     @property
@@ -246,9 +261,19 @@ class _Study:
 
     def line_of(self, variant: Variant, seeds: Sequence[int]) -> str:
         of = variant.settings
-        return protocol_line(
-            self.dataset, of.model, of.optim, of.protocol, seeds, self.device, variant.layout
-        )
+        optim = made_definite(of.optim, self.arithmetic)
+        return protocol_line(self.dataset, of.model, optim, of.protocol, seeds, variant.layout)
+
+    @cached_property
+    def known(self) -> Known:
+        return Known.of(self.dataset)
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The metrics that its tables may show."""
+        lists = sorted({k for variant in self.variants for k in variant.settings.protocol.lists})
+        of_actions = (metric for action in self.dataset.actions for metric in _metrics_of(action))
+        return (*shown_of_retrieval(tuple(lists)), *of_actions)
 
     @property
     def filters_seen(self) -> bool:
@@ -360,14 +385,14 @@ def _with_and_without_counts(
     Args:
         alone: by (layout, seed), the metrics of that run without its counts.
     """
-    metrics, found = comparison.retrieval, {}
+    metrics, found = (*comparison.retrieval, *comparison.scoring), {}
     for layout in dict.fromkeys(layout for layout, _ in alone):
         runs = [run for run in alone if run[0] == layout]
         both = [statistics[run] for run in runs], [alone[run] for run in runs]
         found[layout] = effects(*both, metrics, DRAWS)
-    retrieval = {run: {metric: its[metric] for metric in metrics} for run, its in alone.items()}
+    shown = {run: {metric: its[metric] for metric in metrics if metric in its} for run, its in alone.items()}
     rows = [row for row in comparison.rows if (row.layout, row.seed) in alone]
-    summaries = summarise(rows, retrieval, comparison.reference, DRAWS)
+    summaries = summarise(rows, shown, comparison.reference, DRAWS)
     return msgspec.structs.replace(comparison, counts=found, without_counts=summaries)
 
 
@@ -387,10 +412,24 @@ def _of_deployed(folder: Path, result: Result) -> dict[str, Statistic]:
     }
 
 
-def _baselines(
-    study: _Study, out: Path, report: Callable[[str], None]
-) -> tuple[Baselines, dict[str, dict[str, Statistic]]] | None:
-    """What counting reaches on the questions of all variants, by name its metrics; None where these differ."""
+def _beyond_accuracy(study: _Study, results: Mapping[str, Mapping[Path, Result]]) -> Iterator[Beyond]:
+    """Of every variant that has a finished run; the answers of one are held at a time."""
+    for name, of_variant in results.items():
+        runs = [measured_answers(folder, result) for folder, result in of_variant.items()]
+        yield Beyond(name, False, beyond_accuracy(runs, study.known, study.shown))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Counted:
+    """What counting reaches: its metrics by name, and what else its answers show."""
+
+    baselines: Baselines
+    statistics: Mapping[str, Mapping[str, Statistic]]
+    beyond: tuple[Beyond, ...]
+
+
+def _baselines(study: _Study, out: Path, report: Callable[[str], None]) -> _Counted | None:
+    """What counting reaches on the questions of all variants; None where these differ."""
     judged = {of.judged_as for of in study.variants}
     if len(judged) > 1:
         report("none: the variants are not asked the same questions")
@@ -404,7 +443,14 @@ def _baselines(
     report(
         ", ".join([f"{len(answers)} ways of counting in {found.wall_s:.1f} s", *filter(None, [found.note])])
     )
-    return found, {name: measure(its) for name, its in answers.items()}
+    return _Counted(
+        found,
+        {name: measure(its) for name, its in answers.items()},
+        tuple(
+            Beyond(name, True, beyond_accuracy([its], study.known, study.shown))
+            for name, its in answers.items()
+        ),
+    )
 
 
 def _failed(study: _Study, variant: Variant, seed: int, error: Diverged) -> Row:
@@ -479,9 +525,10 @@ def _comparison(
     names = [variant.name for variant in study.variants]
     reference = "item" if "item" in names else names[0]
     measured = {metric for found in statistics.values() for metric in found}
-    scoring = tuple(m for action in dataset.actions for m in _metrics_of(action) if m in measured)
-    lists = sorted({k for variant in study.variants for k in variant.settings.protocol.lists})
-    retrieval = tuple(m for m in shown_of_retrieval(tuple(lists)) if m in measured)
+    shown = [metric for metric in study.shown if metric in measured]
+    retrieval, scoring = (
+        tuple(metric for metric in shown if task_of(metric) == task) for task in ("retrieval", "actions")
+    )
     return Comparison(
         title=study.title,
         dataset=DatasetFacts(
@@ -534,7 +581,7 @@ def _card(variant: Variant, dataset: Dataset) -> LayoutCard:
         retrieves=Ability("yes") if verdict.can_retrieve else Ability("no", "it predicts no item"),
         scores=Ability(verdict.can_score, verdict.why_not_score),
         audit={
-            "P1 information": verdict.information,
+            "P1 information": _information(verdict, its.model),
             "P2 action given item": verdict.conditioning,
             "P3 no leak": "; ".join(verdict.leaks) or "no target can be read from what its token sees",
         },
@@ -550,6 +597,11 @@ def _card(variant: Variant, dataset: Dataset) -> LayoutCard:
             ).items()
         },
     )
+
+
+def _information(verdict: Audit, model: ModelSettings) -> str:
+    counts = f"; counts of actions: {verdict.counted}" if model.counts == "auto" else ""
+    return f"{verdict.information}{counts}"
 
 
 def _write(comparison: Comparison, out: Path) -> None:

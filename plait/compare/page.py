@@ -11,12 +11,13 @@ from typing import Any
 from rich.text import Text
 
 from plait.compare import presentation
+from plait.compare.beside import list_metrics, side_tables, slices_in_words
 from plait.compare.presentation import COST_COLUMNS, Line
 from plait.compare.presentation import Cell as MetricCell
 from plait.compare.results import Comparison
 from plait.compare.verdict import verdict_of
 from plait.compare.words import NOTHING, duration, meaning, metric_label, number, run_folder
-from plait.terminal import Cell, FittedTable, Numbers
+from plait.terminal import Cell, FittedTable, NumberHeading
 
 TERMINAL_STYLE = {"best": "bold", "second": "underline", "other": ""}
 
@@ -33,6 +34,15 @@ def terminal_table(comparison: Comparison, width: int = 100) -> FittedTable:
     return _table(comparison, main, [metric for metric in everything if metric not in main])
 
 
+def terminal_side_tables(comparison: Comparison) -> list[FittedTable]:
+    """What lists hold, and the metrics that the verdict is about by slices of the answers."""
+    found = []
+    for table in side_tables(comparison, chief_alone=True):
+        rows: list[list[Cell]] = [[name, *map(_terminal_cell, cells)] for name, cells in table.rows]
+        found.append(FittedTable(["layout", *map(NumberHeading, table.headings)], rows, table.title))
+    return found
+
+
 def _table(comparison: Comparison, shown: Sequence[str], on_page_only: Sequence[str]) -> FittedTable:
     notes = [*presentation.rules(comparison), *presentation.notes(comparison)]
     if on_page_only:
@@ -43,7 +53,12 @@ def _table(comparison: Comparison, shown: Sequence[str], on_page_only: Sequence[
     if oracle := presentation.oracle_cells(comparison):
         rows.append(["oracle", *(_terminal_cell(oracle[metric]) for metric in shown), *[""] * 4])
     return FittedTable(
-        headings=["layout", *map(Numbers, (*map(metric_label, shown), "cost", "s/epoch")), "retr.", "score"],
+        headings=[
+            "layout",
+            *map(NumberHeading, (*map(metric_label, shown), "cost", "s/epoch")),
+            "retr.",
+            "score",
+        ],
         rows=rows,
         title=f"{comparison.title} on {comparison.dataset.name}",
         notes=["", *notes, f"Protocol: {comparison.protocol}"],
@@ -111,6 +126,9 @@ def html_page(comparison: Comparison, folder: Path | None = None) -> str:
         lines=presentation.lines(comparison),
         oracle=presentation.oracle_cells(comparison),
         baselines=presentation.baseline_cells(comparison),
+        side_tables=side_tables(comparison),
+        list_metrics=list_metrics(comparison),
+        slices=slices_in_words(comparison),
         cost_columns=COST_COLUMNS,
         groups=presentation.groups(comparison),
         rules=presentation.rules(comparison),

@@ -16,9 +16,9 @@ import msgspec
 from plait.compare.charts import (
     Chart,
     Contrasted,
+    CostPoint,
     Learning,
     Look,
-    Measured,
     Run,
     forest,
     learning_curves,
@@ -275,13 +275,14 @@ def _counts(comparison: Comparison) -> list[str]:
     found = [f"{layout}: {'; '.join(map(str, its))}" for layout, its in comparison.counts.items()]
     if len(comparison.without_counts) < 2:
         return found
-    for metric in comparison.retrieval:
+    for metric in (*comparison.retrieval, *comparison.scoring):
         cells = [
             f"{its.layout} {number(summary.estimate.value)}{'*' * _is_told(summary)}"
             for its in comparison.without_counts
             if (summary := its.metrics.get(metric)) is not None
         ]
-        found.append(f"{metric} without counts, told among themselves: {', '.join(cells)}")
+        if len(cells) > 1:
+            found.append(f"{metric} without counts, told among themselves: {', '.join(cells)}")
     return found
 
 
@@ -367,7 +368,7 @@ def origins(rows: Sequence[Row]) -> dict[str, str]:
 
 def origins_of(runs: Iterable[tuple[str, int, Provenance]], unit: str = "seed") -> dict[str, str]:
     """The code and the machine of runs, each a name with its seed or whatever else is counted, and which runs are
-    of it. The date tells nothing apart: a study that runs past midnight is of one origin.
+    of it. The date tells nothing apart: a study that runs past midnight is of one origin. Nor do the times of a probe.
 
     >>> at = Provenance(commit="0a1b")
     >>> origins_of([("lac", 0, at), ("lac", 1, Provenance()), ("lac", 2, at)], "round")
@@ -375,7 +376,7 @@ def origins_of(runs: Iterable[tuple[str, int, Provenance]], unit: str = "seed") 
     """
     found: dict[str, list[tuple[str, int]]] = {}
     for name, count, provenance in runs:
-        undated = msgspec.structs.replace(provenance, date="")
+        undated = msgspec.structs.replace(provenance, date="", arithmetic_because="")
         found.setdefault(str(undated), []).append((name, count))
     return {origin: _names_of(its, unit) for origin, its in found.items()}
 
@@ -468,7 +469,7 @@ def _costs(found: Sequence[Summary], metric: str, looks: dict[str, Look]) -> Cha
         assert measured.estimate.value is not None
         is_worse = measured.vs_best is not None and measured.vs_best.is_significant
         points.append(
-            Measured(
+            CostPoint(
                 summary.layout,
                 looks[summary.layout],
                 summary.cost.train_flops,

@@ -15,6 +15,7 @@ import numpy as np
 from plait.compare.regret import Regret, regrets
 from plait.compare.sensitivity import Sensitivity, sensitivity
 from plait.compare.significance import LEVEL, Pair, Side, as_drawn, drawn, tell_apart
+from plait.evaluation.beyond_accuracy import BeyondAccuracy
 from plait.evaluation.counts_effect import CountsEffect
 from plait.evaluation.provenance import Provenance
 from plait.metrics.intervals import (
@@ -186,6 +187,14 @@ class Floor(msgspec.Struct, frozen=True):
         return next((row for row in rows if metric not in row.vs_best), None)
 
 
+class Beyond(msgspec.Struct, frozen=True):
+    """What a layout or a baseline shows besides its means over all answers."""
+
+    name: str
+    is_baseline: bool
+    found: BeyondAccuracy  # in the mean over seeds
+
+
 class Ability(msgspec.Struct, frozen=True):
     """Whether a layout can do a task, and in which way."""
 
@@ -247,8 +256,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     charted: tuple[str, ...]  # those of them that are drawn
     oracle: dict[str, Estimate] = {}  # the best that anyone could expect, on data whose truth is known
     floor: Floor | None = None  # what counting reaches on the same users; None where it was not asked
-    counts: dict[str, tuple[CountsEffect, ...]] = {}  # by layout that has them: what they do to its retrieval
+    counts: dict[str, tuple[CountsEffect, ...]] = {}  # by layout that has them: what they do to its metrics
     without_counts: tuple[Summary, ...] = ()  # of the same layouts, by their models alone
+    beyond_accuracy: tuple[Beyond, ...] = ()  # empty in comparisons of before it was measured
     reference: str  # the layout that costs and differences are measured against
     layouts: tuple[LayoutCard, ...]  # in the order to show them
     rows: tuple[Row, ...]

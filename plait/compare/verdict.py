@@ -88,7 +88,7 @@ class MetricVerdict:
 
 
 @dataclass(frozen=True)
-class Counted:
+class FloorVerdict:
     """How layouts stand to the best of the baselines in a metric."""
 
     metric: str
@@ -135,7 +135,7 @@ class Verdict:
     """All that is decided, metric by metric and altogether."""
 
     metrics: tuple[MetricVerdict, ...]
-    counted: tuple[Counted, ...] = ()  # where baselines were asked
+    counted: tuple[FloorVerdict, ...] = ()  # where baselines were asked
 
     @property
     def deciding(self) -> tuple[MetricVerdict, ...]:
@@ -200,7 +200,7 @@ def verdict_of(comparison: Comparison) -> Verdict:
     return Verdict(tuple(verdict for verdict in found if verdict.contenders), tuple(_counted(comparison)))
 
 
-def _counted(comparison: Comparison) -> Iterator[Counted]:
+def _counted(comparison: Comparison) -> Iterator[FloorVerdict]:
     """The best baselines of the metrics that decide, where a layout has the metric, too."""
     counts = comparison.floor
     if counts is None:
@@ -208,7 +208,7 @@ def _counted(comparison: Comparison) -> Iterator[Counted]:
     for metric in chief_metrics(comparison.retrieval, comparison.scoring):
         best, layouts = counts.best(metric), counts.layouts.get(metric)
         if best is not None and layouts:
-            yield Counted(metric, best.name, best.metrics[metric], layouts)
+            yield FloorVerdict(metric, best.name, best.metrics[metric], layouts)
 
 
 def chief_metrics(retrieval: Sequence[str], scoring: Sequence[str]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import re
 
-from plait.metrics.table import ActionMetric, RetrievalMetric, metric_of
+from plait.metrics.table import ActionMetric, CategoryMetric, HoldingMetric, RetrievalMetric, metric_of
 
 NOTHING, MINUS, TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
@@ -29,7 +29,8 @@ def meaning(name: str) -> str:
     'Normalised discounted cumulative gain'
     """
     metric = metric_of(name)
-    assert isinstance(metric, RetrievalMetric | ActionMetric), "a table shows no losses"
+    of_functions = RetrievalMetric | ActionMetric | HoldingMetric | CategoryMetric
+    assert isinstance(metric, of_functions), "a table shows no losses"
     return " ".join((metric.function.__doc__ or "").partition("\n\n")[0].split())
 
 

@@ -1,4 +1,5 @@
-"""Counts that stand beside a trained model: what they say of every item, as terms of its score.
+"""Counts that stand beside a trained model: what they say of every item, as terms of its score. What they say of
+actions is in `plait.counts.actions`.
 
 Shape letters: H histories, S their events laid end to end, oldest first, V1 items by dense index with the unknown one,
 I items of a larger catalogue likewise, T terms.
@@ -13,6 +14,7 @@ from scipy import sparse
 
 from plait.counts import histories as rows
 from plait.counts import items
+from plait.counts.actions import ActionCounts
 
 SUCCESSORS = 200  # of each item that a table keeps
 SMOOTHING = 0.1  # the share of popularity in the rules: an item that followed nothing is not impossible
@@ -86,12 +88,11 @@ class Tables:
 
 
 @dataclass(frozen=True)
-class Counts:
+class ItemCounts:
     """Tables, and how much each term weighs beside a model that they were fitted with."""
 
     tables: Tables
     weight_T: Float64[np.ndarray, " T"]  # the model's first; 1, 0, 0, ... where counts do not pay
-    same_request: str  # what was counted as known of an event's own request
     said: str  # what was found, in a line
 
     def __post_init__(self) -> None:
@@ -113,6 +114,33 @@ class Counts:
         for weight, term_HI in zip(self.weight_T[1:], terms, strict=True):
             found_HI += np.float32(weight) * term_HI
         return found_HI
+
+
+@dataclass(frozen=True)
+class Counts:
+    """All that is counted beside a model."""
+
+    items: ItemCounts | None  # None: it ranks none
+    actions: ActionCounts | None  # None: it predicts none
+    same_request: str  # what was counted as known of an event's own request
+
+    @property
+    def pay(self) -> bool:
+        return any(its is not None and its.pay for its in (self.items, self.actions))
+
+    @property
+    def num_items(self) -> int:
+        """The largest number of items that a table holds."""
+        sizes = [] if self.items is None else [len(self.items.tables.popularity_V1)]
+        actions = () if self.actions is None else self.actions.actions
+        sizes += [len(part.counted.totals.events_V) for action in actions for part in action.parts]
+        return max(sizes, default=1) - 1
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What was found, line by line."""
+        of_items = () if self.items is None else (self.items.said,)
+        return (*of_items, *(() if self.actions is None else (its.said for its in self.actions.actions)))
 
 
 def pruned(table: items.Table, keep: int = SUCCESSORS) -> tuple[sparse.csr_array, float]:

@@ -91,7 +91,7 @@ def most_likely(choices: Choices, is_free_T: Bool[np.ndarray, " T"]) -> Float64[
 
 
 @dataclass(frozen=True)
-class Combination:
+class FittedWeights:
     """The weights of a model and of counts."""
 
     weight_T: Float64[np.ndarray, " T"]  # 1, 0, 0, ... where counts do not pay
@@ -103,15 +103,15 @@ class Combination:
         return bool(np.delete(self.weight_T, MODEL).any())
 
 
-def combination(choices: Choices) -> Combination:
+def combination(choices: Choices) -> FittedWeights:
     """Weighs by maximum likelihood. Counts are kept where they say clearly more than the model by its best weight."""
     weight_T = np.eye(len(choices.less_TQC))[MODEL]
     if not len(choices):
-        return Combination(weight_T, 0.0, 0.0)
+        return FittedWeights(weight_T, 0.0, 0.0)
     fitted_T, gain = _gain(choices, choices)
     if 2 * gain > ENOUGH:
         weight_T = fitted_T
-    return Combination(weight_T, gain, _gain_of_halves(choices))
+    return FittedWeights(weight_T, gain, _gain_of_halves(choices))
 
 
 def _gain(fit: Choices, judge: Choices) -> tuple[Float64[np.ndarray, " T"], float]:

@@ -1,7 +1,7 @@
 """Users' histories as rows of a matrix.
 
 Shape letters: H histories, S their events laid end to end, oldest first, V1 items by dense index, the unknown one
-(which no count knows) before them.
+(which no count knows) before them, M windows of events, which may overlap, C values of an event.
 """
 
 import numpy as np
@@ -73,3 +73,22 @@ def sums(
     shape = len(start_H1) - 1, len(weight_S)
     by_history = sparse.csr_array((weight_S, np.arange(len(weight_S)), start_H1), shape=shape)
     return by_history @ value_SC
+
+
+def sums_of_windows(
+    value_SC: Float64[np.ndarray, "S C"],
+    first_M: Int64[np.ndarray, " M"],
+    end_M: Int64[np.ndarray, " M"],
+    decay: float,
+) -> Float64[np.ndarray, "M C"]:
+    """Each window's sum of the values of its events `first_M : end_M`, weighted by `decay` for each step back from the
+    newest.
+
+    >>> sums_of_windows(np.array([[1.0], [2.0], [4.0]]), np.array([0, 1, 3]), np.array([2, 3, 3]), 0.5).tolist()
+    [[2.5], [5.0], [0.0]]
+    """
+    start_M1 = np.concatenate([[0], np.cumsum(end_M - first_M)])
+    event_N = np.arange(start_M1[-1]) + np.repeat(first_M - start_M1[:-1], end_M - first_M)
+    weight_N = decay ** steps_back(start_M1)
+    by_window = sparse.csr_array((weight_N, event_N, start_M1), shape=(len(first_M), len(value_SC)))
+    return by_window @ value_SC

@@ -11,10 +11,10 @@
 A name is loaded when it is first asked for: to list sources, or to read events, nobody needs the preparation.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from plait.data import sources
+from plait.lazy_names import lazy_names
 
 if TYPE_CHECKING:  # for editors and checkers of types; a test holds it against HOMES
     from plait.data.dataset import Dataset, Targets
@@ -47,13 +47,4 @@ __all__ = [
     "sources",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = found = getattr(import_module(HOMES[name]), name)  # asked for once
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *HOMES})
+__getattr__, __dir__ = lazy_names(__name__, HOMES)

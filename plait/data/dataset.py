@@ -31,7 +31,7 @@ from plait.data.storage.whole_folders import (
 )
 from plait.data.vocabulary import Vocabulary
 from plait.data.windows import Windows, concatenated_ranges, windows
-from plait.schema import Action, EventBatch, Feature, FeatureTable
+from plait.schema import UNKNOWN_ITEM, Action, EventBatch, Feature, FeatureTable
 
 AGAIN = "prepare the log again, or simulate it again"
 
@@ -148,8 +148,23 @@ class Dataset:
                 f"{self.folder} is damaged: its arrays are not those that {MANIFEST} was written for; {AGAIN}"
             )
 
-    def __reduce__(self) -> tuple[Callable[[Path], "Dataset"], tuple[Path]]:
-        return Dataset.open, (self.folder,)  # a copy in another process maps the same files
+    def whole(self) -> "Dataset":
+        """The same events, all of them for training and none held out. What preparation fitted stays as it is."""
+        whole = Dataset(self.folder, self.manifest)
+        whole._validation_U = whole._test_U = self._start_U1[1:]
+        count_V1 = np.bincount(self._item_E, minlength=self.num_items + 1)
+        whole._item_table = self._item_table.with_columns(
+            train_events=pl.Series(count_V1[UNKNOWN_ITEM + 1 :])
+        )
+        return whole
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether any event is kept from training."""
+        return bool((self._validation_U < self._start_U1[1:]).any())
+
+    def __reduce__(self) -> tuple[Callable[[Path, bool], "Dataset"], tuple[Path, bool]]:
+        return _opened, (self.folder, self.holds_out)  # a copy in another process maps the same files
 
     def __repr__(self) -> str:
         of = self.manifest.counts
@@ -414,6 +429,10 @@ class Dataset:
         """Training events of each dense item; index `UNKNOWN_ITEM` counts 0."""
         return np.concatenate([[0], self._item_table["train_events"].to_numpy()]).astype(np.int64)
 
+    def train_user_counts(self) -> Int64[np.ndarray, " U"]:
+        """Training events of each dense user."""
+        return (self._validation_U - self._start_U1[:-1]).astype(np.int64)
+
     def train_action_counts(self) -> Int64[np.ndarray, " A"]:
         """Training events that have a value of each action."""
         is_train_E = training_rows(self._start_U1, self._validation_U)
@@ -464,6 +483,11 @@ class Dataset:
     def _read(self, name: str) -> pl.DataFrame:
         check_can_work()
         return pl.read_parquet(self.folder / f"{name}.parquet", glob=False)
+
+
+def _opened(folder: Path, holds_out: bool) -> Dataset:
+    dataset = Dataset.open(folder)
+    return dataset if holds_out else dataset.whole()
 
 
 class _Version(msgspec.Struct):

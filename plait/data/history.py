@@ -21,6 +21,7 @@ from plait.data.columns.features import code_context, user_features_of
 from plait.data.columns.ids import DType, held_by, ids_as, is_text
 from plait.data.columns.rules import RULE, Column, Rule
 from plait.data.columns.times import MICROSECONDS_PER_S, TimeForm, TimeUnit
+from plait.data.dataset import Dataset
 from plait.data.logs.frames import as_frame, has_unnamed_index, is_pandas_row
 from plait.data.logs.tables import check_columns
 from plait.data.logs.text import TextFormat
@@ -69,6 +70,25 @@ class History:
     request_name_U: tuple[Any, ...] | None
     # Where each user's last event stands in the order of the log: its time in µs, then what breaks ties of time.
     place_U: tuple[tuple[Any, ...], ...] | None
+
+
+def columns_read(dataset: Dataset) -> Columns:
+    """What the dataset's log called its columns."""
+    log = dataset.manifest.settings
+    return Columns(
+        user=log.user,
+        item=log.item,
+        time=log.time,
+        time_unit=log.time_unit,
+        time_format=log.time_format,
+        time_offset=log.time_offset,
+        user_ids="numbers" if dataset.user_ids().dtype.is_integer() else "text",
+        order=log.order,
+        request=log.request,
+        context=dataset.context,
+        user_features=dataset.manifest.user_features,
+        text=log.text,
+    )
 
 
 def save_vocabulary(folder: Path, items: Vocabulary, columns: Columns) -> None:

@@ -171,7 +171,7 @@ def declared(given: Any, of: type[Action] | type[Feature]) -> tuple[Any, ...]:
     return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
 
 
-class Counts(msgspec.Struct, frozen=True, kw_only=True):
+class RowCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Where every row of the log went.
 
     rows_read = events + sum(rejected) + duplicates_removed + single_event_rows + core_rows
@@ -276,7 +276,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     settings_hash: str
     split: Split  # with its cuts resolved
     actions: tuple[Action, ...]  # fitted on training rows
-    counts: Counts
+    counts: RowCounts
     tied_share: float  # of events whose (user, time) another event of the user repeats
     content_hash: str  # over arrays and ids: two folders with one hash hold the same events
     files: dict[str, int]  # file name -> bytes

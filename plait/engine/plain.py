@@ -95,7 +95,7 @@ def retrieve(
     if not audit(model.layout).can_retrieve:
         raise ValueError(f"layout '{model.layout}' cannot retrieve: it predicts no item")
     seen_U = state.seen_U if filter_seen else ()
-    _check_left(model, state, k, seen_U)
+    check_left(model.config.num_items, state, k, seen_U)
     coming = _coming(model, "i", state, at_s, request_name)
     tokens_U = steps.tokens_of(model, coming.events.num_events_U)
     catalogue, found = catalogue_of(model), []
@@ -162,11 +162,12 @@ def _check_long_enough(model: GenerativeRecommender, field: Field, state: State,
         )
 
 
-def _check_left(
-    model: GenerativeRecommender, state: State, k: int, seen_U: Sequence[Int64[np.ndarray, " _"]]
-) -> None:
-    """Raises ValueError where `k` items are not left to every user."""
-    num_items = model.config.num_items
+def check_left(num_items: int, state: State, k: int, seen_U: Sequence[Int64[np.ndarray, " _"]]) -> None:
+    """Raises ValueError where `k` items of the catalogue are not left to every user.
+
+    Args:
+        seen_U: what is filtered.
+    """
     seen = [int((item_S != UNKNOWN_ITEM).sum()) for item_S in seen_U]
     most = int(np.argmax(seen)) if seen else None
     left = num_items - (0 if most is None else seen[most])
@@ -235,7 +236,8 @@ def _no_context(events: EventBatch) -> Int64[np.ndarray, " F"]:
 def _inputs(
     model: GenerativeRecommender, batch: EventBatch, field: Field, late: LateStatistics | None
 ) -> Inputs:
-    return query_inputs(model.plan, batch, (field,), device=next(model.parameters()).device, late=late)
+    device = next(model.parameters()).device
+    return query_inputs(model.plan, batch, (field,), device=device, late=late, counting=model.counting)
 
 
 def _joined(parts: Sequence[dict[str, np.ndarray]], axis: int) -> dict[str, np.ndarray]:
@@ -254,7 +256,7 @@ def _score_step(
     inputs = _inputs(model, joined_histories(repeated(coming.events, shape[1]), candidates), "a", late)
     (state_MD,) = model(inputs)
     assert model.heads is not None, "a layout that scores has heads"
-    predicted = model.heads.predict(state_MD, inputs.questions[0].late_MF)
+    predicted = model.heads.expected(model.action_outputs(inputs.questions[0], state_MD))
     return {name: value.unflatten(0, shape).cpu().numpy() for name, value in predicted.items()}
 
 

@@ -5,8 +5,8 @@ bit, but for their bias where the model has one: which is why a list of any leng
 else is asked at the same time.
 
 Shape letters: U users, V items of the catalogue, W different vectors among them, D width, C items of a part of the
-catalogue, I rows of the item table (row 0 the unknown item), K items returned, S seen items of all users laid end to
-end, N rows, X numbers that describe an item.
+catalogue, I rows of the item table (row 0 the unknown item), K items returned, F items found so far, S seen items of
+all users laid end to end, N rows, X numbers that describe an item.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,7 +52,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Beside:
+class AddedScores:
     """What counts add to the scores of the catalogue."""
 
     model_weight: float  # of the logits
@@ -62,14 +62,14 @@ class Beside:
         return self.model_weight * score_UC + self.added_UI[:, item_C]
 
 
-def beside_of(model: GenerativeRecommender, histories: EventBatch) -> Beside | None:
+def beside_of(model: GenerativeRecommender, histories: EventBatch) -> AddedScores | None:
     """What counts say after histories as the model reads them, its window and no more; None where none are combined."""
-    counts = model.counts
+    counts = None if model.counts is None else model.counts.items
     if counts is None or not counts.pay:
         return None
     added_UI = counts.added(histories.item_E, histories.start_U1, model.config.num_items)
     device = next(model.parameters()).device
-    return Beside(float(counts.weight_T[0]), torch.from_numpy(added_UI).to(device))
+    return AddedScores(float(counts.weight_T[0]), torch.from_numpy(added_UI).to(device))
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Catalogue:
         return steps.rows_per_step(len(self))
 
     def scored(
-        self, state_UD: Float[Tensor, "U D"], beside: Beside | None = None
+        self, state_UD: Float[Tensor, "U D"], beside: AddedScores | None = None
     ) -> Callable[[], Iterable[Scores]]:
         """Gives the scores as `parts` does, at every call the same; computed once where they are a single part."""
         if len(self) > steps.rows_per_step(len(state_UD)):
@@ -99,7 +99,7 @@ class Catalogue:
         whole = tuple(self.parts(state_UD, beside))
         return lambda: whole
 
-    def parts(self, state_UD: Float[Tensor, "U D"], beside: Beside | None = None) -> Iterator[Scores]:
+    def parts(self, state_UD: Float[Tensor, "U D"], beside: AddedScores | None = None) -> Iterator[Scores]:
         """The scores of all items, in fp32, as many at a time as `STEP_LOGITS` allows.
 
         Args:
@@ -242,14 +242,21 @@ def best_of_parts(parts: Iterable[Scores], k: int) -> tuple[Float[Tensor, "U K"]
     """As `best`, of the whole catalogue."""
     found: tuple[Tensor, Tensor] | None = None
     for part in parts:
-        item_UC = part.item_C.expand_as(part.score_UC)
-        of_part = best(part.score_UC, item_UC, min(k, len(part.item_C)))
-        if found is not None:
-            score_UC, item_UC = (torch.cat(pair, dim=1) for pair in zip(found, of_part, strict=True))
-            of_part = best(score_UC, item_UC, min(k, score_UC.shape[1]))
-        found = of_part
+        found = joined_best(found, part, k)
     assert found is not None and found[0].shape[1] == k, "the caller checks that so many items are left"
     return found
+
+
+def joined_best(
+    found: tuple[Float[Tensor, "U F"], Int64[Tensor, "U F"]] | None, part: Scores, k: int
+) -> tuple[Float[Tensor, "U K"], Int64[Tensor, "U K"]]:
+    """As `best`, of one part of the catalogue more than what was found; of fewer than `k` items all."""
+    item_UC = part.item_C.expand_as(part.score_UC)
+    of_part = best(part.score_UC, item_UC, min(k, len(part.item_C)))
+    if found is None:
+        return of_part
+    score_UC, item_UC = (torch.cat(pair, dim=1) for pair in zip(found, of_part, strict=True))
+    return best(score_UC, item_UC, min(k, score_UC.shape[1]))
 
 
 def scores_at(parts: Iterable[Scores], item_UN: Int64[np.ndarray, "U N"]) -> Float[Tensor, "U N"]:

@@ -2,10 +2,10 @@
 
 One forward pass answers both questions: the next item is read at the history, the action at the candidate
 token of the event that came. Shape letters: Q queries (held-out events), L ranked lists, A actions, V catalogue items,
-N sampled items, S items laid end to end, P parts of them.
+N sampled items (or queries that open a list), K items kept of a list, S items laid end to end, P parts of them.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -13,12 +13,22 @@ from typing import Literal, TypeVar, assert_never
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64
 from torch import Tensor
 
 from plait.data import Dataset, Targets
 from plait.engine import steps
-from plait.engine.ranking import Beside, Catalogue, Scores, Seen, beside_of, catalogue_of, scores_at, without
+from plait.engine.ranking import (
+    AddedScores,
+    Catalogue,
+    Scores,
+    Seen,
+    beside_of,
+    catalogue_of,
+    joined_best,
+    scores_at,
+    without,
+)
 from plait.engine.state import before, some_users
 from plait.evaluation.ahead import ahead
 from plait.evaluation.settings import Protocol
@@ -27,6 +37,7 @@ from plait.metrics import retrieval
 from plait.metrics.scoring import Labelled, labelled
 from plait.metrics.statistic import Statistic
 from plait.metrics.table import (
+    CHIEF_LIST,
     ERROR,
     ERROR_OF_ACTIONS,
     LISTS,
@@ -42,7 +53,7 @@ from plait.models.inputs import Inputs, query_inputs
 from plait.models.questions import QuestionPlan
 from plait.nn.actions import scaled
 from plait.randomness import Stream, numpy_generator
-from plait.schema import Action, EventBatch, Ordinal
+from plait.schema import UNKNOWN_ITEM, Action, EventBatch
 from plait.wording import setting
 
 HeldOutPart = Literal["validation", "test"]
@@ -65,6 +76,9 @@ class Answers:
     loss: dict[str, float]  # by action, as far as there are labels
     actions: tuple[Action, ...]
     lists: Lists = LISTS  # the lengths that are measured
+    # The first items of every list, in the order of their numbers, UNKNOWN_ITEM where no more are left to show; None:
+    # the layout cannot retrieve, or nobody kept them.
+    top_LK: Int32[np.ndarray, "L K"] | None = None
 
 
 @torch.no_grad()
@@ -82,7 +96,15 @@ def answers_of(
 
     def prepare(rows: slice) -> tuple[Targets, Inputs, _Histories]:
         batch, count_B = batch_of_targets(dataset, asked[rows], plan)
-        inputs = query_inputs(plan, batch, ("i", "a"), device=device, num_candidates_U=count_B, late=late)
+        inputs = query_inputs(
+            plan,
+            batch,
+            ("i", "a"),
+            device=device,
+            num_candidates_U=count_B,
+            late=late,
+            counting=model.counting,
+        )
         return asked[rows], inputs, _Histories.of(batch, count_B)
 
     catalogue = None
@@ -90,11 +112,17 @@ def answers_of(
         with torch.autocast(torch.device(device).type, enabled=False):
             catalogue = catalogue_of(model)
     negatives = negatives_of(dataset, targets, protocol)
+    keep = kept_of_lists(part)
     parts = [
-        _answer(model, catalogue, dataset, chunk, inputs, histories, protocol, negatives)
+        _answer(model, catalogue, dataset, chunk, inputs, histories, protocol, negatives, keep)
         for chunk, inputs, histories in ahead(prepare, forward_steps(model, dataset, asked, plan))
     ]
     return _joined(parts, targets, dataset, protocol.lists)
+
+
+def kept_of_lists(part: HeldOutPart) -> int:
+    """How many items of each list are kept: of the test, which is asked once."""
+    return CHIEF_LIST if part == "test" else 0
 
 
 def batch_of_targets(
@@ -154,7 +182,7 @@ class _Histories:
     def of(cls, batch: EventBatch, count_B: Int64[np.ndarray, " B"]) -> "_Histories":
         return cls(before(batch, count_B), np.repeat(np.arange(len(count_B)), count_B))
 
-    def beside(self, model: GenerativeRecommender, rows: slice) -> Beside | None:
+    def beside(self, model: GenerativeRecommender, rows: slice) -> AddedScores | None:
         history_q = self.history_Q[rows]
         first, last = int(history_q[0]), int(history_q[-1])
         found = beside_of(model, some_users(self.events, slice(first, last + 1)))
@@ -168,10 +196,30 @@ class _ChunkAnswers:
     """Answers of one chunk of queries."""
 
     item_Q: Int64[np.ndarray, " Q"]
-    rank_Q: Int64[np.ndarray, " Q"] | None
+    ranked: "Ranked | None"
     predicted: dict[str, Float32[np.ndarray, "Q ..."]]
     loss_sum: dict[str, float]
     label_QA: Float32[np.ndarray, "Q A"]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Where answers stand, and what stands first in their lists."""
+
+    rank_Q: Int64[np.ndarray, " Q"]
+    opens_Q: Bool[np.ndarray, " Q"]  # the first of its list among the queries that were ranked together
+    top_NK: Int32[np.ndarray, "N K"]  # of those; UNKNOWN_ITEM where no more are left to show
+
+    @classmethod
+    def joined(cls, parts: Sequence["Ranked"]) -> "Ranked":
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])))
+
+    def top_of_lists(self, list_Q: Int64[np.ndarray, " Q"]) -> Int32[np.ndarray, "L K"] | None:
+        """A row for each list, of its first query; None where nothing was kept."""
+        if not self.top_NK.shape[1]:
+            return None
+        is_first_Q = np.diff(list_Q, prepend=-1) != 0
+        return self.top_NK[is_first_Q[self.opens_Q]]
 
 
 def _answer(
@@ -183,8 +231,9 @@ def _answer(
     histories: "_Histories",
     protocol: Protocol,
     negatives: Iterator[Int64[np.ndarray, " N"]] | None,
+    keep: int,
 ) -> _ChunkAnswers:
-    rank_Q, predicted, loss_sum = None, {}, {}
+    ranked, predicted, loss_sum = None, {}, {}
     label_M = inputs.questions[0].label_M
     item_Q, label_QA = inputs.item_E[label_M].cpu().numpy(), inputs.action_EA[label_M]
     for questions, state_MD in zip(inputs.questions, model(inputs), strict=True):
@@ -193,15 +242,13 @@ def _answer(
             case "i":
                 assert catalogue is not None, "the layout predicts an item"
                 beside = partial(histories.beside, model)
-                rank = partial(_ranks, catalogue, dataset, chunk, beside, protocol, negatives)
-                rank_Q = without_autocast(rank, state_MD)
+                rank = partial(_ranked, catalogue, dataset, chunk, beside, protocol, negatives, keep)
+                ranked = without_autocast(rank, state_MD)
             case "a":
                 assert model.heads is not None, "a layout that predicts actions has heads"
-                late_MF = questions.late_MF
-                found = without_autocast(partial(model.heads.predict, late_MF=late_MF), state_MD)
-                predicted = {name: value.cpu().numpy() for name, value in found.items()}
-                take_losses = partial(model.heads.losses, raw_MA=label_QA, late_MF=late_MF)
-                losses = without_autocast(take_losses, state_MD)
+                out = without_autocast(partial(model.action_outputs, questions), state_MD)
+                predicted = {name: value.cpu().numpy() for name, value in model.heads.expected(out).items()}
+                losses = model.heads.losses_of(out, label_QA)
                 count_A = (~label_QA.isnan()).sum(0).tolist()
                 loss_sum = {
                     n: float(loss) * count for (n, loss), count in zip(losses.items(), count_A, strict=True)
@@ -210,7 +257,7 @@ def _answer(
                 raise AssertionError("a layout that predicts conditions is refused")
             case field:
                 assert_never(field)
-    return _ChunkAnswers(item_Q, rank_Q, predicted, loss_sum, label_QA.cpu().numpy())
+    return _ChunkAnswers(item_Q, ranked, predicted, loss_sum, label_QA.cpu().numpy())
 
 
 def without_autocast(function: Callable[[Tensor], Value], state_MD: Tensor) -> Value:
@@ -219,20 +266,21 @@ def without_autocast(function: Callable[[Tensor], Value], state_MD: Tensor) -> V
         return function(state_MD)
 
 
-def _ranks(
+def _ranked(
     catalogue: Catalogue,
     dataset: Dataset,
     chunk: Targets,
-    beside: Callable[[slice], Beside | None],
+    beside: Callable[[slice], AddedScores | None],
     protocol: Protocol,
     negatives: Iterator[Int64[np.ndarray, " N"]] | None,
+    keep: int,
     state_QD: Tensor,
-) -> Int64[np.ndarray, " Q"]:
+) -> Ranked:
     found = []
     for rows in steps.even(len(chunk), catalogue.users_per_step):
         scored = catalogue.scored(state_QD[rows], beside(rows))
-        found.append(ranks_in_catalogue(scored, dataset, chunk[rows], protocol, negatives))
-    return np.concatenate(found)
+        found.append(ranked_in_catalogue(scored, dataset, chunk[rows], protocol, negatives, keep))
+    return Ranked.joined(found)
 
 
 def ranks_in_catalogue(
@@ -242,6 +290,18 @@ def ranks_in_catalogue(
     protocol: Protocol,
     negatives: Iterator[Int64[np.ndarray, " N"]] | None,
 ) -> Int64[np.ndarray, " Q"]:
+    """As `ranked_in_catalogue`, of the answers alone."""
+    return ranked_in_catalogue(scored, dataset, asked, protocol, negatives, keep=0).rank_Q
+
+
+def ranked_in_catalogue(
+    scored: Callable[[], Iterable[Scores]],
+    dataset: Dataset,
+    asked: Targets,
+    protocol: Protocol,
+    negatives: Iterator[Int64[np.ndarray, " N"]] | None,
+    keep: int,
+) -> Ranked:
     """Ranks in the full catalogue, or among sampled items; 1 is the top. Other answers of the same user never compete:
     they are right, too (`plait.metrics.retrieval.places_of` makes room for them).
 
@@ -251,32 +311,66 @@ def ranks_in_catalogue(
     Args:
         scored: gives the scores of the whole catalogue; what it gives is changed.
         negatives: of `negatives_of`; the next ones are these targets'.
+        keep: how many items of each list are kept, of the full catalogue in any case.
     """
     item_Q, seen = dataset.target_items(asked), Seen(*dataset.seen_items(asked))
+    opens_Q = np.diff(dataset.lists(asked), prepend=-1) != 0
+    filtered, first = seen if protocol.filter_seen else None, _First(opens_Q, keep)
     if negatives is None:
-        answers = Seen(*dataset.answers(asked))
-        rank_Q = _ranks_in_full(scored, item_Q, answers, seen if protocol.filter_seen else None)
+        rank_Q = _ranks_in_full(scored, item_Q, Seen(*dataset.answers(asked)), filtered, first)
     else:
         item_QN = np.stack(list(islice(negatives, len(asked))))
         score_QC = scores_at(scored(), np.concatenate([item_Q[:, None], item_QN], axis=1))
         rank_Q = retrieval.ranks_of(np.zeros_like(item_Q), score_QC.cpu().numpy())
+        for part in scored() if keep else ():
+            first.see(without(part, filtered))
     if protocol.filter_seen:
         query_S = np.repeat(np.arange(len(item_Q)), np.diff(seen.start_U1))
         rank_Q[query_S[seen.item_S == item_Q[query_S]]] = retrieval.NEVER
-    return rank_Q
+    return Ranked(rank_Q, opens_Q, first.top_NK)
 
 
 def _ranks_in_full(
-    scored: Callable[[], Iterable[Scores]], item_Q: Int64[np.ndarray, " Q"], answers: Seen, seen: Seen | None
+    scored: Callable[[], Iterable[Scores]],
+    item_Q: Int64[np.ndarray, " Q"],
+    answers: Seen,
+    seen: Seen | None,
+    first: "_First",
 ) -> Int64[np.ndarray, " Q"]:
     """Ranks in which the answer always competes: 1, and one more for each rival that scores as high."""
     answer_Q1 = scores_at(scored(), item_Q[:, None])
     rank_Q = np.ones_like(item_Q)
     for part in scored():
-        rivals = without(without(part, seen), answers)
+        left = without(part, seen)
+        first.see(left)
+        rivals = without(left, answers)
         score_QC = torch.cat([answer_Q1, rivals.score_UC], dim=1).cpu().numpy()
         rank_Q += retrieval.ranks_of(np.zeros_like(item_Q), score_QC) - 1
     return rank_Q
+
+
+class _First:
+    """The first items of some rows' lists, of the parts of a catalogue as they are met."""
+
+    def __init__(self, opens_Q: Bool[np.ndarray, " Q"], keep: int) -> None:
+        self.opens_Q, self.keep = torch.from_numpy(opens_Q), keep
+        self._best: tuple[Tensor, Tensor] | None = None
+
+    def see(self, part: Scores) -> None:
+        """One part more, of all rows; what nobody may be shown scores -inf."""
+        if not self.keep:
+            return
+        opens_Q = self.opens_Q.to(part.score_UC.device)
+        score_NC = part.score_UC if bool(opens_Q.all()) else part.score_UC[opens_Q]
+        self._best = joined_best(self._best, Scores(part.item_C, score_NC), self.keep)
+
+    @property
+    def top_NK(self) -> Int32[np.ndarray, "N K"]:
+        found_NK = np.full((int(self.opens_Q.sum()), self.keep), UNKNOWN_ITEM, dtype=np.int32)
+        if self._best is not None:
+            score_NC, item_NC = (of.cpu().numpy() for of in self._best)
+            found_NK[:, : item_NC.shape[1]] = np.where(np.isneginf(score_NC), UNKNOWN_ITEM, item_NC)
+        return found_NK
 
 
 def negatives_of(
@@ -343,12 +437,14 @@ def check_negatives(dataset: Dataset, part: HeldOutPart, targets: Targets, proto
 def _joined(parts: list[_ChunkAnswers], targets: Targets, dataset: Dataset, lists: Lists) -> Answers:
     label_QA = np.concatenate([part.label_QA for part in parts])
     count_A = (~np.isnan(label_QA)).sum(0)
-    first = parts[0]
+    first, list_Q = parts[0], dataset.lists(targets)
+    of_items = [part.ranked for part in parts if part.ranked is not None]
+    ranked = Ranked.joined(of_items) if of_items else None
     return Answers(
         user_Q=targets.user_Q,
-        list_Q=dataset.lists(targets),
+        list_Q=list_Q,
         item_Q=np.concatenate([part.item_Q for part in parts]),
-        rank_Q=np.concatenate([part.rank_Q for part in parts]) if first.rank_Q is not None else None,
+        rank_Q=None if ranked is None else ranked.rank_Q,
         predicted={
             name: np.concatenate([part.predicted[name] for part in parts]) for name in first.predicted
         },
@@ -360,6 +456,7 @@ def _joined(parts: list[_ChunkAnswers], targets: Targets, dataset: Dataset, list
         },
         actions=dataset.actions,
         lists=lists,
+        top_LK=None if ranked is None else ranked.top_of_lists(list_Q),
     )
 
 
@@ -439,10 +536,8 @@ def _at_scale(
     match scale:
         case "chances":
             return labelled(user_Q, predicted_Q, label_Q)
-        case "log" if isinstance(action.kind, Ordinal):
-            return labelled(user_Q, action.kind.mean_of(predicted_Q), action.kind.levels_of(label_Q))
         case "log":
-            return labelled(user_Q, predicted_Q, label_Q)
+            return labelled(user_Q, *action.kind.log_numbers(predicted_Q, label_Q))
         case "model":
             both_Q2 = np.stack([predicted_Q, label_Q], axis=1)
             unit_Q2 = scaled((action, action), torch.from_numpy(both_Q2)).numpy()

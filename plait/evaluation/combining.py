@@ -8,23 +8,24 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32
 
 from plait.baselines.asking import SameRequest, training_log
 from plait.baselines.retrieval import EASE_ITEMS, LAST, PAIRED_EVENTS, RECENT_DECAYS, RIDGES, WINDOWS
 from plait.counts import histories, items
-from plait.counts.beside import Counts, Tables, pruned
-from plait.counts.combining import MODEL, Choices, Combination, combination
+from plait.counts.beside import Counts, ItemCounts, Tables, pruned
+from plait.counts.combining import MODEL, Choices, FittedWeights, combination
 from plait.data import Dataset, Targets
 from plait.engine.ranking import FIRST_ITEM, catalogue_of
 from plait.engine.state import before
+from plait.evaluation.action_counts import action_counts_of, actions_again
 from plait.evaluation.answers import batch_of_targets, forward_steps, in_context, targets_of, without_autocast
+from plait.evaluation.counting import QUESTIONS, spread
 from plait.evaluation.settings import Protocol
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import query_inputs
 
 SCORES = 1 << 23  # of the validation that are held, of each term
-ANSWERS = 4_096  # of the validation that weights are fitted by, at most: spread evenly
 FEWEST = 100  # answers: from about so many on, the fit is stable
 
 
@@ -45,7 +46,6 @@ def tables_of(dataset: Dataset, protocol: Protocol, same_request: SameRequest) -
     return tables, said
 
 
-@torch.no_grad()
 def counts_of(model: GenerativeRecommender, dataset: Dataset, protocol: Protocol, device: str) -> Counts:
     """The counts that belong beside a trained model. Leaves it in evaluation mode, and without counts.
 
@@ -54,23 +54,64 @@ def counts_of(model: GenerativeRecommender, dataset: Dataset, protocol: Protocol
     """
     model.eval()
     model.counts = None
+    return Counts(
+        item_counts_of(model, dataset, protocol, device) if model.retrieves else None,
+        action_counts_of(model, dataset, device) if model.predicts_actions else None,
+        model.config.settings.exposure.same_request,
+    )
+
+
+@torch.no_grad()
+def item_counts_of(
+    model: GenerativeRecommender, dataset: Dataset, protocol: Protocol, device: str
+) -> ItemCounts:
+    """Those of a model that ranks items, which is in evaluation mode and has none yet.
+
+    Raises:
+        ValueError: there is no validation event to fit the weights by.
+    """
     same_request = model.config.settings.exposure.same_request
     tables, lost = tables_of(dataset, protocol, same_request)
-    none = np.eye(1 + len(tables.names))[MODEL]
-    num_answers = min(ANSWERS, SCORES // dataset.num_items)
+    num_answers = min(QUESTIONS, SCORES // dataset.num_items)
     if num_answers < FEWEST:
+        none = np.eye(1 + len(tables.names))[MODEL]
         why = f"the scores of {dataset.num_items:,} items are too many to hold for {FEWEST} answers"
-        return Counts(tables, none, same_request, f"counts: none, since {why}")
+        return ItemCounts(tables, none, f"counts: none, since {why}")
     targets = targets_of(dataset, "validation", model.plan)
-    targets = targets[_spread(len(targets), num_answers)]
+    targets = targets[spread(len(targets), num_answers)]
     tables, choices = _scaled(tables, _choices(model, dataset, targets, tables, protocol, device))
     found = combination(choices)
     said = f"{_told(found, tables.names, len(choices), len(targets))}; {lost}"
-    return Counts(tables, found.weight_T, same_request, said)
+    return ItemCounts(tables, found.weight_T, said)
 
 
-def _spread(count: int, most: int) -> Int64[np.ndarray, " Q"]:
-    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+def counted_again(
+    counts: Counts, dataset: Dataset, whole: Dataset, protocol: Protocol, same_request: SameRequest
+) -> Counts:
+    """The same counts of all rows. Weights stay those that the validation gave, for tables in the same units.
+
+    Args:
+        dataset: whose training rows they were counted on.
+        whole: whose training rows are all rows.
+    """
+    of_items, of_actions = counts.items, counts.actions
+    if of_items is not None:
+        of_items = _items_again(of_items, dataset, whole, protocol, same_request)
+    if of_actions is not None:
+        of_actions = actions_again(of_actions, whole, same_request)
+    return Counts(of_items, of_actions, same_request)
+
+
+def _items_again(
+    counts: ItemCounts, dataset: Dataset, whole: Dataset, protocol: Protocol, same_request: SameRequest
+) -> ItemCounts:
+    tables, lost = tables_of(whole, protocol, same_request)
+    if tables.ease is not None and counts.tables.ease is not None:
+        before, _ = tables_of(dataset, protocol, same_request)
+        assert before.ease is not None, "it is counted by the number of items, which is the same"
+        unit = abs(before.ease).max() / (abs(counts.tables.ease).max() or 1.0) or 1.0
+        tables = replace(tables, ease=(tables.ease / unit).astype(np.float32))
+    return ItemCounts(tables, counts.weight_T, f"{counts.said}; counted again on all rows ({lost})")
 
 
 def _scaled(tables: Tables, choices: Choices) -> tuple[Tables, Choices]:
@@ -130,7 +171,7 @@ def _is_left(dataset: Dataset, targets: Targets, protocol: Protocol) -> Bool[np.
     return is_left_QI[:, FIRST_ITEM:]
 
 
-def _told(found: Combination, names: tuple[str, ...], num_answers: int, num_asked: int) -> str:
+def _told(found: FittedWeights, names: tuple[str, ...], num_answers: int, num_asked: int) -> str:
     """
     >>> _told(Combination(np.array([0.5, 0.25]), 12.0, 0.01), ("rules",), 100, 100)
     'counts: model 0.50, rules 0.25 (gain in log-likelihood 12.0 over 100 answers of the validation; of one half of \

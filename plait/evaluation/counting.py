@@ -6,27 +6,36 @@ FOLDER/baselines.json    written last: what they were asked, and the settings th
 Shape letters: Q questions, H different histories.
 """
 
+import difflib
 import importlib.metadata
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from plait.baselines import retrieval
+from plait.baselines import actions, retrieval
 from plait.baselines.actions import Predictor, predictors
-from plait.baselines.asking import Log, Questions, SameRequest, questions, training_log
+from plait.baselines.asking import BaselineQuestions, SameRequest, TrainingLog, questions, training_log
 from plait.baselines.choosing import best_of
 from plait.baselines.retrieval import Retriever
 from plait.data import Dataset, Targets
 from plait.engine import steps
 from plait.engine.ranking import FIRST_ITEM, Scores
-from plait.evaluation.answers import Answers, measure, negatives_of, ranks_in_catalogue
+from plait.evaluation.answers import (
+    Answers,
+    Ranked,
+    kept_of_lists,
+    measure,
+    negatives_of,
+    ranked_in_catalogue,
+)
 from plait.evaluation.run_files import ANSWERS, load_answers, read_file, save_answers
 from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Protocol
@@ -34,12 +43,15 @@ from plait.files import write_whole
 from plait.metrics.intervals import bootstrap, paired_difference
 from plait.metrics.statistic import Statistic
 from plait.metrics.table import shown_of_kind
+from plait.schema import Action
 
 QUESTIONS = 4_096  # of the validation, by which settings are chosen: spread evenly, where there are more
 BASELINES = "baselines"  # the folder's name beside a run, and in it the file's
 NO_VALIDATION = "no validation part to choose settings by: they are the usual ones"
 LEVEL = 0.05  # of the test that a model beats the best of them
 HISTORIES_AT_A_TIME = 4_096  # that are held together
+
+Named = TypeVar("Named", retrieval.RetrievalBaseline, actions.ActionBaseline)
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -51,6 +63,7 @@ class Asked(msgspec.Struct, frozen=True):
     negatives: int | None
     seed: int | None  # that negatives follow from; None where the full catalogue is ranked
     version: str  # of Plait
+    kept_of_lists: int = 0  # items; 0 in files of before any were kept
 
     @classmethod
     def of(cls, dataset: Dataset, protocol: Protocol, same_request: SameRequest) -> "Asked":
@@ -61,10 +74,11 @@ class Asked(msgspec.Struct, frozen=True):
             protocol.negatives,
             None if protocol.negatives is None else protocol.seed,
             importlib.metadata.version("plait"),
+            kept_of_lists("test"),
         )
 
 
-class Counted(msgspec.Struct, frozen=True):
+class ChosenBaseline(msgspec.Struct, frozen=True):
     """One way of counting, under a protocol."""
 
     name: str
@@ -75,7 +89,7 @@ class Baselines(msgspec.Struct, frozen=True):
     """All that can be asked."""
 
     asked: Asked
-    counted: tuple[Counted, ...]
+    counted: tuple[ChosenBaseline, ...]
     left_out: dict[str, str]  # by name, why
     note: str
     wall_s: float
@@ -117,7 +131,7 @@ def _counted_now(
     dataset: Dataset, protocol: Protocol, same_request: SameRequest, folder: Path
 ) -> tuple[Baselines, dict[str, Answers]]:
     start_s, log = time.perf_counter(), training_log(dataset, same_request)
-    validation = _some(dataset.targets("validation", same_request))
+    validation = _some(dataset, same_request)
     found = list(_counted(dataset, protocol, same_request, log, validation))
     baselines = Baselines(
         Asked.of(dataset, protocol, same_request),
@@ -145,39 +159,97 @@ def _folder_of(folder: Path, name: str) -> Path:
     return folder / name.replace(" ", "-")
 
 
-def _some(targets: Targets) -> Targets:
-    if len(targets) <= QUESTIONS:
-        return targets
-    return targets[np.linspace(0, len(targets) - 1, QUESTIONS).round().astype(np.int64)]
+def _some(dataset: Dataset, same_request: SameRequest) -> Targets:
+    """Those of the validation that settings are chosen by."""
+    targets = dataset.targets("validation", same_request)
+    return targets[spread(len(targets))]
+
+
+def spread(count: int, most: int = QUESTIONS) -> Int64[np.ndarray, " Q"]:
+    """Of so many things the places of at most so many, evenly spread.
+
+    >>> spread(5, most=3).tolist()
+    [0, 2, 4]
+    """
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
 def _counted(
-    dataset: Dataset, protocol: Protocol, same_request: SameRequest, log: Log, validation: Targets
-) -> Iterator[tuple[Counted, Answers]]:
+    dataset: Dataset, protocol: Protocol, same_request: SameRequest, log: TrainingLog, validation: Targets
+) -> Iterator[tuple[ChosenBaseline, Answers]]:
     """Every way of counting, fitted one after the other, so that the memory of one is needed at a time."""
     test = dataset.targets("test", same_request)
     if not len(test):
         raise ValueError(f"{dataset.folder} has no test events to evaluate")
     judge = partial(_selected_metric, dataset, protocol, log, validation) if len(validation) else None
-    for family in retrieval.FAMILIES:
-        if not family.why_not(log, protocol.filter_seen):
-            retriever = best_of(family.options(log), judge)
-            answers = _answers_of_items(dataset, protocol, log, test, retriever)
-            yield Counted(family.name, retriever.settings), answers
+    for baseline in retrieval.RETRIEVAL_BASELINES:
+        if not baseline.why_not(log, protocol.filter_seen):
+            retriever = best_of(baseline.options(log), judge)
+            answers = _answers_of_items(dataset, protocol, log, test, retriever, kept_of_lists("test"))
+            yield ChosenBaseline(baseline.name, retriever.settings), answers
     if dataset.actions:
         asked = questions(dataset, validation, log) if len(validation) else None
         for predictor in predictors(log, dataset.actions, asked):
             answers = _answers_of_actions(dataset, protocol, log, test, predictor)
-            yield Counted(predictor.name, predictor.settings), answers
+            yield ChosenBaseline(predictor.name, predictor.settings), answers
 
 
-def _left_out(log: Log, protocol: Protocol) -> dict[str, str]:
-    reasons = {family.name: family.why_not(log, protocol.filter_seen) for family in retrieval.FAMILIES}
+def fitted_retriever(dataset: Dataset, protocol: Protocol, same_request: SameRequest, name: str) -> Retriever:
+    """One way of counting that ranks items, with the settings that the validation chooses.
+
+    Raises:
+        ValueError: there is none of that name, or it is not counted here.
+    """
+    baseline = _named(name, retrieval.RETRIEVAL_BASELINES, "ranks items")
+    log, validation = training_log(dataset, same_request), _some(dataset, same_request)
+    if why := baseline.why_not(log, protocol.filter_seen):
+        raise ValueError(f"baseline {baseline.name!r} is not counted here: {why}")
+    judge = partial(_selected_metric, dataset, protocol, log, validation) if len(validation) else None
+    return best_of(baseline.options(log), judge)
+
+
+def fitted_predictor(dataset: Dataset, same_request: SameRequest, name: str) -> Predictor:
+    """One way of counting that predicts actions, likewise.
+
+    Raises:
+        ValueError: there is none of that name, or the data have no actions.
+    """
+    baseline = _named(name, actions.ACTION_BASELINES, "predicts actions")
+    if not dataset.actions:
+        raise ValueError(f"{dataset.folder} has no actions to predict")
+    log, validation = training_log(dataset, same_request), _some(dataset, same_request)
+    asked = questions(dataset, validation, log) if len(validation) else None
+    return next(predictors(log, dataset.actions, asked, [baseline]))
+
+
+def _named(name: str, baselines: Sequence[Named], does: str) -> Named:
+    """
+    >>> _named("sequential-rules", retrieval.RETRIEVAL_BASELINES, "ranks items").name
+    'sequential rules'
+    >>> _named("EASY", retrieval.RETRIEVAL_BASELINES, "ranks items")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ValueError: no baseline that ranks items is called 'EASY'; did you mean 'EASE'? There are popularity, ...
+    """
+    known = {its.name.lower().replace(" ", "-"): its for its in baselines}
+    asked = name.lower().replace(" ", "-")
+    if asked in known:
+        return known[asked]
+    near = [f"; did you mean {known[it].name!r}?" for it in difflib.get_close_matches(asked, known, n=1)]
+    names = ", ".join(its.name for its in baselines)
+    raise ValueError(f"no baseline that {does} is called {name!r}{''.join(near) or '.'} There are {names}")
+
+
+def _left_out(log: TrainingLog, protocol: Protocol) -> dict[str, str]:
+    reasons = {
+        baseline.name: baseline.why_not(log, protocol.filter_seen)
+        for baseline in retrieval.RETRIEVAL_BASELINES
+    }
     return {name: why for name, why in reasons.items() if why}
 
 
 def _selected_metric(
-    dataset: Dataset, protocol: Protocol, log: Log, validation: Targets, retriever: Retriever
+    dataset: Dataset, protocol: Protocol, log: TrainingLog, validation: Targets, retriever: Retriever
 ) -> float:
     answers = _answers_of_items(dataset, protocol, log, validation, retriever)
     value = measure(answers)[Selection.RETRIEVAL].value
@@ -186,31 +258,37 @@ def _selected_metric(
 
 
 def _answers_of_items(
-    dataset: Dataset, protocol: Protocol, log: Log, targets: Targets, retriever: Retriever
+    dataset: Dataset,
+    protocol: Protocol,
+    log: TrainingLog,
+    targets: Targets,
+    retriever: Retriever,
+    keep: int = 0,
 ) -> Answers:
     negatives = negatives_of(dataset, targets, protocol)
-    rank_Q = [
-        _ranks(dataset, protocol, chunk, asked, retriever, negatives)
+    ranked = [
+        _ranked(dataset, protocol, chunk, asked, retriever, negatives, keep)
         for chunk, asked in _asked(dataset, targets, log, steps.rows_per_step(dataset.num_items))
     ]
-    return _answers(dataset, protocol, targets, rank_Q=np.concatenate(rank_Q))
+    return _answers(dataset, protocol, targets, ranked=Ranked.joined(ranked))
 
 
-def _ranks(
+def _ranked(
     dataset: Dataset,
     protocol: Protocol,
     chunk: Targets,
-    asked: Questions,
+    asked: BaselineQuestions,
     retriever: Retriever,
     negatives: Iterator[Int64[np.ndarray, " N"]] | None,
-) -> Int64[np.ndarray, " Q"]:
+    keep: int,
+) -> Ranked:
     score_QV = retriever.scores(asked.histories)[asked.history_Q, FIRST_ITEM:]
     whole = (Scores(torch.arange(FIRST_ITEM, dataset.num_items + 1), torch.from_numpy(score_QV)),)
-    return ranks_in_catalogue(partial(iter, whole), dataset, chunk, protocol, negatives)
+    return ranked_in_catalogue(partial(iter, whole), dataset, chunk, protocol, negatives, keep)
 
 
 def _answers_of_actions(
-    dataset: Dataset, protocol: Protocol, log: Log, targets: Targets, predictor: Predictor
+    dataset: Dataset, protocol: Protocol, log: TrainingLog, targets: Targets, predictor: Predictor
 ) -> Answers:
     parts = [
         predictor.predicted(asked, asked.item_Q)
@@ -221,8 +299,8 @@ def _answers_of_actions(
 
 
 def _asked(
-    dataset: Dataset, targets: Targets, log: Log, at_a_time: int
-) -> Iterator[tuple[Targets, Questions]]:
+    dataset: Dataset, targets: Targets, log: TrainingLog, at_a_time: int
+) -> Iterator[tuple[Targets, BaselineQuestions]]:
     for rows in steps.even(len(targets), min(at_a_time, HISTORIES_AT_A_TIME)):
         yield targets[rows], questions(dataset, targets[rows], log)
 
@@ -232,14 +310,16 @@ def _answers(
     protocol: Protocol,
     targets: Targets,
     *,
-    rank_Q: Int64[np.ndarray, " Q"] | None = None,
+    ranked: Ranked | None = None,
     predicted: Mapping[str, Float32[np.ndarray, "Q ..."]] | None = None,
 ) -> Answers:
+    list_Q = dataset.lists(targets)
     return Answers(
         user_Q=targets.user_Q,
         item_Q=dataset.target_items(targets),
-        list_Q=dataset.lists(targets),
-        rank_Q=rank_Q,
+        list_Q=list_Q,
+        rank_Q=None if ranked is None else ranked.rank_Q,
+        top_LK=None if ranked is None else ranked.top_of_lists(list_Q),
         predicted=dict(predicted or {}),
         label_QA=dataset.target_actions(targets),
         loss={},
@@ -255,9 +335,21 @@ def against_counting(answers: Answers, counted: Mapping[str, Answers]) -> str:
     would have come out.
     """
     found, baselines = measure(answers), {name: measure(its) for name, its in counted.items()}
-    actions = [f"{metric.name}:{a.name}" for a in answers.actions for metric in shown_of_kind(a.kind)[:1]]
-    told = [_told(metric, found, baselines) for metric in (Selection.RETRIEVAL, *actions)]
+    told = [_told(metric, found, baselines) for metric in told_of(answers.actions)]
     return f"against counting: {'; '.join(filter(None, told)) or 'nothing that both are measured in'}"
+
+
+def told_of(actions: Sequence[Action]) -> list[str]:
+    """The metrics by which a run is told, where there is one line for each task.
+
+    >>> from plait.schema import Binary
+    >>> told_of([Action("like", Binary())])
+    ['ndcg@10', 'auc:like']
+    """
+    chief = [
+        f"{metric.name}:{action.name}" for action in actions for metric in shown_of_kind(action.kind)[:1]
+    ]
+    return [Selection.RETRIEVAL, *chief]
 
 
 def _told(

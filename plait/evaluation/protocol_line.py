@@ -11,7 +11,6 @@ from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import Layout
 from plait.models.generative import ModelSettings
-from plait.nn.precision import resolve_precision
 
 # Settings that the line tells in words of its own. Any other stands there by name where it differs from its default.
 IN_WORDS = {
@@ -33,14 +32,15 @@ def protocol_line(
     optim: Optim,
     protocol: Protocol,
     seeds: Sequence[int],
-    device: str = "cpu",
     layout: Layout | None = None,
 ) -> str:
     """Everything two results must share to be compared, and the seeds they were found with, in one line.
 
     Args:
+        optim: with a definite precision.
         layout: whose result it is: some layouts read requests under settings under which others do not.
     """
+    assert optim.precision != "auto", "the line says what matrices were multiplied in"
     note = note_on_requests(dataset, model, protocol, layout)
     parts = [
         *([dataset.manifest.note] if dataset.manifest.note else []),
@@ -48,7 +48,7 @@ def protocol_line(
         *_words_of_answers(dataset, model),
         *_words_of_evaluation(model, protocol),
         *([note] if note else []),
-        *_words_of_training(dataset, model, optim, protocol, device),
+        *_words_of_training(dataset, model, optim, protocol),
         *_other_settings(model, optim, protocol),
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}",
     ]
@@ -125,9 +125,7 @@ def _words_of_evaluation(model: ModelSettings, protocol: Protocol) -> list[str]:
     ]
 
 
-def _words_of_training(
-    dataset: Dataset, model: ModelSettings, optim: Optim, protocol: Protocol, device: str
-) -> list[str]:
+def _words_of_training(dataset: Dataset, model: ModelSettings, optim: Optim, protocol: Protocol) -> list[str]:
     trunk, retrieval = model.trunk, model.retrieval.resolved(dataset.num_items)
     select = {
         Selection.EACH: "NDCG@10 for retrieval and normalised error for actions",
@@ -146,7 +144,7 @@ def _words_of_training(
         f"{retrieval.temperature:g}",
         f"supervised on {supervised}" + (", each a sample of its own" if protocol.sample == "event" else ""),
         f"AdamW {optim.learning_rate:g} {optim.schedule}, {optim.warmup_steps} steps of warm-up, "
-        f"{optim.users_per_step} users a step, {resolve_precision(optim.precision, device)}",
+        f"{optim.users_per_step} users a step, {optim.precision}",
         f"selected by validation {select}, patience {protocol.patience}, cap {protocol.cap}",
     ]
 

@@ -10,6 +10,9 @@ from pathlib import Path
 import msgspec
 import torch
 
+from plait.nn.arithmetic import Arithmetic
+from plait.nn.precision import Multiplied
+
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     """The code and the machine of a run; "" where it was not recorded, or (a commit) there was none."""
@@ -18,20 +21,28 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     commit: str = ""
     machine: str = ""
     date: str = ""  # on which it ended
+    arithmetic: Multiplied | None = None  # what matrices were multiplied in, and why that was chosen
+    arithmetic_because: str = ""
 
     def __str__(self) -> str:
         """In one line.
 
         >>> str(Provenance(version="1.2", commit="0a1b", machine="a processor, 2 threads", date="2030-01-31"))
         'plait 1.2, commit 0a1b, a processor, 2 threads, 2030-01-31'
+        >>> str(Provenance(machine="a processor", arithmetic="bf16", arithmetic_because="asked for"))
+        'a processor, products in bf16 (asked for)'
         >>> str(Provenance())
         'not recorded'
         """
         parts = (self.version and f"plait {self.version}", self.commit and f"commit {self.commit}")
-        return ", ".join(part for part in (*parts, self.machine, self.date) if part) or "not recorded"
+        because = self.arithmetic_because and f" ({self.arithmetic_because})"
+        products = self.arithmetic and f"products in {self.arithmetic}{because}"
+        return (
+            ", ".join(part for part in (*parts, self.machine, self.date, products) if part) or "not recorded"
+        )
 
 
-def provenance(device: str) -> Provenance:
+def provenance(device: str, arithmetic: Arithmetic | None = None) -> Provenance:
     """Where a run comes from that ends now, on this machine's `device`."""
     return Provenance(
         version=importlib.metadata.version("plait"),
@@ -45,6 +56,8 @@ def provenance(device: str) -> Provenance:
             ]
         ),
         date=datetime.date.today().isoformat(),
+        arithmetic=arithmetic.precision if arithmetic else None,
+        arithmetic_because=arithmetic.because if arithmetic else "",
     )
 
 

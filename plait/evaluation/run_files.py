@@ -50,6 +50,7 @@ class RunSettings:
     model: ModelSettings = ModelSettings()
     optim: Optim = Optim()
     protocol: Protocol = Protocol()
+    goes_on_from: str = ""  # sha256 of the weights that it goes on from; "" where they are drawn
 
     @cached_property
     def parsed_layout(self) -> Layout:
@@ -57,12 +58,24 @@ class RunSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beside:
+class OtherCheckpoint:
     """The checkpoint that lies beside what is deployed."""
 
     best_for: Task
     selection: str
     best_epoch: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refit:
+    """What was trained once more, on all rows: its steps, and its evaluation, are those of a run's checkpoint."""
+
+    run: str
+    checkpoint: Checkpoint
+    steps: int
+
+    def __str__(self) -> str:
+        return f"the model of {Path(self.run) / of_checkpoint(MODEL, self.checkpoint)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +101,8 @@ class Result:
     train_cpu_s: float | None = None  # of all threads during the steps; None where it was not yet recorded
     protocol: str = ""  # in one line, with the seed; "" in results that were written before it was recorded
     provenance: Provenance = Provenance()  # of the process that finished the run
-    beside: Beside | None = None
+    beside: OtherCheckpoint | None = None
+    refit: Refit | None = None  # where no row was held out; its answers are then those of another model
 
     @property
     def measured_beside(self) -> Task | None:
@@ -101,7 +115,7 @@ class Result:
             case never:
                 assert_never(never)
 
-    def measured(self, task: Task) -> "Beside | Result":
+    def measured(self, task: Task) -> "OtherCheckpoint | Result":
         """By what the checkpoint was chosen that a task is measured on, and when it was best."""
         return self.beside if self.beside and self.measured_beside == task else self
 
@@ -119,8 +133,8 @@ def of_checkpoint(name: str, checkpoint: Checkpoint) -> str:
 def save_answers(path: Path, answers: Answers) -> None:
     """Arrays only, so that reading them back runs no code."""
     arrays = {name: getattr(answers, name) for name in ("user_Q", "list_Q", "item_Q", "label_QA")}
-    if answers.rank_Q is not None:
-        arrays["rank_Q"] = answers.rank_Q
+    of_items = {"rank_Q": answers.rank_Q, "top_LK": answers.top_LK}
+    arrays |= {name: value for name, value in of_items.items() if value is not None}
     arrays |= {f"predicted:{name}": value for name, value in answers.predicted.items()}
 
     def write(aside: Path) -> None:
@@ -139,33 +153,39 @@ def load_result(folder: Path) -> Result:
     return read_file(path, Result)
 
 
-def measured_answers(folder: Path, result: Result) -> Answers:
+def measured_answers(folder: Path, result: Result, name: str = ANSWERS) -> Answers:
     """What a finished run is measured on: each task as the checkpoint answers it that protocol.judge says. Raises
-    ValueError where the answers are not whole."""
-    deployed = answers_of_run(folder, result)
+    ValueError where the answers are not whole.
+
+    Args:
+        name: of the answers' file.
+    """
+    deployed = answers_of_run(folder, result, name=name)
     match result.measured_beside:
         case None:
             return deployed
         case "retrieval" as task:
-            return replace(deployed, rank_Q=answers_of_run(folder, result, task).rank_Q)
+            of_task = answers_of_run(folder, result, task, name)
+            return replace(deployed, rank_Q=of_task.rank_Q, top_LK=of_task.top_LK)
         case "actions" as task:
-            return replace(deployed, predicted=answers_of_run(folder, result, task).predicted)
+            return replace(deployed, predicted=answers_of_run(folder, result, task, name).predicted)
         case never:
             assert_never(never)
 
 
-def answers_of_run(folder: Path, result: Result, checkpoint: Checkpoint = "deployed") -> Answers:
+def answers_of_run(
+    folder: Path, result: Result, checkpoint: Checkpoint = "deployed", name: str = ANSWERS
+) -> Answers:
     """The answers of a finished run's checkpoint. Raises ValueError where they are not whole."""
-    return load_answers(folder, result.actions, checkpoint, result.settings.protocol.lists)
+    return load_answers(folder, result.actions, checkpoint, result.settings.protocol.lists, name)
 
 
 def answers_without_counts(folder: Path, result: Result) -> Answers | None:
-    """What a finished run would be measured on in retrieval without its counts; None where it has none. Raises
-    ValueError where the answers are not whole."""
-    checkpoint: Checkpoint = "retrieval" if result.measured_beside == "retrieval" else "deployed"
-    if not (folder / of_checkpoint(WITHOUT_COUNTS, checkpoint)).is_file():
+    """What a finished run would be measured on without its counts; None where it has none. Raises ValueError where the
+    answers are not whole."""
+    if not (folder / WITHOUT_COUNTS).is_file():
         return None
-    return load_answers(folder, result.actions, checkpoint, result.settings.protocol.lists, WITHOUT_COUNTS)
+    return measured_answers(folder, result, WITHOUT_COUNTS)
 
 
 def load_answers(
@@ -188,6 +208,7 @@ def load_answers(
             list_Q=arrays.pop("list_Q", user_Q),
             item_Q=arrays.pop("item_Q"),
             rank_Q=arrays.pop("rank_Q", None),
+            top_LK=arrays.pop("top_LK", None),  # of before they were kept: none
             label_QA=arrays.pop("label_QA"),
             predicted={name.removeprefix("predicted:"): answer for name, answer in arrays.items()},
             loss={},

@@ -31,7 +31,8 @@ class Optim:
     users_per_step: Annotated[int, WINDOW] = 16
     """Whose windows are one step."""
     precision: Precision = "auto"
-    """What matrices are multiplied in; weights and optimiser stay fp32. auto: bf16 where that is faster."""
+    """What matrices are multiplied in; weights and optimiser stay fp32. fp32_onednn: fp32 by oneDNN in place of MKL,
+    where it is exact. auto: what a probe of a few milliseconds finds fastest, for all runs of a comparison together."""
 
     def __post_init__(self) -> None:
         check_numbers("optim.", self)

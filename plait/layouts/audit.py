@@ -56,6 +56,7 @@ class Audit:
     can_score: Literal["early", "late", "no"]
     why_not_score: str  # empty where it can
     blindness: str  # what same_request = "blind" takes from it
+    counted: str  # what counts beside the model may know of an action, under `model.counts = auto`
 
     def __str__(self) -> str:
         retrieves = "yes" if self.can_retrieve else "no: no item of an event to come is predicted"
@@ -70,6 +71,7 @@ class Audit:
                 f"scores a candidate    {scores}",
                 f"tokens per event      {self.tokens_per_event}",
                 f"blind to its request  {self.blindness}",
+                f"counts of actions     {self.counted}",
             ]
         )
 
@@ -95,6 +97,7 @@ def audit(layout: Layout) -> Audit:
         can_score=sees_item or "no",
         why_not_score="" if sees_item else _why_not_score(targets, scorer),
         blindness=_blindness(layout),
+        counted=_counted(scorer),
     )
 
 
@@ -173,6 +176,15 @@ def _blindness(layout: Layout) -> str:
             *([f"{', '.join(later)} only where it ends"] if later else []),
         ]
     )
+
+
+def _counted(scorer: TargetAudit | None) -> str:
+    """What counts may bring into the head that answers for the action of an event to come."""
+    if scorer is None:
+        return "none: no action of an event to come is predicted"
+    if scorer.conditioning == "violated":
+        return "the user's residuals before it; not the effect of its item (P2)"
+    return "the effect of its item, and the user's residuals before it"
 
 
 def _why_not_score(targets: tuple[TargetAudit, ...], scorer: TargetAudit | None) -> str:

@@ -150,6 +150,26 @@ def average(runs: Sequence[Bootstrap]) -> Bootstrap:
     )
 
 
+def estimate(runs: Sequence[Statistic]) -> Estimate:
+    """As `average` of their bootstraps tells it: one metric in the mean over runs on the same users. Nothing is drawn
+    where the parts are known.
+
+    >>> from plait.metrics.statistic import mean_over_users
+    >>> runs = [mean_over_users(np.arange(9), np.arange(9) * size) for size in (1.0, 3.0)]
+    >>> estimate(runs) == average([bootstrap(run) for run in runs]).estimate
+    True
+    """
+    parts = [run.parts() for run in runs]
+    values = [run.value for run in runs]
+    if any(its is None and value is not None for its, value in zip(parts, values, strict=True)):
+        return average([bootstrap(run) for run in runs]).estimate
+    undrawn = [
+        Bootstrap(value, np.empty(0), run.user_U, 0, run.better, run.num_users, its)
+        for run, value, its in zip(runs, values, parts, strict=True)
+    ]
+    return average(undrawn).estimate
+
+
 def bounds(value: float, parts: Parts) -> tuple[float, float] | None:
     """The 95 % interval of a metric over users; None where too few of them tell how they scatter."""
     if parts.num_units < LEAST_UNITS * (1 - ROUNDING):

@@ -4,20 +4,22 @@ Evaluation, selection, comparison, regret and reports read the table. A new metr
 
 In full, a metric's name has the length of its list or its action: "ndcg@10", "mrr", "rmse:rating", "loss:rating".
 
-Shape letters: Q queries (held-out events), L ranked lists.
+Shape letters: Q queries (held-out events), L ranked lists, V1 items by dense index with the unknown one, C codes of an
+item's values.
 """
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, final
+from typing import Literal, assert_never, final
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int, Int64
 
-from plait.metrics import retrieval, scoring
+from plait.metrics import recommended, retrieval, scoring
+from plait.metrics.recommended import Recommended
 from plait.metrics.retrieval import Places, places_of
 from plait.metrics.scoring import Labelled
 from plait.metrics.statistic import Better, Statistic, mean_over_users
@@ -25,6 +27,7 @@ from plait.schema import ActionKind, Judgement
 
 Counts = Int64[np.ndarray, " L"]
 Values = Float64[np.ndarray, " L"]
+Codes = Int[np.ndarray, "V1 C"]
 Judgements = tuple[Judgement, ...]
 Distance = Literal["points", "share"]
 Scale = Literal["log", "model", "chances"]
@@ -148,6 +151,29 @@ class ErrorMetric(Metric):
 
     def full_names(self, action: str, lists: Lists = LISTS) -> tuple[str, ...]:
         return f"{self.name}:{action}", ERROR_OF_ACTIONS
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class HoldingMetric(Metric):
+    """What the first CHIEF_LIST items of the lists hold, whatever is right among them. `better` is the way that people
+    usually wish for; it says nothing of quality."""
+
+    function: Callable[[Recommended], Statistic]
+
+    def full_names(self, action: str, lists: Lists = LISTS) -> tuple[str, ...]:
+        return (f"{self.name}@{CHIEF_LIST}",)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class CategoryMetric(Metric):
+    """The same, of one feature of the items whose values are categories."""
+
+    function: Callable[[Recommended, Codes], Statistic | None]  # None where it is not defined
+
+    def full_names(self, action: str, lists: Lists = LISTS) -> tuple[str, ...]:
+        return (f"{self.name}@{CHIEF_LIST}:{action}",)  # "action" is the feature
 
 
 LOSS = LossMetric(name="loss", label="loss", better="lower", distance="share")
@@ -307,8 +333,33 @@ TABLE: tuple[Metric, ...] = (  # in the order in which values are written
 )
 
 
+# What lists hold is told beside the table, of the test alone: no epoch is chosen by it.
+BEYOND_ACCURACY: tuple[HoldingMetric | CategoryMetric, ...] = (
+    HoldingMetric(
+        name="coverage", label="coverage", better="higher", distance="points", function=recommended.coverage
+    ),
+    HoldingMetric(
+        name="novelty", label="novelty", better="higher", distance="points", function=recommended.novelty
+    ),
+    HoldingMetric(
+        name="frequent",
+        label="frequent items",
+        better="lower",
+        distance="points",
+        function=recommended.frequent_share,
+    ),
+    CategoryMetric(
+        name="diversity",
+        label="diversity",
+        better="higher",
+        distance="points",
+        function=recommended.diversity,
+    ),
+)
+
+
 def metric_of(full_name: str) -> Metric:
-    """The entry of a name, with or without its list's length and its action.
+    """The entry of a name, with or without its list's length and its action (or feature).
 
     Raises:
         ValueError: there is none, with the nearest name.
@@ -316,7 +367,8 @@ def metric_of(full_name: str) -> Metric:
     >>> metric_of("ndcg@10").label, metric_of("rmse:rating").better
     ('NDCG', 'lower')
     """
-    found = next((metric for metric in TABLE if metric.name == _name_in(full_name)), None)
+    known: tuple[Metric, ...] = (*TABLE, *BEYOND_ACCURACY)
+    found = next((metric for metric in known if metric.name == _name_in(full_name)), None)
     if found is None:
         raise _unknown(full_name, LISTS)
     return found
@@ -325,10 +377,11 @@ def metric_of(full_name: str) -> Metric:
 def task_of(full_name: str) -> Task:
     """What a metric measures.
 
-    >>> task_of("ndcg@10"), task_of("rmse:rating")
-    ('retrieval', 'actions')
+    >>> task_of("ndcg@10"), task_of("rmse:rating"), task_of("diversity@10:genre")
+    ('retrieval', 'actions', 'retrieval')
     """
-    return "retrieval" if isinstance(metric_of(full_name), RetrievalMetric) else "actions"
+    of_lists = RetrievalMetric | HoldingMetric | CategoryMetric
+    return "retrieval" if isinstance(metric_of(full_name), of_lists) else "actions"
 
 
 def check_full_name(full_name: str, lists: Lists = LISTS) -> None:
@@ -341,6 +394,8 @@ def check_full_name(full_name: str, lists: Lists = LISTS) -> None:
     Traceback (most recent call last):
     ValueError: no metric is called 'ndgc@10'; did you mean 'ndcg@10'? There are hr@1, hr@5, ...
     """
+    if _name_in(full_name) in [metric.name for metric in BEYOND_ACCURACY]:
+        raise ValueError(f"{full_name!r} is told of the test alone, and is no measure of quality")
     if full_name not in _full_names(full_name.partition(":")[2], lists):
         raise _unknown(full_name, lists)
 
@@ -377,6 +432,30 @@ def measured_on_ranks(
         for name, metric, value_of in _on_ranks(lists)
         if has_several or not (isinstance(metric, ListMetric) and metric.of_several)
     }
+
+
+def measured_on_lists(lists: Recommended, categories: Mapping[str, Codes]) -> dict[str, Statistic]:
+    """Every metric of what lists hold, by its full name, as far as it is defined.
+
+    Args:
+        categories: by feature, codes of each item's values.
+    """
+    found: dict[str, Statistic] = {}
+    if not lists.is_item_LK.any():
+        return found
+    for metric in BEYOND_ACCURACY:
+        match metric:
+            case HoldingMetric():
+                (name,) = metric.full_names("")
+                found[name] = metric.function(lists)
+            case CategoryMetric():
+                for feature, code_VC in categories.items():
+                    (name,) = metric.full_names(feature)
+                    statistic = metric.function(lists, code_VC)
+                    found |= {} if statistic is None else {name: statistic}
+            case _:
+                assert_never(metric)
+    return found
 
 
 def of_kind(kind: ActionKind) -> tuple[ActionMetric, ...]:

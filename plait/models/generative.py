@@ -16,12 +16,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from plait.counts.beside import Counts
-from plait.layouts import Layout, audit
+from plait.layouts import Layout
 from plait.layouts.arrange import MASK, NOTHING, SPECIALS, START
+from plait.layouts.audit import reader
 from plait.layouts.facts import Field, Target
 from plait.limits import WEIGHT, check_numbers
 from plait.models.combining import check_supported
-from plait.models.inputs import Inputs, Questions
+from plait.models.counted_actions import with_counts
+from plait.models.inputs import Counting, Inputs, Questions
 from plait.models.late import LateSettings, LateStatistics, check_late, columns_of
 from plait.models.questions import Exposure, QuestionPlan
 from plait.nn.config import TINY, TrunkConfig
@@ -30,6 +32,7 @@ from plait.nn.heads import ActionHeads, Coupler
 from plait.nn.initialising import unset
 from plait.nn.item_bias import ItemBias
 from plait.nn.losses import RetrievalLoss, retrieval_loss
+from plait.nn.precision import Multiplied
 from plait.nn.sampling import Sampler
 from plait.nn.towers import TowerConfig
 from plait.nn.trunk import Trunk
@@ -54,8 +57,8 @@ class ModelSettings:
     items: ItemEncoding = ItemEncoding()
     late: LateSettings = LateSettings()
     counts: Literal["none", "auto"] = "none"
-    """Whether what counting knows is added to the scores of items, after training. auto: as far as the validation's
-    answers say that it helps. Not in training, where the network would overfit what counts leave."""
+    """Whether what counting knows is added to what is predicted, after training. auto: as far as the validation says
+    that it helps. Not in training, where the network would overfit what counts leave."""
     retrieval_weight: Annotated[float, WEIGHT] = 1.0
     """Weight of the next item's loss; 0 trains actions alone."""
     action_weights: Annotated[dict[str, float], WEIGHT] = field(default_factory=dict)
@@ -82,6 +85,8 @@ class ModelConfig:
     context: tuple[Feature, ...] = ()
     asked_as_candidates: bool = False
     """Trained to answer from what lay before a request, by choice: layouts that allow nothing else are so anyway."""
+    arithmetic: Multiplied | None = None
+    """What matrices were multiplied in when it was trained and tested; None where that was not recorded."""
 
     def __post_init__(self) -> None:
         for action in self.actions:
@@ -234,7 +239,34 @@ class GenerativeRecommender(nn.Module):
     @property
     def takes_counts(self) -> bool:
         """Whether counts belong to the model: without them, it would answer otherwise than it was tested."""
-        return self.config.settings.counts == "auto" and audit(self.layout).can_retrieve
+        return self.config.settings.counts == "auto" and (self.retrieves or self.predicts_actions)
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether it ranks the items of an event to come."""
+        return reader(self.layout, "i") is not None
+
+    @property
+    def predicts_actions(self) -> bool:
+        """Whether it predicts the actions of an event to come, be it without its item."""
+        return bool(self.config.actions) and reader(self.layout, "a") is not None
+
+    @property
+    def counting(self) -> Counting | None:
+        """What `query_inputs` needs to count actions beside the model; None where that adds nothing."""
+        counts = None if self.counts is None else self.counts.actions
+        return counts.added if counts is not None and counts.pay else None
+
+    def action_outputs(
+        self, questions: Questions, state_MD: Float[Tensor, "M D"]
+    ) -> tuple[Float[Tensor, "M _"], ...]:
+        """Raw outputs of each action for questions about actions, with what counts add to them."""
+        assert self.heads is not None, "a layout that predicts actions has heads"
+        out = self.heads(state_MD, questions.late_MF)
+        if questions.counted_MX is None:
+            return out
+        assert self.counts is not None and self.counts.actions is not None, "something is counted"
+        return with_counts(self.heads.kinds, out, self.counts.actions, questions.counted_MX)
 
     def late_statistics(self) -> LateStatistics | None:
         """What `training_inputs` and `query_inputs` need to count late features; None where the heads take none."""

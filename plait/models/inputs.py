@@ -1,7 +1,7 @@
 """From an event batch to the tensors a model takes: the one place where a layout meets values.
 
 Shape letters: U users, E events, A action columns, N tokens, M questions of one target, R rows, L slots of a row,
-F late features.
+F late features, X numbers that are counted beside a model.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from plait.counts.actions import ActionQuestions
 from plait.layouts import Layout
 from plait.layouts.arrange import (
     Predictions,
@@ -32,6 +33,7 @@ from plait.nn.visibility import NO_REQUEST_BEFORE, Clock, Segments
 from plait.schema import EventBatch
 
 Packer = Callable[[np.ndarray], PackedRows]
+Counting = Callable[[ActionQuestions], Float[np.ndarray, "M X"]]  # what is counted of questions about actions
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Questions:
     label_M: Int64[Tensor, " M"]
     given_M: tuple[tuple[Field, Int64[Tensor, " M"]], ...]
     late_MF: Float[Tensor, "M F"] | None = None  # of actions, where the heads take any
+    counted_MX: Float[Tensor, "M X"] | None = None  # of actions, where something is counted
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def training_inputs(
         late: what the model's `late_statistics` says.
     """
     roles = plan.training_roles(batch)
-    return _inputs(plan, batch, roles, training_predictions(plan.layout, roles), packer, device, late)
+    return _inputs(plan, batch, roles, training_predictions(plan.layout, roles), packer, device, late, None)
 
 
 def query_inputs(
@@ -89,6 +92,7 @@ def query_inputs(
     device: torch.device | str = "cpu",
     num_candidates_U: Int64[np.ndarray, " U"] | None = None,
     late: LateStatistics | None = None,
+    counting: Counting | None = None,
 ) -> Inputs:
     """The tokens of histories and of the events to come: one question per candidate and field.
 
@@ -97,11 +101,12 @@ def query_inputs(
         fields: what to ask for; a field that the layout does not predict is left out.
         num_candidates_U: how many candidates every user has; one, where they are not given.
         late: what the model's `late_statistics` says.
+        counting: what the model's `counting` says.
     """
     roles = plan.query_roles(batch, num_candidates_U)
     found = (candidate_predictions(plan.layout, field, roles) for field in fields)
     predictions = tuple(each for each in found if each is not None)
-    return _inputs(plan, batch, roles, predictions, packer, device, late)
+    return _inputs(plan, batch, roles, predictions, packer, device, late, counting)
 
 
 def _inputs(
@@ -112,10 +117,15 @@ def _inputs(
     packer: Packer,
     device: torch.device | str,
     late: LateStatistics | None,
+    counting: Counting | None,
 ) -> Inputs:
     tokens = arrange(plan.layout, roles)
     rows = packer(tokens.length_U)
     tensor = partial(_tensor, device)
+    counts = (
+        None if late is None else partial(_late, late, batch, roles),
+        None if counting is None else partial(_counted, counting, batch, roles),
+    )
     return Inputs(
         item_E=tensor(batch.item_E),
         action_EA=tensor(batch.action_EA),
@@ -129,9 +139,10 @@ def _inputs(
                 tensor(rows.cell_N[each.token_M]),
                 tensor(each.label_M),
                 tuple((field, tensor(source_M)) for field, source_M in each.given_M),
-                None
-                if late is None or each.target.fact.field != "a"
-                else tensor(_late(late, batch, roles, each)),
+                *(
+                    None if count is None or each.target.fact.field != "a" else tensor(count(each))
+                    for count in counts
+                ),
             )
             for each in predictions
         ),
@@ -174,8 +185,21 @@ def _late(
     late: LateStatistics, batch: EventBatch, roles: EventRoles, predictions: Predictions
 ) -> Float32[np.ndarray, "M F"]:
     """Counts of the window's events alone: how many lie before it would tell layouts apart by their lag."""
+    first_M = _window_begins(roles, predictions)
+    return late.of(batch, first_M, predictions.context_end_M, predictions.label_M)
+
+
+def _counted(
+    counting: Counting, batch: EventBatch, roles: EventRoles, predictions: Predictions
+) -> Float[np.ndarray, "M X"]:
+    """Of the events that late features count."""
+    first_M = _window_begins(roles, predictions)
+    return counting(ActionQuestions.of(batch, first_M, predictions.context_end_M, predictions.label_M))
+
+
+def _window_begins(roles: EventRoles, predictions: Predictions) -> Int64[np.ndarray, " M"]:
     first_E = np.repeat(roles.first_U, np.diff(roles.start_U1))
-    return late.of(batch, first_E[predictions.label_M], predictions.context_end_M, predictions.label_M)
+    return first_E[predictions.label_M]
 
 
 def _clock(

@@ -101,16 +101,18 @@ def _counts_of(model: GenerativeRecommender, folder: Path) -> Counts:
             f"answer otherwise than it was tested; {AGAIN}"
         )
     files.check_hashes(folder, AGAIN, COUNTS)
-    counts, same_request = load_counts(folder), model.config.settings.exposure.same_request
+    counts, same_request = (
+        load_counts(folder, model.config.actions),
+        model.config.settings.exposure.same_request,
+    )
     if counts.same_request != same_request:
         raise ValueError(
             f"{COUNTS} was counted under same_request = {counts.same_request}, and the model is asked under "
             f"{same_request}; {AGAIN}"
         )
-    if len(counts.tables.popularity_V1) > model.config.num_items + 1:
+    if counts.num_items > model.config.num_items:
         raise ValueError(
-            f"{COUNTS} knows {len(counts.tables.popularity_V1) - 1} items, and the model "
-            f"{model.config.num_items}; {AGAIN}"
+            f"{COUNTS} knows {counts.num_items} items, and the model {model.config.num_items}; {AGAIN}"
         )
     return counts
 

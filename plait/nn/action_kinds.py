@@ -2,10 +2,12 @@
 
 One final class for each kind of `plait.schema`, over one abstract class, and one function from the kind to its class.
 
-Shape letters: E events, M hidden states, C outputs of one action, m labels that are known, V levels.
+Shape letters: E events, M hidden states, C outputs of one action, m labels that are known, V levels, K scores of a part
+of an action.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never, final
 
@@ -80,6 +82,15 @@ class ModelledKind(ABC):
     def expected(self, out_MC: Float[Tensor, "M C"]) -> Float[Tensor, " M *C"]:
         """What is expected, in the log's units; of outcomes the probability of each."""
 
+    @abstractmethod
+    def scores_of(self, out_MC: Float[Tensor, "M C"]) -> tuple[Float[Tensor, "M _"], ...]:
+        """The outputs as counts add to them: of each part that is counted by itself, on the scale of
+        `plait.counts.kinds`."""
+
+    @abstractmethod
+    def outputs_of(self, score_MK: Sequence[Float[Tensor, "M _"]]) -> Float[Tensor, "M C"]:
+        """The inverse of `scores_of`."""
+
 
 def modelled(kind: ActionKind) -> ModelledKind:
     """How a model treats a kind.
@@ -128,6 +139,12 @@ class BinaryOutcome(ModelledKind):
     def expected(self, out_MC: Float[Tensor, "M C"]) -> Float[Tensor, " M *C"]:
         return out_MC[:, 0].sigmoid()
 
+    def scores_of(self, out_MC: Float[Tensor, "M C"]) -> tuple[Float[Tensor, "M _"], ...]:
+        return (out_MC,)
+
+    def outputs_of(self, score_MK: Sequence[Float[Tensor, "M _"]]) -> Float[Tensor, "M C"]:
+        return score_MK[0]
+
 
 @final
 @dataclass(frozen=True)
@@ -162,6 +179,12 @@ class BoundedNumber(ModelledKind):
     def expected(self, out_MC: Float[Tensor, "M C"]) -> Float[Tensor, " M *C"]:
         return self.from_unit(out_MC[:, 0].clamp(0, 1))
 
+    def scores_of(self, out_MC: Float[Tensor, "M C"]) -> tuple[Float[Tensor, "M _"], ...]:
+        return (self.kind.low + out_MC * (self.kind.high - self.kind.low),)
+
+    def outputs_of(self, score_MK: Sequence[Float[Tensor, "M _"]]) -> Float[Tensor, "M C"]:
+        return (score_MK[0] - self.kind.low) / (self.kind.high - self.kind.low)
+
 
 @final
 @dataclass(frozen=True)
@@ -189,6 +212,12 @@ class LogarithmicAmount(ModelledKind):
 
     def expected(self, out_MC: Float[Tensor, "M C"]) -> Float[Tensor, " M *C"]:
         return self.from_unit(out_MC[:, 0].clamp(0, 1))
+
+    def scores_of(self, out_MC: Float[Tensor, "M C"]) -> tuple[Float[Tensor, "M _"], ...]:
+        return (out_MC * self.kind.log1p_scale,)
+
+    def outputs_of(self, score_MK: Sequence[Float[Tensor, "M _"]]) -> Float[Tensor, "M C"]:
+        return score_MK[0] / self.kind.log1p_scale
 
 
 @final
@@ -222,6 +251,13 @@ class ZeroInflatedAmount(ModelledKind):
     def expected(self, out_MC: Float[Tensor, "M C"]) -> Float[Tensor, " M *C"]:
         return out_MC[:, 0].sigmoid() * self.from_unit(out_MC[:, 1].clamp(0, 1))
 
+    def scores_of(self, out_MC: Float[Tensor, "M C"]) -> tuple[Float[Tensor, "M _"], ...]:
+        return out_MC[:, :1], out_MC[:, 1:] * self.kind.log1p_scale
+
+    def outputs_of(self, score_MK: Sequence[Float[Tensor, "M _"]]) -> Float[Tensor, "M C"]:
+        occurs_M1, log1p_M1 = score_MK
+        return torch.cat([occurs_M1, log1p_M1 / self.kind.log1p_scale], dim=1)
+
 
 @final
 @dataclass(frozen=True)
@@ -253,6 +289,12 @@ class CategoricalOutcome(ModelledKind):
 
     def expected(self, out_MC: Float[Tensor, "M C"]) -> Float[Tensor, " M *C"]:
         return out_MC.softmax(dim=-1)
+
+    def scores_of(self, out_MC: Float[Tensor, "M C"]) -> tuple[Float[Tensor, "M _"], ...]:
+        return (out_MC,)
+
+    def outputs_of(self, score_MK: Sequence[Float[Tensor, "M _"]]) -> Float[Tensor, "M C"]:
+        return score_MK[0]
 
 
 @final
@@ -295,15 +337,27 @@ class OrdinalOutcome(ModelledKind):
     def expected(self, out_MC: Float[Tensor, "M C"]) -> Float[Tensor, " M *C"]:
         return self._log_chances(out_MC).softmax(dim=-1)  # they sum to 1 but for rounding
 
+    def scores_of(self, out_MC: Float[Tensor, "M C"]) -> tuple[Float[Tensor, "M _"], ...]:
+        return (self._above(out_MC),)
+
+    def outputs_of(self, score_MK: Sequence[Float[Tensor, "M _"]]) -> Float[Tensor, "M C"]:
+        (above_MV,) = score_MK
+        between_MC = above_MV[:, :-1] - above_MV[:, 1:]
+        return torch.cat([above_MV[:, :1], between_MC + (-torch.expm1(-between_MC)).log()], dim=1)
+
     def _log_chances(self, out_MC: Tensor) -> Tensor:
         """With two neighbouring thresholds a below b, sigmoid(s - a) - sigmoid(s - b) is the product of sigmoid(s - a),
         sigmoid(b - s) and 1 - exp(a - b); the last one is sigmoid(c) for b - a = softplus(c). So nothing cancels.
         """
+        above_MV, between = self._above(out_MC), F.pad(F.logsigmoid(out_MC[:, 1:]), (1, 1))
+        return F.pad(F.logsigmoid(above_MV), (1, 0)) + F.pad(F.logsigmoid(-above_MV), (0, 1)) + between
+
+    @staticmethod
+    def _above(out_MC: Tensor) -> Tensor:
+        """The logit that each level but the highest is exceeded."""
         score_M1, step_MC = out_MC[:, :1], out_MC[:, 1:]
         threshold_MV = F.pad(F.softplus(step_MC).cumsum(1), (1, 0))
-        above_MV = score_M1 - threshold_MV.clamp(max=torch.finfo(out_MC.dtype).max)
-        between = F.pad(F.logsigmoid(step_MC), (1, 1))
-        return F.pad(F.logsigmoid(above_MV), (1, 0)) + F.pad(F.logsigmoid(-above_MV), (0, 1)) + between
+        return score_M1 - threshold_MV.clamp(max=torch.finfo(out_MC.dtype).max)
 
 
 def _logarithmic(kind: Amount, raw_E: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 
-class Draws(nn.Module):
+class DrawingModule(nn.Module):
     """A module that draws in training, from a generator on the device of what it is given. `draw_from` sets it."""
 
     generator: torch.Generator | None = None
@@ -21,11 +21,11 @@ class Draws(nn.Module):
 def draw_from(model: nn.Module, generator: torch.Generator) -> None:
     """All draws of the model's training come from this generator: two models in two threads do not meet."""
     for part in model.modules():
-        if isinstance(part, Draws):
+        if isinstance(part, DrawingModule):
             part.generator = generator
 
 
-class Dropout(Draws):
+class Dropout(DrawingModule):
     """Zeroes each element with probability p and scales the rest to keep the mean; identity in eval mode.
 
     One random byte decides an element (on a CPU, forward and backward take a third of `F.dropout`'s time), so p is

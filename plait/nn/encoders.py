@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from plait.limits import SHARE, WIDTH, check_numbers
 from plait.nn.action_kinds import modelled
 from plait.nn.actions import scaled
-from plait.nn.dropout import Draws
+from plait.nn.dropout import DrawingModule
 from plait.nn.initialising import Linear, VectorTable, init_columns, unset
 from plait.schema import (
     FIRST_VALUE,
@@ -116,7 +116,7 @@ class ItemVectors:
         return F.embedding(row_E, self.vector_UD)
 
 
-class ItemEncoder(Draws):
+class ItemEncoder(DrawingModule):
     """One vector per item: of its id alone or, where it has features, of all that is known about it.
 
     With features: the id's vector, the vectors of its coded features and its frozen vectors, concatenated and

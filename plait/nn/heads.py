@@ -129,11 +129,16 @@ class ActionHeads(nn.Module):
         Raises:
             ValueError: a label is outside its action's range, or the number of late features is wrong.
         """
+        return self.losses_of(self(hidden_MD, late_MF), raw_MA)
+
+    def losses_of(
+        self, out: Sequence[Float[Tensor, "M _"]], raw_MA: Float[Tensor, "M A"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """As `losses`, of raw outputs."""
         assert raw_MA.shape[1] == len(self.actions), (
             f"{raw_MA.shape[1]} columns of labels, expected one for each of the {len(self.actions)} actions"
         )
         unit_MA = scaled(self.actions, raw_MA)
-        out = self(hidden_MD, late_MF)
         return {
             action.name: _mean_loss(kind, out_MC, unit_M)
             for action, kind, out_MC, unit_M in zip(
@@ -149,7 +154,10 @@ class ActionHeads(nn.Module):
         Of an action that is one of several values, that is the probability of each, the only prediction of shape
         M x C. The classes of `plait.nn.action_kinds` say how.
         """
-        out = self(hidden_MD, late_MF)
+        return self.expected(self(hidden_MD, late_MF))
+
+    def expected(self, out: Sequence[Float[Tensor, "M _"]]) -> dict[str, Float[Tensor, " M *C"]]:
+        """As `predict`, of raw outputs."""
         return {
             action.name: kind.expected(out_MC)
             for action, kind, out_MC in zip(self.actions, self.kinds, out, strict=True)

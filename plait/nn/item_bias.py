@@ -3,7 +3,7 @@
 Without it, a tied softmax can express popularity only by the direction of its hidden states, and all of them turn to it
 first (Menon et al., ICLR 2021, "Long-tail learning via logit adjustment", for priors as offsets of logits).
 
-Shape letters: V rows of the item table (row 0 the unknown item), N items.
+Shape letters: V rows of the item table (row 0 the unknown item), I items that training meets.
 """
 
 import math
@@ -89,8 +89,8 @@ def _rarest(train_events_V: Int64[Tensor, " V"]) -> Bool[Tensor, " V"]:
     >>> _rarest(torch.tensor([0, 5, 0, 2, 9, 2])).int().tolist()
     [0, 0, 0, 1, 0, 1]
     """
-    known_N = train_events_V[train_events_V > 0].sort().values
-    if not len(known_N):
+    known_I = train_events_V[train_events_V > 0].sort().values
+    if not len(known_I):
         return torch.zeros_like(train_events_V, dtype=torch.bool)
-    most = known_N[math.ceil(len(known_N) * RAREST_PERCENT / 100) - 1]
+    most = known_I[math.ceil(len(known_I) * RAREST_PERCENT / 100) - 1]
     return (train_events_V > 0) & (train_events_V <= most)

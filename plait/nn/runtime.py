@@ -39,13 +39,3 @@ def denormals_flushed() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(flushed_before)
-
-
-def multiplies_bf16_faster(device: str) -> bool:
-    """Whether matrix products in bf16 beat fp32: on GPUs that know the type, on CPUs only with AMX.
-
-    Without AMX, AVX-512's bf16 products were no faster than fp32's, and the casts around them cost time.
-    """
-    if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_amx_tile_supported()

@@ -1,8 +1,8 @@
 """Towers: what lies between a hidden state and the output layers of its tasks.
 
 Shape letters: M hidden states, X width of what enters a tower (a state, then its late features), D width of the
-model, A tasks (action columns), E shared experts, T a task's own experts, W width of an expert, F late features,
-G groups, I and O what goes into a layer and comes out.
+model, A tasks (action columns), E shared experts, T a task's own experts, Y = A * T + E all experts of a level, W width
+of an expert, F late features, G groups, I and O what goes into a layer and comes out.
 """
 
 from dataclasses import dataclass
@@ -155,9 +155,9 @@ class PleLevel(nn.Module):
         mixed_MAW = mixed_MAW + torch.einsum("mae,mew->maw", gate_MAE, expert_MEW)
         if self.shared_gate is None:
             return mixed_MAW, None
-        gate_MN = self.shared_gate(shared_MX).softmax(-1)  # N = A * T + E: all experts of the level
-        all_MNW = torch.cat([own_MATW.flatten(1, 2), expert_MEW], dim=1)
-        return mixed_MAW, torch.einsum("mn,mnw->mw", gate_MN, all_MNW)
+        gate_MY = self.shared_gate(shared_MX).softmax(-1)
+        all_MYW = torch.cat([own_MATW.flatten(1, 2), expert_MEW], dim=1)
+        return mixed_MAW, torch.einsum("my,myw->mw", gate_MY, all_MYW)
 
 
 class PersonalGate(nn.Module):

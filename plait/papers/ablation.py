@@ -23,7 +23,7 @@ from plait.metrics.intervals import check_same_draws
 from plait.metrics.statistic import Statistic, mean_parts
 from plait.metrics.table import metric_of
 from plait.papers.claims import Claim, judge, sides_of
-from plait.papers.logs import Log
+from plait.papers.logs import StudyLog
 from plait.papers.study import Figure, Finding, Place, failures, shrunk, words_of, words_of_epochs
 from plait.training.batches import targets_per_epoch
 
@@ -52,7 +52,7 @@ class Change:
 class Arm:
     """Variants of one log."""
 
-    log: Log
+    log: StudyLog
     variants: tuple[Variant, ...]
 
 
@@ -95,7 +95,7 @@ class Ablation:
                 assert_never(distance)
 
     @property
-    def logs(self) -> tuple[Log, ...]:
+    def logs(self) -> tuple[StudyLog, ...]:
         return tuple(arm.log for arm in self.arms)
 
     def quick(self) -> "Ablation":

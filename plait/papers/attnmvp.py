@@ -18,7 +18,7 @@ from plait.models.generative import ModelSettings
 from plait.papers.ablation import Ablation, AblationColumn, Arm, Change
 from plait.papers.claims import Claim
 from plait.papers.derived_logs import Thresholded
-from plait.papers.logs import ML_1M_LIKED, ML_100K, Log, Simulated
+from plait.papers.logs import ML_1M_LIKED, ML_100K, Simulated, StudyLog
 from plait.papers.schedule import epochs, optim
 from plait.papers.speed import Race, Racer
 from plait.papers.study import Either, Setting, Study
@@ -120,7 +120,7 @@ def fused(protocol: Protocol, users_per_step: int = 8) -> Variant:
     return Variant(FUSED, replace(lfa, model=replace(MODEL, trunk=trunk)))
 
 
-def films(name: str, log: Log, protocol: Protocol, layouts: tuple[str, ...]) -> Ablation:
+def films(name: str, log: StudyLog, protocol: Protocol, layouts: tuple[str, ...]) -> Ablation:
     """Layouts, or `FUSED`, against the baseline on films that were liked or not."""
     named = {FUSED: fused(protocol, users_per_step=16)}
     named |= {its: variant(its, protocol, users_per_step=16) for its in (BASELINE, *layouts) if its != FUSED}

@@ -56,7 +56,7 @@ class Claim:
         return f"{self.first} is on par with {self.second} in {label} (at most {100 * self.margin:g} % worse)"
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class ClaimVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """What our figures say of a claim, and why."""
 
     claim: str
@@ -83,7 +83,7 @@ class _Tested:
         return low, high
 
 
-def judge(claims: Sequence[Claim], statistics: Statistics, min_draws: int = 1000) -> tuple[Verdict, ...]:
+def judge(claims: Sequence[Claim], statistics: Statistics, min_draws: int = 1000) -> tuple[ClaimVerdict, ...]:
     """Every claim against what was measured, in the claims' order.
 
     "Beats" asks that the difference, each side averaged over its seeds, be told from 0 at 5 % together with all orders
@@ -141,7 +141,7 @@ def _tested(claim: Claim, told: Told, sides: Mapping[str, Side], second: Bootstr
     )
 
 
-def _verdict(claim: Claim, found: _Tested | None) -> Verdict:
+def _verdict(claim: Claim, found: _Tested | None) -> ClaimVerdict:
     outcome: Outcome = "not measured"
     why = "one side has no finished run, or its metric is not defined"
     if found is not None:
@@ -152,7 +152,7 @@ def _verdict(claim: Claim, found: _Tested | None) -> Verdict:
             outcome, why = _parity(found)
         if not found.covers_seeds:
             outcome, why = _alone(why, "seed")
-    return Verdict(claim=str(claim), outcome=outcome, why=why, source=claim.source)
+    return ClaimVerdict(claim=str(claim), outcome=outcome, why=why, source=claim.source)
 
 
 def _order(difference: Difference, p_adjusted: float, is_as_claimed: bool) -> tuple[Outcome, str]:
@@ -192,7 +192,7 @@ class Repeated:
     source: str = ""
 
 
-def judge_repeated(claims: Sequence[Repeated]) -> tuple[Verdict, ...]:
+def judge_repeated(claims: Sequence[Repeated]) -> tuple[ClaimVerdict, ...]:
     """Every claim by a t test over its runs, at 5 % over all claims judged together.
 
     The interval is simultaneous, too, so that it leaves out the bar where p is below 5 %.
@@ -204,7 +204,7 @@ def judge_repeated(claims: Sequence[Repeated]) -> tuple[Verdict, ...]:
             found = t_test(claim.value_N, claim.bar, len(claims))
             outcome, why = _order(found, found.p, found.value > claim.bar)
             why += f"; {claim.words}"
-        verdicts.append(Verdict(claim=claim.claim, outcome=outcome, why=why, source=claim.source))
+        verdicts.append(ClaimVerdict(claim=claim.claim, outcome=outcome, why=why, source=claim.source))
     return tuple(verdicts)
 
 
@@ -229,7 +229,7 @@ def t_test(value_N: Float64[np.ndarray, " N"], bar: float = 0.0, num_tests: int 
     return Difference(mean, mean - half, mean + half, p)
 
 
-def answer(verdicts: Sequence[Verdict]) -> str:
+def answer(verdicts: Sequence[ClaimVerdict]) -> str:
     """What became of all claims, in one line.
 
     >>> outcomes = ["reproduced", "too close to tell", "reproduced"]

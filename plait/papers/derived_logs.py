@@ -19,7 +19,7 @@ from plait.data.simulator.truth import truth_of
 from plait.data.simulator.world import WORLD
 from plait.data.storage.caches import cached_folder, made_once
 from plait.data.storage.whole_folders import whole_folder
-from plait.papers.logs import Log, Simulated, stand_in
+from plait.papers.logs import Simulated, StudyLog, stand_in
 from plait.schema import Action, Binary, Feature, Vector
 
 USER, ITEM, TIME, REQUEST = "user_id", "item_id", "timestamp", "request_id"
@@ -30,7 +30,7 @@ class Thresholded:
     """A log whose one action is whether a number of another log reached a value."""
 
     name: str
-    of: Log
+    of: StudyLog
     action: str  # the binary one
     number: str  # the action that it is made of
     least: int

@@ -18,7 +18,7 @@ from plait.models.generative import ModelSettings
 from plait.papers.claims import Claim
 from plait.papers.derived_logs import Declared
 from plait.papers.lag import LagByOne
-from plait.papers.logs import KUAIRAND, ML_1M, ML_100K, Log, Simulated
+from plait.papers.logs import KUAIRAND, ML_1M, ML_100K, Simulated, StudyLog
 from plait.papers.schedule import epochs, optim
 from plait.papers.speed import Race, Racer
 from plait.papers.study import Either, Setting, Study, Trial
@@ -260,7 +260,7 @@ table_2 = Study(
 )
 
 
-def scaling_trial(name: str, log: Log, protocol: Protocol) -> Trial:
+def scaling_trial(name: str, log: StudyLog, protocol: Protocol) -> Trial:
     paper = {  # HR@1, HR@5, duration RMSE; 85M stands in figure 4 only
         "interleaved S": (0.2511, 0.4701, 0.1985),
         "interleaved L": (0.2639, 0.4942, 0.1966),

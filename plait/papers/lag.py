@@ -21,10 +21,11 @@ from plait.layouts.packing import pad
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import training_inputs
 from plait.models.saving import load_model
-from plait.papers.claims import Repeated, Verdict, judge_repeated
-from plait.papers.logs import Log
+from plait.papers.claims import ClaimVerdict, Repeated, judge_repeated
+from plait.papers.logs import StudyLog
 from plait.papers.study import Figure, Finding, Place, shrunk
 from plait.schema import UNKNOWN_ITEM, EventBatch
+from plait.training.arithmetic import made_definite, shared_arithmetic
 from plait.training.run import run_training
 
 LENGTH, LAST = 6, 5  # of the dummy sequence; its query that is read, which holds the item again
@@ -45,14 +46,14 @@ class LagByOne:
     """
 
     name: str
-    log: Log
+    log: StudyLog
     variant: Variant
     num_seeds: int
     num_items: int = 100
     num_actions: int = 5
 
     @property
-    def logs(self) -> tuple[Log, ...]:
+    def logs(self) -> tuple[StudyLog, ...]:
         return (self.log,)
 
     def quick(self) -> "LagByOne":
@@ -62,12 +63,20 @@ class LagByOne:
     def run(self, study: str, place: Place) -> Finding:
         dataset, folder = self.log.open(place.logs, place.data), place.folder_of(study, self.name)
         maps, wall_s, runs = [], 0.0, []
+        of = self.variant.settings
+        arithmetic = shared_arithmetic(folder, [of], place.device)
         for seed in range(self.num_seeds):
             where = folder / "runs" / f"{self.variant.name}-seed{seed}"
             settings = self.variant.seeded(seed)
             place.report(f"{self.variant.name}, seed {seed}")
             result = run_training(
-                dataset, settings, where, lambda line: place.report(f"  {line}"), place.device, place.watch
+                dataset,
+                settings,
+                where,
+                lambda line: place.report(f"  {line}"),
+                place.device,
+                place.watch,
+                arithmetic,
             )
             model = load_model(where / MODEL)
             batches = [dummies(dataset, self.num_items, self.num_actions, at) for at in PLACES]
@@ -78,17 +87,15 @@ class LagByOne:
         map_SLL = map_SPLL[:, 0]  # the paper's
         drawing = folder / "attention.svg"
         write_whole(drawing, lambda aside: aside.write_text(svg(map_SLL.mean(0)), encoding="utf-8"))
-        of = self.variant.settings
         return Finding(
             part=self.name,
             data=f"{dataset.manifest.name}: {dataset.num_users:,} users, {dataset.num_items:,} items",
             protocol=protocol_line(
                 dataset,
                 of.model,
-                of.optim,
+                made_definite(of.optim, arithmetic),
                 of.protocol,
                 range(self.num_seeds),
-                place.device,
                 self.variant.layout,
             ),
             metrics={f"key {key}": "" for key in range(LENGTH)},
@@ -152,7 +159,7 @@ def attention_map(model: GenerativeRecommender, batch: EventBatch) -> Float64[np
     return map_LL.double().numpy()
 
 
-def judged(map_SPLL: Float64[np.ndarray, "S P L L"]) -> tuple[Verdict, ...]:
+def judged(map_SPLL: Float64[np.ndarray, "S P L L"]) -> tuple[ClaimVerdict, ...]:
     """Whether the last query looks at the item, and at the token after it."""
     return judge_repeated([looks_at(map_SPLL, offset) for offset in OFFSETS])
 

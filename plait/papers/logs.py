@@ -20,7 +20,7 @@ class NotHere(Exception):
 
 
 @runtime_checkable
-class Log(Protocol):
+class StudyLog(Protocol):
     """Something to train on."""
 
     @property
@@ -38,7 +38,7 @@ class Log(Protocol):
         """
         ...
 
-    def quick(self) -> "Log":
+    def quick(self) -> "StudyLog":
         """A world of a few users with the same actions, made in a second and without a network."""
         ...
 

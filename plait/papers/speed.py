@@ -11,9 +11,11 @@ from plait.compare.presentation import origins_of
 from plait.data import Dataset
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.run_files import Result
-from plait.papers.claims import Repeated, Verdict, judge_repeated
-from plait.papers.logs import Log
+from plait.nn.arithmetic import Arithmetic
+from plait.papers.claims import ClaimVerdict, Repeated, judge_repeated
+from plait.papers.logs import StudyLog
 from plait.papers.study import Figure, Finding, Place, shrunk
+from plait.training.arithmetic import made_definite, shared_arithmetic
 from plait.training.run import run_training
 
 SAVING, THEORY = "saving", "saving in FLOPs"
@@ -37,13 +39,13 @@ class Race:
     """
 
     name: str
-    log: Log
+    log: StudyLog
     racers: tuple[Racer, ...]
     at_least: float | None = None  # % of the time, that the paper claims of all; None: that each saves some
     num_rounds: int = 5
 
     @property
-    def logs(self) -> tuple[Log, ...]:
+    def logs(self) -> tuple[StudyLog, ...]:
         return (self.log,)
 
     def quick(self) -> "Race":
@@ -59,8 +61,12 @@ class Race:
 
     def run(self, study: str, place: Place) -> Finding:
         dataset = self.log.open(place.logs, place.data)
+        variants = [variant for racer in self.racers for variant in (racer.cheap, racer.dear)]
+        arithmetic = shared_arithmetic(
+            place.folder_of(study, self.name), [variant.settings for variant in variants], place.device
+        )
         rounds = [
-            self._round(number, dataset, study, place) for number in range(self.num_rounds + 1)
+            self._round(number, dataset, study, place, arithmetic) for number in range(self.num_rounds + 1)
         ]  # seeds of the runs
         seeds = range(self.num_rounds + 1)
         figures, savings = [], []
@@ -74,10 +80,14 @@ class Race:
             protocol=shared_line(
                 {
                     variant.name: protocol_line(
-                        dataset, its.model, its.optim, its.protocol, seeds, place.device, variant.layout
+                        dataset,
+                        its.model,
+                        made_definite(its.optim, arithmetic),
+                        its.protocol,
+                        seeds,
+                        variant.layout,
                     )
-                    for racer in self.racers
-                    for variant in (racer.cheap, racer.dear)
+                    for variant in variants
                     for its in (variant.settings,)
                 }
             ),
@@ -99,7 +109,9 @@ class Race:
             ),
         )
 
-    def _round(self, number: int, dataset: Dataset, study: str, place: Place) -> Mapping[str, Result]:
+    def _round(
+        self, number: int, dataset: Dataset, study: str, place: Place, arithmetic: Arithmetic
+    ) -> Mapping[str, Result]:
         found = {}
         for racer in self.racers:
             pair = (racer.cheap, racer.dear)
@@ -107,7 +119,13 @@ class Race:
                 folder = place.folder_of(study, self.name) / "runs" / f"{variant.name}-round{number}"
                 place.report(f"{variant.name}, round {number}")
                 found[variant.name] = run_training(
-                    dataset, variant.seeded(number), folder, lambda line: None, place.device, place.watch
+                    dataset,
+                    variant.seeded(number),
+                    folder,
+                    lambda line: None,
+                    place.device,
+                    place.watch,
+                    arithmetic,
                 )
         return found
 
@@ -124,7 +142,7 @@ class Race:
             Figure(variant=racer.name, metric=THEORY, value=saving(cheap.train_flops, dear.train_flops)),
         ]
 
-    def verdicts(self, savings: Sequence[Sequence[float]]) -> tuple[Verdict, ...]:
+    def verdicts(self, savings: Sequence[Sequence[float]]) -> tuple[ClaimVerdict, ...]:
         """What each racer saves, round by round in %, against what the paper claims."""
         return judge_repeated(
             [

@@ -8,7 +8,7 @@ A study that was stopped goes on where it stood. With `quick` everything shrinks
 says whether the code runs and nothing about the paper, so no OUT/NAME.json is written; nor is it for some of the parts.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -16,14 +16,14 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from plait.compare.comparing import Compared, Variant, compare_variants
-from plait.compare.presentation import origins
-from plait.compare.results import Row
+from plait.compare.presentation import COUNT, origins
+from plait.compare.results import Floor, Row
 from plait.data import Dataset
 from plait.evaluation.provenance import provenance
 from plait.evaluation.run_files import RunSettings
 from plait.notices import Watch
-from plait.papers.claims import Claim, Verdict, answer, judge
-from plait.papers.logs import Log, NotHere
+from plait.papers.claims import Claim, ClaimVerdict, answer, judge
+from plait.papers.logs import NotHere, StudyLog
 from plait.training.run import check_takes_runs, write_json
 
 
@@ -76,7 +76,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     protocol: str
     metrics: dict[str, str]  # ours -> what the paper measured there; "" where it has no figures
     figures: tuple[Figure, ...]  # by variant, then metric
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[ClaimVerdict, ...] = ()
     notes: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()  # runs that diverged
     drawing: tuple[str, ...] = ()  # lines for a terminal
@@ -111,7 +111,7 @@ class StudyPart(Protocol):
     def name(self) -> str: ...
 
     @property
-    def logs(self) -> tuple[Log, ...]: ...
+    def logs(self) -> tuple[StudyLog, ...]: ...
 
     def quick(self) -> "StudyPart":
         """The same in seconds."""
@@ -151,7 +151,7 @@ class Trial:
     """Variants trained on one log, under as many seeds each."""
 
     name: str
-    log: Log
+    log: StudyLog
     variants: tuple[Variant, ...]
     metrics: Mapping[str, str]  # ours -> what the paper measured there, in its words
     paper: Mapping[str, tuple[float | None, ...]]  # by variant, the paper's figures in the order of `metrics`
@@ -167,7 +167,7 @@ class Trial:
         assert all(len(row) == len(self.metrics) for row in self.paper.values()), self.name
 
     @property
-    def logs(self) -> tuple[Log, ...]:
+    def logs(self) -> tuple[StudyLog, ...]:
         return (self.log,)
 
     def quick(self) -> "Trial":
@@ -186,6 +186,7 @@ class Trial:
             report=place.report,
             device=place.device,
             watch=place.watch,
+            baselines=True,
         )
         return self._finding(dataset, compared, str((folder / "report.html").relative_to(place.out)))
 
@@ -196,10 +197,13 @@ class Trial:
             data=words_of(dataset),
             protocol=comparison.protocol,
             metrics=dict(self.metrics),
-            figures=tuple(
-                self._figure(compared, variant.name, column, metric)
-                for variant in self.variants
-                for column, metric in enumerate(self.metrics)
+            figures=(
+                *(
+                    self._figure(compared, variant.name, column, metric)
+                    for variant in self.variants
+                    for column, metric in enumerate(self.metrics)
+                ),
+                *_counted(comparison.floor, tuple(self.metrics)),
             ),
             verdicts=judge(self.claims, compared.statistics),
             notes=(words_of_epochs(comparison.rows), *self.notes),
@@ -226,6 +230,20 @@ class Trial:
             high=estimate.high,
             spread=found.spread,
         )
+
+
+def _counted(floor: Floor | None, metrics: Sequence[str]) -> Iterator[Figure]:
+    """What counting reaches, of the baselines that are best in one of the metrics: no paper has them."""
+    if floor is None:
+        return
+    best = [row.name for metric in metrics if (row := floor.best(metric)) is not None]
+    for row in floor.rows:
+        for metric in metrics if row.name in best else ():
+            name, found = f"{COUNT}{row.name}", row.metrics.get(metric)
+            if found is None:
+                yield Figure(variant=name, metric=metric)
+            else:
+                yield Figure(variant=name, metric=metric, value=found.value, low=found.low, high=found.high)
 
 
 def words_of(dataset: Dataset) -> str:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from plait.compare.words import NOTHING, duration, number
 from plait.papers.study import Figure, Finding, StudyResult
-from plait.terminal import FittedTable, Numbers
+from plait.terminal import FittedTable, NumberHeading
 
 OUTCOME_STYLE = {
     "reproduced": "bold",
@@ -57,7 +57,7 @@ def _table(finding: Finding, quick: bool) -> FittedTable:
         for metric, papers in finding.metrics.items()
     ]
     return FittedTable(
-        headings=["variant", *map(Numbers, headings)],
+        headings=["variant", *map(NumberHeading, headings)],
         rows=[(variant, *map(_cell, figures)) for variant, figures in by_variant.items()],
         title=f"{finding.part}: {data}",
     )

@@ -36,18 +36,22 @@ from plait.layouts import audit
 from plait.models.combining import check_supported
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs
+from plait.nn.arithmetic import Arithmetic, arithmetic_of
 from plait.nn.dropout import draw_from
 from plait.nn.initialising import initialised
-from plait.nn.precision import autocast, resolve_precision
+from plait.nn.precision import autocast, products_by
 from plait.nn.runtime import denormals_flushed
 from plait.notices import Diverged, Interrupted, Watch
 from plait.randomness import Randomness, Stream, torch_generator
+from plait.training.arithmetic import made_definite
 from plait.training.batches import check_labels, num_steps, training_stream
+from plait.training.budget import Budget, Caps, Steps
 from plait.training.checkpoint import differences, load_state, save_state
 from plait.training.flops import step_flops
 from plait.training.interrupts import interrupts_kept
 from plait.training.optimiser import learning_rate, make_optimiser, warmup_steps
 from plait.training.progress import Best, Progress
+from plait.training.start import Start
 from plait.training.unread import check_read, notes_on_unread
 from plait.wording import setting
 
@@ -81,6 +85,8 @@ def train_model(
     device: str = "cpu",
     watch: Watch | None = None,
     begin: Callable[[], None] | None = None,
+    arithmetic: Arithmetic | None = None,
+    start: Start | None = None,
 ) -> Fitted:
     """Trains one model. `folder` keeps its checkpoint and metrics.jsonl.
 
@@ -90,6 +96,8 @@ def train_model(
         watch: is called after every step. Like `report`, it may draw from any generator: training has its own.
         begin: is called once, when the settings were found to fit and the folder was made, before anything else is
             written to it. It is not called where training goes on from a checkpoint.
+        arithmetic: what matrices are multiplied in; without it, what `optim.precision` says for this machine.
+        start: whose weights to go on from; without it, they are drawn.
 
     Raises:
         ValueError: the settings do not fit each other, the data or the checkpoint found in the folder. Or the layout
@@ -100,7 +108,8 @@ def train_model(
     """
     keep_freed_memory()
     check_supported(config.parsed_layout, dataset.actions, config.settings.trunk, config.settings.exposure)
-    optim = replace(optim, precision=resolve_precision(optim.precision, device))
+    arithmetic = arithmetic or arithmetic_of(optim.precision, config.settings.trunk.dim, device)
+    optim, config = made_definite(optim, arithmetic), replace(config, arithmetic=arithmetic.precision)
     layout = config.parsed_layout
     plan = protocol.plan(layout, config.settings.exposure)
     check_read(config, protocol)
@@ -122,8 +131,26 @@ def train_model(
     )
     for line in [*notes, *filter(None, others), *notes_on_unread(config, protocol)]:
         report(line)
-    with torch.inference_mode(False), torch.enable_grad(), denormals_flushed():
-        run = _Run(dataset, config, optim, protocol, rules, folder, report, device, watch)
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        denormals_flushed(),
+        products_by(optim.precision),
+    ):
+        run = _Run(
+            dataset,
+            config,
+            optim,
+            protocol,
+            rules,
+            Caps(protocol),
+            folder,
+            report,
+            device,
+            watch,
+            arithmetic,
+            start,
+        )
         if not run.restore():
             run.start()
             if not _are_given(rules, protocol):
@@ -131,13 +158,48 @@ def train_model(
             folder.mkdir(parents=True, exist_ok=True)
             if begin:
                 begin()
-        with interrupts_kept() as arrived:
-            while not run.progress.why_stopped:
-                run.epoch(arrived)
-                run.obey(arrived)
+        run.to_its_end()
         run.model.load_state_dict(run.best_weights["deployed"])
         run.model.eval()
         return Fitted(run.model, run.best_weights, optim, run.progress, run.epochs, rules)
+
+
+def train_steps(
+    dataset: Dataset,
+    config: ModelConfig,
+    optim: Optim,
+    protocol: Protocol,
+    steps: Steps,
+    folder: Path,
+    report: Callable[[str], None] = print,
+    device: str = "cpu",
+    watch: Watch | None = None,
+    begin: Callable[[], None] | None = None,
+    arithmetic: Arithmetic | None = None,
+    start: Start | None = None,
+) -> Fitted:
+    """Trains one model for a number of steps, without validation; else as `train_model`, whose arguments these are."""
+    keep_freed_memory()
+    arithmetic = arithmetic or arithmetic_of(optim.precision, config.settings.trunk.dim, device)
+    optim, config = made_definite(optim, arithmetic), replace(config, arithmetic=arithmetic.precision)
+    dataset.check_content()
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        denormals_flushed(),
+        products_by(optim.precision),
+    ):
+        run = _Run(
+            dataset, config, optim, protocol, {}, steps, folder, report, device, watch, arithmetic, start
+        )
+        if not run.restore():
+            run.start()
+            folder.mkdir(parents=True, exist_ok=True)
+            if begin:
+                begin()
+        run.to_its_end()
+        run.model.eval()
+        return Fitted(run.model, {"deployed": _copy(run.model)}, optim, run.progress, run.epochs, {})
 
 
 def _are_given(rules: Rules, protocol: Protocol) -> bool:
@@ -157,11 +219,16 @@ class _Run:
         optim: Optim,
         protocol: Protocol,
         rules: Rules,
+        budget: Budget,
         folder: Path,
         report: Callable[[str], None],
         device: str,
         watch: Watch | None,
+        arithmetic: Arithmetic,
+        start: Start | None,
     ) -> None:
+        self.budget, self.arithmetic, self.given = budget, arithmetic, start
+        config = config if start is None else start.config_for(config)
         self.dataset, self.optim, self.protocol, self.rules = dataset, optim, protocol, rules
         self.folder, self.report, self.device, self.watch = folder, report, device, watch
         weights = torch_generator(protocol.seed, Stream.WEIGHTS)  # on the CPU: the same start on every device
@@ -192,6 +259,8 @@ class _Run:
             "data": dataset.manifest.content_hash,
             "actions": dataset.actions,
         }
+        asked |= {"goes on from": start.sha256} if start else {}
+        asked |= {"refit": budget} if isinstance(budget, Steps) else {}
         self.fingerprint = msgspec.to_builtins(asked)
         self.saved_at_s = time.monotonic()
 
@@ -205,6 +274,8 @@ class _Run:
         label_MA, late_MF = self._sample_of_actions()
         if label_MA is not None and model.heads is not None:
             model.heads.start_at(label_MA, late_MF)
+        if self.given is not None:
+            self.given.into(model, self.dataset)
         self.best_weights = dict.fromkeys(self.rules, _copy(model))
 
     def _sample_of_actions(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -232,6 +303,12 @@ class _Run:
             self.device,
             model.late_statistics(),
         )
+
+    def to_its_end(self) -> None:
+        with interrupts_kept() as arrived:
+            while not self.progress.why_stopped:
+                self.epoch(arrived)
+                self.obey(arrived)
 
     def epoch(self, arrived: Sequence[signal.Signals] = ()) -> None:
         """Trains the rest of the current epoch, or up to a cap; validates when it is time; decides whether to stop.
@@ -261,8 +338,10 @@ class _Run:
         progress.epoch_loss /= progress.step
         progress.epoch_losses = {task: loss / progress.step for task, loss in progress.epoch_losses.items()}
         progress.epoch, progress.step = progress.epoch + 1, 0
-        if caps or progress.epoch % self.protocol.validate_every == 0:
+        if self.rules and (caps or progress.epoch % self.protocol.validate_every == 0):
             self._validate()
+        elif not self.rules:
+            self.report(f"epoch {self.epochs:3.4g}  loss {progress.epoch_loss:.4f}{self._parts_of_loss()}")
         progress.epoch_loss, progress.epoch_losses = 0.0, {}
         if progress.stale >= self.protocol.patience:
             progress.why_stopped = f"no rise in {self.protocol.patience} validations"
@@ -288,6 +367,7 @@ class _Run:
             self.folder / CHECKPOINT,
             {
                 "fingerprint": self.fingerprint,
+                "arithmetic_because": self.arithmetic.because,
                 "progress": msgspec.to_builtins(self.progress),
                 "model": self.model.state_dict(),
                 "best": self.best_weights,
@@ -365,12 +445,8 @@ class _Run:
 
     @property
     def max_steps(self) -> int:
-        """Steps of the whole run: those of all epochs, or fewer where, at what steps cost so far, another cap will
-        end it before. Known from what a checkpoint holds, so a resumed run finds the same."""
-        spent, protocol = self.progress.spent, self.protocol
-        amounts = ((spent.tokens, protocol.max_tokens), (spent.flops, protocol.max_flops))
-        of_caps = [spent.steps * cap / amount for amount, cap in amounts if cap is not None and amount]
-        return min([self.steps_per_epoch * protocol.max_epochs, *map(math.ceil, of_caps)])
+        """Steps of the whole run, as far as they are known."""
+        return self.budget.max_steps(self.progress, self.steps_per_epoch)
 
     @property
     def epochs(self) -> float:
@@ -378,11 +454,7 @@ class _Run:
         return self.progress.spent.steps / self.steps_per_epoch
 
     def _shares_spent(self) -> dict[str, float]:
-        """By cap, in words, how much of it is spent: at 1 the run ends."""
-        progress, spent, protocol = self.progress, self.progress.spent, self.protocol
-        epochs = progress.epoch + progress.step / self.steps_per_epoch
-        amounts = {"epochs": epochs, "tokens": float(spent.tokens), "FLOPs": spent.flops}
-        return {f"{cap:g} {unit}": amounts[unit] / cap for unit, cap in protocol.caps.items()}
+        return self.budget.shares_spent(self.progress, self.steps_per_epoch)
 
     def _caps_reached(self) -> list[str]:
         return [cap for cap, share in self._shares_spent().items() if share >= 1]

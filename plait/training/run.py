@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from plait.counts.beside import Counts
 from plait.data import Dataset
-from plait.data.history import Columns, save_vocabulary
+from plait.data.history import columns_read, save_vocabulary
 from plait.data.storage.locks import kept_alone
 from plait.data.storage.whole_folders import MANIFEST
 from plait.evaluation.answers import Answers, answers_of
@@ -25,7 +25,7 @@ from plait.evaluation.run_files import (
     RESULT,
     SETTINGS,
     WITHOUT_COUNTS,
-    Beside,
+    OtherCheckpoint,
     Result,
     RunSettings,
     load_result,
@@ -36,12 +36,15 @@ from plait.evaluation.run_files import (
 from plait.files import check_hashes, is_listed, write_listed, write_whole
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.saving import save_model
-from plait.nn.precision import autocast
+from plait.nn.arithmetic import Arithmetic
+from plait.nn.precision import autocast, products_by
 from plait.nn.runtime import denormals_flushed
 from plait.notices import Watch
+from plait.training.arithmetic import arithmetic_of_run
 from plait.training.checkpoint import differences
 from plait.training.loop import Fitted, train_model
 from plait.training.memory import check_fits_memory, forget_peak_memory, peak_memory_mb
+from plait.training.start import Start
 from plait.wording import setting
 
 LOCK = ".lock"
@@ -54,24 +57,32 @@ def run_training(
     report: Callable[[str], None] = print,
     device: str = "cpu",
     watch: Watch | None = None,
+    arithmetic: Arithmetic | None = None,
+    start: Start | None = None,
 ) -> Result:
     """Trains and tests, or goes on where the folder stands; a finished run is only read.
+
+    Args:
+        arithmetic: what `optim.precision = auto` stands for in all runs that this one is compared with; without it,
+            what the run began with, or what this machine multiplies fastest in.
+        start: whose weights the run goes on from; without it, they are drawn.
 
     Raises:
         ValueError: the folder holds a run of other settings or data, or one that another process trains just now, or
             is none for runs. Or the settings, the data and the device do not fit each other. Nothing was written then.
         Diverged, KeyboardInterrupt: as `plait.training.loop.train_model`.
     """
+    settings = replace(settings, goes_on_from=start.sha256 if start else "")
     config = config_of(dataset, settings)
+    config = config if start is None else start.config_for(config)
     check_fits_memory(config)
     if (folder / RESULT).exists():
         finished = _finished(dataset, settings, folder)
         report(f"{folder} holds this run, finished; nothing is trained")
         return finished
     check_takes_runs(folder)
-    busy = f"{folder}: another process trains there; let it end or stop it, or use another folder"
-    with kept_alone(folder / LOCK, busy) as alone, denormals_flushed():
-        return _train(dataset, settings, config, folder, report, device, watch, alone)
+    with kept_alone(folder / LOCK, busy_message(folder)) as alone, denormals_flushed():
+        return _train(dataset, settings, config, folder, report, device, watch, alone, arithmetic, start)
 
 
 def _train(
@@ -83,31 +94,44 @@ def _train(
     device: str,
     watch: Watch | None,
     alone: Callable[[], None],
+    shared: Arithmetic | None,
+    start: Start | None,
 ) -> Result:
     _check_begun(folder)
-    start_s, origin, has_own_peak = time.perf_counter(), provenance(device), forget_peak_memory()
+    arithmetic = arithmetic_of_run(settings, folder, device, shared)
+    start_s, has_own_peak = time.perf_counter(), forget_peak_memory()
+    origin = provenance(device, arithmetic)
     if not (folder / CHECKPOINT).exists():  # of a checkpoint, `fit` knows more: the data that it is of
         _check_settings(folder, settings)
 
     def begin() -> None:
         alone()
         _check_settings(folder, settings)  # once more: another process may have begun meanwhile
-        _write_listed_json(folder / SETTINGS, settings)
+        write_listed_json(folder / SETTINGS, settings)
 
     fitted = train_model(
-        dataset, config, settings.optim, settings.protocol, folder, report, device, watch, begin
+        dataset,
+        config,
+        settings.optim,
+        settings.protocol,
+        folder,
+        report,
+        device,
+        watch,
+        begin,
+        arithmetic,
+        start,
     )
     _save_checkpoints(dataset, settings, fitted, folder, device, report)
     result = _result(
         dataset,
         settings,
         fitted,
-        device,
         origin,
         wall_s=time.perf_counter() - start_s,
         peak_memory_mb=peak_memory_mb() if has_own_peak else None,
     )
-    _write_listed_json(folder / RESULT, result)
+    write_listed_json(folder / RESULT, result)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return result
 
@@ -127,12 +151,14 @@ def _save_checkpoints(
         fitted.model.load_state_dict(weights)
         epoch = fitted.progress.best[checkpoint].epoch
         if epoch not in by_epoch:
-            with autocast(fitted.optim.precision, device):  # as validation ran
+            precision = fitted.optim.precision
+            with products_by(precision), autocast(precision, device):  # as validation ran
                 by_epoch[epoch] = _tested(dataset, settings, fitted.model, device)
         tested = by_epoch[epoch]
         fitted.model.counts = tested.counts
         if tested.counts is not None:
-            report(f"{of_checkpoint(MODEL, checkpoint)}/: {tested.counts.said}")
+            for said in tested.counts.said:
+                report(f"{of_checkpoint(MODEL, checkpoint)}/: {said}")
             save_answers(folder / of_checkpoint(WITHOUT_COUNTS, checkpoint), tested.without)
         save_answers(folder / of_checkpoint(ANSWERS, checkpoint), tested.answers)
         model_folder = folder / of_checkpoint(MODEL, checkpoint)
@@ -156,16 +182,17 @@ def _tested(dataset: Dataset, settings: RunSettings, model: GenerativeRecommende
     if not model.takes_counts:
         return _Tested(None, without, without)
     model.counts = counts_of(model, dataset, settings.protocol, device)
-    pays = model.counts.pay
-    answers = answers_of(model, dataset, "test", settings.protocol, device) if pays else without
+    answers = without
+    if model.counts.pay:
+        answers = answers_of(model, dataset, "test", settings.protocol, device)
     return _Tested(model.counts, answers, without)
 
 
-def _beside(fitted: Fitted) -> Beside | None:
+def _beside(fitted: Fitted) -> OtherCheckpoint | None:
     for checkpoint, rule in fitted.rules.items():
         if checkpoint != "deployed":
             epoch = fitted.progress.best[checkpoint].epoch
-            return Beside(best_for=checkpoint, selection=str(rule), best_epoch=epoch)
+            return OtherCheckpoint(best_for=checkpoint, selection=str(rule), best_epoch=epoch)
     return None
 
 
@@ -173,13 +200,15 @@ def _result(
     dataset: Dataset,
     settings: RunSettings,
     fitted: Fitted,
-    device: str,
     origin: Provenance,
     *,
     wall_s: float,
     peak_memory_mb: float | None,
 ) -> Result:
-    progress, protocol = fitted.progress, settings.protocol
+    progress, protocol, begun = fitted.progress, settings.protocol, settings.goes_on_from
+    line = protocol_line(
+        dataset, settings.model, fitted.optim, protocol, [protocol.seed], fitted.model.layout
+    )
     return Result(
         dataset=dataset.manifest.name,
         dataset_folder=str(dataset.folder.absolute()),
@@ -198,12 +227,14 @@ def _result(
         wall_s=wall_s,
         peak_memory_mb=peak_memory_mb,
         curve=progress.curve,
-        protocol=protocol_line(
-            dataset, settings.model, settings.optim, protocol, [protocol.seed], device, fitted.model.layout
-        ),
+        protocol=line + (f"; goes on from weights {begun:.12}" if begun else ""),
         provenance=origin,
         beside=_beside(fitted),
     )
+
+
+def busy_message(folder: Path) -> str:
+    return f"{folder}: another process trains there; let it end or stop it, or use another folder"
 
 
 def check_takes_runs(folder: Path) -> None:
@@ -219,30 +250,11 @@ def check_takes_runs(folder: Path) -> None:
         )
 
 
-def columns_read(dataset: Dataset) -> Columns:
-    """What the dataset's log called its columns."""
-    log = dataset.manifest.settings
-    return Columns(
-        user=log.user,
-        item=log.item,
-        time=log.time,
-        time_unit=log.time_unit,
-        time_format=log.time_format,
-        time_offset=log.time_offset,
-        user_ids="numbers" if dataset.user_ids().dtype.is_integer() else "text",
-        order=log.order,
-        request=log.request,
-        context=dataset.context,
-        user_features=dataset.manifest.user_features,
-        text=log.text,
-    )
-
-
 def write_json(path: Path, value: object) -> None:
     write_whole(path, lambda aside: aside.write_bytes(_json(value)))
 
 
-def _write_listed_json(path: Path, value: object) -> None:
+def write_listed_json(path: Path, value: object) -> None:
     write_listed(path, lambda aside: aside.write_bytes(_json(value)))
 
 
@@ -276,10 +288,10 @@ def config_of(dataset: Dataset, settings: RunSettings) -> ModelConfig:
 
 def _finished(dataset: Dataset, settings: RunSettings, folder: Path) -> Result:
     result = load_result(folder)
-    _check_same(folder, "a finished run of other settings", result.settings, settings)
-    of_run = {"content_hash": result.content_hash, "actions": result.actions}
-    asked = {"content_hash": dataset.manifest.content_hash, "actions": dataset.actions}
-    _check_same(folder, "a finished run of other data", of_run, asked)
+    check_same(folder, "a finished run of other settings", result.settings, settings)
+    of_run = {"content_hash": result.content_hash, "actions": result.actions, "refit": result.refit}
+    asked = {"content_hash": dataset.manifest.content_hash, "actions": dataset.actions, "refit": None}
+    check_same(folder, "a finished run of other data", of_run, asked)
     return result
 
 
@@ -298,10 +310,10 @@ def _check_settings(folder: Path, settings: RunSettings) -> None:
     """A run that was begun there, and has no checkpoint yet, must be this one."""
     if (folder / SETTINGS).exists():
         begun = read_file(folder / SETTINGS, RunSettings)
-        _check_same(folder, "the beginning of a run of other settings", begun, settings)
+        check_same(folder, "the beginning of a run of other settings", begun, settings)
 
 
-def _check_same(folder: Path, what: str, found: object, asked: object) -> None:
+def check_same(folder: Path, what: str, found: object, asked: object) -> None:
     unlike = differences(_plain(found), _plain(asked))
     if unlike:
         raise ValueError(f"{folder} holds {what}:\n{unlike}\nUse another folder, or delete it.")

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from words import SMALL, Capture, heard_of, said_by
+from words import SMALL, Capture, complaint, heard_of, said_by
 
-from plait.cli.evaluate import _against_counting
+import plait
+from plait.cli.evaluate import _data_of
 from plait.data import Dataset
 from plait.evaluation import counting
 from plait.evaluation.run_files import load_result
@@ -29,11 +30,22 @@ def test_evaluate_says_whether_counting_is_beaten(
     assert line_of(said_by(capsys, "evaluate", run)) == line
 
 
+def test_evaluate_tells_what_lists_hold_and_slices_on_request(run: Path, capsys: Capture) -> None:
+    plain = said_by(capsys, "evaluate", run)
+    more = said_by(capsys, "evaluate", run, "--beyond-accuracy")
+    assert more.startswith(plain) and "coverage@10" not in plain
+    for word in ("coverage@10", "novelty@10", "frequent@10", "user frequent", "training events"):
+        assert word in more
+    told = msgspec.json.decode(said_by(capsys, "evaluate", run, "--json"))["beyond_accuracy"]
+    assert {"coverage@10", "novelty@10", "frequent@10"} == set(told["lists"])
+    assert sum(its["slice"]["num_answers"] for its in told["slices"]) == 2 * 23, "by item, and by user"
+
+
 def test_a_run_whose_data_is_gone_says_so(run: Path, tmp_path: Path) -> None:
     result = load_result(run)
     gone, others = replace(result, dataset_folder=str(tmp_path)), replace(result, content_hash="0")
-    assert "its data cannot be opened" in _against_counting(run, gone)
-    assert "other data than it was trained on" in _against_counting(run, others)
+    assert "its data cannot be opened" in str(_data_of(gone))
+    assert "other data than it was trained on" in str(_data_of(others))
 
 
 def test_a_comparison_without_baselines_counts_nothing(
@@ -42,10 +54,32 @@ def test_a_comparison_without_baselines_counts_nothing(
     words = ("compare", dataset.folder, "--layouts", "item", "--seeds", 1, *SMALL, "--out")
     with_them, without = tmp_path / "with", tmp_path / "without"
     said = "".join(heard_of(capsys, *words, with_them))
-    silent = "".join(heard_of(capsys, *words, without, "--no-baselines"))
+    silent = "".join(heard_of(capsys, *words, without, "--no-baselines", "--beyond-accuracy"))
     for words_of_counting in ("the best count is", "count: popularity", "ways of counting"):
         assert words_of_counting in said and words_of_counting not in silent
+    assert "novelty@10" in silent and "novelty@10" not in said
     assert (with_them / "baselines" / "baselines.json").is_file() and not (without / "baselines").exists()
     read = msgspec.json.decode((with_them / "comparison.json").read_bytes())["floor"]
     assert [row["name"] for row in read["rows"]][:2] == ["popularity", "recent popularity"]
     assert msgspec.json.decode((without / "comparison.json").read_bytes())["floor"] is None
+
+
+def test_the_verbs_ask_baselines_of_a_dataset_or_a_run(dataset: Dataset, run: Path, capsys: Capture) -> None:
+    asked = ("--user", "u03", "--json")
+    rules = ("--baseline", "sequential rules", "-k", 4)
+    of_data, of_run = (said_by(capsys, "recommend", path, *asked, *rules) for path in (dataset.folder, run))
+    assert of_data == of_run
+    baseline = plait.CountingRecommender.fit(dataset, "sequential rules")
+    expected = baseline.retrieve(baseline.encode(dataset.history(3)), 4)
+    assert [row["item"] for row in msgspec.json.decode(of_data)] == expected["item"].to_list()
+    kept = ("--baseline", "own-frequency", "--no-filter-seen", "-k", 3)
+    seen = {row["item"] for row in msgspec.json.decode(said_by(capsys, "recommend", run, *asked, *kept))}
+    assert seen <= set(dataset.item_ids().gather(dataset.history(3).item_E - 1))
+    rated = said_by(capsys, "score", dataset.folder, *asked, "--items", "i01", "--baseline", "item-and-user")
+    assert 1 <= msgspec.json.decode(rated)[0]["rating"] <= 5
+    for words, message in (
+        (("recommend", dataset.folder, *asked, *rules, "--at", "5"), "--at: no baseline reads that"),
+        (("score", run, *asked, "--items", "i01", "--baseline", "EASE"), "There are mean, item mean"),
+        (("recommend", dataset.folder / "none", *asked, *rules), "is no folder"),
+    ):
+        assert message in complaint(capsys, 2, *words)

@@ -33,8 +33,12 @@ def failing(call: Callable[..., Any], nth: int) -> Callable[..., Any]:
 def meet_a_full_disk(
     call: str, run: Path, dataset: Dataset, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> int:
-    """Trains again and again, the disk full at one write later each time; returns how often it was."""
-    for nth in range(1, 60):
+    """Trains again and again, the disk full some writes later each time; returns how often it was.
+
+    Where it is full as a file is flushed, other files are met than where it is full as one is renamed.
+    """
+    first = {"fsync": 1, "replace": 3}[call]
+    for met, nth in enumerate(range(first, 100, 4)):
         out = folder / f"run{nth}"
         with monkeypatch.context() as patch:
             patch.setattr(os, call, failing(getattr(os, call), nth))
@@ -42,7 +46,7 @@ def meet_a_full_disk(
         said = capsys.readouterr().err
         if code == 0:
             assert outcome(out) == outcome(run)
-            return nth - 1
+            return met
         assert code == 1 and "No space left on device" in said and "Traceback" not in said
         assert not list(out.rglob("*.tmp"))
         assert "no finished run" in complaint(capsys, 2, "evaluate", out)

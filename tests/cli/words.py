@@ -16,6 +16,7 @@ from plait.evaluation.run_files import load_answers, load_result
 
 SMALL = (
     "--model.trunk.dim", 12, "--model.trunk.num-layers", 1, "--protocol.max-epochs", 2, "--protocol.max-events", 11,
+    "--model.counts", "none",
 )  # fmt: skip
 COLUMNS = ("--user", "user", "--item", "item", "--time", "time")
 ACTIONS = ("--action", "rating:regression:1:5", "--action", "liked:binary")

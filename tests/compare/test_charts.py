@@ -19,9 +19,9 @@ from plait.compare.charts import (
     WIDTH,
     Chart,
     Contrasted,
+    CostPoint,
     Learning,
     Look,
-    Measured,
     Run,
     forest,
     learning_curves,
@@ -54,7 +54,7 @@ def contrasted(rng: np.random.Generator) -> Chart:
 def measured(rng: np.random.Generator) -> Chart:
     span = float(rng.choice([0.0, 0.1, 2.0, 20.0]))
     points = [
-        Measured(name, Look(n), float(10 ** (3 + span * rng.random())), value_of(rng), rng.random() < 0.5)
+        CostPoint(name, Look(n), float(10 ** (3 + span * rng.random())), value_of(rng), rng.random() < 0.5)
         for n, name in enumerate(names(rng))
     ]
     return quality_against_cost("title", points, "value", either(rng), "FLOP")
@@ -121,7 +121,7 @@ def check_scale(ticks, start: float, end: float, met: Counter) -> None:
 def check_charts(examples: int, seen: set[str]) -> None:
     met = Counter()
 
-    @settings(max_examples=examples, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
+    @settings(max_examples=examples, phases=[Phase.generate])
     @given(st.sampled_from([contrasted, measured, learning]), st.integers(0, 2**32))
     def each(made: Callable[[np.random.Generator], Chart], seed: int) -> None:
         chart = made(np.random.default_rng(seed))
@@ -172,7 +172,7 @@ def test_what_is_out_of_place_is_noticed(where, broken, monkeypatch):
 
 def test_five_cheap_layouts_beside_one_sixty_times_dearer():
     points = [
-        Measured(f"layout_{n}", Look(n), cost, 0.16 + n / 1000, True)
+        CostPoint(f"layout_{n}", Look(n), cost, 0.16 + n / 1000, True)
         for n, cost in enumerate([1e12, 1.1e12, 1.2e12, 1.3e12, 1.4e12, 60e12])
     ]
     chart = quality_against_cost("title", points, "value", "higher", "FLOP")
@@ -182,7 +182,7 @@ def test_five_cheap_layouts_beside_one_sixty_times_dearer():
 
 
 def test_up_is_more_and_right_is_dearer():
-    points = [Measured(f"layout_{n}", Look(n), 1e12 * (n + 1), 0.1 * n, True) for n in range(3)]
+    points = [CostPoint(f"layout_{n}", Look(n), 1e12 * (n + 1), 0.1 * n, True) for n in range(3)]
     marks = quality_against_cost("title", points, "value", "lower", "FLOP").marks
     assert marks[0].x < marks[1].x < marks[2].x and marks[0].y > marks[1].y > marks[2].y
     assert marks[1].x - marks[0].x == pytest.approx(marks[2].x - marks[1].x)
@@ -244,6 +244,8 @@ def test_no_two_layouts_look_alike():
 
 def test_a_long_name_is_cut_in_the_picture_and_whole_in_its_title():
     name = "(i[t], a[t-1]) -> (i[t+1], a[t])"
-    chart = quality_against_cost("title", [Measured(name, Look(0), 1.0, 1.0, True)], "value", "lower", "FLOP")
+    chart = quality_against_cost(
+        "title", [CostPoint(name, Look(0), 1.0, 1.0, True)], "value", "lower", "FLOP"
+    )
     assert chart.labels[0].text == "(i[t], a[t-1]) …"
     assert chart.marks[0].title.startswith(name)

@@ -24,7 +24,7 @@ from plait.compare.results import Comparison, Floor
 from plait.compare.significance import Side
 from plait.compare.verdict import verdict_of
 from plait.data import Dataset
-from plait.evaluation.counting import Asked, Baselines, Counted
+from plait.evaluation.counting import Asked, Baselines, ChosenBaseline
 from plait.metrics.statistic import Statistic, mean_over_users
 from plait.models.questions import Exposure
 
@@ -46,7 +46,7 @@ def floor_under(layouts: Mapping[str, float], seeds: int = 3) -> Floor:
     }
     found = Baselines(
         Asked("", "causal", True, None, None, ""),
-        tuple(Counted(name, f"settings of {name}") for name in COUNTED),
+        tuple(ChosenBaseline(name, f"settings of {name}") for name in COUNTED),
         {"EASE": "9,000 items"},
         "a note",
         1.5,

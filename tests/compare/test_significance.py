@@ -150,7 +150,7 @@ def test_the_flips_part_is_known_for_ratios_and_orders_too(
     assert_caught(check_flips, metric)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(2, 6), st.integers(1, 3), st.floats(0, 3))
 def test_intervals_agree_with_the_p_beside_them(
     seed: int, num_layouts: int, num_seeds: int, gap: float

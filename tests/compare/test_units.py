@@ -16,9 +16,9 @@ from tiny import assert_caught, assert_not_vacuous
 from plait.compare import charts
 from plait.compare.charts import (
     Chart,
+    CostPoint,
     Learning,
     Look,
-    Measured,
     Run,
     Tick,
     learning_curves,
@@ -35,7 +35,7 @@ LINEAR, BY_FACTORS = (1.0, 0.6, 0.2), (1.0, 0.3, 0.001)  # the last as a share o
 
 
 def scatter(costs: Sequence[float]) -> Chart:
-    points = [Measured(f"at {n}", Look(n), cost, 0.1 * n, True) for n, cost in enumerate(costs)]
+    points = [CostPoint(f"at {n}", Look(n), cost, 0.1 * n, True) for n, cost in enumerate(costs)]
     return quality_against_cost("title", points, "value", "higher", "FLOP")
 
 

@@ -21,7 +21,7 @@ from plait.compare import sensitivity as foresight
 from plait.compare.results import Ability, Contrast, EpochTimes, MetricSummary, Summary
 from plait.compare.sensitivity import Sensitivity, sensitivity
 from plait.compare.significance import drawn, tell_apart
-from plait.compare.verdict import Counted, MetricVerdict, Verdict, chief_metrics, verdict_of
+from plait.compare.verdict import FloorVerdict, MetricVerdict, Verdict, chief_metrics, verdict_of
 from plait.metrics.intervals import Difference, Estimate
 
 MADE_UP = compared(LAYOUTS[:1], (0,))
@@ -214,7 +214,7 @@ def test_the_recommended_is_among_the_best_everywhere():
 
 def counted(
     better: Sequence[str], alike: Sequence[str] = (), *, metric: str = "ndcg@10", seeds: int = 2
-) -> Counted:
+) -> FloorVerdict:
     """How layouts stand to a baseline."""
 
     def against(value: float, p: float) -> Contrast:
@@ -222,7 +222,7 @@ def counted(
         return Contrast("rules", difference, p, difference.low, difference.high, seeds > 1)
 
     layouts = {name: against(0.05, 0.001) for name in better} | {name: against(0.001, 0.9) for name in alike}
-    return Counted(metric, "rules", Estimate(0.1, 0.09, 0.11, "higher", 900), layouts)
+    return FloorVerdict(metric, "rules", Estimate(0.1, 0.09, 0.11, "higher", 900), layouts)
 
 
 def test_counting_is_recommended_where_no_layout_beats_it() -> None:
@@ -361,7 +361,7 @@ def check_sentences(several, met):
 def check_many(examples):
     met = Counter()
 
-    @settings(max_examples=examples, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
+    @settings(max_examples=examples, phases=[Phase.generate])
     @given(st.lists(FOUND, min_size=1, max_size=5))
     def each(several):
         check_sentences(several, met)

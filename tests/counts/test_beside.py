@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 from tiny import assert_not_vacuous
 
-from plait.counts.beside import SMOOTHING, Counts, Tables, pruned
+from plait.counts.beside import SMOOTHING, ItemCounts, Tables, pruned
 
 ITEMS = 12
 POPULARITY = np.array(
@@ -66,7 +66,7 @@ def test_items_that_came_after_the_counts_say_nothing_in_a_history():
 
 
 def test_what_is_added_is_the_weighted_sum():
-    counts = Counts(tables(), np.array([0.5, 2.0, 0.0, 1.0]), "causal", "")
+    counts = ItemCounts(tables(), np.array([0.5, 2.0, 0.0, 1.0]), "")
     rules, _, own = tables().terms(*laid_out(), ITEMS)
     np.testing.assert_allclose(counts.added(*laid_out(), ITEMS), 2 * rules + own, rtol=1e-6)
     assert counts.pay and not replace(counts, weight_T=np.array([1.0, 0, 0, 0])).pay
@@ -74,7 +74,7 @@ def test_what_is_added_is_the_weighted_sum():
 
 def test_weights_and_tables_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="3 weights of a model and 3 tables"):
-        Counts(tables(), np.array([0.5, 2.0, 0.0]), "causal", "")
+        ItemCounts(tables(), np.array([0.5, 2.0, 0.0]), "")
     with pytest.raises(ValueError, match="counts of 12 items"):
         replace(tables(), popularity_V1=POPULARITY[1:])
 

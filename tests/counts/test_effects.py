@@ -5,7 +5,7 @@ import pytest
 from tiny import assert_caught, assert_not_vacuous
 
 from plait.counts import effects, histories
-from plait.counts.effects import Chances, ItemTotals, Numbers, Scale, Shares
+from plait.counts.effects import EffectScale, ItemTotals, LogitEffects, NumberEffects, Shares
 
 NUM_ITEMS = 5
 ITEM_DAMPING, USER_DAMPING, DECAY = 3.0, 2.0, 0.7
@@ -14,7 +14,7 @@ ITEM_DAMPING, USER_DAMPING, DECAY = 3.0, 2.0, 0.7
 class Rated:
     """Training events of users, and for each of them a history: those events, then one that was not counted."""
 
-    def __init__(self, scale: Scale, seed: int) -> None:
+    def __init__(self, scale: EffectScale, seed: int) -> None:
         rng = np.random.default_rng(seed)
         length_U = rng.integers(0, 7, size=11)
         length_U[3] = 0
@@ -29,11 +29,11 @@ class Rated:
         self.item_H = rng.integers(0, NUM_ITEMS + 1, len(length_U))
 
 
-def drawn(scale: Scale, count: int, rng: np.random.Generator) -> np.ndarray:
+def drawn(scale: EffectScale, count: int, rng: np.random.Generator) -> np.ndarray:
     match scale:
-        case Numbers():
+        case NumberEffects():
             return rng.integers(1, 6, (count, 1)).astype(float)
-        case Chances():
+        case LogitEffects():
             return (rng.integers(0, 4, (count, 1)) > np.arange(3)).astype(
                 float
             )  # three steps between four levels
@@ -42,19 +42,19 @@ def drawn(scale: Scale, count: int, rng: np.random.Generator) -> np.ndarray:
     raise AssertionError(scale)
 
 
-def mean_of(scale: Scale, y_EK: np.ndarray) -> np.ndarray:
+def mean_of(scale: EffectScale, y_EK: np.ndarray) -> np.ndarray:
     count = len(y_EK)
     match scale:
-        case Numbers():
+        case NumberEffects():
             return np.array([sum(y) / count for y in y_EK.T])
-        case Chances():
+        case LogitEffects():
             return np.array([(sum(y) + 0.5) / (count + 1) for y in y_EK.T])
         case Shares():
             return np.array([(sum(y) + 0.5) / (count + 0.5 * y_EK.shape[1]) for y in y_EK.T])
     raise AssertionError(scale)
 
 
-def plain(scale: Scale, rated: Rated, history: int, met: dict[str, int]) -> np.ndarray:
+def plain(scale: EffectScale, rated: Rated, history: int, met: dict[str, int]) -> np.ndarray:
     """The prediction for one history and one item, by loops alone."""
     mean_K = mean_of(scale, rated.y_EK)
 
@@ -77,9 +77,9 @@ def plain(scale: Scale, rated: Rated, history: int, met: dict[str, int]) -> np.n
         information, weights = information + weight * (usual_K * (1 - usual_K)).sum(), weights + weight
         met["counted" if own is not None else "not counted"] += 1
     match scale:
-        case Numbers():
+        case NumberEffects():
             return base_K + (observed - expected) / (weights + USER_DAMPING)
-        case Chances():
+        case LogitEffects():
             damping = USER_DAMPING * (mean_K * (1 - mean_K)).sum()
             logit_K = np.log(base_K / (1 - base_K)) + np.sum(observed - expected) / (information + damping)
             return 1 / (1 + np.exp(-logit_K))
@@ -89,7 +89,7 @@ def plain(scale: Scale, rated: Rated, history: int, met: dict[str, int]) -> np.n
     raise AssertionError(scale)
 
 
-def check_effects(scale: Scale, seed: int) -> None:
+def check_effects(scale: EffectScale, seed: int) -> None:
     rated, met = Rated(scale, seed), {"counted": 0, "not counted": 0}
     totals = ItemTotals.of(scale, rated.y_EK, rated.item_E, NUM_ITEMS)
     expected_SK = totals.expected(rated.item_S, rated.y_SK, rated.is_counted_S, ITEM_DAMPING)
@@ -101,7 +101,9 @@ def check_effects(scale: Scale, seed: int) -> None:
     assert_not_vacuous(met, above=3)
 
 
-SCALES = [pytest.param(scale, id=type(scale).__name__) for scale in (Numbers(), Chances(), Shares())]
+SCALES = [
+    pytest.param(scale, id=type(scale).__name__) for scale in (NumberEffects(), LogitEffects(), Shares())
+]
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -119,7 +121,7 @@ def test_an_item_mean_with_its_own_label_is_caught(scale, monkeypatch):
 
 
 def test_levels_stay_in_order_whatever_a_user_adds():
-    scale, rated = Chances(), Rated(Chances(), 0)
+    scale, rated = LogitEffects(), Rated(LogitEffects(), 0)
     totals = ItemTotals.of(scale, rated.y_EK, rated.item_E, NUM_ITEMS)
     base_MK = totals.means(rated.item_H, damping=0.5)
     for far in (-60.0, -1.0, 1.0, 60.0):
@@ -135,7 +137,7 @@ def test_one_class_and_no_event_give_no_certainty(scale):
         totals = ItemTotals.of(scale, y_EK, np.ones(count, np.int64), NUM_ITEMS)
         mean_MK = totals.means(np.array([0, 1, 2]), damping=1.0)
         assert np.isfinite(mean_MK).all()
-        if not isinstance(scale, Numbers):
+        if not isinstance(scale, NumberEffects):
             assert ((mean_MK > 0) & (mean_MK < 1)).all()
             y_MK = 1 - y_EK[:1] if count else drawn(scale, 1, np.random.default_rng(0))
             if isinstance(scale, Shares):
@@ -160,9 +162,9 @@ def test_a_user_who_gives_a_star_less_is_met():
     quality_V, shift_U = rng.normal(3, 1, 41), rng.normal(0, 1, 60)
     user_E, item_E = np.repeat(np.arange(60), 40), rng.integers(1, 41, 2400)
     y_EK = (quality_V[item_E] + shift_U[user_E])[:, None]
-    totals = effects.ItemTotals.of(Numbers(), y_EK, item_E, 40)
+    totals = effects.ItemTotals.of(NumberEffects(), y_EK, item_E, 40)
     expected = totals.expected(item_E, y_EK, np.ones(2400, dtype=bool), 1.0)
     start_U1 = np.arange(0, 2401, 40)
-    sum_UC = histories.sums(Numbers().to_sum(y_EK, expected), start_U1, np.ones(2400))
-    found = Numbers().moved(np.zeros((60, 1)), sum_UC, 1.0, totals.mean_K)[:, 0]
+    sum_UC = histories.sums(NumberEffects().to_sum(y_EK, expected), start_U1, np.ones(2400))
+    found = NumberEffects().moved(np.zeros((60, 1)), sum_UC, 1.0, totals.mean_K)[:, 0]
     assert np.corrcoef(found, shift_U)[0, 1] > 0.97

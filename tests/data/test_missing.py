@@ -17,9 +17,8 @@ from tiny import assert_not_vacuous
 
 from plait.data import Dataset, prepare
 from plait.data.columns import rules
-from plait.data.history import History, read_history
+from plait.data.history import History, columns_read, read_history
 from plait.schema import MISSING_VALUE, Action, Amount, Binary, Categorical, Feature, Regression
-from plait.training.run import columns_read
 
 NUM_USERS, NUM_EVENTS, NUM_ITEMS = 4, 8, 6
 MISSING = (1, 4)  # of a table's rows, and of every user's events

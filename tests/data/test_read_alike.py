@@ -16,9 +16,8 @@ from tiny import assert_caught, assert_not_vacuous
 
 from plait.data import Dataset, history, prepare
 from plait.data.columns import features
-from plait.data.history import read_history
+from plait.data.history import columns_read, read_history
 from plait.schema import MISSING_VALUE, UNSEEN_VALUE, Category, Feature, Number, Vector
-from plait.training.run import columns_read
 
 NUM_USERS, NUM_EVENTS = 8, 4
 SEPARATOR = "|"

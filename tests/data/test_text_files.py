@@ -71,7 +71,7 @@ def check_against_csv(read: Reader, block_bytes: int) -> Counter[str]:
     """Over hostile texts: what is read is what Python's csv reads, and what csv cannot read is refused."""
     met: Counter[str] = Counter()
 
-    @settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=300)
     @given(TEXTS)
     def check(text: str) -> None:
         expected = records(text)

@@ -62,7 +62,7 @@ def check_order(seed: int, levels: int, sizes: list[int], shuffled: bool) -> dic
     return {"ties where the list ends": tied, "parts": len(parts) > 1}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.integers(1, 30), st.lists(st.integers(1, 30), max_size=4), st.booleans())
 def test_the_best_are_those_of_a_stable_sort(seed, levels, sizes, shuffled):
     check_order(seed, levels, sizes, shuffled)

@@ -140,7 +140,11 @@ def test_blind_tables_hold_no_pair_of_one_request(of_requests):
 def test_answers_are_those_of_the_questions_that_models_are_asked(of_requests, tmp_path, same_request):
     found, answers = baselines_of(of_requests, PROTOCOL, same_request, tmp_path)
     targets = of_requests.targets("test", same_request)
-    assert len(answers) == len(found.counted) == len(retrieval.FAMILIES) - 1 + len(actions.FAMILIES)
+    assert (
+        len(answers)
+        == len(found.counted)
+        == len(retrieval.RETRIEVAL_BASELINES) - 1 + len(actions.ACTION_BASELINES)
+    )
     for its in answers.values():
         np.testing.assert_array_equal(its.user_Q, targets.user_Q)
         np.testing.assert_array_equal(its.item_Q, of_requests.target_items(targets))
@@ -286,26 +290,26 @@ def test_the_best_of_the_grid_is_taken(dataset, tmp_path, monkeypatch):
     log, validation = training_log(dataset, "causal"), dataset.targets("validation")
     chosen = {its.name: its.settings for its in found.counted}
     tried = 0
-    for family in retrieval.FAMILIES:
+    for baseline in retrieval.RETRIEVAL_BASELINES:
         values = {
             option.settings: counting._selected_metric(dataset, KEPT, log, validation, option)
-            for option in family.options(log)
+            for option in baseline.options(log)
         }
-        assert values[chosen[family.name]] == max(values.values()), family.name
+        assert values[chosen[baseline.name]] == max(values.values()), baseline.name
         tried += len(values)
     assert tried > 20
 
 
-@pytest.mark.parametrize("family", retrieval.FAMILIES, ids=lambda family: family.name)
-def test_a_user_without_history_is_shown_what_is_popular(dataset, family):
+@pytest.mark.parametrize("baseline", retrieval.RETRIEVAL_BASELINES, ids=lambda baseline: baseline.name)
+def test_a_user_without_history_is_shown_what_is_popular(dataset, baseline):
     log = training_log(dataset, "causal")
     nobody = asking.Histories(
         np.zeros(0, np.int64), np.zeros((0, 2), np.float32), np.zeros(0, bool), np.zeros(2, np.int64)
     )
     popularity_V1 = items.popularity(log.item_E, log.num_items)
-    for option in family.options(log):
+    for option in baseline.options(log):
         (score_V1,) = option.scores(nobody)
-        if family.name != "recent popularity":
+        if baseline.name != "recent popularity":
             by_score, by_popularity = (
                 np.unique(of[1:], return_inverse=True)[1] for of in (score_V1, popularity_V1)
             )

@@ -61,9 +61,10 @@ def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def heard(model: GenerativeRecommender) -> GenerativeRecommender:
     """With weights that let counts be heard, whatever they were fitted to."""
-    assert model.counts is not None
-    weight_T = np.array([0.5, *np.linspace(0.5, 1.0, len(model.counts.tables.names))])
-    model.counts = replace(model.counts, weight_T=weight_T)
+    assert model.counts is not None and model.counts.items is not None
+    items = model.counts.items
+    weight_T = np.array([0.5, *np.linspace(0.5, 1.0, len(items.tables.names))])
+    model.counts = replace(model.counts, items=replace(items, weight_T=weight_T))
     return model
 
 
@@ -109,12 +110,12 @@ def test_counts_that_read_another_history_are_caught(dataset, trained, monkeypat
 
 def test_a_loaded_model_answers_as_it_was_tested(dataset, trained):
     model, kept = load_model(trained / MODEL), load_answers(trained, dataset.actions)
-    assert model.counts is not None and model.counts.tables.names == ("rules", "EASE")
+    assert model.counts is not None and model.counts.items.tables.names == ("rules", "EASE")
     np.testing.assert_array_equal(answers_of(model, dataset, "test", PROTOCOL).rank_Q, kept.rank_Q)
     again = counts_of(model, dataset, PROTOCOL, "cpu")
     saved = load_model(trained / MODEL).counts
-    np.testing.assert_allclose(again.weight_T, saved.weight_T, rtol=1e-4)
-    assert again.said.split(" (")[0] == saved.said.split(" (")[0]
+    np.testing.assert_allclose(again.items.weight_T, saved.items.weight_T, rtol=1e-4)
+    assert [line.split(" (")[0] for line in again.said] == [line.split(" (")[0] for line in saved.said]
 
 
 def test_a_model_without_its_counts_is_refused(dataset, trained, tmp_path):
@@ -142,10 +143,16 @@ def test_a_damaged_file_is_refused(trained, tmp_path):
         load_model(tmp_path)
 
 
-def test_a_layout_that_retrieves_nothing_takes_none(dataset, tmp_path):
+def test_a_layout_that_retrieves_nothing_counts_no_items(dataset, tmp_path):
     run_training(dataset, counted("action_out", max_epochs=1), tmp_path / "run", silent)
-    assert load_model(tmp_path / "run" / MODEL).counts is None
-    assert not (tmp_path / "run" / MODEL / COUNTS).exists()
+    counts = load_model(tmp_path / "run" / MODEL).counts
+    assert counts is not None and counts.items is None and counts.actions is not None
+
+
+def test_a_layout_that_predicts_no_action_counts_none(dataset, tmp_path):
+    run_training(dataset, counted("item", max_epochs=1), tmp_path / "run", silent)
+    counts = load_model(tmp_path / "run" / MODEL).counts
+    assert counts is not None and counts.items is not None and counts.actions is None
 
 
 def test_two_checkpoints_have_weights_of_their_own(dataset, tmp_path, monkeypatch):
@@ -162,7 +169,7 @@ def test_two_checkpoints_have_weights_of_their_own(dataset, tmp_path, monkeypatc
     assert len(fitted) == 1 + (result.beside.best_epoch != result.best_epoch)
     for found, saved in zip((fitted[-1], fitted[0]), own, strict=True):
         assert saved is not None
-        np.testing.assert_array_equal(saved.weight_T, found.weight_T)
+        np.testing.assert_array_equal(saved.items.weight_T, found.items.weight_T)
 
 
 def test_too_few_answers_and_answers_that_the_filter_removes(dataset, trained, monkeypatch):
@@ -173,11 +180,11 @@ def test_too_few_answers_and_answers_that_the_filter_removes(dataset, trained, m
     )
     with monkeypatch.context() as patch:
         patch.setattr(Dataset, "seen_items", seen_by_all)
-        found = counts_of(model, dataset, PROTOCOL, "cpu")
+        found = counts_of(model, dataset, PROTOCOL, "cpu").items
     assert found.weight_T.tolist() == [1.0, 0.0, 0.0] and "over 0 answers" in found.said
     assert f"{dataset.num_users} that the filter removes left out" in found.said
     monkeypatch.setattr(combining, "SCORES", 1)
-    assert "too many to hold" in counts_of(model, dataset, PROTOCOL, "cpu").said
+    assert "too many to hold" in counts_of(model, dataset, PROTOCOL, "cpu").items.said
 
 
 @pytest.fixture(scope="module")
@@ -194,11 +201,11 @@ def test_several_answers_to_a_question(of_requests, tmp_path, same_request):
     settings = replace(settings, model=replace(settings.model, exposure=Exposure(same_request=same_request)))
     run_training(of_requests, settings, tmp_path / "run", silent)
     model = load_model(tmp_path / "run" / MODEL)
-    assert model.counts is not None and model.counts.tables.names == ("rules", "EASE", "own frequency")
+    assert model.counts is not None and model.counts.items.tables.names == ("rules", "EASE", "own frequency")
     targets = of_requests.targets("validation", same_request)
     with torch.no_grad():
         choices = combining._choices(
-            model, of_requests, targets, model.counts.tables, settings.protocol, "cpu"
+            model, of_requests, targets, model.counts.items.tables, settings.protocol, "cpu"
         )
     assert choices.weight_Q.sum() == pytest.approx(len(np.unique(of_requests.lists(targets))))
     assert len(np.unique(choices.weight_Q)) > 1
@@ -229,7 +236,8 @@ def test_a_comparison_shows_every_layout_with_and_without_counts(dataset, tmp_pa
     found = compare_variants(dataset, variants, 2, tmp_path, command="", report=silent)
     assert list(found.comparison.counts) == ["lac"]
     effects = {its.metric: its for its in found.comparison.counts["lac"]}
-    assert list(effects) == list(found.comparison.retrieval)
+    shown = [*found.comparison.retrieval, *found.comparison.scoring]
+    assert list(effects) == [metric for metric in shown if metric != "gauc:liked"], "users with both: none"
     folders = [tmp_path / run_folder("lac", seed) for seed in (0, 1)]
     alone = [measure(answers_without_counts(folder, load_result(folder))) for folder in folders]
     for metric, its in effects.items():
@@ -239,7 +247,8 @@ def test_a_comparison_shows_every_layout_with_and_without_counts(dataset, tmp_pa
         assert its.difference.value == pytest.approx(its.with_counts - its.without)
     assert any("ndcg@10" in note for note in notes(found.comparison) if note.startswith("lac: "))
     (summary,) = found.comparison.without_counts
-    assert {m: its.estimate.value for m, its in summary.metrics.items()} == {
+    values = {metric: its.estimate.value for metric, its in summary.metrics.items()}
+    assert {metric: value for metric, value in values.items() if value is not None} == {
         metric: pytest.approx(its.without) for metric, its in effects.items()
     }
 

@@ -138,7 +138,10 @@ def test_str_says_all_of_it():
         "scores a candidate    late",
         "tokens per event      1",
         "blind to its request  no other event of it; i[t+1], a[t+1] only where it ends",
+        "counts of actions     the effect of its item, and the user's residuals before it",
     ]
+    assert audit(named("next_action")).counted.endswith("; not the effect of its item (P2)")
+    assert audit(named("item")).counted == "none: no action of an event to come is predicted"
     assert audit(named("action_out")).blindness == "no other event of it"
     assert (
         audit(named("lac")).blindness

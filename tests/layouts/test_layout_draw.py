@@ -214,6 +214,7 @@ def test_lac_explained():
         "  scores a candidate    early",
         "  tokens per event      1",
         "  blind to its request  no other event of it; a[t-1] of an earlier one; i[t+1] only where it ends",
+        "  counts of actions     the effect of its item, and the user's residuals before it",
         "",
         "Trunk FLOPs against item-only, one token per event and per candidate, 12 layers",
         "  training (d = 256)                  T = 100: 1.00, T = 1000: 1.00",

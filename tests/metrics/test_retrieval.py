@@ -148,7 +148,7 @@ OURS = {"hit_rate": hr_at, "recall": recall_at, "ndcg": ndcg_at}
 def check_formulas(num_examples: int = 300) -> None:
     met = Counter()
 
-    @settings(max_examples=num_examples, database=None, deadline=None)
+    @settings(max_examples=num_examples)
     @given(questions(), st.integers(1, 12))
     def check(question, k):
         _, _, list_Q, item_Q = question

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.nn.action_kinds import modelled
@@ -18,7 +18,6 @@ VALUES = st.tuples(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(VALUES, min_size=1, max_size=7))
 def test_there_and_back(values):
     raw = torch.tensor(values)

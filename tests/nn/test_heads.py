@@ -314,7 +314,7 @@ def means(raw: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(raw_labels(), st.sampled_from(KINDS), st.sampled_from(("none", "ppnet")))
 def test_training_starts_at_the_means(raw, kind, gate):
     heads, hidden, late = heads_of(TowerConfig(kind=kind, gate=gate)), torch.randn(2, D), late_features(2)

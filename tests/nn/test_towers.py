@@ -265,7 +265,7 @@ def fitted(late: Tensor) -> LateFeatures:
     return features
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(COLUMNS)
 def test_late_features_have_no_unit(columns):
     late = counts().double()

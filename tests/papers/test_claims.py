@@ -21,9 +21,9 @@ from plait.metrics.statistic import Better, Statistic, mean_over_users
 from plait.papers import claims
 from plait.papers.claims import (
     Claim,
+    ClaimVerdict,
     Repeated,
     Statistics,
-    Verdict,
     answer,
     judge,
     judge_repeated,
@@ -32,7 +32,7 @@ from plait.papers.claims import (
 )
 
 U = 307
-Judge = Callable[[Sequence[Claim], Statistics], tuple[Verdict, ...]]
+Judge = Callable[[Sequence[Claim], Statistics], tuple[ClaimVerdict, ...]]
 
 
 def hits(seed: int, level: float, wobble: float = 0.0, users_seed: int = 0) -> dict[str, Statistic]:
@@ -95,7 +95,9 @@ def test_a_planted_difference_is_found_and_equal_models_are_too_close_to_tell() 
     [
         pytest.param(
             lambda asked, found: tuple(
-                Verdict(claim="", outcome="reproduced" if v.why.startswith("+") else "not reproduced", why="")
+                ClaimVerdict(
+                    claim="", outcome="reproduced" if v.why.startswith("+") else "not reproduced", why=""
+                )
                 for v in judge(asked, found)
             ),
             id="sign of the difference alone",
@@ -110,7 +112,7 @@ def test_a_broken_judge_is_caught(broken: Judge) -> None:
     assert_caught(check_planted, broken, CASES)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.floats(-0.2, 0.2), st.floats(0.005, 0.2))
 def test_parity_follows_the_margin(gap: float, margin: float) -> None:
     """Users' noise is far below the room that is left to either side."""

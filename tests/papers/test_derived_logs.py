@@ -17,7 +17,7 @@ from plait.data.simulator.truth import truth_of
 from plait.papers import derived_logs, lac
 from plait.papers.derived_logs import Declared, DescribedLog, Thresholded, events_of
 from plait.papers.genrank import FEED
-from plait.papers.logs import Log
+from plait.papers.logs import StudyLog
 from plait.schema import FIRST_VALUE, Amount, Category, Feature, Vector
 
 QUICK = FEED.quick()
@@ -188,7 +188,7 @@ def of_requests(folder: Path, request: str | None) -> Dataset:
     return prepare(log, **columns, actions=ACTIONS, out=folder, min_item_events=1)
 
 
-def check_requests(log: Log, made_of: Dataset, kept: Path) -> None:
+def check_requests(log: StudyLog, made_of: Dataset, kept: Path) -> None:
     made = log.open(kept, None)
     after, before = (events_of(its).select("user_id", "item_id", "request_id") for its in (made, made_of))
     assert after.equals(before), log

@@ -23,7 +23,7 @@ from plait.models.inputs import training_inputs
 from plait.nn.config import TrunkConfig
 from plait.nn.gpt import GptBlock
 from plait.papers import lac, lag
-from plait.papers.claims import Verdict
+from plait.papers.claims import ClaimVerdict
 from plait.papers.lag import (
     LAST,
     LENGTH,
@@ -145,7 +145,7 @@ def test_attention_is_held_against_the_same_position() -> None:
     assert looks_at(maps("both"), 0).words == "0.583 against 0.533, by seed"
 
 
-def check_random_maps(judge: Callable[[np.ndarray], tuple[Verdict, ...]], trials: int = 100) -> None:
+def check_random_maps(judge: Callable[[np.ndarray], tuple[ClaimVerdict, ...]], trials: int = 100) -> None:
     """5 % are to be expected of both verdicts together; of 100 trials, 12 % are as likely as 1 in 200."""
     rng = np.random.default_rng(0)
     settled = [
@@ -159,11 +159,12 @@ def check_random_maps(judge: Callable[[np.ndarray], tuple[Verdict, ...]], trials
     assert sum(settled) < 0.12 * trials, sum(settled)
 
 
-def by_agreement(map_SPLL: np.ndarray) -> tuple[Verdict, ...]:
+def by_agreement(map_SPLL: np.ndarray) -> tuple[ClaimVerdict, ...]:
     """A verdict wherever every seed says the same."""
     agree = [abs(np.sign(looks_at(map_SPLL, offset).value_N).sum()) == len(map_SPLL) for offset in OFFSETS]
     return tuple(
-        Verdict(claim="", outcome="reproduced" if alike else "too close to tell", why="") for alike in agree
+        ClaimVerdict(claim="", outcome="reproduced" if alike else "too close to tell", why="")
+        for alike in agree
     )
 
 

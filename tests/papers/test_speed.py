@@ -13,7 +13,7 @@ from plait.data import Dataset
 from plait.evaluation.provenance import Provenance
 from plait.evaluation.run_files import Result, RunSettings
 from plait.papers import attnmvp, genrank, lac, speed
-from plait.papers.claims import Verdict
+from plait.papers.claims import ClaimVerdict
 from plait.papers.speed import Race
 from plait.papers.study import Place
 from plait.training.run import run_training
@@ -55,10 +55,10 @@ def check_equal_layouts(race: Race, trials: int = 100) -> None:
 
 
 class EveryRoundAgrees(Race):
-    def verdicts(self, savings: Sequence[Sequence[float]]) -> tuple[Verdict, ...]:
+    def verdicts(self, savings: Sequence[Sequence[float]]) -> tuple[ClaimVerdict, ...]:
         agree = [min(its) > 0 or max(its) < 0 for its in savings]
         return tuple(
-            Verdict(claim="", outcome="reproduced" if alike else "too close to tell", why="")
+            ClaimVerdict(claim="", outcome="reproduced" if alike else "too close to tell", why="")
             for alike in agree
         )
 

@@ -19,7 +19,7 @@ from plait.data.sources import prepared
 from plait.evaluation.run_files import load_result
 from plait.papers import STUDIES, attnmvp, lac
 from plait.papers.claims import Claim
-from plait.papers.logs import Given, Log, NotHere, Public, Simulated, stand_in
+from plait.papers.logs import Given, NotHere, Public, Simulated, StudyLog, stand_in
 from plait.papers.speed import Race
 from plait.papers.study import (
     Either,
@@ -121,6 +121,12 @@ def test_a_recorded_result_says_where_it_comes_from(tmp_path: Path) -> None:
     ours = figures["lac", "rmse_scaled:rating"]
     assert ours.paper == 0.25 and ours.low is not None and ours.low < ours.value < ours.high  # type: ignore[operator]
     assert figures["item", "rmse_scaled:rating"].value is None and figures["item", "hr@10"].paper is None
+    counted = {variant for variant, _ in figures if variant.startswith("count: ")}
+    assert 1 <= len(counted) <= 2, "the best of each metric, and no others"
+    for metric in recorded.findings[0].metrics:
+        best = [figures[variant, metric] for variant in counted if figures[variant, metric].value is not None]
+        assert best and all(its.paper is None and its.low is not None for its in best)
+    assert all(variant in shown(recorded) for variant in counted)
     [verdict] = recorded.findings[0].verdicts
     assert verdict.outcome == "too close to tell" and "p = " in verdict.why
     assert recorded.answers == {"ratings": "reproduced in 0 of 1 claims, not in 0, 1 too close to tell"}
@@ -336,7 +342,7 @@ def test_all_logs_of_every_part_are_known_before_it_runs() -> None:
     met = 0
     for part in (part for study in STUDIES for part in study.parts):
         for its in (part.first, part.otherwise) if isinstance(part, Either) else (part,):
-            assert its.logs and all(isinstance(log, Log) for log in its.logs), its.name
+            assert its.logs and all(isinstance(log, StudyLog) for log in its.logs), its.name
             met += len(its.logs) > 1
     assert_not_vacuous({"parts of several logs": met})
 

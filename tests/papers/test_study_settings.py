@@ -16,7 +16,7 @@ from plait.layouts import CATALOGUE
 from plait.papers import STUDIES, genrank
 from plait.papers.ablation import Ablation, Arm
 from plait.papers.derived_logs import Declared, DescribedLog
-from plait.papers.logs import Log, Simulated
+from plait.papers.logs import Simulated, StudyLog
 from plait.papers.speed import Race
 from plait.papers.study import Either, Study, StudyPart, Trial
 
@@ -26,7 +26,7 @@ def parts_of(study: Study) -> Iterator[StudyPart]:
         yield from (part.first, part.otherwise) if isinstance(part, Either) else (part,)
 
 
-def world_of(log: Log) -> World | None:
+def world_of(log: StudyLog) -> World | None:
     match log:
         case Simulated(world=world):
             return world

@@ -17,6 +17,7 @@ from tiny import assert_caught, assert_not_vacuous, started, trunk_of
 
 import plait
 from plait.compare import comparing
+from plait.counts.kinds import counted
 from plait.data import Dataset
 from plait.data.columns.actions import read_as
 from plait.data.simulator import Knows, World, oracle, simulate
@@ -480,3 +481,30 @@ FORGETFUL: tuple[Callable[[Any], object], ...] = (
 def test_a_kind_that_a_part_does_not_know_is_an_error(part: Callable[[Any], object]) -> None:
     with pytest.raises(AssertionError, match="unreachable"):
         part(Action("x", Silent()))  # type: ignore[arg-type]
+
+
+# Counts beside a model
+
+
+def check_scores_of_counts(one: Example) -> None:
+    """A head's outputs become scores and outputs again, and what is counted means the same by a score."""
+    kind = modelled(fitted(one).kind)
+    out_MC = torch.randn(50, kind.num_of_state + kind.num_constant, generator=torch.manual_seed(0))
+    scores, of_counts = kind.scores_of(out_MC), counted(fitted(one).kind)
+    torch.testing.assert_close(kind.expected(kind.outputs_of(scores)), kind.expected(out_MC))
+    means = [
+        part.scale.mean_of(score_MK.double().numpy())
+        for part, score_MK in zip(of_counts.parts, scores, strict=True)
+    ]
+    np.testing.assert_allclose(of_counts.answer(*means), kind.expected(out_MC), rtol=1e-4, atol=1e-6)
+
+
+@every_kind
+def test_counts_mean_by_a_score_what_a_head_does(one: Example) -> None:
+    check_scores_of_counts(one)
+
+
+def test_scores_of_another_scale_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(action_kinds.ZeroInflatedAmount, "scores_of", lambda self, out_MC: out_MC.split(1, 1))
+    (spent,) = (one for one in EXAMPLES if one.action.name == "spent")
+    assert_caught(check_scores_of_counts, spent)

@@ -24,7 +24,6 @@ from plait.evaluation.run_files import RunSettings
 from plait.layouts import CATALOGUE
 from plait.models.generative import GenerativeRecommender
 from plait.models.questions import Exposure
-from plait.nn import precision
 from plait.nn.config import TrunkConfig
 from plait.nn.losses import RetrievalLoss
 from plait.randomness import Randomness
@@ -529,13 +528,6 @@ def test_retrieval_that_is_not_trained_does_not_choose_the_epoch(dataset, tmp_pa
     silent = replace(settings, model=replace(settings.model, retrieval_weight=0.0))
     [only] = fitted(dataset, tmp_path / "actions", silent).rules.values()
     assert str(only) == "normalised_error:actions"
-
-
-@pytest.mark.parametrize(("faster", "chosen"), [(True, "bf16"), (False, "fp32")])
-def test_precision_follows_the_machine(faster, chosen, monkeypatch):
-    monkeypatch.setattr(precision, "multiplies_bf16_faster", lambda device: faster)
-    assert precision.resolve_precision("auto", "cpu") == chosen
-    assert {precision.resolve_precision(asked, "cpu") for asked in ("bf16", "fp32")} == {"bf16", "fp32"}
 
 
 def test_users_too_short_to_train_on_are_named(tmp_path):

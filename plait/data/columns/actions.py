@@ -38,7 +38,7 @@ NUMBER_TRIALS = 4  # behind a bounded number that is drawn: it takes one of five
 
 
 @dataclass(frozen=True)
-class Draws:
+class ActionDraws:
     """What a simulated action is made of: hits among trials, and a size. Without a size, its value is what the hits
     come to."""
 
@@ -75,7 +75,7 @@ class ReadKind(ABC):
 
     @property
     @abstractmethod
-    def draws(self) -> Draws | None:
+    def draws(self) -> ActionDraws | None:
         """What a simulated one is made of; None where a world cannot draw it."""
 
 
@@ -127,8 +127,8 @@ class BinaryColumn(ReadKind):
         return ActionFacts(known=len(value_N), events={"1": int(value_N.sum(dtype=np.float64))})
 
     @property
-    def draws(self) -> Draws | None:
-        return Draws(trials=1)
+    def draws(self) -> ActionDraws | None:
+        return ActionDraws(trials=1)
 
 
 @final
@@ -152,8 +152,8 @@ class RegressionColumn(ReadKind):
         return _facts_of_numbers(value_N)
 
     @property
-    def draws(self) -> Draws | None:
-        return Draws(trials=NUMBER_TRIALS, low=float(self.kind.low), high=float(self.kind.high))
+    def draws(self) -> ActionDraws | None:
+        return ActionDraws(trials=NUMBER_TRIALS, low=float(self.kind.low), high=float(self.kind.high))
 
 
 @final
@@ -176,8 +176,8 @@ class AmountColumn(ReadKind):
         return _facts_of_numbers(value_N)
 
     @property
-    def draws(self) -> Draws | None:
-        return Draws(trials=int(self.kind.zero_inflated), has_size=True)
+    def draws(self) -> ActionDraws | None:
+        return ActionDraws(trials=int(self.kind.zero_inflated), has_size=True)
 
 
 @final
@@ -196,7 +196,7 @@ class CategoricalColumn(ReadKind):
         return _facts_of_outcomes(self.kind.values, value_N)
 
     @property
-    def draws(self) -> Draws | None:
+    def draws(self) -> ActionDraws | None:
         return None  # no order that hits could climb
 
 
@@ -229,9 +229,9 @@ class OrdinalColumn(ReadKind):
         return _facts_of_outcomes(self.kind.values, value_N)
 
     @property
-    def draws(self) -> Draws | None:
+    def draws(self) -> ActionDraws | None:
         steps = len(self.kind.values) - 1
-        return Draws(trials=steps, high=float(steps), tells_levels=True)
+        return ActionDraws(trials=steps, high=float(steps), tells_levels=True)
 
 
 def _numbers(action: Action, dtype: DType) -> pl.Expr:

@@ -14,11 +14,11 @@ from plait.data.columns import features
 from plait.data.columns.actions import known_values, read_as
 from plait.data.columns.features import DescribedTable
 from plait.data.facts import facts_of
-from plait.data.manifest import Counts, Facts, Settings, Split
+from plait.data.manifest import Facts, RowCounts, Settings, Split
 from plait.data.preparation.ingestion import LogRows
 from plait.data.preparation.kept_rows import kept_rows
 from plait.data.preparation.numbering import NumberedEvents, Ties, numbered
-from plait.data.preparation.splits import segmented
+from plait.data.preparation.splits import split_points
 from plait.data.queries import count_queries
 from plait.data.vocabulary import Vocabulary
 from plait.schema import Action, Feature
@@ -34,7 +34,7 @@ class Events:
     left_out: pl.DataFrame  # users
     actions: tuple[Action, ...]  # fitted
     split: Split  # resolved
-    counts: Counts
+    counts: RowCounts
     ties: Ties
     features: dict[str, tuple[Feature, ...]]  # fitted, by the manifest's field
     described: dict[str, str]  # "item" and "user" -> the name of their feature table
@@ -62,22 +62,22 @@ def events_of(log: LogRows, settings: Settings, about: Mapping[str, DescribedTab
     removed, left_out = kept.removed, kept.users_left_out
     events = numbered(kept, log)
     del kept  # a log is large
-    segments = segmented(settings.split, events, log)
+    points = split_points(settings.split, events, log)
     arrays = {
         "start": events.start_U1,
-        "validation": segments.validation_U,
-        "test": segments.test_U,
+        "validation": points.validation_U,
+        "test": points.test_U,
         "item": events.item_E,
         "time_s": events.time_s_E,
         "request": events.request_E,
         "action": _gather_actions(log, events.row_E, settings),
     }
     unseen_id = _unseen_items(about, settings, events.item_id)
-    tables = _id_tables(events, unseen_id, segments.is_train_E)
-    trained_U = np.add.reduceat(segments.is_train_E, events.start_U1[:-1], dtype=np.int64) > 0
+    tables = _id_tables(events, unseen_id, points.is_train_E)
+    trained_U = np.add.reduceat(points.is_train_E, events.start_U1[:-1], dtype=np.int64) > 0
     known = features.fit_tables(about, tables, trained_U)
     context, code_EC = features.gather_context(
-        settings.context, log.columns, log.context_label, events.row_E, segments.is_train_E
+        settings.context, log.columns, log.context_label, events.row_E, points.is_train_E
     )
     arrays |= known.arrays | ({"context": code_EC} if context else {})
     return Events(
@@ -85,21 +85,21 @@ def events_of(log: LogRows, settings: Settings, about: Mapping[str, DescribedTab
         tables=tables,
         rejects=log.rejects,
         left_out=left_out,
-        actions=_fit(settings.actions, arrays["action"], segments.is_train_E),
-        split=segments.split,
-        counts=Counts(
+        actions=_fit(settings.actions, arrays["action"], points.is_train_E),
+        split=points.split,
+        counts=RowCounts(
             rows_read=log.num_read,
             rejected=log.rejected,
             users=len(events.user_id),
             items=len(events.item_id) + len(unseen_id),
             events=len(events.item_E),
-            train_events=int(segments.is_train_E.sum()),
+            train_events=int(points.is_train_E.sum()),
             unseen_items=len(unseen_id),
             missing=_count_missing(settings.actions, arrays["action"]),
             split_requests=events.ties.split_requests,
             **removed,
             **known.lacking,
-            **count_queries(events.start_U1, segments.validation_U, segments.test_U),
+            **count_queries(events.start_U1, points.validation_U, points.test_U),
         ),
         ties=events.ties,
         features=known.fitted | {"context": context},

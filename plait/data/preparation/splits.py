@@ -18,7 +18,7 @@ from plait.wording import setting
 
 
 @dataclass(frozen=True)
-class Segments:
+class SplitPoints:
     """Where each user's validation and test begin: training is `start : validation`, test `test : end`."""
 
     split: Split  # resolved
@@ -27,7 +27,7 @@ class Segments:
     is_train_E: np.ndarray
 
 
-def segmented(split: Split, events: NumberedEvents, log: LogRows) -> Segments:
+def split_points(split: Split, events: NumberedEvents, log: LogRows) -> SplitPoints:
     """Splits the events.
 
     Raises:
@@ -41,7 +41,7 @@ def segmented(split: Split, events: NumberedEvents, log: LogRows) -> Segments:
     is_train_E = training_rows(events.start_U1, validation_U)
     if not is_train_E.any():
         raise ValueError(f"{split} leaves no event to train on: every user has fewer than three")
-    return Segments(split, validation_U, test_U, is_train_E)
+    return SplitPoints(split, validation_U, test_U, is_train_E)
 
 
 def _resolved(split: Split, time_s_E: Int64[np.ndarray, " E"]) -> Split:

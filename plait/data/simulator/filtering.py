@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from plait.data.simulator.responses import Chances, features, weights
+from plait.data.simulator.responses import ResponseChances, features, weights
 from plait.data.simulator.truth import Truth, item_chances, steering, trace_of
 from plait.data.simulator.world import World
 
@@ -23,7 +23,7 @@ class Machine:
     prior_Z: Float64[np.ndarray, " Z"]
     scenario_Z: Int64[np.ndarray, " Z"]
     category_LBZ: Float64[np.ndarray, "L B Z"]  # chance of the category
-    chances: tuple[Chances, ...]  # of each response, V x Z
+    chances: tuple[ResponseChances, ...]  # of each response, V x Z
     weights: tuple[Float64[np.ndarray, "_ _ _"], ...]  # of each response's features, F x V x Z
     steered_BZ: Float64[np.ndarray, "B Z"]  # chance that an unknown item of the category steers
 
@@ -31,7 +31,7 @@ class Machine:
 def machine_of(world: World, truth: Truth) -> Machine:
     K, M, S, V = world.num_types, world.num_moods, world.num_scenarios, world.num_items
     by_item = [item_chances(world, truth, action) for action in range(len(world.responses))]
-    chances = tuple(Chances(of.hit.reshape(V, -1), of.size.reshape(V, -1)) for of in by_item)
+    chances = tuple(ResponseChances(of.hit.reshape(V, -1), of.size.reshape(V, -1)) for of in by_item)
     steered_VZ = truth.within_V[:, None] * chances[steering(world)].hit
     steered_BZ = np.stack([steered_VZ[truth.category_V == b].sum(0) for b in range(world.num_categories)])
     category_KMSLB = np.repeat(truth.category_KSLB[:, None], M, axis=1)

@@ -16,7 +16,7 @@ from plait.data.dataset import Dataset, Targets
 from plait.data.manifest import LeaveOneOut, Split, SplitColumn, Temporal
 from plait.data.simulator import ahead
 from plait.data.simulator.filtering import Machine, Observed, filtered, machine_of
-from plait.data.simulator.responses import Chances, expected
+from plait.data.simulator.responses import ResponseChances, expected
 from plait.data.simulator.simulating import SCENARIO, TRUTH
 from plait.data.simulator.truth import truth_of
 from plait.data.simulator.world import World
@@ -292,7 +292,7 @@ def _answer(
     item_R = asked.world_item(asked.item_Q[query_R])
     state_RZ = ahead.given_category(machine, ahead_RLZ, machine.truth.category_V[item_R])
     for column, (response, of) in enumerate(zip(machine.world.responses, machine.chances, strict=True)):
-        best = expected(response, Chances(of.hit[item_R], of.size[item_R]), state_RZ)
+        best = expected(response, ResponseChances(of.hit[item_R], of.size[item_R]), state_RZ)
         found.predicted[column][query_R] = best.predicted
         found.mean[column][query_R] = best.mean
         found.log_mean[column][query_R] = best.log_mean

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Float, Float64
 
-from plait.data.columns.actions import Draws, read_as
+from plait.data.columns.actions import ActionDraws, read_as
 from plait.limits import Between, check_numbers
 from plait.schema import Action
 
@@ -52,7 +52,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
         return _draws_of(self.action).has_size
 
 
-def _draws_of(action: Action) -> Draws:
+def _draws_of(action: Action) -> ActionDraws:
     """Raises ValueError where a world cannot draw such an action."""
     draws = read_as(action.kind).draws
     if draws is None:
@@ -64,14 +64,14 @@ def _draws_of(action: Action) -> Draws:
 
 
 @dataclass(frozen=True)
-class Chances:
+class ResponseChances:
     """A response's distribution in each of several states."""
 
     hit: Float64[np.ndarray, "*X"]  # chance of each trial
     size: Float64[np.ndarray, "*X"]  # mean of log1p(amount), where there is an amount
 
 
-def chances_of(response: Response, bias: float, effect: Float[np.ndarray, "*X"]) -> Chances:
+def chances_of(response: Response, bias: float, effect: Float[np.ndarray, "*X"]) -> ResponseChances:
     """The distribution where taste, mood, item and scenario add up to `effect`, 0 being average.
 
     >>> from plait.schema import Amount
@@ -79,7 +79,7 @@ def chances_of(response: Response, bias: float, effect: Float[np.ndarray, "*X"])
     >>> chances_of(purchase, -1.0, np.array([0.0, 1.0])).hit.round(3)
     array([0.269, 0.5  ])
     """
-    return Chances(_chance(bias + effect), response.size * (1 + SWING * np.tanh(effect / 3)))
+    return ResponseChances(_chance(bias + effect), response.size * (1 + SWING * np.tanh(effect / 3)))
 
 
 def _chance(logit: Float[np.ndarray, "*X"]) -> Float64[np.ndarray, "*X"]:
@@ -102,7 +102,10 @@ def bias_for(rate: float, effect_E: Float64[np.ndarray, " E"]) -> float:
 
 
 def draw(
-    response: Response, chances: Chances, uniform_E: Float64[np.ndarray, " E"], rng: np.random.Generator
+    response: Response,
+    chances: ResponseChances,
+    uniform_E: Float64[np.ndarray, " E"],
+    rng: np.random.Generator,
 ) -> Float64[np.ndarray, " E"]:
     """Values in the log's units.
 
@@ -133,7 +136,7 @@ def features(response: Response, value_E: Float[np.ndarray, " E"]) -> Float64[np
     return np.stack(rows)
 
 
-def weights(response: Response, chances: Chances) -> Float64[np.ndarray, " F *X"]:
+def weights(response: Response, chances: ResponseChances) -> Float64[np.ndarray, " F *X"]:
     """What `features` are multiplied with: their sum is the log-likelihood, up to a term of the value alone."""
     rows = []
     if response.trials:
@@ -154,7 +157,7 @@ class Expected:
     log_mean: Float64[np.ndarray, "*X"]  # expm1 of the mean of log1p(value): lowest error at model scale
 
 
-def expected(response: Response, chances: Chances, weight: Float64[np.ndarray, "*X Z"]) -> Expected:
+def expected(response: Response, chances: ResponseChances, weight: Float64[np.ndarray, "*X Z"]) -> Expected:
     """What to expect when the last axis of `chances` is uncertain, each state having its `weight`.
 
     A head predicts P(value > 0) times expm1 of the mean of log1p(value) over the values above 0. That is no mean:
@@ -170,7 +173,9 @@ def expected(response: Response, chances: Chances, weight: Float64[np.ndarray, "
     return Expected(value, value, value)
 
 
-def _expected_amount(chances: Chances, weight: Float64[np.ndarray, "*X Z"], is_certain: bool) -> Expected:
+def _expected_amount(
+    chances: ResponseChances, weight: Float64[np.ndarray, "*X Z"], is_certain: bool
+) -> Expected:
     positive = weight if is_certain else weight * chances.hit
     occurs = positive.sum(-1)
     log_mean = (positive * chances.size).sum(-1)

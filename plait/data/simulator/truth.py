@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Float64, Int64, Integer
 
-from plait.data.simulator.responses import Chances, bias_for, chances_of
+from plait.data.simulator.responses import ResponseChances, bias_for, chances_of
 from plait.data.simulator.world import World
 
 SHOWN = 1 << 13  # events over which the rates of responses are set
@@ -86,7 +86,7 @@ def steering(world: World) -> int:
     return [response.action.name for response in world.responses].index(world.steer)
 
 
-def item_chances(world: World, truth: Truth, action: int) -> Chances:
+def item_chances(world: World, truth: Truth, action: int) -> ResponseChances:
     """One response's distribution in every state, by item: V x K x M x S."""
     effect_VKMS = np.moveaxis(truth.effect_AKMSB[action], -1, 0)[truth.category_V]
     bias = float(truth.bias_A[action])

@@ -12,7 +12,7 @@ from typing import assert_never, final
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from plait.counts.effects import Chances, Numbers, Scale, Shares
+from plait.counts.effects import EffectScale, LogitEffects, NumberEffects, Shares
 from plait.schema import ActionKind, Amount, Binary, Categorical, Ordinal, Regression
 
 Columns = Float64[np.ndarray, "N K"]
@@ -23,7 +23,7 @@ Labels = Float64[np.ndarray, " N"]
 class Part:
     """Something of an action that is counted by itself."""
 
-    scale: Scale
+    scale: EffectScale
     columns: Callable[[Labels], Columns]  # of a label that this part does not know, NaN
 
 
@@ -68,7 +68,7 @@ def counted(kind: ActionKind) -> CountedKind:
 class CountedBinary(CountedKind):
     """On logits."""
 
-    parts = (Part(Chances(), lambda label_N: label_N[:, None]),)
+    parts = (Part(LogitEffects(), lambda label_N: label_N[:, None]),)
 
     def answer(self, *mean_NK: Columns) -> Float32[np.ndarray, "N ..."]:
         return mean_NK[0][:, 0].astype(np.float32)
@@ -80,7 +80,7 @@ class CountedNumber(CountedKind):
     """In the log's units, never out of bounds."""
 
     kind: Regression
-    parts = (Part(Numbers(), lambda label_N: label_N[:, None]),)
+    parts = (Part(NumberEffects(), lambda label_N: label_N[:, None]),)
 
     def answer(self, *mean_NK: Columns) -> Float32[np.ndarray, "N ..."]:
         return mean_NK[0][:, 0].clip(*self.kind.bounds).astype(np.float32)
@@ -92,7 +92,7 @@ class CountedAmount(CountedKind):
     """By log1p, between 0 and the largest of training, as a model's."""
 
     kind: Amount
-    parts = (Part(Numbers(), lambda label_N: np.log1p(label_N)[:, None]),)
+    parts = (Part(NumberEffects(), lambda label_N: np.log1p(label_N)[:, None]),)
 
     def answer(self, *mean_NK: Columns) -> Float32[np.ndarray, "N ..."]:
         return _amount(self.kind, mean_NK[0])
@@ -105,8 +105,8 @@ class CountedZeroInflated(CountedKind):
 
     kind: Amount
     parts = (
-        Part(Chances(), lambda label_N: np.where(np.isnan(label_N), np.nan, label_N > 0)[:, None]),
-        Part(Numbers(), lambda label_N: np.log1p(np.where(label_N > 0, label_N, np.nan))[:, None]),
+        Part(LogitEffects(), lambda label_N: np.where(np.isnan(label_N), np.nan, label_N > 0)[:, None]),
+        Part(NumberEffects(), lambda label_N: np.log1p(np.where(label_N > 0, label_N, np.nan))[:, None]),
     )
 
     def answer(self, *mean_NK: Columns) -> Float32[np.ndarray, "N ..."]:
@@ -138,7 +138,7 @@ class CountedLevels(CountedKind):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        return (Part(Chances(), partial(_exceeds, np.arange(self.num_values - 1))),)
+        return (Part(LogitEffects(), partial(_exceeds, np.arange(self.num_values - 1))),)
 
     def answer(self, *mean_NK: Columns) -> Float32[np.ndarray, "N ..."]:
         above_NL = np.pad(mean_NK[0], ((0, 0), (1, 1)), constant_values=((0, 0), (1, 0)))

@@ -1,0 +1,77 @@
+"""Tables beside the main one: what the lists of layouts and baselines hold, and how both fare on slices of the answers.
+
+Nothing is marked as best in them: their metrics are no measure of quality, and slices are small.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from plait.compare.presentation import COUNT, Cell
+from plait.compare.results import Beyond, Comparison
+from plait.compare.verdict import chief_metrics
+from plait.compare.words import NOTHING, metric_label, number
+from plait.metrics.intervals import Estimate
+
+
+@dataclass(frozen=True)
+class SideTable:
+    """A line for each layout and baseline."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]  # name and cells
+
+
+def side_tables(comparison: Comparison, *, chief_alone: bool = False) -> list[SideTable]:
+    """What lists hold, then every metric by slices; empty where nothing was measured.
+
+    Args:
+        chief_alone: of the metrics, those that the verdict is about.
+    """
+    if not comparison.beyond_accuracy:
+        return []
+    shown = (*comparison.retrieval, *comparison.scoring)
+    metrics = chief_metrics(comparison.retrieval, comparison.scoring) if chief_alone else shown
+    return [*_of_lists(comparison), *(_of_slices(comparison, metric) for metric in metrics)]
+
+
+def list_metrics(comparison: Comparison) -> tuple[str, ...]:
+    """The metrics of what lists hold that any contender has."""
+    return tuple(dict.fromkeys(name for row in comparison.beyond_accuracy for name in row.found.lists))
+
+
+def slices_in_words(comparison: Comparison) -> str:
+    """Which answers are in which slice."""
+    rows = comparison.beyond_accuracy
+    said = "; ".join(str(of.slice) for of in rows[0].found.slices) if rows else ""
+    return f"Frequent items, and users, are those that together have half of all training events. {said}."
+
+
+def _of_lists(comparison: Comparison) -> Iterator[SideTable]:
+    metrics = list_metrics(comparison)
+    rows = [row for row in comparison.beyond_accuracy if row.found.lists]
+    if rows:
+        cells = ((_name(row), tuple(_cell(row.found.lists.get(name)) for name in metrics)) for row in rows)
+        yield SideTable("What lists hold", tuple(map(metric_label, metrics)), tuple(cells))
+
+
+def _of_slices(comparison: Comparison, metric: str) -> SideTable:
+    rows = comparison.beyond_accuracy
+    headings = (f"{of.slice.heading} ({of.slice.num_answers:,})" for of in rows[0].found.slices)
+    cells = (
+        (_name(row), tuple(_cell(of.metrics.get(metric)) for of in row.found.slices))
+        for row in rows
+        if any(metric in of.metrics for of in row.found.slices)
+    )
+    return SideTable(f"{metric_label(metric)} by training events (answers)", tuple(headings), tuple(cells))
+
+
+def _name(row: Beyond) -> str:
+    return f"{COUNT if row.is_baseline else ''}{row.name}"
+
+
+def _cell(estimate: Estimate | None) -> Cell:
+    if estimate is None:
+        return Cell(NOTHING)
+    half = estimate.half_width
+    return Cell(number(estimate.value), "" if half is None else number(half))

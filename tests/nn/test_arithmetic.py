@@ -1,0 +1,128 @@
+"""What matrices are multiplied in is chosen by time and error, in a few milliseconds, and leaves no trace."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plait.nn import arithmetic
+from plait.nn.arithmetic import (
+    EXACT,
+    MARGIN,
+    ROUNDED,
+    Arithmetic,
+    Measured,
+    arithmetic_of,
+    check_exact,
+    choice,
+    measure,  # as it is: what other tests use is patched
+)
+from plait.nn.precision import Multiplied, products_by
+
+MOST = {"fp32": float("inf"), "fp32_onednn": EXACT, "bf16": ROUNDED}
+TIMES = st.sampled_from([2.0**-n for n in range(4)]) | st.floats(1e-5, 1e-1)
+ERRORS = st.sampled_from([3e-7, EXACT, 3e-6, 3e-3, ROUNDED, 0.5, float("nan")])
+FOUND = st.fixed_dictionaries(
+    {"fp32": st.builds(Measured, TIMES, ERRORS)},
+    optional={name: st.builds(Measured, TIMES, ERRORS) for name in ("fp32_onednn", "bf16")},
+)
+Choice = Callable[[Mapping[Multiplied, Measured]], Multiplied]
+
+
+def check_choice(choose: Choice, found: Mapping[Multiplied, Measured]) -> Multiplied:
+    chosen = choose(found)
+    allowed = {name: its for name, its in found.items() if name == "fp32" or its.error <= MOST[name]}
+    assert chosen in allowed, "its error is that of its name"
+    assert chosen == "fp32" or found[chosen].time_s * MARGIN <= found["fp32"].time_s, "it pays by the margin"
+    for name, its in allowed.items():
+        assert name == chosen or its.time_s * MARGIN > found[chosen].time_s or name == "fp32", (
+            "none pays more"
+        )
+    slower = {name: replace(its, time_s=8 * its.time_s) for name, its in found.items()}
+    assert choose(slower) == chosen, "a slower machine chooses alike"
+    return chosen
+
+
+def test_the_choice_is_the_fastest_of_those_that_are_exact_enough():
+    chosen = []
+
+    @given(FOUND)
+    def holds(found):
+        chosen.append(check_choice(choice, found))
+
+    holds()
+    assert set(chosen) == {"fp32", "fp32_onednn", "bf16"}, "the property met every case"
+
+
+def by_time_alone(found: Mapping[Multiplied, Measured]) -> Multiplied:
+    return choice({name: replace(its, error=0.0) for name, its in found.items()})
+
+
+def without_margin(found: Mapping[Multiplied, Measured]) -> Multiplied:
+    allowed = [name for name, its in found.items() if name == "fp32" or its.error <= MOST[name]]
+    return min(allowed, key=lambda name: found[name].time_s)
+
+
+def bf16_where_it_is_there(found: Mapping[Multiplied, Measured]) -> Multiplied:
+    return "bf16" if "bf16" in found and found["bf16"].error <= ROUNDED else "fp32"
+
+
+@pytest.mark.parametrize("broken", [by_time_alone, without_margin, bf16_where_it_is_there])
+def test_a_broken_choice_is_caught(broken):
+    @settings(report_multiple_bugs=False)
+    @given(FOUND)
+    def holds(found):
+        check_choice(broken, found)
+
+    with pytest.raises(AssertionError):
+        holds()
+
+
+@pytest.mark.parametrize("dim", [16, 64, 256, 2048])
+def test_a_probe_takes_milliseconds(dim):
+    found = measure(dim, "cpu")  # the first of a process starts torch's own machinery, too
+    took_s = []
+    for _ in range(3):
+        start_s = time.process_time()
+        found = measure(dim, "cpu")
+        took_s.append(time.process_time() - start_s)
+    assert min(took_s) < 0.05
+    assert {"fp32", "bf16"} <= set(found) and all(its.time_s > 0 for its in found.values())
+    assert found["fp32"].error <= EXACT < found["bf16"].error <= ROUNDED
+
+
+def test_a_probe_leaves_no_trace():
+    before = torch.get_rng_state(), torch.backends.mkldnn.matmul.fp32_precision
+    with torch.inference_mode():
+        measure(16, "cpu")
+        assert torch.is_inference_mode_enabled() and not torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.backends.mkldnn.matmul.fp32_precision == before[1]
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_the_library_is_switched_for_the_time_inside():
+    switch = torch.backends.mkldnn.matmul
+    before, inside = switch.fp32_precision, []
+    for precision in ("fp32", "bf16", "fp32_onednn"):
+        with pytest.raises(KeyError), products_by(precision):
+            inside.append(switch.fp32_precision)
+            raise KeyError
+        assert switch.fp32_precision == before
+    assert inside == [before, before, "bf16"]
+
+
+def test_onednn_is_taken_for_fp32_only_where_it_is_exact(monkeypatch):
+    found = {"fp32": Measured(3.0, 3e-7), "fp32_onednn": Measured(1.0, 3e-3), "bf16": Measured(3.0, 3e-3)}
+    monkeypatch.setattr(arithmetic, "measure", lambda dim, device: found)
+    assert arithmetic_of("auto", 16, "cpu").precision == "fp32"
+    with pytest.raises(ValueError, match=r"optim.precision = 'fp32_onednn' .* are off by 0.003, as in bf16"):
+        arithmetic_of("fp32_onednn", 16, "cpu")
+    found.pop("fp32_onednn")
+    with pytest.raises(ValueError, match="on this machine's cpu there is none: train with fp32"):
+        check_exact("fp32_onednn", "cpu")
+    assert arithmetic_of("bf16", 16, "cpu") == Arithmetic("bf16", "asked for")
