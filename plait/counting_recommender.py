@@ -1,8 +1,8 @@
 """The face of counting: answers as `plait.recommender` gives them, where nothing was trained.
 
-baseline = plait.CountingRecommender.fit(data, "sequential rules")
-history = baseline.encode(table)
-baseline.retrieve(history, k=10)
+rules = plait.CountingRecommender.fit(data, "sequential rules")
+history = rules.encode(table)
+rules.retrieve(history, k=10)
 
 Shape letters: U users asked about, C items asked about, V items of the catalogue, E events of histories.
 """
@@ -23,13 +23,22 @@ from plait.baselines.retrieval import Retriever
 from plait.data import Dataset
 from plait.data.forks import check_can_work
 from plait.data.history import columns_read, read_history
-from plait.engine.plain import check_left
+from plait.engine.filters import Filters
 from plait.engine.ranking import FIRST_ITEM, best
 from plait.engine.state import State
 from plait.engine.state import encode as encode_history
 from plait.evaluation.counting import fitted_predictor, fitted_retriever
 from plait.evaluation.settings import Protocol
-from plait.recommender import NOBODY, Frame, known_items, ranked_rows, rows_of, whole_number, with_actions
+from plait.recommender import (
+    NOBODY,
+    Frame,
+    action_columns,
+    known_items,
+    ranked_rows,
+    rows_of,
+    whole_number,
+    with_actions,
+)
 from plait.schema import EventBatch
 
 
@@ -99,7 +108,7 @@ class CountingRecommender:
         """
         check_can_work()
         count, state = whole_number(k), history.state
-        check_left(self.dataset.num_items, state, count, state.seen_U if filter_seen else ())
+        Filters.joined(self.dataset.num_items, state.seen_U, filter_seen, None).check_left(count, state.id_U)
         score_UV = self.fitted.scores(history.of_users)[:, FIRST_ITEM:].copy()
         for score_V, seen in zip(score_UV, state.seen_U, strict=True) if filter_seen else ():
             score_V[seen[seen >= FIRST_ITEM] - FIRST_ITEM] = -np.inf
@@ -162,9 +171,8 @@ class CountingScorer:
             histories=history.of_users,
         )
         predicted = self.fitted.predicted(asked, asked.item_Q)
-        return with_actions(
-            rows_of(self.dataset.items, history.state, item_UC), self.dataset.actions, predicted
-        )
+        answer = rows_of(self.dataset.items, history.state, item_UC)
+        return with_actions(answer, action_columns(self.dataset.actions, predicted, len(answer)))
 
 
 def _encoded(dataset: Dataset, history: Frame | EventBatch) -> CountedHistory:

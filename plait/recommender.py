@@ -10,18 +10,21 @@ import reprlib
 import time as clock
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
 import msgspec
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 
 from plait.data.columns import rules
-from plait.data.columns.features import code_context, new_items
+from plait.data.columns.features import code_context, new_items, numbers_of
 from plait.data.columns.ids import id_series
 from plait.data.columns.times import MICROSECONDS_PER_S
+from plait.data.columns.values import feature_values
 from plait.data.forks import check_can_work
 from plait.data.history import (
     ITEMS,
@@ -31,20 +34,26 @@ from plait.data.history import (
     read_history,
     save_vocabulary,
 )
+from plait.data.logs.tables import open_tables
 from plait.data.vocabulary import Vocabulary
-from plait.engine import plain
-from plait.engine.state import State
+from plait.engine import one_pass
+from plait.engine.similar import similar as similar_items
+from plait.engine.state import State, called
 from plait.engine.state import append as append_event
 from plait.engine.state import encode as encode_history
+from plait.engine.value import Formula, Value
 from plait.files import draft_folder
+from plait.limits import MOST_CODES, Between
 from plait.models.generative import GenerativeRecommender
 from plait.models.saving import CONFIG, load_model, put_in_place, save_model
 from plait.nn.device import resolve_device
-from plait.schema import UNKNOWN_ITEM, UNSEEN_VALUE, Action, Category, EventBatch, shortened
+from plait.schema import UNKNOWN_ITEM, UNSEEN_VALUE, Action, Category, EventBatch, Number, shortened
 from plait.wording import setting
 
 CENTURY_S = 3_200_000_000  # a request may lie ahead, but not in the milliseconds of a log of seconds
 
+VALUE = "value"  # the column of a formula's values
+EARLIER_EVENTS = Between(0, MOST_CODES, "they are counted by 32 bits")
 NOBODY = (None,)  # the user of a history that names none: no real one, whatever its id
 
 Frame = Any  # whatever polars reads: a dataframe of polars, pandas or Arrow, or a mapping of columns
@@ -72,7 +81,9 @@ class Recommender:
     def actions(self) -> tuple[Action, ...]:
         return self.model.config.actions
 
-    def encode(self, history: Frame | EventBatch, users: Frame | None = None) -> State:
+    def encode(
+        self, history: Frame | EventBatch, users: Frame | None = None, *, before: int | Mapping[Any, int] = 0
+    ) -> State:
         """Histories of one user or, where the user column is there, of many: ordered by user and time.
 
         Args:
@@ -82,25 +93,32 @@ class Recommender:
             users: the user features that the model was trained with: a row per user, with the user's id. Nothing is
                 known about users that are not in it, or about any where it is not given. An `EventBatch` brings its
                 own.
+            before: how many events a user had before the first of its history: one number, or by the user's id (0 for
+                those that it does not name). Models whose windows begin anew every few events (`window_step`) count
+                them, so that a history that was cut has the window of the whole one. Items of events that were cut do
+                not count as seen.
 
         Raises:
             ValueError: a column is missing, of the wrong type or not one of the log's. Or an event lacks its user, item
                 or time, or there is no event. Or users are given to a model that was trained without features of them.
+                Or `before` is no count, or of others, or counts events that the model has to read.
         """
         check_can_work()
         if users is not None:
             self._check_takes_users(history)
         is_batch = isinstance(history, EventBatch)
         read = self._of_batch(history) if is_batch else self._read(history, users)
-        return encode_history(
-            read.events,
-            self.model.plan.max_events,
+        user_ids = read.user_ids if is_batch else read.user_ids or NOBODY
+        state = encode_history(
+            _behind(read.events, before, user_ids),
+            self.model.plan.window,
             self.model.plan.lead,
-            read.user_ids if is_batch else read.user_ids or NOBODY,
+            user_ids,
             read.unknown_items,
             request_name_U=read.request_name_U,
             place_U=read.place_U,
         )
+        return one_pass.encode(self.model, state)
 
     def append(self, state: State, event: Frame) -> State:
         """The state after one more event of every user (for one user, a mapping of single values will do).
@@ -123,16 +141,17 @@ class Recommender:
                 "and the state was encoded from an EventBatch, which does not name its last request; encode a table of "
                 "the log's columns"
             )
-        return append_event(
+        after = append_event(
             state,
             read.events,
-            self.model.plan.max_events,
+            self.model.plan.window,
             self.model.plan.lead,
             read.user_ids,
             read.unknown_items,
             request_name_U=read.request_name_U,
             place_U=read.place_U,
         )
+        return one_pass.append(self.model, state, after)
 
     def add_items(self, items: Frame) -> "Recommender":
         """A recommender that knows the table's new items, too, by their features alone: nothing is trained.
@@ -155,7 +174,13 @@ class Recommender:
         return Recommender(self.model.with_items(table), self.vocabulary.with_more(ids), self.columns)
 
     def score(
-        self, state: State, items: Sequence[Any], *, at: Any = None, context: Mapping[str, Any] | None = None
+        self,
+        state: State,
+        items: Sequence[Any],
+        *,
+        at: Any = None,
+        context: Mapping[str, Any] | None = None,
+        value: str | Value | None = None,
     ) -> pl.DataFrame:
         """Expected actions on given items: a row per user and item, a column per action in the log's units.
 
@@ -168,40 +193,141 @@ class Recommender:
                 without requests, items that are shown at the time of the last event belong to its request, and answers
                 are as trained for such. All others belong to a later one.
             context: values of that moment's context features, by name; missing where not named.
+            value: a formula such as `0.7 * like + 0.3 * log1p(watch_s)`, or what `Recommender.value` made of one. Its
+                values stand in a last column, `value`; rows keep the order of the items.
 
         Raises:
             ValueError: items are no list of ids, or one of them is unknown. Or the layout cannot score, or the model
-                has no such context. Or the time is needed and not given, or lies before the last event.
+                has no such context. Or the time is needed and not given, or lies before the last event. Or a value is
+                refused as by `Recommender.value`, or not finite for some candidate.
         """
         check_can_work()
+        if isinstance(value, str):
+            value = self.value(value)
         item_C = known_items(self.vocabulary, items)
         item_UC = np.tile(item_C, (state.events.num_users, 1))
         at_s, request_name = self._when(at)
         context_F = self._context(context or {})
-        predicted = plain.score(
+        predicted = one_pass.score(
             self.model, state, item_UC, at_s=at_s, request_name=request_name, context_F=context_F
         )
-        return with_actions(rows_of(self.vocabulary, state, item_UC), self.actions, predicted)
+        answer = rows_of(self.vocabulary, state, item_UC)
+        columns = action_columns(self.actions, predicted, len(answer))
+        answer = with_actions(answer, columns, taken=() if value is None else (VALUE,))
+        if value is None:
+            return answer
+        moment = self._numbers_of_context(context or {})
+        value_M = value.of(dict(columns), item_UC.reshape(-1), moment, partial(_candidate, answer))
+        return answer.with_columns(pl.Series(VALUE, value_M))
+
+    def value(self, formula: str, item_numbers: Any = None) -> Value:
+        """A ranking value for `score`: arithmetic over predicted actions, numbers of items and of the context.
+
+        A formula has numbers, names, `+ - * / **`, brackets and the functions abs, sqrt, exp, log, log1p, min and max.
+        Names are the columns that `score` answers with, then the numbers of the context, then columns of
+        `item_numbers`. One that is no Python name stands in quotes: `2 * "device=phone"`. Where any part of the formula
+        is not finite for a candidate, `score` raises and says which.
+
+        Args:
+            item_numbers: a table with a row per item, in any of the forms that `plait.prepare` takes: the log's item
+                column, and the columns of numbers that the formula names.
+
+        Raises:
+            ValueError: it is no such formula, a name is unknown, or none is an action's. Or the table does not hold
+                the numbers.
+        """
+        check_can_work()
+        parsed = Formula.parse(formula)
+        actions = [name for action in self.actions for name in action.kind.answer_columns(action.name)]
+        numbers = [feature.name for feature in self.columns.context if isinstance(feature.kind, Number)]
+        wanted = [name for name in parsed.names if name not in (*actions, *numbers)]
+        text = self.columns.text
+        of_items: list[str] = []
+        if item_numbers is not None and wanted:
+            tables = open_tables(item_numbers, text, text.item_columns, wanted)
+            of_items = [name for name in tables[0].schema if name != self.columns.item]
+        parsed.check_names(
+            actions, (*numbers, *of_items), self._without_numbers(has_table=item_numbers is not None)
+        )
+        if not wanted:
+            return Value(parsed)
+        return Value(parsed, numbers_of(item_numbers, self.columns.item, wanted, self.items, text))
 
     def retrieve(
-        self, state: State, k: int = 10, *, filter_seen: bool = True, at: Any = None
+        self,
+        state: State,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        at: Any = None,
+        allow: Sequence[Any] | None = None,
+        deny: Sequence[Any] | None = None,
+        mask: Sequence[bool] | np.ndarray | None = None,
     ) -> pl.DataFrame:
         """The `k` items most likely to come next: user, rank, item and score (a logit), best first.
 
+        Exact: every item of the catalogue is looked at, a part at a time. Filters leave the scores of the others as
+        they are.
+
         Args:
             at: when they are shown, as in `score`.
+            allow: the only items that may be answered.
+            deny: items that may not.
+            mask: for each of `items`, in their order, whether it may; see `mask`.
 
         Raises:
-            ValueError: the layout cannot retrieve. Or `k` is no whole number, or more than the items left to a user.
-                Or the time is needed and not given, or lies before the last event.
+            ValueError: the layout cannot retrieve. Or `k` is no whole number, or more than the filters leave to a user.
+                Or the time is needed and not given, or lies before the last event. Or as `mask`.
         """
         check_can_work()
         num_items = whole_number(k)
         at_s, request_name = self._when(at)
-        item_UK, score_UK = plain.retrieve(
-            self.model, state, num_items, filter_seen, at_s=at_s, request_name=request_name
+        kept_I = None
+        if not (allow is None and deny is None and mask is None):
+            kept_I = np.concatenate([[False], self.mask(allow, deny) & self._checked_mask(mask)])
+        item_UK, score_UK = one_pass.retrieve(
+            self.model, state, num_items, filter_seen, at_s=at_s, request_name=request_name, kept_I=kept_I
         )
         return ranked_rows(self.vocabulary, state, item_UK, score_UK)
+
+    def mask(
+        self, allow: Sequence[Any] | None = None, deny: Sequence[Any] | None = None
+    ) -> Bool[np.ndarray, " V"]:
+        """For each of `items`, in their order, whether it is allowed (by default all are) and not denied.
+
+        A warning names ids that the model does not know: no list ever holds them.
+
+        Raises:
+            ValueError: the items are no list of ids.
+        """
+        kept_V = np.full(len(self.items), allow is None)
+        if allow is not None:
+            kept_V[self._places_of(allow, "allow")] = True
+        if deny is not None:
+            kept_V[self._places_of(deny, "deny")] = False
+        return kept_V
+
+    def similar(self, items: Sequence[Any], k: int = 10) -> pl.DataFrame:
+        """The `k` items most like each of some: item, rank, similar (another item) and cosine, best first.
+
+        Items are alike whose vectors point the same way, as the model reads items: by their ids, their features or
+        both. Exact: the whole catalogue is looked at.
+
+        Raises:
+            ValueError: items are no list of ids, or one is unknown. Or `k` is no whole number, or more than the others
+                of the catalogue. Or the layout reads no items.
+        """
+        check_can_work()
+        item_N = known_items(self.vocabulary, items)
+        item_NK, cosine_NK = similar_items(self.model, item_N, whole_number(k))
+        return pl.DataFrame(
+            {
+                "item": self.vocabulary.ids_at(np.repeat(item_N, item_NK.shape[1])),
+                "rank": np.tile(np.arange(1, item_NK.shape[1] + 1), len(item_N)),
+                "similar": self.vocabulary.ids_at(item_NK.reshape(-1)),
+                "cosine": cosine_NK.reshape(-1),
+            }
+        )
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Writes weights, configuration and the item table; no pickle.
@@ -238,6 +364,59 @@ class Recommender:
                 f"{model.config.num_items}. Expected the files of one save_pretrained: save it there again"
             )
         return cls(model.to(resolve_device(device)), vocabulary, columns)
+
+    def _places_of(self, items: Any, what: str) -> Int64[np.ndarray, " N"]:
+        """The places in `items` of those that the model knows."""
+        ids = _ids(items)
+        item_N = self.vocabulary.index_of(ids)
+        unknown = ids.filter(item_N == UNKNOWN_ITEM)
+        if len(unknown):
+            warnings.warn(
+                f"{what}: {len(unknown)} of {len(ids)} items are not among the model's {len(self.items)}, such as "
+                f"{unknown[0]!r}; they are never recommended",
+                stacklevel=4,
+            )
+        return item_N[item_N != UNKNOWN_ITEM] - self.vocabulary.first
+
+    def _checked_mask(self, mask: Any) -> Bool[np.ndarray, " V"]:
+        if mask is None:
+            return np.ones(len(self.items), dtype=bool)
+        found = np.asarray(mask)
+        if found.dtype != bool or found.shape != (len(self.items),):
+            raise ValueError(
+                f"mask: expected a truth value for each of the model's {len(self.items)} items, in the order of "
+                f"`items`; found {found.dtype} of shape {found.shape}"
+            )
+        return found
+
+    def _numbers_of_context(self, context: Mapping[str, Any]) -> dict[str, float]:
+        """Of every number among the context, NaN where it is not given."""
+        numbers = {}
+        for feature in self.columns.context:
+            if isinstance(feature.kind, Number):
+                given = pl.DataFrame({feature.name: [context.get(feature.name)]})
+                (number,) = feature_values(feature, given, "context")
+                numbers[feature.name] = float("nan") if number is None else float(number)
+        return numbers
+
+    def _without_numbers(self, *, has_table: bool) -> dict[str, str]:
+        """Names that a formula cannot use, and what it can."""
+        unfit = {}
+        for feature in self.model.config.item_features:
+            if not has_table:
+                unfit[feature.name] = (
+                    f"{feature.name!r} describes items, and of a feature the model keeps no numbers; give a table "
+                    f"that has them, {setting('item_numbers')}"
+                )
+        for feature in self.columns.context:
+            unfit[feature.name] = f"the context {feature.name!r} is a category, which is no number"
+        for action in self.actions:
+            columns = action.kind.answer_columns(action.name)
+            unfit[action.name] = (
+                f"the action {action.name!r} is one of several values; name the chance of one, such as "
+                f'"{columns[0]}", in quotes'
+            )
+        return unfit
 
     def _when(self, at: Any) -> tuple[int | None, int | None]:
         """A time as the log writes it, in unix seconds, and in µs what tells it from the times of the log's requests.
@@ -333,14 +512,29 @@ def ranked_rows(
     return rows_of(vocabulary, state, item_UK).with_columns(rank_M, pl.Series("score", score_UK.reshape(-1)))
 
 
-def with_actions(
-    answer: pl.DataFrame, actions: Sequence[Action], predicted: Mapping[str, Float[np.ndarray, "..."]]
-) -> pl.DataFrame:
-    """The rows with what is expected of each action, in the log's units."""
+def action_columns(
+    actions: Sequence[Action], predicted: Mapping[str, Float[np.ndarray, "..."]], num_rows: int
+) -> list[tuple[str, Float32[np.ndarray, " M"]]]:
+    """What is expected of each action, in the log's units: the name and the numbers of each column."""
+    columns: list[tuple[str, np.ndarray]] = []
     for action in actions:
-        value_MW = action.kind.answer(predicted[action.name].reshape(len(answer), -1))
-        for name, value_M in zip(action.kind.answer_columns(action.name), value_MW.T, strict=True):
-            answer = answer.with_columns(pl.Series(_free(name, answer.columns), value_M))
+        value_MW = action.kind.answer(predicted[action.name].reshape(num_rows, -1))
+        columns += zip(action.kind.answer_columns(action.name), value_MW.T, strict=True)
+    return columns
+
+
+def with_actions(
+    answer: pl.DataFrame,
+    columns: Sequence[tuple[str, Float32[np.ndarray, " M"]]],
+    taken: Sequence[str] = (),
+) -> pl.DataFrame:
+    """The rows with these columns behind.
+
+    Args:
+        taken: names that none of them may have.
+    """
+    for name, value_M in columns:
+        answer = answer.with_columns(pl.Series(_free(name, (*answer.columns, *taken)), value_M))
     return answer
 
 
@@ -355,6 +549,36 @@ def known_items(vocabulary: Vocabulary, items: Any) -> Int64[np.ndarray, " C"]:
             f"such as {unknown[0]!r}"
         )
     return item_C
+
+
+def _candidate(answer: pl.DataFrame, row: int) -> str:
+    user, item = answer.select("user", "item").row(row)
+    return f"{called(user)}, item {item!r}"
+
+
+def _behind(
+    events: EventBatch, before: int | Mapping[Any, int], user_ids: Sequence[Any] | None
+) -> EventBatch:
+    """Histories that came behind so many events of their users; as they are, where there were none.
+
+    Raises:
+        ValueError: one is no count, or of a user without a history.
+    """
+    if not events.num_users or before == 0:
+        return events
+    ids = events.user_U.tolist() if user_ids is None else user_ids
+    by_user = before if isinstance(before, Mapping) else dict.fromkeys(ids, before)
+    for user, count in by_user.items():
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count not in EARLIER_EVENTS:
+            raise ValueError(
+                f"before = {count!r}, of {called(user)}: expected a whole number, how many events there were before "
+                "the history's first"
+            )
+    strange = sorted(by_user.keys() - set(ids), key=str)
+    if strange:
+        raise ValueError(f"before names {called(strange[0])}, of whom no history is given: leave that out")
+    before_U = np.array([by_user.get(user, 0) for user in ids], dtype=np.int64)
+    return replace(events, number_E=events.number_E + np.repeat(before_U, events.num_events_U))
 
 
 def _free(name: str, taken: Sequence[str]) -> str:

@@ -542,8 +542,13 @@ class EventBatch:
     # Codes of what was known when the item was shown, and of what is known about the user; no columns by default.
     context_EF: Int64[np.ndarray, "E F"] = None  # type: ignore[assignment]
     user_code_UK: Int64[np.ndarray, "U K"] = None  # type: ignore[assignment]
+    # Which event it is of all that its user ever had, from 0; by default a user's first event here is the first ever.
+    number_E: Int64[np.ndarray, " E"] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        if self.number_E is None:
+            number_E = np.arange(len(self.item_E)) - np.repeat(self.start_U1[:-1], self.num_events_U)
+            object.__setattr__(self, "number_E", number_E)
         for name, rows in (("context_EF", self.item_E), ("user_code_UK", self.user_U)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, np.zeros((len(rows), 0), dtype=np.int64))

@@ -1,4 +1,5 @@
-"""How messages name what can be set: as Python spells it, or as an option, for whoever typed a command.
+"""How messages name what can be set: as Python spells it, or as an option, for whoever typed a command; and where two
+settings differ.
 
 A message writes `setting("min_user_events", 5)`; which of the two it becomes is decided here alone, by who asks.
 """
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 _asked_in_shell: ContextVar[bool] = ContextVar("asked_in_shell", default=False)
+
+MISSING = object()  # stands for a key that one side lacks
 
 OPTIONS = {  # those that are not called like what they set
     "actions": "action", "item_features": "item-feature", "user_features": "user-feature",
@@ -65,3 +68,21 @@ def _option(name: str, value: object, key: str) -> str:
     if value is ... or value is None or isinstance(value, bool):
         return option
     return " ".join([option, *map(shlex.quote, map(str, value if isinstance(value, tuple) else [value]))])
+
+
+def differences(found: object, asked: object, key: str = "") -> str:
+    """Where settings, as plain values, differ: a line per key; "" where they do not.
+
+    >>> differences({"optim": {"rate": 1, "clip": 2}}, {"optim": {"rate": 3, "clip": 2}})
+    '  optim.rate: found 1, asked 3'
+    """
+    if isinstance(found, dict) and isinstance(asked, dict):
+        names = dict.fromkeys([*asked, *found])
+        prefix = f"{key}." if key else ""
+        parts = (differences(found.get(n, MISSING), asked.get(n, MISSING), f"{prefix}{n}") for n in names)
+        return "\n".join(part for part in parts if part)
+    return "" if found == asked else f"  {key}: found {_spelled(found)}, asked {_spelled(asked)}"
+
+
+def _spelled(value: object) -> str:
+    return "nothing" if value is MISSING else repr(value)

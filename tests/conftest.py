@@ -45,6 +45,12 @@ def shapes_where_they_are_made(request: pytest.FixtureRequest) -> Iterator[None]
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture
+def shapes_are_not_checked(shapes_where_they_are_made: None) -> None:
+    """The same calls come a thousand times here, with shapes that all other tests check."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def measured_alike() -> Iterator[None]:
     """A busy machine measures otherwise each time; tests find fp32 the fastest."""

@@ -623,7 +623,6 @@ def test_a_folder_is_fitted_as_its_dataset(data, log, tmp_path, as_path):
     ("name", "given", "expected"),
     [
         ("data", 3, "a prepared plait.Dataset, or its folder"),
-        ("layout", None, "text: a name of `plait layouts`"),
         ("model", {"trunk": {}}, r"a plait\.ModelSettings\("),
         ("optim", None, r"a plait\.Optim\("),
         ("protocol", {"max_epochs": 1}, r"a plait\.Protocol\("),

@@ -13,6 +13,7 @@ EVERYWHERE = {
     "limits",
     "wording",
     "lazy_names",
+    "window_rule",
 }  # datasets, runs and models are written, and numbers checked, by one rule
 MODEL = {"layouts", "nn", "models", "engine"}
 MAY_IMPORT = {
@@ -24,6 +25,7 @@ MAY_IMPORT = {
     "notices": set(),
     "wording": set(),
     "lazy_names": set(),
+    "window_rule": set(),
     "terminal": set(),
     "layouts": set(),
     "data": set(),

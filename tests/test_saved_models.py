@@ -6,6 +6,7 @@ Kernels of other machines sum in other orders, so numbers are compared within a 
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tiny import assert_caught, assert_not_vacuous
 from plait import Recommender
 from plait.files import HASHES
 from plait.layouts import audit
+from plait.models.generative import GenerativeRecommender
 
 GOLDENS = Path(__file__).parent / "goldens"
 NAMES = sorted(path.name for path in GOLDENS.iterdir() if path.is_dir())
@@ -82,3 +84,19 @@ def test_every_weight_that_was_saved_is_heard(name: str) -> None:
         weight.data.copy_(right)
         heard += 1
     assert_not_vacuous({"weights": heard}, above=15)
+
+
+def test_a_normaliser_that_was_saved_without_its_value_is_that_of_the_positions(tmp_path: Path) -> None:
+    """From then on it is the model's own: another number of positions does not change it."""
+    of_before = json.loads((GOLDENS / "interleaved-rab" / "config.json").read_text())["model"]
+    assert of_before["settings"]["trunk"]["hstu"]["norm_len"] is None and "window_step" not in of_before
+    recommender = saved("interleaved-rab")
+    recommender.save_pretrained(tmp_path)
+    now = json.loads((tmp_path / "config.json").read_text())["model"]
+    num_positions = 2 * of_before["max_events"] + 2  # two tokens an event, and those of the event to come
+    assert now["settings"]["trunk"]["hstu"]["norm_len"] == num_positions
+    loaded = Recommender.from_pretrained(tmp_path, "cpu")
+    assert loaded.model.config == recommender.model.config
+    check_answers("interleaved-rab", loaded)
+    config = replace(loaded.model.config, max_events=99, window_step=9)
+    assert GenerativeRecommender(config).trunk.blocks[0].norm_len == num_positions

@@ -26,7 +26,13 @@ LIGHT = (
 NAMES_ONLY = ("--help", "--version", "trian", "data --help", "data lits")
 HEAVY = ("torch", "polars", "pyarrow")  # a second or two of processor time together
 NUMERIC = ("numpy", "jaxtyping")  # a tenth of one
-ANSWERING = ("plait.recommender", "plait.cli.recommend", "plait.cli.score", "plait.cli.evaluate")
+ANSWERING = (
+    "plait.recommender",
+    "plait.cli.recommend",
+    "plait.cli.score",
+    "plait.cli.similar",
+    "plait.cli.evaluate",
+)
 TRAINING = ("plait.training", "plait.fitting", "plait.compare", "plait.papers")
 
 

@@ -3,6 +3,7 @@
 import time as clock
 from collections.abc import Callable
 
+import jaxtyping
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -173,3 +174,51 @@ def test_the_clock_is_one_in_preparation_serving_and_append(recommender, log, tm
         [False] * 3,
         [False] * 3,
     ]
+
+
+@pytest.fixture(scope="module")
+def anew(log: pl.DataFrame, recommender: Recommender) -> Recommender:
+    """Its windows of 3 events begin anew every 3."""
+    model = model_of(resolve("lac"), max_events=3, window_step=3)
+    return Recommender(model, recommender.vocabulary, recommender.columns)
+
+
+def scores(recommender: Recommender, state: State) -> list[float]:
+    found = recommender.score(state, ["i03", "i11"]), recommender.retrieve(state, 4, filter_seen=False)
+    return [*found[0]["rating"], *found[1]["score"]]
+
+
+def test_a_history_that_was_cut_has_the_window_of_the_whole_one(anew, log):
+    whole = of_users(log, "u03", "u11", "u20")
+    length = dict(whole.group_by("user").len().iter_rows())
+    cut = {user: (count - 5) // 3 * 3 - 1 for user, count in length.items() if count >= 9}
+    assert cut, "windows that begin late, and an event before them for the lag"
+    place = pl.int_range(pl.len()).over("user")
+    kept = whole.filter(place >= pl.col("user").replace_strict(cut, default=0))
+    assert len(kept) < len(whole)
+    expected = scores(anew, anew.encode(whole))
+    assert scores(anew, anew.encode(kept, before=cut)) == expected
+    assert scores(anew, anew.encode(kept)) != expected, "what was cut counts"
+    (user, count), *_ = cut.items()
+    alone = anew.encode(of_users(kept, user).drop("user"), before=count)
+    assert scores(anew, alone) == scores(anew, anew.encode(of_users(whole, user)))
+
+
+@pytest.mark.parametrize(
+    ("before", "found"),
+    [
+        (-1, "before = -1, of user 'u03': expected a whole number, how many events there were before"),
+        (2.5, "before = 2.5, of user 'u03': expected a whole number"),
+        (True, "before = True, of user 'u03'"),
+        ({"u03": "7"}, "before = '7', of user 'u03'"),
+        ({"u99": 3}, "before names user 'u99', of whom no history is given"),
+        (
+            7,
+            "history of user 'u03' begins behind 7 earlier events, and what is asked is answered from all behind",
+        ),
+    ],
+)
+def test_a_wrong_number_of_earlier_events_is_refused(anew, log, before, found, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # nor does it look at users' calls
+    with pytest.raises(ValueError, match=found):
+        anew.encode(of_users(log, "u03").tail(2), before=before)

@@ -25,6 +25,7 @@ from plait.nn.config import TrunkConfig
 from plait.nn.dropout import draw_from
 from plait.nn.initialising import initialised
 from plait.schema import UNKNOWN_ITEM, Action, Binary, EventBatch, Feature, Regression
+from plait.window_rule import WindowRule
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -55,6 +56,7 @@ def model_of(
     *,
     actions: tuple[Action, ...] = ACTIONS,
     max_events: int = MAX_EVENTS,
+    window_step: int = 1,
     settings: ModelSettings | None = None,
     asked_as_candidates: bool = False,
     **features: tuple[Feature, ...],
@@ -69,6 +71,7 @@ def model_of(
         num_items=NUM_ITEMS,
         actions=actions,
         max_events=max_events,
+        window_step=window_step,
         asked_as_candidates=asked_as_candidates,
         **features,
     )
@@ -114,7 +117,7 @@ def plan_of(
     """Asks about every event where it stands, or by choice about the last requests' events as candidates."""
     return QuestionPlan(
         layout=layout if isinstance(layout, Layout) else resolve(layout),
-        max_events=max_events,
+        window=WindowRule(max_events),
         exposure=exposure,
         supervise="all" if candidate_requests is None else "candidates",
         candidate_requests=candidate_requests or 1,
@@ -145,6 +148,7 @@ def part_of(
         request_E=batch.request_E[rows],
         context_EF=batch.context_EF[rows],
         user_code_UK=batch.user_code_UK[user : user + 1],
+        number_E=batch.number_E[rows],
     )
 
 

@@ -42,7 +42,8 @@ HELD_BY_APPS = {
     "layouts": description_of("plait.cli.layouts:list_layouts"),
 }
 IN_ORDER_OF_WORK = (
-    "data", "simulate", "layouts", "compare", "train", "evaluate", "recommend", "score", "study",
+    "data", "simulate", "layouts", "compare", "train", "evaluate", "recommend", "score", "similar",
+    "study",
 )  # fmt: skip
 
 for place, verb in enumerate(IN_ORDER_OF_WORK):

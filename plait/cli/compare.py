@@ -12,10 +12,10 @@ from plait.cli.model_settings import VerbModelSettings, model_of_verb
 from plait.cli.output import console, progress_console, say, show
 from plait.cli.progress import training_bar
 from plait.cli.unfinished import Unfinished
-from plait.compare.beside import slices_in_words
 from plait.compare.comparing import compare as compare_layouts
 from plait.compare.page import terminal_side_tables, terminal_table
 from plait.compare.presentation import use
+from plait.compare.side_tables import side_notes
 from plait.compare.verdict import verdict_of
 from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import resolve
@@ -85,7 +85,7 @@ def compare(
     for table in terminal_side_tables(comparison) if beyond_accuracy else ():
         show(table, screen)
     if beyond_accuracy:
-        say(slices_in_words(comparison), screen)
+        say(side_notes(comparison), screen)
     verdict = verdict_of(comparison)
     for line in verdict.lines:
         say(line, screen)

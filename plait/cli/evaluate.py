@@ -1,14 +1,15 @@
 """The verb that shows what a finished run found."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from plait.cli.arguments import Beyond, Json
 from plait.cli.output import console, say, show, show_json
-from plait.cli.runs import finished_run
+from plait.cli.runs import data_of, finished_run
 from plait.data import Dataset
 from plait.evaluation.answers import measure
-from plait.evaluation.beyond_accuracy import BeyondAccuracy, Known, Sliced
+from plait.evaluation.beyond_accuracy import BeyondAccuracy, Sliced, TrainingFacts
 from plait.evaluation.beyond_accuracy import beyond_accuracy as told_beyond
 from plait.evaluation.counting import BASELINES, against_counting, baselines_of, kept_baselines, told_of
 from plait.evaluation.counts_effect import effects
@@ -42,12 +43,14 @@ def evaluate(run: Path, /, *, beyond_accuracy: Beyond = False, json: Json = Fals
         The folder of `plait train`, or a folder in runs/ of `plait compare`.
     """
     result = finished_run(run)
-    answers, dataset = measured_answers(run, result), _data_of(result)
+    answers, dataset = measured_answers(run, result), data_of(result)
     found = {name: bootstrap(statistic).estimate for name, statistic in measure(answers).items()}
     beside = None
     if (json or beyond_accuracy) and not isinstance(dataset, str):
-        beside = told_beyond([answers], Known.of(dataset))
+        beside = told_beyond([answers], TrainingFacts.of(dataset))
     if json:
+        if isinstance(dataset, str):
+            print(f"plait: beyond accuracy: not known, since {dataset}", file=sys.stderr)
         told = {"metrics": found, "beyond_accuracy": beside, "deployed": _deployed(run, result)}
         show_json({"run": str(run), **told, "result": result})
         return
@@ -135,17 +138,6 @@ def _value_in(of: Sliced, metric: str) -> str:
         return ""
     half = "" if estimate.half_width is None else f" ±{estimate.half_width:.4f}"
     return f"{estimate.value:.4f}{half}"
-
-
-def _data_of(result: Result) -> Dataset | str:
-    """What the run was trained on, or in words why it cannot be told."""
-    try:
-        dataset = Dataset.open(result.dataset_folder)
-    except ValueError as error:
-        return f"its data cannot be opened: {error}"
-    if dataset.manifest.content_hash != result.content_hash:
-        return f"{result.dataset_folder} holds other data than it was trained on"
-    return dataset
 
 
 def _against_counting(run: Path, result: Result, dataset: Dataset | str) -> str:

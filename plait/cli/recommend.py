@@ -3,18 +3,23 @@
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import polars as pl
 from cyclopts import Parameter
+from jaxtyping import Bool
 
 from plait.cli.arguments import Counting, Device, Json
-from plait.cli.counted import Asked, asked_of
-from plait.cli.output import show_rows
+from plait.cli.bulk import Asking, Lists, items_of, users_of, write_answers
+from plait.cli.counted import CountingSource, asked_of
+from plait.cli.id_tables import Report
+from plait.cli.output import progress_console, say, show_rows
+from plait.cli.parted import check_takes_table
 from plait.cli.runs import finished_run, run_and_model
-from plait.cli.user_state import state_of
+from plait.cli.user_state import model_and_data, state_of_users
 from plait.counting_recommender import CountingRecommender
 from plait.data.columns.features import texts_of
 from plait.data.history import Columns, columns_read
-from plait.engine.plain import needs_time
+from plait.engine.asking import needs_time
 from plait.engine.state import State
 from plait.layouts import audit
 from plait.recommender import Recommender
@@ -24,10 +29,14 @@ def recommend(
     run: Path,
     /,
     *,
-    user: str,
+    user: str | None = None,
+    users: str | None = None,
+    out: Path | None = None,
     k: Annotated[int, Parameter(name="-k")] = 10,
     at: str | None = None,
     filter_seen: bool | None = None,
+    allow: Path | None = None,
+    deny: Path | None = None,
     titles: Path | None = None,
     title_column: str = "title",
     dataset: str | None = None,
@@ -36,6 +45,8 @@ def recommend(
     json: Json = False,
 ) -> None:
     """The items that a user is most likely to meet next, with the actions to expect where the layout scores.
+
+    With --users: the items alone, of many users, as a table.
 
     Example: plait recommend runs/lac --user 196 -k 10
 
@@ -48,44 +59,86 @@ def recommend(
         (model/). Where another lies beside it, RUN/model-actions names that.
     user
         The user's id, as the log spells it.
+    users
+        In place of it: a file with a row for each user, the column called as in the log, or user; or all.
+    out
+        Where the lists of --users go: FILE.parquet. Killed and started again, the command goes on.
     k
-        How many items.
+        How many items. One of --users who has fewer left gets those.
     at
         When they are shown: a time as the log writes it. Needed by models that know the time.
     filter_seen
         Leave out the items that the user has met; without it, as the run was judged (protocol.filter-seen).
+    allow
+        A file with the only items to recommend, the column called as in the log, or item.
+    deny
+        Likewise with items that are not.
     titles
         A file with a row per item: the log's item column, and one with titles.
     title_column
         What that one is called.
     dataset
-        A prepared folder, or a name of `plait data list`, with the user's history; without it, the dataset
+        A prepared folder, or a name of `plait data list`, with the users' histories; without it, the dataset
         that the run was trained on.
     device
         What the model runs on; auto is cuda where there is one.
     """
     if baseline is not None:
-        asked = asked_of(run, filter_seen, at=at, dataset=dataset)
+        asked = asked_of(
+            run, filter_seen, at=at, dataset=dataset, users=users, out=out, allow=allow, deny=deny
+        )
+        if user is None:
+            raise ValueError("--user is missing: a baseline answers one user at a time")
         found = _counted(asked, baseline, user, k)
         if titles is not None:
-            found = _with_titles(found, columns_read(asked.dataset), titles, title_column)
+            found = with_titles(found, columns_read(asked.dataset), titles, title_column)
         show_rows(found.columns, found.rows(), json=json)
         return
+    if (user is None) == (users is None) or (users is None) != (out is None):
+        raise ValueError(
+            "give --user for one list, which is printed, or --users (a file, or all) and --out for a table of many"
+        )
+    if out is not None:
+        check_takes_table(out)
+        if titles is not None:
+            raise ValueError(
+                f"--titles {titles}: they are shown beside the list of one --user; leave them out"
+            )
     folder, model_folder = run_and_model(run)
-    result = finished_run(folder)
-    model, state = state_of(model_folder, result, user, dataset, device)
+    result, screen = finished_run(folder), progress_console()
+    asking = Asking(*model_and_data(model_folder, result, dataset, device), model_folder)
+    model = asking.model
     if filter_seen is None:
         filter_seen = result.settings.protocol.filter_seen
-    found = model.retrieve(state, k, filter_seen=filter_seen, at=at).drop("user")
+    kept_V = _kept(asking, allow, deny, lambda line: say(line, screen))
+    if users is not None and out is not None:
+        user_N = users_of(users, asking, lambda line: say(line, screen))
+        write_answers(Lists(asking, user_N, k, filter_seen, at, kept_V), out, screen, json=json)
+        return
+    assert user is not None
+    state = state_of_users(model, asking.data, np.array([asking.data.user_index(user)]))
+    found = model.retrieve(state, k, filter_seen=filter_seen, at=at, mask=kept_V).drop("user")
     if titles is not None:
-        found = _with_titles(found, model.columns, titles, title_column)
+        found = with_titles(found, model.columns, titles, title_column)
     knows_when = at is not None or not needs_time(model.model.layout, model.model.config.settings, "a")
     if audit(model.model.layout).can_score != "no" and knows_when:
         found = _with_actions(found, model, state, at)
     show_rows(found.columns, found.rows(), json=json)
 
 
-def _counted(asked: Asked, baseline: str, user: str, k: int) -> pl.DataFrame:
+def _kept(
+    asking: Asking, allow: Path | None, deny: Path | None, report: Report
+) -> Bool[np.ndarray, " V"] | None:
+    """Whether each of the model's items may be recommended; None: all."""
+    if allow is None and deny is None:
+        return None
+    allowed, denied = (
+        None if path is None else items_of(path, asking, report).to_list() for path in (allow, deny)
+    )
+    return asking.model.mask(allowed, denied)
+
+
+def _counted(asked: CountingSource, baseline: str, user: str, k: int) -> pl.DataFrame:
     """What a way of counting recommends."""
     protocol = asked.protocol
     counts = CountingRecommender.fit(
@@ -95,7 +148,7 @@ def _counted(asked: Asked, baseline: str, user: str, k: int) -> pl.DataFrame:
     return counts.retrieve(history, k, filter_seen=protocol.filter_seen).drop("user")
 
 
-def _with_titles(found: pl.DataFrame, columns: Columns, table: Path, column: str) -> pl.DataFrame:
+def with_titles(found: pl.DataFrame, columns: Columns, table: Path, column: str) -> pl.DataFrame:
     """The table's titles behind the items; null where it has none."""
     titles = texts_of(table, columns.item, column, found["item"], columns.text)
     return found.insert_column(1, titles.rename("title"))

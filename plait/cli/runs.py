@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from plait.data import Dataset
 from plait.evaluation.run_files import MODEL, RESULT, Result, load_result
 from plait.models.saving import CONFIG
 
@@ -16,6 +17,17 @@ def finished_run(folder: Path) -> Result:
     if runs and not (folder / RESULT).exists():
         raise ValueError(f"{folder} holds a comparison; name one of its runs: {', '.join(runs)}")
     return load_result(folder)
+
+
+def data_of(result: Result) -> Dataset | str:
+    """What the run was trained on, or in words why it cannot be told."""
+    try:
+        dataset = Dataset.open(result.dataset_folder)
+    except ValueError as error:
+        return f"its data cannot be opened: {error}"
+    if dataset.manifest.content_hash != result.content_hash:
+        return f"{result.dataset_folder} holds other data than it was trained on"
+    return dataset
 
 
 def run_and_model(path: Path) -> tuple[Path, Path]:

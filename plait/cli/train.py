@@ -14,7 +14,7 @@ from plait.cli.output import progress_console, say
 from plait.cli.progress import training_bar
 from plait.compare.words import duration
 from plait.data import Dataset
-from plait.engine.plain import needs_time
+from plait.engine.asking import needs_time
 from plait.evaluation.checkpoints import Checkpoint
 from plait.evaluation.run_files import MODEL as MODEL_FOLDER
 from plait.evaluation.run_files import load_result

@@ -1,15 +1,20 @@
-"""What the verbs that ask about a user have in common: a finished run's model, and the user's history."""
+"""What the verbs that ask about users have in common: a finished run's model, and the users' histories.
+
+Shape letters: U users.
+"""
 
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 
 from plait.cli.arguments import Device
 from plait.cli.datasets import open_dataset
 from plait.data import Dataset
 from plait.engine.state import State
+from plait.engine.value import Value
 from plait.evaluation.run_files import Result
 from plait.recommender import Recommender
 from plait.schema import UNKNOWN_ITEM, Action, EventBatch
@@ -27,11 +32,36 @@ def state_of(
         ValueError: the dataset or the user is not there, or the dataset's actions or features are not those that the
             model was trained on.
     """
+    model, data = model_and_data(folder, result, dataset, device)
+    return model, state_of_users(model, data, np.array([data.user_index(user)]))
+
+
+def model_and_data(
+    folder: Path, result: Result, dataset: str | None, device: Device
+) -> tuple[Recommender, Dataset]:
+    """A finished run's model, and the data that histories come from; as `state_of`."""
     model = Recommender.from_pretrained(folder, device)
-    data = _dataset_of(folder.parent, result, dataset, model)
-    index = data.user_index(user)
-    state = model.encode(_in_items_of(model, data, data.history(index)))
-    return model, replace(state, id_U=(data.user_ids()[index],))
+    return model, _dataset_of(folder.parent, result, dataset, model)
+
+
+def state_of_users(model: Recommender, data: Dataset, user_U: Int64[np.ndarray, " U"]) -> State:
+    """The histories of users, as the model sees them, who are called as in the log."""
+    state = model.encode(_in_items_of(model, data, data.histories(user_U)))
+    return replace(state, id_U=tuple(data.user_ids().gather(user_U)))
+
+
+def value_of(model: Recommender, formula: str | None, item_numbers: Path | None) -> Value | None:
+    """
+    Raises:
+        ValueError: a table is given without a formula; or as `Recommender.value`.
+    """
+    if formula is not None:
+        return model.value(formula, item_numbers)
+    if item_numbers is not None:
+        raise ValueError(
+            f"--item-numbers {item_numbers}: they are read for a formula; give --value, or leave them out"
+        )
+    return None
 
 
 def _dataset_of(run: Path, result: Result, dataset: str | None, model: Recommender) -> Dataset:

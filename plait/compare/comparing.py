@@ -21,9 +21,9 @@ from jaxtyping import Int64
 
 from plait.compare.examples import examples
 from plait.compare.floor import floor_of
+from plait.compare.notes import origins
 from plait.compare.outlook import Runs
 from plait.compare.page import html_page, page_template
-from plait.compare.presentation import origins
 from plait.compare.regret import limits, regrets
 from plait.compare.results import (
     Ability,
@@ -41,7 +41,7 @@ from plait.compare.verdict import chief_metrics, verdict_of
 from plait.compare.words import folder_name, run_folder
 from plait.data import Dataset
 from plait.evaluation.answers import measure, targets_of
-from plait.evaluation.beyond_accuracy import Known, beyond_accuracy
+from plait.evaluation.beyond_accuracy import TrainingFacts, beyond_accuracy
 from plait.evaluation.checkpoints import rules_of
 from plait.evaluation.counting import BASELINES, Baselines, baselines_of
 from plait.evaluation.counts_effect import effects
@@ -265,8 +265,8 @@ class _Study:
         return protocol_line(self.dataset, of.model, optim, of.protocol, seeds, variant.layout)
 
     @cached_property
-    def known(self) -> Known:
-        return Known.of(self.dataset)
+    def known(self) -> TrainingFacts:
+        return TrainingFacts.of(self.dataset)
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -348,14 +348,14 @@ def _asked_unlike(first: Variant, other: Variant, dataset: Dataset) -> Iterator[
 
 def _asked(variant: Variant, dataset: Dataset) -> Int64[np.ndarray, " Q"]:
     """The test events that a variant is asked about."""
-    plan = variant.settings.protocol.plan(variant.layout, variant.settings.model.exposure)
+    plan = variant.settings.protocol.plan(variant.layout, variant.settings.model)
     return targets_of(dataset, "test", plan).event_Q
 
 
 def _check_selection(variant: Variant, dataset: Dataset) -> None:
     """Raises ValueError where the best epoch is to be chosen by what the layout or the data do not give."""
     layout, actions, its = variant.layout, [action.name for action in dataset.actions], variant.settings
-    validation = targets_of(dataset, "validation", its.protocol.plan(layout, its.model.exposure))
+    validation = targets_of(dataset, "validation", its.protocol.plan(layout, its.model))
     reach = Reach(dataset, layout, its.protocol, validation)
     rules = rules_of(reach, its.model).values()
     for metric, _ in (weight for rule in rules for weight in rule.weights):
@@ -593,7 +593,7 @@ def _card(variant: Variant, dataset: Dataset) -> LayoutCard:
         targets_per_epoch={
             f"{FIELD_NAMES[field]}s": count
             for field, count in targets_per_epoch(
-                dataset, its.protocol.plan(layout, its.model.exposure), its.optim.users_per_step, its.protocol
+                dataset, its.protocol.plan(layout, its.model), its.optim.users_per_step, its.protocol
             ).items()
         },
     )

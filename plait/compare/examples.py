@@ -13,7 +13,8 @@ from plait.compare.results import Comparison, Example
 from plait.compare.verdict import Verdict
 from plait.compare.words import run_folder
 from plait.data import Dataset
-from plait.engine import plain
+from plait.engine import one_pass
+from plait.engine.asking import needs_time
 from plait.engine.state import encode
 from plait.evaluation.run_files import MODEL
 from plait.models.generative import GenerativeRecommender
@@ -68,7 +69,7 @@ def _two_runs(comparison: Comparison, verdict: Verdict, folder: Path) -> dict[st
 
 
 def _asks_for_nothing(model: GenerativeRecommender) -> bool:
-    return model.config.settings.exposure.same_request == "causal" and not plain.needs_time(
+    return model.config.settings.exposure.same_request == "causal" and not needs_time(
         model.layout, model.config.settings, "i"
     )
 
@@ -86,8 +87,8 @@ def _example(
     last = range(max(0, len(history.item_E) - LAST_EVENTS), len(history.item_E))
     recommended = {}
     for layout, model in models.items():
-        state = encode(history, model.plan.max_events, model.plan.lead)
-        item_UK, _ = plain.retrieve(model, state, K, filter_seen)
+        state = encode(history, model.plan.window, model.plan.lead)
+        item_UK, _ = one_pass.retrieve(model, state, K, filter_seen)
         recommended[layout] = tuple(str(item) for item in ids.ids_at(item_UK[0]))
     did = tuple(_event(dataset, int(history.item_E[event]), history.action_EA[event]) for event in last)
     return Example(str(dataset.user_ids()[user]), did, recommended)

@@ -10,11 +10,11 @@ from typing import Any
 
 from rich.text import Text
 
-from plait.compare import presentation
-from plait.compare.beside import list_metrics, side_tables, slices_in_words
+from plait.compare import charted, notes, presentation
 from plait.compare.presentation import COST_COLUMNS, Line
 from plait.compare.presentation import Cell as MetricCell
 from plait.compare.results import Comparison
+from plait.compare.side_tables import list_metrics, side_notes, side_tables
 from plait.compare.verdict import verdict_of
 from plait.compare.words import NOTHING, duration, meaning, metric_label, number, run_folder
 from plait.terminal import Cell, FittedTable, NumberHeading
@@ -44,9 +44,9 @@ def terminal_side_tables(comparison: Comparison) -> list[FittedTable]:
 
 
 def _table(comparison: Comparison, shown: Sequence[str], on_page_only: Sequence[str]) -> FittedTable:
-    notes = [*presentation.rules(comparison), *presentation.notes(comparison)]
+    below = [*notes.rules(comparison), *notes.notes(comparison)]
     if on_page_only:
-        notes.append(f"On the page only: {', '.join(map(metric_label, on_page_only))}.")
+        below.append(f"On the page only: {', '.join(map(metric_label, on_page_only))}.")
     rows = [_row(comparison, line, shown) for line in presentation.lines(comparison)]
     for name, cells in presentation.baseline_cells(comparison).items():
         rows.append([name, *(_terminal_cell(cells[metric]) for metric in shown), *[""] * 4])
@@ -61,7 +61,7 @@ def _table(comparison: Comparison, shown: Sequence[str], on_page_only: Sequence[
         ],
         rows=rows,
         title=f"{comparison.title} on {comparison.dataset.name}",
-        notes=["", *notes, f"Protocol: {comparison.protocol}"],
+        notes=["", *below, f"Protocol: {comparison.protocol}"],
     )
 
 
@@ -128,14 +128,14 @@ def html_page(comparison: Comparison, folder: Path | None = None) -> str:
         baselines=presentation.baseline_cells(comparison),
         side_tables=side_tables(comparison),
         list_metrics=list_metrics(comparison),
-        slices=slices_in_words(comparison),
+        side_notes=side_notes(comparison),
         cost_columns=COST_COLUMNS,
         groups=presentation.groups(comparison),
-        rules=presentation.rules(comparison),
-        notes=presentation.notes(comparison),
-        warnings=presentation.warnings(comparison),
+        rules=notes.rules(comparison),
+        notes=notes.notes(comparison),
+        warnings=notes.warnings(comparison),
         key=presentation.KEY,
-        charts={metric: presentation.charts(comparison, metric) for metric in comparison.charted},
+        charts={metric: charted.charts(comparison, metric) for metric in comparison.charted},
         details={
             metric: presentation.details(comparison, metric)
             for metric in (*comparison.retrieval, *comparison.scoring)

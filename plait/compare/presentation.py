@@ -1,32 +1,18 @@
-"""What a comparison shows: its cells with their marks, rules and notes, the charts to draw, and how to use what was
-chosen. What it decides is `plait.compare.verdict`'s.
+"""The cells of a comparison with their marks, and how to use what was chosen. What is decided, `verdict` says.
 
-The terminal and the page show the same; this is where it is decided.
+The terminal and the page show the same; this is where it is decided, with `notes` and `charted`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from shlex import quote
 from typing import Literal
 
-import msgspec
-
-from plait.compare.charts import (
-    Chart,
-    Contrasted,
-    CostPoint,
-    Learning,
-    Look,
-    Run,
-    forest,
-    learning_curves,
-    quality_against_cost,
-)
+from plait.compare.charts import Look
+from plait.compare.notes import COUNT
 from plait.compare.regret import Regret
-from plait.compare.results import Comparison, Contrast, CountedRow, LayoutCard, MetricSummary, Row, Summary
-from plait.compare.significance import LEVEL
+from plait.compare.results import Comparison, Contrast, CountedRow, LayoutCard, Summary
 from plait.compare.verdict import Verdict, chief_metrics
 from plait.compare.words import (
     NOTHING,
@@ -40,10 +26,9 @@ from plait.compare.words import (
     times,
     with_prefix,
 )
-from plait.evaluation.provenance import Provenance
 from plait.metrics.intervals import Estimate
 from plait.metrics.statistic import Better
-from plait.metrics.table import metric_of, task_of
+from plait.metrics.table import metric_of
 
 COST_COLUMNS = (
     "training FLOPs",
@@ -56,13 +41,6 @@ COST_COLUMNS = (
     "parameters",
     "peak memory",
 )
-MANY_TIES = 0.05  # share of the events
-ABOUT_ORACLE = (
-    "oracle: the best that anyone could expect who knows the simulated world and the whole history. In brackets what a "
-    "layout lacks to it, on the same users: for NE, log-loss and RMSE in % of the oracle's, else in points. By chance "
-    "it can be negative."
-)
-
 Missing = Literal["", "cannot", "not measured", "undefined", "failed"]
 KEY = {
     "cannot": "The layout predicts no such thing, so there is nothing to measure.",
@@ -213,189 +191,6 @@ def use(comparison: Comparison, verdict: Verdict, folder: Path) -> Use | None:
     )
 
 
-def warnings(comparison: Comparison) -> list[str]:
-    """What about the data a reader should know before the numbers."""
-    data, found = comparison.dataset, []
-    if data.tie_share > MANY_TIES:
-        found.append(
-            f"{data.tie_share:.1%} of the events share a time with another event of their user. Their order is the "
-            "log's, and what is asked next may depend on it.".replace("%", " %", 1)
-        )
-    return found
-
-
-def rules(comparison: Comparison) -> list[str]:
-    """How to read numbers and marks."""
-    seeds = max((summary.num_seeds for summary in comparison.summaries), default=0)
-    several = seeds > 1
-    return [
-        f"Best bold, second underlined. ± half the 95 % interval, by bootstrap over users"
-        f"{f', of the mean over {seeds} seeds; how seeds scatter is not in it' if several else ''}.",
-        _rule_of_marks(seeds),
-        f"Cost: training FLOPs, {comparison.reference} = 1. {NOTHING} no value.",
-        *([ABOUT_ORACLE] if comparison.oracle else []),
-        *([ABOUT_BASELINES] if comparison.floor else []),
-    ]
-
-
-def _rule_of_marks(seeds: int) -> str:
-    if seeds < 2:
-        return "No layout is marked as different; one seed each: training noise is not covered."
-    rule = (
-        f"* differs from the column's best: p < {LEVEL:g} that chance parts any two of the column as far "
-        "(paired; users and seeds drawn)."
-    )
-    if seeds > 2:
-        return rule
-    return f"{rule} Two seeds do not tell a layout whose runs scatter more than the others'."
-
-
-def notes(comparison: Comparison) -> list[str]:
-    """What dashes and marks stand for, layout by layout."""
-    found = []
-    for card in comparison.layouts:
-        tasks = (
-            ("retrieve", card.retrieves, comparison.retrieval),
-            ("score a candidate", card.scores, comparison.scoring),
-        )
-        for task, ability, metrics in tasks:
-            if not ability and metrics:
-                was_measured = any(_summary(comparison, card.name, metric) for metric in metrics)
-                but = "; ‡ measured on the event that came" if was_measured else ""
-                found.append(f"{card.name} cannot {task}: {ability.why}{but}")
-        if card.leaks:
-            found.append(f"‼ {card.name} reads its own answers: {'; '.join(card.leaks)}")
-    found += _counts(comparison)
-    found += _given_up(comparison) + _rules_apart(comparison) + _left_out(comparison) + _stops(comparison)
-    return found + _unsteady_times(comparison) + _several_origins(comparison)
-
-
-def _counts(comparison: Comparison) -> list[str]:
-    """What counts do to each layout that has them, then how these layouts stand without."""
-    found = [f"{layout}: {'; '.join(map(str, its))}" for layout, its in comparison.counts.items()]
-    if len(comparison.without_counts) < 2:
-        return found
-    for metric in (*comparison.retrieval, *comparison.scoring):
-        cells = [
-            f"{its.layout} {number(summary.estimate.value)}{'*' * _is_told(summary)}"
-            for its in comparison.without_counts
-            if (summary := its.metrics.get(metric)) is not None
-        ]
-        if len(cells) > 1:
-            found.append(f"{metric} without counts, told among themselves: {', '.join(cells)}")
-    return found
-
-
-def _is_told(summary: MetricSummary) -> bool:
-    return summary.vs_best is not None and summary.vs_best.is_significant
-
-
-def _left_out(comparison: Comparison) -> list[str]:
-    """Why baselines were not asked, or how."""
-    floor = comparison.floor
-    if floor is None:
-        return []
-    reasons = [f"{COUNT}{name} left out: {why}" for name, why in floor.left_out.items()]
-    return reasons + ([f"baselines: {floor.note}"] if floor.note else [])
-
-
-def _rules_apart(comparison: Comparison) -> list[str]:
-    """Where the layouts of a task's columns were not chosen by one rule, so that nothing is marked between them."""
-    found = []
-    for task, metrics in (("retrieval", comparison.retrieval), ("scoring", comparison.scoring)):
-        layouts: dict[str, dict[str, None]] = {}
-        for row in comparison.rows:
-            measured = [metric for metric in metrics if metric in row.metrics]
-            if measured:
-                layouts.setdefault(row.rule_of(measured[0]), {})[row.layout] = None
-        if len(layouts) > 1:
-            rules = (f"{rule or 'a rule not recorded'} ({', '.join(its)})" for rule, its in layouts.items())
-            found.append(
-                f"{task}: epochs were chosen by {' and '.join(rules)}; nothing is marked between those"
-            )
-    return found
-
-
-def _given_up(comparison: Comparison) -> list[str]:
-    """What the deployed checkpoints have instead of what is shown, and by how much it differs; of each action one
-    metric."""
-    chief = chief_metrics(comparison.retrieval, comparison.scoring)
-    found = []
-    for summary in comparison.summaries:
-        measured = ((metric, summary.metrics.get(metric)) for metric in chief)
-        deployed = [(metric, its.deployed) for metric, its in measured if its and its.deployed]
-        words = [
-            f"{metric_label(metric)} {number(its.estimate.value)} ({signed(its.difference.value)}, "
-            f"{signed(its.difference.low)} to {signed(its.difference.high)})"
-            for metric, its in deployed
-        ]
-        if words:
-            found.append(
-                f"{summary.layout} is measured on the checkpoint that is best for each task; its deployed one (model/) "
-                f"has {', '.join(words)}"
-            )
-    return found
-
-
-def _stops(comparison: Comparison) -> list[str]:
-    """The runs that did not finish by themselves, those of one reason together."""
-    reasons: dict[tuple[str, str], list[tuple[str, int]]] = {}
-    for row in comparison.rows:
-        if row.status != "finished":
-            reasons.setdefault((row.status, row.note), []).append((row.layout, row.seed))
-    return [
-        f"{'† ' if status == 'capped' else ''}{status}, {note}: {_names_of(runs)}"
-        for (status, note), runs in reasons.items()
-    ]
-
-
-def _unsteady_times(comparison: Comparison) -> list[str]:
-    """The layouts whose epochs took so unlike times that something else may have run beside them."""
-    unsteady = [
-        f"{s.layout} {number(s.epoch_times.low_s, 1)} to {number(s.epoch_times.high_s, 1)}"
-        for s in comparison.summaries
-        if s.epoch_times.scatter
-    ]
-    if not unsteady:
-        return []
-    return [f"Times are not steady, in seconds per epoch: {', '.join(unsteady)}. Processor time says more."]
-
-
-def origins(rows: Sequence[Row]) -> dict[str, str]:
-    """The code and the machine of rows, and which of them are of it."""
-    return origins_of((row.layout, row.seed, row.provenance) for row in rows)
-
-
-def origins_of(runs: Iterable[tuple[str, int, Provenance]], unit: str = "seed") -> dict[str, str]:
-    """The code and the machine of runs, each a name with its seed or whatever else is counted, and which runs are
-    of it. The date tells nothing apart: a study that runs past midnight is of one origin. Nor do the times of a probe.
-
-    >>> at = Provenance(commit="0a1b")
-    >>> origins_of([("lac", 0, at), ("lac", 1, Provenance()), ("lac", 2, at)], "round")
-    {'commit 0a1b': 'lac (round 0, 2)', 'not recorded': 'lac (round 1)'}
-    """
-    found: dict[str, list[tuple[str, int]]] = {}
-    for name, count, provenance in runs:
-        undated = msgspec.structs.replace(provenance, date="", arithmetic_because="")
-        found.setdefault(str(undated), []).append((name, count))
-    return {origin: _names_of(its, unit) for origin, its in found.items()}
-
-
-def _several_origins(comparison: Comparison) -> list[str]:
-    found = origins(comparison.rows)
-    if len(found) < 2:
-        return []
-    of_each = "; ".join(f"{origin}: {runs}" for origin, runs in found.items())
-    return [f"The runs are not all of one commit and machine. {of_each}"]
-
-
-def _names_of(runs: Sequence[tuple[str, int]], unit: str = "seed") -> str:
-    counts: dict[str, list[int]] = {}
-    for name, count in runs:
-        counts.setdefault(name, []).append(count)
-    return ", ".join(f"{name} ({unit} {', '.join(map(str, its))})" for name, its in counts.items())
-
-
 def details(comparison: Comparison, metric: str) -> list[Detail]:
     """Mean, interval, spread and contrasts of every layout that has the metric."""
     found = []
@@ -413,103 +208,6 @@ def details(comparison: Comparison, metric: str) -> list[Detail]:
                 )
             )
     return found
-
-
-def charts(comparison: Comparison, metric: str) -> list[Chart]:
-    """Differences with what was told of them, quality against what training cost, and learning curves."""
-    looks = {card.name: Look(index) for index, card in enumerate(comparison.layouts)}
-    found = _measured(comparison, metric)
-    drawn = [
-        _forest(comparison, found, metric, looks),
-        _costs(found, metric, looks),
-        _learning(comparison, metric, looks),
-    ]
-    return [chart for chart in drawn if chart is not None]
-
-
-def _forest(
-    comparison: Comparison, found: Sequence[Summary], metric: str, looks: dict[str, Look]
-) -> Chart | None:
-    """Against the reference, or against the best where the reference lacks the metric."""
-    against_reference = [(s, s.metrics[metric].vs_reference) for s in found]
-    against_best = [(s, s.metrics[metric].vs_best) for s in found]
-    has_reference = any(contrast for _, contrast in against_reference)
-    pairs = against_reference if has_reference else against_best
-    rows = [(s, contrast) for s, contrast in pairs if contrast and isfinite(contrast.half_width)]
-    if not rows:
-        return None
-    other = rows[0][1].other
-    return forest(
-        f"{metric_label(metric)} against {other if has_reference else f'the best, {other}'}",
-        [
-            Contrasted(
-                s.layout,
-                looks[s.layout],
-                contrast.difference.value,
-                contrast.low,
-                contrast.high,
-                contrast.is_significant,
-                p_value(contrast.p_adjusted) if contrast.covers_seeds else "",
-            )
-            for s, contrast in rows
-        ],
-        f"difference in {metric_label(metric)}",
-        found[0].metrics[metric].estimate.better,
-    )
-
-
-def _costs(found: Sequence[Summary], metric: str, looks: dict[str, Look]) -> Chart | None:
-    """None where there is nothing to hold a layout against; what trained for nothing has no place on its scale."""
-    found = [summary for summary in found if summary.cost.train_flops > 0]
-    if len(found) < 2:
-        return None
-    points = []
-    for summary in found:
-        measured = summary.metrics[metric]
-        assert measured.estimate.value is not None
-        is_worse = measured.vs_best is not None and measured.vs_best.is_significant
-        points.append(
-            CostPoint(
-                summary.layout,
-                looks[summary.layout],
-                summary.cost.train_flops,
-                measured.estimate.value,
-                not is_worse,
-            )
-        )
-    label = metric_label(metric)
-    better = found[0].metrics[metric].estimate.better
-    return quality_against_cost(f"{label} against the cost of training", points, label, better, "FLOP")
-
-
-def _learning(comparison: Comparison, metric: str, looks: dict[str, Look]) -> Chart | None:
-    better = metric_of(metric).better
-    layouts = []
-    for card in comparison.layouts:
-        runs = [_run(row, metric, better) for row in comparison.rows if row.layout == card.name]
-        kept = tuple(run for run in runs if run is not None)
-        if kept:
-            layouts.append(Learning(card.name, looks[card.name], kept))
-    label = metric_label(metric)
-    return learning_curves(f"{label} on validation", layouts, label, better) if layouts else None
-
-
-def _run(row: Row, metric: str, better: Better) -> Run | None:
-    """The points of a run at which the metric was defined; None where it was at none."""
-    kept = [p for p in row.curve if metric in p.validation and isfinite(p.validation[metric])]
-    if not kept:
-        return None
-    values = [p.validation[metric] for p in kept]
-    chosen = row.chosen.get(task_of(metric))
-    epoch = chosen.epoch if chosen else row.cost.best_epoch if row.cost else None
-    tested = [n for n, point in enumerate(kept) if point.epoch == epoch]
-    best = (max if better == "higher" else min)(range(len(kept)), key=values.__getitem__)
-    points = tuple((float(p.epoch), value) for p, value in zip(kept, values, strict=True))
-    return Run(points, tested[0] if tested else None, best)
-
-
-COUNT = "count: "  # before the names of baselines, which are no layouts
-ABOUT_BASELINES = "count: baselines, which train nothing. Their stars are against the best of them alone."
 
 
 def baseline_cells(comparison: Comparison) -> dict[str, dict[str, Cell]]:
@@ -536,20 +234,6 @@ def _baseline_cell(row: CountedRow, metric: str, best: CountedRow | None) -> Cel
         _words(vs_best, row is best, "the best of the baselines"),
         "*" * bool(vs_best and vs_best.is_significant),
     )
-
-
-def _summary(comparison: Comparison, layout: str, metric: str) -> MetricSummary | None:
-    summary = comparison.summary_of(layout)
-    return summary.metrics.get(metric) if summary else None
-
-
-def _measured(comparison: Comparison, metric: str) -> list[Summary]:
-    """The summaries in which the metric is defined."""
-    return [
-        summary
-        for summary in comparison.summaries
-        if metric in summary.metrics and summary.metrics[metric].estimate.value is not None
-    ]
 
 
 def _column(comparison: Comparison, metric: str) -> dict[str, Cell]:

@@ -82,7 +82,7 @@ def _knows_request(of: RunSettings) -> bool:
     """Who knows the time of the event that came knows whether it opened a request. A history that ends with a request,
     because it is blind to the event's own or asks about it as a candidate, tells it as well."""
     exposure, layout = of.model.exposure, of.parsed_layout
-    return of.protocol.plan(layout, exposure).reads_requests or exposure.time_anchor != "current"
+    return of.protocol.plan(layout, of.model).reads_requests or exposure.time_anchor != "current"
 
 
 def metrics_of(

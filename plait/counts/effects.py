@@ -274,7 +274,7 @@ class ItemTotals:
     def means(self, item_M: Int64[np.ndarray, " M"], damping: float) -> Float64[np.ndarray, "M K"]:
         """The damped means of items: as if each had `damping` more events with the mean of all.
 
-        >>> totals = ItemTotals.of(Numbers(), np.array([[1.0], [4.0], [4.0]]), np.array([1, 2, 2]), num_items=3)
+        >>> totals = ItemTotals.of(NumberEffects(), np.array([[1.0], [4.0], [4.0]]), np.array([1, 2, 2]), num_items=3)
         >>> totals.means(np.array([1, 2, 3]), damping=1.0)[:, 0].tolist()
         [2.0, 3.6666666666666665, 3.0]
         """

@@ -30,8 +30,9 @@ from plait.data.storage.whole_folders import (
     table_digest,
 )
 from plait.data.vocabulary import Vocabulary
-from plait.data.windows import Windows, concatenated_ranges, windows
+from plait.data.windows import Windows, concatenated_ranges, opened_with_request, windows
 from plait.schema import UNKNOWN_ITEM, Action, EventBatch, Feature, FeatureTable
+from plait.window_rule import WindowRule
 
 AGAIN = "prepare the log again, or simulate it again"
 
@@ -269,13 +270,17 @@ class Dataset:
         max_events: int | Int64[np.ndarray, " U"],
         lead: int,
         rng: np.random.Generator | None = None,
+        opens_within: int = 1,
     ) -> EventBatch:
         """The last `max_events` training events of each user, and up to `lead` true events before them.
 
         Args:
             rng: takes a window at a random place of the training events instead.
+            opens_within: a window begins with the first of so many events that opens a request, where one does.
         """
-        window = windows(self._start_U1[user_U], self._validation_U[user_U], max_events, lead, rng)
+        start_U = self._start_U1[user_U]
+        window = windows(start_U, self._validation_U[user_U], max_events, lead, rng)
+        window = opened_with_request(window, start_U, self._request_E, lead, opens_within)
         row_E, start_U1 = concatenated_ranges(window.begin_B, window.end_B)
         return self._batch(user_U, row_E, start_U1, window.lead_B)
 
@@ -317,6 +322,15 @@ class Dataset:
         whole = Targets(*(np.concatenate([getattr(t, name) for t in found]) for name in vars(found[0])))
         return whole[np.argsort(whole.event_Q, kind="stable")]
 
+    def random_train_targets(
+        self, user_U: Int64[np.ndarray, " U"], num_events: int, rng: np.random.Generator
+    ) -> Targets:
+        """The last event of a run of `num_events` training events of each user, or of all where there are fewer; where
+        the run lies is random."""
+        run = windows(self._start_U1[user_U], self._validation_U[user_U], num_events, 0, rng)
+        event_U = run.end_B - 1
+        return Targets(user_U, event_U, event_U, event_U, run.end_B)
+
     def before_requests(self, targets: Targets) -> Targets:
         """The same targets, each from what lay before its own request, as candidates are trained; from what it has,
         where that is all there is."""
@@ -328,6 +342,9 @@ class Dataset:
         """How many events the last training request of each training user holds."""
         end_U = self._validation_U[user_U]
         return end_U - self._ends_before_own_request(Targets(user_U, end_U - 1, end_U, end_U, end_U))
+
+    def num_train_events(self, user_U: Int64[np.ndarray, " U"]) -> Int64[np.ndarray, " U"]:
+        return self._validation_U[user_U] - self._start_U1[user_U]
 
     def _before_own_request(self, targets: Targets) -> Targets:
         """Histories without the target's own request; targets that have none then are left out."""
@@ -344,24 +361,31 @@ class Dataset:
             end_Q -= own_Q
         return end_Q
 
-    def target_batch(self, targets: Targets, max_events: int, lead: int) -> EventBatch:
-        """For each target up to `lead + max_events` events of its history, then the target itself, last."""
-        window = self._history(targets, max_events, lead)
+    def target_batch(self, targets: Targets, window_rule: WindowRule | int, lead: int) -> EventBatch:
+        """For each target the window of its history and up to `lead` events before it, then the target itself, last.
+
+        Args:
+            window_rule: of a number, windows are the last so many events.
+        """
+        window = self._history(targets, window_rule, lead)
         row_E, start_U1 = concatenated_ranges(window.begin_B, window.end_B + 1)
         row_E[start_U1[1:] - 1] = targets.event_Q
         return self._batch(targets.user_Q, row_E, start_U1, window.lead_B)
 
     def candidate_batch(
-        self, targets: Targets, max_events: int, lead: int
+        self, targets: Targets, window_rule: WindowRule | int, lead: int
     ) -> tuple[EventBatch, Int64[np.ndarray, " U"]]:
-        """The targets of one history together: up to `lead + max_events` of its events, then those targets.
+        """The targets of one history together: its window and up to `lead` events before it, then those targets.
+
+        Args:
+            window_rule: as `target_batch` takes it.
 
         Returns:
             The batch, and how many of each sequence's last events are targets. Targets stay in their order.
         """
         first_B = np.flatnonzero(~targets.shares_history_Q)
         count_B = np.diff([*first_B, len(targets)])
-        window = self._history(targets[first_B], max_events, lead)
+        window = self._history(targets[first_B], window_rule, lead)
         row_E, start_B1 = concatenated_ranges(window.begin_B, window.end_B + count_B)
         nth_Q = np.arange(len(targets)) - np.repeat(first_B, count_B)
         row_E[np.repeat(start_B1[1:] - count_B, count_B) + nth_Q] = targets.event_Q
@@ -421,9 +445,12 @@ class Dataset:
 
     def history(self, user_index: int) -> EventBatch:
         """All events of one user, of every segment."""
-        user_U = np.array([user_index], dtype=np.int64)
+        return self.histories(np.array([user_index], dtype=np.int64))
+
+    def histories(self, user_U: Int64[np.ndarray, " U"]) -> EventBatch:
+        """All events of each of these users."""
         row_E, start_U1 = concatenated_ranges(self._start_U1[user_U], self._start_U1[user_U + 1])
-        return self._batch(user_U, row_E, start_U1, np.zeros(1, dtype=np.int64))
+        return self._batch(user_U, row_E, start_U1, np.zeros(len(user_U), dtype=np.int64))
 
     def train_item_counts(self) -> Int64[np.ndarray, " V1"]:
         """Training events of each dense item; index `UNKNOWN_ITEM` counts 0."""
@@ -439,8 +466,11 @@ class Dataset:
         known_A = [np.count_nonzero(is_train_E & ~np.isnan(value_E)) for value_E in self._action_EA.T]
         return np.array(known_A, dtype=np.int64)
 
-    def _history(self, targets: Targets, max_events: int, lead: int) -> Windows:
-        return windows(self._start_U1[targets.user_Q], targets.history_end_Q, max_events, lead)
+    def _history(self, targets: Targets, window_rule: WindowRule | int, lead: int) -> Windows:
+        rule, start_Q = WindowRule.of(window_rule), self._start_U1[targets.user_Q]
+        length_Q = rule.length(self.target_lengths(targets))
+        window = windows(start_Q, targets.history_end_Q, np.maximum(length_Q, 1), lead)
+        return opened_with_request(window, start_Q, self._request_E, lead, rule.opens_within)
 
     def _batch(
         self,
@@ -457,6 +487,7 @@ class Dataset:
             action_EA=self._action_EA[row_E],
             time_s_E=self._time_s_E[row_E],
             request_E=self._request_E[row_E].astype(np.int64),
+            number_E=row_E - np.repeat(self._start_U1[user_U], np.diff(start_U1)),
             context_EF=self._context_EF[row_E].astype(np.int64),
             user_code_UK=self.user_features.code_NK[user_U].astype(np.int64),
         )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
+from plait.window_rule import events_before_request
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -38,6 +40,22 @@ def windows(
     last_B = np.minimum(first_B + max_events, end_B)
     lead_B = np.minimum(skip_B, lead)
     return Windows(first_B - lead_B, last_B, lead_B)
+
+
+def opened_with_request(
+    window: Windows,
+    start_B: Int64[np.ndarray, " B"],
+    request_E: np.ndarray,
+    lead: int,
+    within: int,
+) -> Windows:
+    """The windows, each from the first of its `within` first rows that opens a request, where one does."""
+    if within == 1:
+        return window
+    first_B = window.begin_B + window.lead_B
+    first_B = first_B + events_before_request(first_B, start_B, window.end_B, request_E, within)
+    lead_B = np.minimum(first_B - start_B, lead)
+    return Windows(first_B - lead_B, window.end_B, lead_B)
 
 
 def concatenated_ranges(

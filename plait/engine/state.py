@@ -5,13 +5,17 @@ Shape letters: U users, E events, A action columns, C candidates of a user.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
 from plait.layouts.event_roles import begin_of_last_request
 from plait.schema import EventBatch
+from plait.window_rule import WindowRule, events_before_request
+
+if TYPE_CHECKING:
+    from plait.engine.one_pass import Kept
 
 
 @dataclass(frozen=True)
@@ -27,20 +31,22 @@ class State:
     ] = ()  # ids met so far that the model does not know: UNKNOWN_ITEM in the events
     request_name_U: tuple[Hashable, ...] | None = None  # as `encode` takes it, like the next
     place_U: tuple[tuple[Any, ...], ...] | None = None
+    kept: "Kept | None" = None  # keys of the histories (`plait.engine.one_pass`)
 
 
 def encode(
     history: EventBatch,
-    max_events: int,
+    window_rule: WindowRule | int,
     lag: int,
     id_U: Sequence[Hashable] | None = None,
     unknown_items: Sequence[Hashable] = (),
     request_name_U: Sequence[Hashable] | None = None,
     place_U: Sequence[tuple[Any, ...]] | None = None,
 ) -> State:
-    """The events that questions are answered from: windows of `max_events`, and `lag` more where there are.
+    """The events that questions are answered from: windows by the rule, and `lag` more events where there are.
 
     Args:
+        window_rule: of a number, windows are the last so many events.
         id_U: what the caller calls the users; by default their dense numbers.
         unknown_items: what the caller calls the items that are UNKNOWN_ITEM in the history.
         request_name_U: what tells each user's last request from others, such as its id in the log; None for a user of
@@ -49,7 +55,8 @@ def encode(
             are in the order of their places. Without them, in the order of their whole seconds.
 
     Raises:
-        ValueError: a user has no events, or there is no user.
+        ValueError: a user has no events, or there is no user. Or a user has events before its history, and some of them
+            are in its window.
     """
     if not history.num_users:
         raise ValueError("the history has no events; recommend popular items to users without history")
@@ -63,14 +70,16 @@ def encode(
         np.unique(history.item_E[a:b])
         for a, b in zip(history.start_U1[:-1], history.start_U1[1:], strict=True)
     )
-    events = _kept(history, max_events, lag)
+    rule = WindowRule.of(window_rule)
+    _check_reaches(history, rule, lag, history.start_U1[1:], ids)
+    events = _kept(history, rule, lag)
     return State(events, seen_U, ids, tuple(unknown_items), _tuple(request_name_U), _tuple(place_U))
 
 
 def append(
     state: State,
     event: EventBatch,
-    max_events: int,
+    window_rule: WindowRule | int,
     lag: int,
     id_U: Sequence[Hashable] | None = None,
     unknown_items: Sequence[Hashable] = (),
@@ -79,7 +88,8 @@ def append(
 ) -> State:
     """The state after one more event per user: encoding the longer history again, by construction.
 
-    The event's own request number means nothing here: `in_last_request` says whose request it is of.
+    The event's own numbers mean nothing here: it is the next of its user, and `in_last_request` says whose request it
+    is of.
 
     Args:
         id_U: whose events these are, in the order of `event`; by default those of the state, in its order.
@@ -96,12 +106,16 @@ def append(
     _check_not_before_last(state, event, place_U)
     last_U = state.events.start_U1[1:] - 1
     is_later_U = ~in_last_request(state, event.time_s_E, request_name_U)
-    event = replace(event, request_E=state.events.request_E[last_U] + is_later_U)
+    event = replace(
+        event,
+        request_E=state.events.request_E[last_U] + is_later_U,
+        number_E=state.events.number_E[last_U] + 1,
+    )
     seen_U = tuple(
         np.union1d(seen, item) for seen, item in zip(state.seen_U, event.item_E[:, None], strict=True)
     )
     met = tuple(dict.fromkeys((*state.unknown_items, *unknown_items)))
-    events = _kept(joined_histories(state.events, event), max_events, lag)
+    events = _kept(joined_histories(state.events, event), WindowRule.of(window_rule), lag)
     return State(events, seen_U, state.id_U, met, _tuple(request_name_U), _tuple(place_U))
 
 
@@ -130,20 +144,26 @@ def called(id: Hashable) -> str:
 
 def window(
     events: EventBatch,
-    max_events: int,
+    window_rule: WindowRule | int,
     lag: int,
     end_U: Int64[np.ndarray, " U"] | None = None,
 ) -> EventBatch:
-    """What a model looks at: the last `max_events` events of every user, and `lag` more before them where there are.
+    """What a model looks at: the window of every user, and `lag` more events before it where there are.
 
     Args:
+        window_rule: of a number, windows are the last so many events.
         end_U: the first event of each user that is not looked at; by default all are.
+
+    Raises:
+        ValueError: a user has events before these, and some of them are in its window.
     """
+    rule = WindowRule.of(window_rule)
     if end_U is None:
         end_U = events.start_U1[1:]
-    first_U = np.maximum(events.start_U1[:-1], end_U - max_events - lag)
-    lead_U = np.maximum(0, end_U - first_U - max_events)
-    return _taken(events, np.arange(events.num_users), first_U, lead_U, end_U)
+    _check_reaches(events, rule, lag, end_U)
+    first_U = _first_in_window(events, rule, end_U)
+    lead_U = np.minimum(first_U - events.start_U1[:-1], lag)
+    return _taken(events, np.arange(events.num_users), first_U - lead_U, lead_U, end_U)
 
 
 def joined_histories(history: EventBatch, more: EventBatch) -> EventBatch:
@@ -161,12 +181,13 @@ def joined_histories(history: EventBatch, more: EventBatch) -> EventBatch:
         time_s_E=both("time_s_E"),
         request_E=both("request_E"),
         context_EF=both("context_EF"),
+        number_E=both("number_E"),
     )
 
 
 def repeated(events: EventBatch, times: int) -> EventBatch:
     """Every user `times` times in a row."""
-    return _users(events, np.repeat(np.arange(events.num_users), times))
+    return chosen_users(events, np.repeat(np.arange(events.num_users), times))
 
 
 def before(events: EventBatch, count_U: Int64[np.ndarray, " U"]) -> EventBatch:
@@ -177,7 +198,7 @@ def before(events: EventBatch, count_U: Int64[np.ndarray, " U"]) -> EventBatch:
 
 def some_users(events: EventBatch, users: slice) -> EventBatch:
     """These users alone."""
-    return _users(events, np.arange(events.num_users)[users])
+    return chosen_users(events, np.arange(events.num_users)[users])
 
 
 def _check_one_each(state: State, event: EventBatch) -> None:
@@ -226,10 +247,55 @@ def _tuple(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
     return None if values is None else tuple(values)
 
 
-def _kept(events: EventBatch, max_events: int, lag: int) -> EventBatch:
+def _number_before(events: EventBatch, end_U: Int64[np.ndarray, " U"]) -> Int64[np.ndarray, " U"]:
+    """How many events each user ever had before its event `end_U` here; 0 where that is its first one here."""
+    last_U = np.maximum(end_U - 1, 0)
+    return np.where(end_U > events.start_U1[:-1], events.number_E[last_U] + 1, 0)
+
+
+def _first_in_window(
+    events: EventBatch, rule: WindowRule, end_U: Int64[np.ndarray, " U"]
+) -> Int64[np.ndarray, " U"]:
+    start_U = events.start_U1[:-1]
+    first_U = np.maximum(start_U, end_U - rule.length(_number_before(events, end_U)))
+    if rule.opens_within == 1:
+        return first_U
+    return first_U + events_before_request(first_U, start_U, end_U, events.request_E, rule.opens_within)
+
+
+def _check_reaches(
+    events: EventBatch,
+    rule: WindowRule,
+    lag: int,
+    end_U: Int64[np.ndarray, " U"],
+    id_U: Sequence[Hashable] | None = None,
+) -> None:
+    """Raises ValueError where a window, or the events before it that are read, begins before the events at hand. (The
+    last events, where a step is one event, are those that there are.)"""
+    if rule.step == 1:
+        return
+    begin_U = rule.begin(_number_before(events, end_U))
+    needed_U = np.maximum(0, begin_U - _read_before(rule, lag))
+    before_U = events.number_E[np.minimum(events.start_U1[:-1], len(events.number_E) - 1)]
+    short_U = np.flatnonzero((before_U > needed_U) & (end_U > events.start_U1[:-1]))
+    if len(short_U):
+        user = int(short_U[0])
+        raise ValueError(
+            f"the history of {called(int(events.user_U[user]) if id_U is None else id_U[user])} begins behind "
+            f"{before_U[user]} earlier events, and what is asked is answered from all behind the first "
+            f"{needed_U[user]}: give a longer history, or do not say that it had earlier ones"
+        )
+
+
+def _read_before(rule: WindowRule, lag: int) -> int:
+    """How many events before b(n) are read: by the layout's lag, and to see whether the next one opens a request."""
+    return max(lag, int(rule.opens_within > 1))
+
+
+def _kept(events: EventBatch, rule: WindowRule, lag: int) -> EventBatch:
     """What `window` may need, now or after appending: of every user the last events, and the last before the last
     request. What lies between them, in a long request, is out of reach already, and stays so when the request grows."""
-    reach = max_events + lag
+    reach = rule.longest + _read_before(rule, lag)
     length_U = events.num_events_U
     event_E, end_E = np.arange(len(events.item_E)), np.repeat(events.start_U1[1:], length_U)
     begin_E = np.repeat(begin_of_last_request(events.start_U1, events.request_E), length_U)
@@ -237,11 +303,12 @@ def _kept(events: EventBatch, max_events: int, lag: int) -> EventBatch:
     is_before_E = (event_E >= begin_E - reach) & (event_E < begin_E)
     index_E = np.flatnonzero(is_last_E | is_before_E)
     start_U1 = np.searchsorted(index_E, events.start_U1)
-    lead_U = np.maximum(0, np.diff(start_U1) - max_events)
+    num_seen_U = events.start_U1[1:] - _first_in_window(events, rule, events.start_U1[1:])
+    lead_U = np.diff(start_U1) - num_seen_U
     return _gathered(events, np.arange(events.num_users), start_U1, lead_U, index_E)
 
 
-def _users(events: EventBatch, user_W: Int64[np.ndarray, " W"]) -> EventBatch:
+def chosen_users(events: EventBatch, user_W: Int64[np.ndarray, " W"]) -> EventBatch:
     """The users chosen, in this order."""
     return _taken(
         events, user_W, events.start_U1[:-1][user_W], events.lead_U[user_W], events.start_U1[1:][user_W]
@@ -279,6 +346,7 @@ def _gathered(
         request_E=events.request_E[index_E],
         context_EF=events.context_EF[index_E],
         user_code_UK=events.user_code_UK[user_W],
+        number_E=events.number_E[index_E],
     )
 
 

@@ -12,6 +12,9 @@ from jaxtyping import Int64
 from plait.models.generative import GenerativeRecommender
 
 STEP_BYTES = 256 << 20  # of a forward pass: what its tokens take at the peak, beside the weights
+STATE_BYTES = (
+    1 << 30
+)  # of the keys that a state keeps; more histories than that are encoded when they are asked about
 STEP_LOGITS = 1 << 24  # scores of the catalogue held at a time, of one user or of many: 64 MiB in fp32
 # Measured at the peak of a forward pass, over layouts, trunks and positions: 18 to 26 vectors for each token.
 WIDTHS_PER_TOKEN = 18  # embeddings, residual stream, projections, and their copies in rows
@@ -29,6 +32,12 @@ def bytes_per_token(model: GenerativeRecommender) -> int:
     return INDEX_BYTES_PER_TOKEN + 4 * widths
 
 
+def kept_bytes_per_token(model: GenerativeRecommender) -> int:
+    """What is kept of a token of an encoded history: keys and values, hidden state, position and time."""
+    trunk = model.trunk
+    return 16 + next(trunk.parameters()).element_size() * (2 * trunk.num_attentions + 1) * trunk.config.dim
+
+
 def tokens_per_step(model: GenerativeRecommender) -> int:
     """How many tokens a forward pass may hold."""
     return max(1, STEP_BYTES // bytes_per_token(model))
@@ -39,7 +48,7 @@ def tokens_of(
 ) -> Int64[np.ndarray, " S"]:
     """How many tokens sequences take: histories of so many events, as far as the model looks, and candidates."""
     plan = model.plan
-    seen_S = np.minimum(length_S, plan.max_events + plan.lead)
+    seen_S = np.minimum(length_S, plan.window.longest + plan.lead)
     return seen_S * model.layout.tokens_per_event + num_candidates * plan.tokens_to_come
 
 

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
+from torch import Tensor
 
 from plait.baselines.actions import DECAYS, ITEM_DAMPING, USER_DAMPING
 from plait.baselines.asking import SameRequest, TrainingLog, training_log
@@ -25,6 +26,7 @@ from plait.evaluation.counting import spread
 from plait.layouts import audit
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import query_inputs
+from plait.nn.action_kinds import ModelledKind
 
 FEWEST = 100  # labels: from about so many on, the fit is stable
 # What is chosen, one after the other while the rest is as usual.
@@ -164,24 +166,21 @@ def _terms(
             counting=partial(_side_by_side, parts),
         )
         (questions,), (state_qD,) = inputs.questions, model(inputs)
-        out = without_autocast(partial(model.heads, late_MF=questions.late_MF), state_qD.float())
-        own.append(
-            [
-                score_qK
-                for k, out_qC in zip(model.heads.kinds, out, strict=True)
-                for score_qK in k.scores_of(out_qC)
-            ]
-        )
+        head = partial(model.heads, late_MF=questions.late_MF)
+        own.append(_scores(model.heads.kinds, without_autocast(head, state_qD.float())))
         assert questions.counted_MX is not None, "it was asked for"
-        of_counts.append(questions.counted_MX)
-    return [
-        np.concatenate([own_QK[None], counted_TQK])
-        for own_QK, counted_TQK in zip(
-            (torch.cat(of_part).double().cpu().numpy() for of_part in zip(*own, strict=True)),
-            _apart(parts, torch.cat(of_counts).cpu().numpy()),
-            strict=True,
-        )
-    ]
+        of_counts.append(questions.counted_MX.cpu().numpy())
+    own_P = [np.concatenate(of_part) for of_part in zip(*own, strict=True)]
+    counted_P = _apart(parts, np.concatenate(of_counts))
+    return [np.concatenate([its[None], of_part]) for its, of_part in zip(own_P, counted_P, strict=True)]
+
+
+def _scores(kinds: Sequence[ModelledKind], out: Sequence[Tensor]) -> list[Float64[np.ndarray, "Q _"]]:
+    """A head's raw outputs as scores, of the parts of all actions."""
+    scores = (
+        score_QK for kind, out_QC in zip(kinds, out, strict=True) for score_QK in kind.scores_of(out_QC)
+    )
+    return [score_QK.double().cpu().numpy() for score_QK in scores]
 
 
 def _side_by_side(parts: Sequence[CountedPart], asked: ActionQuestions) -> Float64[np.ndarray, "Q X"]:

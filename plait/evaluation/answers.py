@@ -90,7 +90,7 @@ def answers_of(
     What counts as seen does not depend on how a model is asked: all that its user had when it is, as in serving.
     """
     model.eval()
-    plan, late = protocol.plan(model.layout, model.config.settings.exposure), model.late_statistics()
+    plan, late = protocol.plan(model.layout, model.config.settings), model.late_statistics()
     targets = targets_of(dataset, part, plan)
     asked = in_context(dataset, targets, plan)
 
@@ -130,8 +130,8 @@ def batch_of_targets(
 ) -> tuple[EventBatch, Int64[np.ndarray, " U"]]:
     """Targets behind their histories, and how many stand behind each: all of one history where they may share it."""
     if plan.candidates_share_history:
-        return dataset.candidate_batch(asked, plan.max_events, plan.lead)
-    return dataset.target_batch(asked, plan.max_events, plan.lead), np.ones(len(asked), dtype=np.int64)
+        return dataset.candidate_batch(asked, plan.window, plan.lead)
+    return dataset.target_batch(asked, plan.window, plan.lead), np.ones(len(asked), dtype=np.int64)
 
 
 def forward_steps(

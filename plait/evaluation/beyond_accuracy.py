@@ -26,7 +26,7 @@ HowOften = Literal["new", "rare", "frequent"]
 
 
 @dataclass(frozen=True)
-class Known:
+class TrainingFacts:
     """What training knows of items and users."""
 
     item_events_V1: Int64[np.ndarray, " V1"]
@@ -34,7 +34,7 @@ class Known:
     categories: Mapping[str, Int32[np.ndarray, "V1 C"]]  # by feature of the items, codes of their values
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "Known":
+    def of(cls, dataset: Dataset) -> "TrainingFacts":
         return cls(
             dataset.train_item_counts(), dataset.train_user_counts(), categories_of(dataset.item_features)
         )
@@ -92,7 +92,7 @@ class BeyondAccuracy(msgspec.Struct, frozen=True):
 
 
 def beyond_accuracy(
-    runs: Sequence[Answers], known: Known, shown: Sequence[str] | None = None
+    runs: Sequence[Answers], known: TrainingFacts, shown: Sequence[str] | None = None
 ) -> BeyondAccuracy:
     """Tells of a contender, from its answers to the test.
 
@@ -109,7 +109,7 @@ def beyond_accuracy(
     return BeyondAccuracy(_estimates([measured_lists(answers, known) for answers in runs]), tuple(slices))
 
 
-def measured_lists(answers: Answers, known: Known) -> dict[str, Statistic]:
+def measured_lists(answers: Answers, known: TrainingFacts) -> dict[str, Statistic]:
     """What the lists of answers hold, by the metric's full name; empty where they were not kept."""
     if answers.top_LK is None:
         return {}
@@ -118,7 +118,7 @@ def measured_lists(answers: Answers, known: Known) -> dict[str, Statistic]:
     return measured_on_lists(lists, known.categories)
 
 
-def slices_of(answers: Answers, known: Known) -> Iterator[tuple[Slice, Bool[np.ndarray, " Q"]]]:
+def slices_of(answers: Answers, known: TrainingFacts) -> Iterator[tuple[Slice, Bool[np.ndarray, " Q"]]]:
     """Every slice, and which answers are in it: new ones have no training event, and frequent ones are as many as
     together have half of all (`plait.metrics.recommended.least_of_frequent`)."""
     of_items, of_users = known.item_events_V1, known.user_events_U

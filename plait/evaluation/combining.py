@@ -173,7 +173,7 @@ def _is_left(dataset: Dataset, targets: Targets, protocol: Protocol) -> Bool[np.
 
 def _told(found: FittedWeights, names: tuple[str, ...], num_answers: int, num_asked: int) -> str:
     """
-    >>> _told(Combination(np.array([0.5, 0.25]), 12.0, 0.01), ("rules",), 100, 100)
+    >>> _told(FittedWeights(np.array([0.5, 0.25]), 12.0, 0.01), ("rules",), 100, 100)
     'counts: model 0.50, rules 0.25 (gain in log-likelihood 12.0 over 100 answers of the validation; of one half of \
 the users judged on the other, +0.0100 an answer)'
     """

@@ -21,8 +21,8 @@ IN_WORDS = {
     "model.tower": "kind gate",
     "model.late": "windows similar",
     "optim": "learning_rate schedule warmup_steps users_per_step precision",
-    "protocol": "max_events window patience select max_epochs max_tokens max_flops supervise candidate_requests "
-    "sample filter_seen negatives seed",
+    "protocol": "max_events window_step window patience select max_epochs max_tokens max_flops supervise "
+    "candidate_requests sample filter_seen negatives seed",
 }
 
 
@@ -62,7 +62,7 @@ def note_on_requests(
     reads_requests = model.trunk.reads_requests or model.exposure.reads_requests
     reads_requests |= protocol.supervise == "candidates"
     if layout is not None:
-        reads_requests |= protocol.plan(layout, model.exposure).reads_requests
+        reads_requests |= protocol.plan(layout, model).reads_requests
     if dataset.manifest.settings.request is not None or not reads_requests:
         return None
     return "no request column: events of one time count as one request"
@@ -121,7 +121,8 @@ def _words_of_evaluation(model: ModelSettings, protocol: Protocol) -> list[str]:
         f"ranked against the {ranked}, seen items {seen}, ties count against the model",
         f"same_request = {exposure.same_request}, target time {time}"
         + (", history fully visible" if exposure.history == "full" else ""),
-        f"T = {protocol.max_events} events, {protocol.window} window",
+        f"T = {protocol.max_events} events, {protocol.window} window"
+        + (f" that begins anew every S = {protocol.window_step} events" if protocol.window_step > 1 else ""),
     ]
 
 

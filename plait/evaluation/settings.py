@@ -7,7 +7,8 @@ from plait.evaluation.selection import Selection
 from plait.layouts import Layout
 from plait.limits import MOST_CODES, SEED, SHARE, WHOLE, WINDOW, Between, check_numbers
 from plait.metrics.table import CHIEF_LIST, CHIEF_RETRIEVAL, LISTS, Lists, Task
-from plait.models.questions import Exposure, QuestionPlan, Sample, Supervise
+from plait.models.generative import ModelSettings
+from plait.models.questions import QuestionPlan, Sample, Supervise
 from plait.nn.precision import Precision
 from plait.wording import setting
 
@@ -44,8 +45,10 @@ class Protocol:
 
     max_events: Annotated[int, WINDOW] = 100
     """T: the window, in events."""
+    window_step: Annotated[int, WINDOW] = 1
+    """S: a user's window begins anew every S events, and holds T to T + S - 1 of them. 1: it is the last T."""
     window: Literal["last", "random"] = "last"
-    """last: each user's last events. random: as many at a random place, drawn anew every epoch."""
+    """What training takes. last: each user's last events. random: as many at a random place, drawn anew every epoch."""
     patience: Annotated[int, WHOLE] = 10
     """Validations without a rise, of whatever chooses a checkpoint, before training stops; those during warm-up not
     counted."""
@@ -90,6 +93,11 @@ class Protocol:
                 f"{setting('protocol.sample', 'event')}: samples of one event take "
                 f"{setting('protocol.supervise', 'candidates')}"
             )
+        if self.window_step > self.max_events:
+            raise ValueError(
+                f"{setting('protocol.window_step', self.window_step)}: expected at most "
+                f"{setting('protocol.max_events', self.max_events)}, the events of a window"
+            )
         self._check_lists()
         _ = self.selection
 
@@ -108,12 +116,12 @@ class Protocol:
         """What `select` says. Raises ValueError where it says nothing that is measured."""
         return Selection.parse(self.select, self.lists)
 
-    def plan(self, layout: Layout, exposure: Exposure) -> QuestionPlan:
-        """How models of this layout and exposure are asked, in training and after it."""
+    def plan(self, layout: Layout, model: ModelSettings) -> QuestionPlan:
+        """How models of this layout and these settings are asked, in training and after it."""
         return QuestionPlan(
             layout=layout,
-            max_events=self.max_events,
-            exposure=exposure,
+            window=model.window(self.max_events, self.window_step),
+            exposure=model.exposure,
             supervise=self.supervise,
             candidate_requests=self.candidate_requests,
             sample=self.sample,
@@ -124,18 +132,24 @@ class Protocol:
         answers would be those to questions that they were not trained for.
 
         >>> from plait.layouts import resolve
-        >>> Protocol(max_events=20).check_asks(QuestionPlan(layout=resolve("lac"), max_events=9))
+        >>> from plait.window_rule import WindowRule
+        >>> Protocol(max_events=20).check_asks(QuestionPlan(layout=resolve("lac"), window=WindowRule(9)))
         Traceback (most recent call last):
             ...
         ValueError: protocol.max_events = 20: the model is asked from at most 9 events; give the protocol that it was \
 trained under, or train one under this
         """
-        own = self.plan(plan.layout, plan.exposure)
+        own = self.plan(plan.layout, ModelSettings(exposure=plan.exposure))
         advice = "give the protocol that it was trained under, or train one under this"
-        if own.max_events != plan.max_events:
+        if own.window.max_events != plan.window.max_events:
             raise ValueError(
-                f"protocol.max_events = {own.max_events}: the model is asked from at most {plan.max_events} events; "
-                f"{advice}"
+                f"protocol.max_events = {own.window.max_events}: the model is asked from at most "
+                f"{plan.window.max_events} events; {advice}"
+            )
+        if own.window.step != plan.window.step:
+            raise ValueError(
+                f"protocol.window_step = {own.window.step}: the model is asked from windows that begin anew every "
+                f"{plan.window.step} events; {advice}"
             )
         if own.context_ends_before != plan.context_ends_before:
             raise ValueError(

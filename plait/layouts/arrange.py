@@ -63,6 +63,25 @@ class Tokens:
     slot_N: Int64[np.ndarray, " N"]  # which token: its number in layout.tokens, followed by the candidate's
     visibility: TokenVisibility | None  # None: every token sees all tokens of its user before it
 
+    @property
+    def nth_N(self) -> Int64[np.ndarray, " N"]:
+        """Number of the token within its user's."""
+        return _nth(self.length_U)
+
+    def only(self, chosen_N: Bool[np.ndarray, " N"]) -> "Tokens":
+        """Some of the tokens, standing and seeing as they did."""
+        user_N = np.repeat(np.arange(len(self.length_U)), self.length_U)
+        seen = self.visibility
+        return Tokens(
+            length_U=np.bincount(user_N[chosen_N], minlength=len(self.length_U)),
+            position_N=self.position_N[chosen_N],
+            shown=tuple(Shown(each.field, each.source_N[chosen_N]) for each in self.shown),
+            event_N=self.event_N[chosen_N],
+            context_end_N=self.context_end_N[chosen_N],
+            slot_N=self.slot_N[chosen_N],
+            visibility=seen and TokenVisibility(seen.owner_N[chosen_N], seen.seen_N[chosen_N]),
+        )
+
 
 def candidate_tokens(layout: Layout) -> tuple[Token, ...]:
     """The tokens of a candidate: as spelled, else those of an event up to the last that predicts it.

@@ -72,6 +72,15 @@ class _OpenRows:
         return place
 
 
+def in_one_row(length_U: Int64[np.ndarray, " U"]) -> PackedRows:
+    """All users in one row, in their order.
+
+    >>> in_one_row(np.array([1, 2])).segment_RL.tolist()
+    [[0, 1, 1]]
+    """
+    return PackedRows(np.arange(length_U.sum()), np.repeat(np.arange(len(length_U)), length_U)[None])
+
+
 def pad(length_U: Int64[np.ndarray, " U"]) -> PackedRows:
     """The reference: one user per row, padded on the right to the longest."""
     num_users = len(length_U)

@@ -23,9 +23,10 @@ from plait.layouts.facts import Field, Target
 from plait.limits import WEIGHT, check_numbers
 from plait.models.combining import check_supported
 from plait.models.counted_actions import with_counts
-from plait.models.inputs import Counting, Inputs, Questions
+from plait.models.inputs import Counting, Inputs, LaterInputs, Questions
 from plait.models.late import LateSettings, LateStatistics, check_late, columns_of
 from plait.models.questions import Exposure, QuestionPlan
+from plait.nn.cached import Encoded, Keeping, OverKeys
 from plait.nn.config import TINY, TrunkConfig
 from plait.nn.encoders import ActionEncoder, FeatureEncoder, ItemEncoder, ItemEncoding, ItemVectors
 from plait.nn.heads import ActionHeads, Coupler
@@ -37,6 +38,7 @@ from plait.nn.sampling import Sampler
 from plait.nn.towers import TowerConfig
 from plait.nn.trunk import Trunk
 from plait.schema import Action, Feature, FeatureTable
+from plait.window_rule import WindowRule
 
 TASKS = (
     "retrieval",
@@ -69,6 +71,10 @@ class ModelSettings:
     def __post_init__(self) -> None:
         check_numbers("model.", self)
 
+    def window(self, max_events: int, window_step: int) -> WindowRule:
+        """The windows of a protocol as such models read them: where positions know requests, they begin with one."""
+        return WindowRule(max_events, window_step, opens_with_request=self.trunk.reads_requests)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -79,7 +85,7 @@ class ModelConfig:
     settings: ModelSettings
     num_items: int
     actions: tuple[Action, ...]
-    max_events: int  # the window, in events; the trunk's positions follow from the layout
+    max_events: int  # T; the trunk's positions follow from it, the layout and S
     item_features: tuple[Feature, ...] = ()  # as fitted in preparation, all three
     user_features: tuple[Feature, ...] = ()
     context: tuple[Feature, ...] = ()
@@ -87,6 +93,7 @@ class ModelConfig:
     """Trained to answer from what lay before a request, by choice: layouts that allow nothing else are so anyway."""
     arithmetic: Multiplied | None = None
     """What matrices were multiplied in when it was trained and tested; None where that was not recorded."""
+    window_step: int = 1  # S: windows begin anew every so many events
 
     def __post_init__(self) -> None:
         for action in self.actions:
@@ -105,6 +112,35 @@ class ModelConfig:
     @cached_property
     def parsed_layout(self) -> Layout:
         return Layout.parse(self.layout, allow_leaks=self.settings.allow_leaks)
+
+    @property
+    def plan(self) -> QuestionPlan:
+        """How the model is asked."""
+        return QuestionPlan(
+            layout=self.parsed_layout,
+            window=self.settings.window(self.max_events, self.window_step),
+            exposure=self.settings.exposure,
+            supervise="candidates" if self.asked_as_candidates else "all",
+        )
+
+    @property
+    def num_positions(self) -> int:
+        """Tokens of the longest sequence of one user."""
+        plan = self.plan
+        return plan.layout.tokens_per_event * plan.window.longest + plan.tokens_to_come
+
+    def with_normaliser(self) -> "ModelConfig":
+        """What the weights of attention are divided by in an hstu trunk is part of the model. Where nobody chose it, it
+        is the number of positions: of models that were saved without it, too."""
+        trunk = self.settings.trunk
+        match trunk.kind:
+            case "gpt":
+                return self
+            case "hstu":
+                hstu = replace(trunk.hstu, norm_len=trunk.hstu.norm_len or self.num_positions)
+                return replace(self, settings=replace(self.settings, trunk=replace(trunk, hstu=hstu)))
+            case _:
+                assert_never(trunk.kind)
 
     def _check_trained(self) -> None:
         """Raises ValueError where nothing that the layout predicts has a weight."""
@@ -132,15 +168,11 @@ class GenerativeRecommender(nn.Module):
         settings, layout = config.settings, config.parsed_layout
         check_supported(layout, config.actions, settings.trunk, settings.exposure)
         check_late(settings.late, layout, config.actions, config.item_features, config.max_events)
+        config = config.with_normaliser()
+        settings = config.settings
         self.config = config
         self.layout = layout
-        self.plan = QuestionPlan(
-            layout=layout,
-            max_events=config.max_events,
-            exposure=settings.exposure,
-            supervise="candidates" if config.asked_as_candidates else "all",
-        )
-        num_positions = layout.tokens_per_event * config.max_events + self.plan.tokens_to_come
+        self.plan = config.plan
         dim = settings.trunk.dim
         embedded = layout.embedded
         self.items: ItemEncoder | None = None
@@ -151,7 +183,7 @@ class GenerativeRecommender(nn.Module):
         self.context = FeatureEncoder(config.context, dim) if has_context else None
         self.actions = ActionEncoder(config.actions, dim) if "a" in embedded else None
         self.specials = nn.ParameterDict({field: unset(len(LEARNED), dim) for field in sorted(embedded)})
-        self.trunk = Trunk(settings.trunk, num_positions, layout.rides)
+        self.trunk = Trunk(settings.trunk, config.num_positions, layout.rides)
         self.heads: ActionHeads | None = None
         if "a" in layout.predicts:
             num_late = settings.late.num_features(config.actions)
@@ -175,6 +207,36 @@ class GenerativeRecommender(nn.Module):
     def forward(self, inputs: Inputs) -> list[Float[Tensor, "M D"]]:
         """For every question of the inputs, the state its head reads: after the trunk and the couplers."""
         return self._states(inputs, None)
+
+    def encoded(self, histories: Inputs) -> Encoded:
+        """What later events need of histories (`history_inputs`)."""
+        x_RLD, action_RLD = self._embedded(histories, self._facts(histories, None))
+        where = Keeping.of(self.trunk.where(histories.segments), histories.cell_N)
+        hidden_RLD = self.trunk.through(x_RLD, action_RLD, where)
+        length_U = torch.bincount(histories.user_N, minlength=len(histories.user_code_UK)).cpu().numpy()
+        return where.encoded(hidden_RLD, np.concatenate([[0], np.cumsum(length_U)]))
+
+    def answered(self, later: LaterInputs, encoded: Encoded) -> list[Float[Tensor, "M D"]]:
+        """As `forward`, of events that come after encoded histories (`candidate_inputs`)."""
+        inputs = later.inputs
+        facts, hidden_CD = self._facts(inputs, None), encoded.hidden_SD
+        if not later.reads_history:
+            x_RLD, action_RLD = self._embedded(inputs, facts)
+            hidden_CD = self.trunk.through(x_RLD, action_RLD, self._over(later, encoded)).flatten(0, 1)
+        return [self._state(questions, hidden_CD, facts) for questions in inputs.questions]
+
+    def followed(self, later: LaterInputs, encoded: Encoded) -> Encoded:
+        """Histories that go on with one event each (`next_inputs`)."""
+        inputs = later.inputs
+        x_RLD, action_RLD = self._embedded(inputs, self._facts(inputs, None))
+        where = Keeping.of(self._over(later, encoded), inputs.cell_N)
+        hidden_RLD = self.trunk.through(x_RLD, action_RLD, where)
+        own_B1 = np.concatenate([[0], np.cumsum(later.lists.count_B * later.lists.num_own)])
+        return encoded.followed_by(where.encoded(hidden_RLD, own_B1))
+
+    def _over(self, later: LaterInputs, encoded: Encoded) -> OverKeys:
+        segments = later.inputs.segments
+        return OverKeys.of(encoded, later.lists, segments, self.trunk.angles(segments), self.trunk.slopes_N)
 
     @property
     def reads_requests(self) -> bool:
@@ -322,6 +384,13 @@ class GenerativeRecommender(nn.Module):
 
     def _hidden(self, inputs: Inputs, facts: dict[Field, Tensor]) -> Float[Tensor, "C D"]:
         """Hidden states of every slot of the rows, flattened: C = R * L cells."""
+        x_RLD, action_RLD = self._embedded(inputs, facts)
+        return self.trunk(x_RLD, inputs.segments, action_RLD).flatten(0, 1)
+
+    def _embedded(
+        self, inputs: Inputs, facts: dict[Field, Tensor]
+    ) -> tuple[Float[Tensor, "R L D"], Float[Tensor, "R L D"] | None]:
+        """What tokens show, and the actions that ride beside them, in rows."""
         shown = [facts[field].index_select(0, source_N) for field, source_N in inputs.shown]
         x_ND = torch.stack(shown).sum(0) if len(shown) > 1 else shown[0]
         if self.users is not None:
@@ -329,7 +398,7 @@ class GenerativeRecommender(nn.Module):
         action_RLD = None
         if self.layout.rides:
             action_RLD = _in_rows(inputs, facts["a"].index_select(0, inputs.event_N + SPECIALS))
-        return self.trunk(_in_rows(inputs, x_ND), inputs.segments, action_RLD).flatten(0, 1)
+        return _in_rows(inputs, x_ND), action_RLD
 
     def _state(
         self, questions: Questions, hidden_CD: Tensor, facts: dict[Field, Tensor]

@@ -5,7 +5,7 @@ F late features, X numbers that are counted beside a model.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from plait.counts.actions import ActionQuestions
 from plait.layouts import Layout
 from plait.layouts.arrange import (
+    SPECIALS,
     Predictions,
     Tokens,
     arrange,
@@ -25,9 +26,10 @@ from plait.layouts.arrange import (
 )
 from plait.layouts.event_roles import EventRoles, begin_of_request
 from plait.layouts.facts import Field, Target
-from plait.layouts.packing import PackedRows, pack
+from plait.layouts.packing import PackedRows, in_one_row, pack
 from plait.models.late import LateStatistics
 from plait.models.questions import QuestionPlan
+from plait.nn.cached import Lists
 from plait.nn.positions import TimeAnchor
 from plait.nn.visibility import NO_REQUEST_BEFORE, Clock, Segments
 from plait.schema import EventBatch
@@ -66,6 +68,16 @@ class Inputs:
     @property
     def num_tokens(self) -> int:
         return len(self.cell_N)
+
+
+@dataclass(frozen=True)
+class LaterInputs:
+    """Events that come after histories encoded before: their tokens in one row, and the questions about them."""
+
+    inputs: Inputs
+    lists: Lists
+    reads_history: bool
+    """Answers stand at tokens of the histories, whose numbers the questions' cells then are; there is no own token."""
 
 
 def training_inputs(
@@ -109,6 +121,100 @@ def query_inputs(
     return _inputs(plan, batch, roles, predictions, packer, device, late, counting)
 
 
+def history_inputs(
+    plan: QuestionPlan, batch: EventBatch, packer: Packer = pack, device: torch.device | str = "cpu"
+) -> Inputs:
+    """The tokens of the histories alone, as `query_inputs` arranges them, with no question.
+
+    Args:
+        batch: the last event of every user is not of its history; histories that know the moment know it from there.
+    """
+    roles = plan.query_roles(batch)
+    tokens = arrange(plan.layout, roles)
+    tokens = tokens.only(tokens.slot_N < plan.layout.tokens_per_event)
+    return _rows_of(plan, batch, roles, tokens, packer(tokens.length_U), (), device)
+
+
+def candidate_inputs(
+    plan: QuestionPlan,
+    batch: EventBatch,
+    field: Field,
+    user_B: Int64[np.ndarray, " B"],
+    start_B: Int64[np.ndarray, " B"],
+    count_B: Int64[np.ndarray, " B"],
+    device: torch.device | str = "cpu",
+    late: LateStatistics | None = None,
+    counting: Counting | None = None,
+) -> LaterInputs:
+    """The tokens of candidates alone, as `query_inputs` arranges them, and the question about each.
+
+    Args:
+        batch: lists of candidates of one moment, each behind its history.
+        user_B: whose history it is, of those that were encoded.
+        start_B: the number of that history's first token among the encoded.
+        count_B: how many candidates every list has, one or more.
+    """
+    roles = plan.query_roles(batch, count_B)
+    tokens = arrange(plan.layout, roles)
+    predictions = candidate_predictions(plan.layout, field, roles)
+    assert predictions is not None, "the layout predicts what it is asked about"
+    is_own_N = tokens.slot_N >= plan.layout.tokens_per_event
+    reads_history = not is_own_N[predictions.token_M].any()
+    if reads_history:
+        cell_M = start_B[roles.user_C] + tokens.nth_N[predictions.token_M]
+        is_own_N = np.zeros_like(is_own_N)
+    else:
+        cell_M = (np.cumsum(is_own_N) - 1)[predictions.token_M]
+    own = tokens.only(is_own_N)
+    questions = _questions(batch, roles, predictions, cell_M, device, late, counting)
+    inputs = _rows_of(plan, batch, roles, own, in_one_row(own.length_U), (questions,), device)
+    first_B = np.cumsum(count_B) - count_B
+    seen_B = np.maximum(roles.context_end_C[first_B] - roles.first_U, 0) * plan.layout.tokens_per_event
+    lists = Lists(user_B, seen_B, count_B, len(candidate_tokens(plan.layout)))
+    return LaterInputs(_of_events_read(inputs), lists, reads_history)
+
+
+def next_inputs(plan: QuestionPlan, batch: EventBatch, device: torch.device | str = "cpu") -> LaterInputs:
+    """The tokens of every user's last event, as `history_inputs` arranges them where it is of the history."""
+    roles = plan.history_roles(batch)
+    tokens = arrange(plan.layout, roles)
+    last_U, stride = batch.start_U1[1:] - 1, plan.layout.tokens_per_event
+    own = tokens.only(np.isin(tokens.event_N, last_U))
+    inputs = _rows_of(plan, batch, roles, own, in_one_row(own.length_U), (), device)
+    seen_U = np.maximum(roles.visible_end_E[last_U] - roles.first_U, 0) * stride
+    users = np.arange(batch.num_users)
+    return LaterInputs(
+        _of_events_read(inputs), Lists(users, seen_U, np.ones_like(users), stride), reads_history=False
+    )
+
+
+def _of_events_read(inputs: Inputs) -> Inputs:
+    """The same, of the events alone that tokens or heads read: not of whole histories."""
+    sources = [source_N for _, source_N in inputs.shown]
+    sources += [source_M for asked in inputs.questions for _, source_M in asked.given_M]
+    labels = [asked.label_M + SPECIALS for asked in inputs.questions]
+    read_P = torch.cat([*sources, *labels, inputs.event_N + SPECIALS])
+    event_E = read_P[read_P >= SPECIALS].unique() - SPECIALS
+    number_P = torch.arange(SPECIALS + len(inputs.item_E), device=read_P.device)
+    number_P[SPECIALS + event_E] = SPECIALS + torch.arange(len(event_E), device=read_P.device)
+    return replace(
+        inputs,
+        item_E=inputs.item_E[event_E],
+        action_EA=inputs.action_EA[event_E],
+        context_EF=inputs.context_EF[event_E],
+        shown=tuple((field, number_P[source_N]) for field, source_N in inputs.shown),
+        event_N=number_P[inputs.event_N + SPECIALS] - SPECIALS,
+        questions=tuple(
+            replace(
+                asked,
+                label_M=number_P[asked.label_M + SPECIALS] - SPECIALS,
+                given_M=tuple((field, number_P[source_M]) for field, source_M in asked.given_M),
+            )
+            for asked in inputs.questions
+        ),
+    )
+
+
 def _inputs(
     plan: QuestionPlan,
     batch: EventBatch,
@@ -121,11 +227,23 @@ def _inputs(
 ) -> Inputs:
     tokens = arrange(plan.layout, roles)
     rows = packer(tokens.length_U)
-    tensor = partial(_tensor, device)
-    counts = (
-        None if late is None else partial(_late, late, batch, roles),
-        None if counting is None else partial(_counted, counting, batch, roles),
+    questions = tuple(
+        _questions(batch, roles, each, rows.cell_N[each.token_M], device, late, counting)
+        for each in predictions
     )
+    return _rows_of(plan, batch, roles, tokens, rows, questions, device)
+
+
+def _rows_of(
+    plan: QuestionPlan,
+    batch: EventBatch,
+    roles: EventRoles,
+    tokens: Tokens,
+    rows: PackedRows,
+    questions: tuple[Questions, ...],
+    device: torch.device | str,
+) -> Inputs:
+    tensor = partial(_tensor, device)
     return Inputs(
         item_E=tensor(batch.item_E),
         action_EA=tensor(batch.action_EA),
@@ -133,22 +251,35 @@ def _inputs(
         cell_N=tensor(rows.cell_N),
         segments=_segments(plan, batch, roles, tokens, rows, device),
         event_N=tensor(tokens.event_N),
-        questions=tuple(
-            Questions(
-                each.target,
-                tensor(rows.cell_N[each.token_M]),
-                tensor(each.label_M),
-                tuple((field, tensor(source_M)) for field, source_M in each.given_M),
-                *(
-                    None if count is None or each.target.fact.field != "a" else tensor(count(each))
-                    for count in counts
-                ),
-            )
-            for each in predictions
-        ),
+        questions=questions,
         context_EF=tensor(batch.context_EF),
         user_code_UK=tensor(batch.user_code_UK),
         user_N=tensor(np.repeat(np.arange(batch.num_users), tokens.length_U)),
+    )
+
+
+def _questions(
+    batch: EventBatch,
+    roles: EventRoles,
+    predictions: Predictions,
+    cell_M: Int64[np.ndarray, " M"],
+    device: torch.device | str,
+    late: LateStatistics | None,
+    counting: Counting | None,
+) -> Questions:
+    tensor, is_of_actions = partial(_tensor, device), predictions.target.fact.field == "a"
+    late_MF = counted_MX = None
+    if is_of_actions and late is not None:
+        late_MF = tensor(_late(late, batch, roles, predictions))
+    if is_of_actions and counting is not None:
+        counted_MX = tensor(_counted(counting, batch, roles, predictions))
+    return Questions(
+        predictions.target,
+        tensor(cell_M),
+        tensor(predictions.label_M),
+        tuple((field, tensor(source_M)) for field, source_M in predictions.given_M),
+        late_MF,
+        counted_MX,
     )
 
 

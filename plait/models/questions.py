@@ -1,7 +1,7 @@
 """What is asked about from what context: decided here once, and read by training, evaluation and serving.
 
 A question is about an event: its item, its action, or both. It sees the first n events of its user's history, n its
-own, as far as the window reaches, and of the event itself what the layout shows. `EventRoles` holds every n.
+own, from where the window begins, and of the event itself what the layout shows. `EventRoles` holds every n.
 
 Shape letters: U users.
 """
@@ -24,6 +24,7 @@ from plait.layouts.event_roles import (
 )
 from plait.nn.positions import TimeAnchor
 from plait.schema import EventBatch
+from plait.window_rule import WindowRule
 from plait.wording import setting
 
 History = Literal["causal", "full"]
@@ -64,7 +65,7 @@ class QuestionPlan:
     """
 
     layout: Layout
-    max_events: int  # the longest context, in events
+    window: WindowRule  # of every context
     exposure: Exposure = Exposure()
     supervise: Supervise = "all"
     candidate_requests: int = 1
@@ -95,7 +96,8 @@ class QuestionPlan:
         """What ends the context of a question: the event that it is about, or the request of that event.
 
         >>> from plait.layouts import resolve
-        >>> [QuestionPlan(layout=resolve(name), max_events=9).context_ends_before for name in ("lac", "genrank")]
+        >>> plans = [QuestionPlan(layout=resolve(name), window=WindowRule(9)) for name in ("lac", "genrank")]
+        >>> [plan.context_ends_before for plan in plans]
         ['event', 'request']
         """
         return "request" if self.exposure.reads_requests or self.asks_candidates else "event"
@@ -145,6 +147,10 @@ class QuestionPlan:
                 self.exposure.same_request,
             )
         )
+
+    def history_roles(self, batch: EventBatch) -> EventRoles:
+        """The roles of a batch of histories, of which nothing is asked yet."""
+        return self._seen(history_alone(batch.start_U1, batch.lead_U, self._blind_requests(batch)))
 
     def query_roles(
         self, batch: EventBatch, num_candidates_U: Int64[np.ndarray, " U"] | None = None

@@ -11,9 +11,9 @@ Shape letters: R rows, L slots of a row, D width, N heads, H head width.
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from plait.nn.block import Layer, Streams, Where
+from plait.nn.block import Heads, Layer, Streams, Where
 from plait.nn.config import TrunkConfig
-from plait.nn.gpt import Heads, attend_softmax, heads_of
+from plait.nn.gpt import heads_of
 from plait.nn.initialising import layer_norm
 from plait.nn.linear import linear
 from plait.nn.positions import Angles
@@ -106,7 +106,7 @@ class ActionPooling(nn.Module):
         self, hidden_RLD: Float[Tensor, "R L D"], action_RLD: Float[Tensor, "R L D"], where: Where
     ) -> Float[Tensor, "R L D"]:
         qkv = self.project(hidden_RLD, action_RLD, where.angles)
-        return self.merge(hidden_RLD, attend_softmax(qkv, where, self.bias, strict=True))
+        return self.merge(hidden_RLD, where.softmax(qkv, self.bias, strict=True))
 
     def project(
         self, hidden_RLD: Float[Tensor, "R L D"], action_RLD: Float[Tensor, "R L D"], angles: Angles | None

@@ -1,30 +1,47 @@
 """What every block of a trunk is given beside the streams.
 
-Shape letters: R rows, L slots of a row, D width, N heads.
+Shape letters: R rows, L slots of a row, D width, N heads, H head width.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from plait.nn.config import TrunkConfig
 from plait.nn.positions import Angles
+from plait.nn.relative import RelativeBias
 from plait.nn.visibility import Segments
 
 # A block maps (x_RLD, action_RLD, where) to the two streams: x, the tokens' residual stream, and the embeddings of
 # the actions that no token shows (None where tokens show all).
 Streams = tuple[Float[Tensor, "R L D"], Float[Tensor, "R L D"] | None]
+Heads = tuple[Float[Tensor, "R N L H"], Float[Tensor, "R N L H"], Float[Tensor, "R N L H"]]
 
 
-@dataclass(frozen=True)
-class Where:
-    """The places of a batch's slots, computed once and shared by all blocks."""
+class Where(ABC):
+    """The places of a batch's slots, computed once and shared by all blocks, and what the slots attend to.
+
+    A trunk attends in the same order in every pass.
+    """
 
     segments: Segments
-    angles: Angles | None = None  # of RoPE
-    slopes_N: Float[Tensor, " N"] | None = None  # of ALiBi
+    angles: Angles | None  # of RoPE
+
+    @abstractmethod
+    def softmax(self, qkv: Heads, bias: RelativeBias | None, *, strict: bool) -> Float[Tensor, "R N L H"]:
+        """Softmax attention, scores scaled by H ** -0.5, with whatever the positions add to them.
+
+        Args:
+            strict: no slot sees its own event; where nothing is left to see, the result is 0.
+        """
+
+    @abstractmethod
+    def silu(
+        self, qkv: Heads, bias: RelativeBias | None, *, scale: float, norm_len: int, strict: bool
+    ) -> Float[Tensor, "R N L H"]:
+        """The sum of values weighted by SiLU(scale * q.k + whatever the positions add), over norm_len; `strict` as in
+        `softmax`."""
 
 
 class Layer(nn.Module, ABC):

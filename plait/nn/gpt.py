@@ -9,16 +9,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from plait.nn.attention import attend
-from plait.nn.block import Layer, Where
+from plait.nn.block import Heads, Layer, Where
 from plait.nn.config import TrunkConfig
 from plait.nn.dropout import Dropout
 from plait.nn.initialising import layer_norm
 from plait.nn.linear import linear, part_of
 from plait.nn.positions import Angles, rope
-from plait.nn.relative import RelativeBias, attend_biased, relative_bias
-
-Heads = tuple[Float[Tensor, "R N L H"], Float[Tensor, "R N L H"], Float[Tensor, "R N L H"]]
+from plait.nn.relative import relative_bias
 
 
 @final
@@ -56,7 +53,7 @@ class GptBlock(Layer):
     ) -> Float[Tensor, "R L D"]:
         """The residual stream after the block. Strict where something is mixed into values (`project`)."""
         qkv = self.project(x_RLD, where.angles, mixed_RLD)
-        return self.merge(x_RLD, attend_softmax(qkv, where, self.bias, strict=mixed_RLD is not None))
+        return self.merge(x_RLD, where.softmax(qkv, self.bias, strict=mixed_RLD is not None))
 
     def project(
         self,
@@ -94,12 +91,3 @@ def heads_of(
     if angles is not None:
         q_RNLH, k_RNLH = rope(q_RNLH, angles), rope(k_RNLH, angles)
     return q_RNLH, k_RNLH, v_RNLH
-
-
-def attend_softmax(
-    qkv: Heads, where: Where, bias: RelativeBias | None, strict: bool
-) -> Float[Tensor, "R N L H"]:
-    """Softmax attention with whatever the positions add to its scores; `strict` as in `attend`."""
-    if bias is not None:
-        return attend_biased(*qkv, where.segments, bias, strict=strict)
-    return attend(*qkv, where.segments, slopes_N=where.slopes_N, strict=strict)

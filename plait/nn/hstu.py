@@ -70,15 +70,11 @@ class HstuBlock(Layer):
     ) -> Float[Tensor, "R L D"]:
         """The residual stream after the block. Strict where something is mixed into values (`project`)."""
         u_RLD, q_RNLH, k_RNLH, v_RNLH = self.project(x_RLD, where.angles, mixed_RLD)
-        attended_RNLH = attend_silu(
-            q_RNLH,
-            k_RNLH,
-            v_RNLH,
-            where.segments,
-            norm_len=self.norm_len,
+        attended_RNLH = where.silu(
+            (q_RNLH, k_RNLH, v_RNLH),
+            self.bias,
             scale=self.scale,
-            slopes_N=where.slopes_N,
-            bias=self.bias,
+            norm_len=self.norm_len,
             strict=mixed_RLD is not None,
         )
         return self.merge(x_RLD, u_RLD, attended_RNLH)

@@ -6,7 +6,7 @@ Shape letters: R rows, N heads, Q queries and K keys, H head width, P entries of
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from plait.nn.blockwise import SOFTMAX, Lookup, attend_blockwise
@@ -41,14 +41,24 @@ class RelativeBias(nn.Module):
             keys: the places of the keys, where they are others.
         """
         visibility = Visibility(segments, keys or segments)
-        bias_RQK = torch.zeros(())
-        if self.position_P is not None:
-            bias_RQK = bias_RQK + self.position_P[self.max_positions - 1 - visibility.distance_RQK]
+        gap_s_RQK = None
         if self.time_P is not None:
             anchor_s_RQ, time_s_RK = _times(visibility)
             gap_s_RQK = anchor_s_RQ[:, :, None] - time_s_RK[:, None, :]
-            bias_RQK = bias_RQK + self.time_P[time_bucket(gap_s_RQK)]
-        return bias_RQK
+        return self.of_pairs(visibility.distance_RQK, gap_s_RQK)
+
+    def of_pairs(
+        self, distance: Int64[Tensor, "*pairs"], gap_s: Int64[Tensor, "*pairs"] | None
+    ) -> Float[Tensor, "*pairs"]:
+        """The bias of queries and keys so many positions apart, with such gaps from a key to what its query takes for
+        now; without gaps where the bias reads no time."""
+        bias = torch.zeros((), device=distance.device)
+        if self.position_P is not None:
+            bias = bias + self.position_P[self.max_positions - 1 - distance]
+        if self.time_P is not None:
+            assert gap_s is not None, "a bias that reads time is told gaps"
+            bias = bias + self.time_P[time_bucket(gap_s)]
+        return bias
 
     def lookups(self, visibility: Visibility) -> tuple[Lookup, ...]:
         """What attention adds to scores, block by block. Positions must be below max_positions."""

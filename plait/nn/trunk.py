@@ -17,7 +17,8 @@ from plait.nn.dropout import Dropout
 from plait.nn.gpt import GptBlock
 from plait.nn.hstu import HstuBlock
 from plait.nn.initialising import layer_norm
-from plait.nn.positions import EnteringPositions, alibi_slopes, rope_angles
+from plait.nn.packed import Packed
+from plait.nn.positions import Angles, EnteringPositions, alibi_slopes, rope_angles
 from plait.nn.visibility import Segments
 
 Block = Layer | MixedValueBlock | DualHelixBlock
@@ -72,19 +73,27 @@ class Trunk(nn.Module):
         Raises:
             ValueError: a user has more tokens than there are positions.
         """
-        where = self.where(segments)
-        x_RLD = self.enter(x_RLD, segments)
+        return self.through(x_RLD, action_RLD, self.where(segments))
+
+    def through(
+        self, x_RLD: Float[Tensor, "R L D"], action_RLD: Float[Tensor, "R L D"] | None, where: Where
+    ) -> Float[Tensor, "R L D"]:
+        """As `forward`, attending as `where` says: to one another, or to histories encoded before (`OverKeys`)."""
+        x_RLD = self.enter(x_RLD, where.segments)
         action_RLD = None if action_RLD is None else self.dropout(action_RLD)
         for block in self.blocks:
             x_RLD, action_RLD = block(x_RLD, action_RLD, where)
         return self.leave(x_RLD, action_RLD, where)
 
-    def where(self, segments: Segments) -> Where:
+    def where(self, segments: Segments) -> Packed:
         """What all blocks share of a batch's places."""
-        angles = None
-        if self.config.scheme.turns:
-            angles = rope_angles(segments.position_RL, self.config.head_width)
-        return Where(segments, angles, self.slopes_N)
+        return Packed(segments, self.angles(segments), self.slopes_N)
+
+    def angles(self, segments: Segments) -> Angles | None:
+        """RoPE's, where positions are turned."""
+        if not self.config.scheme.turns:
+            return None
+        return rope_angles(segments.position_RL, self.config.head_width)
 
     def enter(self, x_RLD: Float[Tensor, "R L D"], segments: Segments) -> Float[Tensor, "R L D"]:
         """The residual stream before the first block."""

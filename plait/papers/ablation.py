@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from plait.compare.comparing import DRAWS, Compared, Variant, compare_variants
-from plait.compare.presentation import origins
+from plait.compare.notes import origins
 from plait.compare.significance import Side, drawn, interval, value_of
 from plait.compare.words import number
 from plait.data import Dataset
@@ -276,5 +276,5 @@ def _difference(variant: Measured, baseline: Measured, unit: Unit) -> Measured:
 def supervised_actions(dataset: Dataset, variant: Variant) -> int:
     """How many events' actions the first epoch supervises."""
     its = variant.settings
-    plan = its.protocol.plan(variant.layout, its.model.exposure)
+    plan = its.protocol.plan(variant.layout, its.model)
     return targets_per_epoch(dataset, plan, its.optim.users_per_step, its.protocol).get("a", 0)

@@ -233,7 +233,7 @@ def answer(verdicts: Sequence[ClaimVerdict]) -> str:
     """What became of all claims, in one line.
 
     >>> outcomes = ["reproduced", "too close to tell", "reproduced"]
-    >>> answer([Verdict(claim="", outcome=outcome, why="") for outcome in outcomes])
+    >>> answer([ClaimVerdict(claim="", outcome=outcome, why="") for outcome in outcomes])
     'reproduced in 2 of 3 claims, not in 0, 1 too close to tell'
     """
     counted = Counter(verdict.outcome for verdict in verdicts)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from plait.compare.comparing import Variant, shared_line
-from plait.compare.presentation import origins_of
+from plait.compare.notes import origins_of
 from plait.data import Dataset
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.run_files import Result

@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from plait.compare.comparing import Compared, Variant, compare_variants
-from plait.compare.presentation import COUNT, origins
+from plait.compare.notes import COUNT, origins
 from plait.compare.results import Floor, Row
 from plait.data import Dataset
 from plait.evaluation.provenance import provenance

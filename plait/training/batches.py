@@ -60,16 +60,42 @@ def training_batch(
     A window holds the history that evaluation and serving read, and what comes as they have it, too: the next event
     or, where events are asked from before their request, that request. So every position that is read then was
     trained. (Random windows take one event: where they end inside of a request, their histories are shorter.)
+
+    Where every event is asked about, the history is the longest there is: a shorter one is the beginning of it. Where
+    only last requests are, it is that of the last one, and requests before it are asked about from what it holds.
     """
-    if protocol.window == "random":
-        rng = numpy_generator(protocol.seed, Stream.WINDOWS, epoch, step)
-        return dataset.train_batch(users_U, plan.max_events + 1, plan.lead, rng)
+    rule = plan.window
+    match protocol.window:
+        case "last":
+            num_events = _history_lengths(dataset, plan, users_U) + _to_come(dataset, plan, users_U)
+            return dataset.train_batch(users_U, num_events, plan.lead, opens_within=rule.opens_within)
+        case "random":
+            rng = numpy_generator(protocol.seed, Stream.WINDOWS, epoch, step)
+            if plan.asks_candidates:
+                targets = dataset.random_train_targets(users_U, rule.max_events + 1, rng)
+                return dataset.target_batch(targets, rule, plan.lead)
+            return dataset.train_batch(users_U, rule.longest + 1, plan.lead, rng, rule.opens_within)
+        case _:
+            assert_never(protocol.window)
+
+
+def _history_lengths(
+    dataset: Dataset, plan: QuestionPlan, users_U: Int64[np.ndarray, " U"]
+) -> int | Int64[np.ndarray, " U"]:
+    """How many events lie before what comes last in training."""
+    if not plan.asks_candidates:
+        return plan.window.longest
+    return plan.window.length(dataset.num_train_events(users_U) - dataset.last_request_lengths(users_U))
+
+
+def _to_come(
+    dataset: Dataset, plan: QuestionPlan, users_U: Int64[np.ndarray, " U"]
+) -> int | Int64[np.ndarray, " U"]:
     match plan.context_ends_before:
         case "event":
-            return dataset.train_batch(users_U, plan.max_events + 1, plan.lead)
+            return 1
         case "request":
-            to_come_U = dataset.last_request_lengths(users_U)
-            return dataset.train_batch(users_U, plan.max_events + to_come_U, plan.lead)
+            return dataset.last_request_lengths(users_U)
         case _:
             assert_never(plan.context_ends_before)
 
@@ -125,7 +151,7 @@ def _batches(
     match plan.sample:
         case "event":
             targets = targets_of_step(dataset, users_per_step, protocol, epoch)
-            return len(targets), lambda step: dataset.target_batch(targets[step], plan.max_events, plan.lead)
+            return len(targets), lambda step: dataset.target_batch(targets[step], plan.window, plan.lead)
         case "user":
             users = users_of_step(dataset, users_per_step, protocol.seed, epoch)
             return len(users), lambda step: training_batch(dataset, plan, users[step], protocol, epoch, step)

@@ -8,8 +8,6 @@ import torch
 
 from plait import files
 
-MISSING = object()  # stands for a key that one side lacks
-
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """A training state: tensors and plain values."""
@@ -21,24 +19,6 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
             raise OSError(errno.EIO, f"no room, or a broken disk ({error})") from error
 
     files.write_listed(path, write)
-
-
-def differences(found: object, asked: object, key: str = "") -> str:
-    """Where settings, as plain values, differ: a line per key; "" where they do not.
-
-    >>> differences({"optim": {"rate": 1, "clip": 2}}, {"optim": {"rate": 3, "clip": 2}})
-    '  optim.rate: found 1, asked 3'
-    """
-    if isinstance(found, dict) and isinstance(asked, dict):
-        names = dict.fromkeys([*asked, *found])
-        prefix = f"{key}." if key else ""
-        parts = (differences(found.get(n, MISSING), asked.get(n, MISSING), f"{prefix}{n}") for n in names)
-        return "\n".join(part for part in parts if part)
-    return "" if found == asked else f"  {key}: found {_spelled(found)}, asked {_spelled(asked)}"
-
-
-def _spelled(value: object) -> str:
-    return "nothing" if value is MISSING else repr(value)
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -46,14 +46,14 @@ from plait.randomness import Randomness, Stream, torch_generator
 from plait.training.arithmetic import made_definite
 from plait.training.batches import check_labels, num_steps, training_stream
 from plait.training.budget import Budget, Caps, Steps
-from plait.training.checkpoint import differences, load_state, save_state
+from plait.training.checkpoint import load_state, save_state
 from plait.training.flops import step_flops
 from plait.training.interrupts import interrupts_kept
 from plait.training.optimiser import learning_rate, make_optimiser, warmup_steps
 from plait.training.progress import Best, Progress
 from plait.training.start import Start
 from plait.training.unread import check_read, notes_on_unread
-from plait.wording import setting
+from plait.wording import differences, setting
 
 CHECKPOINT_EVERY_S = 20.0
 START_LABELS = (
@@ -97,7 +97,7 @@ def train_model(
         begin: is called once, when the settings were found to fit and the folder was made, before anything else is
             written to it. It is not called where training goes on from a checkpoint.
         arithmetic: what matrices are multiplied in; without it, what `optim.precision` says for this machine.
-        start: whose weights to go on from; without it, they are drawn.
+        start: whose weights to go on from, by a configuration for them; without it, they are drawn.
 
     Raises:
         ValueError: the settings do not fit each other, the data or the checkpoint found in the folder. Or the layout
@@ -111,7 +111,7 @@ def train_model(
     arithmetic = arithmetic or arithmetic_of(optim.precision, config.settings.trunk.dim, device)
     optim, config = made_definite(optim, arithmetic), replace(config, arithmetic=arithmetic.precision)
     layout = config.parsed_layout
-    plan = protocol.plan(layout, config.settings.exposure)
+    plan = protocol.plan(layout, config.settings)
     check_read(config, protocol)
     dataset.check_content()
     check_labels(dataset, layout)
@@ -228,7 +228,6 @@ class _Run:
         start: Start | None,
     ) -> None:
         self.budget, self.arithmetic, self.given = budget, arithmetic, start
-        config = config if start is None else start.config_for(config)
         self.dataset, self.optim, self.protocol, self.rules = dataset, optim, protocol, rules
         self.folder, self.report, self.device, self.watch = folder, report, device, watch
         weights = torch_generator(protocol.seed, Stream.WEIGHTS)  # on the CPU: the same start on every device
@@ -295,7 +294,7 @@ class _Run:
         model = self.model
         return training_stream(
             self.dataset,
-            self.protocol.plan(model.layout, model.config.settings.exposure),
+            self.protocol.plan(model.layout, model.config.settings),
             self.optim.users_per_step,
             self.protocol,
             epoch,

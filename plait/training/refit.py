@@ -30,6 +30,7 @@ from plait.evaluation.run_files import (
     of_checkpoint,
     save_answers,
 )
+from plait.models.generative import ModelConfig
 from plait.models.saving import load_model, save_model
 from plait.nn.runtime import denormals_flushed
 from plait.notices import Watch
@@ -42,7 +43,9 @@ from plait.training.progress import Progress, Spent
 from plait.training.run import (
     LOCK,
     busy_message,
+    check_begun,
     check_same,
+    check_settings,
     check_takes_runs,
     config_of,
     write_listed_json,
@@ -78,10 +81,12 @@ def run_refit(
         check_same(folder, "a finished run", {"refit": result.refit}, {"refit": refit})
         report(f"{folder} holds this run, finished; nothing is trained")
         return result
-    check_fits_memory(config_of(dataset, held_out.settings))
+    config = config_of(dataset, held_out.settings)
+    config = config if start is None else start.config_for(config)
+    check_fits_memory(config)
     check_takes_runs(folder)
     with kept_alone(folder / LOCK, busy_message(folder)) as alone, denormals_flushed():
-        return _train(run, held_out, refit, dataset, folder, report, device, watch, start, alone)
+        return _train(run, held_out, refit, dataset, config, folder, report, device, watch, start, alone)
 
 
 def _refit_of(run: Path, result: Result, dataset: Dataset, checkpoint: Checkpoint) -> Refit:
@@ -122,6 +127,7 @@ def _train(
     held_out: Result,
     refit: Refit,
     dataset: Dataset,
+    config: ModelConfig,
     folder: Path,
     report: Callable[[str], None],
     device: str,
@@ -129,16 +135,17 @@ def _train(
     start: Start | None,
     alone: Callable[[], None],
 ) -> Result:
+    check_begun(folder)
     settings, start_s, has_own_peak = held_out.settings, time.perf_counter(), forget_peak_memory()
     arithmetic = arithmetic_of_run(settings, folder, device, recorded_arithmetic(run))
     origin, whole = provenance(device, arithmetic), dataset.whole()
 
     def begin() -> None:
         alone()
+        check_settings(folder, settings)
         write_listed_json(folder / SETTINGS, settings)
 
     steps = Steps(refit.steps, _steps_of_all(held_out, refit, dataset))
-    config = config_of(dataset, settings)
     training = (
         settings.optim,
         settings.protocol,

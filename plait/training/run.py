@@ -41,11 +41,10 @@ from plait.nn.precision import autocast, products_by
 from plait.nn.runtime import denormals_flushed
 from plait.notices import Watch
 from plait.training.arithmetic import arithmetic_of_run
-from plait.training.checkpoint import differences
 from plait.training.loop import Fitted, train_model
 from plait.training.memory import check_fits_memory, forget_peak_memory, peak_memory_mb
 from plait.training.start import Start
-from plait.wording import setting
+from plait.wording import differences, setting
 
 LOCK = ".lock"
 
@@ -97,16 +96,16 @@ def _train(
     shared: Arithmetic | None,
     start: Start | None,
 ) -> Result:
-    _check_begun(folder)
+    check_begun(folder)
     arithmetic = arithmetic_of_run(settings, folder, device, shared)
     start_s, has_own_peak = time.perf_counter(), forget_peak_memory()
     origin = provenance(device, arithmetic)
     if not (folder / CHECKPOINT).exists():  # of a checkpoint, `fit` knows more: the data that it is of
-        _check_settings(folder, settings)
+        check_settings(folder, settings)
 
     def begin() -> None:
         alone()
-        _check_settings(folder, settings)  # once more: another process may have begun meanwhile
+        check_settings(folder, settings)  # once more: another process may have begun meanwhile
         write_listed_json(folder / SETTINGS, settings)
 
     fitted = train_model(
@@ -283,6 +282,7 @@ def config_of(dataset: Dataset, settings: RunSettings) -> ModelConfig:
         user_features=dataset.manifest.user_features,
         context=dataset.context,
         asked_as_candidates=settings.protocol.supervise == "candidates",
+        window_step=settings.protocol.window_step,
     )
 
 
@@ -295,7 +295,7 @@ def _finished(dataset: Dataset, settings: RunSettings, folder: Path) -> Result:
     return result
 
 
-def _check_begun(folder: Path) -> None:
+def check_begun(folder: Path) -> None:
     """Raises ValueError where files of a run that was begun there are damaged, or are gone that a kill leaves."""
     is_going = (folder / CHECKPOINT).exists()
     if not is_going and is_listed(folder / RESULT):  # a checkpoint goes only after the result was there
@@ -306,7 +306,7 @@ def _check_begun(folder: Path) -> None:
         check_hashes(folder, f"delete {folder / METRICS}: it is written again from the checkpoint", METRICS)
 
 
-def _check_settings(folder: Path, settings: RunSettings) -> None:
+def check_settings(folder: Path, settings: RunSettings) -> None:
     """A run that was begun there, and has no checkpoint yet, must be this one."""
     if (folder / SETTINGS).exists():
         begun = read_file(folder / SETTINGS, RunSettings)

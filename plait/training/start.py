@@ -37,7 +37,7 @@ from plait.schema import (
     Number,
     Vector,
 )
-from plait.training.checkpoint import differences
+from plait.wording import differences
 
 SHAPE_NOTHING = "retrieval_weight", "action_weights", "counts"  # of the model's settings: they may differ
 
@@ -59,9 +59,8 @@ class Start:
         model = load_model(folder)
         items, _ = load_vocabulary(folder)
         of_run, config = folder.parent / SETTINGS, model.config
-        settings = RunSettings(
-            layout=config.layout, model=config.settings, protocol=Protocol(max_events=config.max_events)
-        )
+        protocol = Protocol(max_events=config.max_events, window_step=config.window_step)
+        settings = RunSettings(layout=config.layout, model=config.settings, protocol=protocol)
         if of_run.is_file():
             settings = read_file(of_run, RunSettings)
         return cls(model, items, settings, folder, sha256(folder / WEIGHTS))
@@ -72,7 +71,7 @@ class Start:
         Raises:
             ValueError: the layout, the model's settings or the schema of the data are others; says what differs.
         """
-        unlike = differences(_shape(self.model.config), _shape(config))
+        unlike = differences(_shape(self.model.config), _shape(config.with_normaliser()))
         if unlike:
             raise ValueError(
                 f"{self.folder} holds a model that this training cannot go on from:\n{unlike}\n"
@@ -241,6 +240,7 @@ def _shape(config: ModelConfig) -> dict[str, Any]:
         "layout": config.layout,
         "model": {name: value for name, value in settings.items() if name not in SHAPE_NOTHING},
         "protocol.max_events": config.max_events,
+        "protocol.window_step": config.window_step,
         "asked as candidates": config.asked_as_candidates,
         "actions": {action.name: msgspec.to_builtins(_declared_action(action)) for action in config.actions},
         "order of actions": [action.name for action in config.actions],

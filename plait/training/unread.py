@@ -104,7 +104,7 @@ def _by_data(config: ModelConfig) -> list[_Reader]:
 def _by_layout(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
     """Where only the layout decides."""
     layout = config.parsed_layout
-    asks = protocol.plan(layout, config.settings.exposure).asks_candidates
+    asks = protocol.plan(layout, config.settings).asks_candidates
     of_items = "model.retrieval", "model.retrieval_weight", "protocol.negatives", "protocol.filter_seen"
     of_actions = "model.tower", "model.late", "model.action_weights"
     mixed, pooled = "values" in layout.rides, "pool" in layout.rides

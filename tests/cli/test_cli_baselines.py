@@ -8,7 +8,7 @@ import pytest
 from words import SMALL, Capture, complaint, heard_of, said_by
 
 import plait
-from plait.cli.evaluate import _data_of
+from plait.cli.runs import data_of
 from plait.data import Dataset
 from plait.evaluation import counting
 from plait.evaluation.run_files import load_result
@@ -44,8 +44,8 @@ def test_evaluate_tells_what_lists_hold_and_slices_on_request(run: Path, capsys:
 def test_a_run_whose_data_is_gone_says_so(run: Path, tmp_path: Path) -> None:
     result = load_result(run)
     gone, others = replace(result, dataset_folder=str(tmp_path)), replace(result, content_hash="0")
-    assert "its data cannot be opened" in str(_data_of(gone))
-    assert "other data than it was trained on" in str(_data_of(others))
+    assert "its data cannot be opened" in str(data_of(gone))
+    assert "other data than it was trained on" in str(data_of(others))
 
 
 def test_a_comparison_without_baselines_counts_nothing(
@@ -64,7 +64,9 @@ def test_a_comparison_without_baselines_counts_nothing(
     assert msgspec.json.decode((without / "comparison.json").read_bytes())["floor"] is None
 
 
-def test_the_verbs_ask_baselines_of_a_dataset_or_a_run(dataset: Dataset, run: Path, capsys: Capture) -> None:
+def test_the_verbs_ask_baselines_of_a_dataset_or_a_run(
+    dataset: Dataset, run: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = ("--user", "u03", "--json")
     rules = ("--baseline", "sequential rules", "-k", 4)
     of_data, of_run = (said_by(capsys, "recommend", path, *asked, *rules) for path in (dataset.folder, run))
@@ -77,9 +79,14 @@ def test_the_verbs_ask_baselines_of_a_dataset_or_a_run(dataset: Dataset, run: Pa
     assert seen <= set(dataset.item_ids().gather(dataset.history(3).item_E - 1))
     rated = said_by(capsys, "score", dataset.folder, *asked, "--items", "i01", "--baseline", "item-and-user")
     assert 1 <= msgspec.json.decode(rated)[0]["rating"] <= 5
+    monkeypatch.setattr("plait.cli.counted.data_of", lambda result: "its data are gone")
     for words, message in (
+        (("recommend", run, *asked, *rules), "its data are gone; name the dataset itself"),
         (("recommend", dataset.folder, *asked, *rules, "--at", "5"), "--at: no baseline reads that"),
-        (("score", run, *asked, "--items", "i01", "--baseline", "EASE"), "There are mean, item mean"),
+        (
+            ("score", dataset.folder, *asked, "--items", "i01", "--baseline", "EASE"),
+            "There are mean, item mean",
+        ),
         (("recommend", dataset.folder / "none", *asked, *rules), "is no folder"),
     ):
         assert message in complaint(capsys, 2, *words)

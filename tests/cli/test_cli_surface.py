@@ -42,6 +42,8 @@ WRITING = {
     "train": lambda data: (data, "--layout", "item"),
     "compare": lambda data: (data, "--layouts", "item"),
     "study": lambda data: ("lac-table-1", "--quick"),
+    "recommend": lambda data: ("run", "--users", "all"),
+    "score": lambda data: ("run", "--pairs", "pairs.csv"),
 }
 
 

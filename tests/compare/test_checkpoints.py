@@ -11,7 +11,7 @@ from small_runs import settings_of, silent
 from test_page import LAYOUTS, SEEDS, U, by_layout, compared, measured, rendered, row
 from tiny import assert_caught
 
-from plait.compare import presentation
+from plait.compare import charted, notes, presentation
 from plait.compare.comparing import compare
 from plait.compare.results import Chosen, Comparison, Row, Summary, summarise
 from plait.data import Dataset
@@ -68,9 +68,9 @@ def test_nothing_is_marked_between_rows_that_different_rules_chose(monkeypatch: 
 def test_rules_apart_are_said() -> None:
     note = "retrieval: epochs were chosen by mrr (item) and ndcg@10 (lac, interleaved); nothing is marked between"
     apart = told({"item": "mrr"})
-    said = [line for line in presentation.notes(apart) if line.startswith("retrieval: epochs")]
+    said = [line for line in notes.notes(apart) if line.startswith("retrieval: epochs")]
     assert len(said) == 1 and said[0].startswith(note.partition(" (lac")[0])
-    assert not any("epochs were chosen" in line for line in presentation.notes(told({})))
+    assert not any("epochs were chosen" in line for line in notes.notes(told({})))
     details = {one.layout: one for one in presentation.details(apart, "ndcg@10")}
     assert "different rules" in details["item"].against_best
     assert "different rules" not in details["lac"].against_best
@@ -96,15 +96,15 @@ def test_what_the_deployed_one_gives_up_stands_beside() -> None:
     assert lac.deployed.difference.value == pytest.approx(lac.deployed.estimate.value - lac.estimate.value)
     assert lac.deployed.difference.low < lac.deployed.difference.value < lac.deployed.difference.high
     comparison = compared(rows=rows, summaries=summaries)
-    assert "its deployed one (model/) has RMSE rating" in " ".join(presentation.notes(comparison))
+    assert "its deployed one (model/) has RMSE rating" in " ".join(notes.notes(comparison))
     assert "its deployed one" in " ".join(rendered(comparison, 200).split())
-    assert "its deployed one" not in " ".join(presentation.notes(compared()))
+    assert "its deployed one" not in " ".join(notes.notes(compared()))
 
 
 def test_a_curve_is_marked_where_its_own_checkpoint_is() -> None:
     comparison = told({})
     marks = {
-        metric: {run.tested for its in rows_of(comparison) if (run := presentation._run(its, metric, better))}
+        metric: {run.tested for its in rows_of(comparison) if (run := charted._run(its, metric, better))}
         for metric, better in (("ndcg@10", "higher"), ("rmse:rating", "lower"))
     }
     assert marks == {"ndcg@10": {8}, "rmse:rating": {3}}, "places of epochs 9 and 4"
@@ -152,5 +152,5 @@ def test_columns_of_what_is_deployed_are_not_marked_across_rules(protocol, datas
     comparison = small_comparison(dataset, tmp_path, **protocol)
     contrasts = [its.metrics["auc:liked"].vs_best for its in comparison.summaries]
     assert [one.chosen_alike for one in contrasts if one] == [False]
-    assert any(line.startswith("scoring: epochs were chosen by ") for line in presentation.notes(comparison))
+    assert any(line.startswith("scoring: epochs were chosen by ") for line in notes.notes(comparison))
     assert all(found.deployed is None for its in comparison.summaries for found in its.metrics.values())

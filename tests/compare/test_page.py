@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from tiny import assert_caught
 
-from plait.compare import presentation, words
+from plait.compare import charted, notes, presentation, words
 from plait.compare.page import html_page, terminal_table
 from plait.compare.results import (
     Ability,
@@ -240,7 +240,7 @@ def test_one_seed_marks_nothing_and_says_so():
 
 def test_two_seeds_say_what_they_cannot_tell():
     assert "Two seeds do not tell a layout whose runs scatter more" in " ".join(
-        presentation.rules(compared(seeds=(0, 1)))
+        notes.rules(compared(seeds=(0, 1)))
     )
 
 
@@ -601,7 +601,7 @@ def test_what_has_no_place_on_a_chart_is_not_drawn(comparison):
         for its in comparison.summaries
     )
     found = msgspec.structs.replace(comparison, summaries=summaries)
-    costs, learned = presentation.charts(found, "ndcg@10")
+    costs, learned = charted.charts(found, "ndcg@10")
     assert (costs.kind, learned.kind) == ("costs", "learning")
     assert [mark.title.partition(":")[0] for mark in costs.marks] == ["item", "lac", "interleaved"]
     assert verdict_of(found).limits == [] and "inf" not in " ".join(verdict_of(found).lines)
@@ -710,7 +710,7 @@ def test_peak_memory_that_nobody_told_is_a_dash(comparison):
 
 def test_times_that_are_not_steady_are_told(comparison):
     """Of one layout a run was twice as slow from its second epoch on: a machine that did something else."""
-    assert not [note for note in presentation.notes(comparison) if "not steady" in note]
+    assert not [note for note in notes.notes(comparison) if "not steady" in note]
     assert by_layout(comparison)["lac"].epoch_times.high_s == pytest.approx(
         by_layout(comparison)["lac"].epoch_times.low_s
     )
@@ -724,7 +724,7 @@ def test_times_that_are_not_steady_are_told(comparison):
         return msgspec.structs.replace(row, curve=tuple(points))
 
     slow = compared(rows=[slowed(row) for row in comparison.rows])
-    [note] = [note for note in presentation.notes(slow) if "not steady" in note]
+    [note] = [note for note in notes.notes(slow) if "not steady" in note]
     assert "lac " in note and "item" not in note and "Processor time says more" in note
     assert by_layout(slow)["lac"].epoch_times.median_s == pytest.approx(
         by_layout(comparison)["lac"].epoch_times.median_s

@@ -25,7 +25,7 @@ from tolerance import SAME_SUM
 
 from plait.data.history import Columns
 from plait.data.vocabulary import Vocabulary
-from plait.engine import plain, state
+from plait.engine import asking, plain, state
 from plait.engine.state import encode
 from plait.layouts import Layout, resolve
 from plait.models.generative import GenerativeRecommender, ModelSettings
@@ -174,7 +174,7 @@ def test_a_window_that_is_cut_before_the_request_is_left_out_is_caught(monkeypat
         return right(cut, max_events, lag, np.maximum(cut.start_U1[1:] - gone_U, cut.start_U1[:-1]))
 
     right = state.window
-    monkeypatch.setattr(plain, "window", cut_first)
+    monkeypatch.setattr(asking, "window", cut_first)
     with pytest.raises((AssertionError, ValueError)):
         check_beyond_the_window()
 
@@ -184,7 +184,7 @@ def test_a_window_of_more_than_training_has_is_caught(monkeypatch):
         return right(events, max_events, lag + 1, end_U)
 
     right = state.window
-    monkeypatch.setattr(plain, "window", more)
+    monkeypatch.setattr(asking, "window", more)
     assert_caught(check_beyond_the_window)
 
 
@@ -196,19 +196,19 @@ def test_a_window_of_more_than_training_has_is_caught(monkeypatch):
     ],
 )
 def test_a_request_of_its_own_for_everything_is_caught(name, broken, monkeypatch):
-    monkeypatch.setattr(plain, name, broken)
+    monkeypatch.setattr(asking, name, broken)
     assert_caught(check_own_request, models(MAX_EVENTS), tied_log())
 
 
 def test_a_model_that_forgets_how_it_was_trained_to_be_asked_is_caught(monkeypatch):
-    right = plain._coming
+    right = asking.coming_of
 
     def forgetful(model, *asked):
         model = copy.copy(model)
         model.plan = replace(model.plan, supervise="all")
         return right(model, *asked)
 
-    monkeypatch.setattr(plain, "_coming", forgetful)
+    monkeypatch.setattr(asking, "coming_of", forgetful)
     assert_caught(check_own_request, models(MAX_EVENTS), tied_log())
 
 

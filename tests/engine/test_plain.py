@@ -25,7 +25,7 @@ from tiny import (
     trunk_of,
 )
 
-from plait.engine import plain, steps
+from plait.engine import asking, plain, steps
 from plait.engine.state import State, encode, window
 from plait.layouts import Layout, audit, resolve
 from plait.layouts.event_roles import SameRequest
@@ -152,9 +152,9 @@ def test_steps_of_users_and_of_candidates_change_no_answer(size, monkeypatch):
 
 
 def test_steps_that_all_ask_about_the_first_users_are_caught(monkeypatch):
-    right = plain._Coming.of
+    right = asking.Coming.of
     first_ones = lambda coming, users: right(coming, slice(0, len(coming.time_s_U[users])))  # noqa: E731
-    monkeypatch.setattr(plain._Coming, "of", first_ones)
+    monkeypatch.setattr(asking.Coming, "of", first_ones)
     assert_caught(check_steps, 1, monkeypatch)
 
 
@@ -211,7 +211,7 @@ def check_time() -> None:
         for field in [field for field in can if model and can[field]]:
             early, late = states_at(model, state, field)
             knows = not torch.equal(early, late)
-            assert plain.needs_time(model.layout, model.config.settings, field) == knows, (
+            assert asking.needs_time(model.layout, model.config.settings, field) == knows, (
                 layout,
                 trunk,
                 anchor,
@@ -231,7 +231,7 @@ def test_time_changes_the_answers_of_models_that_know_it_and_of_no_others():
 
 @pytest.mark.parametrize("claim", [True, False])
 def test_a_wrong_claim_about_time_is_caught(claim, monkeypatch):
-    monkeypatch.setattr(plain, "needs_time", lambda layout, settings, field: claim)
+    monkeypatch.setattr(asking, "needs_time", lambda layout, settings, field: claim)
     assert_caught(check_time)
 
 

@@ -25,6 +25,7 @@ from plait.layouts.event_roles import begin_of_last_request
 from plait.models.generative import ModelSettings
 from plait.models.questions import Exposure
 from plait.schema import EventBatch
+from plait.window_rule import WindowRule
 
 WINDOW = 3
 LENGTHS = (9, 9, 9)  # in batch_of; users start with 1, 4 and 4 events of them
@@ -125,13 +126,13 @@ def test_times_do_not_tell_requests_that_have_names():
 
 
 def seen(
-    events: EventBatch, max_events: int, lag: int, without_last_request_U: np.ndarray | None = None
+    events: EventBatch, rule: WindowRule | int, lag: int, without_last_request_U: np.ndarray | None = None
 ) -> EventBatch:
     """The window of all events or, for the users that are named, of those before the last request."""
     if without_last_request_U is None:
-        return window(events, max_events, lag)
+        return window(events, rule, lag)
     begin_U = begin_of_last_request(events.start_U1, events.request_E)
-    return window(events, max_events, lag, np.where(without_last_request_U, begin_U, events.start_U1[1:]))
+    return window(events, rule, lag, np.where(without_last_request_U, begin_U, events.start_U1[1:]))
 
 
 def assert_same_events(found: EventBatch, expected: EventBatch) -> None:
@@ -153,20 +154,22 @@ def test_a_window_is_the_last_events_with_and_without_the_last_request():
 def check_kept() -> None:
     """Any window of a state is that of the whole history, and a state of long requests is no longer for them."""
     rng, met = np.random.default_rng(0), {"long requests": 0, "short requests": 0, "less than the history": 0}
-    for _ in range(50):
+    for _ in range(80):
         length_U = rng.integers(1, 40, 3)
         batch = batch_of(length_U)
         ends_E = rng.random(len(batch.item_E)) < rng.choice([0.05, 0.3, 0.9])
         batch = replace(batch, request_E=np.cumsum(ends_E))
         max_events, lag = int(rng.integers(1, 6)), int(rng.integers(0, 3))
-        events = encode(batch, max_events, lag).events
+        step, opens_with_request = int(rng.integers(1, max_events + 1)), bool(rng.integers(2))
+        rule = WindowRule(max_events, step, opens_with_request)
+        events = encode(batch, rule, lag).events
         for own_U in (None, *np.array(list(itertools.product([False, True], repeat=3)))):
-            assert_same_events(seen(events, max_events, lag, own_U), seen(batch, max_events, lag, own_U))
-        assert (events.num_events_U <= 2 * (max_events + lag)).all()
-        assert_same_events(window(events, max_events, 0), events_after_lead(events))
+            assert_same_events(seen(events, rule, lag, own_U), seen(batch, rule, lag, own_U))
+        assert (events.num_events_U <= 2 * (rule.longest + max(lag, rule.opens_within > 1))).all()
+        assert_same_events(window(events, rule, 0), events_after_lead(events))
         own = batch.num_events_U - seen(batch, 99, 0, np.array([True] * 3)).num_events_U
-        met["long requests"] += int((own > max_events + lag).sum())
-        met["short requests"] += int((own <= max_events + lag).sum())
+        met["long requests"] += int((own > rule.longest + lag).sum())
+        met["short requests"] += int((own <= rule.longest + lag).sum())
         met["less than the history"] += int((events.num_events_U < length_U).sum())
     assert_not_vacuous(met, above=20)
 

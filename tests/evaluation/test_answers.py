@@ -49,7 +49,6 @@ from plait.models.generative import ModelSettings
 from plait.models.inputs import query_inputs
 from plait.models.questions import Exposure
 from plait.nn.action_kinds import UNIFORM_VARIANCE
-from plait.schema import EventBatch
 
 WINDOW = PROTOCOL.max_events
 
@@ -131,13 +130,6 @@ def known(tmp_path_factory):
     return described(tmp_path_factory.mktemp("described") / "data", split=Temporal(validation=0.2, test=0.2))
 
 
-def until(whole: EventBatch, end: int) -> EventBatch:
-    per_event = ("item_E", "action_EA", "time_s_E", "request_E", "context_EF")
-    return replace(
-        whole, start_U1=np.array([0, end]), **{name: getattr(whole, name)[:end] for name in per_event}
-    )
-
-
 @torch.no_grad()
 def check_answers_with_features(dataset: Dataset, layout: str, settings: ModelSettings) -> None:
     """The engine, asked about one held-out event at a time, with the moment's context and time."""
@@ -149,7 +141,7 @@ def check_answers_with_features(dataset: Dataset, layout: str, settings: ModelSe
         user = int(targets.user_Q[query])
         whole, begin = dataset.history(user), int(dataset._start_U1[user])
         place, end = int(targets.event_Q[query]) - begin, int(targets.history_end_Q[query]) - begin
-        state = encode(until(whole, end), WINDOW, model.layout.lag)
+        state = encode(part_of(whole, 0, 0, end), WINDOW, model.layout.lag)
         item_11 = np.array([[answers.item_Q[query]]])
         score = plain.score(
             model, state, item_11, at_s=int(whole.time_s_E[place]), context_F=whole.context_EF[place]
@@ -288,7 +280,7 @@ def check_ranks_are_places(dataset: Dataset, same_request: str, chosen: bool) ->
     met = {"in a request that had begun": 0, "seen before its request": 0, "seen in its request": 0, "new": 0}
     for user, item, rank in zip(answers.user_Q.tolist(), answers.item_Q, answers.rank_Q, strict=True):
         whole = dataset.history(user)
-        state = encode(until(whole, len(whole.item_E) - 1), WINDOW, layout.lag)
+        state = encode(part_of(whole, 0, 0, len(whole.item_E) - 1), WINDOW, layout.lag)
         in_request = np.flatnonzero(whole.request_E == whole.request_E[-1])
         before, own = np.split(whole.item_E[:-1], [in_request[0]])
         if chosen and not len(before):

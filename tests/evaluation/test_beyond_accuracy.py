@@ -17,7 +17,7 @@ from plait.engine import steps
 from plait.engine.ranking import Scores
 from plait.evaluation import answers as answers_module
 from plait.evaluation.answers import Answers, answers_of, measure, ranked_in_catalogue
-from plait.evaluation.beyond_accuracy import Known, beyond_accuracy, slices_of, some_answers
+from plait.evaluation.beyond_accuracy import TrainingFacts, beyond_accuracy, slices_of, some_answers
 from plait.evaluation.counting import BASELINES, Baselines, baselines_of
 from plait.evaluation.run_files import ANSWERS, load_answers, read_file, save_answers
 from plait.layouts import resolve
@@ -92,7 +92,7 @@ def test_lists_are_those_of_a_model_however_much_is_ranked_at_a_time(of_lists, m
 
 
 def check_slices(dataset: Dataset, answers: Answers) -> None:
-    known, met = Known.of(dataset), Counter[str]()
+    known, met = TrainingFacts.of(dataset), Counter[str]()
     item_E, cut_U = dataset._item_E, dataset._validation_U
     train = [item_E[a:b].tolist() for a, b in zip(dataset._start_U1[:-1], cut_U, strict=True)]
     events = Counter(item for of_user in train for item in of_user)
@@ -117,7 +117,7 @@ def test_slices_part_the_answers_by_what_training_met(of_lists, monkeypatch):
 
 def test_a_slice_is_measured_as_if_it_were_all(of_lists):
     answers = answers_of(model_of(resolve("lac"), max_events=PROTOCOL.max_events), of_lists, "test", PROTOCOL)
-    known = Known.of(of_lists)
+    known = TrainingFacts.of(of_lists)
     told = beyond_accuracy([answers, answers], known, ("ndcg@10", "rmse:rating"))
     for (its, is_in_Q), found in zip(slices_of(answers, known), told.slices, strict=True):
         assert found.slice == its
@@ -135,7 +135,7 @@ def test_a_slice_is_measured_as_if_it_were_all(of_lists):
 
 def test_features_of_categories_give_diversity_and_no_others(tmp_path):
     data = described(tmp_path / "data")
-    known = Known.of(data)
+    known = TrainingFacts.of(data)
     assert set(known.categories) == {"genre"}
     codes, table = known.categories["genre"], data.item_features
     assert codes.shape == (data.num_items + 1, table.features[0].num_columns)
@@ -159,7 +159,7 @@ def test_answers_and_baselines_of_before_are_read_without_lists(of_lists, tmp_pa
     before.mkdir()
     save_answers(before / ANSWERS, replace(popular, top_LK=None))
     read = load_answers(before, of_lists.actions)
-    assert read.top_LK is None and beyond_accuracy([read], Known.of(of_lists)).lists == {}
+    assert read.top_LK is None and beyond_accuracy([read], TrainingFacts.of(of_lists)).lists == {}
     path = tmp_path / f"{BASELINES}.json"
     asked = msgspec.structs.replace(read_file(path, Baselines).asked, kept_of_lists=0)
     path.write_bytes(msgspec.json.encode(msgspec.structs.replace(found, asked=asked)))

@@ -12,7 +12,7 @@ from plait.data import Dataset
 from plait.evaluation import run_files
 from plait.evaluation.answers import measure
 from plait.evaluation.counting import baselines_of
-from plait.evaluation.run_files import load_answers, load_result, measured_answers
+from plait.evaluation.run_files import ANSWERS, load_answers, load_result, measured_answers
 from plait.evaluation.settings import Protocol
 from plait.metrics.table import LISTS, measured_on_ranks, shown_of_retrieval
 from plait.training.run import run_training
@@ -90,7 +90,9 @@ def test_answers_that_are_read_in_other_lengths_are_caught(dataset, tmp_path, mo
     monkeypatch.setattr(
         run_files,
         "answers_of_run",
-        lambda folder, result, checkpoint="deployed": load_answers(folder, result.actions, checkpoint),
+        lambda folder, result, checkpoint="deployed", name=ANSWERS: load_answers(
+            folder, result.actions, checkpoint, name=name
+        ),
     )
     assert_caught(check_run, dataset, tmp_path)
 

@@ -43,6 +43,7 @@ def line(dataset, model=MODEL, optim=OPTIM, protocol=PROTOCOL, seeds=(0,), layou
         ({"protocol": replace(PROTOCOL, max_flops=1e15)}, "cap 3 epochs, 1e+15 FLOPs"),
         ({"protocol": replace(PROTOCOL, select="mrr=2")}, "selected by validation mrr=2"),
         ({"protocol": replace(PROTOCOL, window="random")}, "T = 6 events, random window"),
+        ({"protocol": replace(PROTOCOL, window_step=2)}, "last window that begins anew every S = 2 events;"),
         ({"optim": replace(OPTIM, precision="bf16")}, "bf16"),
         ({"optim": replace(OPTIM, warmup_steps=7)}, "7 steps of warm-up"),
         ({"model": replace(MODEL, trunk=replace(MODEL.trunk, num_layers=3))}, "3 layers"),
@@ -177,7 +178,9 @@ def check_line_of_no_layout(dataset) -> None:
     met = {"said": 0, "silent": 0}
     for exposure, supervise in product(exposures, get_args(Supervise)):
         protocol = replace(PROTOCOL, supervise=supervise)
-        plans = [protocol.plan(entry.layout, exposure) for entry in CATALOGUE.values()]
+        plans = [
+            protocol.plan(entry.layout, replace(MODEL, exposure=exposure)) for entry in CATALOGUE.values()
+        ]
         is_said = "no request column" in line(
             dataset, model=replace(MODEL, exposure=exposure), protocol=protocol
         )

@@ -14,11 +14,11 @@ from tiny import assert_caught, assert_not_vacuous, prepared, random_log
 from plait import Recommender
 from plait.cli.evaluate import evaluate
 from plait.compare.comparing import Variant, compare_variants
-from plait.compare.presentation import notes
+from plait.compare.notes import notes
 from plait.compare.words import run_folder
 from plait.counts.beside import Counts
 from plait.data import Dataset, Temporal
-from plait.engine import plain, ranking
+from plait.engine import asking, plain, ranking
 from plait.engine.state import append, before, encode, window
 from plait.evaluation import combining
 from plait.evaluation.answers import answers_of, measure
@@ -74,12 +74,12 @@ def check_agree(model: GenerativeRecommender, dataset: Dataset) -> None:
     assert answers.rank_Q is not None
     for user in range(dataset.num_users):
         history = before(dataset.history(user), np.array([1]))
-        state = encode(history, plan.max_events, plan.lead)
-        shorter = encode(before(history, np.array([1])), plan.max_events, plan.lead)
+        state = encode(history, plan.window, plan.lead)
+        shorter = encode(before(history, np.array([1])), plan.window, plan.lead)
         last = window(history, 1, 0)
         left = dataset.num_items - len(state.seen_U[0])
         item_UK, score_UK = plain.retrieve(model, state, left, True)
-        appended = plain.retrieve(model, append(shorter, last, plan.max_events, plan.lead), left, True)
+        appended = plain.retrieve(model, append(shorter, last, plan.window, plan.lead), left, True)
         np.testing.assert_array_equal(appended[0], item_UK)
         np.testing.assert_allclose(appended[1], score_UK, rtol=1e-5)
         place = np.flatnonzero(item_UK[0] == answers.item_Q[user])
@@ -104,7 +104,7 @@ def test_counts_that_read_another_history_are_caught(dataset, trained, monkeypat
         return right(model, before(histories, np.minimum(1, histories.num_events_U)))
 
     model = heard(load_model(trained / MODEL))
-    monkeypatch.setattr(plain, "beside_of", longer)
+    monkeypatch.setattr(asking, "beside_of", longer)
     assert_caught(check_agree, model, dataset)
 
 

@@ -20,7 +20,7 @@ from plait.layouts.cost import (
 )
 from plait.layouts.draw import mask_of
 from plait.layouts.facts import Ride
-from plait.nn import gpt
+from plait.nn import packed
 from plait.nn.config import TrunkConfig
 from plait.nn.trunk import Trunk
 from plait.nn.visibility import Segments
@@ -69,7 +69,7 @@ def check_rides(layout: Layout, dim: int = 12, num_layers: int = 3) -> None:
     trunk = started(Trunk(TrunkConfig(dim=dim, num_layers=num_layers, num_heads=2), 5, layout.rides))
     called: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpt, "attend", lambda q, k, v, *_, **__: called.append(0) or q + k + v)
+        patch.setattr(packed, "attend", lambda q, k, v, *_, **__: called.append(0) or q + k + v)
         segments = Segments(torch.zeros(1, 5, dtype=torch.int64), torch.arange(5)[None])
         trunk(torch.zeros(1, 5, dim), segments, torch.zeros(1, 5, dim))
     weights = sum(m.weight.numel() for m in trunk.modules() if isinstance(m, nn.Linear))

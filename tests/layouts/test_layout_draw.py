@@ -17,7 +17,7 @@ from plait.layouts import CATALOGUE, Layout, arrange, draw, resolve
 from plait.layouts.arrange import candidate_tokens
 from plait.layouts.draw import CATALOGUE_HEADINGS, CatalogueRow, catalogue_rows, explain, mask_of, tokens_of
 from plait.models.inputs import query_inputs
-from plait.nn import gpt
+from plait.nn import packed
 from plait.nn.attention import attend_reference
 
 GENRANK = Layout.parse("(i[t], a[t]) -> () / (i[t], a[?]) -> a[t]")
@@ -96,7 +96,7 @@ def reaches(layout: Layout, num_events: int, num_candidates: int) -> list[np.nda
         return results[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpt, "attend", watched)
+        patch.setattr(packed, "attend", watched)
         model_of(layout)(inputs)
     return [
         np.stack(

@@ -10,7 +10,7 @@ from small_runs import MODEL, PROTOCOL, fitted, settings_of
 from tiny import RETRIEVERS, asked_in_training, assert_caught, batch_of, model_of, part_of, trunk_of
 
 from plait.data import Dataset
-from plait.engine import plain, steps
+from plait.engine import asking, plain, steps
 from plait.engine.state import encode
 from plait.evaluation import answers
 from plait.evaluation.answers import answers_of
@@ -64,7 +64,7 @@ def check_serving(dataset: Dataset, model: GenerativeRecommender) -> None:
         history = part_of(dataset.history(user), 0, 0, len(dataset.history(user).item_E) - 1)
         state = encode(history, WINDOW, model.layout.lag)
         item_1K, score_1K = plain.retrieve(model, state, model.config.num_items, filter_seen=False)
-        coming = plain._coming(model, "i", state, None, None)
+        coming = asking.coming_of(model, "i", state, None, None)
         score_V = model.item_scores(plain._retrieve_step(model, coming))[0].numpy()
         np.testing.assert_allclose(score_1K[0], score_V[item_1K[0]], rtol=1e-5, atol=1e-5)
         assert (np.diff(score_V[item_1K[0]]) <= 1e-5).all()

@@ -11,7 +11,7 @@ from plait.layouts import resolve
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
 from plait.models.inputs import query_inputs, training_inputs
 from plait.models.questions import Exposure
-from plait.nn import attention, blockwise, gpt, visibility
+from plait.nn import attention, blockwise, packed, visibility
 from plait.nn.attention import attend_reference
 from plait.schema import EventBatch
 from plait.training.flops import step_flops
@@ -98,7 +98,7 @@ def test_training_holds_nothing_quadratic(layout, trunk, exposure, requests, sma
 
 def test_the_reference_is_seen_to_hold_all_pairs(small_blocks, monkeypatch):
     check_growth("lac", "gpt alibi")
-    monkeypatch.setattr(gpt, "attend", attend_reference)
+    monkeypatch.setattr(packed, "attend", attend_reference)
     assert_caught(check_growth, "lac", "gpt alibi")
 
 

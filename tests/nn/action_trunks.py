@@ -46,7 +46,7 @@ def trunk_of(family: str, positions: Positions = "learned", **changes) -> Trunk:
     return trunk.eval()
 
 
-def packed() -> tuple[Tensor, Tensor, Segments]:
+def packed_rows() -> tuple[Tensor, Tensor, Segments]:
     """Embeddings of tokens, of the actions, and whose they are."""
     segment, position = torch.full((2, 8), -1), torch.zeros(2, 8, dtype=torch.int64)
     for user, (row, slots) in USERS.items():

@@ -15,14 +15,14 @@ from action_trunks import (
     SMALL,
     USERS,
     alone,
-    packed,
+    packed_rows,
     timed,
     trunk_of,
 )
 from tiny import assert_caught, started
 from torch import Tensor
 
-from plait.nn import gpt, hstu
+from plait.nn import packed
 from plait.nn.action_values import ActionPooling, DualHelixBlock, MixedValueBlock
 from plait.nn.attention import attend
 from plait.nn.block import Where
@@ -37,7 +37,7 @@ def check_no_leak(trunk: Trunk) -> None:
     In AttnLFA items only weigh actions: of no action or of one, the weights are fixed, and no item moves them.
     """
     weighs_only = trunk.pooling is not None and not trunk.pooling.fuses_item
-    x_RLD, action_RLD, segments = packed()
+    x_RLD, action_RLD, segments = packed_rows()
     streams = x_RLD.requires_grad_(), action_RLD.requires_grad_()
     state_RLD = trunk(x_RLD, segments, action_RLD)
     weight_D = torch.randn(SMALL.dim)  # a plain sum over a layer norm's output would be constant
@@ -80,14 +80,14 @@ def shifted_across_users(q, k, v, segments, *, slopes_N, strict):
 @pytest.mark.parametrize("family", ("lfa", "mvp_early", "dhn"))
 @pytest.mark.parametrize("mutant", (loose, shifted_across_users))
 def test_the_leak_test_notices_a_wrong_mask(family, mutant, monkeypatch):
-    monkeypatch.setattr(gpt, "attend", mutant)
+    monkeypatch.setattr(packed, "attend", mutant)
     assert_caught(check_no_leak, trunk_of(family))
 
 
 @pytest.mark.parametrize("family", ("mvp_early", "dhn"))
 def test_the_leak_test_notices_a_loose_hstu(family, monkeypatch):
-    right = hstu.attend_silu
-    monkeypatch.setattr(hstu, "attend_silu", lambda *qkv, strict, **rest: right(*qkv, **rest))
+    right = packed.attend_silu
+    monkeypatch.setattr(packed, "attend_silu", lambda *qkv, strict, **rest: right(*qkv, **rest))
     assert_caught(check_no_leak, trunk_of(family, kind="hstu"))
 
 
@@ -125,7 +125,7 @@ def test_the_leak_test_notices_a_head_that_reads_the_action_stream():
 def test_actions_to_come_change_no_value(family, kind):
     """By value, not by gradient: the two miss different leaks."""
     trunk = trunk_of(family, kind=kind)
-    x, action, segments = packed()
+    x, action, segments = packed_rows()
     changed = action.clone()
     changed[0, 2:] = torch.randn(6, SMALL.dim)  # the last three actions of user 0, and all of user 1
     before, after = trunk(x, segments, action), trunk(x, segments, changed)
@@ -141,7 +141,7 @@ def test_actions_to_come_change_no_value(family, kind):
 @EVERY_POSITION
 def test_packed_padded_and_alone_agree(family, kind, positions):
     trunk = trunk_of(family, positions, kind=kind)
-    x, action, segments = packed()
+    x, action, segments = packed_rows()
     padded_x, padded_action = torch.zeros(2, 3, 7, SMALL.dim)
     segment, position = torch.full((3, 7), -1), torch.zeros(3, 7).long()
     for user, (row, slots) in USERS.items():
@@ -182,7 +182,7 @@ def test_candidates_answer_as_if_each_came_next(family, kind, positions):
 @pytest.mark.parametrize("weight", (0.0, 0.7))
 def test_without_weight_only_the_pooling_sees_actions(family, weight):
     trunk = trunk_of(family, ride_weight=weight)
-    x, action, segments = packed()
+    x, action, segments = packed_rows()
     hidden = []
     trunk.norm.register_forward_hook(lambda module, args, out: hidden.append(out))
     states = [trunk(x, segments, r) for r in (action, action.flip(1))]
@@ -195,7 +195,7 @@ def test_without_weight_only_the_pooling_sees_actions(family, weight):
 def test_learned_positions_enter_the_items_alone(positions, actions_turn):
     """By what the first layer of AttnDHN weighs its streams: RoPE, the paper's choice, orders both."""
     trunk = trunk_of("dhn", positions)
-    x, action, segments = packed()
+    x, action, segments = packed_rows()
     turned = Segments(segments.segment_RL, segments.position_RL.flip(1))
     of_items, of_actions = [], []
     for places in (segments, turned):
@@ -213,7 +213,7 @@ def first_slots(state_RLD: Tensor) -> Tensor:
 
 
 def test_the_first_event_gets_nothing_from_strict_attention():
-    x, action, segments = packed()
+    x, action, segments = packed_rows()
     for fuses_item in (False, True):
         trunk = trunk_of("lfa", pool_fuses_item=fuses_item)
         trunk.pooling.out.bias.data.zero_()
@@ -247,7 +247,7 @@ def strictly(block: MixedValueBlock, x: Tensor, action: Tensor, where: Where) ->
 def test_the_parts_make_the_whole(family):
     """What a caller with its own attention relies on."""
     trunk = trunk_of(family, "rope")
-    x, action, segments = packed()
+    x, action, segments = packed_rows()
     expected, where = trunk(x, segments, action), trunk.where(segments)
     x = trunk.enter(x, segments)
     for block in trunk.blocks:
@@ -271,7 +271,7 @@ def test_the_parts_make_the_whole(family):
 @pytest.mark.parametrize("positions", ("alibi", "rab"))
 def test_every_parameter_learns(family, kind, positions):
     trunk = trunk_of(family, positions, kind=kind, dropout=0.1).train()
-    x, action, segments = packed()
+    x, action, segments = packed_rows()
     action[0, 1] = 0.0  # an event whose action is not known enters as zeros
     trunk(x, segments, action).square().sum().backward()
     for name, parameter in trunk.named_parameters():
@@ -298,7 +298,7 @@ def test_actions_are_of_the_states_size_from_the_start():
 @EVERY_FAMILY
 def test_bf16_autocast_is_near_fp32(family):
     trunk = trunk_of(family)
-    x, action, segments = packed()
+    x, action, segments = packed_rows()
     exact = trunk(x, segments, action)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = trunk(x, segments, action)
@@ -310,7 +310,7 @@ def test_bf16_autocast_is_near_fp32(family):
 def test_flops_are_those_of_the_products_that_run(family):
     """Attention over all pairs apart, torch's own count is that of the linear layers."""
     trunk = trunk_of(family)
-    x, action, segments = packed()
+    x, action, segments = packed_rows()
     counted = 0
 
     def count(module, args, out):

@@ -10,7 +10,15 @@ from itertools import cycle
 import pytest
 import torch
 import torch.nn.functional as F
-from action_trunks import EVERY_FAMILY, EVERY_KIND, EVERY_POSITION, MAX_POSITIONS, USERS, packed, trunk_of
+from action_trunks import (
+    EVERY_FAMILY,
+    EVERY_KIND,
+    EVERY_POSITION,
+    MAX_POSITIONS,
+    USERS,
+    packed_rows,
+    trunk_of,
+)
 from tiny import assert_caught, started
 from torch import Tensor
 
@@ -134,7 +142,7 @@ def plain_trunk(trunk: Trunk, x_LD: Tensor, a_LD: Tensor, family: str) -> Tensor
 
 def check_formulas(family: str, positions: str, kind: str = "gpt") -> None:
     trunk = trunk_of(family, positions, kind=kind, ride_weight=0.7)
-    x, action, segments = packed()
+    x, action, segments = packed_rows()
     states = trunk(x, segments, action)
     for row, slots in USERS.values():
         expected = plain_trunk(trunk, x[row, slots], action[row, slots], family)

@@ -11,10 +11,10 @@ from biased import CASES, MAX_POSITIONS, L, N, bias_of, inputs, out_and_gradient
 from test_attention import SEGMENTS, STRICT, rows
 from tiny import assert_caught, started
 
-from plait.nn import blockwise, hstu
-from plait.nn.block import Where
+from plait.nn import blockwise, hstu, packed
 from plait.nn.config import DLRM_V3, HstuSwitches, TrunkConfig
 from plait.nn.hstu import HstuBlock, attend_silu, attend_silu_reference
+from plait.nn.packed import Packed
 from plait.nn.trunk import Trunk
 from plait.nn.visibility import Clock, Segments, Visibility
 
@@ -239,7 +239,7 @@ def test_the_batch_mate_test_can_fail(monkeypatch):
         return attend_silu(q, k, v, segments, norm_len=segments.segment_RL.shape[1], **others)
 
     with monkeypatch.context() as broken:
-        broken.setattr(hstu, "attend_silu", by_batch_length)
+        broken.setattr(packed, "attend_silu", by_batch_length)
         assert_caught(agree, trunk)
     with monkeypatch.context() as broken:
         broken.setattr(Segments, "causality_is_all", True)
@@ -274,7 +274,7 @@ def test_the_parts_make_the_whole():
 def test_what_rides_passes_through():
     block, (x, segments) = trunk_of(replace(RESEARCH_CONFIG, positions="learned")).blocks[0], padded()
     action = torch.randn_like(x)
-    assert block(x, action, Where(segments))[1] is action
+    assert block(x, action, Packed(segments))[1] is action
 
 
 def test_bf16_autocast_is_near_fp32():

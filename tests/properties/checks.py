@@ -18,6 +18,7 @@ from plait.engine.state import append, encode, joined_histories, window
 from plait.layouts.facts import Field
 from plait.layouts.packing import pack, pad
 from plait.schema import MISSING_VALUE, UNKNOWN_ITEM, EventBatch
+from plait.window_rule import WindowRule
 
 
 def states_and_facts(case: Case, batch: EventBatch) -> tuple[States, dict[str, Tensor]]:
@@ -233,11 +234,12 @@ def check_append(case: Case) -> None:
     history = replace(history, request_E=request_E, time_s_E=1_600_000_000 + 90 * request_E)
     until = together(*(part_of(history, user, 0, length - 1) for user, length in enumerate(length_U)))
     last = together(*(part_of(history, user, length - 1) for user, length in enumerate(length_U)))
-    for size in (2, MAX_EVENTS):
+    for size in (WindowRule(2), WindowRule(2, step=2), WindowRule(MAX_EVENTS)):
         appended = append(encode(until, size, lag), last, size, lag)
+        first_U = [max(0, length - size.max_events) // size.step * size.step for length in length_U]
         by_hand = [
-            part_of(history, user, max(0, length - size - lag), lead=min(lag, max(0, length - size)))
-            for user, length in enumerate(length_U)
+            part_of(history, user, max(0, first - lag), lead=min(lag, first))
+            for user, first in enumerate(first_U)
         ]
         found, expected = (
             case.states(case.query(together(*(_with_candidates(h, [7]) for h in histories))))

@@ -20,7 +20,7 @@ from plait.models import inputs as inputs_module
 from plait.models.combining import Combination, combinations, named_trunk
 from plait.models.generative import ModelSettings
 from plait.models.questions import Exposure
-from plait.nn import gpt, hstu
+from plait.nn import packed
 from plait.nn.attention import attend_reference
 from plait.nn.encoders import FeatureEncoder
 from plait.nn.visibility import Segments
@@ -107,7 +107,7 @@ def attend_to_all(monkeypatch):
         both_ways = replace(segments, seen_RL=torch.full_like(segments.segment_RL, 10**6))
         return attend_reference(q, k, v, both_ways, slopes_N=slopes_N, strict=strict)
 
-    monkeypatch.setattr(gpt, "attend", broken)
+    monkeypatch.setattr(packed, "attend", broken)
 
 
 def attend_across_users(monkeypatch):
@@ -117,17 +117,17 @@ def attend_across_users(monkeypatch):
         row = Segments(torch.zeros_like(segments.segment_RL), segments.position_RL)
         return attend_reference(q, k, v, row, slopes_N=slopes_N, strict=strict)
 
-    monkeypatch.setattr(gpt, "attend", broken)
+    monkeypatch.setattr(packed, "attend", broken)
 
 
 def divide_by_company(monkeypatch):
     """HSTU's sums over the length of the row, which batch-mates decide."""
-    right = hstu.attend_silu
+    right = packed.attend_silu
 
     def broken(q, k, v, segments, *, norm_len, **rest):
         return right(q, k, v, segments, norm_len=q.shape[2], **rest)
 
-    monkeypatch.setattr(hstu, "attend_silu", broken)
+    monkeypatch.setattr(packed, "attend_silu", broken)
 
 
 def see_own_request(monkeypatch):

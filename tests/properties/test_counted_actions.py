@@ -102,9 +102,9 @@ def check_agree(model: GenerativeRecommender, data: Dataset) -> None:
         whole = data.history(user)
         history, item_11 = before(whole, np.array([1])), answers.item_Q[user].reshape(1, 1)
         at_s = int(whole.time_s_E[-1])
-        state = encode(history, plan.max_events, plan.lead)
-        shorter = encode(before(history, np.array([1])), plan.max_events, plan.lead)
-        appended = append(shorter, window(history, 1, 0), plan.max_events, plan.lead)
+        state = encode(history, plan.window, plan.lead)
+        shorter = encode(before(history, np.array([1])), plan.window, plan.lead)
+        appended = append(shorter, window(history, 1, 0), plan.window, plan.lead)
         for way in (state, appended):
             found = plain.score(model, way, item_11, at_s=at_s)
             for action in data.actions:

@@ -17,7 +17,7 @@ import pytest
 from tiny import ACTIONS, assert_caught, assert_not_vacuous, part_of, together
 
 from plait.data import Dataset, prepare
-from plait.engine import plain
+from plait.engine import asking
 from plait.engine.state import encode, joined_histories, window
 from plait.evaluation import answers
 from plait.evaluation.settings import Protocol
@@ -85,7 +85,8 @@ def every_way() -> Iterator[tuple[Combination, Protocol]]:
 
 
 def plan_of(combination: Combination, protocol: Protocol) -> QuestionPlan:
-    return protocol.plan(CATALOGUE[combination.name].layout, combination.exposure)
+    settings = ModelSettings(exposure=combination.exposure)
+    return protocol.plan(CATALOGUE[combination.name].layout, settings)
 
 
 def trained(logs: Logs, combination: Combination, protocol: Protocol) -> Contexts:
@@ -116,16 +117,17 @@ def served(logs: Logs, combination: Combination, protocol: Protocol) -> Contexts
             actions=ACTIONS,
             max_events=protocol.max_events,
             asked_as_candidates=protocol.supervise == "candidates",
+            window_step=protocol.window_step,
         )
     )
     whole = [logs.held_out.history(user) for user in range(len(REQUESTS))]
     history = together(*(part_of(events, 0, 0, len(events.item_E) - 1) for events in whole))
     item_U1 = np.array([events.item_E[-1:] for events in whole])
-    encoded, found = encode(history, MAX_EVENTS, layout.lag), {}
+    encoded, found = encode(history, model.plan.window, layout.lag), {}
     for field in ("i", "a"):
         if reader(layout, field) is not None:
-            coming = plain._coming(model, field, encoded, ASKED_AT_S, None)
-            to_come = plain._candidates(coming, item_U1, plain._no_context(coming.events))
+            coming = asking.coming_of(model, field, encoded, ASKED_AT_S, None)
+            to_come = asking.candidates_of(coming, item_U1, asking.no_context(coming.events))
             inputs = query_inputs(model.plan, joined_histories(coming.events, to_come), (field,))
             found |= contexts_of(inputs, model.plan)
     return found
@@ -208,7 +210,7 @@ def test_a_way_that_decides_for_itself_is_caught(mutant, logs, monkeypatch):
         case "evaluation":
             monkeypatch.setattr(answers, "in_context", lambda dataset, targets, plan: targets)
         case "serving":
-            monkeypatch.setattr(plain, "window", lambda events, size, lag, end_U: window(events, size, lag))
+            monkeypatch.setattr(asking, "window", lambda events, size, lag, end_U: window(events, size, lag))
         case "the model's plan":
             monkeypatch.setattr(
                 ModelConfig, "asked_as_candidates", property(lambda config: False, lambda *_: None)

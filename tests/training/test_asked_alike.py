@@ -16,7 +16,7 @@ from plait.data import Dataset
 from plait.evaluation.settings import Protocol
 from plait.layouts import CATALOGUE
 from plait.models.combining import check_supported
-from plait.models.generative import GenerativeRecommender
+from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.models.questions import Exposure, QuestionPlan, Supervise
 from plait.training.loop import train_model
 from plait.training.run import config_of
@@ -32,6 +32,11 @@ ASKS = {"training/loop.py", "training/run.py"}  # both ask what `train_model` he
             {},
             {"max_events": 7},
             "protocol.max_events = 7: the model is asked from at most 6 events; give the",
+        ),
+        (
+            {"window_step": 3},
+            {},
+            "protocol.window_step = 1: the model is asked from windows that begin anew every 3 events; give the",
         ),
         (
             {"supervise": "candidates"},
@@ -84,8 +89,8 @@ def test_a_run_asks_alike(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> 
     check_runs_ask_alike(dataset)
     right = Protocol.plan
 
-    def of_all(protocol: Protocol, layout: object, exposure: Exposure) -> QuestionPlan:
-        return right(replace(protocol, supervise="all"), layout, exposure)
+    def of_all(protocol: Protocol, layout: object, model: ModelSettings) -> QuestionPlan:
+        return right(replace(protocol, supervise="all"), layout, model)
 
     monkeypatch.setattr(Protocol, "plan", of_all)
     assert_caught(check_runs_ask_alike, dataset)

@@ -11,7 +11,7 @@ from tiny import assert_caught
 from plait.data import Dataset
 from plait.evaluation.ahead import ahead
 from plait.layouts import resolve
-from plait.models.questions import Exposure
+from plait.models.generative import ModelSettings
 from plait.schema import EventBatch
 from plait.training import batches
 from plait.training.batches import targets_per_epoch, training_stream, users_of_step
@@ -42,7 +42,7 @@ def check_same_events(dataset: Dataset) -> None:
     windows = {
         name: [
             batches.training_batch(
-                dataset, protocol.plan(resolve(name), Exposure()), users_U, protocol, epoch, step
+                dataset, protocol.plan(resolve(name), ModelSettings()), users_U, protocol, epoch, step
             )
             for epoch, step in ((0, 0), (0, 1), (1, 0))
         ]
@@ -70,7 +70,7 @@ def test_windows_drawn_by_a_layouts_lag_are_caught(dataset, monkeypatch):
 
 def test_a_stream_that_starts_late_skips_whole_steps(dataset):
     protocol = replace(PROTOCOL, window="random")
-    arguments = (dataset, protocol.plan(resolve("lac"), Exposure()), 5, protocol, 1)
+    arguments = (dataset, protocol.plan(resolve("lac"), ModelSettings()), 5, protocol, 1)
     whole = list(training_stream(*arguments, 0, "cpu"))
     late = list(training_stream(*arguments, 3, "cpu"))
     assert len(whole) == 5 and len(late) == 2
@@ -98,7 +98,7 @@ def test_point_wise_samples_ask_what_whole_users_ask(dataset):
     for sample in ("user", "event"):
         protocol = replace(PROTOCOL, supervise="candidates", candidate_requests=2, sample=sample)
         found = []
-        plan = protocol.plan(layout, Exposure())
+        plan = protocol.plan(layout, ModelSettings())
         for users_U, inputs in training_stream(dataset, plan, 5, protocol, 0, 0, "cpu"):
             (of_actions,) = inputs.questions
             length_U = np.bincount(inputs.user_N.numpy(), minlength=len(users_U))
@@ -121,7 +121,7 @@ def test_samples_of_one_event_take_candidates():
 @pytest.mark.parametrize("choices", [{}, {"supervise": "candidates", "sample": "event"}])
 def test_targets_are_counted_as_the_first_epoch_asks_them(dataset, layout, choices):
     protocol = replace(PROTOCOL, **choices)
-    plan = protocol.plan(resolve(layout), Exposure())
+    plan = protocol.plan(resolve(layout), ModelSettings())
     asked = Counter[str]()
     for _, inputs in training_stream(dataset, plan, 5, protocol, 0, 0, "cpu"):
         for questions in inputs.questions:

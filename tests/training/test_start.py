@@ -112,6 +112,17 @@ def test_with_the_same_data_and_no_step_the_answers_are_the_same(known, layout):
         assert np.array_equal(predicted, expected.predicted[name])
 
 
+def test_a_trunk_whose_normaliser_nobody_chose_goes_on_with_its_own(known):
+    settings = asked_of("lac")
+    settings = replace(
+        settings, model=replace(settings.model, trunk=replace(settings.model.trunk, kind="hstu"))
+    )
+    start = trained(known, settings)
+    norm_len = start.model.config.settings.trunk.hstu.norm_len
+    assert norm_len and settings.model.trunk.hstu.norm_len is None
+    assert gone_on(start, known, settings).config.settings.trunk.hstu.norm_len == norm_len
+
+
 def check_known_items_keep_their_vectors(known: Dataset, grown: Dataset) -> None:
     settings = asked_of("lac")
     start = trained(known, settings)
@@ -200,6 +211,7 @@ def test_amounts_stay_in_the_units_that_the_model_knows(dataset, tmp_path):
     [
         ("pc", {}, r"layout: found '.*', asked '.*'"),
         ("lac", {"max_events": 9}, r"protocol.max_events: found 6, asked 9"),
+        ("lac", {"window_step": 2}, r"protocol.window_step: found 1, asked 2"),
     ],
 )
 def test_another_layout_or_window_is_refused(known, layout, changed, why):

@@ -12,7 +12,7 @@ from typing import Any, assert_never
 import msgspec
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from plait.data.columns import rules
 from plait.data.columns.ids import Held, held_by, ids_as, joined_ids
@@ -103,7 +103,7 @@ def describe(
             lazy = with_decimal_points(table.lazy(as_text=wanted).select(wanted), numbers, text)
             frames.append(collect(lazy))
         table.check_rows(frames[-1].height)
-        _check_ids(frames[-1][id_column], table.name)
+        check_ids(frames[-1][id_column], table.name)
         held |= held_by(frames[-1][id_column], table.has_types)
     name = tables[0].name if len(tables) == 1 else str(source)
     id_N = joined_ids([frame.drop_in_place(id_column) for frame in frames], held)
@@ -261,6 +261,20 @@ def texts_of(
     table = describe(source, id_column, [feature], "item", text, text.item_columns, declared_by="the titles")
     values, _ = _aligned(table, ids)
     return values[column][1:]
+
+
+def numbers_of(
+    source: Any, id_column: str, columns: Sequence[str], ids: pl.Series, text: TextFormat = TextFormat()
+) -> dict[str, Float64[np.ndarray, " V"]]:
+    """Columns of a table of items, as numbers, for the unknown item and each of `ids`; NaN where one is missing.
+
+    Raises:
+        ValueError: as `describe`.
+    """
+    features = [Feature(column, Number()) for column in columns]
+    table = describe(source, id_column, features, "item", text, text.item_columns, declared_by="the formula")
+    values, _ = _aligned(table, ids)
+    return {name: values[name].fill_null(np.nan).to_numpy() for name in columns}
 
 
 def user_features_of(
@@ -447,7 +461,7 @@ def _distinct(values: pl.Series) -> tuple[str, ...]:
     return tuple(values.drop_nulls().unique().sort().to_list())
 
 
-def _check_ids(id_N: pl.Series, name: str) -> None:
+def check_ids(id_N: pl.Series, name: str) -> None:
     """Raises ValueError where an id of a table is missing, or none that a log can have."""
     column = rules.given_id_column(id_N.name, id_N.dtype)
     rule_N = id_N.to_frame().select(rules.rule_number([column])).to_series()

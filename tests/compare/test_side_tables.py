@@ -9,12 +9,12 @@ from rich.console import Console
 from small_runs import settings_of, silent
 from test_page import compared
 
-from plait.compare.beside import side_tables
 from plait.compare.comparing import Variant, compare_variants
 from plait.compare.page import html_page, terminal_side_tables, terminal_table
 from plait.compare.results import Comparison
+from plait.compare.side_tables import side_notes, side_tables
 from plait.data import Dataset
-from plait.evaluation.beyond_accuracy import Known, beyond_accuracy
+from plait.evaluation.beyond_accuracy import TrainingFacts, beyond_accuracy
 from plait.evaluation.run_files import load_result, measured_answers
 
 
@@ -35,8 +35,8 @@ def test_layouts_and_baselines_are_told_alike_in_the_mean_over_seeds(dataset, fo
     folders = [out / "runs" / f"item-seed{seed}" for seed in (0, 1)]
     runs = [measured_answers(folder, load_result(folder)) for folder in folders]
     shown = (*comparison.retrieval, *comparison.scoring)
-    assert rows["item"].found == beyond_accuracy(runs, Known.of(dataset), shown)
-    each = [beyond_accuracy([run], Known.of(dataset)).lists["novelty@10"].value for run in runs]
+    assert rows["item"].found == beyond_accuracy(runs, TrainingFacts.of(dataset), shown)
+    each = [beyond_accuracy([run], TrainingFacts.of(dataset)).lists["novelty@10"].value for run in runs]
     assert rows["item"].found.lists["novelty@10"].value == pytest.approx(sum(each) / 2)
     assert rows["action_out"].found.lists == {} == rows["item mean"].found.lists
     read = msgspec.json.decode((out / "comparison.json").read_bytes(), type=Comparison)
@@ -63,6 +63,17 @@ def test_they_stand_beside_the_main_table_and_never_in_it(found):
         assert "novelty@10" in shown and "item rare" in shown
     assert "novelty" not in text.getvalue() and page.index("novelty@10") > page.index('id="beyond"')
     assert "Catalogue coverage: the share of all items" in page, "the key says what it is"
+
+
+def test_runs_whose_lists_are_not_known_are_named(found):
+    _, comparison = found
+    assert "Not known" not in side_notes(comparison)
+    first, *others = comparison.beyond_accuracy
+    unknown = msgspec.structs.replace(first, found=msgspec.structs.replace(first.found, lists={}))
+    older = msgspec.structs.replace(comparison, beyond_accuracy=(unknown, *others))
+    said = "Not known is what the lists of item hold"
+    assert said in side_notes(older) and said in html_page(older)
+    assert "item rare: 1 to" in side_notes(older)
 
 
 def test_comparisons_of_before_have_nothing_beside_them():

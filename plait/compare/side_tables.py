@@ -6,7 +6,8 @@ Nothing is marked as best in them: their metrics are no measure of quality, and 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from plait.compare.presentation import COUNT, Cell
+from plait.compare.notes import COUNT
+from plait.compare.presentation import Cell
 from plait.compare.results import Beyond, Comparison
 from plait.compare.verdict import chief_metrics
 from plait.compare.words import NOTHING, metric_label, number
@@ -40,11 +41,16 @@ def list_metrics(comparison: Comparison) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for row in comparison.beyond_accuracy for name in row.found.lists))
 
 
-def slices_in_words(comparison: Comparison) -> str:
-    """Which answers are in which slice."""
+def side_notes(comparison: Comparison) -> str:
+    """Which answers are in which slice, and whose lists are not known."""
     rows = comparison.beyond_accuracy
-    said = "; ".join(str(of.slice) for of in rows[0].found.slices) if rows else ""
-    return f"Frequent items, and users, are those that together have half of all training events. {said}."
+    slices = "; ".join(str(of.slice) for of in rows[0].found.slices) if rows else ""
+    said = f"Frequent items, and users, are those that together have half of all training events. {slices}."
+    retrieves = {card.name for card in comparison.layouts if card.retrieves}
+    unknown = [row.name for row in rows if row.name in retrieves and not row.found.lists]
+    if not unknown:
+        return said
+    return f"{said} Not known is what the lists of {', '.join(unknown)} hold: their runs are of an earlier version."
 
 
 def _of_lists(comparison: Comparison) -> Iterator[SideTable]:

@@ -1,0 +1,122 @@
+"""What the charts of a comparison draw of one metric. How they are drawn is `plait.compare.charts`'s."""
+
+from collections.abc import Sequence
+from math import isfinite
+
+from plait.compare.charts import (
+    Chart,
+    Contrasted,
+    CostPoint,
+    Learning,
+    Look,
+    Run,
+    forest,
+    learning_curves,
+    quality_against_cost,
+)
+from plait.compare.results import Comparison, Row, Summary
+from plait.compare.words import metric_label, p_value
+from plait.metrics.statistic import Better
+from plait.metrics.table import metric_of, task_of
+
+
+def charts(comparison: Comparison, metric: str) -> list[Chart]:
+    """Differences with what was told of them, quality against what training cost, and learning curves."""
+    looks = {card.name: Look(index) for index, card in enumerate(comparison.layouts)}
+    found = _measured(comparison, metric)
+    drawn = [
+        _forest(comparison, found, metric, looks),
+        _costs(found, metric, looks),
+        _learning(comparison, metric, looks),
+    ]
+    return [chart for chart in drawn if chart is not None]
+
+
+def _forest(
+    comparison: Comparison, found: Sequence[Summary], metric: str, looks: dict[str, Look]
+) -> Chart | None:
+    """Against the reference, or against the best where the reference lacks the metric."""
+    against_reference = [(s, s.metrics[metric].vs_reference) for s in found]
+    against_best = [(s, s.metrics[metric].vs_best) for s in found]
+    has_reference = any(contrast for _, contrast in against_reference)
+    pairs = against_reference if has_reference else against_best
+    rows = [(s, contrast) for s, contrast in pairs if contrast and isfinite(contrast.half_width)]
+    if not rows:
+        return None
+    other = rows[0][1].other
+    return forest(
+        f"{metric_label(metric)} against {other if has_reference else f'the best, {other}'}",
+        [
+            Contrasted(
+                s.layout,
+                looks[s.layout],
+                contrast.difference.value,
+                contrast.low,
+                contrast.high,
+                contrast.is_significant,
+                p_value(contrast.p_adjusted) if contrast.covers_seeds else "",
+            )
+            for s, contrast in rows
+        ],
+        f"difference in {metric_label(metric)}",
+        found[0].metrics[metric].estimate.better,
+    )
+
+
+def _costs(found: Sequence[Summary], metric: str, looks: dict[str, Look]) -> Chart | None:
+    """None where there is nothing to hold a layout against; what trained for nothing has no place on its scale."""
+    found = [summary for summary in found if summary.cost.train_flops > 0]
+    if len(found) < 2:
+        return None
+    points = []
+    for summary in found:
+        measured = summary.metrics[metric]
+        assert measured.estimate.value is not None
+        is_worse = measured.vs_best is not None and measured.vs_best.is_significant
+        points.append(
+            CostPoint(
+                summary.layout,
+                looks[summary.layout],
+                summary.cost.train_flops,
+                measured.estimate.value,
+                not is_worse,
+            )
+        )
+    label = metric_label(metric)
+    better = found[0].metrics[metric].estimate.better
+    return quality_against_cost(f"{label} against the cost of training", points, label, better, "FLOP")
+
+
+def _learning(comparison: Comparison, metric: str, looks: dict[str, Look]) -> Chart | None:
+    better = metric_of(metric).better
+    layouts = []
+    for card in comparison.layouts:
+        runs = [_run(row, metric, better) for row in comparison.rows if row.layout == card.name]
+        kept = tuple(run for run in runs if run is not None)
+        if kept:
+            layouts.append(Learning(card.name, looks[card.name], kept))
+    label = metric_label(metric)
+    return learning_curves(f"{label} on validation", layouts, label, better) if layouts else None
+
+
+def _run(row: Row, metric: str, better: Better) -> Run | None:
+    """The points of a run at which the metric was defined; None where it was at none."""
+    kept = [p for p in row.curve if metric in p.validation and isfinite(p.validation[metric])]
+    if not kept:
+        return None
+    values = [p.validation[metric] for p in kept]
+    chosen = row.chosen.get(task_of(metric))
+    epoch = chosen.epoch if chosen else row.cost.best_epoch if row.cost else None
+    tested = [n for n, point in enumerate(kept) if point.epoch == epoch]
+    best = (max if better == "higher" else min)(range(len(kept)), key=values.__getitem__)
+    points = tuple((float(p.epoch), value) for p, value in zip(kept, values, strict=True))
+    return Run(points, tested[0] if tested else None, best)
+
+
+def _measured(comparison: Comparison, metric: str) -> list[Summary]:
+    """The summaries in which the metric is defined."""
+    return [
+        summary
+        for summary in comparison.summaries
+        if metric in summary.metrics and summary.metrics[metric].estimate.value is not None
+    ]
