@@ -126,7 +126,7 @@ def run_session(block: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
             command
         )
         found = capsys.readouterr()
-        assert_shown(shown, found.err + found.out, number=r"[\d.,]+" if words[1] in TRAINED else "")
+        assert_shown(shown, found.err + found.out, number=r"[+-]?[\d.,]+" if words[1] in TRAINED else "")
         ran.append(command)
     return ran
 
@@ -212,7 +212,7 @@ def test_a_page_that_does_not_run_as_shown_is_seen(
 
 
 def test_only_the_machines_numbers_may_differ() -> None:
-    assert_shown("comedy 07  1  0.67\n...\nend", "comedy 13  1 0.6677\nmore\nend\n", number=r"[\d.,]+")
+    assert_shown("comedy 07  1  0.67\n...\nend", "comedy 13  1 0.6677\nmore\nend\n", number=r"[+-]?[\d.,]+")
     for shown, form in (("drama 07", r"[\d.,]+"), ("comedy 07", "")):
         with pytest.raises(AssertionError):
             assert_shown(shown, "comedy 13", form)

@@ -133,7 +133,11 @@ class ModelConfig:
         """What the weights of attention are divided by in an hstu trunk is part of the model. Where nobody chose it, it
         is the number of positions: of models that were saved without it, too."""
         trunk = self.settings.trunk.with_normaliser(self.num_positions)
-        return replace(self, settings=replace(self.settings, trunk=trunk))
+        return (
+            self
+            if trunk == self.settings.trunk
+            else replace(self, settings=replace(self.settings, trunk=trunk))
+        )
 
     def _check_trained(self) -> None:
         """Raises ValueError where nothing that the layout predicts has a weight."""

@@ -33,12 +33,12 @@ def failing(call: Callable[..., Any], nth: int) -> Callable[..., Any]:
 def meet_a_full_disk(
     call: str, run: Path, dataset: Dataset, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> int:
-    """Trains again and again, the disk full five writes later each time; returns how often it was.
+    """Trains again and again, the disk full four writes later each time; returns how often it was.
 
     Where it is full as a file is flushed, other files are met than where it is full as one is renamed.
     """
     first = {"fsync": 1, "replace": 3}[call]
-    for met, nth in enumerate(range(first, 100, 5)):
+    for met, nth in enumerate(range(first, 100, 4)):
         out = folder / f"run{nth}"
         with monkeypatch.context() as patch:
             patch.setattr(os, call, failing(getattr(os, call), nth))

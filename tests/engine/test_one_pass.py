@@ -387,6 +387,14 @@ def test_states_keep_no_more_than_they_may(monkeypatch):
     assert one_pass.encode(model, state).kept is None
 
 
+def test_weights_that_do_not_tell_when_they_change_keep_no_keys():
+    with torch.inference_mode():
+        model = simple_model("lac")
+    state = one_pass.encode(model, state_of(model))
+    assert state.kept is None
+    check_agree(model, state)
+
+
 # What it holds, and its kernels.
 
 
