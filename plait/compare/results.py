@@ -7,7 +7,7 @@ Shape letters: D draws, V validations of a run.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Literal
+from typing import Literal, assert_never
 
 import msgspec
 import numpy as np
@@ -30,6 +30,7 @@ from plait.metrics.intervals import (
 from plait.metrics.statistic import Statistic
 from plait.metrics.table import Task, task_of
 
+Request = Literal["score 1", "score 100", "score 1000", "retrieve", "append"]  # numbers: of candidates
 STEADY = 1.3  # times the shortest epoch, the longest where nothing else ran on the machine
 
 
@@ -228,6 +229,18 @@ class LayoutCard(msgspec.Struct, frozen=True, kw_only=True):
                 f"expected a square of 0 and 1 over {len(self.tokens)} tokens"
             )
 
+    def answers(self, request: Request) -> Ability:
+        """Whether the layout can answer it."""
+        match request:
+            case "score 1" | "score 100" | "score 1000":
+                return self.scores
+            case "retrieve":
+                return self.retrieves
+            case "append":
+                return Ability("yes")
+            case _:
+                assert_never(request)
+
 
 class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True):
     name: str
@@ -246,6 +259,23 @@ class Example(msgspec.Struct, frozen=True):
     recommended: dict[str, tuple[str, ...]]  # by layout
 
 
+class ServingCost(msgspec.Struct, frozen=True):
+    """What requests of one user take a layout's model."""
+
+    layout: str
+    median_s: dict[Request, float]
+    why_not: dict[Request, str] = {}  # of requests that the layout can answer, and this user's could not be
+
+
+class Serving(msgspec.Struct, frozen=True):
+    """What serving takes the layouts whose models were kept."""
+
+    costs: tuple[ServingCost, ...]
+    num_events: int  # of the user
+    k: int  # items retrieved, or as many as there are
+    wall_s: float  # of the measuring
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a report shows."""
 
@@ -259,6 +289,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, tuple[CountsEffect, ...]] = {}  # by layout that has them: what they do to its metrics
     without_counts: tuple[Summary, ...] = ()  # of the same layouts, by their models alone
     beyond_accuracy: tuple[Beyond, ...] = ()  # empty in comparisons of before it was measured
+    serving: Serving | None = (
+        None  # None in comparisons of before it was measured, or where no model was kept
+    )
     reference: str  # the layout that costs and differences are measured against
     layouts: tuple[LayoutCard, ...]  # in the order to show them
     rows: tuple[Row, ...]
