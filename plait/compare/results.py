@@ -52,6 +52,11 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     def tokens_per_s(self) -> float:
         return self.train_tokens / self.train_wall_s
 
+    @property
+    def epoch_flops(self) -> float:
+        """Training FLOPs of an epoch: given by layout, trunk and data, whenever a run stops."""
+        return self.train_flops / self.epochs if self.epochs else self.train_flops
+
 
 class EpochTimes(msgspec.Struct, frozen=True):
     """Training seconds per epoch, without validation, over the epochs of all seeds."""

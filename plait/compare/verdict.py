@@ -1,6 +1,9 @@
 """What a comparison decides: which layouts cannot be told from the best, the cheapest of them, and what could have
 been seen. Page, terminal and summary say this and nothing else of who is better.
 
+The cheapest is what takes the fewest training FLOPs in an epoch. Of a whole run they tell when it stopped, too, which
+another seed changes.
+
 Nothing is named a leader where nothing can be told apart, and nothing is decided where one seed stands alone.
 """
 
@@ -16,6 +19,7 @@ from plait.metrics.table import CHIEF_RETRIEVAL
 
 Standing = Literal["best", "alike", "worse", "untold"]
 LITTLE = 1.1  # a range that is narrower is told as one number
+CHEAP_BY = "(by training FLOPs of an epoch)"
 READS_ANSWERS = "reads its own answers"
 
 
@@ -25,7 +29,7 @@ class Contender:
 
     name: str
     value: float
-    train_flops: float
+    epoch_flops: float  # of training
     num_seeds: int
     vs_best: Contrast | None  # None: it is the best
     why_not: str = ""  # why it cannot be recommended here, though it was measured
@@ -75,7 +79,7 @@ class MetricVerdict:
     def choice(self) -> tuple[Contender, ...]:
         """Those among the best that can be recommended, the cheapest first; of equally cheap ones the better."""
         able = [its for its in self.among_best if not its.why_not]
-        return tuple(sorted(able, key=lambda its: its.train_flops))  # stable: the better stands first
+        return tuple(sorted(able, key=lambda its: its.epoch_flops))  # stable: the better stands first
 
     @property
     def decides(self) -> bool:
@@ -172,7 +176,7 @@ class Verdict:
         if not everywhere:
             where = "in all of " if len(self.deciding) > 1 else "in "
             return f"No recommendation: nothing that can be used is among the best {where}{labels}."
-        only = "the only one" if len(everywhere) == 1 else "the cheapest"
+        only = "the only one" if len(everywhere) == 1 else f"the cheapest {CHEAP_BY}"
         what = f"{only} that is best, or cannot be told from it, in {labels}"
         return f"Recommended: {everywhere[0].name}, {what}."
 
@@ -247,7 +251,7 @@ def _contender(summary: Summary, metric: str, why_not: str) -> Contender | None:
     return Contender(
         summary.layout,
         measured.estimate.value,
-        summary.cost.train_flops,
+        float(f"{summary.cost.epoch_flops:.6g}"),  # summed in another order they are the same
         summary.num_seeds,
         measured.vs_best,
         why_not,
@@ -327,10 +331,10 @@ def _cheapest(verdict: MetricVerdict) -> str:
     cheapest, dearest = choice[0], choice[-1]
     if len(choice) == 1:
         return ""
-    if cheapest.train_flops == dearest.train_flops:
-        return "They cost the same."
-    share = times(cheapest.train_flops / dearest.train_flops)
-    return f"The cheapest is {cheapest.name}: {share} the training FLOPs of {dearest.name}."
+    if cheapest.epoch_flops == dearest.epoch_flops:
+        return "An epoch of each costs the same."
+    share = times(cheapest.epoch_flops / dearest.epoch_flops)
+    return f"The cheapest is {cheapest.name}: in an epoch, {share} the training FLOPs of {dearest.name}."
 
 
 def _untold(verdict: MetricVerdict) -> str:
