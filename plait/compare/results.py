@@ -14,7 +14,7 @@ import numpy as np
 
 from plait.compare.regret import Regret, regrets
 from plait.compare.sensitivity import Sensitivity, sensitivity
-from plait.compare.significance import LEVEL, Pair, Side, as_drawn, drawn, tell_apart
+from plait.compare.significance import LEVEL, Pair, Side, as_drawn, drawn, scattering_apart, tell_apart
 from plait.evaluation.beyond_accuracy import BeyondAccuracy
 from plait.evaluation.counts_effect import CountsEffect
 from plait.evaluation.provenance import Provenance
@@ -157,6 +157,7 @@ class MetricSummary(msgspec.Struct, frozen=True):
     vs_best: Contrast | None  # None: it is the best
     regret: Regret | None = None  # over users and seeds; None: there is no limit, or one is not defined
     deployed: Deployed | None = None  # None: it is the one that is measured
+    scatters_apart: bool = False  # its seeds scatter more than those of the others: they alone tell how far
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -253,6 +254,9 @@ class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True):
     num_items: int
     num_events: int
     tie_share: float  # events that share their user's timestamp with another event
+    missed_share: float | None = (
+        None  # test answers that a filter of seen items makes certain misses; None: not told
+    )
     note: str = ""
 
 
@@ -422,7 +426,7 @@ def _column(
         choose = max if next(iter(means.values())).better == "higher" else min
         best = choose(defined, key=defined.__getitem__)
     sides = {layout: Side(seeds[layout]) for layout in defined}
-    joint = drawn(sides)
+    joint, apart = drawn(sides), scattering_apart(sides)
     against_reference = against(reference, sides, joint)
     chosen_from = list(combinations((mean for layout, mean in joint.items() if layout != best), 2))
     against_best = {
@@ -437,6 +441,7 @@ def _column(
             against_reference.get(layout),
             against_best.get(layout),
             regrets({metric: joint.get(layout, mean)}, limit).get(metric),
+            scatters_apart=layout in apart,
         )
         for layout, mean in means.items()
     }

@@ -33,6 +33,7 @@ class Contender:
     num_seeds: int
     vs_best: Contrast | None  # None: it is the best
     why_not: str = ""  # why it cannot be recommended here, though it was measured
+    scatters_apart: bool = False  # its seeds scatter more than those of the others
 
     @property
     def standing(self) -> Standing:
@@ -50,9 +51,11 @@ class Resolution:
     num_users: int
     num_seeds: tuple[int, int]  # the fewest and the most of a layout
     least: float  # no smaller difference can be told
-    surely: float  # every larger one is told
+    surely: float  # every larger one is told, but of those that scatter apart
+    apart: dict[str, float]  # by layout whose seeds scatter more than the others': from where on it is told
     users_for_half: float | None  # that would tell half of `least`; None: no number would
     with_one_seed_more: float  # about what `least` would be
+    best_apart: str = ""  # the best, where its seeds scatter more than those of the others
 
 
 @dataclass(frozen=True)
@@ -255,6 +258,7 @@ def _contender(summary: Summary, metric: str, why_not: str) -> Contender | None:
         summary.num_seeds,
         measured.vs_best,
         why_not,
+        measured.scatters_apart,
     )
 
 
@@ -274,13 +278,20 @@ def _resolution(contenders: Sequence[Contender], num_users: int) -> Resolution |
         return None
     _, against, parts = min(known, key=lambda of: of[1].half_width)
     seeds = [of.num_seeds for of in (contenders[0], *(of for of, _ in told))]
+    apart = {
+        its.name: of.half_width
+        for its, of in told
+        if its.scatters_apart and of.half_width > LITTLE * against.half_width
+    }
     return Resolution(
         num_users,
         (min(seeds), max(seeds)),
         against.half_width,
-        max(of.half_width for _, of in told),
+        max(of.half_width for its, of in told if its.name not in apart),
+        apart,
         None if parts.users_for_half is None else parts.users_for_half * num_users,
         against.half_width * parts.with_one_seed_more,
+        contenders[0].name if contenders[0].scatters_apart else "",
     )
 
 
@@ -371,8 +382,11 @@ def _could_be_told(label: str, resolution: Resolution) -> str:
         rough(resolution.surely, ceil),
         rough(resolution.least / 2, floor),
     )
+    fewer = "" if fewest == most else " or has fewer seeds"
     some = (
-        f", those under {surely} not of every layout" if resolution.surely > LITTLE * resolution.least else ""
+        f", nor those under {surely} of a layout whose users depart more from the best's{fewer}"
+        if resolution.surely > LITTLE * resolution.least
+        else ""
     )
     users = resolution.users_for_half
     needs = (
@@ -384,8 +398,23 @@ def _could_be_told(label: str, resolution: Resolution) -> str:
     return (
         f"{label}: with {resolution.num_users:,} users and {seeds}, differences to the best "
         f"under {least} cannot be told{some}; "
-        f"{needs}. One seed more of each would tell about {later}."
+        f"{needs}. One seed more of each would tell about {later}.{_scattering(resolution)}"
     )
+
+
+def _scattering(resolution: Resolution) -> str:
+    """What seeds hide that scatter more than the others'."""
+    found = [
+        f" Of {name} none under {rough(size, ceil)} is told: its seeds scatter more than those of the others, so they "
+        "alone say how far."
+        for name, size in resolution.apart.items()
+    ]
+    best = resolution.best_apart
+    if best:
+        found.append(
+            f" The seeds of the best, {best}, scatter more than those of the others: that hides differences."
+        )
+    return "".join(found)
 
 
 def rough(value: float, rounded: Callable[[float], int]) -> str:

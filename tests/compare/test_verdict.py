@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from test_page import CAN, LAYOUTS, Invented, card, compared
+from test_page import CAN, LAYOUTS, Invented, card, compared, row
 from test_significance import equal, sides_of
 from tiny import assert_caught, assert_not_vacuous
 
 from plait.compare import sensitivity as foresight
-from plait.compare.results import Ability, Contrast, EpochTimes, MetricSummary, Summary
+from plait.compare.results import Ability, Contrast, EpochTimes, MetricSummary, Summary, summarise
 from plait.compare.sensitivity import Sensitivity, sensitivity
 from plait.compare.significance import drawn, tell_apart
 from plait.compare.verdict import FloorVerdict, MetricVerdict, Verdict, chief_metrics, verdict_of
 from plait.metrics.intervals import Difference, Estimate
+from plait.metrics.statistic import mean_over_users
 
 MADE_UP = compared(LAYOUTS[:1], (0,))
 COST = MADE_UP.rows[0].cost
@@ -46,6 +47,7 @@ class Found:
     half: float = HALF
     later: Sensitivity = LATER
     epochs: int = 12
+    apart: bool = False  # its seeds scatter more than those of others
 
 
 def contrast(name, value, half, covers, later):
@@ -74,6 +76,7 @@ def column(found, metric):
             else contrast(
                 best, own[its.name] - own[best], its.half, min(its.seeds, first.seeds) > 1, its.later
             ),
+            scatters_apart=its.apart,
         )
         for its in found
         if its.name in own
@@ -263,11 +266,48 @@ def test_counting_is_recommended_where_no_layout_beats_it() -> None:
 def test_what_could_be_told():
     wide = dataclasses.replace(ITEM, half=0.0141, seeds=3)
     assert (
-        "and 2 to 3 seeds, differences to the best under 0.010 cannot be told, those under 0.015 not of every"
-        in (lines_of(LAC, PC, wide)[-1])
+        "and 2 to 3 seeds, differences to the best under 0.010 cannot be told, nor those under 0.015 of a layout whose "
+        "users depart more from the best's or has fewer seeds; " in lines_of(LAC, PC, wide)[-1]
     )
     noisy = dataclasses.replace(PC, later=Sensitivity(None, 0.7))
     assert "no number of users would tell 0.0050 with so few seeds." in lines_of(LAC, noisy)[-1]
+
+
+def test_a_layout_whose_seeds_scatter_more_is_named_where_it_hides_differences():
+    wild = dataclasses.replace(ITEM, half=0.17, apart=True)
+    said = lines_of(LAC, PC, wild)[-1]
+    assert "differences to the best under 0.010 cannot be told; " in said
+    assert said.endswith(
+        " Of item none under 0.17 is told: its seeds scatter more than those of the others, so they alone say how far."
+    )
+    for calm in (dataclasses.replace(wild, apart=False), dataclasses.replace(wild, half=HALF)):
+        assert "scatter" not in lines_of(LAC, PC, calm)[-1]
+    best = lines_of(dataclasses.replace(LAC, apart=True), PC)[-1]
+    assert best.endswith(
+        "The seeds of the best, lac, scatter more than those of the others: that hides differences."
+    )
+
+
+def test_the_layout_that_leaves_the_pool_of_seeds_is_marked():
+    steady = [dataclasses.replace(LAYOUTS[0], name=f"steady {n}", ndcg=0.15) for n in range(4)]
+    wild = dataclasses.replace(LAYOUTS[0], name="wild", ndcg=0.15)
+
+    def statistics(shift):
+        value_U = np.random.default_rng(5).normal(0, 0.1, 200)
+        return {
+            (its.name, seed): {
+                "ndcg@10": mean_over_users(
+                    np.arange(200), value_U + 0.001 * seed * n + (shift * seed if its is wild else 0)
+                )
+            }
+            for n, its in enumerate([*steady, wild])
+            for seed in (0, 1, 2)
+        }
+
+    rows = [row(its, seed, {}) for its in (*steady, wild) for seed in (0, 1, 2)]
+    for shift, apart in ((0.5, ["wild"]), (0.0, [])):
+        found = summarise(rows, statistics(shift), "steady 0", 100)
+        assert [its.layout for its in found if its.metrics["ndcg@10"].scatters_apart] == apart
 
 
 def test_of_a_handful_of_users_nothing_is_said_that_p_denies():
