@@ -68,23 +68,38 @@ def _costs(found: Sequence[Summary], metric: str, looks: dict[str, Look]) -> Cha
     found = [summary for summary in found if summary.cost.train_flops > 0]
     if len(found) < 2:
         return None
-    points = []
-    for summary in found:
-        measured = summary.metrics[metric]
-        assert measured.estimate.value is not None
-        is_worse = measured.vs_best is not None and measured.vs_best.is_significant
-        points.append(
-            CostPoint(
-                summary.layout,
-                looks[summary.layout],
-                summary.cost.train_flops,
-                measured.estimate.value,
-                not is_worse,
-            )
-        )
+    points = [_cost_point(summary, metric, looks, summary.cost.train_flops) for summary in found]
     label = metric_label(metric)
     better = found[0].metrics[metric].estimate.better
     return quality_against_cost(f"{label} against the cost of training", points, label, better, "FLOP")
+
+
+def serving_chart(comparison: Comparison) -> Chart | None:
+    """Quality against the time of scoring 100 candidates, in the first action that is drawn; None where fewer than two
+    layouts have both."""
+    served = comparison.serving
+    metric = next((metric for metric in comparison.charted if metric in comparison.scoring), None)
+    if served is None or metric is None:
+        return None
+    seconds = {its.layout: its.median_s.get("score 100") for its in served.costs}
+    looks = {card.name: Look(index) for index, card in enumerate(comparison.layouts)}
+    points = [
+        _cost_point(summary, metric, looks, cost_s)
+        for summary in _measured(comparison, metric)
+        if (cost_s := seconds.get(summary.layout))
+    ]
+    if len(points) < 2:
+        return None
+    label = metric_label(metric)
+    title = f"{label} against the cost of scoring 100 candidates"
+    return quality_against_cost(title, points, label, metric_of(metric).better, "s", "time of a request")
+
+
+def _cost_point(summary: Summary, metric: str, looks: dict[str, Look], cost: float) -> CostPoint:
+    measured = summary.metrics[metric]
+    assert measured.estimate.value is not None
+    is_worse = measured.vs_best is not None and measured.vs_best.is_significant
+    return CostPoint(summary.layout, looks[summary.layout], cost, measured.estimate.value, not is_worse)
 
 
 def _learning(comparison: Comparison, metric: str, looks: dict[str, Look]) -> Chart | None:

@@ -262,12 +262,18 @@ def forest(title: str, rows: Sequence[Contrasted], x_label: str, better: Literal
 
 
 def quality_against_cost(
-    title: str, points: Sequence[CostPoint], y_label: str, better: Literal["higher", "lower"], unit: str
+    title: str,
+    points: Sequence[CostPoint],
+    y_label: str,
+    better: Literal["higher", "lower"],
+    unit: str,
+    what: str = "training cost",
 ) -> Chart:
     """A mark for each layout; hollow where it is told to be worse than the best.
 
     Args:
         unit: of the costs, such as FLOP; written with a prefix.
+        what: the costs are.
     """
     assert points and all(point.cost > 0 for point in points), "costs nothing"
     height = _height_for(len(points))
@@ -291,7 +297,7 @@ def quality_against_cost(
         "costs",
         title,
         f"{title}. {'; '.join(mark.title for mark in marks)}",
-        f"training cost, {prefix}{unit}",
+        f"{what}, {prefix}{unit}",
         f"{y_label}, {better} is better",
         frame,
         height,
@@ -456,10 +462,11 @@ def _apart(x: AxisScale, divisor: float = 1.0) -> tuple[Tick, ...]:
 def _prefix(largest: float) -> tuple[float, str]:
     """A divisor that leaves the largest value at a readable size, and its prefix.
 
-    >>> _prefix(3.2e12)
-    (1000000000000.0, 'T')
+    >>> _prefix(3.2e12), _prefix(0.004)
+    ((1000000000000.0, 'T'), (0.001, 'm'))
     """
-    steps = [(10.0 ** (3 * n), prefix) for n, prefix in enumerate(["", "k", "M", "G", "T", "P", "E", "Z"])]
+    prefixes = ["µ", "m", "", "k", "M", "G", "T", "P", "E", "Z"]
+    steps = [(10.0 ** (3 * n), prefix) for n, prefix in enumerate(prefixes, start=-2)]
     return next((step for step in reversed(steps) if largest >= step[0]), steps[0])
 
 

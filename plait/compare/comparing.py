@@ -37,6 +37,7 @@ from plait.compare.results import (
     Row,
     summarise,
 )
+from plait.compare.serving import serving
 from plait.compare.verdict import chief_metrics, verdict_of
 from plait.compare.words import folder_name, run_folder
 from plait.data import Dataset
@@ -238,6 +239,10 @@ def compare_variants(
     comparison = msgspec.structs.replace(comparison, beyond_accuracy=beyond)
     of_users = examples(dataset, comparison, verdict_of(comparison), out, study.filters_seen)
     comparison = msgspec.structs.replace(comparison, examples=of_users)
+    served = serving(dataset, comparison, out, device, study.filters_seen)
+    comparison = msgspec.structs.replace(comparison, serving=served)
+    if served is not None:
+        report(f"serving costs of {len(served.costs)} layouts, measured in {served.wall_s:.1f} s")
     _write(comparison, out)
     return Compared(comparison, statistics)
 

@@ -41,7 +41,7 @@ def rules(comparison: Comparison) -> list[str]:
         f"Best bold, second underlined. ± half the 95 % interval, by bootstrap over users"
         f"{f', of the mean over {seeds} seeds; how seeds scatter is not in it' if several else ''}.",
         _rule_of_marks(seeds),
-        f"Cost: training FLOPs, {comparison.reference} = 1. {NOTHING} no value.",
+        f"Cost: training FLOPs of all epochs, {comparison.reference} = 1. {NOTHING} no value.",
         *([ABOUT_ORACLE] if comparison.oracle else []),
         *([ABOUT_BASELINES] if comparison.floor else []),
     ]

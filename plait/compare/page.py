@@ -14,7 +14,7 @@ from plait.compare import charted, notes, presentation
 from plait.compare.presentation import COST_COLUMNS, Line
 from plait.compare.presentation import Cell as MetricCell
 from plait.compare.results import Comparison
-from plait.compare.side_tables import list_metrics, side_notes, side_tables
+from plait.compare.side_tables import list_metrics, serving_notes, serving_table, side_notes, side_tables
 from plait.compare.verdict import verdict_of
 from plait.compare.words import NOTHING, duration, meaning, metric_label, number, run_folder
 from plait.terminal import Cell, FittedTable, NumberHeading
@@ -129,6 +129,9 @@ def html_page(comparison: Comparison, folder: Path | None = None) -> str:
         side_tables=side_tables(comparison),
         list_metrics=list_metrics(comparison),
         side_notes=side_notes(comparison),
+        serving_table=serving_table(comparison),
+        serving_notes=serving_notes(comparison),
+        serving_chart=charted.serving_chart(comparison),
         cost_columns=COST_COLUMNS,
         groups=presentation.groups(comparison),
         rules=notes.rules(comparison),

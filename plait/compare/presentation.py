@@ -312,7 +312,10 @@ def _cost_cells(comparison: Comparison, layout: str) -> tuple[tuple[str, str], .
     card = next(card for card in comparison.layouts if card.name == layout)
     spread = f"{number(times_of.low_s, 1)} to {number(times_of.high_s, 1)}"
     return (
-        (with_prefix(cost.train_flops), relative_cost(comparison, summary)),
+        (
+            with_prefix(cost.train_flops),
+            f"{relative_cost(comparison, summary)}; {with_prefix(cost.epoch_flops)} an epoch",
+        ),
         (duration(cost.train_wall_s), f"{number(times_of.median_s, 1)} s per epoch ({spread})"),
         (NOTHING if cost.train_cpu_s is None else duration(cost.train_cpu_s), ""),
         (f"{cost.epochs:.3g} ({cost.best_epoch:.3g})", ""),

@@ -7,14 +7,14 @@ Shape letters: D draws, V validations of a run.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Literal
+from typing import Literal, assert_never
 
 import msgspec
 import numpy as np
 
 from plait.compare.regret import Regret, regrets
 from plait.compare.sensitivity import Sensitivity, sensitivity
-from plait.compare.significance import LEVEL, Pair, Side, as_drawn, drawn, tell_apart
+from plait.compare.significance import LEVEL, Pair, Side, as_drawn, drawn, scattering_apart, tell_apart
 from plait.evaluation.beyond_accuracy import BeyondAccuracy
 from plait.evaluation.counts_effect import CountsEffect
 from plait.evaluation.provenance import Provenance
@@ -30,6 +30,7 @@ from plait.metrics.intervals import (
 from plait.metrics.statistic import Statistic
 from plait.metrics.table import Task, task_of
 
+Request = Literal["score 1", "score 100", "score 1000", "retrieve", "append"]  # numbers: of candidates
 STEADY = 1.3  # times the shortest epoch, the longest where nothing else ran on the machine
 
 
@@ -50,6 +51,11 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def tokens_per_s(self) -> float:
         return self.train_tokens / self.train_wall_s
+
+    @property
+    def epoch_flops(self) -> float:
+        """Training FLOPs of an epoch: given by layout, trunk and data, whenever a run stops."""
+        return self.train_flops / self.epochs if self.epochs else self.train_flops
 
 
 class EpochTimes(msgspec.Struct, frozen=True):
@@ -151,6 +157,7 @@ class MetricSummary(msgspec.Struct, frozen=True):
     vs_best: Contrast | None  # None: it is the best
     regret: Regret | None = None  # over users and seeds; None: there is no limit, or one is not defined
     deployed: Deployed | None = None  # None: it is the one that is measured
+    scatters_apart: bool = False  # its seeds scatter more than those of the others: they alone tell how far
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -228,6 +235,18 @@ class LayoutCard(msgspec.Struct, frozen=True, kw_only=True):
                 f"expected a square of 0 and 1 over {len(self.tokens)} tokens"
             )
 
+    def answers(self, request: Request) -> Ability:
+        """Whether the layout can answer it."""
+        match request:
+            case "score 1" | "score 100" | "score 1000":
+                return self.scores
+            case "retrieve":
+                return self.retrieves
+            case "append":
+                return Ability("yes")
+            case _:
+                assert_never(request)
+
 
 class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True):
     name: str
@@ -235,6 +254,9 @@ class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True):
     num_items: int
     num_events: int
     tie_share: float  # events that share their user's timestamp with another event
+    missed_share: float | None = (
+        None  # test answers that a filter of seen items makes certain misses; None: not told
+    )
     note: str = ""
 
 
@@ -244,6 +266,23 @@ class Example(msgspec.Struct, frozen=True):
     user: str
     history: tuple[str, ...]
     recommended: dict[str, tuple[str, ...]]  # by layout
+
+
+class ServingCost(msgspec.Struct, frozen=True):
+    """What requests of one user take a layout's model."""
+
+    layout: str
+    median_s: dict[Request, float]
+    why_not: dict[Request, str] = {}  # of requests that the layout can answer, and this user's could not be
+
+
+class Serving(msgspec.Struct, frozen=True):
+    """What serving takes the layouts whose models were kept."""
+
+    costs: tuple[ServingCost, ...]
+    num_events: int  # of the user
+    k: int  # items retrieved, or as many as there are
+    wall_s: float  # of the measuring
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -259,6 +298,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, tuple[CountsEffect, ...]] = {}  # by layout that has them: what they do to its metrics
     without_counts: tuple[Summary, ...] = ()  # of the same layouts, by their models alone
     beyond_accuracy: tuple[Beyond, ...] = ()  # empty in comparisons of before it was measured
+    serving: Serving | None = (
+        None  # None in comparisons of before it was measured, or where no model was kept
+    )
     reference: str  # the layout that costs and differences are measured against
     layouts: tuple[LayoutCard, ...]  # in the order to show them
     rows: tuple[Row, ...]
@@ -384,7 +426,7 @@ def _column(
         choose = max if next(iter(means.values())).better == "higher" else min
         best = choose(defined, key=defined.__getitem__)
     sides = {layout: Side(seeds[layout]) for layout in defined}
-    joint = drawn(sides)
+    joint, apart = drawn(sides), scattering_apart(sides)
     against_reference = against(reference, sides, joint)
     chosen_from = list(combinations((mean for layout, mean in joint.items() if layout != best), 2))
     against_best = {
@@ -399,6 +441,7 @@ def _column(
             against_reference.get(layout),
             against_best.get(layout),
             regrets({metric: joint.get(layout, mean)}, limit).get(metric),
+            scatters_apart=layout in apart,
         )
         for layout, mean in means.items()
     }

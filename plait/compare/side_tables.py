@@ -1,16 +1,18 @@
-"""Tables beside the main one: what the lists of layouts and baselines hold, and how both fare on slices of the answers.
+"""Tables beside the main one: what the lists of layouts and baselines hold, and how both fare on slices of the answers,
+and what serving takes.
 
 Nothing is marked as best in them: their metrics are no measure of quality, and slices are small.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 from plait.compare.notes import COUNT
 from plait.compare.presentation import Cell
-from plait.compare.results import Beyond, Comparison
+from plait.compare.results import Beyond, Comparison, LayoutCard, Request, ServingCost
 from plait.compare.verdict import chief_metrics
-from plait.compare.words import NOTHING, metric_label, number
+from plait.compare.words import NOTHING, duration, metric_label, number
 from plait.metrics.intervals import Estimate
 
 
@@ -51,6 +53,39 @@ def side_notes(comparison: Comparison) -> str:
     if not unknown:
         return said
     return f"{said} Not known is what the lists of {', '.join(unknown)} hold: their runs are of an earlier version."
+
+
+def serving_table(comparison: Comparison) -> SideTable | None:
+    """Milliseconds of every request; None where they were not measured."""
+    served = comparison.serving
+    if served is None:
+        return None
+    cards, requests = {card.name: card for card in comparison.layouts}, get_args(Request)
+    rows = ((of.layout, tuple(_served(cards[of.layout], of, its) for its in requests)) for of in served.costs)
+    return SideTable("Serving cost", tuple(f"{request}, ms" for request in requests), tuple(rows))
+
+
+def serving_notes(comparison: Comparison) -> list[str]:
+    """How it was measured, and where it was not."""
+    served = comparison.serving
+    if served is None:
+        return []
+    found = [
+        f"Median times of a few repetitions, for one user with {served.num_events:,} events whose history is encoded: "
+        f"to score so many candidates, to retrieve the best {served.k}, and to append an event. The models are of the "
+        f"first runs, on {comparison.machine}. Measuring took {duration(served.wall_s)}."
+    ]
+    for of in served.costs:
+        found += [f"{of.layout}, {request} not measured: {why}." for request, why in of.why_not.items()]
+    rows = {of.layout for of in served.costs}
+    without = [its.layout for its in comparison.summaries if its.layout not in rows]
+    return found + ([f"Not measured, since no model was kept: {', '.join(without)}."] if without else [])
+
+
+def _served(card: LayoutCard, of: ServingCost, request: Request) -> Cell:
+    if request in of.median_s:
+        return Cell(number(1000 * of.median_s[request], 2))
+    return Cell("not measured" if card.answers(request) else "cannot")
 
 
 def _of_lists(comparison: Comparison) -> Iterator[SideTable]:

@@ -184,6 +184,13 @@ def tell_apart(pairs: Sequence[Pair], beside: Sequence[Pair] = ()) -> list[Told]
     return told
 
 
+def scattering_apart(sides: Mapping[str, Side]) -> set[str]:
+    """The sides whose seeds scatter more than those of the others, so that their own alone tell how far."""
+    groups = _groups(sides)
+    loners = _loners({name: _scatters([sides[its] for its in group])[0] for name, group in groups.items()})
+    return {its for name in loners for its in groups[name]}
+
+
 def scatter_of(side: Side) -> SeedScatter:
     """How the runs of one side scatter."""
     return _scatters([side])[0]

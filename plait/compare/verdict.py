@@ -1,6 +1,9 @@
 """What a comparison decides: which layouts cannot be told from the best, the cheapest of them, and what could have
 been seen. Page, terminal and summary say this and nothing else of who is better.
 
+The cheapest is what takes the fewest training FLOPs in an epoch. Of a whole run they tell when it stopped, too, which
+another seed changes.
+
 Nothing is named a leader where nothing can be told apart, and nothing is decided where one seed stands alone.
 """
 
@@ -16,6 +19,7 @@ from plait.metrics.table import CHIEF_RETRIEVAL
 
 Standing = Literal["best", "alike", "worse", "untold"]
 LITTLE = 1.1  # a range that is narrower is told as one number
+CHEAP_BY = "(by training FLOPs of an epoch)"
 READS_ANSWERS = "reads its own answers"
 
 
@@ -25,10 +29,11 @@ class Contender:
 
     name: str
     value: float
-    train_flops: float
+    epoch_flops: float  # of training
     num_seeds: int
     vs_best: Contrast | None  # None: it is the best
     why_not: str = ""  # why it cannot be recommended here, though it was measured
+    scatters_apart: bool = False  # its seeds scatter more than those of the others
 
     @property
     def standing(self) -> Standing:
@@ -46,9 +51,11 @@ class Resolution:
     num_users: int
     num_seeds: tuple[int, int]  # the fewest and the most of a layout
     least: float  # no smaller difference can be told
-    surely: float  # every larger one is told
+    surely: float  # every larger one is told, but of those that scatter apart
+    apart: dict[str, float]  # by layout whose seeds scatter more than the others': from where on it is told
     users_for_half: float | None  # that would tell half of `least`; None: no number would
     with_one_seed_more: float  # about what `least` would be
+    best_apart: str = ""  # the best, where its seeds scatter more than those of the others
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class MetricVerdict:
     def choice(self) -> tuple[Contender, ...]:
         """Those among the best that can be recommended, the cheapest first; of equally cheap ones the better."""
         able = [its for its in self.among_best if not its.why_not]
-        return tuple(sorted(able, key=lambda its: its.train_flops))  # stable: the better stands first
+        return tuple(sorted(able, key=lambda its: its.epoch_flops))  # stable: the better stands first
 
     @property
     def decides(self) -> bool:
@@ -172,7 +179,7 @@ class Verdict:
         if not everywhere:
             where = "in all of " if len(self.deciding) > 1 else "in "
             return f"No recommendation: nothing that can be used is among the best {where}{labels}."
-        only = "the only one" if len(everywhere) == 1 else "the cheapest"
+        only = "the only one" if len(everywhere) == 1 else f"the cheapest {CHEAP_BY}"
         what = f"{only} that is best, or cannot be told from it, in {labels}"
         return f"Recommended: {everywhere[0].name}, {what}."
 
@@ -247,10 +254,11 @@ def _contender(summary: Summary, metric: str, why_not: str) -> Contender | None:
     return Contender(
         summary.layout,
         measured.estimate.value,
-        summary.cost.train_flops,
+        float(f"{summary.cost.epoch_flops:.6g}"),  # summed in another order they are the same
         summary.num_seeds,
         measured.vs_best,
         why_not,
+        measured.scatters_apart,
     )
 
 
@@ -270,13 +278,20 @@ def _resolution(contenders: Sequence[Contender], num_users: int) -> Resolution |
         return None
     _, against, parts = min(known, key=lambda of: of[1].half_width)
     seeds = [of.num_seeds for of in (contenders[0], *(of for of, _ in told))]
+    apart = {
+        its.name: of.half_width
+        for its, of in told
+        if its.scatters_apart and of.half_width > LITTLE * against.half_width
+    }
     return Resolution(
         num_users,
         (min(seeds), max(seeds)),
         against.half_width,
-        max(of.half_width for _, of in told),
+        max(of.half_width for its, of in told if its.name not in apart),
+        apart,
         None if parts.users_for_half is None else parts.users_for_half * num_users,
         against.half_width * parts.with_one_seed_more,
+        contenders[0].name if contenders[0].scatters_apart else "",
     )
 
 
@@ -327,10 +342,10 @@ def _cheapest(verdict: MetricVerdict) -> str:
     cheapest, dearest = choice[0], choice[-1]
     if len(choice) == 1:
         return ""
-    if cheapest.train_flops == dearest.train_flops:
-        return "They cost the same."
-    share = times(cheapest.train_flops / dearest.train_flops)
-    return f"The cheapest is {cheapest.name}: {share} the training FLOPs of {dearest.name}."
+    if cheapest.epoch_flops == dearest.epoch_flops:
+        return "An epoch of each costs the same."
+    share = times(cheapest.epoch_flops / dearest.epoch_flops)
+    return f"The cheapest is {cheapest.name}: in an epoch, {share} the training FLOPs of {dearest.name}."
 
 
 def _untold(verdict: MetricVerdict) -> str:
@@ -367,8 +382,11 @@ def _could_be_told(label: str, resolution: Resolution) -> str:
         rough(resolution.surely, ceil),
         rough(resolution.least / 2, floor),
     )
+    fewer = "" if fewest == most else " or has fewer seeds"
     some = (
-        f", those under {surely} not of every layout" if resolution.surely > LITTLE * resolution.least else ""
+        f", nor those under {surely} of a layout whose users depart more from the best's{fewer}"
+        if resolution.surely > LITTLE * resolution.least
+        else ""
     )
     users = resolution.users_for_half
     needs = (
@@ -380,8 +398,23 @@ def _could_be_told(label: str, resolution: Resolution) -> str:
     return (
         f"{label}: with {resolution.num_users:,} users and {seeds}, differences to the best "
         f"under {least} cannot be told{some}; "
-        f"{needs}. One seed more of each would tell about {later}."
+        f"{needs}. One seed more of each would tell about {later}.{_scattering(resolution)}"
     )
+
+
+def _scattering(resolution: Resolution) -> str:
+    """What seeds hide that scatter more than the others'."""
+    found = [
+        f" Of {name} none under {rough(size, ceil)} is told: its seeds scatter more than those of the others, so they "
+        "alone say how far."
+        for name, size in resolution.apart.items()
+    ]
+    best = resolution.best_apart
+    if best:
+        found.append(
+            f" The seeds of the best, {best}, scatter more than those of the others: that hides differences."
+        )
+    return "".join(found)
 
 
 def rough(value: float, rounded: Callable[[float], int]) -> str:

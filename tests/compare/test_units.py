@@ -223,10 +223,12 @@ def check_costs(comparison: Comparison) -> None:
             continue
         flops, time, cpu, epochs, tokens_s, tokens_event, _, parameters, memory = line[-len(COST_COLUMNS) :]
         its = means(comparison, layout)
+        ratio, of_epoch = flops[1].split("; ")
         trained, best = map(float, epochs[0].rstrip(")").split(" ("))
         for found, expected in (
             (read_prefix(flops[0]), its["train_flops"]),
-            (float(flops[1].rstrip("\N{MULTIPLICATION SIGN}")), its["train_flops"] / reference),
+            (float(ratio.rstrip("\N{MULTIPLICATION SIGN}")), its["train_flops"] / reference),
+            (read_prefix(of_epoch.removesuffix(" an epoch")), its["train_flops"] / its["epochs"]),
             *zip(
                 map(float, re.findall(r"[\d.]+", time[1].replace(",", ""))),
                 epoch_times(comparison, layout),

@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from test_page import CAN, LAYOUTS, Invented, card, compared
+from test_page import CAN, LAYOUTS, Invented, card, compared, row
 from test_significance import equal, sides_of
 from tiny import assert_caught, assert_not_vacuous
 
 from plait.compare import sensitivity as foresight
-from plait.compare.results import Ability, Contrast, EpochTimes, MetricSummary, Summary
+from plait.compare.results import Ability, Contrast, EpochTimes, MetricSummary, Summary, summarise
 from plait.compare.sensitivity import Sensitivity, sensitivity
 from plait.compare.significance import drawn, tell_apart
 from plait.compare.verdict import FloorVerdict, MetricVerdict, Verdict, chief_metrics, verdict_of
 from plait.metrics.intervals import Difference, Estimate
+from plait.metrics.statistic import mean_over_users
 
 MADE_UP = compared(LAYOUTS[:1], (0,))
 COST = MADE_UP.rows[0].cost
@@ -38,13 +39,15 @@ class Found:
     name: str
     ndcg: float | None = None
     rmse: float | None = None
-    flops: float = 1e12
+    flops: float = 1e12  # of all epochs
     seeds: int = 2
     retrieves: bool = True
     scores: bool = True
     leaks: bool = False
     half: float = HALF
     later: Sensitivity = LATER
+    epochs: int = 12
+    apart: bool = False  # its seeds scatter more than those of others
 
 
 def contrast(name, value, half, covers, later):
@@ -73,6 +76,7 @@ def column(found, metric):
             else contrast(
                 best, own[its.name] - own[best], its.half, min(its.seeds, first.seeds) > 1, its.later
             ),
+            scatters_apart=its.apart,
         )
         for its in found
         if its.name in own
@@ -88,7 +92,7 @@ def comparison_of(*found):
             its.name, "i[t] -> i[t+1]", CAN if its.retrieves else no, CAN if its.scores else no, 1, None, None
         )
         layouts.append(card(invented, leaks=("a[t] shows itself",) if its.leaks else ()))
-        cost = msgspec.structs.replace(COST, train_flops=its.flops)
+        cost = msgspec.structs.replace(COST, train_flops=its.flops, epochs=its.epochs)
         metrics = {
             metric: its_column[its.name] for metric, its_column in columns.items() if its.name in its_column
         }
@@ -112,12 +116,13 @@ FAR = Found("far", 0.080, flops=1e12)
 
 def test_where_nothing_is_told_apart_nobody_leads_and_the_cheapest_is_recommended():
     recommended, found, limit = lines_of(LAC, PC, ITEM)
-    assert (
-        recommended == "Recommended: item, the cheapest that is best, or cannot be told from it, in NDCG@10."
+    assert recommended == (
+        "Recommended: item, the cheapest (by training FLOPs of an epoch) that is best, or cannot be told from it, in "
+        "NDCG@10."
     )
     assert found == (
         "NDCG@10: none of lac, pc and item can be told from the best of them. "
-        "The cheapest is item: 0.50× the training FLOPs of lac."
+        "The cheapest is item: in an epoch, 0.50× the training FLOPs of lac."
     )
     assert limit == (
         "NDCG@10: with 2,006 users and 2 seeds, differences to the best under 0.010 cannot be told; "
@@ -125,12 +130,23 @@ def test_where_nothing_is_told_apart_nobody_leads_and_the_cheapest_is_recommende
     )
 
 
+def test_the_cheapest_is_the_same_whenever_its_runs_stopped():
+    """Twice as many epochs of a layout take twice the FLOPs, and do not make it dear."""
+    decided = lines_of(LAC, PC, ITEM)
+    for factor in (2, 3, 7):
+        longer = dataclasses.replace(ITEM, flops=factor * ITEM.flops, epochs=factor * ITEM.epochs)
+        assert longer.flops >= LAC.flops and lines_of(LAC, PC, longer) == decided
+    twice = dataclasses.replace(LAC, name="twin", flops=LAC.flops / 12 * 7, epochs=7, ndcg=0.099)
+    assert lines_of(twice, LAC)[1].endswith("An epoch of each costs the same.")
+    assert lines_of(twice, LAC)[0].startswith("Recommended: lac,"), "of equally cheap ones the better"
+
+
 def test_what_is_worse_is_named_and_never_recommended_however_cheap():
     recommended, found, _ = lines_of(LAC, PC, FAR)
-    assert recommended.startswith("Recommended: pc, the cheapest that")
+    assert recommended.startswith("Recommended: pc, the cheapest (by training FLOPs of an epoch) that")
     assert found == (
         "NDCG@10: pc cannot be told from the best, lac. Worse than the best: far. "
-        "The cheapest is pc: 0.75× the training FLOPs of lac."
+        "The cheapest is pc: in an epoch, 0.75× the training FLOPs of lac."
     )
 
 
@@ -144,7 +160,9 @@ def test_a_best_that_is_better_than_all_is_the_only_one():
 
 def test_equal_values_have_equal_rank():
     twin = dataclasses.replace(LAC, name="twin")
-    assert lines_of(LAC, twin)[1] == "NDCG@10: lac and twin have equal values. They cost the same."
+    assert (
+        lines_of(LAC, twin)[1] == "NDCG@10: lac and twin have equal values. An epoch of each costs the same."
+    )
     assert "NDCG@10: lac and twin (equal values) are better than far." in lines_of(LAC, twin, FAR)[1]
     assert "pc cannot be told from the best, lac and twin (equal values)." in lines_of(LAC, twin, PC, FAR)[1]
 
@@ -248,11 +266,48 @@ def test_counting_is_recommended_where_no_layout_beats_it() -> None:
 def test_what_could_be_told():
     wide = dataclasses.replace(ITEM, half=0.0141, seeds=3)
     assert (
-        "and 2 to 3 seeds, differences to the best under 0.010 cannot be told, those under 0.015 not of every"
-        in (lines_of(LAC, PC, wide)[-1])
+        "and 2 to 3 seeds, differences to the best under 0.010 cannot be told, nor those under 0.015 of a layout whose "
+        "users depart more from the best's or has fewer seeds; " in lines_of(LAC, PC, wide)[-1]
     )
     noisy = dataclasses.replace(PC, later=Sensitivity(None, 0.7))
     assert "no number of users would tell 0.0050 with so few seeds." in lines_of(LAC, noisy)[-1]
+
+
+def test_a_layout_whose_seeds_scatter_more_is_named_where_it_hides_differences():
+    wild = dataclasses.replace(ITEM, half=0.17, apart=True)
+    said = lines_of(LAC, PC, wild)[-1]
+    assert "differences to the best under 0.010 cannot be told; " in said
+    assert said.endswith(
+        " Of item none under 0.17 is told: its seeds scatter more than those of the others, so they alone say how far."
+    )
+    for calm in (dataclasses.replace(wild, apart=False), dataclasses.replace(wild, half=HALF)):
+        assert "scatter" not in lines_of(LAC, PC, calm)[-1]
+    best = lines_of(dataclasses.replace(LAC, apart=True), PC)[-1]
+    assert best.endswith(
+        "The seeds of the best, lac, scatter more than those of the others: that hides differences."
+    )
+
+
+def test_the_layout_that_leaves_the_pool_of_seeds_is_marked():
+    steady = [dataclasses.replace(LAYOUTS[0], name=f"steady {n}", ndcg=0.15) for n in range(4)]
+    wild = dataclasses.replace(LAYOUTS[0], name="wild", ndcg=0.15)
+
+    def statistics(shift):
+        value_U = np.random.default_rng(5).normal(0, 0.1, 200)
+        return {
+            (its.name, seed): {
+                "ndcg@10": mean_over_users(
+                    np.arange(200), value_U + 0.001 * seed * n + (shift * seed if its is wild else 0)
+                )
+            }
+            for n, its in enumerate([*steady, wild])
+            for seed in (0, 1, 2)
+        }
+
+    rows = [row(its, seed, {}) for its in (*steady, wild) for seed in (0, 1, 2)]
+    for shift, apart in ((0.5, ["wild"]), (0.0, [])):
+        found = summarise(rows, statistics(shift), "steady 0", 100)
+        assert [its.layout for its in found if its.metrics["ndcg@10"].scatters_apart] == apart
 
 
 def test_of_a_handful_of_users_nothing_is_said_that_p_denies():
@@ -291,6 +346,7 @@ FOUND = st.builds(
     st.sampled_from([False] * 5 + [True]),
     st.sampled_from([0.010, 0.014]),
     st.builds(Sensitivity, st.sampled_from([None, 4.0, 90.0]), st.just(0.8)),
+    st.sampled_from([3, 7, 12]),
 )
 
 
@@ -327,6 +383,11 @@ def check_sentences(several, met):
             named = set(re.findall(r"L\d+", alike[1] or alike[2]))
             assert named and not named & far
             met["alike"] += 1
+        cheapest = re.search(r"The cheapest is (L\d+): in an epoch, .* FLOPs of (L\d+)\.", line)
+        if cheapest:
+            cheap, dear = (by_name[name] for name in cheapest.groups())
+            assert cheap.flops / cheap.epochs < dear.flops / dear.epochs
+            met["cheapest"] += 1
         if "equal values" in line:
             equals = set(
                 re.findall(
@@ -368,7 +429,7 @@ def check_many(examples):
 
     each()
     assert_not_vacuous(met, above=0)
-    assert set(met) == {"worse", "alike", "equal", "no verdict", "recommended", "limit"}
+    assert set(met) == {"worse", "alike", "equal", "no verdict", "recommended", "limit", "cheapest"}
 
 
 def test_no_sentence_stands_where_it_is_false(monkeypatch):
