@@ -1,8 +1,8 @@
 """From the words on a command line to an exit code.
 
-0 the work was done; 1 it could not be finished (disk full, training diverged), or a check did not hold; 2 the command or
-its input is wrong; 130 interrupted. Whatever goes wrong, people see one message, and a traceback only where Plait is at
-fault.
+0 the work was done; 1 it could not be finished (disk full, training diverged), or a check did not hold; 2 the
+command or its input is wrong; 130 interrupted. Whatever goes wrong, people see one message, and a traceback only where
+Plait is at fault.
 """
 
 import sys

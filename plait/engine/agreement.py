@@ -38,16 +38,16 @@ from plait.schema import EventBatch
 
 NUM_USERS = 256
 NUM_ENDS = 8  # of those users, the shortest histories, and as many longest ones
-NUM_APPENDED = 16  # users whose histories grow event by event
+NUM_SOME = 16  # of them, who are asked about in ways that cost much
 NUM_OTHERS = 3  # candidates beside the item that came
 NUM_ITEMS = 512  # of the catalogue, whose logits are compared
-STEPS = 5  # that histories are cut into, at least, where they are asked about in small steps
 DAY_S = 86_400
 
 NEXT_ITEM = "next item"
 TO_COME = "to come"  # the name of a request that no history has
 
-Logits = dict[str, Float[np.ndarray, "U C Z"]]  # of the next item (C = 1), and of each action; NaN: not asked
+# U x C x Z, of the next item (C = 1) and of each action; NaN where training does not ask.
+Logits = dict[str, Float[np.ndarray, "_ _ _"]]
 
 
 @dataclass(frozen=True)
@@ -231,6 +231,17 @@ class _Case:
         return self.trained(self.as_it_came, "fp32")
 
     @cached_property
+    def asked_as_it_came(self) -> Logits:
+        """By one pass: each user at its own moment, where the model looks at it; else all at once."""
+        moment, at_own = self.as_it_came, _reads_moments(self.model)
+        parts = []
+        for user_W in [np.array([user]) for user in self.everyone()] if at_own else [self.everyone()]:
+            state = self.state(chosen_users(moment.history, user_W))
+            at_s = int(moment.time_s_U[user_W[0]]) if at_own else None
+            parts.append(self.asked(state, moment, user_W, at_s))
+        return {name: x[:, :1] for name, x in _together(parts).items()}
+
+    @cached_property
     def trained_later(self) -> Logits:
         return self.trained(self.later, "fp32")
 
@@ -289,6 +300,12 @@ class _Case:
             by_item_WZ = np.argsort(item_WZ, axis=1)
             found[NEXT_ITEM] = np.take_along_axis(score_WZ.astype(np.float64), by_item_WZ, axis=1)[:, None]
         return found
+
+    @cached_property
+    def some(self) -> Int64[np.ndarray, " W"]:
+        """Users from the longest history to the shortest, evenly, for ways that cost much."""
+        longest_first_U = np.argsort(-self.later.history.num_events_U, kind="stable")
+        return longest_first_U[:: -(-self.num_users // NUM_SOME)]
 
     def everyone(self) -> Int64[np.ndarray, " U"]:
         return np.arange(self.num_users)
@@ -385,7 +402,7 @@ def _reads_moments(model: GenerativeRecommender) -> bool:
     return model.reads_requests or model.config.settings.trunk.reads_time
 
 
-def _trained(case: _Case, moment: _Moment, some: slice) -> Logits:
+def _trained(case: _Case, moment: _Moment, some: slice) -> dict[str, Float[np.ndarray, "_ _"]]:
     model = case.model
     batch = some_users(moment.training, some)
     label_s = batch.start_U1[1:] - moment.to_come.num_events_U[some]
@@ -396,7 +413,7 @@ def _trained(case: _Case, moment: _Moment, some: slice) -> Logits:
         late=model.late_statistics(),
         counting=model.counting,
     )
-    found: Logits = {}
+    found: dict[str, np.ndarray] = {}
     for field in _fields(model):
         answers = reader(model.layout, field)
         assert answers is not None, "the layout predicts it"
@@ -418,7 +435,7 @@ def _logits(
     questions: Questions,
     state_MD: torch.Tensor,
     label_s: Int64[np.ndarray, " s"],
-) -> Logits:
+) -> dict[str, Float[np.ndarray, "s _"]]:
     """What heads say of the questions about the events to come; NaN where training asks none."""
     row_s, asked_s = _rows(questions.label_M.cpu().numpy(), label_s)
     if field == "i":
@@ -472,19 +489,8 @@ class Way:
 
 
 def _ask_as_it_came(case: _Case) -> Pair:
-    """The item that came, among others: each user at its own moment, where the model looks at it; else all at once."""
-    moment = case.as_it_came
-    if _reads_moments(case.model):
-        users = [np.array([user]) for user in case.everyone()]
-    else:
-        users = [case.everyone()]
-    parts = []
-    for user_W in users:
-        state = case.state(chosen_users(moment.history, user_W))
-        at_s = int(moment.time_s_U[user_W[0]]) if _reads_moments(case.model) else None
-        parts.append(case.asked(state, moment, user_W, at_s))
-    found = _together(parts)
-    return case.trained_as_it_came, {name: x[:, :1] for name, x in found.items()}
+    """The item that came, among others."""
+    return case.trained_as_it_came, case.asked_as_it_came
 
 
 def _ask_at_once(case: _Case) -> Pair:
@@ -494,29 +500,24 @@ def _ask_at_once(case: _Case) -> Pair:
 
 
 def _ask_in_small_steps(case: _Case) -> Pair:
-    """Histories by the handful, and each one's candidates apart."""
-    tokens = int(steps.tokens_of(case.model, case.later.history.num_events_U).sum())
-    size = max(1, min(tokens // STEPS, NUM_OTHERS * case.model.plan.tokens_to_come))
-    with steps.smaller(size * steps.bytes_per_token(case.model)):
-        kept = case.asked(case.state(case.later.history), case.later, case.everyone(), case.later.at_s)
-        when_asked = case.asked(case.events(case.later.history), case.later, case.everyone(), case.later.at_s)
-    expected = case.trained_later
-    return (
-        {name: np.concatenate([x, x]) for name, x in expected.items()},
-        {name: np.concatenate([kept[name], when_asked[name]]) for name in expected},
-    )
+    """Some users, a few tokens at a time: histories apart, and lists of candidates cut. With keys, and without."""
+    model, moment, user_W = case.model, case.later, case.some
+    history = chosen_users(moment.history, user_W)
+    size = NUM_OTHERS * max(1, model.plan.tokens_to_come)
+    with steps.smaller(size * steps.bytes_per_token(model)):
+        states = case.state(history), case.events(history)
+        found = [case.asked(state, moment, user_W, moment.at_s) for state in states]
+    expected = {name: x[user_W] for name, x in case.trained_later.items()}
+    return _together([expected] * len(found)), _together(found)
 
 
 def _ask_appended(case: _Case) -> Pair:
     """Each of some users from a state of before its window began anew, or of half its events; event by event."""
-    moment, num_events_U = case.later, case.later.history.num_events_U
-    longest_first = np.argsort(-num_events_U, kind="stable")
-    user_W = longest_first[num_events_U[longest_first] > 1][:: max(1, case.num_users // NUM_APPENDED)]
-    user_W = user_W[:NUM_APPENDED]
+    moment, user_W = case.later, case.some
     parts = []
     for user in user_W:
         history = chosen_users(moment.history, user[None])
-        state = _grown(case, history, _first_appended(case.model, int(num_events_U[user])))
+        state = _grown(case, history, _first_appended(case.model, int(history.num_events_U[0])))
         parts.append(case.asked(state, moment, user[None], moment.at_s))
     return {name: x[user_W] for name, x in case.trained_later.items()}, _together(parts)
 
@@ -565,8 +566,7 @@ def _ask_as_multiplied(case: _Case) -> Pair:
     """What training gives in the arithmetic that the model was trained and tested in."""
     precision = case.model.config.arithmetic
     assert precision is not None, "it is recorded, or else there is nothing to ask"
-    _, found = _ask_as_it_came(case)
-    return case.trained(case.as_it_came, precision), found
+    return case.trained(case.as_it_came, precision), case.asked_as_it_came
 
 
 def _multiplies_alike(case: _Case) -> str:
