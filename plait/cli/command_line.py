@@ -1,7 +1,8 @@
 """From the words on a command line to an exit code.
 
-0 the work was done; 1 it could not be finished (disk full, training diverged); 2 the command or its input is
-wrong; 130 interrupted. Whatever goes wrong, people see one message, and a traceback only where Plait is at fault.
+0 the work was done; 1 it could not be finished (disk full, training diverged), or a check did not hold; 2 the
+command or its input is wrong; 130 interrupted. Whatever goes wrong, people see one message, and a traceback only where
+Plait is at fault.
 """
 
 import sys
@@ -16,7 +17,7 @@ from plait.allocation import keep_freed_memory
 from plait.cli.app import app, with_names_only
 from plait.cli.encodings import encode_all
 from plait.cli.settings_file import settings_file, whole_numbers
-from plait.cli.unfinished import Unfinished
+from plait.cli.unfinished import Disagreement, Unfinished
 from plait.notices import Diverged
 from plait.wording import asked_in_shell
 
@@ -34,7 +35,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
         return _fail(with_names_only(error), 2)
     except (ValueError, CycloptsError) as error:
         return _fail(f"{error}{_hint(error)}", 2)
-    except (OSError, ModuleNotFoundError, Diverged, Unfinished) as error:
+    except (OSError, ModuleNotFoundError, Diverged, Unfinished, Disagreement) as error:
         return _fail(error, 1)
     except KeyboardInterrupt as interrupt:
         where = str(interrupt) or "given again, the command goes on from the last checkpoint"

@@ -46,7 +46,7 @@ def model_and_data(
 
 def state_of_users(model: Recommender, data: Dataset, user_U: Int64[np.ndarray, " U"]) -> State:
     """The histories of users, as the model sees them, who are called as in the log."""
-    state = model.encode(_in_items_of(model, data, data.histories(user_U)))
+    state = model.encode(in_items_of(model, data, data.histories(user_U)))
     return replace(state, id_U=tuple(data.user_ids().gather(user_U)))
 
 
@@ -96,7 +96,7 @@ def _shape(action: Action) -> Action:
     return Action(action.name, action.kind.unfitted())
 
 
-def _in_items_of(model: Recommender, data: Dataset, events: EventBatch) -> EventBatch:
+def in_items_of(model: Recommender, data: Dataset, events: EventBatch) -> EventBatch:
     """The events with the model's dense items in place of the dataset's: another dataset numbers anew."""
     item_V = np.concatenate([[UNKNOWN_ITEM], model.vocabulary.index_of(data.item_ids())])
     return replace(events, item_E=item_V[events.item_E])

@@ -111,16 +111,34 @@ def score_lists(
 ) -> dict[str, Float32[np.ndarray, "M ..."]]:
     """The expected actions of users on candidates of their own, `count_U` each, which may be none; the rest as in
     `plain.score`."""
+    outputs = outputs_of_lists(
+        model, state, item_M, count_U, at_s=at_s, request_name=request_name, context_UF=context_UF
+    )
+    parts = []
+    for out in outputs:
+        assert model.heads is not None, "a layout that scores has heads"
+        parts.append({name: value.cpu().numpy() for name, value in model.heads.expected(out).items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def outputs_of_lists(
+    model: GenerativeRecommender,
+    state: State,
+    item_M: Int64[np.ndarray, " M"],
+    count_U: Int64[np.ndarray, " U"],
+    *,
+    at_s: int | None = None,
+    request_name: Hashable = None,
+    context_UF: Int64[np.ndarray, "U F"] | None = None,
+) -> Iterator[tuple[Float32[Tensor, "m _"], ...]]:
+    """What `score_lists` takes expectations of: the heads' raw outputs for each action, step by step."""
     asking.check_can_score(model, item_M[None])
     coming = asking.coming_of(model, "a", state, at_s, request_name)
     if context_UF is None:
         context_UF = np.tile(asking.no_context(state.events), (len(count_U), 1))
-    assert model.heads is not None, "a layout that scores has heads"
-    parts, late = [], model.late_statistics()
+    late = model.late_statistics()
     for state_MD, questions in _answers(model, state, coming, "a", item_M, count_U, context_UF, late):
-        predicted = model.heads.expected(model.action_outputs(questions, state_MD))
-        parts.append({name: value.cpu().numpy() for name, value in predicted.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        yield model.action_outputs(questions, state_MD)
 
 
 @torch.no_grad()
@@ -217,7 +235,7 @@ def _histories(model: GenerativeRecommender, state: State, coming: Coming) -> It
         yield slice(0, users), kept.encoded
         return
     tokens_U = steps.tokens_of(model, coming.events.num_events_U)
-    most = steps.STEP_BYTES // (steps.bytes_per_token(model) + steps.kept_bytes_per_token(model))
+    most = steps.step_bytes() // (steps.bytes_per_token(model) + steps.kept_bytes_per_token(model))
     for some in steps.within(tokens_U, max(1, most)):
         yield some, _encoded(model, coming.of(some))
 

@@ -201,6 +201,12 @@ def before(events: EventBatch, count_U: Int64[np.ndarray, " U"]) -> EventBatch:
     return _taken(events, np.arange(events.num_users), first_U, events.lead_U, end_U)
 
 
+def behind(events: EventBatch, count_U: Int64[np.ndarray, " U"]) -> EventBatch:
+    """Every user's last `count_U` events alone."""
+    end_U = events.start_U1[1:]
+    return _taken(events, np.arange(events.num_users), end_U - count_U, np.zeros_like(count_U), end_U)
+
+
 def some_users(events: EventBatch, users: slice) -> EventBatch:
     """These users alone."""
     return chosen_users(events, np.arange(events.num_users)[users])

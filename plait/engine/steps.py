@@ -4,7 +4,10 @@ products with the catalogue by their logits. A step's size changes answers by ro
 Shape letters: S sequences.
 """
 
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 from jaxtyping import Int64
@@ -19,6 +22,8 @@ STEP_LOGITS = 1 << 24  # scores of the catalogue held at a time, of one user or 
 # Measured at the peak of a forward pass, over layouts, trunks and positions: 18 to 26 vectors for each token.
 WIDTHS_PER_TOKEN = 18  # embeddings, residual stream, projections, and their copies in rows
 INDEX_BYTES_PER_TOKEN = 256  # numbers that say where a token stands, and when
+
+_most_bytes: ContextVar[int] = ContextVar("most_bytes", default=sys.maxsize)
 
 
 def bytes_per_token(model: GenerativeRecommender) -> int:
@@ -38,9 +43,24 @@ def kept_bytes_per_token(model: GenerativeRecommender) -> int:
     return 16 + next(trunk.parameters()).element_size() * (2 * trunk.num_attentions + 1) * trunk.config.dim
 
 
+def step_bytes() -> int:
+    """What a forward pass may take."""
+    return min(STEP_BYTES, _most_bytes.get())
+
+
 def tokens_per_step(model: GenerativeRecommender) -> int:
     """How many tokens a forward pass may hold."""
-    return max(1, STEP_BYTES // bytes_per_token(model))
+    return max(1, step_bytes() // bytes_per_token(model))
+
+
+@contextmanager
+def smaller(num_bytes: int) -> Iterator[None]:
+    """Forward passes of no more bytes, for the time inside: to see that their size changes no answer."""
+    before = _most_bytes.set(num_bytes)
+    try:
+        yield
+    finally:
+        _most_bytes.reset(before)
 
 
 def tokens_of(

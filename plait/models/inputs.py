@@ -86,14 +86,18 @@ def training_inputs(
     packer: Packer = pack,
     device: torch.device | str = "cpu",
     late: LateStatistics | None = None,
+    counting: Counting | None = None,
 ) -> Inputs:
     """The tokens of a batch of windows, with every question of training whose event lies inside.
 
     Args:
         late: what the model's `late_statistics` says.
+        counting: what the model's `counting` says. Training counts nothing.
     """
     roles = plan.training_roles(batch)
-    return _inputs(plan, batch, roles, training_predictions(plan.layout, roles), packer, device, late, None)
+    return _inputs(
+        plan, batch, roles, training_predictions(plan.layout, roles), packer, device, late, counting
+    )
 
 
 def query_inputs(

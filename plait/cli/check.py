@@ -1,0 +1,62 @@
+"""The verb that asks a model the same in every way there is."""
+
+from pathlib import Path
+
+from plait.cli.arguments import Device, Json
+from plait.cli.output import say, show_json, show_table
+from plait.cli.runs import finished_run, run_and_model
+from plait.cli.unfinished import Disagreement
+from plait.cli.user_state import in_items_of, model_and_data
+from plait.engine.agreement import check as check_agreement
+from plait.engine.agreement import users_to_check
+
+HEADINGS = ("asked", "logits", "users", "compared", "difference", "allowed", "agrees")
+IN_UNITS = "largest difference, and what is allowed, in standard deviations of the logits"
+
+
+def check(
+    run: Path, /, *, seed: int = 0, dataset: str | None = None, device: Device = "auto", json: Json = False
+) -> None:
+    """Whether a model gives one answer, whatever way it is asked: the forward pass of training against the engine's.
+
+    Up to 256 users of the run's data are asked about, those of the longest and of the shortest histories and some who
+    fill the window among them. Exit code 1 where logits lie too far apart.
+
+    Example: plait check runs/lac
+
+    Parameters
+    ----------
+    run
+        The folder of `plait train`, or a folder in runs/ of `plait compare`: the model that it deploys (model/). Where
+        another lies beside it, RUN/model-actions names that.
+    seed
+        Which users, candidates and items are drawn.
+    dataset
+        A prepared folder, or a name of `plait data list`, with the users' histories; without it, the dataset
+        that the run was trained on.
+    device
+        What the model runs on; auto is cuda where there is one.
+    """
+    folder, model_folder = run_and_model(run)
+    recommender, data = model_and_data(model_folder, finished_run(folder), dataset, device)
+    user_U = users_to_check(data.train_user_counts(), recommender.model, seed)
+    histories = in_items_of(recommender, data, data.histories(user_U))
+    found = check_agreement(recommender.model, histories, seed)
+    if json:
+        told = {"compared": found.compared, "left_out": found.left_out}
+        show_json({"run": str(run), "seed": seed, "agrees": found.agrees, **told})
+    else:
+        rows = [
+            (its.way, its.logits, its.num_users, its.num_logits, its.difference, its.allowed, its.agrees)
+            for its in found.compared
+        ]
+        show_table(HEADINGS, rows, IN_UNITS)
+        for line in found.left_out:
+            say(f"not compared: {line}")
+        say(f"seed: {seed}")
+    apart = [f"{its.way} ({its.logits})" for its in found.compared if not its.agrees]
+    if apart:
+        raise Disagreement(
+            f"{run}: {len(apart)} of {len(found.compared)} comparisons lie too far apart: {', '.join(apart)}; what was "
+            "measured of this model is not what it answers with"
+        )
