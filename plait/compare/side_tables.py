@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from plait.compare.notes import COUNT
-from plait.compare.presentation import Cell
+from plait.compare.presentation import Cell, around
 from plait.compare.results import Beyond, Comparison, LayoutCard, Request, ServingCost
 from plait.compare.verdict import chief_metrics
 from plait.compare.words import NOTHING, duration, metric_label, number
@@ -115,4 +115,4 @@ def _cell(estimate: Estimate | None) -> Cell:
     if estimate is None:
         return Cell(NOTHING)
     half = estimate.half_width
-    return Cell(number(estimate.value), "" if half is None else number(half))
+    return Cell(number(estimate.value), "" if half is None else number(half), around=around(estimate))
