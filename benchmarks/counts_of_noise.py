@@ -1,6 +1,6 @@
 """How often counts of pure noise are taken beside a model: at most in 3 of 100 logs, as the tests demand of fewer.
 
-    OMP_NUM_THREADS=1 python benchmarks/counts_of_noise.py
+    OMP_NUM_THREADS=1 python benchmarks/counts_of_noise.py --out benchmarks/results/counts_of_noise.json
 
 Every log has its own items, users, labels and a model that says nothing, and its tables are counted as those of a
 trained model are.
@@ -8,8 +8,11 @@ trained model are.
 Shape letters: E training events, M labels of the validation.
 """
 
+from pathlib import Path
+
 import cyclopts
 import numpy as np
+from provenance import write_result
 
 from plait.counts.actions import ActionQuestions, CountedPart
 from plait.counts.effects import Damping, ItemTotals
@@ -32,11 +35,12 @@ app = cyclopts.App()
 
 
 @app.default
-def main(*, logs: int = 200) -> None:
-    """Prints, kind by kind, in how many logs something was taken."""
-    for kind in KINDS:
-        kept = sum(_is_kept(kind, np.random.default_rng(seed)) for seed in range(logs))
-        print(f"{kind}: {kept} of {logs}", flush=True)
+def main(*, out: Path, logs: int = 200) -> None:
+    """Says, kind by kind, in how many logs something was taken."""
+    kept = {
+        str(kind): sum(_is_kept(kind, np.random.default_rng(seed)) for seed in range(logs)) for kind in KINDS
+    }
+    write_result(out, {"logs": logs, "kept": kept})
 
 
 def _is_kept(kind: ActionKind, rng: np.random.Generator) -> bool:

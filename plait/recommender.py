@@ -41,6 +41,7 @@ from plait.engine.similar import similar as similar_items
 from plait.engine.state import State, called
 from plait.engine.state import append as append_event
 from plait.engine.state import encode as encode_history
+from plait.engine.state_file import load_state, save_state
 from plait.engine.value import Formula, Value
 from plait.files import draft_folder
 from plait.limits import MOST_CODES, Between
@@ -153,6 +154,25 @@ class Recommender:
         )
         return one_pass.append(self.model, state, after)
 
+    def save_state(self, state: State, file: Path | str) -> None:
+        """Writes a state into a file, with the keys of its histories, and over another file.
+
+        Raises:
+            ValueError: an id of a user, an item or a request, or what orders events, is neither text nor a number.
+            OSError: the file cannot be written (disk full, no permission).
+        """
+        check_can_work()
+        save_state(state, self.model, Path(file))
+
+    def load_state(self, file: Path | str) -> State:
+        """The state of a file of `save_state`, without encoding its histories again.
+
+        Raises:
+            ValueError: the file is no state, damaged, of another format version, or of another model.
+        """
+        check_can_work()
+        return load_state(self.model, Path(file))
+
     def add_items(self, items: Frame) -> "Recommender":
         """A recommender that knows the table's new items, too, by their features alone: nothing is trained.
 
@@ -202,22 +222,61 @@ class Recommender:
                 refused as by `Recommender.value`, or not finite for some candidate.
         """
         check_can_work()
+        item_C = known_items(self.vocabulary, items)
+        count_U = np.full(state.events.num_users, len(item_C))
+        return self._scored(state, np.tile(item_C, len(count_U)), count_U, at, context or {}, value)
+
+    def score_lists(
+        self,
+        state: State,
+        items: Sequence[Sequence[Any]],
+        *,
+        at: Any = None,
+        context: Mapping[str, Any] | None = None,
+        value: str | Value | None = None,
+    ) -> pl.DataFrame:
+        """As `score`, of users who have items of their own.
+
+        Args:
+            items: a list for each user of the state, in its order; some may be empty.
+            at, context, value: of all, as in `score`.
+
+        Raises:
+            ValueError: as `score`, or there is not one list for each user.
+        """
+        check_can_work()
+        if len(items) != state.events.num_users or any(isinstance(its, str | bytes) for its in items):
+            raise ValueError(
+                f"items = {reprlib.repr(items)}: expected a list of item ids for each of the state's "
+                f"{state.events.num_users} users"
+            )
+        item_M = known_items(self.vocabulary, [item for its in items for item in its])
+        count_U = np.array([len(its) for its in items], dtype=np.int64)
+        return self._scored(state, item_M, count_U, at, context or {}, value)
+
+    def _scored(
+        self,
+        state: State,
+        item_M: Int64[np.ndarray, " M"],
+        count_U: Int64[np.ndarray, " U"],
+        at: Any,
+        context: Mapping[str, Any],
+        value: str | Value | None,
+    ) -> pl.DataFrame:
         if isinstance(value, str):
             value = self.value(value)
-        item_C = known_items(self.vocabulary, items)
-        item_UC = np.tile(item_C, (state.events.num_users, 1))
         at_s, request_name = self._when(at)
-        context_F = self._context(context or {})
-        predicted = one_pass.score(
-            self.model, state, item_UC, at_s=at_s, request_name=request_name, context_F=context_F
+        context_UF = np.tile(self._context(context), (len(count_U), 1))
+        predicted = one_pass.score_lists(
+            self.model, state, item_M, count_U, at_s=at_s, request_name=request_name, context_UF=context_UF
         )
-        answer = rows_of(self.vocabulary, state, item_UC)
+        answer = rows_of_lists(self.vocabulary, state, item_M, count_U)
         columns = action_columns(self.actions, predicted, len(answer))
         answer = with_actions(answer, columns, taken=() if value is None else (VALUE,))
         if value is None:
             return answer
-        moment = self._numbers_of_context(context or {})
-        value_M = value.of(dict(columns), item_UC.reshape(-1), moment, partial(_candidate, answer))
+        moment = self._numbers_of_context(context)
+        value_M = value.of(dict(columns), item_M, moment, partial(_candidate, answer))
         return answer.with_columns(pl.Series(VALUE, value_M))
 
     def value(self, formula: str, item_numbers: Any = None) -> Value:
@@ -455,7 +514,7 @@ class Recommender:
                 warnings.warn(
                     f"context {feature.name!r} = {context[feature.name]!r} is unseen: no training event has it, as "
                     f"they have {shortened(feature.kind.values)}",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
         return code_F
 
@@ -497,9 +556,15 @@ def whole_number(k: Any) -> int:
 
 def rows_of(vocabulary: Vocabulary, state: State, item_UC: Int64[np.ndarray, "U C"]) -> pl.DataFrame:
     """A row for each user and item: "user", "item"."""
-    user_M = np.repeat(np.arange(len(item_UC)), item_UC.shape[1])
-    users = pl.Series("user", state.id_U).gather(user_M)
-    return pl.DataFrame({"user": users, "item": vocabulary.ids_at(item_UC.reshape(-1))})
+    return rows_of_lists(vocabulary, state, item_UC.reshape(-1), np.full(len(item_UC), item_UC.shape[1]))
+
+
+def rows_of_lists(
+    vocabulary: Vocabulary, state: State, item_M: Int64[np.ndarray, " M"], count_U: Int64[np.ndarray, " U"]
+) -> pl.DataFrame:
+    """The same, of users who have so many items each."""
+    users = pl.Series("user", state.id_U).gather(np.repeat(np.arange(len(count_U)), count_U))
+    return pl.DataFrame({"user": users, "item": vocabulary.ids_at(item_M)})
 
 
 def ranked_rows(

@@ -53,6 +53,24 @@ def test_a_text_will_do_where_no_table_is_needed(model: Recommender) -> None:
     np.testing.assert_array_equal(found["value"], 2 * found["like"].to_numpy().astype(np.float64))
 
 
+def test_lists_of_ones_own_are_scored_as_each_alone(model: Recommender) -> None:
+    state, lists = state_of(model), [["i03"], [], ["i05", "i03", "i05"]]
+    found = model.score_lists(state, lists, context={"hour": 7}, value="like * hour")
+    assert found.select("user", "item").rows() == [("u0", "i03"), ("u2", "i05"), ("u2", "i03"), ("u2", "i05")]
+    every = model.score(state, ["i03", "i05"], context={"hour": 7}, value="like * hour")
+    expected = found.select("user", "item").join(
+        every, on=["user", "item"], how="left", maintain_order="left"
+    )
+    assert expected.columns == found.columns
+    for name in found.columns[2:]:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, err_msg=name)
+    for wrong in (lists[:2], ["i03", "i05", "i07"], [["i03"], ["i99"], []], [[], [], []]):
+        with pytest.raises(
+            ValueError, match=r"expected a list of item ids for each|'i99'|no candidates to score"
+        ):
+            model.score_lists(state, wrong)
+
+
 @pytest.mark.parametrize(
     ("formula", "table", "message"),
     [

@@ -212,6 +212,14 @@ def test_an_action_without_a_column_is_missing_in_every_event(recommender, log, 
     assert np.isnan(last[:, 1:]).all() and np.isnan(last[:, 0]).all() == ("rating" in absent)
 
 
+def test_a_stored_state_answers_as_it_did(recommender, log, tmp_path):
+    state = recommender.encode(of_users(log, "u03", "u11"))
+    recommender.save_state(state, tmp_path / "state.safetensors")
+    found = recommender.load_state(tmp_path / "state.safetensors")
+    assert found.nbytes == state.nbytes > 0
+    assert answers(recommender, found).equals(answers(recommender, state))
+
+
 def test_columns_that_the_model_does_not_know_change_nothing(recommender, reader, log):
     """A log has more columns than a model reads; but see below where one of the model's own is missing."""
     more = {"page": pl.lit("home"), "position": pl.int_range(pl.len()), "embedding": pl.lit([1.0, 2.0])}

@@ -1,6 +1,7 @@
 """Questions about many users at once, and their answers part by part: each as if it were asked alone.
 
-Shape letters: N users asked about, in the order of the question; M rows of a table of pairs.
+Shape letters: N users asked about, in the order of the question; M rows of a table of pairs, R some of them, V items.
+Small ones count those of a part: n users, m rows, k of known items; u its different users.
 """
 
 import hashlib
@@ -173,11 +174,8 @@ class Pairs:
         user_m, item_m, is_known_m = self.user_M[rows], self.item_M[rows], self.is_known_M[rows]
         known_k = np.flatnonzero(is_known_m)
         known_k = known_k[np.argsort(user_m[known_k], kind="stable")]
-        edges = np.flatnonzero(np.diff(user_m[known_k])) + 1
-        asked = (
-            np.split(begin + known_k, edges) if len(known_k) else [self._first_known]
-        )  # then for its columns
-        found = pl.concat([self._of(row_c) for row_c in asked])
+        # Where none is known, the columns of another answer are all that is wanted.
+        found = self._of(begin + known_k if len(known_k) else self._first_known)
         place_m = np.zeros(len(user_m), dtype=np.int64)
         place_m[known_k] = np.arange(len(known_k))
         status, place = pl.select(
@@ -191,12 +189,14 @@ class Pairs:
         table = pl.DataFrame({"user": users, "item": item_m, "status": status})
         return table.hstack(found.select(pl.all().gather(place)))
 
-    def _of(self, row_c: Int64[np.ndarray, " c"]) -> pl.DataFrame:
-        """The answers to some pairs of one user."""
-        state = state_of_users(self.asking.model, self.asking.data, self.user_M[row_c[:1]])
-        asked = self.item_M.gather(row_c).to_list()
-        found = self.asking.model.score(state, asked, at=self.at, context=self.context, value=self.value)
-        found = found.drop("user", "item")
+    def _of(self, row_r: Int64[np.ndarray, " r"]) -> pl.DataFrame:
+        """The answers to some pairs, those of one user beside each other."""
+        user_u, first_u = np.unique(self.user_M[row_r], return_index=True)
+        state = state_of_users(self.asking.model, self.asking.data, user_u)
+        lists = [items.to_list() for items in map(self.item_M.gather, np.split(row_r, first_u[1:]))]
+        found = self.asking.model.score_lists(
+            state, lists, at=self.at, context=self.context, value=self.value
+        ).drop("user", "item")
         return found.rename({"status": "action:status"} if "status" in found.columns else {})
 
 

@@ -1,20 +1,34 @@
 """The settings of a model as verbs take and change them."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkKind
+from plait.nn.losses import RetrievalLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerbRetrievalLoss(RetrievalLoss):
+    """Begins with what is popular: better on small logs (`benchmarks/README.md`, defaults on small logs)."""
+
+    item_bias: Literal["none", "popularity", "learned"] = "popularity"
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerbModelSettings(ModelSettings):
     """A model's settings with the defaults of verbs: what trains for use takes what counting knows."""
 
+    retrieval: VerbRetrievalLoss = VerbRetrievalLoss()
     counts: Literal["none", "auto"] = "auto"
 
 
 def model_of_verb(given: VerbModelSettings, kind: TrunkKind | None) -> ModelSettings:
     """The settings that a verb was given, with another kind of trunk where one is named."""
-    model = ModelSettings(**{field.name: getattr(given, field.name) for field in fields(ModelSettings)})
+    model = ModelSettings(**_values(given, ModelSettings))
+    model = replace(model, retrieval=RetrievalLoss(**_values(given.retrieval, RetrievalLoss)))
     return model if kind is None else replace(model, trunk=replace(model.trunk, kind=kind))
+
+
+def _values(given: object, of: type) -> dict[str, Any]:
+    return {field.name: getattr(given, field.name) for field in fields(of)}

@@ -71,7 +71,8 @@ def serving_notes(comparison: Comparison) -> list[str]:
     if served is None:
         return []
     found = [
-        f"Median times of a few repetitions, for one user with {served.num_events:,} events whose history is encoded: "
+        f"Median times of a few repetitions, for one user with {served.num_events:,} events whose history is encoded "
+        "(but by models that know when they are asked, which encode it each time): "
         f"to score so many candidates, to retrieve the best {served.k}, and to append an event. The models are of the "
         f"first runs, on {comparison.machine}. Measuring took {duration(served.wall_s)}."
     ]

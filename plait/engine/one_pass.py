@@ -35,19 +35,17 @@ class Kept:
 
     def is_of(self, model: GenerativeRecommender) -> bool:
         """Whether the model would make the same keys."""
-        return self.model is model and self.version == _version(model)
+        return self.model is model and self.version == version_of(model)
 
 
 @torch.no_grad()
 def encode(model: GenerativeRecommender, state: State) -> State:
-    """The state with the keys of its histories, where the model needs no moment to make them, and where they take no
-    more than STATE_BYTES; else histories are encoded when they are asked about."""
+    """The state with the keys of its histories, where the model needs no moment to make them, tells when its weights
+    change, and where they take no more than STATE_BYTES; else histories are encoded when they are asked about."""
     events = window(state.events, model.plan.window, model.plan.lead)
     tokens = int((events.num_events_U - events.lead_U).sum()) * model.layout.tokens_per_event
-    if (
-        not model.plan.candidates_share_history
-        or tokens * steps.kept_bytes_per_token(model) > steps.STATE_BYTES
-    ):
+    fits = tokens * steps.kept_bytes_per_token(model) <= steps.STATE_BYTES
+    if not (fits and model.plan.candidates_share_history and _tells_changes(model)):
         return replace(state, kept=None)
     return replace(state, kept=_kept(model, state, _encoded(model, _at_the_end(events))))
 
@@ -251,9 +249,14 @@ def _at_the_end(events: EventBatch) -> Coming:
 
 def _kept(model: GenerativeRecommender, state: State, encoded: Encoded) -> Kept:
     num_events_U = np.diff(encoded.start_U1) // model.layout.tokens_per_event
-    return Kept(encoded, state.events.start_U1[1:] - num_events_U, model, _version(model))
+    return Kept(encoded, state.events.start_U1[1:] - num_events_U, model, version_of(model))
 
 
-def _version(model: GenerativeRecommender) -> tuple[int, ...]:
+def _tells_changes(model: GenerativeRecommender) -> bool:
+    """Weights that were made in torch's inference mode do not."""
+    return not any(parameter.is_inference() for parameter in model.parameters())
+
+
+def version_of(model: GenerativeRecommender) -> tuple[int, ...]:
     """Changes with every change of the weights in place, such as a step of training."""
     return tuple(parameter._version for parameter in model.parameters())

@@ -33,6 +33,11 @@ class State:
     place_U: tuple[tuple[Any, ...], ...] | None = None
     kept: "Kept | None" = None  # keys of the histories (`plait.engine.one_pass`)
 
+    @property
+    def nbytes(self) -> int:
+        """What the keys take in memory; 0 where none are kept, and histories are encoded when they are asked about."""
+        return 0 if self.kept is None else self.kept.encoded.nbytes
+
 
 def encode(
     history: EventBatch,

@@ -27,6 +27,7 @@ from plait.layouts import audit
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import query_inputs
 from plait.nn.action_kinds import ModelledKind
+from plait.window_rule import WindowRule
 
 FEWEST = 100  # labels: from about so many on, the fit is stable
 # What is chosen, one after the other while the rest is as usual.
@@ -66,7 +67,7 @@ def counted_parts(model: GenerativeRecommender, dataset: Dataset) -> list[Counte
     """What is counted on the training rows of the parts of all actions. How far items and users are believed is chosen
     by the last training event of each user, so that the validation is left to the weights."""
     log = training_log(dataset, model.config.settings.exposure.same_request)
-    asked, event_Q = _last_events(log, model.config.max_events)
+    asked, event_Q = _last_events(log, model.plan.window)
     reads_item = audit(model.layout).can_score != "no"
     return [
         _counted_part(part, column, log, asked, event_Q, reads_item)
@@ -75,14 +76,14 @@ def counted_parts(model: GenerativeRecommender, dataset: Dataset) -> list[Counte
     ]
 
 
-def _last_events(log: TrainingLog, max_events: int) -> tuple[ActionQuestions, Int64[np.ndarray, " Q"]]:
+def _last_events(log: TrainingLog, window: WindowRule) -> tuple[ActionQuestions, Int64[np.ndarray, " Q"]]:
     """The last training event of each user, of some where there are many, asked about as a model would be."""
     start_U, end_U = log.start_U1[:-1], log.start_U1[1:]
     user_Q = np.flatnonzero(end_U > start_U)
     user_Q = user_Q[spread(len(user_Q))]
     event_Q = end_U[user_Q] - 1
     end_Q = log.history_end_E[event_Q]
-    first_Q = np.maximum(start_U[user_Q], end_Q - max_events)
+    first_Q = start_U[user_Q] + window.begin(end_Q - start_U[user_Q])
     return ActionQuestions(log.item_E, log.action_EA, first_Q, end_Q, log.item_E[event_Q]), event_Q
 
 

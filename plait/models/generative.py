@@ -132,15 +132,12 @@ class ModelConfig:
     def with_normaliser(self) -> "ModelConfig":
         """What the weights of attention are divided by in an hstu trunk is part of the model. Where nobody chose it, it
         is the number of positions: of models that were saved without it, too."""
-        trunk = self.settings.trunk
-        match trunk.kind:
-            case "gpt":
-                return self
-            case "hstu":
-                hstu = replace(trunk.hstu, norm_len=trunk.hstu.norm_len or self.num_positions)
-                return replace(self, settings=replace(self.settings, trunk=replace(trunk, hstu=hstu)))
-            case _:
-                assert_never(trunk.kind)
+        trunk = self.settings.trunk.with_normaliser(self.num_positions)
+        return (
+            self
+            if trunk == self.settings.trunk
+            else replace(self, settings=replace(self.settings, trunk=trunk))
+        )
 
     def _check_trained(self) -> None:
         """Raises ValueError where nothing that the layout predicts has a weight."""

@@ -7,7 +7,7 @@ Shape letters: S tokens of histories, each user's after the other's; R = 1 row o
 width, D width. Of a run of lists: G lists, K keys of each, C events of each, M tokens of an event, X = C * M.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple, final
@@ -60,14 +60,38 @@ class Encoded:
 
     def followed_by(self, more: "Encoded") -> "Encoded":
         """Each user's tokens of `more` behind its own."""
-        own_U, more_U = np.diff(self.start_U1), np.diff(more.start_U1)
-        users = np.arange(len(own_U))
-        order_S = np.argsort(
-            np.concatenate([np.repeat(users, own_U), np.repeat(users, more_U)]), kind="stable"
-        )
-        order = torch.from_numpy(order_S).to(self.position_S.device)
+        bounds = [[*pairwise(each.start_U1.tolist())] for each in (self, more)]
+
+        def both(own: Tensor, other: Tensor) -> Tensor:
+            pieces = ((own[a:b], other[c:d]) for (a, b), (c, d) in zip(*bounds, strict=True))
+            return torch.cat([piece for pair in pieces for piece in pair])
+
         pairs = zip(self._tensors, more._tensors, strict=True)
-        return self._from([torch.cat(each)[order] for each in pairs], _starts(own_U + more_U))
+        return self._from([both(own, other) for own, other in pairs], self.start_U1 + more.start_U1)
+
+    def arrays(self) -> dict[str, np.ndarray | Tensor]:
+        """All that it is, by name: `from_arrays` is the inverse."""
+        found: dict[str, np.ndarray | Tensor] = {
+            "start_U1": self.start_U1,
+            "position_S": self.position_S,
+            "time_s_S": self.time_s_S,
+            "hidden_SD": self.hidden_SD,
+        }
+        for place, keys in enumerate(self.keys):
+            found |= {f"k_SNH.{place}": keys.k_SNH, f"v_SNH.{place}": keys.v_SNH}
+        return found
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Tensor]) -> "Encoded":
+        """Raises KeyError where one is not there."""
+        places = range(sum(name.startswith("k_SNH.") for name in arrays))
+        return cls(
+            arrays["start_U1"].cpu().numpy(),
+            arrays["position_S"],
+            arrays["time_s_S"],
+            tuple(Keys(arrays[f"k_SNH.{place}"], arrays[f"v_SNH.{place}"]) for place in places),
+            arrays["hidden_SD"],
+        )
 
     @property
     def _tensors(self) -> list[Tensor]:
@@ -141,8 +165,10 @@ class Run(NamedTuple):
     def of_queries(self, x_1NLH: Float[Tensor, "1 N L H"]) -> Float[Tensor, "G N X H"]:
         return x_1NLH[0, :, self.queries].unflatten(1, (self.num_lists, -1)).transpose(0, 1)
 
-    def of_keys(self, x_SNH: Float[Tensor, "S N H"]) -> Float[Tensor, "G N K H"]:
-        return self.by_list(x_SNH)[:, : self.num_seen].transpose(1, 2)
+    def of_keys(self, keys: Keys, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values, in the queries' type: they may have been made in another arithmetic."""
+        k_GNKH, v_GNKH = (self.by_list(x)[:, : self.num_seen].transpose(1, 2).to(dtype) for x in keys)
+        return k_GNKH, v_GNKH
 
     def by_list(self, x_S: Tensor) -> Tensor:
         return x_S[self.keys].unflatten(0, (self.num_lists, -1))
@@ -228,7 +254,7 @@ class OverKeys(Where):
     def _softmax_of_history(
         self, run: Run, q_1NLH: Tensor, keys: Keys, bias: RelativeBias | None
     ) -> tuple[Tensor, Tensor]:
-        q_GNXH, k_GNKH, v_GNKH = run.of_queries(q_1NLH), run.of_keys(keys.k_SNH), run.of_keys(keys.v_SNH)
+        q_GNXH, (k_GNKH, v_GNKH) = run.of_queries(q_1NLH), run.of_keys(keys, q_1NLH.dtype)
         if bias is None and self.slopes_N is None:
             return softmax_and_sum(q_GNXH, k_GNKH, v_GNKH)
         found = [
@@ -247,7 +273,7 @@ class OverKeys(Where):
     def _silu_of_history(
         self, run: Run, q_1NLH: Tensor, keys: Keys, bias: RelativeBias | None
     ) -> Float[Tensor, "G N X H"]:
-        q_GNXH, k_GNKH, v_GNKH = run.of_queries(q_1NLH), run.of_keys(keys.k_SNH), run.of_keys(keys.v_SNH)
+        q_GNXH, (k_GNKH, v_GNKH) = run.of_queries(q_1NLH), run.of_keys(keys, q_1NLH.dtype)
         if bias is None and self.slopes_N is None:
             return silu_sum(q_GNXH, k_GNKH, v_GNKH)
         found = [

@@ -1,6 +1,6 @@
 """The shape of a trunk, and the sizes with names."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, assert_never
 
 from plait.limits import DEPTH, SHARE, WEIGHT, WHOLE, WIDTH, Between, check_numbers
@@ -88,6 +88,17 @@ class TrunkConfig:
                 f"{setting('model.trunk.dim', self.dim)}: rope turns pairs of dimensions, and with "
                 f"{setting('model.trunk.num_heads', self.num_heads)} a head width of {self.head_width} is odd"
             )
+
+    def with_normaliser(self, num_positions: int) -> "TrunkConfig":
+        """Where an hstu trunk has no `norm_len`, it is the number of positions."""
+        match self.kind:
+            case "gpt":
+                return self
+            case "hstu":
+                norm_len = self.hstu.norm_len or num_positions
+                return replace(self, hstu=replace(self.hstu, norm_len=norm_len))
+            case _:
+                assert_never(self.kind)
 
     @property
     def head_width(self) -> int:

@@ -62,7 +62,7 @@ class RetrievalLoss:
             f"{setting('model.retrieval.item_bias', self.item_bias)} with {drawn} and "
             f"{setting('model.retrieval.log_q', 'none')}: popular items are negatives more often, and without a "
             f"correction such a loss has popularity already; take {setting('model.retrieval.log_q', 'negatives')}, or "
-            "leave the bias out"
+            f"{setting('model.retrieval.item_bias', 'none')}"
         )
 
     @property

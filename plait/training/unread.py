@@ -5,13 +5,20 @@ What other settings or the data leave unread is refused. What only the layout le
 """
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import NamedTuple, get_args
 
 from plait.evaluation.protocol_line import changed
 from plait.evaluation.settings import Protocol
 from plait.models.generative import ModelConfig
 from plait.nn.config import TrunkKind, settings_of_kind
+from plait.nn.losses import RetrievalLoss
 from plait.wording import setting
+
+# Not the bias: verbs choose it for every layout (`plait.cli.model_settings`), and nobody has to hear of it.
+_LOSS_OF_ITEMS = tuple(
+    f"model.retrieval.{field.name}" for field in fields(RetrievalLoss) if field.name != "item_bias"
+)
 
 
 def check_read(config: ModelConfig, protocol: Protocol) -> None:
@@ -105,7 +112,7 @@ def _by_layout(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
     """Where only the layout decides."""
     layout = config.parsed_layout
     asks = protocol.plan(layout, config.settings).asks_candidates
-    of_items = "model.retrieval", "model.retrieval_weight", "protocol.negatives", "protocol.filter_seen"
+    of_items = *_LOSS_OF_ITEMS, "model.retrieval_weight", "protocol.negatives", "protocol.filter_seen"
     of_actions = "model.tower", "model.late", "model.action_weights"
     mixed, pooled = "values" in layout.rides, "pool" in layout.rides
     none = f"layout '{layout}' has none"

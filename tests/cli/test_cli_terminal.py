@@ -248,7 +248,18 @@ def test_completion_knows_every_verb_and_option(tmp_path: Path, capsys: Capture)
 
 def test_verbs_stand_in_the_order_of_work_and_groups_after_what_is_common(capsys: Capture) -> None:
     shown = said_by(capsys, "--help")
-    order = ["data", "simulate", "layouts", "compare", "train", "evaluate", "recommend", "score", "study"]
+    order = [
+        "data",
+        "simulate",
+        "layouts",
+        "compare",
+        "train",
+        "evaluate",
+        "recommend",
+        "score",
+        "similar",
+        "study",
+    ]
     found = re.findall(r"^│ (\w[\w-]*) ", shown, re.MULTILINE)
     assert found == order
     shown = said_by(capsys, "train", "--help")

@@ -33,7 +33,7 @@ def failing(call: Callable[..., Any], nth: int) -> Callable[..., Any]:
 def meet_a_full_disk(
     call: str, run: Path, dataset: Dataset, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> int:
-    """Trains again and again, the disk full some writes later each time; returns how often it was.
+    """Trains again and again, the disk full four writes later each time; returns how often it was.
 
     Where it is full as a file is flushed, other files are met than where it is full as one is renamed.
     """

@@ -14,10 +14,10 @@ from plait.cli.app import app
 from plait.data import Dataset
 from plait.evaluation.run_files import load_answers, load_result
 
-SMALL = (
+SHORT = (
     "--model.trunk.dim", 12, "--model.trunk.num-layers", 1, "--protocol.max-epochs", 2, "--protocol.max-events", 11,
-    "--model.counts", "none",
 )  # fmt: skip
+SMALL = (*SHORT, "--model.counts", "none", "--model.retrieval.item-bias", "none")  # the defaults of Python
 COLUMNS = ("--user", "user", "--item", "item", "--time", "time")
 ACTIONS = ("--action", "rating:regression:1:5", "--action", "liked:binary")
 Capture = pytest.CaptureFixture[str]

@@ -71,7 +71,7 @@ def test_the_protocol_names_the_column_and_both_questions_are_asked(tmp_path):
     log = with_parts(timed_log(), "train", "valid", "test")
     data = prepare(log, actions=RATING, out=tmp_path / "data", split=SplitColumn("part"), **COLUMNS)
     protocol = plait.Protocol(max_epochs=1, max_events=8, filter_seen=False)
-    line = protocol_line(data, plait.ModelSettings(), plait.Optim(), protocol, [0])
+    line = protocol_line(data, plait.ModelSettings(), plait.Optim(precision="fp32"), protocol, [0])
     assert "split by column part (train,training / validation,valid,val,dev / test)" in line
     model = plait.fit(data, protocol=protocol, report=lambda line: None, out=tmp_path / "run")
     result = plait.training.run.load_result(tmp_path / "run")

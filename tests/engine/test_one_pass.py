@@ -341,6 +341,27 @@ def test_only_what_may_stay_is_kept(monkeypatch):
         assert bool(followed) == stays
 
 
+@pytest.mark.parametrize("name", ["lac", "interleaved", "attn_mvp"])
+def test_a_history_that_grows_is_encoded_again_where_its_window_begins_anew(name, monkeypatch):
+    settings = ModelSettings(trunk=trunk_of("rope"))
+    model = model_of(resolve(name), max_events=4, window_step=3, settings=settings)
+    followed, log = Counter[int](), together(batch_of([12]), batch_of([12], seed=9))
+    right = GenerativeRecommender.followed
+
+    def counted(*arguments):
+        followed[len(log.item_E)] += 1
+        return right(*arguments)
+
+    monkeypatch.setattr(GenerativeRecommender, "followed", counted)
+    parts = lambda begin, end: together(*(part_of(log, user, begin, end) for user in (0, 1)))  # noqa: E731
+    state = one_pass.encode(model, state_of(model, parts(0, 1)))
+    for end in range(2, 13):
+        grown = append(state, parts(end - 1, end), model.plan.window, model.plan.lead)
+        state = one_pass.append(model, state, grown)
+        check_agree(model, state, state_of(model, parts(0, end)))
+    assert followed.total() == 5 + 2 * 2, "up to 6 events, then two of three"
+
+
 def check_weights(model: GenerativeRecommender) -> None:
     state = one_pass.encode(model, state_of(model))
     with torch.no_grad():
@@ -360,9 +381,18 @@ def test_states_keep_no_more_than_they_may(monkeypatch):
     kept = one_pass.encode(model, state).kept
     assert kept is not None
     per_token = steps.kept_bytes_per_token(model)
+    assert state.nbytes == 0 and one_pass.encode(model, state).nbytes == kept.encoded.nbytes
     assert kept.encoded.nbytes == per_token * int(kept.encoded.start_U1[-1])
     monkeypatch.setattr(steps, "STATE_BYTES", kept.encoded.nbytes - 1)
     assert one_pass.encode(model, state).kept is None
+
+
+def test_weights_that_do_not_tell_when_they_change_keep_no_keys():
+    with torch.inference_mode():
+        model = simple_model("lac")
+    state = one_pass.encode(model, state_of(model))
+    assert state.kept is None
+    check_agree(model, state)
 
 
 # What it holds, and its kernels.

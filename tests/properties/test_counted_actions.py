@@ -5,6 +5,7 @@ Shape letters: M questions, E events.
 """
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from plait.counts.actions import ActionCounts, ActionQuestions, CountedAction, C
 from plait.counts.beside import Counts
 from plait.counts.weighing import TermWeights
 from plait.data import Dataset
-from plait.engine import plain
+from plait.engine import one_pass, plain
 from plait.engine.state import append, before, encode, window
 from plait.evaluation import action_counts
 from plait.evaluation.action_counts import action_counts_of, counted_parts
@@ -96,21 +97,22 @@ def _of_terms(weights: TermWeights, part: CountedPart) -> TermWeights:
 
 
 def check_agree(model: GenerativeRecommender, data: Dataset) -> None:
-    """What evaluation predicts of each test event is what is scored, encoded at once or by appending."""
+    """What evaluation predicts of each test event is what is scored among all items: encoded at once or by appending,
+    one by one or in one pass."""
     answers, plan, different = answers_of(model, data, "test", PROTOCOL), model.plan, 0
     for user in range(0, data.num_users, 3):
         whole = data.history(user)
-        history, item_11 = before(whole, np.array([1])), answers.item_Q[user].reshape(1, 1)
+        history, item_1C = before(whole, np.array([1])), np.arange(1, data.num_items + 1)[None]
         at_s = int(whole.time_s_E[-1])
         state = encode(history, plan.window, plan.lead)
         shorter = encode(before(history, np.array([1])), plan.window, plan.lead)
         appended = append(shorter, window(history, 1, 0), plan.window, plan.lead)
-        for way in (state, appended):
-            found = plain.score(model, way, item_11, at_s=at_s)
+        for way, score in product((state, appended), (plain.score, one_pass.score)):
+            found = score(model, way, item_1C, at_s=at_s)
             for action in data.actions:
-                np.testing.assert_allclose(
-                    found[action.name][0, 0], answers.predicted[action.name][user], rtol=2e-4, atol=1e-5
-                )
+                scored = found[action.name][0, answers.item_Q[user] - 1]
+                expected = answers.predicted[action.name][user]
+                np.testing.assert_allclose(scored, expected, rtol=2e-4, atol=1e-5)
     counts, model.counts = model.counts, None
     alone = answers_of(model, data, "test", PROTOCOL)
     model.counts = counts

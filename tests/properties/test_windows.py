@@ -37,7 +37,7 @@ from plait.layouts import audit, resolve
 from plait.models.combining import combinations
 from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.models.questions import Exposure
-from plait.nn import gpt
+from plait.nn import packed
 from plait.recommender import Recommender
 from plait.schema import EventBatch
 from plait.training import batches
@@ -223,7 +223,7 @@ def without_encoding_again(
 ) -> list[float]:
     """The scores where the keys of the window before stay as they are, and the question reads those alone that lie in
     the one that began anew."""
-    plan, right = model.plan, gpt.attend
+    plan, right = model.plan, packed.attend
     before = begin(rule, end - 1)
     gone = (begin(rule, end) - before) * model.layout.tokens_per_event
 
@@ -238,7 +238,7 @@ def without_encoding_again(
         patched.setattr(
             asking, "window", lambda events, _rule, lag, end_U: window(events, end - before, lag, end_U)
         )
-        patched.setattr(gpt, "attend", last_from_there)
+        patched.setattr(packed, "attend", last_from_there)
         return score_of_one(model, longer)
 
 

@@ -168,6 +168,8 @@ SAID = [
     (trunk(ride_weight=0.5), {}, "model.trunk.ride_weight = 0.5", "attn_dhn", "attn_mvp_early"),
     (trunk(pool_fuses_item=True), {}, "model.trunk.pool_fuses_item = True", "attn_mvp_early", "attn_lfa"),
     (retrieval(temperature=0.5), {}, "model.retrieval.temperature = 0.5", "action_out", "item"),
+    (retrieval(kind="full"), {}, "model.retrieval.kind = 'full'", "next_action", "lac"),
+    (retrieval(l2_norm=True), {}, "model.retrieval.l2_norm = True", "action_out", "pc"),
     ({"retrieval_weight": 2.0}, {}, "model.retrieval_weight = 2.0", "attn_lfa", "lac"),
     ({}, {"negatives": 7}, "protocol.negatives = 7", "genrank", "interleaved"),
     ({}, {"filter_seen": False}, "protocol.filter_seen = False", "next_action", "pc"),
