@@ -542,6 +542,7 @@ def _comparison(
             num_items=dataset.num_items,
             num_events=manifest.counts.events,
             tie_share=manifest.tied_share,
+            missed_share=_missed_share(study),
             note=manifest.note,
         ),
         retrieval=retrieval,
@@ -560,6 +561,15 @@ def _comparison(
         date=origin.date,
         version=origin.version,
     )
+
+
+def _missed_share(study: _Study) -> float:
+    """Of what the first variant is asked; the others are filtered alike."""
+    first = study.variants[0]
+    its = first.settings
+    targets = targets_of(study.dataset, "test", its.protocol.plan(first.layout, its.model))
+    missed_Q = Reach(study.dataset, first.layout, its.protocol, targets).missed_Q
+    return float(missed_Q.mean()) if len(missed_Q) else 0.0
 
 
 def _estimates(best: Mapping[int, Mapping[str, Statistic]]) -> dict[str, Estimate]:

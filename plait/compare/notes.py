@@ -30,6 +30,11 @@ def warnings(comparison: Comparison) -> list[str]:
             f"{data.tie_share:.1%} of the events share a time with another event of their user. Their order is the "
             "log's, and what is asked next may depend on it.".replace("%", " %", 1)
         )
+    if comparison.retrieval and data.missed_share:
+        found.append(
+            f"{data.missed_share:.1%} of the answers were met before. Seen items are filtered, so each of them is a "
+            "certain miss of every list.".replace("%", " %", 1)
+        )
     return found
 
 

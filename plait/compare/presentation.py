@@ -41,6 +41,7 @@ COST_COLUMNS = (
     "parameters",
     "peak memory",
 )
+LOPSIDED = 0.25  # share of an interval's length
 Missing = Literal["", "cannot", "not measured", "undefined", "failed"]
 KEY = {
     "cannot": "The layout predicts no such thing, so there is nothing to measure.",
@@ -50,6 +51,9 @@ KEY = {
     NOTHING: "In a table of differences and of runs: there is no value, for one of these reasons.",
     "±": "Half the 95 % interval over users: another choice of users would move the value by about as much. It says "
     "nothing about other seeds; the differences and their p do.",
+    "low to high": "The 95 % interval over users, where the value is far from its middle.",
+    "carried by": "As many users of equal weight would carry the value: few of them where hits are rare, or where a "
+    "handful has the largest errors.",
     "p": "How often chance alone parts any two of the column as far, with other users and other seeds.",
     "early": "The candidate item is read by the model itself, before its actions are predicted.",
     "late": "The candidate item is given at the very end, to the head that predicts its actions.",
@@ -74,6 +78,7 @@ class Cell:
     regret: str = ""  # to the oracle; "" where nobody knows it
     regret_interval: str = ""
     missing: Missing = ""  # why there is no value
+    around: str = ""  # the interval in words: plus-minus, or low to high where that would be wrong
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,7 @@ class Detail:
     layout: str
     mean: str
     interval: str
+    carried_by: str
     spread: str
     against_reference: str
     against_best: str
@@ -153,7 +159,9 @@ def oracle_cells(comparison: Comparison) -> dict[str, Cell]:
         estimate = comparison.oracle.get(metric)
         half = estimate.half_width if estimate else None
         found[metric] = Cell(
-            number(estimate.value if estimate else None), "" if half is None else number(half)
+            number(estimate.value if estimate else None),
+            "" if half is None else number(half),
+            around=around(estimate),
         )
     return found
 
@@ -202,6 +210,7 @@ def details(comparison: Comparison, metric: str) -> list[Detail]:
                     summary.layout,
                     number(measured.estimate.value),
                     _bounds(measured.estimate).strip(" ()"),
+                    _carried(measured.estimate),
                     number(measured.spread),
                     _words(measured.vs_reference, summary.layout == comparison.reference, "the reference"),
                     _words(measured.vs_best, measured.vs_best is None, "the best"),
@@ -233,6 +242,7 @@ def _baseline_cell(row: CountedRow, metric: str, best: CountedRow | None) -> Cel
         "best" if row is best else "other",
         _words(vs_best, row is best, "the best of the baselines"),
         "*" * bool(vs_best and vs_best.is_significant),
+        around=around(estimate),
     )
 
 
@@ -255,6 +265,7 @@ def _column(comparison: Comparison, metric: str) -> dict[str, Cell]:
             "*" * bool(m.vs_best and m.vs_best.is_significant) + "‡" * (not able[name]),
             *_distance(m.regret),
             "undefined" if m.estimate.value is None else "",
+            around(m.estimate),
         )
         for name, m in measured.items()
     }
@@ -342,6 +353,28 @@ def relative_cost(comparison: Comparison, summary: Summary) -> str:
     """Training FLOPs against the reference layout's."""
     reference = comparison.summary_of(comparison.reference)
     return times(summary.cost.train_flops / reference.cost.train_flops) if reference else NOTHING
+
+
+def _carried(estimate: Estimate) -> str:
+    """
+    >>> _carried(Estimate(0.02, 0.0, 0.1, "higher", 943, 18.7)), _carried(Estimate(0.02, 0.0, 0.1, "higher", 943))
+    ('19 of 943', '–')
+    """
+    return NOTHING if estimate.carried_by is None else f"{estimate.carried_by:,.0f} of {estimate.num_users:,}"
+
+
+def around(estimate: Estimate | None) -> str:
+    """Half the interval, or both its ends where the value is off its middle by more than LOPSIDED of its length.
+
+    >>> around(Estimate(0.5, 0.4, 0.6, "higher", 9)), around(Estimate(0.02, 0.0, 0.1, "higher", 9))
+    ('±0.1000', '0.0000 to 0.1000')
+    """
+    if estimate is None or estimate.value is None or estimate.low is None or estimate.high is None:
+        return ""
+    length = estimate.high - estimate.low
+    if abs(estimate.high + estimate.low - 2 * estimate.value) / 2 > LOPSIDED * length:
+        return f"{number(estimate.low)} to {number(estimate.high)}"
+    return f"±{number(length / 2)}"
 
 
 def _bounds(estimate: Estimate) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from plait.compare.notes import COUNT
-from plait.compare.presentation import Cell
+from plait.compare.presentation import Cell, around
 from plait.compare.results import Beyond, Comparison, LayoutCard, Request, ServingCost
 from plait.compare.verdict import chief_metrics
 from plait.compare.words import NOTHING, duration, metric_label, number
@@ -71,7 +71,8 @@ def serving_notes(comparison: Comparison) -> list[str]:
     if served is None:
         return []
     found = [
-        f"Median times of a few repetitions, for one user with {served.num_events:,} events whose history is encoded: "
+        f"Median times of a few repetitions, for one user with {served.num_events:,} events whose history is encoded "
+        "(but by models that know when they are asked, which encode it each time): "
         f"to score so many candidates, to retrieve the best {served.k}, and to append an event. The models are of the "
         f"first runs, on {comparison.machine}. Measuring took {duration(served.wall_s)}."
     ]
@@ -115,4 +116,4 @@ def _cell(estimate: Estimate | None) -> Cell:
     if estimate is None:
         return Cell(NOTHING)
     half = estimate.half_width
-    return Cell(number(estimate.value), "" if half is None else number(half))
+    return Cell(number(estimate.value), "" if half is None else number(half), around=around(estimate))

@@ -61,6 +61,8 @@ for (const file of files) {
     await button.evaluate((its) => its.click());
     const sorted = await page.$eval("th[aria-sort]", (its) => its.ariaSort);
     if (sorted !== "ascending") faults.push(`${file}: the table was not sorted`);
+    const above = await page.$$eval("tr.fixed + tr:not(.fixed)", (rows) => rows.length);
+    if (above) faults.push(`${file}: a baseline or the oracle stands above a layout`);
   }
   await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: "dark" }]);
   await page.emulateMediaType("print");

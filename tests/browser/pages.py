@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import msgspec
+from test_floor import floor_under
 from test_page import LAYOUTS, compared, measured, row
+from test_serving import invented
 
 from plait.compare.comparing import Variant, _card
 from plait.compare.page import html_page
@@ -38,7 +40,10 @@ def usual() -> Comparison:
         )
         for n in range(5)
     )
-    return msgspec.structs.replace(found, layouts=cards, examples=examples)
+    floor = floor_under({"item": 0.5, "lac": 0.6})
+    return msgspec.structs.replace(
+        found, layouts=cards, examples=examples, floor=floor, serving=invented().serving
+    )
 
 
 def eleven() -> Comparison:

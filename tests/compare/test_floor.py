@@ -4,6 +4,7 @@ Shape letter: U users.
 """
 
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,10 @@ def test_table_and_page_show_the_floor_apart_from_layouts():
     for shown in (page, text):
         assert all(f"count: {name}" in shown for name in COUNTED)
         assert "EASE left out: 9,000 items" in shown and "baselines: a note" in shown
+    lines = re.findall(r'<tr class="([^"]*)"><th scope="row">count: ', page)
+    assert len(lines) == len(COUNTED) * len(presentation.groups(comparison))
+    assert all("fixed" in line.split() for line in lines), "they stay below, however a table is sorted"
+    assert 'row.matches(".fixed")' in page
     assert "count: " not in said_on(compared()) and "count: popularity" not in html_page(compared())
 
 

@@ -737,5 +737,36 @@ def test_what_an_epoch_supervises_stands_in_the_table():
     assert page.count("9.00 k items, 450 actions") == len(LAYOUTS)
 
 
+def test_an_interval_that_is_far_from_symmetric_is_written_out(comparison):
+    """Of one layout the values are hits of few users; the others keep their plus-minus."""
+    few = Estimate(0.02, 0.005, 0.075, "higher", 943, 18.7)
+    summaries = tuple(
+        msgspec.structs.replace(
+            its, metrics=its.metrics | {"hr@10": msgspec.structs.replace(its.metrics["hr@10"], estimate=few)}
+        )
+        if its.layout == "pc"
+        else its
+        for its in comparison.summaries
+    )
+    found = msgspec.structs.replace(comparison, summaries=summaries)
+    cells = {line.card.name: line.cells["hr@10"] for line in presentation.lines(found)}
+    assert cells["pc"].around == "0.0050 to 0.0750" and cells["lac"].around.startswith("±0.")
+    page = html_page(found)
+    assert "<small>0.0050 to 0.0750</small>" in page and "±0.0350" not in page
+    assert f"<small>{cells['lac'].around}</small>" in page
+    assert "<td>19 of 943</td>" in page, "how many users carry it"
+    assert "carried by" in presentation.KEY and ">carried by</th>" in page
+
+
+def test_answers_that_a_filter_makes_certain_misses_are_told(comparison):
+    def said(share, **changes):
+        facts = msgspec.structs.replace(comparison.dataset, missed_share=share)
+        return html_page(msgspec.structs.replace(comparison, dataset=facts, **changes))
+
+    told = "12.3 % of the answers were met before. Seen items are filtered, so each of them is a certain miss"
+    assert told in said(0.123)
+    assert all("certain miss" not in said(share) for share in (None, 0.0))
+
+
 def test_the_half_interval_says_that_it_is_without_seeds(comparison):
     assert "how seeds scatter is not in it" in rendered(comparison).replace("\n", " ")
