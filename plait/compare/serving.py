@@ -24,7 +24,6 @@ from plait.engine.state import append, encode, window
 from plait.evaluation.run_files import MODEL
 from plait.models.generative import GenerativeRecommender
 from plait.models.saving import load_model
-from plait.nn.device import resolve_device
 from plait.nn.runtime import denormals_flushed
 from plait.schema import EventBatch
 
@@ -41,11 +40,11 @@ def serving(
 
     A layout whose first run kept no model has no row.
     """
-    begun_s, kind = time.perf_counter(), resolve_device(device)
+    begun_s, on = time.perf_counter(), torch.device(device)
     history = dataset.history(_middle_user(dataset))
     with denormals_flushed():
         costs = tuple(
-            _cost(load_model(run / MODEL).to(kind), card, history, filter_seen)
+            _cost(load_model(run / MODEL).to(on), card, history, filter_seen)
             for card in comparison.layouts
             if (run := _first_run(comparison, card.name, folder)) is not None
         )
