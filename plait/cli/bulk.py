@@ -49,7 +49,7 @@ class Asking:
 
 
 @dataclass(frozen=True)
-class Lists:
+class BulkLists:
     """The best items of many users."""
 
     asking: Asking
@@ -113,7 +113,7 @@ class Lists:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class BulkPairs:
     """What users are expected to do with items, a row for each pair."""
 
     asking: Asking
@@ -200,7 +200,7 @@ class Pairs:
         return found.rename({"status": "action:status"} if "status" in found.columns else {})
 
 
-def write_answers(question: Lists | Pairs, out: Path, screen: Console, *, json: bool) -> None:
+def write_answers(question: BulkLists | BulkPairs, out: Path, screen: Console, *, json: bool) -> None:
     """The table of all answers, and a line that says what it holds.
 
     Raises:

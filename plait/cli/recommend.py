@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from jaxtyping import Bool
 
 from plait.cli.arguments import Counting, Device, Json
-from plait.cli.bulk import Asking, Lists, items_of, users_of, write_answers
+from plait.cli.bulk import Asking, BulkLists, items_of, users_of, write_answers
 from plait.cli.counted import CountingSource, asked_of
 from plait.cli.id_tables import Report
 from plait.cli.output import progress_console, say, show_rows
@@ -113,7 +113,7 @@ def recommend(
     kept_V = _kept(asking, allow, deny, lambda line: say(line, screen))
     if users is not None and out is not None:
         user_N = users_of(users, asking, lambda line: say(line, screen))
-        write_answers(Lists(asking, user_N, k, filter_seen, at, kept_V), out, screen, json=json)
+        write_answers(BulkLists(asking, user_N, k, filter_seen, at, kept_V), out, screen, json=json)
         return
     assert user is not None
     state = state_of_users(model, asking.data, np.array([asking.data.user_index(user)]))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from plait.cli.arguments import Counting, Device, Json
-from plait.cli.bulk import Asking, Pairs, pairs_of, write_answers
+from plait.cli.bulk import Asking, BulkPairs, pairs_of, write_answers
 from plait.cli.counted import asked_of
 from plait.cli.output import progress_console, say, show_rows
 from plait.cli.parted import check_takes_table
@@ -98,7 +98,7 @@ def score(
     asking = Asking(*model_and_data(model_folder, finished_run(folder), dataset, device), model_folder)
     screen = progress_console()
     user_M, item_M = pairs_of(pairs, asking, lambda line: say(line, screen))
-    question = Pairs(asking, user_M, item_M, at, _values_of(context), value, item_numbers)
+    question = BulkPairs(asking, user_M, item_M, at, _values_of(context), value, item_numbers)
     write_answers(question, out, screen, json=json)
 
 

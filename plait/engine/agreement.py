@@ -67,7 +67,7 @@ ROUNDED = Allowance(0.05)  # where one side multiplies in bf16
 
 
 @dataclass(frozen=True)
-class Compared:
+class Agreement:
     """How far one way of asking lies from another, in the logits of one thing."""
 
     way: str
@@ -86,7 +86,7 @@ class Compared:
 class Check:
     """What was compared, and in words what could not be, and why."""
 
-    compared: tuple[Compared, ...]
+    compared: tuple[Agreement, ...]
     left_out: tuple[str, ...]
 
     @property
@@ -130,7 +130,7 @@ def check(model: GenerativeRecommender, histories: EventBatch, seed: int) -> Che
     Raises:
         ValueError: no user can be asked about, or the model predicts nothing of an event to come.
     """
-    left_out, compared = list(_not_asked(model)), list[Compared]()
+    left_out, compared = list(_not_asked(model)), list[Agreement]()
     if not _fields(model):
         raise ValueError(f"there is nothing to check: {'; '.join(left_out)}")
     case = _Case.of(model, histories, seed)
@@ -152,7 +152,7 @@ def _compared(
     expected_UCZ: Float[np.ndarray, "U C Z"],
     found_UCZ: Float[np.ndarray, "U C Z"],
     allowance: Allowance,
-) -> Compared:
+) -> Agreement:
     """Of the output that lies farthest from what is allowed. (Outputs of one action have spreads of their own.)"""
     asked_U = ~np.isnan(expected_UCZ).all(axis=(1, 2))
     assert asked_U.any(), f"{way.name} compares no {name}"
@@ -165,7 +165,7 @@ def _compared(
         allowed = allowance.of(expected) / spread
         if not far * worst[1] < worst[0] * allowed:
             worst = far, allowed
-    return Compared(way.name, name, int(asked_U.sum()), expected_UCZ[asked_U].size, *worst)
+    return Agreement(way.name, name, int(asked_U.sum()), expected_UCZ[asked_U].size, *worst)
 
 
 def _spread(logits: Float[np.ndarray, "..."]) -> float:

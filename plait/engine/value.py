@@ -66,7 +66,7 @@ OPERATORS: Mapping[type[ast.AST], Callable[..., np.ndarray]] = MappingProxyType(
 
 @final
 @dataclass(frozen=True)
-class Number:
+class WrittenNumber:
     """Written out."""
 
     value: float
@@ -90,7 +90,7 @@ class Operation:
     parts: tuple["Part", ...]
 
 
-Part = Number | Name | Operation
+Part = WrittenNumber | Name | Operation
 
 
 @final
@@ -174,7 +174,7 @@ class Formula:
         self, part: Part, numbers: Mapping[str, np.ndarray], whose: Callable[[int], str]
     ) -> np.ndarray:
         match part:
-            case Number(value=value):
+            case WrittenNumber(value=value):
                 return np.full(len(numbers[self.names[0]]), value)
             case Name(name=name):
                 found_M = numbers[name]
@@ -283,7 +283,7 @@ class _Reader:
             case ast.Constant(value=bool()):
                 raise self._refused(node)
             case ast.Constant(value=int() | float() as value):
-                return Number(self._finite(value))
+                return WrittenNumber(self._finite(value))
             case ast.Constant(value=str() as name) | ast.Name(id=name):
                 return Name(name)
             case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
@@ -299,7 +299,7 @@ class _Reader:
             case _:
                 raise self._refused(node)
 
-    def _exponent(self, node: ast.expr) -> Number:
+    def _exponent(self, node: ast.expr) -> WrittenNumber:
         match node:
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as size)):
                 exponent = -self._finite(size)
@@ -312,7 +312,7 @@ class _Reader:
                 f"{_told(self.text)}: a power is a number from -{LARGEST_POWER} to {LARGEST_POWER}, and "
                 f"{self._shown(node)} is none; take exp(b * log(a)) for others"
             )
-        return Number(exponent)
+        return WrittenNumber(exponent)
 
     def _function(self, name: str, given: int) -> Function:
         if name not in FUNCTIONS:
@@ -358,7 +358,7 @@ def _told(text: str) -> str:
 
 def _names_in(part: Part) -> Iterator[str]:
     match part:
-        case Number():
+        case WrittenNumber():
             return
         case Name(name=name):
             yield name

@@ -153,7 +153,7 @@ class Lists:
     num_own: int  # tokens of each event
 
 
-class Run(NamedTuple):
+class RunOfLists(NamedTuple):
     """Lists that follow one another, as their histories do, with equally many keys and events: one batched product."""
 
     queries: slice  # of the row's slots
@@ -178,7 +178,7 @@ class Run(NamedTuple):
         return x_1L[0, self.queries].unflatten(0, (self.num_lists, -1, self.num_own))[:, 0]
 
 
-def runs_of(lists: Lists, start_U1: Int64[np.ndarray, " U1"]) -> tuple[Run, ...]:
+def runs_of(lists: Lists, start_U1: Int64[np.ndarray, " U1"]) -> tuple[RunOfLists, ...]:
     """
     >>> lists = Lists(np.array([0, 1, 1]), np.array([4, 4, 4]), np.array([2, 2, 2]), num_own=1)
     >>> [(run.queries, run.keys) for run in runs_of(lists, np.array([0, 4, 8]))]
@@ -191,7 +191,7 @@ def runs_of(lists: Lists, start_U1: Int64[np.ndarray, " U1"]) -> tuple[Run, ...]
     first_B1 = np.append(np.flatnonzero(~goes_on_B), len(length_B))
     query_B1 = _starts(lists.count_B * lists.num_own)
     return tuple(
-        Run(
+        RunOfLists(
             slice(int(query_B1[a]), int(query_B1[b])),
             slice(int(start_U1[lists.user_B[a]]), int(start_U1[lists.user_B[b - 1] + 1])),
             int(b - a),
@@ -213,7 +213,7 @@ class OverKeys(Where):
     slopes_N: Float[Tensor, " N"] | None
     position_S: Int64[Tensor, " S"]
     time_s_S: Int64[Tensor, " S"]
-    runs: tuple[Run, ...]
+    runs: tuple[RunOfLists, ...]
     keys: Iterator[Keys]  # of the places where the trunk attends, in its order
 
     @classmethod
@@ -252,7 +252,7 @@ class OverKeys(Where):
         return out_1NLH / norm_len
 
     def _softmax_of_history(
-        self, run: Run, q_1NLH: Tensor, keys: Keys, bias: RelativeBias | None
+        self, run: RunOfLists, q_1NLH: Tensor, keys: Keys, bias: RelativeBias | None
     ) -> tuple[Tensor, Tensor]:
         q_GNXH, (k_GNKH, v_GNKH) = run.of_queries(q_1NLH), run.of_keys(keys, q_1NLH.dtype)
         if bias is None and self.slopes_N is None:
@@ -264,14 +264,16 @@ class OverKeys(Where):
         out_GNXH, lse_GNX = (torch.stack(each, dim=3).flatten(2, 3) for each in zip(*found, strict=True))
         return out_GNXH, lse_GNX
 
-    def _softmax_of_own(self, run: Run, qkv: Heads, bias: RelativeBias | None) -> tuple[Tensor, Tensor]:
+    def _softmax_of_own(
+        self, run: RunOfLists, qkv: Heads, bias: RelativeBias | None
+    ) -> tuple[Tensor, Tensor]:
         score_GNCMM = self._scores_of_own(run, qkv, bias, qkv[0].shape[-1] ** -0.5).float()
         score_GNCMM = score_GNCMM.masked_fill(_later(score_GNCMM), -torch.inf)
         out_GNXH = _weighted(run, score_GNCMM.softmax(-1), qkv[2])
         return out_GNXH, score_GNCMM.logsumexp(-1).flatten(2)
 
     def _silu_of_history(
-        self, run: Run, q_1NLH: Tensor, keys: Keys, bias: RelativeBias | None
+        self, run: RunOfLists, q_1NLH: Tensor, keys: Keys, bias: RelativeBias | None
     ) -> Float[Tensor, "G N X H"]:
         q_GNXH, (k_GNKH, v_GNKH) = run.of_queries(q_1NLH), run.of_keys(keys, q_1NLH.dtype)
         if bias is None and self.slopes_N is None:
@@ -283,13 +285,13 @@ class OverKeys(Where):
         return torch.stack(found, dim=3).flatten(2, 3)
 
     def _silu_of_own(
-        self, run: Run, qkv: Heads, bias: RelativeBias | None, scale: float
+        self, run: RunOfLists, qkv: Heads, bias: RelativeBias | None, scale: float
     ) -> Float[Tensor, "G N X H"]:
         weight_GNCMM = F.silu(self._scores_of_own(run, qkv, bias, scale))
         return _weighted(run, weight_GNCMM.masked_fill(_later(weight_GNCMM), 0.0), qkv[2])
 
     def _scores_of_own(
-        self, run: Run, qkv: Heads, bias: RelativeBias | None, scale: float
+        self, run: RunOfLists, qkv: Heads, bias: RelativeBias | None, scale: float
     ) -> Float[Tensor, "G N C M M"]:
         """Of every event's tokens against one another, masks left to the caller."""
         q_GNCMH, k_GNCMH = (run.of_queries(x).unflatten(2, (-1, run.num_own)) for x in qkv[:2])
@@ -300,7 +302,9 @@ class OverKeys(Where):
         )
         return score_GNCMM if term_GNMM is None else score_GNCMM + term_GNMM[:, :, None]
 
-    def _terms_of_history(self, run: Run, bias: RelativeBias | None) -> Iterator[Float[Tensor, "G N 1 K"]]:
+    def _terms_of_history(
+        self, run: RunOfLists, bias: RelativeBias | None
+    ) -> Iterator[Float[Tensor, "G N 1 K"]]:
         """What positions and times add to the scores, for each token of an event: it is the same for all events."""
         position_GK, time_s_GK = (run.by_list(x)[:, : run.num_seen] for x in (self.position_S, self.time_s_S))
         distance_GMK = _differences(run.by_event(self.segments.position_RL), position_GK)
@@ -310,7 +314,7 @@ class OverKeys(Where):
             assert term_GN1K is not None
             yield term_GN1K
 
-    def _times(self, run: Run) -> tuple[Int64[Tensor, "G M"], Int64[Tensor, "G M"]]:
+    def _times(self, run: RunOfLists) -> tuple[Int64[Tensor, "G M"], Int64[Tensor, "G M"]]:
         """What the tokens of an event take for now, and when it comes."""
         clock = self.segments.clock
         assert clock is not None, "later tokens come from inputs, which have a clock"
@@ -393,7 +397,7 @@ def _merged(parts: list[tuple[Tensor, Tensor]]) -> Float[Tensor, "G N X H"]:
     return out_GNXH
 
 
-def _weighted(run: Run, weight_GNCMM: Tensor, v_1NLH: Tensor) -> Float[Tensor, "G N X H"]:
+def _weighted(run: RunOfLists, weight_GNCMM: Tensor, v_1NLH: Tensor) -> Float[Tensor, "G N X H"]:
     v_GNCMH = run.of_queries(v_1NLH).unflatten(2, (-1, run.num_own))
     weight_GNCMM = weight_GNCMM.to(v_GNCMH.dtype)
     return (weight_GNCMM[..., None] * v_GNCMH[..., None, :, :]).sum(-2).flatten(2, 3)
@@ -403,11 +407,11 @@ def _later(score_GNCMM: Tensor) -> Tensor:
     return torch.ones(score_GNCMM.shape[-2:], dtype=torch.bool, device=score_GNCMM.device).triu(1)
 
 
-def _write(out_1NLH: Tensor, run: Run, part_GNXH: Tensor) -> None:
+def _write(out_1NLH: Tensor, run: RunOfLists, part_GNXH: Tensor) -> None:
     out_1NLH[0, :, run.queries] = part_GNXH.transpose(0, 1).flatten(1, 2)
 
 
-def _add(out_1NLH: Tensor, run: Run, part_GNXH: Tensor) -> None:
+def _add(out_1NLH: Tensor, run: RunOfLists, part_GNXH: Tensor) -> None:
     out_1NLH[0, :, run.queries] += part_GNXH.transpose(0, 1).flatten(1, 2)
 
 

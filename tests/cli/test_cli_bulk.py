@@ -113,15 +113,15 @@ def test_what_was_killed_goes_on(
 ) -> None:
     asked = ("recommend", run, "--users", "all", "--out")
     assert plait(*asked, tmp_path / "whole.parquet", "-k", 3) == 0
-    right, computed = bulk.Lists.part, []
+    right, computed = bulk.BulkLists.part, []
 
-    def part(self: bulk.Lists, number: int) -> pl.DataFrame:
+    def part(self: bulk.BulkLists, number: int) -> pl.DataFrame:
         computed.append(number)
         if computed.count(2) == 1 and number == 2:
             raise Killed
         return right(self, number)
 
-    monkeypatch.setattr(bulk.Lists, "part", part)
+    monkeypatch.setattr(bulk.BulkLists, "part", part)
     with pytest.raises(Killed):
         plait(*asked, tmp_path / "killed.parquet", "-k", 3)
     assert not (tmp_path / "killed.parquet").exists()
@@ -141,8 +141,8 @@ def test_a_table_that_is_there_stays(
     words = ("recommend", run, "--users", "all", "--out", out)
     assert plait(*words, "-k", 3) == 0
     before = out.read_bytes()
-    monkeypatch.delattr(bulk.Lists, "_of")
-    monkeypatch.setattr(bulk.Lists, "check", lambda self: None)
+    monkeypatch.delattr(bulk.BulkLists, "_of")
+    monkeypatch.setattr(bulk.BulkLists, "check", lambda self: None)
     assert "holds this answer already; nothing is computed" in told_by(capsys, *words, "-k", 3)
     said = complaint(capsys, 2, *words, "-k", 4, "--no-filter-seen")
     assert f"{out} holds an answer to another question:" in said
