@@ -322,7 +322,7 @@ def _fields(model: GenerativeRecommender) -> tuple[Field, ...]:
 
 
 def _not_asked(model: GenerativeRecommender) -> Iterator[str]:
-    """Why the rest is not."""
+    """Why the rest is not asked about, or not seen."""
     verdict, layout = audit(model.layout), model.layout
     if not verdict.can_retrieve:
         yield f"{NEXT_ITEM}: layout '{layout}' cannot retrieve: it predicts no item"
@@ -330,6 +330,21 @@ def _not_asked(model: GenerativeRecommender) -> Iterator[str]:
         yield f"actions: layout '{layout}' cannot score a given item: {verdict.why_not_score}"
     elif not model.predicts_actions:
         yield "actions: the data has none"
+    for name in _counted_alone(model):
+        yield f"{name}: counts have all the weight, so whatever the network says of it is not seen"
+
+
+def _counted_alone(model: GenerativeRecommender) -> Iterator[str]:
+    """What counts beside the model decide without it."""
+    if model.counts is None:
+        return
+    items, actions = model.counts.items, model.counts.actions
+    if items is not None and items.pay and not items.weight_T[0]:
+        yield NEXT_ITEM
+    if actions is not None:
+        for action, counted in zip(model.config.actions, actions.actions, strict=True):
+            if counted.pay and not any(part.weights.weight_T[0] for part in counted.parts):
+                yield action.name
 
 
 def _askable(model: GenerativeRecommender, histories: EventBatch) -> EventBatch:

@@ -1,7 +1,8 @@
 """Recommendations and scores of a finished run."""
 
+import json
 import re
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import polars as pl
@@ -10,8 +11,9 @@ from rich.console import Console
 from tiny import random_log
 from words import COLUMNS, Capture, complaint, numbered, plait, prepared_by, said_by, table_of, train
 
-from plait.cli import output, user_state
+from plait.cli import check, output, user_state
 from plait.data import Dataset
+from plait.engine import agreement
 from plait.evaluation.answers import measure
 from plait.evaluation.run_files import load_answers, load_result
 from plait.layouts.draw import catalogue_rows
@@ -303,3 +305,33 @@ def test_evaluate_tells_what_the_deployed_model_has_beside_what_is_measured(
     values = measure(load_answers(run, result.actions))["auc:liked"].value
     assert re.search(rf"^auc:liked .* {values:.4f} *$", said, re.MULTILINE)
     assert "model-actions/: epoch " in said and "chosen by validation normalised_error:actions" in said
+
+
+def test_a_run_is_checked(run: Path, capsys: Capture) -> None:
+    heads, *rows = said_by(capsys, "check", run, "--seed", 3).splitlines()
+    assert heads.split() == ["asked", "logits", "users", "compared", "difference", "allowed", "agrees"]
+    told = [row for row in rows if row.startswith(("one pass", "in small", "appended", "states"))]
+    assert len(told) == 15 and all(row.split()[-1] == "yes" for row in told)
+    assert (
+        rows[-1] == "seed: 3"
+        and "not compared: in the arithmetic of its training: it is that of all" in rows[-2]
+    )
+    found = json.loads(said_by(capsys, "check", run, "--json"))
+    assert found["agrees"] and found["seed"] == 0 and len(found["compared"]) == 15
+    assert all(each["difference"] <= each["allowed"] for each in found["compared"])
+
+
+def test_a_run_that_disagrees_ends_with_1(
+    run: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agreement, "EXACT", agreement.Allowance(-1.0))
+    assert "15 of 15 comparisons lie too far apart: one pass" in complaint(capsys, 1, "check", run)
+
+
+def test_a_run_without_its_data_cannot_be_checked(
+    dataset: Dataset, run: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = replace(load_result(run), dataset_folder=str(dataset.folder / "gone"))
+    monkeypatch.setattr(check, "finished_run", lambda folder: gone)
+    assert "which is no longer there; name the folder" in complaint(capsys, 2, "check", run)
+    assert "seed: 0" in said_by(capsys, "check", run, "--dataset", dataset.folder)

@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import MAX_EVENTS, assert_caught, assert_not_vacuous, batch_of, model_of, trunk_of
+from scipy import sparse
+from tiny import MAX_EVENTS, NUM_ITEMS, assert_caught, assert_not_vacuous, batch_of, model_of, trunk_of
 
+from plait.counts.beside import Counts, ItemCounts, Tables
 from plait.engine import agreement, asking, one_pass
 from plait.engine.agreement import NUM_ENDS, NUM_USERS, WAYS, Check, check, users_to_check
 from plait.engine.state import State
@@ -87,6 +89,22 @@ def test_a_model_that_cannot_be_asked_is_refused():
         users_to_check(np.array([1, 0]), model_for("lac"), SEED)
 
 
+@pytest.mark.parametrize(("of_model", "counted_alone"), [(0.0, 1), (0.5, 0)])
+def test_counts_stand_beside_the_model_in_every_way(of_model, counted_alone, monkeypatch):
+    """Where they alone decide, the network could be wrong and nobody would see it: that is said."""
+    model, rng = model_for("item"), np.random.default_rng(3)
+    shape = (NUM_ITEMS + 1, NUM_ITEMS + 1)
+    rules = sparse.csr_array(rng.integers(0, 3, shape).astype(np.float64))
+    tables = Tables(
+        rng.integers(0, 9, NUM_ITEMS + 1).astype(np.float64), rules, 3, 0.5, None, reads_own=False
+    )
+    model.counts = Counts(ItemCounts(tables, np.array([of_model, 1.0]), ""), None, "causal")
+    found = checked(model)
+    assert sum(line.startswith("next item: counts") for line in found.left_out) == counted_alone
+    monkeypatch.setattr(agreement, "beside_of", lambda *_: None)
+    assert_caught(checked, model)
+
+
 def test_users_are_the_longest_the_shortest_some_past_the_window_and_others():
     model, rng = model_of("i[t] -> i[t+1]"), np.random.default_rng(5)
     length_U = np.concatenate([rng.integers(2, 9, 2_000), rng.integers(12, 90, 300), [1, 0, 500]])
@@ -161,14 +179,15 @@ def candidate_that_shares_its_time(monkeypatch):
 
 
 def stale_state(monkeypatch):
-    """Appending leaves the keys as they were."""
+    """Of an event that is appended the state has the keys of the one before."""
 
     def stale(model, before: State, after: State) -> State:
-        first_U = after.events.start_U1[1:] - np.diff(before.kept.encoded.start_U1)
-        return replace(after, kept=replace(before.kept, first_U=first_U))
+        kept = one_pass.encode(model, after).kept
+        keys = kept.encoded
+        stay = [torch.cat([x[:-1], x[-2:-1]]) for x in keys._tensors]
+        return replace(after, kept=replace(kept, encoded=keys._from(stay, keys.start_U1)))
 
     monkeypatch.setattr(one_pass, "append", stale)
-    monkeypatch.setattr(one_pass, "_begin_alike", lambda *_: True)
 
 
 def window_cut_without_encoding_again(monkeypatch):
