@@ -587,6 +587,16 @@ def _metrics_of(action: Action) -> list[str]:
 
 
 def _card(variant: Variant, dataset: Dataset) -> LayoutCard:
+    its = variant.settings
+    counts = targets_per_epoch(
+        dataset, its.protocol.plan(variant.layout, its.model), its.optim.users_per_step, its.protocol
+    )
+    targets = {f"{FIELD_NAMES[field]}s": count for field, count in counts.items()}
+    return msgspec.structs.replace(card_of(variant), targets_per_epoch=targets)
+
+
+def card_of(variant: Variant) -> LayoutCard:
+    """What is known of a variant without its data."""
     layout, its = variant.layout, variant.settings
     verdict = audit(layout)
     mask_NN = draw.mask_of(layout)
@@ -605,12 +615,6 @@ def _card(variant: Variant, dataset: Dataset) -> LayoutCard:
         mask=tuple("".join("1" if sees else "0" for sees in row) for row in mask_NN.tolist()),
         drawing=draw.explain(layout),
         leaks=verdict.leaks,
-        targets_per_epoch={
-            f"{FIELD_NAMES[field]}s": count
-            for field, count in targets_per_epoch(
-                dataset, its.protocol.plan(layout, its.model), its.optim.users_per_step, its.protocol
-            ).items()
-        },
     )
 
 

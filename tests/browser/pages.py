@@ -12,7 +12,7 @@ from test_floor import floor_under
 from test_page import LAYOUTS, compared, measured, row
 from test_serving import invented
 
-from plait.compare.comparing import Variant, _card
+from plait.compare.comparing import Variant, card_of
 from plait.compare.page import html_page
 from plait.compare.results import Comparison, Example, LayoutCard
 from plait.evaluation.run_files import RunSettings
@@ -26,7 +26,7 @@ SCRIPT = "<script>alert('read')</script>"
 def real_card(name: str, layout: str) -> LayoutCard:
     """Of a layout of the catalogue, under any name."""
     settings = RunSettings(layout=str(CATALOGUE[layout].layout))
-    return msgspec.structs.replace(_card(Variant(layout, settings)), name=name)
+    return msgspec.structs.replace(card_of(Variant(layout, settings)), name=name)
 
 
 def usual() -> Comparison:
