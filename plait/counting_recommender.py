@@ -17,6 +17,7 @@ import polars as pl
 import torch
 from jaxtyping import Bool
 
+from plait.answer_tables import action_columns, known_items, ranked_rows, rows_of, whole_number, with_actions
 from plait.baselines.actions import Predictor
 from plait.baselines.asking import WHOLE, BaselineQuestions, Histories, SameRequest
 from plait.baselines.retrieval import Retriever
@@ -29,16 +30,7 @@ from plait.engine.state import State
 from plait.engine.state import encode as encode_history
 from plait.evaluation.counting import fitted_predictor, fitted_retriever
 from plait.evaluation.settings import Protocol
-from plait.recommender import (
-    NOBODY,
-    Frame,
-    action_columns,
-    known_items,
-    ranked_rows,
-    rows_of,
-    whole_number,
-    with_actions,
-)
+from plait.recommender import NOBODY, Frame
 from plait.schema import EventBatch
 
 

@@ -18,11 +18,19 @@ from typing import Any, final
 import msgspec
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Int64
 
+from plait.answer_tables import (
+    action_columns,
+    ids_of,
+    known_items,
+    ranked_rows,
+    rows_of_lists,
+    whole_number,
+    with_actions,
+)
 from plait.data.columns import rules
 from plait.data.columns.features import code_context, new_items, numbers_of
-from plait.data.columns.ids import id_series
 from plait.data.columns.times import MICROSECONDS_PER_S
 from plait.data.columns.values import feature_values
 from plait.data.forks import check_can_work
@@ -427,7 +435,7 @@ class Recommender:
 
     def _places_of(self, items: Any, what: str) -> Int64[np.ndarray, " N"]:
         """The places in `items` of those that the model knows."""
-        ids = _ids(items)
+        ids = ids_of(items)
         item_N = self.vocabulary.index_of(ids)
         unknown = ids.filter(item_N == UNKNOWN_ITEM)
         if len(unknown):
@@ -547,76 +555,6 @@ class Recommender:
         return read
 
 
-def whole_number(k: Any) -> int:
-    """Raises ValueError where it is none."""
-    if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        raise ValueError(f"k = {k!r}: expected a whole number, how many items each user gets")
-    return int(k)
-
-
-def rows_of(vocabulary: Vocabulary, state: State, item_UC: Int64[np.ndarray, "U C"]) -> pl.DataFrame:
-    """A row for each user and item: "user", "item"."""
-    return rows_of_lists(vocabulary, state, item_UC.reshape(-1), np.full(len(item_UC), item_UC.shape[1]))
-
-
-def rows_of_lists(
-    vocabulary: Vocabulary, state: State, item_M: Int64[np.ndarray, " M"], count_U: Int64[np.ndarray, " U"]
-) -> pl.DataFrame:
-    """The same, of users who have so many items each."""
-    users = pl.Series("user", state.id_U).gather(np.repeat(np.arange(len(count_U)), count_U))
-    return pl.DataFrame({"user": users, "item": vocabulary.ids_at(item_M)})
-
-
-def ranked_rows(
-    vocabulary: Vocabulary,
-    state: State,
-    item_UK: Int64[np.ndarray, "U K"],
-    score_UK: Float[np.ndarray, "U K"],
-) -> pl.DataFrame:
-    """The same of the best items of each user, with "rank" and "score"."""
-    rank_M = pl.Series("rank", np.tile(np.arange(1, item_UK.shape[1] + 1), len(item_UK)))
-    return rows_of(vocabulary, state, item_UK).with_columns(rank_M, pl.Series("score", score_UK.reshape(-1)))
-
-
-def action_columns(
-    actions: Sequence[Action], predicted: Mapping[str, Float[np.ndarray, "..."]], num_rows: int
-) -> list[tuple[str, Float32[np.ndarray, " M"]]]:
-    """What is expected of each action, in the log's units: the name and the numbers of each column."""
-    columns: list[tuple[str, np.ndarray]] = []
-    for action in actions:
-        value_MW = action.kind.answer(predicted[action.name].reshape(num_rows, -1))
-        columns += zip(action.kind.answer_columns(action.name), value_MW.T, strict=True)
-    return columns
-
-
-def with_actions(
-    answer: pl.DataFrame,
-    columns: Sequence[tuple[str, Float32[np.ndarray, " M"]]],
-    taken: Sequence[str] = (),
-) -> pl.DataFrame:
-    """The rows with these columns behind.
-
-    Args:
-        taken: names that none of them may have.
-    """
-    for name, value_M in columns:
-        answer = answer.with_columns(pl.Series(_free(name, (*answer.columns, *taken)), value_M))
-    return answer
-
-
-def known_items(vocabulary: Vocabulary, items: Any) -> Int64[np.ndarray, " C"]:
-    """The dense items of a list of ids. Raises ValueError where one is not known."""
-    ids = _ids(items)
-    item_C = vocabulary.index_of(ids)
-    unknown = ids.filter(item_C == UNKNOWN_ITEM)
-    if len(unknown):
-        raise ValueError(
-            f"{len(unknown)} of {len(ids)} items are not among the model's {len(vocabulary)}, "
-            f"such as {unknown[0]!r}"
-        )
-    return item_C
-
-
 def _candidate(answer: pl.DataFrame, row: int) -> str:
     user, item = answer.select("user", "item").row(row)
     return f"{called(user)}, item {item!r}"
@@ -645,30 +583,3 @@ def _behind(
         raise ValueError(f"before names {called(strange[0])}, of whom no history is given: leave that out")
     before_U = np.array([by_user.get(user, 0) for user in ids], dtype=np.int64)
     return replace(events, number_E=events.number_E + np.repeat(before_U, events.num_events_U))
-
-
-def _free(name: str, taken: Sequence[str]) -> str:
-    """
-    >>> _free("item", ["user", "item"])
-    'action:item'
-    """
-    while name in taken:
-        name = f"action:{name}"
-    return name
-
-
-def _ids(items: Any) -> pl.Series:
-    """Item ids as a column.
-
-    Raises:
-        ValueError: they are no list of single values.
-    """
-    try:
-        ids = id_series(items)
-    except TypeError:
-        ids = None
-    if ids is None or isinstance(items, str | bytes) or ids.dtype.is_nested() or ids.dtype == pl.Object:
-        raise ValueError(
-            f"items = {reprlib.repr(items)}: expected a list of item ids, as the log spells them"
-        )
-    return ids
