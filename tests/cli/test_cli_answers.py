@@ -254,7 +254,7 @@ def test_another_dataset_is_said_and_read_in_the_models_items(
     found = capsys.readouterr()
     assert found.out == expected
     assert "does not hold the events" in found.err
-    monkeypatch.setattr(user_state, "_in_items_of", lambda model, data, events: events)  # the mutant
+    monkeypatch.setattr(user_state, "in_items_of", lambda model, data, events: events)  # the mutant
     with pytest.raises((AssertionError, IndexError)):
         assert said_by(capsys, *elsewhere) == expected
 
