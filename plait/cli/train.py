@@ -9,16 +9,16 @@ from cyclopts import Parameter
 from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Device, Quiet
 from plait.cli.datasets import open_dataset
 from plait.cli.evaluate import evaluate
-from plait.cli.model_settings import VerbModelSettings, model_of_verb
 from plait.cli.output import progress_console, say
 from plait.cli.progress import training_bar
+from plait.cli.verb_settings import VerbModelSettings, VerbProtocol, model_of_verb, protocol_of_verb
 from plait.compare.words import duration
 from plait.data import Dataset
 from plait.engine.asking import needs_time
 from plait.evaluation.checkpoints import Checkpoint
 from plait.evaluation.run_files import MODEL as MODEL_FOLDER
 from plait.evaluation.run_files import load_result
-from plait.evaluation.settings import Optim, Protocol
+from plait.evaluation.settings import Optim
 from plait.layouts import Layout, audit, resolve
 from plait.layouts.facts import Field
 from plait.models.generative import ModelSettings
@@ -43,7 +43,7 @@ def train(
     quiet: Quiet = False,
     model: Annotated[VerbModelSettings, MODEL] = VerbModelSettings(),
     optim: Annotated[Optim, TRAINING] = Optim(),
-    protocol: Annotated[Protocol, PROTOCOL] = Protocol(),
+    protocol: Annotated[VerbProtocol, PROTOCOL] = VerbProtocol(),
 ) -> None:
     """Trains one layout and tests it; killed and started again, it goes on where it stopped.
 
@@ -72,10 +72,11 @@ def train(
     """
     # Before a dataset is fetched for nothing:
     on, its_model, screen = resolve_device(device), model_of_verb(model, trunk), progress_console(quiet=quiet)
-    usual = model_of_verb(VerbModelSettings(), None)
+    usual, usual_protocol = model_of_verb(VerbModelSettings(), None), protocol_of_verb(VerbProtocol())
+    its_protocol = protocol_of_verb(protocol)
     start = None if from_ is None else Start.of(from_)
     if refit is not None:
-        _check_alone(layout is None and its_model == usual, optim, protocol)
+        _check_alone(layout, (its_model, optim, its_protocol) == (usual, Optim(), usual_protocol))
         opened = open_dataset(dataset or load_result(refit).dataset_folder)
         with training_bar(screen) as watch:
             run_refit(refit, opened, out, checkpoint, lambda line: say(line, screen), on, watch, start)
@@ -85,7 +86,7 @@ def train(
         if dataset is None:
             raise ValueError("the dataset is missing: a prepared folder, or a name of `plait data list`")
         notation = None if layout is None else str(resolve(layout, allow_leaks=its_model.allow_leaks))
-        settings = settings_from(start, notation, its_model, optim, protocol, usual)
+        settings = settings_from(start, notation, its_model, optim, its_protocol, usual, usual_protocol)
         opened = open_dataset(dataset)
         with training_bar(screen) as watch:
             run_training(opened, settings, out, lambda line: say(line, screen), on, watch, start=start)
@@ -96,9 +97,9 @@ def train(
         say(f"next: {command}")
 
 
-def _check_alone(is_usual_model: bool, optim: Optim, protocol: Protocol) -> None:
+def _check_alone(layout: str | None, is_usual: bool) -> None:
     """Raises ValueError where a refit is given settings of its own."""
-    if not is_usual_model or (optim, protocol) != (Optim(), Protocol()):
+    if layout is not None or not is_usual:
         raise ValueError(
             "--refit trains the settings of its run: leave out --layout, --trunk and all settings"
         )

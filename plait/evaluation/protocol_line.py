@@ -122,7 +122,7 @@ def _words_of_evaluation(model: ModelSettings, protocol: Protocol) -> list[str]:
         f"same_request = {exposure.same_request}, target time {time}"
         + (", history fully visible" if exposure.history == "full" else ""),
         f"T = {protocol.max_events} events, {protocol.window} window"
-        + (f" that begins anew every S = {protocol.window_step} events" if protocol.window_step > 1 else ""),
+        + (f" that begins anew every S = {protocol.step} events" if protocol.step > 1 else ""),
     ]
 
 

@@ -282,7 +282,7 @@ def config_of(dataset: Dataset, settings: RunSettings) -> ModelConfig:
         user_features=dataset.manifest.user_features,
         context=dataset.context,
         asked_as_candidates=settings.protocol.supervise == "candidates",
-        window_step=settings.protocol.window_step,
+        window_step=settings.protocol.step,
     )
 
 

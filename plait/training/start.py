@@ -128,12 +128,13 @@ def settings_from(
     optim: Optim,
     protocol: Protocol,
     usual: ModelSettings = ModelSettings(),
+    usual_protocol: Protocol = Protocol(),
 ) -> RunSettings:
     """What is given; where a training goes on from a run, with that run's layout and settings in place of defaults.
 
     Args:
         layout: in notation.
-        usual: what a model has where nothing was given.
+        usual, usual_protocol: what there is where nothing was given.
     """
     if start is None:
         return RunSettings(layout=layout or str(resolve("lac")), model=model, optim=optim, protocol=protocol)
@@ -142,7 +143,7 @@ def settings_from(
         layout=layout or run.layout,
         model=_filled(model, run.model, usual),
         optim=_filled(optim, run.optim, Optim()),
-        protocol=_filled(protocol, run.protocol, Protocol()),
+        protocol=_filled(protocol, run.protocol, usual_protocol),
     )
 
 

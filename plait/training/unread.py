@@ -15,7 +15,7 @@ from plait.nn.config import TrunkKind, settings_of_kind
 from plait.nn.losses import RetrievalLoss
 from plait.wording import setting
 
-# Not the bias: verbs choose it for every layout (`plait.cli.model_settings`), and nobody has to hear of it.
+# Not the bias: verbs choose it for every layout (`plait.cli.verb_settings`), and nobody has to hear of it.
 _LOSS_OF_ITEMS = tuple(
     f"model.retrieval.{field.name}" for field in fields(RetrievalLoss) if field.name != "item_bias"
 )

@@ -1,8 +1,10 @@
-"""The settings of a model as verbs take and change them."""
+"""Settings as verbs take them: with defaults of their own where what trains for use differs from a paper's tables."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from plait.evaluation.settings import Protocol
+from plait.limits import WINDOW
 from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkKind
 from plait.nn.losses import RetrievalLoss
@@ -21,6 +23,22 @@ class VerbModelSettings(ModelSettings):
 
     retrieval: VerbRetrievalLoss = VerbRetrievalLoss()
     counts: Literal["none", "auto"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerbProtocol(Protocol):
+    """Windows that begin anew every few events: most of a user's next events are then appended, not encoded anew."""
+
+    window_step: Annotated[int | None, WINDOW] = None
+
+
+def protocol_of_verb(given: VerbProtocol) -> Protocol:
+    """The protocol that a verb was given, with its steps as a number.
+
+    >>> protocol_of_verb(VerbProtocol(max_events=200)).window_step
+    25
+    """
+    return replace(Protocol(**_values(given, Protocol)), window_step=given.step)
 
 
 def model_of_verb(given: VerbModelSettings, kind: TrunkKind | None) -> ModelSettings:
