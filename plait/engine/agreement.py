@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 
 from plait.engine import one_pass, steps
+from plait.engine.multiplying import multiplied_in, served_in
 from plait.engine.ranking import FIRST_ITEM, Catalogue, beside_of, catalogue_of, scores_at
 from plait.engine.state import (
     State,
@@ -121,7 +122,7 @@ def check(model: GenerativeRecommender, histories: EventBatch, seed: int) -> Che
     """Compares the ways of asking a model in evaluation mode about events of users.
 
     The reference is the forward pass of training: a window of events, all in one pass. Counts stand beside the model on
-    either side.
+    either side. Both sides multiply in fp32, but where a way says otherwise.
 
     Args:
         histories: whole ones, of two events or more.
@@ -139,7 +140,8 @@ def check(model: GenerativeRecommender, histories: EventBatch, seed: int) -> Che
         if why_not:
             left_out.append(f"{way.name}: {why_not}")
             continue
-        expected, found = way.ask(case)
+        with multiplied_in("fp32"):
+            expected, found = way.ask(case)
         compared += [
             _compared(way, name, expected[name], found[name], way.allowance(model)) for name in expected
         ]
@@ -230,7 +232,6 @@ class _Case:
     def trained_as_it_came(self) -> Logits:
         return self.trained(self.as_it_came, "fp32")
 
-    @cached_property
     def asked_as_it_came(self) -> Logits:
         """By one pass: each user at its own moment, where the model looks at it; else all at once."""
         moment, at_own = self.as_it_came, _reads_moments(self.model)
@@ -505,7 +506,7 @@ class Way:
 
 def _ask_as_it_came(case: _Case) -> Pair:
     """The item that came, among others."""
-    return case.trained_as_it_came, case.asked_as_it_came
+    return case.trained_as_it_came, case.asked_as_it_came()
 
 
 def _ask_at_once(case: _Case) -> Pair:
@@ -578,10 +579,22 @@ def _keeps_no_keys(case: _Case) -> str:
 
 
 def _ask_as_multiplied(case: _Case) -> Pair:
-    """What training gives in the arithmetic that the model was trained and tested in."""
+    """Both in the arithmetic that the model was trained and tested in."""
     precision = case.model.config.arithmetic
     assert precision is not None, "it is recorded, or else there is nothing to ask"
-    return case.trained(case.as_it_came, precision), case.asked_as_it_came
+    with multiplied_in(precision):
+        return case.trained(case.as_it_came, precision), case.asked_as_it_came()
+
+
+def _ask_as_served(case: _Case) -> Pair:
+    """One pass as this machine multiplies for users, beside training in fp32."""
+    with multiplied_in(None):
+        return case.trained_as_it_came, case.asked_as_it_came()
+
+
+def _served_exactly(case: _Case) -> str:
+    with multiplied_in(None):
+        return "it is fp32 here, that of all comparisons" if served_in(case.model) == "fp32" else ""
 
 
 def _multiplies_alike(case: _Case) -> str:
@@ -611,4 +624,5 @@ WAYS: tuple[Way, ...] = (
     Way("appended event by event", _ask_appended, _keeps_no_keys),
     Way("states split and joined", _ask_split_and_joined, _keeps_no_keys),
     Way("in the arithmetic of its training", _ask_as_multiplied, _multiplies_alike, _of_arithmetic),
+    Way("in the arithmetic of this machine", _ask_as_served, _served_exactly, _of_arithmetic),
 )

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from plait.engine import asking, steps
 from plait.engine.asking import Coming
+from plait.engine.multiplying import as_served
 from plait.engine.ranking import catalogue_of
 from plait.engine.state import State, chosen_users, joined_histories, window
 from plait.layouts.facts import Field
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Questions, candidate_inputs, history_inputs, next_inputs
 from plait.models.late import LateStatistics
-from plait.nn.cached import Encoded
+from plait.nn.encoded import Encoded
 from plait.schema import EventBatch
 
 
@@ -64,10 +65,20 @@ def append(model: GenerativeRecommender, before: State, after: State) -> State:
     grew_U = (events.num_events_U - events.lead_U) * model.layout.tokens_per_event
     if kept is None or not kept.is_of(model) or model.plan.exposure.history == "full":
         return encode(model, after)
-    if not np.array_equal(grew_U, np.diff(kept.encoded.start_U1) + model.layout.tokens_per_event):
+    if not np.array_equal(grew_U, kept.encoded.length_U + model.layout.tokens_per_event):
         return encode(model, after)
     later = next_inputs(model.plan, events, next(model.parameters()).device)
-    return replace(after, kept=_kept(model, after, model.followed(later, kept.encoded)))
+    with as_served(model, later.inputs.num_tokens):
+        followed = model.followed(later, kept.encoded, _room(model, grew_U))
+    return replace(after, kept=_kept(model, after, followed))
+
+
+def _room(model: GenerativeRecommender, length_U: Int64[np.ndarray, " U"]) -> Int64[np.ndarray, " U"]:
+    """Tokens that histories get room for when their keys are copied: twice what they have, up to the window's end. None
+    to spare, where that would be more than a state may keep."""
+    room_U = np.minimum(2 * length_U, model.plan.window.longest * model.layout.tokens_per_event)
+    fits = int(room_U.sum()) * steps.kept_bytes_per_token(model) <= steps.STATE_BYTES
+    return room_U if fits else length_U
 
 
 @torch.no_grad()
@@ -199,8 +210,9 @@ def _answers(
                 late,
                 model.counting,
             )
-            (state_MD,) = model.answered(later, encoded)
-            yield state_MD, later.inputs.questions[0]
+            with as_served(model, later.inputs.num_tokens):
+                (state_MD,) = model.answered(later, encoded)
+            yield state_MD.float(), later.inputs.questions[0]
 
 
 @dataclass(frozen=True)
@@ -242,7 +254,7 @@ def _histories(model: GenerativeRecommender, state: State, coming: Coming) -> It
 
 def _begin_alike(model: GenerativeRecommender, state: State, coming: Coming, kept: Kept) -> bool:
     events, stride = coming.events, model.layout.tokens_per_event
-    length_U, kept_U = events.num_events_U - events.lead_U, np.diff(kept.encoded.start_U1) // stride
+    length_U, kept_U = events.num_events_U - events.lead_U, kept.encoded.length_U // stride
     if model.plan.exposure.history == "full":
         return np.array_equal(length_U, kept_U) and np.array_equal(coming.end_U, state.events.start_U1[1:])
     return np.array_equal(coming.end_U - length_U, kept.first_U)
@@ -255,7 +267,9 @@ def _encoded(model: GenerativeRecommender, coming: Coming) -> Encoded:
         some = coming.of(users)
         to_come = asking.candidates_of(some, asking.no_item(some.events), asking.no_context(some.events))
         batch = joined_histories(some.events, to_come)
-        found.append(model.encoded(history_inputs(model.plan, batch, device=next(model.parameters()).device)))
+        histories = history_inputs(model.plan, batch, device=next(model.parameters()).device)
+        with as_served(model, histories.num_tokens):
+            found.append(model.encoded(histories))
     return found[0] if len(found) == 1 else Encoded.joined(found)
 
 
@@ -266,7 +280,7 @@ def _at_the_end(events: EventBatch) -> Coming:
 
 
 def _kept(model: GenerativeRecommender, state: State, encoded: Encoded) -> Kept:
-    num_events_U = np.diff(encoded.start_U1) // model.layout.tokens_per_event
+    num_events_U = encoded.length_U // model.layout.tokens_per_event
     return Kept(encoded, state.events.start_U1[1:] - num_events_U, model, version_of(model))
 
 

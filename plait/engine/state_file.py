@@ -22,7 +22,7 @@ from plait.engine.one_pass import Kept, version_of
 from plait.engine.ranking import Seen
 from plait.engine.state import State
 from plait.models.generative import GenerativeRecommender
-from plait.nn.cached import Encoded
+from plait.nn.encoded import Encoded
 from plait.schema import EventBatch
 
 FORMAT_VERSION = 1

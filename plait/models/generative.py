@@ -26,8 +26,9 @@ from plait.models.counted_actions import with_counts
 from plait.models.inputs import Counting, Inputs, LaterInputs, Questions
 from plait.models.late import LateSettings, LateStatistics, check_late, columns_of
 from plait.models.questions import Exposure, QuestionPlan
-from plait.nn.cached import Encoded, Keeping, OverKeys
+from plait.nn.cached import Keeping, OverKeys
 from plait.nn.config import TINY, TrunkConfig
+from plait.nn.encoded import Encoded
 from plait.nn.encoders import ActionEncoder, FeatureEncoder, ItemEncoder, ItemEncoding, ItemVectors
 from plait.nn.heads import ActionHeads, Coupler
 from plait.nn.initialising import unset
@@ -222,14 +223,21 @@ class GenerativeRecommender(nn.Module):
             hidden_CD = self.trunk.through(x_RLD, action_RLD, self._over(later, encoded)).flatten(0, 1)
         return [self._state(questions, hidden_CD, facts) for questions in inputs.questions]
 
-    def followed(self, later: LaterInputs, encoded: Encoded) -> Encoded:
-        """Histories that go on with one event each (`next_inputs`)."""
+    def followed(
+        self, later: LaterInputs, encoded: Encoded, room_U: Int64[np.ndarray, " U"] | None = None
+    ) -> Encoded:
+        """Histories that go on with one event each (`next_inputs`).
+
+        Args:
+            room_U: how many tokens of each there shall be room for, where keys have to be copied; by default no more.
+        """
         inputs = later.inputs
         x_RLD, action_RLD = self._embedded(inputs, self._facts(inputs, None))
         where = Keeping.of(self._over(later, encoded), inputs.cell_N)
         hidden_RLD = self.trunk.through(x_RLD, action_RLD, where)
         own_B1 = np.concatenate([[0], np.cumsum(later.lists.count_B * later.lists.num_own)])
-        return encoded.followed_by(where.encoded(hidden_RLD, own_B1))
+        more = where.encoded(hidden_RLD, own_B1)
+        return encoded.followed_by(more, encoded.length_U if room_U is None else room_U)
 
     def _over(self, later: LaterInputs, encoded: Encoded) -> OverKeys:
         segments = later.inputs.segments

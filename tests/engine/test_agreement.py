@@ -185,7 +185,7 @@ def stale_state(monkeypatch):
         kept = one_pass.encode(model, after).kept
         keys = kept.encoded
         stay = [torch.cat([x[:-1], x[-2:-1]]) for x in keys._tensors]
-        return replace(after, kept=replace(kept, encoded=keys._from(stay, keys.start_U1)))
+        return replace(after, kept=replace(kept, encoded=keys._from(stay, keys.start_U1, keys.length_U)))
 
     monkeypatch.setattr(one_pass, "append", stale)
 
@@ -197,10 +197,11 @@ def window_cut_without_encoding_again(monkeypatch):
         events = one_pass.window(after.events, model.plan.window, model.plan.lead)
         later = one_pass.next_inputs(model.plan, events)
         old, new = before.kept.encoded, one_pass.encode(model, after).kept
-        left = int(np.diff(old.start_U1)[0]) + 1 - int(np.diff(new.encoded.start_U1)[0])
-        rest = [x[left:] for x in old._tensors]
+        length = int(old.length_U[0])
+        left = length + 1 - int(new.encoded.length_U[0])
+        rest = [x[left:length] for x in old._tensors]
         rest[0] = rest[0] - left
-        kept_keys = old._from(rest, np.array([0, len(rest[0])]))
+        kept_keys = old._from(rest, np.array([0, len(rest[0])]), np.array([len(rest[0])]))
         return replace(after, kept=replace(new, encoded=model.followed(later, kept_keys)))
 
     monkeypatch.setattr(one_pass, "append", cut)
