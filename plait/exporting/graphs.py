@@ -62,6 +62,13 @@ class Answering:
         return tuple(dict.fromkeys([*back, *(each for each in self.given if each[1])]))
 
 
+    def state_names(self, encoded: Iterable[str]) -> tuple[str, ...]:
+        """What of an encoded history is read."""
+        own = f"hidden_{self.field}", f"late_{self.field}"
+        of_keys = () if self.reads_history else ("keys", "position", "key_time_s", "requests", "last_time_s")
+        return tuple(name for name in encoded if name in (*own, *of_keys))
+
+
 class Encode(nn.Module):
     """Histories as candidates need them, windows cut as the model was trained."""
 
