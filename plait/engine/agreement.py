@@ -132,7 +132,7 @@ def check(model: GenerativeRecommender, histories: EventBatch, seed: int) -> Che
         ValueError: no user can be asked about, or the model predicts nothing of an event to come.
     """
     left_out, compared = list(_not_asked(model)), list[Agreement]()
-    if not _fields(model):
+    if not fields_asked(model):
         raise ValueError(f"there is nothing to check: {'; '.join(left_out)}")
     case = _Case.of(model, histories, seed)
     for way in WAYS:
@@ -274,7 +274,7 @@ class _Case:
         model = self.model
         found: Logits = {}
         name = moment.request_U[int(user_W[0])]
-        if "a" in _fields(model):
+        if "a" in fields_asked(model):
             item_WC = self.item_UC[user_W]
             count_W = np.full(len(item_WC), item_WC.shape[1])
             context_WF = moment.context_UF[user_W]
@@ -292,7 +292,7 @@ class _Case:
             for action, *out in zip(model.config.actions, *parts, strict=True):
                 out_MZ = torch.cat(out).double().cpu().numpy()
                 found[action.name] = out_MZ.reshape(*item_WC.shape, -1)
-        if "i" in _fields(model):
+        if "i" in fields_asked(model):
             kept_I = np.zeros(model.config.num_items + 1, dtype=bool)
             kept_I[self.items] = True
             item_WZ, score_WZ = one_pass.retrieve(
@@ -312,7 +312,7 @@ class _Case:
         return np.arange(self.num_users)
 
 
-def _fields(model: GenerativeRecommender) -> tuple[Field, ...]:
+def fields_asked(model: GenerativeRecommender) -> tuple[Field, ...]:
     """What is asked about."""
     verdict, found = audit(model.layout), list[Field]()
     if verdict.can_retrieve:
@@ -350,7 +350,7 @@ def _counted_alone(model: GenerativeRecommender) -> Iterator[str]:
 
 def _askable(model: GenerativeRecommender, histories: EventBatch) -> EventBatch:
     """The users whose last event can be asked about: enough lies before it, or before its request."""
-    ends = [reader(model.layout, field) for field in _fields(model)]
+    ends = [reader(model.layout, field) for field in fields_asked(model)]
     needed = max(1, *(found.target.offset for found in ends if found is not None))
     seen_U = _end_of_context(model, histories) - histories.start_U1[:-1]
     user_W = np.flatnonzero(seen_U >= needed)
@@ -430,7 +430,7 @@ def _trained(case: _Case, moment: _Moment, some: slice) -> dict[str, Float[np.nd
         counting=model.counting,
     )
     found: dict[str, np.ndarray] = {}
-    for field in _fields(model):
+    for field in fields_asked(model):
         answers = reader(model.layout, field)
         assert answers is not None, "the layout predicts it"
         ((questions, state_MD),) = (
