@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "evaluation": MODEL | {"data", "metrics", "randomness", "counts", "baselines"},
     "training": MODEL | {"counts", "data", "evaluation", "randomness", "allocation", "notices"},
     "fitting": MODEL | {"data", "evaluation", "training", "recommender", "notices"},
+    "store": set(),
     "counting_recommender": {"answer_tables", "baselines", "data", "engine", "evaluation", "recommender"},
     "compare": MODEL | {"data", "metrics", "evaluation", "training", "notices", "terminal"},
     "papers": MODEL | {"data", "metrics", "evaluation", "training", "compare", "notices", "terminal"},
