@@ -24,7 +24,7 @@ from plait.limits import WEIGHT, check_numbers
 from plait.models.combining import check_supported
 from plait.models.counted_actions import with_counts
 from plait.models.inputs import Counting, Inputs, LaterInputs, Questions
-from plait.models.late import LateSettings, LateStatistics, check_late, columns_of
+from plait.models.late import LateSettings, LateStatistics, check_late
 from plait.models.questions import Exposure, QuestionPlan
 from plait.nn.cached import Encoded, Keeping, OverKeys
 from plait.nn.config import TINY, TrunkConfig
@@ -37,7 +37,7 @@ from plait.nn.precision import Multiplied
 from plait.nn.sampling import Sampler
 from plait.nn.towers import TowerConfig
 from plait.nn.trunk import Trunk
-from plait.schema import Action, Feature, FeatureTable
+from plait.schema import Action, Feature, FeatureTable, code_columns
 from plait.window_rule import WindowRule
 
 TASKS = (
@@ -89,6 +89,8 @@ class ModelConfig:
     item_features: tuple[Feature, ...] = ()  # as fitted in preparation, all three
     user_features: tuple[Feature, ...] = ()
     context: tuple[Feature, ...] = ()
+    conditions: tuple[Feature, ...] = ()  # those of the moment, then those of items; none where the layout shows none
+    item_conditions: tuple[str, ...] = ()  # those of items, by name
     asked_as_candidates: bool = False
     """Trained to answer from what lay before a request, by choice: layouts that allow nothing else are so anyway."""
     arithmetic: Multiplied | None = None
@@ -163,7 +165,7 @@ class GenerativeRecommender(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         settings, layout = config.settings, config.parsed_layout
-        check_supported(layout, config.actions, settings.trunk, settings.exposure)
+        check_supported(layout, config.actions, settings.trunk, settings.exposure, config.conditions)
         check_late(settings.late, layout, config.actions, config.item_features, config.max_events)
         config = config.with_normaliser()
         settings = config.settings
@@ -178,6 +180,7 @@ class GenerativeRecommender(nn.Module):
         self.users = FeatureEncoder(config.user_features, dim) if config.user_features else None
         has_context = bool(config.context) and "i" in embedded  # it comes with an item
         self.context = FeatureEncoder(config.context, dim) if has_context else None
+        self.conditions = FeatureEncoder(config.conditions, dim) if "c" in embedded else None
         self.actions = ActionEncoder(config.actions, dim) if "a" in embedded else None
         self.specials = nn.ParameterDict({field: unset(len(LEARNED), dim) for field in sorted(embedded)})
         self.trunk = Trunk(settings.trunk, config.num_positions, layout.rides)
@@ -335,7 +338,7 @@ class GenerativeRecommender(nn.Module):
         code_VK = np.zeros((0, 0), dtype=np.int32)
         if late.similar is not None:
             assert self.items is not None, "what is similar to an item is for layouts that read items"
-            columns = columns_of(late.similar, self.config.item_features)
+            columns = code_columns([late.similar], self.config.item_features)
             code_VK = self.items.code_VC[:, columns].cpu().numpy()
         return LateStatistics(late, self.config.actions, code_VK)
 
@@ -365,7 +368,13 @@ class GenerativeRecommender(nn.Module):
         """A saved model's weights but for those of modules that its layout does not read, which nothing trained. Models
         held them as long as every module was built for every layout. Whatever else does not fit stays, to be refused.
         """
-        modules = {"items": self.items, "context": self.context, "actions": self.actions, "heads": self.heads}
+        modules = {
+            "items": self.items,
+            "context": self.context,
+            "conditions": self.conditions,
+            "actions": self.actions,
+            "heads": self.heads,
+        }
         unread = {name for name, module in modules.items() if module is None}
         unread |= {f"specials.{field}" for field in ("i", "a") if field not in self.specials}
         return {
@@ -426,6 +435,9 @@ class GenerativeRecommender(nn.Module):
             events["i"] = self.items(inputs.item_E) if items is None else items.of(inputs.item_E)
             if self.context is not None:
                 events["i"] = events["i"] + self.context(inputs.context_EF)
+        if "c" in used:
+            assert self.conditions is not None
+            events["c"] = self.conditions(inputs.condition_EG)
         if "a" in used:
             assert self.actions is not None
             events["a"] = self.actions(inputs.action_EA)
