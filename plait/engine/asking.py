@@ -53,6 +53,11 @@ def answers_conditions(layout: Layout) -> bool:
     return any(fact == Fact("c") for token in candidate_tokens(layout)[: found.token + 1] for fact in token.shown)
 
 
+def reads_condition(layout: Layout) -> bool:
+    """Whether what comes is asked about under a condition of its own."""
+    return any(fact == Fact("c") for token in candidate_tokens(layout) for fact in token.shown)
+
+
 def checked_filters(
     model: GenerativeRecommender,
     state: State,

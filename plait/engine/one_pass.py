@@ -204,7 +204,7 @@ def query(
     context_UF = np.tile(asking.no_context(coming.events), (shape[0], 1))
     condition_MG = condition_UNG.reshape(-1, shape[2])
     answers = _answers(model, state, coming, "i", item_M, count_U, context_UF, condition_MG, late=None)
-    found = [state_MD.float().cpu().numpy() for state_MD, _ in answers]
+    found = [model.retrieval.keys(state_MD).float().cpu().numpy() for state_MD, _ in answers]
     return np.concatenate(found).reshape(*shape[:2], -1)
 
 

@@ -122,7 +122,8 @@ def query(
     at_s: int | None = None,
     request_name: Hashable = None,
 ) -> Float32[np.ndarray, "U N D"]:
-    """What every user would want under each of some conditions: the state that is compared with items' vectors.
+    """What every user would want under each of some conditions: what is compared with items' vectors, of length 1 where
+    the loss compares directions.
 
     Args:
         condition_UNG: codes of the conditions.
@@ -139,7 +140,7 @@ def query(
     for condition_UG in condition_UNG.swapaxes(0, 1):
         users = steps.within(steps.tokens_of(model, coming.events.num_events_U), steps.tokens_per_step(model))
         states = [_item_step(model, coming.of(some), condition_UG[some]) for some in users]
-        found.append(torch.cat(states).float().cpu().numpy())
+        found.append(model.retrieval.keys(torch.cat(states)).float().cpu().numpy())
     return np.stack(found, axis=1)
 
 

@@ -1,7 +1,7 @@
 """The generative recommender: any layout over any trunk, one set of weights for retrieval and scoring.
 
 Shape letters: E events, A action columns, N tokens, M questions, S negatives, R rows, L slots of a row, C cells (the
-slots of all rows), D width, P special facts and events (what sources point into), V items of the catalogue (with row
+slots of all rows), D width, W width at which states and items are compared, P special facts and events (what sources point into), V items of the catalogue (with row
 0 for unknown items).
 """
 
@@ -20,7 +20,7 @@ from plait.layouts import Layout
 from plait.layouts.arrange import MASK, NOTHING, SPECIALS, START
 from plait.layouts.audit import reader
 from plait.layouts.facts import Field, Target
-from plait.limits import WEIGHT, check_numbers
+from plait.limits import WEIGHT, WIDTH, check_numbers
 from plait.models.combining import check_supported
 from plait.models.counted_actions import with_counts
 from plait.models.inputs import Counting, Inputs, LaterInputs, Questions
@@ -30,7 +30,7 @@ from plait.nn.cached import Encoded, Keeping, OverKeys
 from plait.nn.config import TINY, TrunkConfig
 from plait.nn.encoders import ActionEncoder, FeatureEncoder, ItemEncoder, ItemEncoding, ItemVectors
 from plait.nn.heads import ActionHeads, Coupler
-from plait.nn.initialising import unset
+from plait.nn.initialising import Linear, normal, unset
 from plait.nn.item_bias import ItemBias
 from plait.nn.losses import RetrievalLoss, retrieval_loss
 from plait.nn.precision import Multiplied
@@ -65,6 +65,8 @@ class ModelSettings:
     """Weight of the next item's loss; 0 trains actions alone."""
     action_weights: Annotated[dict[str, float], WEIGHT] = field(default_factory=dict)
     """By action name; 1 where not named."""
+    interest_dim: Annotated[int | None, WIDTH] = None
+    """Width at which a state and an item are compared, each projected to it; by default the trunk's, unprojected."""
     allow_leaks: bool = False
     """Train a layout that reads its own answers, to study it; every table marks it."""
 
@@ -189,6 +191,13 @@ class GenerativeRecommender(nn.Module):
             num_late = settings.late.num_features(config.actions)
             self.heads = ActionHeads(config.actions, dim, settings.tower, num_late)
         self.retrieval = settings.retrieval.resolved(config.num_items)
+        self.state_interest: Linear | None = None
+        self.item_interest: Linear | None = None
+        width = settings.interest_dim
+        if width not in (None, dim) and "i" in layout.predicts:
+            self.state_interest, self.item_interest = (
+                Linear(dim, width, normal(dim**-0.5), bias=False) for _ in range(2)
+            )
         self.item_bias: ItemBias | None = None
         if self.retrieval.item_bias != "none" and "i" in layout.predicts:
             self.item_bias = ItemBias(config.num_items, self.retrieval.item_bias)
@@ -252,6 +261,7 @@ class GenerativeRecommender(nn.Module):
             match questions.target.fact.field:
                 case "i":
                     assert items is not None, "a layout that predicts items reads them"
+                    items = ItemVectors(self.compared(items.vector_UD), items.item_U)
                     item_M = inputs.item_E[questions.label_M]
                     losses["retrieval"] = retrieval_loss(
                         self.retrieval, state_MD, items, item_M, self.sampler, negative_S, bias_V
@@ -292,7 +302,11 @@ class GenerativeRecommender(nn.Module):
     def item_scores(self, state_MD: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
         """Logits of the next item over the catalogue; column 0, the unknown item, is -inf."""
         assert self.items is not None, "a layout that predicts items reads them"
-        return self.retrieval.logits(state_MD, self.items.table(), self.bias_of_items())
+        return self.retrieval.logits(state_MD, self.compared(self.items.table()), self.bias_of_items())
+
+    def compared(self, item_UD: Float[Tensor, "U D"]) -> Float[Tensor, "U W"]:
+        """Vectors of items as they are compared with states: projected, where the settings say so."""
+        return item_UD if self.item_interest is None else self.item_interest(item_UD)
 
     def bias_of_items(self) -> Float[Tensor, " V"] | None:
         """What is added to the logit of each item, whatever the user; None where the settings ask for none."""
@@ -415,6 +429,8 @@ class GenerativeRecommender(nn.Module):
             assert isinstance(couplers, nn.ModuleList)
             for coupler, (field, source_M) in zip(couplers, questions.given_M, strict=True):
                 state_MD = coupler(state_MD, facts[field].index_select(0, source_M))
+        if self.state_interest is not None and questions.target.fact.field == "i":
+            return self.state_interest(state_MD)
         return state_MD
 
     def _facts(self, inputs: Inputs, items: ItemVectors | None) -> dict[Field, Float[Tensor, "P D"]]:
