@@ -398,7 +398,9 @@ class Recommender:
         )
         return ranked_rows(self.vocabulary, state, item_UK, score_UK)
 
-    def query(self, state: State, conditions: Frame | Sequence[Mapping[str, Any]], *, at: Any = None) -> pl.DataFrame:
+    def query(
+        self, state: State, conditions: Frame | Sequence[Mapping[str, Any]], *, at: Any = None
+    ) -> pl.DataFrame:
         """What every user would want under each of some conditions: user, the conditions, and `interest`, a vector. A
         row per user and condition, all conditions of a user in one pass over its history, none knowing of another.
 
@@ -431,7 +433,9 @@ class Recommender:
         """
         check_can_work()
         if not self.model.retrieves:
-            raise ValueError(f"layout '{self.model.layout}' predicts no items, so it compares none with interests")
+            raise ValueError(
+                f"layout '{self.model.layout}' predicts no items, so it compares none with interests"
+            )
         interest_VW = interests_of_items(self.model).float().cpu().numpy()
         return pl.DataFrame({"item": self.items, "interest": vectors_column(interest_VW)})
 

@@ -505,7 +505,9 @@ def code_columns(names: Sequence[str], features: Sequence[Feature]) -> list[int]
     [2]
     """
     ends = np.cumsum([feature.num_columns for feature in features]).tolist()
-    place = {feature.name: (end - feature.num_columns, end) for feature, end in zip(features, ends, strict=True)}
+    place = {
+        feature.name: (end - feature.num_columns, end) for feature, end in zip(features, ends, strict=True)
+    }
     return [column for name in names for column in range(*place[name])]
 
 

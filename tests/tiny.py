@@ -24,7 +24,17 @@ from plait.models.questions import Exposure, QuestionPlan
 from plait.nn.config import TrunkConfig
 from plait.nn.dropout import draw_from
 from plait.nn.initialising import initialised
-from plait.schema import UNKNOWN_ITEM, Action, Binary, Category, EventBatch, Feature, Number, Regression
+from plait.schema import (
+    MISSING_VALUE,
+    UNKNOWN_ITEM,
+    Action,
+    Binary,
+    Category,
+    EventBatch,
+    Feature,
+    Number,
+    Regression,
+)
 from plait.window_rule import WindowRule
 
 Module = TypeVar("Module", bound=torch.nn.Module)
@@ -225,6 +235,7 @@ def before_the_next(events: EventBatch, time_s_U: np.ndarray | None = None) -> E
             coming,
             item_E=np.full_like(coming.item_E, UNKNOWN_ITEM),
             action_EA=np.full_like(coming.action_EA, np.nan),
+            condition_EG=np.full_like(coming.condition_EG, MISSING_VALUE),
             time_s_E=coming.time_s_E if time_s_U is None else time_s_U,
             request_E=coming.request_E + 1,
         ),

@@ -42,7 +42,9 @@ def check_can_query(model: GenerativeRecommender, condition_UNG: Int64[np.ndarra
             "train layout 'lum'"
         )
     if not condition_UNG.size:
-        raise ValueError(f"no conditions to ask under: {condition_UNG.shape[1]} for {len(condition_UNG)} users")
+        raise ValueError(
+            f"no conditions to ask under: {condition_UNG.shape[1]} for {len(condition_UNG)} users"
+        )
 
 
 def answers_conditions(layout: Layout) -> bool:
@@ -50,7 +52,9 @@ def answers_conditions(layout: Layout) -> bool:
     found = reader(layout, "i")
     if found is None or found.target.offset:
         return False
-    return any(fact == Fact("c") for token in candidate_tokens(layout)[: found.token + 1] for fact in token.shown)
+    return any(
+        fact == Fact("c") for token in candidate_tokens(layout)[: found.token + 1] for fact in token.shown
+    )
 
 
 def reads_condition(layout: Layout) -> bool:

@@ -91,7 +91,9 @@ class ModelConfig:
     item_features: tuple[Feature, ...] = ()  # as fitted in preparation, all three
     user_features: tuple[Feature, ...] = ()
     context: tuple[Feature, ...] = ()
-    conditions: tuple[Feature, ...] = ()  # those of the moment, then those of items; none where the layout shows none
+    conditions: tuple[
+        Feature, ...
+    ] = ()  # those of the moment, then those of items; none where the layout shows none
     item_conditions: tuple[str, ...] = ()  # those of items, by name
     asked_as_candidates: bool = False
     """Trained to answer from what lay before a request, by choice: layouts that allow nothing else are so anyway."""

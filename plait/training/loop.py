@@ -108,7 +108,9 @@ def train_model(
     """
     keep_freed_memory()
     settings = config.settings
-    check_supported(config.parsed_layout, dataset.actions, settings.trunk, settings.exposure, dataset.conditions)
+    check_supported(
+        config.parsed_layout, dataset.actions, settings.trunk, settings.exposure, dataset.conditions
+    )
     arithmetic = arithmetic or arithmetic_of(optim.precision, config.settings.trunk.dim, device)
     optim, config = made_definite(optim, arithmetic), replace(config, arithmetic=arithmetic.precision)
     layout = config.parsed_layout

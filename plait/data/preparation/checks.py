@@ -27,7 +27,9 @@ def _check_conditions(settings: Settings) -> None:
                 f"condition {name!r} is an action, which is known only after its item: a model that is told it before "
                 "would read its own answer. Name what is known before the item, such as a scenario or a query"
             )
-    check_unique((*(feature.name for feature in settings.conditions), *settings.item_conditions), "conditions")
+    check_unique(
+        (*(feature.name for feature in settings.conditions), *settings.item_conditions), "conditions"
+    )
     features = {feature.name: feature for feature in settings.item_features}
     for name in settings.item_conditions:
         if name not in features:
@@ -36,7 +38,9 @@ def _check_conditions(settings: Settings) -> None:
                 f": name it in {setting('item_features')}, or as a column of the log ({name}:category)"
             )
         if isinstance(features[name].kind, Vector):
-            raise ValueError(f"condition {name!r} of the item is a vector; conditions are categories and numbers")
+            raise ValueError(
+                f"condition {name!r} of the item is a vector; conditions are categories and numbers"
+            )
 
 
 def _check_columns_differ(settings: Settings) -> None:

@@ -81,10 +81,16 @@ def events_of(log: LogRows, settings: Settings, about: Mapping[str, DescribedTab
     )
     num_context = len(settings.context)
     context, conditions = of_events[:num_context], of_events[num_context:]
-    condition_EG = np.concatenate(
-        [code_EC[:, num_context:], _of_items(settings.item_conditions, known, events.item_E)], axis=1
+    of_items_EK = _of_items(settings.item_conditions, known, events.item_E)
+    # Files hold rows, one after the other, and not whatever order parts of arrays have in memory.
+    context_EC, condition_EG = (
+        np.ascontiguousarray(code_EK)
+        for code_EK in (
+            code_EC[:, :num_context],
+            np.concatenate([code_EC[:, num_context:], of_items_EK], axis=1),
+        )
     )
-    arrays |= known.arrays | ({"context": np.ascontiguousarray(code_EC[:, :num_context])} if context else {})
+    arrays |= known.arrays | ({"context": context_EC} if context else {})
     arrays |= {"condition": condition_EG} if condition_EG.shape[1] else {}
     return Events(
         arrays=arrays,

@@ -109,9 +109,7 @@ def prepare(
         OSError: `out` cannot be written.
     """
     check_can_work()
-    check_missing(
-        missing, columns_that_may_lack(actions, item_features, user_features, context, conditions)
-    )
+    check_missing(missing, columns_that_may_lack(actions, item_features, user_features, context, conditions))
     settings = Settings(
         user=user,
         item=item,

@@ -65,7 +65,9 @@ class World(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     quality: Annotated[float, STRENGTH] = 0.7  # responses, by item
     popularity: Annotated[float, STRENGTH] = 0.7  # exponent of Zipf's law; 0: all items alike
     queries: Annotated[float, Between(0, 1, "a share")] = 0.0  # of the events: those that come with a query
-    query_accuracy: Annotated[float, Between(0, 1, "a share")] = 0.8  # of the queries: those that name the item's category
+    query_accuracy: Annotated[float, Between(0, 1, "a share")] = (
+        0.8  # of the queries: those that name the item's category
+    )
     overlap: Annotated[float, Between(0, 1, "a share")] = (
         0.8  # share of the causes' variance that all responses have in common; 1: they have the same
     )

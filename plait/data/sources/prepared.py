@@ -46,7 +46,10 @@ def get(
         from_files = Path(from_files)
         recipe.read(from_files)  # what is not there is refused even where a download was kept
         stamps = file_stamps(from_files)
-    declared = (recipe.actions, *filter(None, (recipe.conditions,)))  # without conditions, folders stay as they were
+    declared = (
+        recipe.actions,
+        *filter(None, (recipe.conditions,)),
+    )  # without conditions, folders stay as they were
     folder = cached_folder(cache, name, recipe.name, *declared, options, stamps)
     found = open_if_whole(folder)
     if found is not None:
