@@ -87,6 +87,7 @@ class Dataset:
         self._request_E = self._map("request")
         self._action_EA = self._map("action")
         self._context_EF = self._table("context", manifest.counts.events, np.int32)
+        self._condition_EG = self._table("condition", manifest.counts.events, np.int32)
 
     @classmethod
     def open(cls, folder: Path | str) -> "Dataset":
@@ -187,6 +188,18 @@ class Dataset:
     def context(self) -> tuple[Feature, ...]:
         """What is known of an event before its actions; `EventBatch.context_EF` has a column for each."""
         return self.manifest.context
+
+    @property
+    def conditions(self) -> tuple[Feature, ...]:
+        """What may be asked under, those of the moment before those of the item; `EventBatch.condition_EG` has their
+        columns."""
+        by_name = {feature.name: feature for feature in self.manifest.item_features}
+        return (*self.manifest.conditions, *(by_name[name] for name in self.item_conditions))
+
+    @property
+    def item_conditions(self) -> tuple[str, ...]:
+        """Those conditions that are features of the item: asked, never given."""
+        return self.manifest.settings.item_conditions
 
     @cached_property
     def item_features(self) -> FeatureTable:
@@ -489,6 +502,7 @@ class Dataset:
             request_E=self._request_E[row_E].astype(np.int64),
             number_E=row_E - np.repeat(self._start_U1[user_U], np.diff(start_U1)),
             context_EF=self._context_EF[row_E].astype(np.int64),
+            condition_EG=self._condition_EG[row_E].astype(np.int64),
             user_code_UK=self.user_features.code_NK[user_U].astype(np.int64),
         )
 

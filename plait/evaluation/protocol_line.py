@@ -46,6 +46,7 @@ def protocol_line(
         *([dataset.manifest.note] if dataset.manifest.note else []),
         *_words_of_data(dataset),
         *_words_of_answers(dataset, model),
+        *_words_of_conditions(dataset, layout),
         *_words_of_evaluation(model, protocol),
         *([note] if note else []),
         *_words_of_training(dataset, model, optim, protocol),
@@ -95,6 +96,15 @@ def _words_of_answers(dataset: Dataset, model: ModelSettings) -> list[str]:
     if new:
         found.append(f"{share(new, answers)} of the test answers are items without a training event")
     return found
+
+
+def _words_of_conditions(dataset: Dataset, layout: Layout | None) -> list[str]:
+    """That answers are asked for under conditions, which tell of the answer."""
+    if layout is None or "c" not in layout.fields:
+        return []
+    of_moment = [feature.name for feature in dataset.manifest.conditions]
+    of_item = [f"{name} of the item" for name in dataset.item_conditions]
+    return [f"condition known ({', '.join((*of_moment, *of_item))})"]
 
 
 def _words_of_split(split: Split) -> str:

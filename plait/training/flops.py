@@ -26,6 +26,8 @@ def step_flops(model: GenerativeRecommender, inputs: Inputs) -> float:
     )
     if model.items is not None:
         flops += _num_encoded(model, inputs) * _flops_of_row(model.items)  # of features alone
+        if model.item_interest is not None:
+            flops += _num_encoded(model, inputs) * _flops_of_row(model.item_interest)
     return flops
 
 
@@ -58,7 +60,10 @@ def _flops_of_question(model: GenerativeRecommender, questions: Questions, num_q
     match questions.target.fact.field:
         case "i":
             num_scored = model.retrieval.num_scored(model.config.num_items, num_questions)
-            return flops + (1 + BACKWARD) * 2.0 * model.config.settings.trunk.dim * num_scored
+            width = model.config.settings.trunk.dim
+            if model.state_interest is not None:
+                width, flops = model.state_interest.out_features, flops + _flops_of_row(model.state_interest)
+            return flops + (1 + BACKWARD) * 2.0 * width * num_scored
         case "a":
             assert model.heads is not None, "a layout that predicts actions has heads"
             return flops + _flops_of_row(model.heads)

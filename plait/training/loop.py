@@ -107,7 +107,10 @@ def train_model(
         Interrupted: SIGINT or SIGTERM came; says where training stands.
     """
     keep_freed_memory()
-    check_supported(config.parsed_layout, dataset.actions, config.settings.trunk, config.settings.exposure)
+    settings = config.settings
+    check_supported(
+        config.parsed_layout, dataset.actions, settings.trunk, settings.exposure, dataset.conditions
+    )
     arithmetic = arithmetic or arithmetic_of(optim.precision, config.settings.trunk.dim, device)
     optim, config = made_definite(optim, arithmetic), replace(config, arithmetic=arithmetic.precision)
     layout = config.parsed_layout

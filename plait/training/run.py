@@ -34,6 +34,7 @@ from plait.evaluation.run_files import (
     save_answers,
 )
 from plait.files import check_hashes, is_listed, write_listed, write_whole
+from plait.layouts import Layout
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.saving import save_model
 from plait.nn.arithmetic import Arithmetic
@@ -272,6 +273,7 @@ def config_of(dataset: Dataset, settings: RunSettings) -> ModelConfig:
             f"positions = '{settings.model.trunk.positions}' read when events happened, and the log has no times, only "
             "the order of its rows; use positions that count events, such as learned or rope"
         )
+    shows_conditions = "c" in Layout.parse(settings.layout, allow_leaks=True).fields
     return ModelConfig(
         layout=settings.layout,
         settings=settings.model,
@@ -281,6 +283,8 @@ def config_of(dataset: Dataset, settings: RunSettings) -> ModelConfig:
         item_features=dataset.manifest.item_features,
         user_features=dataset.manifest.user_features,
         context=dataset.context,
+        conditions=dataset.conditions if shows_conditions else (),
+        item_conditions=dataset.item_conditions if shows_conditions else (),
         asked_as_candidates=settings.protocol.supervise == "candidates",
         window_step=settings.protocol.step,
     )

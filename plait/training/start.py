@@ -113,6 +113,7 @@ class Start:
             "items.codes.table.weight": (before.item_features, after.item_features),
             "users.codes.table.weight": (before.user_features, after.user_features),
             "context.codes.table.weight": (before.context, after.context),
+            "conditions.codes.table.weight": (before.conditions, after.conditions),
         }
         return {
             name: found[name][torch.from_numpy(rows_before(*features))]
@@ -236,6 +237,7 @@ def _shape(config: ModelConfig) -> dict[str, Any]:
         "item_features": config.item_features,
         "user_features": config.user_features,
         "context": config.context,
+        "conditions": config.conditions,
     }
     return {
         "layout": config.layout,
