@@ -426,7 +426,7 @@ def _later(model: GenerativeRecommender, histories: EventBatch, item_UC: Int64[n
 
 def _reads_moments(model: GenerativeRecommender) -> bool:
     """Whether it matters when, or in which request, an event comes."""
-    return model.reads_requests or model.config.settings.trunk.reads_time
+    return model.reads_requests or model.config.settings.reads_time
 
 
 def _trained(case: _Case, moment: _Moment, some: slice) -> dict[str, Float[np.ndarray, "_ _"]]:

@@ -80,7 +80,7 @@ def checked_filters(
 def needs_time(layout: Layout, settings: ModelSettings, field: Field) -> bool:
     """Whether the answer about the `field` of an event to come depends on when it comes."""
     found, anchor = reader(layout, field), settings.exposure.time_anchor
-    if found is None or not settings.trunk.reads_time:
+    if found is None or not settings.reads_time:
         return False
     if found.target.offset == 0 or anchor == "request":
         return True
@@ -148,10 +148,13 @@ def _request_times(
     if not needs_time(model.layout, model.config.settings, field):
         return last_s_U
     settings = model.config.settings
-    what = (
-        f"layout '{model.layout}' with positions = '{settings.trunk.positions}' and time_anchor = "
-        f"'{settings.exposure.time_anchor}' knows when the {_named(field)} that it predicts happens"
+    reader_of_time = (
+        f"ranker {settings.ranker.kind}"
+        if settings.ranker.is_on
+        else f"layout '{model.layout}' with positions = '{settings.trunk.positions}' and time_anchor = "
+        f"'{settings.exposure.time_anchor}'"
     )
+    what = f"{reader_of_time} knows when the {_named(field)} that it predicts happens"
     if at_s is None:
         raise ValueError(f"{what}: say when, with {setting('at')}")
     early_U = np.flatnonzero(last_s_U > at_s)

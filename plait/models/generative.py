@@ -35,6 +35,7 @@ from plait.nn.initialising import Linear, normal, unset
 from plait.nn.item_bias import ItemBias
 from plait.nn.losses import RetrievalLoss, retrieval_loss
 from plait.nn.precision import Multiplied
+from plait.nn.ranker_settings import RankerSettings
 from plait.nn.sampling import Sampler
 from plait.nn.towers import TowerConfig
 from plait.nn.trunk import Trunk
@@ -44,7 +45,8 @@ from plait.window_rule import WindowRule
 TASKS = (
     "retrieval",
     "actions",
-)  # names of losses beside those of the actions: of the items, and of all actions
+    "auxiliary",
+)  # names of losses beside those of the actions: of the items, of all actions, and a ranker's own
 LEARNED = (START, MASK)  # the special facts that have an embedding; NOTHING adds zero
 assert (NOTHING, *LEARNED) == (0, 1, 2), "sources point into [zero, start, mask, events...]"
 
@@ -59,6 +61,7 @@ class ModelSettings:
     tower: TowerConfig = TowerConfig()
     items: ItemEncoding = ItemEncoding()
     late: LateSettings = LateSettings()
+    ranker: RankerSettings = RankerSettings()
     counts: Literal["none", "auto"] = "none"
     """Whether what counting knows is added to what is predicted, after training. auto: as far as the validation says
     that it helps. Not in training, where the network would overfit what counts leave."""
@@ -76,7 +79,17 @@ class ModelSettings:
 
     def window(self, max_events: int, window_step: int) -> WindowRule:
         """The windows of a protocol as such models read them: where positions know requests, they begin with one."""
-        return WindowRule(max_events, window_step, opens_with_request=self.trunk.reads_requests)
+        return WindowRule(max_events, window_step, opens_with_request=self.reads_requests)
+
+    @property
+    def reads_time(self) -> bool:
+        """Whether it matters when events happened, a candidate's own among them."""
+        return self.ranker.reads_time if self.ranker.is_on else self.trunk.reads_time
+
+    @property
+    def reads_requests(self) -> bool:
+        """Whether positions depend on which events were exposed together."""
+        return self.trunk.reads_requests and not self.ranker.is_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,11 +201,13 @@ class GenerativeRecommender(nn.Module):
         self.conditions = FeatureEncoder(config.conditions, dim) if "c" in embedded else None
         self.actions = ActionEncoder(config.actions, dim) if "a" in embedded else None
         self.specials = nn.ParameterDict({field: unset(len(LEARNED), dim) for field in sorted(embedded)})
-        self.trunk = Trunk(settings.trunk, config.num_positions, layout.rides)
+        if not settings.ranker.is_on:  # a ranker has none (`plait.models.ranker`)
+            self.trunk = Trunk(settings.trunk, config.num_positions, layout.rides)
         self.heads: ActionHeads | None = None
         if "a" in layout.predicts:
             num_late = settings.late.num_features(config.actions)
-            self.heads = ActionHeads(config.actions, dim, settings.tower, num_late)
+            width = settings.ranker.hidden[-1] if settings.ranker.is_on else dim
+            self.heads = ActionHeads(config.actions, width, settings.tower, num_late)
         self.retrieval = settings.retrieval.resolved(config.num_items)
         self.state_interest: Linear | None = None
         self.item_interest: Linear | None = None
@@ -260,7 +275,7 @@ class GenerativeRecommender(nn.Module):
     @property
     def reads_requests(self) -> bool:
         """Whether it matters to the model which events were exposed together."""
-        return self.config.settings.trunk.reads_requests or self.plan.reads_requests
+        return self.config.settings.reads_requests or self.plan.reads_requests
 
     def losses(self, inputs: Inputs) -> dict[str, Float[Tensor, ""]]:
         """Mean loss per task, unweighted: "retrieval" and one for every action. A task without a label is 0."""
@@ -378,7 +393,7 @@ class GenerativeRecommender(nn.Module):
         if self.items is None:
             raise ValueError(f"layout '{self.layout}' reads no items: there is nothing to add them to")
         items = self.items.with_items(table)
-        grown = GenerativeRecommender(replace(self.config, num_items=items.num_items))
+        grown = type(self)(replace(self.config, num_items=items.num_items))
         weights = self.state_dict()
         weights |= {f"items.{name}": tensor for name, tensor in items.state_dict().items()}
         if self.item_bias is not None:

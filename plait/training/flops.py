@@ -11,6 +11,7 @@ from torch import nn
 from plait.layouts.cost import BACKWARD
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Inputs, Questions
+from plait.models.ranker import Ranker
 from plait.nn.encoders import ItemEncoder
 from plait.nn.towers import Mmoe, PersonalGate, PleLevel
 from plait.nn.visibility import Segments, Visibility
@@ -18,9 +19,7 @@ from plait.nn.visibility import Segments, Visibility
 
 def step_flops(model: GenerativeRecommender, inputs: Inputs) -> float:
     """FLOPs of one training step, forward and backward."""
-    segments = inputs.segments
-    strict_pairs = num_pairs(segments, strict=True) if model.layout.rides else 0.0
-    flops = (1 + BACKWARD) * model.trunk.flops(inputs.num_tokens, num_pairs(segments), strict_pairs)
+    flops = (1 + BACKWARD) * _flops_of_histories(model, inputs)
     flops += sum(
         len(each.cell_M) * _flops_of_question(model, each, len(each.cell_M)) for each in inputs.questions
     )
@@ -29,6 +28,15 @@ def step_flops(model: GenerativeRecommender, inputs: Inputs) -> float:
         if model.item_interest is not None:
             flops += _num_encoded(model, inputs) * _flops_of_row(model.item_interest)
     return flops
+
+
+def _flops_of_histories(model: GenerativeRecommender, inputs: Inputs) -> float:
+    """FLOPs, forward, of all that stands between embeddings and what heads read."""
+    if isinstance(model, Ranker):
+        return model.flops(inputs)
+    segments = inputs.segments
+    strict_pairs = num_pairs(segments, strict=True) if model.layout.rides else 0.0
+    return model.trunk.flops(inputs.num_tokens, num_pairs(segments), strict_pairs)
 
 
 def num_pairs(segments: Segments, strict: bool = False) -> float:

@@ -268,7 +268,13 @@ def config_of(dataset: Dataset, settings: RunSettings) -> ModelConfig:
     Raises:
         ValueError: the model reads times, and the log has none.
     """
-    if dataset.manifest.settings.time is None and settings.model.trunk.reads_time:
+    ranker = settings.model.ranker
+    if dataset.manifest.settings.time is None and ranker.is_on and ranker.reads_time:
+        raise ValueError(
+            f"{setting('model.ranker.kind', ranker.kind)} reads how long ago events happened, and the log has no times, "
+            "only the order of its rows; use din or dien"
+        )
+    if dataset.manifest.settings.time is None and settings.model.reads_time:
         raise ValueError(
             f"positions = '{settings.model.trunk.positions}' read when events happened, and the log has no times, only "
             "the order of its rows; use positions that count events, such as learned or rope"
