@@ -598,14 +598,26 @@ def _ask_as_multiplied(case: _Case) -> Pair:
 
 
 def _ask_as_served(case: _Case) -> Pair:
-    """One pass as this machine multiplies for users, beside training in fp32."""
+    """One pass as this machine multiplies for users. Training in bf16 may be answered in anything; any other in what is
+    as exact as fp32."""
     with multiplied_in(None):
-        return case.trained_as_it_came, case.asked_as_it_came()
+        right = served_in(case.model) if case.model.config.arithmetic == "bf16" else "fp32"
+        return case.trained(case.as_it_came, right), case.asked_as_it_came()
 
 
-def _served_exactly(case: _Case) -> str:
+def _served_alike(case: _Case) -> str:
     with multiplied_in(None):
-        return "it is fp32 here, that of all comparisons" if served_in(case.model) == "fp32" else ""
+        served = served_in(case.model)
+    if served == "fp32":
+        return "this machine serves it in fp32, that of all comparisons"
+    return "it is that of its training" if served == case.model.config.arithmetic else ""
+
+
+def _of_served(model: GenerativeRecommender) -> Allowance:
+    """Of bf16 alone, where both sides are in it."""
+    with multiplied_in(None):
+        both_rounded = served_in(model) == "bf16" and model.config.arithmetic == "bf16"
+    return ROUNDED if both_rounded else EXACT
 
 
 def _multiplies_alike(case: _Case) -> str:
@@ -635,5 +647,5 @@ WAYS: tuple[Way, ...] = (
     Way("appended event by event", _ask_appended, _keeps_no_keys),
     Way("states split and joined", _ask_split_and_joined, _keeps_no_keys),
     Way("in the arithmetic of its training", _ask_as_multiplied, _multiplies_alike, _of_arithmetic),
-    Way("in the arithmetic of this machine", _ask_as_served, _served_exactly, _of_arithmetic),
+    Way("in the arithmetic of this machine", _ask_as_served, _served_alike, _of_served),
 )

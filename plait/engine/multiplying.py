@@ -1,4 +1,4 @@
-"""In which arithmetic the engine multiplies matrices: as the model was trained and tested, where this machine gains by it.
+"""In which arithmetic the engine multiplies: as the model was trained and tested, where this machine gains by it.
 
 Recorded with a model is what its training multiplied in. The machine that serves is another one, maybe: a probe of some
 milliseconds, once in a process, says what is worth it here. No way is taken that is less exact than the recorded one.
@@ -46,8 +46,7 @@ def served_in(model: GenerativeRecommender, num_tokens: int = FEW_TOKENS) -> Mul
     allowed = as_exact_as(model.config.arithmetic)
     if num_tokens < FEW_TOKENS:
         allowed = allowed - {"bf16"}
-    measured = _measured(model.config.settings.trunk.dim, next(model.parameters()).device.type)
-    return choice({way: its for way, its in measured.items() if way in allowed})
+    return _chosen(allowed, model.config.settings.trunk.dim, next(model.parameters()).device.type)
 
 
 def as_exact_as(recorded: Multiplied | None) -> frozenset[Multiplied]:
@@ -63,6 +62,11 @@ def as_exact_as(recorded: Multiplied | None) -> frozenset[Multiplied]:
             return frozenset({"fp32", "fp32_onednn", "bf16"})
         case never:
             assert_never(never)
+
+
+@cache
+def _chosen(allowed: frozenset[Multiplied], dim: int, device: str) -> Multiplied:
+    return choice({way: its for way, its in _measured(dim, device).items() if way in allowed})
 
 
 @cache

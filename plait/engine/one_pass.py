@@ -6,6 +6,7 @@ of one user, N conditions of a user, F context features, G columns of conditions
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -48,7 +49,8 @@ def encode(model: GenerativeRecommender, state: State) -> State:
     fits = tokens * steps.kept_bytes_per_token(model) <= steps.STATE_BYTES
     if not (fits and model.plan.candidates_share_history and _tells_changes(model)):
         return replace(state, kept=None)
-    return replace(state, kept=_kept(model, state, _encoded(model, _at_the_end(events))))
+    encoded = _encoded(model, _at_the_end(events))
+    return replace(state, kept=_kept(model, state, encoded, version_of(model)))
 
 
 @torch.no_grad()
@@ -70,7 +72,7 @@ def append(model: GenerativeRecommender, before: State, after: State) -> State:
     later = next_inputs(model.plan, events, next(model.parameters()).device)
     with as_served(model, later.inputs.num_tokens):
         followed = model.followed(later, kept.encoded, _room(model, grew_U))
-    return replace(after, kept=_kept(model, after, followed))
+    return replace(after, kept=_kept(model, after, followed, kept.version))
 
 
 def _room(model: GenerativeRecommender, length_U: Int64[np.ndarray, " U"]) -> Int64[np.ndarray, " U"]:
@@ -330,9 +332,9 @@ def _at_the_end(events: EventBatch) -> Coming:
     return Coming(events, events.time_s_E[last_U], events.request_E[last_U] + 1, events.start_U1[1:])
 
 
-def _kept(model: GenerativeRecommender, state: State, encoded: Encoded) -> Kept:
+def _kept(model: GenerativeRecommender, state: State, encoded: Encoded, version: tuple[int, ...]) -> Kept:
     num_events_U = encoded.length_U // model.layout.tokens_per_event
-    return Kept(encoded, state.events.start_U1[1:] - num_events_U, model, version_of(model))
+    return Kept(encoded, state.events.start_U1[1:] - num_events_U, model, version)
 
 
 def _tells_changes(model: GenerativeRecommender) -> bool:
@@ -341,5 +343,7 @@ def _tells_changes(model: GenerativeRecommender) -> bool:
 
 
 def version_of(model: GenerativeRecommender) -> tuple[int, ...]:
-    """Changes with every change of the weights in place, such as a step of training."""
-    return tuple(parameter._version for parameter in model.parameters())
+    """Changes with every change of the weights in place, such as a step of training. (`model.parameters()` makes names,
+    too, which take longer than an appended event has.)"""
+    weights = chain.from_iterable(module._parameters.values() for module in model.modules())
+    return tuple(weight._version for weight in weights if weight is not None)

@@ -88,7 +88,7 @@ class RunOfLists(NamedTuple):
     def of_queries(self, x_1NLH: Float[Tensor, "1 N L H"]) -> Float[Tensor, "G N X H"]:
         return x_1NLH[0, :, self.queries].unflatten(1, (self.num_lists, -1)).transpose(0, 1)
 
-    def with_keys(self, q_1NLH: Float[Tensor, "1 N L H"], keys: Keys) -> Heads:
+    def with_keys(self, q_1NLH: Float[Tensor, "1 N L H"], keys: Keys) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, and the keys and values that they attend to. Where these were made in another arithmetic, all are in
         the smaller type of the two."""
         dtype = min(q_1NLH.dtype, keys.k_SNH.dtype, key=lambda dtype: dtype.itemsize)
@@ -193,6 +193,8 @@ class OverKeys(Where):
         self, run: RunOfLists, qkv: Heads, bias: RelativeBias | None
     ) -> tuple[Tensor, Tensor]:
         score_GNCMM = self._scores_of_own(run, qkv, bias, qkv[0].shape[-1] ** -0.5).float()
+        if run.num_own == 1:  # all the weight is its own
+            return run.of_queries(qkv[2]), score_GNCMM.flatten(2)
         score_GNCMM = score_GNCMM.masked_fill(_later(score_GNCMM), -torch.inf)
         out_GNXH = _weighted(run, score_GNCMM.softmax(-1), qkv[2])
         return out_GNXH, score_GNCMM.logsumexp(-1).flatten(2)
@@ -213,6 +215,8 @@ class OverKeys(Where):
         self, run: RunOfLists, qkv: Heads, bias: RelativeBias | None, scale: float
     ) -> Float[Tensor, "G N X H"]:
         weight_GNCMM = F.silu(self._scores_of_own(run, qkv, bias, scale))
+        if run.num_own == 1:
+            return weight_GNCMM.flatten(2)[..., None] * run.of_queries(qkv[2])
         return _weighted(run, weight_GNCMM.masked_fill(_later(weight_GNCMM), 0.0), qkv[2])
 
     def _scores_of_own(
@@ -221,6 +225,8 @@ class OverKeys(Where):
         """Of every event's tokens against one another, masks left to the caller."""
         q_GNCMH, k_GNCMH = (run.of_queries(x).unflatten(2, (-1, run.num_own)) for x in qkv[:2])
         score_GNCMM = (q_GNCMH[..., :, None, :] * k_GNCMH[..., None, :, :]).sum(-1) * scale
+        if bias is None and run.num_own == 1:
+            return score_GNCMM  # a token is at no distance from itself
         position_GM, (now_s_GM, time_s_GM) = run.by_event(self.segments.position_RL), self._times(run)
         term_GNMM = self._term(
             bias, _differences(position_GM, position_GM), _differences(now_s_GM, time_s_GM)
