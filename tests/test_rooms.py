@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "engine": {"layouts", "nn", "models"},
     "answer_tables": {"data", "engine"},
     "recommender": MODEL | {"data", "answer_tables"},
+    "exporting": MODEL | {"data", "recommender"},
     "evaluation": MODEL | {"data", "metrics", "randomness", "counts", "baselines"},
     "training": MODEL | {"counts", "data", "evaluation", "randomness", "allocation", "notices"},
     "fitting": MODEL | {"data", "evaluation", "training", "recommender", "notices"},
