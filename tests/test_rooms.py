@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "answer_tables": {"data", "engine"},
     "conditions": {"data", "engine", "layouts"},
     "recommender": MODEL | {"data", "answer_tables", "conditions"},
+    "exporting": MODEL | {"data", "recommender"},
     "evaluation": MODEL | {"data", "metrics", "randomness", "counts", "baselines"},
     "training": MODEL | {"counts", "data", "evaluation", "randomness", "allocation", "notices"},
     "fitting": MODEL | {"data", "evaluation", "training", "recommender", "notices"},

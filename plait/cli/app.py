@@ -43,7 +43,7 @@ HELD_BY_APPS = {
 }
 IN_ORDER_OF_WORK = (
     "data", "simulate", "layouts", "compare", "train", "evaluate", "recommend", "score", "similar",
-    "check", "study",
+    "check", "export", "study",
 )  # fmt: skip
 
 for place, verb in enumerate(IN_ORDER_OF_WORK):

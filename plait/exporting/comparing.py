@@ -93,10 +93,12 @@ def exported_logits(
     return found
 
 
-def differences_on_drawn(model: GenerativeRecommender, exported: Exported) -> list[Difference]:
+def differences_on_drawn(
+    model: GenerativeRecommender, exported: Exported, cases: tuple[tuple[int, int], ...] = CASES
+) -> list[Difference]:
     """On histories that are drawn, of several sizes: the largest difference of each thing, beside what is allowed."""
     found: list[Difference] = []
-    for seed, (num_users, num_candidates) in enumerate(CASES):
+    for seed, (num_users, num_candidates) in enumerate(cases):
         events = drawn_histories(model, num_users, SEED + seed)
         item_UC = np.random.default_rng(seed).integers(
             1, model.config.num_items + 1, (num_users, num_candidates)

@@ -29,7 +29,10 @@ class Terms:
     slopes_N: Float[Tensor, " N"] | None
 
     def of(
-        self, bias: RelativeBias | None, distance_UQK: Int64[Tensor, "U Q K"], gap_s_UQK: Int64[Tensor, "U Q K"]
+        self,
+        bias: RelativeBias | None,
+        distance_UQK: Int64[Tensor, "U Q K"],
+        gap_s_UQK: Int64[Tensor, "U Q K"],
     ) -> Tensor | None:
         if bias is not None:
             return bias.of_pairs(distance_UQK, gap_s_UQK)[:, None]

@@ -126,7 +126,9 @@ def onnx_program(path: Path, outputs: tuple[str, ...], expected: Mapping[str, st
     header = session.get_modelmeta().custom_metadata_map
     for key, value in expected.items():
         if header.get(key) != value:
-            raise ValueError(f"{path} is of another export: its {key} is {header.get(key)!r}, not {value!r}; {AGAIN}")
+            raise ValueError(
+                f"{path} is of another export: its {key} is {header.get(key)!r}, not {value!r}; {AGAIN}"
+            )
 
     def run(arrays: Mapping[str, np.ndarray]) -> Arrays:
         return dict(zip(outputs, session.run(list(outputs), dict(arrays)), strict=True))

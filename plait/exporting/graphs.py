@@ -61,7 +61,6 @@ class Answering:
         back = [(fact.field, -fact.offset) for fact in shown if fact.offset]
         return tuple(dict.fromkeys([*back, *(each for each in self.given if each[1])]))
 
-
     def state_names(self, encoded: Iterable[str]) -> tuple[str, ...]:
         """What of an encoded history is read."""
         own = f"hidden_{self.field}", f"late_{self.field}"
@@ -104,7 +103,9 @@ class Encode(nn.Module):
         action_ULD = self.facts.of("a", history) if model.layout.rides else None
         sees_ULL, strictly_ULL = places.sees(len(tokens))
         segments, trunk = places.segments(len(tokens)), model.trunk
-        where = AmongThemselves(segments, trunk.angles(segments), Terms(trunk.slopes_N), sees_ULL, strictly_ULL)
+        where = AmongThemselves(
+            segments, trunk.angles(segments), Terms(trunk.slopes_N), sees_ULL, strictly_ULL
+        )
         hidden_ULD = trunk.through(x_ULD, action_ULD, where)
         return hidden_ULD, where.keys_of_all()
 
@@ -280,11 +281,11 @@ class Facts(nn.Module):
         vector_ED = (nn.functional.embedding(row_EJ, encoder.table.weight) * weight_EJ[..., None]).sum(1)
         return vector_ED.view(*raw_A.shape[:-1], vector_ED.shape[1])
 
-    def no_action(self) -> Float[Tensor, "D"]:
+    def no_action(self) -> Float[Tensor, " D"]:
         """Of an action that is missing."""
         return self.actions(torch.full((len(self.model.config.actions),), torch.nan))
 
-    def special(self, field: Field, special: int) -> Float[Tensor, "D"]:
+    def special(self, field: Field, special: int) -> Float[Tensor, " D"]:
         return self.model.specials[field][LEARNED.index(special)]
 
     def of(self, field: Field, history: Tensors) -> Float[Tensor, "U T D"]:
@@ -381,8 +382,9 @@ def _first_in_window(rule: WindowRule, history: Tensors) -> Int64[Tensor, "U 1"]
 
 def _opens(request_UT: Int64[Tensor, "U T"]) -> Bool[Tensor, "U T"]:
     """Whether an event is the first of its request; the very first one is."""
-    opens_UT = request_UT[:, 1:] != request_UT[:, :-1]
-    return torch.cat([torch.ones_like(request_UT[:, :1], dtype=torch.bool), opens_UT], dim=1)
+    event_UT = torch.zeros_like(request_UT) + torch.arange(request_UT.shape[1])
+    before_UT = request_UT.gather(1, (event_UT - 1).clamp(min=0))
+    return (event_UT == 0) | (request_UT != before_UT)
 
 
 def _since_request_before(

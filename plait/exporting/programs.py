@@ -123,9 +123,7 @@ def as_torch(draft: Drafted) -> ExportedProgram:
     """By `torch.export`, whose program takes the inputs as one dictionary."""
     names = sorted({axis for name in draft.example for axis in AXES[name] if axis})
     dims = {name: Dim(name) for name in names}
-    shapes = {
-        name: {at: dims[axis] for at, axis in enumerate(AXES[name]) if axis} for name in draft.example
-    }
+    shapes = {name: {at: dims[axis] for at, axis in enumerate(AXES[name]) if axis} for name in draft.example}
     with _quietly():
         return torch.export.export(draft.module, (draft.example,), dynamic_shapes=(shapes,))
 

@@ -59,21 +59,29 @@ def _onnx_lines(about: About) -> str:
         "    return dict(zip([each.name for each in session.get_outputs()], session.run(None, inputs)))",
         "",
     ]
-    return "\n".join([*lines, f"history = {_history(about)}", 'state = run("encode", history)', *_answers(about)])
+    return "\n".join(
+        [*lines, f"history = {_history(about)}", 'state = run("encode", history)', *_answers(about)]
+    )
 
 
 def _torch_lines(about: About) -> str:
     lines = [
+        "import json",
+        "",
         "import numpy as np",
         "import torch",
         "",
-        "def run(program, given):  # tensors by name",
-        '    exported = torch.export.load(f"{program}.pt2")',
-        "    names = exported.call_spec.in_spec.children()[0].children()[0].context",
-        "    return exported.module()({name: torch.as_tensor(given[name]) for name in names})",
+        'about = json.load(open("export.json"))',
+        "",
+        "def run(program, given):  # takes what it needs, gives tensors by name",
+        '    names = [each["name"] for each in about["programs"][program]["inputs"]]',
+        "    inputs = {name: torch.as_tensor(given[name]) for name in names}",
+        '    return torch.export.load(f"{program}.pt2").module()(inputs)',
         "",
     ]
-    return "\n".join([*lines, f"history = {_history(about)}", 'state = run("encode", history)', *_answers(about)])
+    return "\n".join(
+        [*lines, f"history = {_history(about)}", 'state = run("encode", history)', *_answers(about)]
+    )
 
 
 def _history(about: About) -> str:
@@ -99,7 +107,10 @@ def _answers(about: About) -> list[str]:
         lines.append(f'actions = run("score", state | {{"candidates": np.array([[1, 1]]){moment}}})')
     if "rank" in about.programs:
         given = f"state | {{{moment.removeprefix(', ')}}}" if moment else "state"
-        lines += [f'logits = run("rank", {given})["logits"]', "best = np.argsort(-np.asarray(logits), axis=1)[:, :10]"]
+        lines += [
+            f'logits = run("rank", {given})["logits"]',
+            "best = np.argsort(-np.asarray(logits))[:, :10]",
+        ]
     return lines
 
 
@@ -110,7 +121,12 @@ def _program(name: str, about: About) -> str:
         "score": "what users would do with candidates",
         "rank": "which item comes next",
     }[name]
-    table = [f"## `{file_of(name, about.format)}`: {title}", "", "| | name | type | shape | |", "|---|---|---|---|---|"]
+    table = [
+        f"## `{file_of(name, about.format)}`: {title}",
+        "",
+        "| | name | type | shape | |",
+        "|---|---|---|---|---|",
+    ]
     table += [_row("in", port) for port in ports.inputs]
     table += [_row("out", port, _meaning_of_answer(name, port)) for port in ports.outputs]
     return "\n".join(table)
@@ -138,7 +154,8 @@ def _numbers(about: About, columns: Columns) -> str:
         for nth, action in enumerate(about.actions)
     )
     told = (
-        f"## Items\n\nNumber n is row n (from 1) of `{ITEMS}`, whose column `item_id` holds the log's `{columns.item}`. "
+        f"## Items\n\nNumber n is row n (from 1) of `{ITEMS}`, whose column `item_id` holds the "
+        f"log's `{columns.item}`. "
         f"There are {about.num_items}. Number 0 is an item that the model does not know."
     )
     if not about.actions:
@@ -157,8 +174,8 @@ def _values(kind: object) -> str:
 def _limits(about: About) -> str:
     return (
         "## What to know\n\n"
-        f"- Answers depend on the last {about.events_read} events alone. Give those, and say in `before` how many there "
-        "were earlier; longer rows give the same answers and cost more.\n"
+        f"- Answers depend on the last {about.events_read} events alone. Give those, and say in `before` how many "
+        "there were earlier; longer rows give the same answers and cost more.\n"
         "- Candidates come after the whole history, in a request of their own. They never see one another.\n"
         "- `score` holds users x heads x candidates x tokens numbers at a time: ask about a million in parts.\n"
         "- An action beyond its range counts as the nearest value in it. Item numbers must be those of the table.\n"

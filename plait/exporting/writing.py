@@ -95,7 +95,9 @@ def export(
 
 
 def _check_free(folder: Path) -> None:
-    if folder.exists() and not (folder.is_dir() and ((folder / ABOUT).is_file() or not any(folder.iterdir()))):
+    if folder.exists() and not (
+        folder.is_dir() and ((folder / ABOUT).is_file() or not any(folder.iterdir()))
+    ):
         raise ValueError(
             f"{folder} holds something that is no exported model: name a new folder, or an earlier export"
         )
@@ -132,8 +134,8 @@ def _check_agrees(found: Sequence[Difference], folder: Path) -> None:
     if apart:
         worst = max(apart, key=lambda each: each.difference / each.allowed)
         raise RuntimeError(
-            f"{folder} was not written: the exported programs' logits of {worst.logits} lie {worst.difference:.2g} from "
-            f"the engine's, and {worst.allowed:.2g} is allowed; this is a fault of Plait or of its exporter"
+            f"{folder} was not written: the exported programs' logits of {worst.logits} lie {worst.difference:.2g} "
+            f"from the engine's, and {worst.allowed:.2g} is allowed; this is a fault of Plait or of its exporter"
         )
 
 
