@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "training": MODEL | {"counts", "data", "evaluation", "randomness", "allocation", "notices"},
     "fitting": MODEL | {"data", "evaluation", "training", "recommender", "notices"},
     "store": set(),
+    "service": MODEL | {"data", "recommender", "store"},
     "counting_recommender": {"answer_tables", "baselines", "data", "engine", "evaluation", "recommender"},
     "compare": MODEL | {"data", "metrics", "evaluation", "training", "notices", "terminal"},
     "papers": MODEL | {"data", "metrics", "evaluation", "training", "compare", "notices", "terminal"},

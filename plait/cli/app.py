@@ -43,15 +43,16 @@ HELD_BY_APPS = {
 }
 IN_ORDER_OF_WORK = (
     "data", "simulate", "layouts", "compare", "train", "evaluate", "recommend", "score", "similar",
-    "check", "export", "study",
+    "check", "export", "serve", "new-key", "study",
 )  # fmt: skip
 
 for place, verb in enumerate(IN_ORDER_OF_WORK):
     if verb in HELD_BY_APPS:
         app.command(f"plait.cli.{verb}:app", name=verb, help=HELD_BY_APPS[verb], sort_key=place)
     else:
-        function = f"plait.cli.{verb}:{verb}"
-        app.command(function, help=description_of(function), sort_key=place)
+        name = verb.replace("-", "_")
+        function = f"plait.cli.{name}:{name}"
+        app.command(function, name=verb, help=description_of(function), sort_key=place)
 app.command(
     "plait.cli.completion:install_completion",
     name="--install-completion",

@@ -23,14 +23,17 @@ class Closed(Exception):
 class GroupCommit(Generic[Asked, Done]):
     """
     Args:
-        write: takes what waits, and returns what became of each when it is safe. Where it raises ValueError for
-            some together, each is written alone.
+        write: takes what waits, and returns what became of each when it is safe. Where it raises one of `refusals`
+            for some together, each is written alone.
     """
 
     def __init__(
-        self, write: Callable[[Sequence[Asked]], Sequence[Done]], most_together: int = MOST_TOGETHER
+        self,
+        write: Callable[[Sequence[Asked]], Sequence[Done]],
+        refusals: tuple[type[Exception], ...] = (ValueError,),
+        most_together: int = MOST_TOGETHER,
     ) -> None:
-        self._write, self._most = write, most_together
+        self._write, self._refusals, self._most = write, refusals, most_together
         self._waiting: deque[tuple[Asked, Future[Done]]] = deque()
         self._changed, self._closed = threading.Condition(), False
         self._thread = threading.Thread(target=self._run, name="plait-writer", daemon=True)
@@ -73,7 +76,7 @@ class GroupCommit(Generic[Asked, Done]):
         try:
             done = self._write([asked for asked, _ in together])
         except Exception as error:
-            if isinstance(error, ValueError) and len(together) > 1:
+            if isinstance(error, self._refusals) and len(together) > 1:
                 for each in together:
                     self._answer([each])
                 return

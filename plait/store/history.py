@@ -11,7 +11,7 @@ import hashlib
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, final
+from typing import Literal, Protocol, final, runtime_checkable
 
 import msgspec
 
@@ -99,6 +99,7 @@ class Retention:
         return 0 if self.keep is None else max(0, count - self.keep) // self.step * self.step
 
 
+@runtime_checkable
 class Store(Protocol):
     """Histories of users. One object is used by several threads; `append` by one at a time."""
 
