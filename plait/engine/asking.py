@@ -17,8 +17,8 @@ from plait.engine.filters import Filters
 from plait.engine.ranking import Catalogue, beside_of, best_of_parts
 from plait.engine.state import State, called, in_last_request, some_users, window
 from plait.layouts import Layout, audit
-from plait.layouts.audit import reader
 from plait.layouts.arrange import candidate_tokens
+from plait.layouts.audit import reader
 from plait.layouts.facts import Fact, Field
 from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.schema import MISSING_VALUE, UNKNOWN_ITEM, EventBatch

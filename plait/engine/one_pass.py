@@ -1,7 +1,8 @@
 """Scoring and retrieval in one pass: every history is encoded once, and what comes after it attends to its keys.
 
 Shape letters: U users, C candidates of a user, M candidates of all users laid end to end, B lists of candidates, each
-of one user, N conditions of a user, F context features, G columns of conditions, K items returned, I rows of the item table, D width. Small ones count those of a step.
+of one user, N conditions of a user, F context features, G columns of conditions, K items returned, I rows of the item
+table, D width. Small ones count those of a step.
 """
 
 from collections.abc import Hashable, Iterator

@@ -43,8 +43,8 @@ from plait.schema import (
     EventBatch,
     Feature,
     Regression,
-    code_columns,
     Vector,
+    code_columns,
 )
 
 ACTIONS = (
