@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "recommender": MODEL | {"data", "answer_tables", "conditions"},
     "evaluation": MODEL | {"data", "metrics", "randomness", "counts", "baselines"},
     "training": MODEL | {"counts", "data", "evaluation", "randomness", "allocation", "notices"},
+    "lum": MODEL | {"conditions", "data", "evaluation", "recommender"},
     "fitting": MODEL | {"data", "evaluation", "training", "recommender", "notices"},
     "counting_recommender": {"answer_tables", "baselines", "data", "engine", "evaluation", "recommender"},
     "compare": MODEL | {"data", "metrics", "evaluation", "training", "notices", "terminal"},

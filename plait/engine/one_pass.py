@@ -48,7 +48,7 @@ def encode(model: GenerativeRecommender, state: State) -> State:
     fits = tokens * steps.kept_bytes_per_token(model) <= steps.STATE_BYTES
     if not (fits and model.plan.candidates_share_history and _tells_changes(model)):
         return replace(state, kept=None)
-    return replace(state, kept=_kept(model, state, _encoded(model, _at_the_end(events))))
+    return replace(state, kept=_kept(model, state, encoded_histories(model, _at_the_end(events))))
 
 
 @torch.no_grad()
@@ -286,7 +286,7 @@ def _histories(model: GenerativeRecommender, state: State, coming: Coming) -> It
     tokens_U = steps.tokens_of(model, coming.events.num_events_U)
     most = steps.step_bytes() // (steps.bytes_per_token(model) + steps.kept_bytes_per_token(model))
     for some in steps.within(tokens_U, max(1, most)):
-        yield some, _encoded(model, coming.of(some))
+        yield some, encoded_histories(model, coming.of(some))
 
 
 def _begin_alike(model: GenerativeRecommender, state: State, coming: Coming, kept: Kept) -> bool:
@@ -297,7 +297,7 @@ def _begin_alike(model: GenerativeRecommender, state: State, coming: Coming, kep
     return np.array_equal(coming.end_U - length_U, kept.first_U)
 
 
-def _encoded(model: GenerativeRecommender, coming: Coming) -> Encoded:
+def encoded_histories(model: GenerativeRecommender, coming: Coming) -> Encoded:
     """The histories' keys, computed so many users at a time as fit into a step."""
     tokens_U, found = steps.tokens_of(model, coming.events.num_events_U), []
     for users in steps.within(tokens_U, steps.tokens_per_step(model)):

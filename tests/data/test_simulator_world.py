@@ -303,7 +303,10 @@ def test_queries_name_the_category_as_often_as_the_world_says_and_change_nothing
 
 
 def test_conditions_that_a_world_does_not_have_are_refused(tmp_path):
-    for conditions, message in ((("mood",), "asked under scenario and query"), (("query",), "take world: queries")):
+    for conditions, message in (
+        (("mood",), "asked under scenario and query"),
+        (("query",), "take world: queries"),
+    ):
         with pytest.raises(ValueError, match=message):
             simulate(SMALL, tmp_path / "world", conditions=conditions)
     assert not (tmp_path / "world").exists()
