@@ -41,6 +41,15 @@ def conditions_frame(conditions: Any, what: str = "conditions") -> pl.DataFrame:
     return as_frame(conditions, what)
 
 
+def text_of(condition: Mapping[str, Any]) -> str:
+    """A condition as its key in a table, whatever the order of its parts.
+
+    >>> text_of({"scenario": "search", "hour": 9}), text_of({})
+    ('hour=9, scenario=search', 'unknown')
+    """
+    return ", ".join(f"{name}={condition[name]}" for name in sorted(condition)) or "unknown"
+
+
 def condition_codes(frame: pl.DataFrame, num: int, features: Sequence[Feature]) -> Int64[np.ndarray, "N G"]:
     """The codes of `num` conditions, of a table with a column for each name that is known.
 

@@ -2,8 +2,8 @@
 Plain data that checks itself and says what it is.
 
 Shape letters: E events of all users laid end to end, U users, A action columns, F context columns, G columns of
-conditions, N rows of a feature table, K code columns, W widths of its vectors side by side. Of an action's answers: M of them, C outputs of a
-model, W columns, V levels.
+conditions, N rows of a feature table, K code columns, W widths of its vectors side by side. Of an action's answers: M
+of them, C outputs of a model, W columns, V levels.
 """
 
 import difflib
@@ -555,7 +555,7 @@ class EventBatch:
     # Codes of what was known when the item was shown, and of what is known about the user; no columns by default.
     context_EF: Int64[np.ndarray, "E F"] = None  # type: ignore[assignment]
     user_code_UK: Int64[np.ndarray, "U K"] = None  # type: ignore[assignment]
-    # Codes of what was known before the item, and may be asked under; apart from the context, which items are shown with.
+    # Codes of what was known before the item, and is asked under; apart from the context, which items are shown with.
     condition_EG: Int64[np.ndarray, "E G"] = None  # type: ignore[assignment]
     # Which event it is of all that its user ever had, from 0; by default a user's first event here is the first ever.
     number_E: Int64[np.ndarray, " E"] = None  # type: ignore[assignment]

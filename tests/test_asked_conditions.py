@@ -138,7 +138,7 @@ def test_a_value_that_no_training_event_has_is_unseen_and_counted(lum):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         lum.query(state, ASKED)
-    with pytest.raises(ValueError, match="condition 'scenari': .* did you mean 'scenario'"):
+    with pytest.raises(ValueError, match=r"condition 'scenari': .* did you mean 'scenario'"):
         lum.query(state, [{"scenari": "home"}])
     with pytest.raises(ValueError, match="expected values by name for each"):
         lum.query(state, ["home"])

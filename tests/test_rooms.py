@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "exporting": MODEL | {"data", "recommender"},
     "evaluation": MODEL | {"data", "metrics", "randomness", "counts", "baselines"},
     "training": MODEL | {"counts", "data", "evaluation", "randomness", "allocation", "notices"},
+    "lum": MODEL | {"conditions", "data", "evaluation", "recommender"},
     "fitting": MODEL | {"data", "evaluation", "training", "recommender", "notices"},
     "store": set(),
     "service": MODEL | {"data", "recommender", "store"},

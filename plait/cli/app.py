@@ -37,13 +37,18 @@ ABOUT_DATA = """Datasets: those Plait knows, and your own logs.
 
 Example: plait data get ml-100k
 """
+ABOUT_LUM = """Large user models: trained once, asked for what users want, and read by rankers as features.
+
+Example: plait lum query runs/lum --condition scenario=search --out interests.parquet
+"""
 HELD_BY_APPS = {
     "data": ABOUT_DATA,
+    "lum": ABOUT_LUM,
     "layouts": description_of("plait.cli.layouts:list_layouts"),
 }
 IN_ORDER_OF_WORK = (
     "data", "simulate", "layouts", "compare", "train", "evaluate", "recommend", "score", "similar",
-    "check", "export", "serve", "new-key", "study",
+    "check", "export", "lum", "serve", "new-key", "study",
 )  # fmt: skip
 
 for place, verb in enumerate(IN_ORDER_OF_WORK):

@@ -14,7 +14,7 @@ from plait.cli.progress import training_bar
 from plait.cli.verb_settings import VerbModelSettings, VerbProtocol, model_of_verb, protocol_of_verb
 from plait.compare.words import duration
 from plait.data import Dataset
-from plait.engine.asking import needs_time
+from plait.engine.asking import needs_time, reads_condition
 from plait.evaluation.checkpoints import Checkpoint
 from plait.evaluation.run_files import MODEL as MODEL_FOLDER
 from plait.evaluation.run_files import load_result
@@ -24,6 +24,7 @@ from plait.layouts.facts import Field
 from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkKind
 from plait.nn.device import resolve_device
+from plait.schema import Categories, Category, Number
 from plait.training.refit import run_refit
 from plait.training.run import run_training
 from plait.training.start import Start, settings_from
@@ -70,9 +71,31 @@ def train(
     device
         What to train on; auto is cuda where there is one.
     """
+    usual = VerbModelSettings()
+    train_as(
+        dataset, out, layout, from_, refit, checkpoint, trunk, device, quiet, model, usual, optim, protocol
+    )
+
+
+def train_as(
+    dataset: str | None,
+    out: Path,
+    layout: str | None,
+    from_: Path | None,
+    refit: Path | None,
+    checkpoint: Checkpoint,
+    trunk: TrunkKind | None,
+    device: Device,
+    quiet: bool,
+    model: VerbModelSettings,
+    usual_model: VerbModelSettings,
+    optim: Optim,
+    protocol: VerbProtocol,
+) -> None:
+    """What `train` does, for verbs with other usual settings of the model."""
     # Before a dataset is fetched for nothing:
     on, its_model, screen = resolve_device(device), model_of_verb(model, trunk), progress_console(quiet=quiet)
-    usual, usual_protocol = model_of_verb(VerbModelSettings(), None), protocol_of_verb(VerbProtocol())
+    usual, usual_protocol = model_of_verb(usual_model, None), protocol_of_verb(VerbProtocol())
     its_protocol = protocol_of_verb(protocol)
     start = None if from_ is None else Start.of(from_)
     if refit is not None:
@@ -115,7 +138,21 @@ def asking(run: Path, layout: Layout, model: ModelSettings, dataset: Dataset) ->
         words, field = ["score", str(run), user, f"--items={quoted_item(str(dataset.item_ids()[0]))}"], "a"
     else:
         return ""
+    if reads_condition(layout):
+        words.append(f"--condition={_some_condition(dataset)}")
     return shlex.join(["plait", *words]) + (" --at TIME" if needs_time(layout, model, field) else "")
+
+
+def _some_condition(dataset: Dataset) -> str:
+    """A value of the first condition, as --condition takes it."""
+    feature = dataset.conditions[0]
+    match feature.kind:
+        case Category(values=values) | Categories(values=values) if values:
+            return f"{feature.name}={values[0]}"
+        case Number(edges=edges) if edges:
+            return f"{feature.name}={edges[0]:g}"
+        case _:
+            return f"{feature.name}=VALUE"
 
 
 def quoted_item(id: str) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
 from plait.evaluation.settings import Protocol
-from plait.limits import WINDOW
+from plait.limits import WIDTH, WINDOW, Between
 from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkKind
 from plait.nn.losses import RetrievalLoss
@@ -23,6 +23,27 @@ class VerbModelSettings(ModelSettings):
 
     retrieval: VerbRetrievalLoss = VerbRetrievalLoss()
     counts: Literal["none", "auto"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LumRetrievalLoss(VerbRetrievalLoss):
+    """As the LUM paper trains (section 4.1): against the batch's other items, each as itself. Directions are compared,
+    at a temperature that validation chose (`benchmarks/README.md`, interests)."""
+
+    kind: Literal["auto", "full", "sampled", "info_nce"] = "info_nce"
+    log_q: Literal["none", "negatives", "both"] = "none"
+    l2_norm: bool = True
+    temperature: Annotated[float, Between(1e-4, 1e4, "beyond, logits overflow or are all alike")] = 0.1
+    item_bias: Literal["none", "popularity", "learned"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LumModelSettings(VerbModelSettings):
+    """A large user model's: interests of a fixed width, and nothing beside them that an inner product would not have."""
+
+    retrieval: LumRetrievalLoss = LumRetrievalLoss()
+    interest_dim: Annotated[int | None, WIDTH] = 64
+    counts: Literal["none", "auto"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,8 +131,8 @@ def read_history(
         items: those that are known; others become UNKNOWN_ITEM.
         needs_request: where the log has a request column, every event must name its request.
         users: a table of user features; users that it lacks, or all where it is not given, have none. Columns of the
-            context and of conditions that the history lacks are missing too. Without the request column, events of one time are one
-            request.
+            context and of conditions that the history lacks are missing too. Without the request column, events of
+            one time are one request.
 
     Raises:
         ValueError: a column is missing, of the wrong type, or holds a value that breaks a rule; or there is no user

@@ -1,7 +1,8 @@
 """Scoring and retrieval in one pass: every history is encoded once, and what comes after it attends to its keys.
 
 Shape letters: U users, C candidates of a user, M candidates of all users laid end to end, B lists of candidates, each
-of one user, N conditions of a user, F context features, G columns of conditions, K items returned, I rows of the item table, D width. Small ones count those of a step.
+of one user, N conditions of a user, F context features, G columns of conditions, K items returned, I rows of the item
+table, D width. Small ones count those of a step.
 """
 
 from collections.abc import Hashable, Iterator
@@ -49,7 +50,7 @@ def encode(model: GenerativeRecommender, state: State) -> State:
     fits = tokens * steps.kept_bytes_per_token(model) <= steps.STATE_BYTES
     if not (fits and model.plan.candidates_share_history and _tells_changes(model)):
         return replace(state, kept=None)
-    encoded = _encoded(model, _at_the_end(events))
+    encoded = encoded_histories(model, _at_the_end(events))
     return replace(state, kept=_kept(model, state, encoded, version_of(model)))
 
 
@@ -299,7 +300,7 @@ def _histories(model: GenerativeRecommender, state: State, coming: Coming) -> It
     tokens_U = steps.tokens_of(model, coming.events.num_events_U)
     most = steps.step_bytes() // (steps.bytes_per_token(model) + steps.kept_bytes_per_token(model))
     for some in steps.within(tokens_U, max(1, most)):
-        yield some, _encoded(model, coming.of(some))
+        yield some, encoded_histories(model, coming.of(some))
 
 
 def _begin_alike(model: GenerativeRecommender, state: State, coming: Coming, kept: Kept) -> bool:
@@ -310,7 +311,7 @@ def _begin_alike(model: GenerativeRecommender, state: State, coming: Coming, kep
     return np.array_equal(coming.end_U - length_U, kept.first_U)
 
 
-def _encoded(model: GenerativeRecommender, coming: Coming) -> Encoded:
+def encoded_histories(model: GenerativeRecommender, coming: Coming) -> Encoded:
     """The histories' keys, computed so many users at a time as fit into a step."""
     tokens_U, found = steps.tokens_of(model, coming.events.num_events_U), []
     for users in steps.within(tokens_U, steps.tokens_per_step(model)):

@@ -1,7 +1,8 @@
 """Scoring and retrieval, the plain way: one sequence per candidate. The reference for every faster way.
 
-Shape letters: U users, C candidates of a user, N conditions of a user, F context features, G columns of conditions, M questions, K items returned, I rows of the item
-table, D width. Small ones count those of a step: u users, c candidates.
+Shape letters: U users, C candidates of a user, N conditions of a user, F context features, G columns of conditions, M
+questions, K items returned, I rows of the item table, D width. Small ones count those of a step: u users, c
+candidates.
 """
 
 from collections.abc import Hashable, Sequence

@@ -1,8 +1,8 @@
 """The generative recommender: any layout over any trunk, one set of weights for retrieval and scoring.
 
 Shape letters: E events, A action columns, N tokens, M questions, S negatives, R rows, L slots of a row, C cells (the
-slots of all rows), D width, W width at which states and items are compared, P special facts and events (what sources point into), V items of the catalogue (with row
-0 for unknown items).
+slots of all rows), D width, W width at which states and items are compared, P special facts and events (what sources
+point into), V items of the catalogue (with row 0 for unknown items).
 """
 
 from collections.abc import Mapping

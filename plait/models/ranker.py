@@ -19,9 +19,9 @@ from plait.layouts.facts import Field
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs, LaterInputs, Questions
 from plait.models.late import columns_of
-from plait.nn.cached import Encoded, Keys
 from plait.nn.dice import Dice
 from plait.nn.dropout import Dropout
+from plait.nn.encoded import Encoded, Keys
 from plait.nn.encoders import ItemVectors
 from plait.nn.heads import ActionHeads
 from plait.nn.initialising import Linear, normal
@@ -51,7 +51,7 @@ class _Events:
         item_S1D = self.item_ND.unsqueeze(1)
         action_S1D = item_S1D[..., :0] if self.action_ND is None else self.action_ND.unsqueeze(1)
         code_SK = self.code_NK.to(item_S1D.dtype)
-        return Encoded(
+        return Encoded.whole(
             start_U1, torch.zeros_like(self.time_s_N), self.time_s_N, (Keys(item_S1D, action_S1D),), code_SK
         )
 
@@ -119,15 +119,20 @@ class Ranker(GenerativeRecommender):
         inputs, lists = later.inputs, later.lists
         (asked,), own = inputs.questions, self._events(inputs, self._facts(inputs, None))
         first_B = encoded.start_U1[lists.user_B]
-        places = Asked(*(np.repeat(x_B, lists.count_B) for x_B in (lists.user_B, first_B, first_B + lists.num_seen_B)))
+        places = Asked(
+            *(np.repeat(x_B, lists.count_B) for x_B in (lists.user_B, first_B, first_B + lists.num_seen_B))
+        )
         happened = self._behaviours(places, own, asked.cell_M, _Events.of(encoded))
         return [self._read(inputs, asked, happened, self.extractor(happened))]
 
-    def followed(self, later: LaterInputs, encoded: Encoded) -> Encoded:
+    def followed(
+        self, later: LaterInputs, encoded: Encoded, room_U: Int64[np.ndarray, " U"] | None = None
+    ) -> Encoded:
         """Histories that go on with one event each."""
         inputs = later.inputs
         own = self._events(inputs, self._facts(inputs, None))
-        return encoded.followed_by(own.encoded(np.arange(len(own.time_s_N) + 1)))
+        more = own.encoded(np.arange(len(own.time_s_N) + 1))
+        return encoded.followed_by(more, encoded.length_U if room_U is None else room_U)
 
     def flops(self, inputs: Inputs) -> float:
         """FLOPs of a forward pass up to what the heads read: every matrix product, of no embedding."""
@@ -142,7 +147,11 @@ class Ranker(GenerativeRecommender):
 
     @property
     def _flops_of_layers(self) -> float:
-        modules = [self.layers] if self.search_layers is None else [self.layers, self.search_layers, self.search_heads]
+        modules = (
+            [self.layers]
+            if self.search_layers is None
+            else [self.layers, self.search_layers, self.search_heads]
+        )
         return 2.0 * sum(p.numel() for module in modules for p in module.parameters() if p.ndim > 1)
 
     def _states(self, inputs: Inputs, items: ItemVectors | None) -> list[Float[Tensor, "M W"]]:
@@ -171,9 +180,7 @@ class Ranker(GenerativeRecommender):
         other_ND = items.of(other_E).index_select(0, inputs.event_N)
         return replace(self._happened(inputs, asked, items), other_ND=other_ND)
 
-    def _happened(
-        self, inputs: Inputs, asked: Questions, items: ItemVectors | None
-    ) -> Behaviours:
+    def _happened(self, inputs: Inputs, asked: Questions, items: ItemVectors | None) -> Behaviours:
         token_M = self._token_of(inputs, asked)
         events = self._events(inputs, self._facts(inputs, items))
         return self._behaviours(self._asked(inputs, token_M), events, token_M, events)

@@ -60,9 +60,7 @@ class CandidateBlocks:
         order_m = [question for lists in groups for first, last in lists for question in range(first, last)]
         place_M = torch.empty(len(user_M), dtype=torch.int64)
         place_M[torch.tensor(order_m, dtype=torch.int64)] = torch.arange(len(user_M))
-        return cls(
-            tuple(_block(lists, begin_M, end_M, device) for lists in groups), place_M.to(device)
-        )
+        return cls(tuple(_block(lists, begin_M, end_M, device) for lists in groups), place_M.to(device))
 
     def joined(self, of_blocks: Sequence[Shaped[Tensor, "B C *rest"]]) -> Shaped[Tensor, "M *rest"]:
         """What was found in each block, question by question again."""

@@ -40,7 +40,8 @@ def prepared_with(out, log=None, **options) -> Dataset:
     given = {"conditions": MOMENT, "item_conditions": ("genre",)} | options
     return prepare(
         a_log() if log is None else log,
-        user="user", item="item", time="time", actions=ACTIONS, out=out, min_item_events=1, context={"shown": Category()},
+        user="user", item="item", time="time", actions=ACTIONS, out=out, min_item_events=1,
+        context={"shown": Category()},
         items=GENRES, item_features=[Feature.parse("genre:categories:|")], **given,
     )  # fmt: skip
 

@@ -129,7 +129,7 @@ def test_items_that_are_described_alike_have_one_vector_each():
 def test_layouts_that_show_no_condition_are_refused():
     for notation in ("item", "lac", "interleaved"):
         model = model_of(resolve(notation))
-        with pytest.raises(ValueError, match="is not asked under conditions: .* train layout 'lum'"):
+        with pytest.raises(ValueError, match=r"is not asked under conditions: .* train layout 'lum'"):
             one_pass.query(model, state_of(model), conditions())
     model = model_of(resolve("lum"))
     with pytest.raises(ValueError, match="no conditions to ask under: 0 for 3 users"):

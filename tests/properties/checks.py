@@ -113,8 +113,8 @@ def changed(batch: EventBatch, first: int, what: Sequence[str]) -> EventBatch:
 @torch.no_grad()
 def check_causality(case: Case) -> None:
     """By value, which also finds ways that a gradient does not take (times, lengths, indices, counts): other items,
-    actions, times, contexts or conditions from some event on change no state whose question may not know them, and change
-    others."""
+    actions, times, contexts or conditions from some event on change no state whose question may not know them, and
+    change others."""
     batch = case.told(a_log())
     told = ["action", "time"] + ["context"] * case.knows_features + ["condition"] * case.knows_conditions
     kinds = (("item", *told), *((kind,) for kind in told))

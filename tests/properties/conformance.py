@@ -132,8 +132,8 @@ class Known:
 
 
 def known_to(case: Case, batch: EventBatch, field: Field, event: int) -> Known:
-    """Of its own user what lay before, for an action its item, and its condition; with requests that do not see themselves,
-    and for a candidate, what lay before its request. Of times, in addition, what `time_anchor` promises."""
+    """Of its own user what lay before, for an action its item, and its condition; with requests that do not see
+    themselves, and for a candidate, what lay before its request. Of times, in addition, what `time_anchor` promises."""
     event_E, exposure = np.arange(len(batch.item_E)), case.combination.exposure
     start = batch.start_U1[batch.start_U1 <= event].max()
     end = batch.start_U1[batch.start_U1 > event].min()

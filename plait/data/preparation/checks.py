@@ -34,7 +34,8 @@ def _check_conditions(settings: Settings) -> None:
     for name in settings.item_conditions:
         if name not in features:
             raise ValueError(
-                f"condition {name!r} of the item is none of its features, {', '.join(features) or 'of which there are none'}"
+                f"condition {name!r} of the item is none of its features, "
+                f"{', '.join(features) or 'of which there are none'}"
                 f": name it in {setting('item_features')}, or as a column of the log ({name}:category)"
             )
         if isinstance(features[name].kind, Vector):

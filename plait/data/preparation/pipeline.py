@@ -95,7 +95,8 @@ def prepare(
         split: what is held out: each user's last two events, what lies behind two times, or what a column of the log
             says (`LeaveOneOut`, `Temporal`, `SplitColumn`).
         keep_unseen_items: items of `items` without an event left are in the catalogue too, untrained.
-        missing: values that stand for none, by the column of an action, a feature, the context or a condition: {"rating": [0]}.
+        missing: values that stand for none, by the column of an action, a feature, the context or a condition:
+            {"rating": [0]}.
         negative_ids: what negative numbers are: ids like others ("keep") or words for nobody ("refuse"). By default
             they are kept where one lies below -2^31, or where they are at least ten and a tenth of the different ids.
         text: how text files are read, of the log and of both tables; what it leaves open is found and recorded.

@@ -89,7 +89,7 @@ def _check_conditions(world: World, conditions: Sequence[str]) -> None:
     for name in conditions:
         if name not in KNOWN_BEFORE:
             raise ValueError(
-                f"condition {name!r}: a world is asked under {' and '.join(KNOWN_BEFORE)}, which are known before the item"
+                f"condition {name!r}: a world is asked under {' and '.join(KNOWN_BEFORE)}, known before the item"
             )
         if name == QUERY and not world.queries:
             raise ValueError(

@@ -30,9 +30,9 @@ class World(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     A user has a type for life, and a mood that holds for a request and then moves. A request has a scenario and
     exposes one or more items. The item's category depends on type, scenario and the last action; the item, within
-    its category, on popularity. A query names the category, or at times any other. Responses depend on type, mood, scenario and item. Every strength is the number
-    of logits by which one standard deviation of its cause moves a choice or a response; 0 switches it off and
-    leaves the rest as it is.
+    its category, on popularity. A query names the category, or at times any other. Responses depend on type, mood,
+    scenario and item. Every strength is the number of logits by which one standard deviation of its cause moves a
+    choice or a response; 0 switches it off and leaves the rest as it is.
     """
 
     seed: Annotated[int, SEED] = 0

@@ -40,8 +40,8 @@ def read_kuairand(path: Path) -> "polars.LazyFrame":
     logs = [first] if path.is_file() else sorted(first.parent.glob("log_standard_*.csv"))
     columns = {"user_id": USER, "video_id": ITEM, "time_ms": TIME}
     lazy = pl.concat([scan_text(log, TextFormat(separator=",")) for log in logs])
-    named = (*KUAIRAND_ACTIONS, *KUAIRAND_CONDITIONS)
-    return renamed(lazy, first, columns | {each.name: each.name for each in named})
+    names = [action.name for action in KUAIRAND_ACTIONS] + [each.name for each in KUAIRAND_CONDITIONS]
+    return renamed(lazy, first, columns | dict(zip(names, names, strict=True)))
 
 
 def read_kuaisar(path: Path) -> "polars.LazyFrame":
