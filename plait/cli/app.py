@@ -37,12 +37,17 @@ ABOUT_DATA = """Datasets: those Plait knows, and your own logs.
 
 Example: plait data get ml-100k
 """
+ABOUT_RANKERS = """Rankers: DIN, DIEN, SIM and TWIN, trained and tested like layouts.
+
+Example: plait rank train ml-100k --ranker din --out runs/din
+"""
 HELD_BY_APPS = {
     "data": ABOUT_DATA,
+    "rank": ABOUT_RANKERS,
     "layouts": description_of("plait.cli.layouts:list_layouts"),
 }
 IN_ORDER_OF_WORK = (
-    "data", "simulate", "layouts", "compare", "train", "evaluate", "recommend", "score", "similar",
+    "data", "simulate", "layouts", "compare", "train", "rank", "evaluate", "recommend", "score", "similar",
     "check", "study",
 )  # fmt: skip
 
