@@ -11,6 +11,8 @@ if TYPE_CHECKING:  # for editors and checkers of types; a test holds it against 
     from plait.counting_recommender import CountingRecommender, CountingScorer
     from plait.data import Dataset, Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat, prepare
     from plait.evaluation.settings import Optim, Protocol
+    from plait.exporting.exported import Exported
+    from plait.exporting.writing import export
     from plait.fitting import fit, refit
     from plait.layouts import Layout
     from plait.models.generative import ModelSettings
@@ -41,6 +43,7 @@ HOMES = {
     "CountingScorer": "plait.counting_recommender",
     "Dataset": "plait.data",
     "Explode": "plait.data",
+    "Exported": "plait.exporting.exported",
     "Feature": "plait.schema",
     "LateSettings": "plait.models.late",
     "Layout": "plait.layouts",
@@ -56,6 +59,7 @@ HOMES = {
     "Temporal": "plait.data",
     "TextFormat": "plait.data",
     "Vector": "plait.schema",
+    "export": "plait.exporting.writing",
     "fit": "plait.fitting",
     "prepare": "plait.data",
     "refit": "plait.fitting",
@@ -72,6 +76,7 @@ __all__ = [
     "CountingScorer",
     "Dataset",
     "Explode",
+    "Exported",
     "Feature",
     "LateSettings",
     "Layout",
@@ -87,6 +92,7 @@ __all__ = [
     "Temporal",
     "TextFormat",
     "Vector",
+    "export",
     "fit",
     "prepare",
     "refit",

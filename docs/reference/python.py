@@ -21,6 +21,7 @@ GROUPS = {
     "Layouts": ("Layout",),
     "Training": ("fit", "refit", "ModelSettings", "LateSettings", "Optim", "Protocol"),
     "Answering": ("Recommender",),
+    "Exporting": ("export", "Exported"),
     "Counting": ("CountingRecommender", "CountingScorer"),
 }
 OF_CALLERS = {"Dataset": ("open", "history")}  # its other methods serve training

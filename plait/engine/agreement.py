@@ -132,7 +132,7 @@ def check(model: GenerativeRecommender, histories: EventBatch, seed: int) -> Che
         ValueError: no user can be asked about, or the model predicts nothing of an event to come.
     """
     left_out, compared = list(_not_asked(model)), list[Agreement]()
-    if not _fields(model):
+    if not fields_asked(model):
         raise ValueError(f"there is nothing to check: {'; '.join(left_out)}")
     case = _Case.of(model, histories, seed)
     for way in WAYS:
@@ -185,6 +185,7 @@ class _Moment:
     )  # one time for all users; None: each its own, which is read by no answer unless asked one by one
     request_U: tuple[int | str, ...]
     context_UF: Int64[np.ndarray, "U F"]
+    condition_UG: Int64[np.ndarray, "U G"]
     context: EventBatch  # what is seen, as far as the model reads: a sequence for each of training's
     to_come: EventBatch  # the first of each sequence's is asked about
     num_asked: int  # candidates of a user in training's sequences
@@ -273,8 +274,8 @@ class _Case:
         """What one pass over the users' histories gives, for all candidates and items."""
         model = self.model
         found: Logits = {}
-        name = moment.request_U[int(user_W[0])]
-        if "a" in _fields(model):
+        name, condition_WG = moment.request_U[int(user_W[0])], moment.condition_UG[user_W]
+        if "a" in fields_asked(model):
             item_WC = self.item_UC[user_W]
             count_W = np.full(len(item_WC), item_WC.shape[1])
             context_WF = moment.context_UF[user_W]
@@ -285,6 +286,7 @@ class _Case:
                     item_WC.reshape(-1),
                     count_W,
                     context_UF=context_WF,
+                    condition_UG=condition_WG,
                     at_s=at_s,
                     request_name=name,
                 )
@@ -292,11 +294,18 @@ class _Case:
             for action, *out in zip(model.config.actions, *parts, strict=True):
                 out_MZ = torch.cat(out).double().cpu().numpy()
                 found[action.name] = out_MZ.reshape(*item_WC.shape, -1)
-        if "i" in _fields(model):
+        if "i" in fields_asked(model):
             kept_I = np.zeros(model.config.num_items + 1, dtype=bool)
             kept_I[self.items] = True
             item_WZ, score_WZ = one_pass.retrieve(
-                model, state, len(self.items), False, kept_I=kept_I, at_s=at_s, request_name=name
+                model,
+                state,
+                len(self.items),
+                False,
+                kept_I=kept_I,
+                at_s=at_s,
+                request_name=name,
+                condition_UG=condition_WG,
             )
             by_item_WZ = np.argsort(item_WZ, axis=1)
             found[NEXT_ITEM] = np.take_along_axis(score_WZ.astype(np.float64), by_item_WZ, axis=1)[:, None]
@@ -312,7 +321,7 @@ class _Case:
         return np.arange(self.num_users)
 
 
-def _fields(model: GenerativeRecommender) -> tuple[Field, ...]:
+def fields_asked(model: GenerativeRecommender) -> tuple[Field, ...]:
     """What is asked about."""
     verdict, found = audit(model.layout), list[Field]()
     if verdict.can_retrieve:
@@ -350,7 +359,7 @@ def _counted_alone(model: GenerativeRecommender) -> Iterator[str]:
 
 def _askable(model: GenerativeRecommender, histories: EventBatch) -> EventBatch:
     """The users whose last event can be asked about: enough lies before it, or before its request."""
-    ends = [reader(model.layout, field) for field in _fields(model)]
+    ends = [reader(model.layout, field) for field in fields_asked(model)]
     needed = max(1, *(found.target.offset for found in ends if found is not None))
     seen_U = _end_of_context(model, histories) - histories.start_U1[:-1]
     user_W = np.flatnonzero(seen_U >= needed)
@@ -383,6 +392,7 @@ def _as_it_came(model: GenerativeRecommender, histories: EventBatch) -> _Moment:
         at_s=None,
         request_U=tuple(histories.request_E[end_U].tolist()),
         context_UF=histories.context_EF[end_U],
+        condition_UG=histories.condition_EG[end_U],
         context=window(histories, plan.window, plan.lead, end_U),
         to_come=behind(histories, histories.start_U1[1:] - end_U),
         num_asked=1,
@@ -407,6 +417,7 @@ def _later(model: GenerativeRecommender, histories: EventBatch, item_UC: Int64[n
         at_s=at_s,
         request_U=(TO_COME,) * len(ones_U),
         context_UF=last.context_EF,
+        condition_UG=last.condition_EG,
         context=repeated(window(history, plan.window, plan.lead), num_asked),
         to_come=replace(repeated(each, num_asked), item_E=item_UC.reshape(-1)),
         num_asked=num_asked,
@@ -415,7 +426,7 @@ def _later(model: GenerativeRecommender, histories: EventBatch, item_UC: Int64[n
 
 def _reads_moments(model: GenerativeRecommender) -> bool:
     """Whether it matters when, or in which request, an event comes."""
-    return model.reads_requests or model.config.settings.trunk.reads_time
+    return model.reads_requests or model.config.settings.reads_time
 
 
 def _trained(case: _Case, moment: _Moment, some: slice) -> dict[str, Float[np.ndarray, "_ _"]]:
@@ -430,7 +441,7 @@ def _trained(case: _Case, moment: _Moment, some: slice) -> dict[str, Float[np.nd
         counting=model.counting,
     )
     found: dict[str, np.ndarray] = {}
-    for field in _fields(model):
+    for field in fields_asked(model):
         answers = reader(model.layout, field)
         assert answers is not None, "the layout predicts it"
         ((questions, state_MD),) = (

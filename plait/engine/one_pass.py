@@ -1,7 +1,8 @@
 """Scoring and retrieval in one pass: every history is encoded once, and what comes after it attends to its keys.
 
 Shape letters: U users, C candidates of a user, M candidates of all users laid end to end, B lists of candidates, each
-of one user, F context features, K items returned, I rows of the item table, D width. Small ones count those of a step.
+of one user, N conditions of a user, F context features, G columns of conditions, K items returned, I rows of the item
+table, D width. Small ones count those of a step.
 """
 
 from collections.abc import Hashable, Iterator
@@ -23,7 +24,7 @@ from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Questions, candidate_inputs, history_inputs, next_inputs
 from plait.models.late import LateStatistics
 from plait.nn.encoded import Encoded
-from plait.schema import EventBatch
+from plait.schema import UNKNOWN_ITEM, EventBatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ def encode(model: GenerativeRecommender, state: State) -> State:
     fits = tokens * steps.kept_bytes_per_token(model) <= steps.STATE_BYTES
     if not (fits and model.plan.candidates_share_history and _tells_changes(model)):
         return replace(state, kept=None)
-    encoded = _encoded(model, _at_the_end(events))
+    encoded = encoded_histories(model, _at_the_end(events))
     return replace(state, kept=_kept(model, state, encoded, version_of(model)))
 
 
@@ -92,6 +93,7 @@ def score(
     at_s: int | None = None,
     request_name: Hashable = None,
     context_F: Int64[np.ndarray, " F"] | None = None,
+    condition_UG: Int64[np.ndarray, "U G"] | None = None,
 ) -> dict[str, Float32[np.ndarray, "U C ..."]]:
     """As `plain.score`, in one pass."""
     asking.check_can_score(model, item_UC)
@@ -107,6 +109,7 @@ def score(
         at_s=at_s,
         request_name=request_name,
         context_UF=context_UF,
+        condition_UG=condition_UG,
     )
     return {name: value.reshape(*item_UC.shape, *value.shape[1:]) for name, value in predicted.items()}
 
@@ -121,11 +124,19 @@ def score_lists(
     at_s: int | None = None,
     request_name: Hashable = None,
     context_UF: Int64[np.ndarray, "U F"] | None = None,
+    condition_UG: Int64[np.ndarray, "U G"] | None = None,
 ) -> dict[str, Float32[np.ndarray, "M ..."]]:
     """The expected actions of users on candidates of their own, `count_U` each, which may be none; the rest as in
     `plain.score`."""
     outputs = outputs_of_lists(
-        model, state, item_M, count_U, at_s=at_s, request_name=request_name, context_UF=context_UF
+        model,
+        state,
+        item_M,
+        count_U,
+        at_s=at_s,
+        request_name=request_name,
+        context_UF=context_UF,
+        condition_UG=condition_UG,
     )
     parts = []
     for out in outputs:
@@ -143,14 +154,19 @@ def outputs_of_lists(
     at_s: int | None = None,
     request_name: Hashable = None,
     context_UF: Int64[np.ndarray, "U F"] | None = None,
+    condition_UG: Int64[np.ndarray, "U G"] | None = None,
 ) -> Iterator[tuple[Float32[Tensor, "m _"], ...]]:
     """What `score_lists` takes expectations of: the heads' raw outputs for each action, step by step."""
     asking.check_can_score(model, item_M[None])
     coming = asking.coming_of(model, "a", state, at_s, request_name)
     if context_UF is None:
         context_UF = np.tile(asking.no_context(state.events), (len(count_U), 1))
-    late = model.late_statistics()
-    for state_MD, questions in _answers(model, state, coming, "a", item_M, count_U, context_UF, late):
+    if condition_UG is None:
+        condition_UG = asking.no_condition(state.events)
+    late, condition_MG = model.late_statistics(), np.repeat(condition_UG, count_U, axis=0)
+    for state_MD, questions in _answers(
+        model, state, coming, "a", item_M, count_U, context_UF, condition_MG, late
+    ):
         yield model.action_outputs(questions, state_MD)
 
 
@@ -164,20 +180,46 @@ def retrieve(
     at_s: int | None = None,
     request_name: Hashable = None,
     kept_I: Bool[np.ndarray, " I"] | None = None,
+    condition_UG: Int64[np.ndarray, "U G"] | None = None,
 ) -> tuple[Int64[np.ndarray, "U K"], Float32[np.ndarray, "U K"]]:
     """As `plain.retrieve`, in one pass."""
     filters = asking.checked_filters(model, state, k, filter_seen, kept_I)
     coming = asking.coming_of(model, "i", state, at_s, request_name)
     item_U, count_U = asking.no_item(coming.events)[:, 0], np.ones(coming.events.num_users, dtype=np.int64)
     context_UF = np.tile(asking.no_context(coming.events), (len(count_U), 1))
+    if condition_UG is None:
+        condition_UG = asking.no_condition(coming.events)
     catalogue, found, first = catalogue_of(model), [], 0
-    for state_uD, _ in _answers(model, state, coming, "i", item_U, count_U, context_UF, late=None):
+    for state_uD, _ in _answers(
+        model, state, coming, "i", item_U, count_U, context_UF, condition_UG, late=None
+    ):
         users = slice(first, first + len(state_uD))
         some = coming.of(users)
         found += asking.best_of_users(model, catalogue, some.events, state_uD, k, filters.of(users))
         first = users.stop
     item_UK, score_UK = (np.concatenate(each) for each in zip(*found, strict=True))
     return item_UK, score_UK
+
+
+@torch.no_grad()
+def query(
+    model: GenerativeRecommender,
+    state: State,
+    condition_UNG: Int64[np.ndarray, "U N G"],
+    *,
+    at_s: int | None = None,
+    request_name: Hashable = None,
+) -> Float32[np.ndarray, "U N D"]:
+    """As `plain.query`, in one pass: a group query (LUM paper, section 4.2, figure 4)."""
+    asking.check_can_query(model, condition_UNG)
+    coming, shape = asking.coming_of(model, "i", state, at_s, request_name), condition_UNG.shape
+    count_U = np.full(shape[0], shape[1])
+    item_M = np.full(shape[0] * shape[1], UNKNOWN_ITEM)
+    context_UF = np.tile(asking.no_context(coming.events), (shape[0], 1))
+    condition_MG = condition_UNG.reshape(-1, shape[2])
+    answers = _answers(model, state, coming, "i", item_M, count_U, context_UF, condition_MG, late=None)
+    found = [model.retrieval.keys(state_MD).float().cpu().numpy() for state_MD, _ in answers]
+    return np.concatenate(found).reshape(*shape[:2], -1)
 
 
 def _answers(
@@ -188,18 +230,25 @@ def _answers(
     item_M: Int64[np.ndarray, " M"],
     count_U: Int64[np.ndarray, " U"],
     context_UF: Int64[np.ndarray, "U F"],
+    condition_MG: Int64[np.ndarray, "M G"],
     late: LateStatistics | None,
 ) -> Iterator[tuple[Float32[Tensor, "m D"], Questions]]:
     """What heads read of every candidate, in order, step by step."""
     end_U = np.cumsum(count_U)
     for users, encoded in _histories(model, state, coming):
         some, first = coming.of(users), int(end_U[users.start] - count_U[users.start])
-        item_m = item_M[first : int(end_U[users.stop - 1])]
+        ours = slice(first, int(end_U[users.stop - 1]))
+        item_m, condition_mG = item_M[ours], condition_MG[ours]
         lists = _Lists.cut(count_U[users], max(1, steps.tokens_per_step(model) // model.plan.tokens_to_come))
         for step in steps.within(lists.count_B * model.plan.tokens_to_come, steps.tokens_per_step(model)):
             part = lists.of(step)
             events = asking.candidate_lists_of(
-                some, part.user_B, part.count_B, item_m[part.items], context_UF[users][part.user_B]
+                some,
+                part.user_B,
+                part.count_B,
+                item_m[part.items],
+                context_UF[users][part.user_B],
+                condition_mG[part.items],
             )
             later = candidate_inputs(
                 model.plan,
@@ -251,7 +300,7 @@ def _histories(model: GenerativeRecommender, state: State, coming: Coming) -> It
     tokens_U = steps.tokens_of(model, coming.events.num_events_U)
     most = steps.step_bytes() // (steps.bytes_per_token(model) + steps.kept_bytes_per_token(model))
     for some in steps.within(tokens_U, max(1, most)):
-        yield some, _encoded(model, coming.of(some))
+        yield some, encoded_histories(model, coming.of(some))
 
 
 def _begin_alike(model: GenerativeRecommender, state: State, coming: Coming, kept: Kept) -> bool:
@@ -262,12 +311,15 @@ def _begin_alike(model: GenerativeRecommender, state: State, coming: Coming, kep
     return np.array_equal(coming.end_U - length_U, kept.first_U)
 
 
-def _encoded(model: GenerativeRecommender, coming: Coming) -> Encoded:
+def encoded_histories(model: GenerativeRecommender, coming: Coming) -> Encoded:
     """The histories' keys, computed so many users at a time as fit into a step."""
     tokens_U, found = steps.tokens_of(model, coming.events.num_events_U), []
     for users in steps.within(tokens_U, steps.tokens_per_step(model)):
         some = coming.of(users)
-        to_come = asking.candidates_of(some, asking.no_item(some.events), asking.no_context(some.events))
+        events = some.events
+        to_come = asking.candidates_of(
+            some, asking.no_item(events), asking.no_context(events), asking.no_condition(events)
+        )
         batch = joined_histories(some.events, to_come)
         histories = history_inputs(model.plan, batch, device=next(model.parameters()).device)
         with as_served(model, histories.num_tokens):

@@ -131,6 +131,19 @@ class Catalogue:
 
 
 @torch.no_grad()
+def interests_of_items(model: GenerativeRecommender) -> Float[Tensor, "V D"]:
+    """What interests are compared with, for every item of the catalogue in its order: the inner product with what
+    `query` answers is their similarity.
+
+    Source: the LUM paper, section 4.3: e_i.
+    """
+    catalogue = catalogue_of(model)
+    length_W = torch.from_numpy(np.diff(catalogue.start_W1)).to(catalogue.item_V.device)
+    key_VD = catalogue.key_WD.repeat_interleave(length_W, dim=0)
+    return key_VD[catalogue.item_V.argsort()]
+
+
+@torch.no_grad()
 def catalogue_of(model: GenerativeRecommender) -> Catalogue:
     """All items of a model in evaluation mode, outside of autocast."""
     items, retrieval = model.items, model.retrieval
@@ -139,11 +152,12 @@ def catalogue_of(model: GenerativeRecommender) -> Catalogue:
     if not items.features:
         table_VD = items.table()[FIRST_ITEM:]
         item_V = torch.arange(FIRST_ITEM, items.num_items + 1, device=table_VD.device)
-        return Catalogue(retrieval, retrieval.keys(table_VD), item_V, np.arange(len(item_V) + 1), bias_I)
+        key_VD = retrieval.keys(model.compared(table_VD))
+        return Catalogue(retrieval, key_VD, item_V, np.arange(len(item_V) + 1), bias_I)
     like_V = first_alike(items)
     first_W, count_W = like_V.unique(return_counts=True)
     at_a_time = steps.even(len(first_W), steps.rows_per_step(items.project.in_features))
-    key_WD = retrieval.keys(torch.cat([items(first_W[part]) for part in at_a_time]))
+    key_WD = retrieval.keys(torch.cat([model.compared(items(first_W[part])) for part in at_a_time]))
     start_W1 = np.concatenate([[0], count_W.cumsum(0).cpu().numpy()])
     return Catalogue(retrieval, key_WD, like_V.argsort(stable=True) + FIRST_ITEM, start_W1, bias_I)
 

@@ -184,6 +184,7 @@ def joined_histories(history: EventBatch, more: EventBatch) -> EventBatch:
         time_s_E=both("time_s_E"),
         request_E=both("request_E"),
         context_EF=both("context_EF"),
+        condition_EG=both("condition_EG"),
         number_E=both("number_E"),
     )
 
@@ -364,6 +365,7 @@ def _gathered(
         time_s_E=events.time_s_E[index_E],
         request_E=events.request_E[index_E],
         context_EF=events.context_EF[index_E],
+        condition_EG=events.condition_EG[index_E],
         user_code_UK=events.user_code_UK[user_W],
         number_E=events.number_E[index_E],
     )

@@ -312,13 +312,17 @@ class ActionEncoder(nn.Module):
 
     def rows(self, raw_EA: Float[Tensor, "E A"]) -> tuple[Int64[Tensor, "E J"], Float[Tensor, "E J"]]:
         """The J = 2 A rows of the table that each event reads, and how much of each: per action 1 in all."""
-        place_EA = (scaled(self.actions, raw_EA) * self.knots_per_unit_A).minimum(self.last_knot_A)
-        place_EA = torch.where(raw_EA.isnan(), MISSING, place_EA)
+        return self.rows_at(scaled(self.actions, raw_EA))
+
+    def rows_at(self, unit_EA: Float[Tensor, "*E A"]) -> tuple[Int64[Tensor, "*E J"], Float[Tensor, "*E J"]]:
+        """As `rows`, of values at model scale, which are not held against their ranges."""
+        place_EA = (unit_EA * self.knots_per_unit_A).minimum(self.last_knot_A)
+        place_EA = torch.where(unit_EA.isnan(), MISSING, place_EA)
         below_EA = place_EA.floor()
         row_EA = self.missing_row_A + below_EA.long() - round(MISSING)
         share_EA = place_EA - below_EA  # of the next row, which is of the same action where there is a share
         next_EA = row_EA + (share_EA > 0)
-        return torch.cat([row_EA, next_EA], dim=1), torch.cat([1 - share_EA, share_EA], dim=1)
+        return torch.cat([row_EA, next_EA], dim=-1), torch.cat([1 - share_EA, share_EA], dim=-1)
 
 
 def _names(features: Sequence[Feature]) -> str:

@@ -1,0 +1,49 @@
+"""What cannot be exported, and why: all that an exported program would leave out or answer otherwise."""
+
+from collections.abc import Iterator
+
+from plait.engine.agreement import fields_asked
+from plait.models.generative import GenerativeRecommender
+
+
+def check_exportable(model: GenerativeRecommender, *, without_counts: bool = False) -> None:
+    """
+    Args:
+        without_counts: the network alone is wanted, where counts belong to the model.
+
+    Raises:
+        ValueError: the model reads something that programs of tensors are not told.
+    """
+    problems = list(problems_of_exporting(model, without_counts=without_counts))
+    if problems:
+        raise ValueError(f"layout '{model.layout}' cannot be exported as the model is: {'; '.join(problems)}")
+
+
+def problems_of_exporting(model: GenerativeRecommender, *, without_counts: bool) -> Iterator[str]:
+    config, exposure = model.config, model.plan.exposure
+    if not fields_asked(model):
+        yield "it neither scores a given item nor retrieves one"
+    if model.items is None:
+        yield "it reads no items"
+    if exposure.time_anchor != "current":
+        yield (
+            f"time_anchor = '{exposure.time_anchor}' makes a history's keys anew for every moment that is asked about; "
+            "use time_anchor = 'current'"
+        )
+    if exposure.history == "full":
+        yield "history = 'full' sees events that come later; use history = 'causal'"
+    if exposure.same_request == "blind":
+        yield "same_request = 'blind' hides events by their requests; use same_request = 'causal'"
+    if config.settings.allow_leaks:
+        yield "allow_leaks: it may read its own answers"
+    if model.users is not None or model.context is not None:
+        what = "user features" if model.users is not None else "context features"
+        yield f"it reads {what}, whose values an exported program cannot code; train without them"
+    if config.settings.late.num_groups:
+        yield "model.late counts features of the history for its heads; train without them"
+    if model.counts is not None and model.counts.pay and not without_counts:
+        yield (
+            "counts stand beside the network and add to its answers, and tables of counts are no part of an exported "
+            "program; export the network alone (without_counts, on the command line --without-counts), or train with "
+            "model.counts = 'none'"
+        )
