@@ -18,7 +18,6 @@ from plait.layouts import Layout
 from plait.layouts.facts import Field
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs, LaterInputs, Questions
-from plait.models.late import columns_of
 from plait.nn.dice import Dice
 from plait.nn.dropout import Dropout
 from plait.nn.encoded import Encoded, Keys
@@ -29,7 +28,7 @@ from plait.nn.ranker_settings import RankerSettings
 from plait.nn.rankers import Amounts, Asked, Behaviours, Interest, extractor_of
 from plait.nn.target_attention import Moments
 from plait.nn.towers import TowerConfig
-from plait.schema import FIRST_VALUE, Feature, Vector
+from plait.schema import FIRST_VALUE, Feature, Vector, code_columns
 from plait.wording import setting
 
 AUXILIARY = "auxiliary"  # the name of the loss that an extractor has of its own
@@ -214,7 +213,7 @@ class Ranker(GenerativeRecommender):
         if category is None:
             return item_N.new_zeros((len(item_N), 0))
         assert self.items is not None, "a ranker reads items"
-        code_VK = self.items.code_VC[:, columns_of(category, self.config.item_features)]
+        code_VK = self.items.code_VC[:, code_columns([category], self.config.item_features)]
         return code_VK[item_N].long() - FIRST_VALUE
 
     def _token_of(self, inputs: Inputs, asked: Questions) -> Int64[Tensor, " M"]:

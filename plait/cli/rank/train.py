@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Device, Quiet
 from plait.cli.datasets import open_dataset
 from plait.cli.evaluate import evaluate
-from plait.cli.model_settings import VerbModelSettings, model_of_verb
 from plait.cli.output import progress_console, say
 from plait.cli.progress import training_bar
 from plait.cli.train import asking
+from plait.cli.verb_settings import VerbModelSettings, model_of_verb
 from plait.compare.words import duration
 from plait.evaluation.run_files import MODEL as MODEL_FOLDER
 from plait.evaluation.run_files import load_result
