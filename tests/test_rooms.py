@@ -46,6 +46,17 @@ MAY_IMPORT = {
     "store": set(),
     "service": MODEL | {"data", "recommender", "store"},
     "counting_recommender": {"answer_tables", "baselines", "data", "engine", "evaluation", "recommender"},
+    "rankers": {
+        "data",
+        "evaluation",
+        "fitting",
+        "layouts",
+        "models",
+        "nn",
+        "notices",
+        "recommender",
+        "training",
+    },
     "compare": MODEL | {"data", "metrics", "evaluation", "training", "notices", "terminal"},
     "papers": MODEL | {"data", "metrics", "evaluation", "training", "compare", "notices", "terminal"},
 }

@@ -41,13 +41,18 @@ ABOUT_LUM = """Large user models: trained once, asked for what users want, and r
 
 Example: plait lum query runs/lum --condition scenario=search --out interests.parquet
 """
+ABOUT_RANKERS = """Rankers: DIN, DIEN, SIM and TWIN, trained and tested like layouts.
+
+Example: plait rank train ml-100k --ranker din --out runs/din
+"""
 HELD_BY_APPS = {
     "data": ABOUT_DATA,
+    "rank": ABOUT_RANKERS,
     "lum": ABOUT_LUM,
     "layouts": description_of("plait.cli.layouts:list_layouts"),
 }
 IN_ORDER_OF_WORK = (
-    "data", "simulate", "layouts", "compare", "train", "evaluate", "recommend", "score", "similar",
+    "data", "simulate", "layouts", "compare", "train", "rank", "evaluate", "recommend", "score", "similar",
     "check", "export", "lum", "serve", "new-key", "study",
 )  # fmt: skip
 

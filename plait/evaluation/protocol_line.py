@@ -145,7 +145,8 @@ def _words_of_training(dataset: Dataset, model: ModelSettings, optim: Optim, pro
         Selection.AUTO: "NDCG@10 (loss of the actions where a layout does not retrieve)",
     }.get(protocol.select, protocol.select)
     last = "request" if protocol.candidate_requests == 1 else f"{protocol.candidate_requests} requests"
-    candidates = f"the last {last} of a window, as candidates"
+    asked = "every request" if protocol.candidate_requests > protocol.max_events else f"the last {last}"
+    candidates = f"{asked} of a window, as candidates"
     supervised = f"every event of a window (where its token shows the answer: {candidates})"
     if protocol.supervise == "candidates":
         supervised = candidates

@@ -211,10 +211,10 @@ class GenerativeRecommender(nn.Module):
         self.retrieval = settings.retrieval.resolved(config.num_items)
         self.state_interest: Linear | None = None
         self.item_interest: Linear | None = None
-        width = settings.interest_dim
-        if width not in (None, dim) and "i" in layout.predicts:
+        interest_dim = settings.interest_dim
+        if interest_dim is not None and interest_dim != dim and "i" in layout.predicts:
             self.state_interest, self.item_interest = (
-                Linear(dim, width, normal(dim**-0.5), bias=False) for _ in range(2)
+                Linear(dim, interest_dim, normal(dim**-0.5), bias=False) for _ in range(2)
             )
         self.item_bias: ItemBias | None = None
         if self.retrieval.item_bias != "none" and "i" in layout.predicts:

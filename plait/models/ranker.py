@@ -18,7 +18,6 @@ from plait.layouts import Layout
 from plait.layouts.facts import Field
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs, LaterInputs, Questions
-from plait.models.late import columns_of
 from plait.nn.dice import Dice
 from plait.nn.dropout import Dropout
 from plait.nn.encoded import Encoded, Keys
@@ -26,10 +25,10 @@ from plait.nn.encoders import ItemVectors
 from plait.nn.heads import ActionHeads
 from plait.nn.initialising import Linear, normal
 from plait.nn.ranker_settings import RankerSettings
-from plait.nn.rankers import Asked, Behaviours, Interest, extractor_of
+from plait.nn.rankers import Amounts, Asked, Behaviours, Interest, extractor_of
 from plait.nn.target_attention import Moments
 from plait.nn.towers import TowerConfig
-from plait.schema import FIRST_VALUE, Feature, Vector
+from plait.schema import FIRST_VALUE, Feature, Vector, code_columns
 from plait.wording import setting
 
 AUXILIARY = "auxiliary"  # the name of the loss that an extractor has of its own
@@ -138,12 +137,16 @@ class Ranker(GenerativeRecommender):
         """FLOPs of a forward pass up to what the heads read: every matrix product, of no embedding."""
         (asked,) = inputs.questions
         places = self._asked(inputs, self._token_of(inputs, asked))
-        recent_M = np.minimum(places.end_M - places.first_M, self.config.settings.ranker.recent_events)
-        num_seen, num_asked = float((places.end_M - places.first_M).sum()), len(asked.cell_M)
-        begin_U, end_U = places.histories
-        num_events = int((end_U - begin_U).sum())
-        flops = self.extractor.flops(num_events, num_asked, float(recent_M.sum()), num_seen)
-        return flops + num_asked * self._flops_of_layers
+        seen_M, (begin_U, end_U) = places.end_M - places.first_M, places.histories
+        recent_M = np.minimum(seen_M, self.config.settings.ranker.recent_events)
+        amounts = Amounts(
+            tokens=inputs.num_tokens,
+            events=int((end_U - begin_U).sum()),
+            questions=len(seen_M),
+            recent_pairs=int(recent_M.sum()),
+            pairs=int(seen_M.sum()),
+        )
+        return self.extractor.flops(amounts) + len(seen_M) * self._flops_of_layers
 
     @property
     def _flops_of_layers(self) -> float:
@@ -210,7 +213,7 @@ class Ranker(GenerativeRecommender):
         if category is None:
             return item_N.new_zeros((len(item_N), 0))
         assert self.items is not None, "a ranker reads items"
-        code_VK = self.items.code_VC[:, columns_of(category, self.config.item_features)]
+        code_VK = self.items.code_VC[:, code_columns([category], self.config.item_features)]
         return code_VK[item_N].long() - FIRST_VALUE
 
     def _token_of(self, inputs: Inputs, asked: Questions) -> Int64[Tensor, " M"]:

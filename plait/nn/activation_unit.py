@@ -1,7 +1,7 @@
 """DIN's local activation: how much each event of a history counts for a candidate.
 
-Shape letters: M questions, N events, D width, E inner width of the unit; B, C, H as in `candidate_blocks`; P pairs of a
-question and an event that it sees.
+Shape letters: M questions, N events, D width, E inner width of the unit; B, C, H as in `candidate_blocks`, X = C * E; P pairs
+of a question and an event that it sees.
 """
 
 import torch
@@ -35,16 +35,23 @@ class ActivationUnit(nn.Module):
     ) -> Float[Tensor, "M D"]:
         """The interest in every candidate; zero where it sees no event.
 
-        The first layer is linear, so what it makes of q, k and q - k is computed once for every question and event:
-        W [q, k, q - k, q * k] = (W1 + W3) q + (W2 - W3) k + (W4 diag(q)) k. Only the last term is of pairs.
+        The first layer is linear, so one product of every pair is enough, not four:
+        W [q, k, q - k, q * k] = (W1 + W3) q + (W2 - W3 + W4 diag(q)) k.
         """
-        of_query, of_key, of_difference, of_product_ED = self.inner.weight.split(self.dim, dim=1)
+        of_query, of_key, of_difference, of_product = self.inner.weight.split(self.dim, dim=1)
         query_ME = F.linear(query_MD, of_query + of_difference, self.inner.bias)
-        key_NE = F.linear(key_ND, of_key - of_difference)
-        inner = [
-            self._of_pairs(block, query_MD, key_ND, query_ME, key_NE, of_product_ED)
-            for block in blocks.blocks
-        ]
+        of_key_ED = of_key - of_difference
+        inner = []
+        for block in blocks.blocks:
+            query_BC1D = block.of_questions(query_MD).unsqueeze(2)
+            steered_BXD = torch.addcmul(of_key_ED, query_BC1D, of_product).flatten(1, 2)
+            inner_BHX = torch.baddbmm(
+                block.of_questions(query_ME).flatten(1).unsqueeze(1),
+                block.of_events(key_ND),
+                steered_BXD.transpose(1, 2),
+            )
+            inner_BHCE = inner_BHX.unflatten(2, (-1, len(of_key_ED)))
+            inner.append(inner_BHCE[block.sees_BCH.transpose(1, 2)])
         sizes = [len(inner_PE) for inner_PE in inner]
         weights = self.outer(self.dice(torch.cat(inner))).squeeze(1).split(sizes)
         pooled = [
@@ -52,24 +59,6 @@ class ActivationUnit(nn.Module):
             for block, weight_P in zip(blocks.blocks, weights, strict=True)
         ]
         return blocks.joined(pooled)
-
-    def _of_pairs(
-        self,
-        block: CandidateBlock,
-        query_MD: Tensor,
-        key_ND: Tensor,
-        query_ME: Tensor,
-        key_NE: Tensor,
-        of_product_ED: Tensor,
-    ) -> Float[Tensor, "P E"]:
-        query_BCD, key_BHD = block.of_questions(query_MD), block.of_events(key_ND)
-        steered_BCED = query_BCD.unsqueeze(2) * of_product_ED
-        inner_BHCE = torch.matmul(key_BHD, steered_BCED.flatten(1, 2).transpose(1, 2)).unflatten(
-            2, steered_BCED.shape[1:3]
-        )
-        inner_BHCE = inner_BHCE + block.of_questions(query_ME).unsqueeze(1)
-        inner_BHCE = inner_BHCE + block.of_events(key_NE).unsqueeze(2)
-        return inner_BHCE[block.sees_BCH.transpose(1, 2)]
 
     def plain(self, query_D: Float[Tensor, " D"], key_HD: Float[Tensor, "H D"]) -> Float[Tensor, " D"]:
         """One candidate's interest as the paper writes it: the reference of `forward`."""

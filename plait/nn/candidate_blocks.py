@@ -62,7 +62,7 @@ class CandidateBlocks:
         place_M[torch.tensor(order_m, dtype=torch.int64)] = torch.arange(len(user_M))
         return cls(tuple(_block(lists, begin_M, end_M, device) for lists in groups), place_M.to(device))
 
-    def joined(self, of_blocks: Sequence[Shaped[Tensor, "B C *rest"]]) -> Shaped[Tensor, "M *rest"]:
+    def joined(self, of_blocks: Sequence[Shaped[Tensor, "_ _ ..."]]) -> Shaped[Tensor, "M ..."]:
         """What was found in each block, question by question again."""
         found = [x_BC[block.is_asked_BC] for x_BC, block in zip(of_blocks, self.blocks, strict=True)]
         return torch.cat(found).index_select(0, self.place_M)

@@ -39,4 +39,4 @@ class Dice(nn.Module):
             x_MW, self.mean_W, self.variance_W, training=by_batch, momentum=MOMENTUM, eps=EPSILON
         )
         share_MW = unit_MW.sigmoid()
-        return x_MW * (share_MW + (1 - share_MW) * self.alpha_W)
+        return x_MW * torch.addcmul(self.alpha_W, share_MW, 1 - self.alpha_W)

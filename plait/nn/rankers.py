@@ -81,6 +81,17 @@ class Interest:
     loss: Float[Tensor, ""] | None = None  # of the extractor's own
 
 
+@dataclass(frozen=True)
+class Amounts:
+    """How much an extractor is given."""
+
+    tokens: int  # events and candidates
+    events: int  # of histories
+    questions: int
+    recent_pairs: int  # of a question and an event, of the last ones
+    pairs: int  # of all that is seen
+
+
 class Extractor(nn.Module, ABC):
     """From a history to what it says of a candidate."""
 
@@ -94,12 +105,8 @@ class Extractor(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def flops(self, num_events: int, num_questions: int, num_recent: int, num_seen: int) -> float:
-        """FLOPs of a forward pass: every matrix product.
-
-        Args:
-            num_recent, num_seen: pairs of a question and an event, of the last ones and of all that it sees.
-        """
+    def flops(self, of: Amounts) -> float:
+        """FLOPs of a forward pass: every matrix product."""
 
 
 class Din(Extractor):
@@ -120,10 +127,10 @@ class Din(Extractor):
         interest_MD = self.unit(query_MD, happened.event_ND, blocks)
         return Interest(torch.cat([interest_MD, interest_MD * query_MD], dim=1))
 
-    def flops(self, num_events: int, num_questions: int, num_recent: int, num_seen: int) -> float:
+    def flops(self, of: Amounts) -> float:
         of_each = 2.0 * self.dim * self.width
         of_pair = of_each + 2.0 * self.width + 2.0 * self.dim
-        return of_each * (num_events + num_questions) + of_pair * num_recent
+        return of_each * of.questions + of_pair * of.recent_pairs
 
 
 class Dien(Extractor, DrawingModule):
@@ -168,10 +175,10 @@ class Dien(Extractor, DrawingModule):
             (row_UH[is_there_UH],), state_UHD[is_there_UH].to(event_ND.dtype)
         )
 
-    def flops(self, num_events: int, num_questions: int, num_recent: int, num_seen: int) -> float:
+    def flops(self, of: Amounts) -> float:
         square = 2.0 * self.dim**2
-        of_events, of_pair = (6 + 3) * square, 2.0 * self.dim + 3 * square
-        return of_events * num_events + square * num_questions + of_pair * num_recent
+        of_pair = 2.0 * self.dim + 3 * square
+        return square * (6 * of.events + 3 * of.tokens + of.questions) + of_pair * of.recent_pairs
 
 
 class Sim(Extractor):
@@ -204,15 +211,15 @@ class Sim(Extractor):
         of_last = self.recent(query_MD, event_ND, happened.moments, all_of_them, last)
         return Interest(torch.cat([of_all, of_last], dim=1), searched_MD)
 
-    def flops(self, num_events: int, num_questions: int, num_recent: int, num_seen: int) -> float:
+    def flops(self, of: Amounts) -> float:
         dim, heads = self.dim, self.num_heads
         of_each = 2.0 * dim**2
         of_gaps = 2.0 * dim * TIME_BUCKETS + 2.0 * heads * TIME_BUCKETS * GAP_WIDTH
-        attention = of_each * (num_events + num_questions) + of_gaps * num_questions
+        attention = of_each * (of.tokens + of.questions) + of_gaps * of.questions
         attention += 2.0 * GAP_WIDTH * dim * TIME_BUCKETS
         of_pair = 2.0 * dim + 2.0 * heads * dim
-        search = of_each * (num_events + num_questions) + 4.0 * dim * num_seen
-        return 2 * attention + of_pair * (num_seen + num_recent) + (search if self.search else 0.0)
+        search = of_each * (of.tokens + of.questions) + 4.0 * dim * of.pairs
+        return 2 * attention + of_pair * (of.pairs + of.recent_pairs) + (search if self.search else 0.0)
 
 
 class Twin(Extractor):
@@ -235,14 +242,13 @@ class Twin(Extractor):
             )
         )
 
-    def flops(self, num_events: int, num_questions: int, num_recent: int, num_seen: int) -> float:
+    def flops(self, of: Amounts) -> float:
         dim, reads_actions = self.dim, self.attention.number_of_actions is not None
         square, of_gaps = 2.0 * dim**2, 2.0 * dim * TIME_BUCKETS
-        of_events = (2 + reads_actions) * square + 2.0 * dim * reads_actions
+        of_tokens = (2 + reads_actions) * square + 2.0 * dim * reads_actions
         of_tables = 2.0 * TIME_BUCKETS * GAP_WIDTH * (dim + 1)
-        return (
-            of_events * num_events + (2 * square + of_gaps) * num_questions + of_tables + 4.0 * dim * num_seen
-        )
+        of_pairs = 4.0 * dim * of.pairs
+        return of_tokens * of.tokens + (2 * square + of_gaps) * of.questions + of_tables + of_pairs
 
 
 def extractor_of(settings: RankerSettings, dim: int, num_heads: int, reads_actions: bool) -> Extractor:

@@ -59,7 +59,7 @@ class SearchedAttention(nn.Module):
         query_MD: Float[Tensor, "M D"],
         key_ND: Float[Tensor, "N D"],
         moments: Moments,
-        found: tuple[Bool[Tensor, "B C H"], ...],
+        found: tuple[Bool[Tensor, "_ _ _"], ...],
         blocks: CandidateBlocks,
     ) -> Float[Tensor, "M X"]:
         """The interest in every candidate; zero where nothing is found.
@@ -221,7 +221,7 @@ class SoftSearch(nn.Module):
         key_ND: Float[Tensor, "N D"],
         top_k: int,
         blocks: CandidateBlocks,
-    ) -> tuple[tuple[Bool[Tensor, "B C H"], ...], Float[Tensor, "M D"]]:
+    ) -> tuple[tuple[Bool[Tensor, "_ _ _"], ...], Float[Tensor, "M D"]]:
         """The `top_k` events of each candidate, block by block, and what the search's own task reads."""
         query_MD, of_key_ND = self.of_query(query_MD), self.of_key(key_ND)
         found, sums = [], []
@@ -250,7 +250,7 @@ def highest(
 
 def latest_alike(
     code_MK: Int64[Tensor, "M K"], code_NK: Int64[Tensor, "N K"], top_k: int, blocks: CandidateBlocks
-) -> tuple[Bool[Tensor, "B C H"], ...]:
+) -> tuple[Bool[Tensor, "_ _ _"], ...]:
     """SIM's hard search: the last `top_k` events whose item shares a value of a feature with the candidate.
 
     Args:

@@ -87,7 +87,7 @@ def _by_choice(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
             _Reader(
                 name in settings_of_ranker(ranker.kind),
                 (f"model.ranker.{name}",),
-                setting("model.ranker.kind", _either_kind(name)),
+                f"{_either_kind(name)} ({setting('model.ranker.kind')})",
                 f"here it is {ranker.kind}",
             )
             for name in (field.name for field in fields(RankerSettings))
@@ -117,10 +117,11 @@ def _by_choice(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
 def _either_kind(name: str) -> str:
     """The rankers that read one of their settings.
 
-    >>> _either_kind("top_k")
-    'sim or twin'
+    >>> _either_kind("top_k"), _either_kind("recent_events")
+    ('sim or twin', 'din, dien or sim')
     """
-    return " or ".join(kind for kind in get_args(RankerKind) if name in settings_of_ranker(kind))
+    kinds = [kind for kind in get_args(RankerKind) if name in settings_of_ranker(kind)]
+    return " or ".join(filter(None, (", ".join(kinds[:-1]), kinds[-1])))
 
 
 def _by_data(config: ModelConfig) -> list[_Reader]:

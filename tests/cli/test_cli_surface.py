@@ -40,6 +40,7 @@ WRITING = {
     "data prepare": lambda data: (data.parent / "log.parquet", *COLUMNS),
     "simulate": lambda data: ("--toy",),
     "train": lambda data: (data, "--layout", "item"),
+    "rank train": lambda data: (data, "--ranker", "din"),
     "compare": lambda data: (data, "--layouts", "item"),
     "study": lambda data: ("lac-table-1", "--quick"),
     "recommend": lambda data: ("run", "--users", "all"),
