@@ -13,6 +13,7 @@ from plait.service.problems import Problem
 from plait.service.service import Service
 
 Report = Callable[[str], None]
+KEEP_S = 75  # an idle connection: longer than usual proxies keep theirs
 
 
 def run(service: Service, report: Report) -> None:
@@ -30,7 +31,7 @@ def run(service: Service, report: Report) -> None:
         server_header=False,
         lifespan="off",
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
-        limit_concurrency=None,
+        timeout_keep_alive=KEEP_S,
         h11_max_incomplete_event_size=64 * 1024,
     )
     server = uvicorn.Server(config)
