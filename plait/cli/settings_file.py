@@ -46,8 +46,9 @@ def settings_file(
 
 def _takes(parameter: Any, section: Callable[..., Any]) -> bool:
     """Whether a parameter of this type takes the section: it is the section's, or has other defaults alone."""
-    are_types = isinstance(parameter, type) and isinstance(section, type)
-    return parameter is section or (are_types and issubclass(parameter, section))
+    if isinstance(parameter, type) and isinstance(section, type):
+        return issubclass(parameter, section)
+    return parameter is section
 
 
 def _check_sections(path: Path, content: dict[str, Any], sections: Sections) -> None:
