@@ -27,19 +27,18 @@ class VerbModelSettings(ModelSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class LumRetrievalLoss(VerbRetrievalLoss):
-    """As the LUM paper trains (section 4.1): against the batch's other items, each as itself. Directions are compared,
-    at a temperature that validation chose (`benchmarks/README.md`, interests)."""
+    """As the LUM paper trains (section 4.1): against the batch's other items. Validation chose that directions are
+    compared, at which temperature, and that each negative stands for others (`benchmarks/README.md`, interests)."""
 
     kind: Literal["auto", "full", "sampled", "info_nce"] = "info_nce"
-    log_q: Literal["none", "negatives", "both"] = "none"
     l2_norm: bool = True
-    temperature: Annotated[float, Between(1e-4, 1e4, "beyond, logits overflow or are all alike")] = 0.1
+    temperature: Annotated[float, Between(1e-4, 1e4, "beyond, logits overflow or are all alike")] = 0.2
     item_bias: Literal["none", "popularity", "learned"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LumModelSettings(VerbModelSettings):
-    """A large user model's: interests of a fixed width, and nothing beside them that an inner product would not have."""
+    """A large user model's: interests of a fixed width, and nothing beside them that an inner product lacks."""
 
     retrieval: LumRetrievalLoss = LumRetrievalLoss()
     interest_dim: Annotated[int | None, WIDTH] = 64

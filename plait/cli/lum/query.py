@@ -35,7 +35,7 @@ def query(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """What users want under conditions, as a table: interests of all users, of every event, or what items are compared as.
+    """What users want under conditions, as a table: of users as they are now, or at every event; and what items are.
 
     Example: plait lum query runs/lum --condition scenario=search --condition scenario=home --out interests.parquet
 
@@ -92,8 +92,8 @@ def query(
             _check_number(asking, len(asked.conditions) + asks_own, most)
             if part == "train" and asking.data.manifest.content_hash == result.content_hash:
                 report(
-                    "these are events that the model was trained on: it knows more of them than it will know of others, "
-                    "and a ranker that is trained on that trusts it too much; see --part"
+                    "the model was trained on these events: it knows more of them than it will know of others, and a "
+                    "ranker that is trained on that trusts it too much; see --part"
                 )
             table = InterestsOfEvents(asking, asked, part, asks_own)
         case "items":
@@ -101,9 +101,8 @@ def query(
         case _:
             assert_never(of)
     size = num_bytes(asking.model.model, table.num_rows) / 1e6
-    report(
-        f"{out}: {table.num_rows:,} interests of {width_of(asking.model.model)} numbers, {size:,.1f} MB beside their keys"
-    )
+    width = width_of(asking.model.model)
+    report(f"{out}: {table.num_rows:,} interests of {width} numbers, {size:,.3g} MB beside their keys")
     with parts_bar(screen, table.num_parts) as watch:
         num_rows = write_in_parts(out, table.asked, table.num_parts, table.part, report, watch)
     if json:
@@ -127,6 +126,6 @@ def _check_number(asking: Asking, found: int, most: int) -> None:
         )
     if found > most:
         raise ValueError(
-            f"{found} conditions for each, and --most is {most}: every one is a vector more in the table; name fewer, or "
-            f"take --most {found}"
+            f"{found} conditions for each, and --most is {most}: each is one more vector in the table; name fewer, "
+            f"or take --most {found}"
         )
