@@ -1,6 +1,7 @@
 """The verb that asks a model the same in every way there is."""
 
 from pathlib import Path
+from typing import Literal
 
 from plait.cli.arguments import Device, Json
 from plait.cli.output import say, show_json, show_table
@@ -9,13 +10,21 @@ from plait.cli.unfinished import Disagreement
 from plait.cli.user_state import in_items_of, model_and_data
 from plait.engine.agreement import check as check_agreement
 from plait.engine.agreement import users_to_check
+from plait.exporting.checking import exported_way
 
 HEADINGS = ("asked", "logits", "users", "compared", "difference", "allowed", "agrees")
 IN_UNITS = "largest difference, and what is allowed, in standard deviations of the logits"
 
 
 def check(
-    run: Path, /, *, seed: int = 0, dataset: str | None = None, device: Device = "auto", json: Json = False
+    run: Path,
+    /,
+    *,
+    seed: int = 0,
+    exported: Literal["onnx", "torch", "none"] = "onnx",
+    dataset: str | None = None,
+    device: Device = "auto",
+    json: Json = False,
 ) -> None:
     """Whether a model gives one answer, whatever way it is asked: the forward pass of training against the engine's.
 
@@ -31,6 +40,8 @@ def check(
         another lies beside it, RUN/model-actions names that.
     seed
         Which users, candidates and items are drawn.
+    exported
+        What the model is exported to, to be asked so, too; it takes a minute. none: it is not.
     dataset
         A prepared folder, or a name of `plait data list`, with the users' histories; without it, the dataset
         that the run was trained on.
@@ -41,7 +52,8 @@ def check(
     recommender, data = model_and_data(model_folder, finished_run(folder), dataset, device)
     user_U = users_to_check(data.train_user_counts(), recommender.model, seed)
     histories = in_items_of(recommender, data, data.histories(user_U))
-    found = check_agreement(recommender.model, histories, seed)
+    more_ways = [] if exported == "none" else [exported_way(recommender.model, exported)]
+    found = check_agreement(recommender.model, histories, seed, more_ways)
     if json:
         told = {"compared": found.compared, "left_out": found.left_out}
         show_json({"run": str(run), "seed": seed, "agrees": found.agrees, **told})

@@ -7,6 +7,8 @@ that are compared, W users that are asked in one way.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import assert_never
 
 import numpy as np
@@ -28,12 +30,14 @@ from plait.engine.state import (
     some_users,
     window,
 )
+from plait.engine.state_file import load_state, save_state
 from plait.engine.state_parts import joined_states, some_of_state
 from plait.layouts import audit
 from plait.layouts.audit import reader
 from plait.layouts.facts import Field
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Questions, training_inputs
+from plait.models.saving import load_model, save_model
 from plait.nn.precision import Multiplied, autocast, products_by
 from plait.schema import EventBatch
 
@@ -118,7 +122,9 @@ def users_to_check(
 
 
 @torch.no_grad()
-def check(model: GenerativeRecommender, histories: EventBatch, seed: int) -> Check:
+def check(
+    model: GenerativeRecommender, histories: EventBatch, seed: int, more_ways: Sequence["Way"] = ()
+) -> Check:
     """Compares the ways of asking a model in evaluation mode about events of users.
 
     The reference is the forward pass of training: a window of events, all in one pass. Counts stand beside the model on
@@ -127,6 +133,7 @@ def check(model: GenerativeRecommender, histories: EventBatch, seed: int) -> Che
     Args:
         histories: whole ones, of two events or more.
         seed: of the candidates and items that are drawn.
+        more_ways: beside those of the engine.
 
     Raises:
         ValueError: no user can be asked about, or the model predicts nothing of an event to come.
@@ -134,8 +141,8 @@ def check(model: GenerativeRecommender, histories: EventBatch, seed: int) -> Che
     left_out, compared = list(_not_asked(model)), list[Agreement]()
     if not fields_asked(model):
         raise ValueError(f"there is nothing to check: {'; '.join(left_out)}")
-    case = _Case.of(model, histories, seed)
-    for way in WAYS:
+    case = CheckCase.of(model, histories, seed)
+    for way in (*WAYS, *more_ways):
         why_not = way.why_not(case)
         if why_not:
             left_out.append(f"{way.name}: {why_not}")
@@ -200,7 +207,7 @@ class _Moment:
 
 
 @dataclass(frozen=True)
-class _Case:
+class CheckCase:
     """A model, and what it is asked."""
 
     model: GenerativeRecommender
@@ -210,7 +217,7 @@ class _Case:
     later: _Moment
 
     @classmethod
-    def of(cls, model: GenerativeRecommender, histories: EventBatch, seed: int) -> "_Case":
+    def of(cls, model: GenerativeRecommender, histories: EventBatch, seed: int) -> "CheckCase":
         rng = np.random.default_rng(seed)
         num_items = model.config.num_items
         items = np.sort(rng.permutation(num_items)[:NUM_ITEMS] + FIRST_ITEM)
@@ -429,7 +436,7 @@ def _reads_moments(model: GenerativeRecommender) -> bool:
     return model.reads_requests or model.config.settings.reads_time
 
 
-def _trained(case: _Case, moment: _Moment, some: slice) -> dict[str, Float[np.ndarray, "_ _"]]:
+def _trained(case: CheckCase, moment: _Moment, some: slice) -> dict[str, Float[np.ndarray, "_ _"]]:
     model = case.model
     batch = some_users(moment.training, some)
     label_s = batch.start_U1[1:] - moment.to_come.num_events_U[some]
@@ -455,7 +462,7 @@ def _trained(case: _Case, moment: _Moment, some: slice) -> dict[str, Float[np.nd
 
 
 def _logits(
-    case: _Case,
+    case: CheckCase,
     moment: _Moment,
     some: slice,
     field: Field,
@@ -497,7 +504,7 @@ def _rows(
 Pair = tuple[Logits, Logits]
 
 
-def _possible(case: _Case) -> str:
+def _possible(case: CheckCase) -> str:
     return ""
 
 
@@ -510,23 +517,23 @@ class Way:
     """A way of asking, beside the forward pass of training."""
 
     name: str
-    ask: Callable[[_Case], Pair]
-    why_not: Callable[[_Case], str] = _possible  # empty where there is nothing against it
+    ask: Callable[[CheckCase], Pair]
+    why_not: Callable[[CheckCase], str] = _possible  # empty where there is nothing against it
     allowance: Callable[[GenerativeRecommender], Allowance] = _exact
 
 
-def _ask_as_it_came(case: _Case) -> Pair:
+def _ask_as_it_came(case: CheckCase) -> Pair:
     """The item that came, among others."""
     return case.trained_as_it_came, case.asked_as_it_came()
 
 
-def _ask_at_once(case: _Case) -> Pair:
+def _ask_at_once(case: CheckCase) -> Pair:
     return case.trained_later, case.asked(
         case.state(case.later.history), case.later, case.everyone(), case.later.at_s
     )
 
 
-def _ask_in_small_steps(case: _Case) -> Pair:
+def _ask_in_small_steps(case: CheckCase) -> Pair:
     """Some users, a few tokens at a time: histories apart, and lists of candidates cut. With keys, and without."""
     model, moment, user_W = case.model, case.later, case.some
     history = chosen_users(moment.history, user_W)
@@ -538,7 +545,7 @@ def _ask_in_small_steps(case: _Case) -> Pair:
     return _together([expected] * len(found)), _together(found)
 
 
-def _ask_appended(case: _Case) -> Pair:
+def _ask_appended(case: CheckCase) -> Pair:
     """Each of some users from a state of before its window began anew, or of half its events; event by event."""
     moment, user_W = case.later, case.some
     parts = []
@@ -557,7 +564,7 @@ def _first_appended(model: GenerativeRecommender, num_events: int) -> int:
     return max(1, int(earlier[-1]) - 1 if len(earlier) else num_events // 2)
 
 
-def _grown(case: _Case, history: EventBatch, first: int) -> State:
+def _grown(case: CheckCase, history: EventBatch, first: int) -> State:
     """The history of one user as a state of its first events, to which the others were appended."""
     plan, model = case.model.plan, case.model
     num_events = int(history.num_events_U[0])
@@ -571,7 +578,7 @@ def _grown(case: _Case, history: EventBatch, first: int) -> State:
     return state
 
 
-def _ask_split_and_joined(case: _Case) -> Pair:
+def _ask_split_and_joined(case: CheckCase) -> Pair:
     """States of one user each, in the order turned round, joined again."""
     state = case.state(case.later.history)
     turned = case.everyone()[::-1].copy()
@@ -580,7 +587,7 @@ def _ask_split_and_joined(case: _Case) -> Pair:
     return {name: x[turned] for name, x in case.trained_later.items()}, found
 
 
-def _keeps_no_keys(case: _Case) -> str:
+def _keeps_no_keys(case: CheckCase) -> str:
     if case.model.plan.candidates_share_history:
         return ""
     return (
@@ -589,7 +596,18 @@ def _keeps_no_keys(case: _Case) -> str:
     )
 
 
-def _ask_as_multiplied(case: _Case) -> Pair:
+def _ask_stored_and_loaded(case: CheckCase) -> Pair:
+    """The model from its folder, and a state that was stored with its keys."""
+    model, moment = case.model, case.later
+    with TemporaryDirectory() as folder:
+        save_model(model, Path(folder))
+        loaded = load_model(Path(folder)).to(next(model.parameters()).device)
+        save_state(case.state(moment.history), model, Path(folder) / "state")
+        state = load_state(loaded, Path(folder) / "state")
+    return case.trained_later, replace(case, model=loaded).asked(state, moment, case.everyone(), moment.at_s)
+
+
+def _ask_as_multiplied(case: CheckCase) -> Pair:
     """Both in the arithmetic that the model was trained and tested in."""
     precision = case.model.config.arithmetic
     assert precision is not None, "it is recorded, or else there is nothing to ask"
@@ -597,7 +615,7 @@ def _ask_as_multiplied(case: _Case) -> Pair:
         return case.trained(case.as_it_came, precision), case.asked_as_it_came()
 
 
-def _ask_as_served(case: _Case) -> Pair:
+def _ask_as_served(case: CheckCase) -> Pair:
     """One pass as this machine multiplies for users. Training in bf16 may be answered in anything; any other in what is
     as exact as fp32."""
     with multiplied_in(None):
@@ -605,7 +623,7 @@ def _ask_as_served(case: _Case) -> Pair:
         return case.trained(case.as_it_came, right), case.asked_as_it_came()
 
 
-def _served_alike(case: _Case) -> str:
+def _served_alike(case: CheckCase) -> str:
     with multiplied_in(None):
         served = served_in(case.model)
     if served == "fp32":
@@ -620,7 +638,7 @@ def _of_served(model: GenerativeRecommender) -> Allowance:
     return ROUNDED if both_rounded else EXACT
 
 
-def _multiplies_alike(case: _Case) -> str:
+def _multiplies_alike(case: CheckCase) -> str:
     match case.model.config.arithmetic:
         case None:
             return "what the model was trained in was not recorded"
@@ -646,6 +664,7 @@ WAYS: tuple[Way, ...] = (
     Way("in small steps", _ask_in_small_steps),
     Way("appended event by event", _ask_appended, _keeps_no_keys),
     Way("states split and joined", _ask_split_and_joined, _keeps_no_keys),
+    Way("stored and loaded", _ask_stored_and_loaded),
     Way("in the arithmetic of its training", _ask_as_multiplied, _multiplies_alike, _of_arithmetic),
     Way("in the arithmetic of this machine", _ask_as_served, _served_alike, _of_served),
 )

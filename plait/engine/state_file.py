@@ -21,7 +21,7 @@ from plait import files
 from plait.engine.one_pass import Kept, version_of
 from plait.engine.ranking import Seen
 from plait.engine.state import State
-from plait.models.generative import GenerativeRecommender
+from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.nn.encoded import Encoded
 from plait.schema import EventBatch
 
@@ -46,8 +46,10 @@ class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def hash_of(model: GenerativeRecommender) -> str:
-    """Of the weights and of all that says how they are read."""
-    found = hashlib.sha256(msgspec.json.encode(model.config))
+    """Of the weights and of all that says how they are read, as a file of the model would say it."""
+    written = msgspec.json.encode(model.config)
+    read = msgspec.json.decode(written, type=ModelConfig)  # a range of 1 to 5 becomes one of 1.0 to 5.0
+    found = hashlib.sha256(msgspec.json.encode(read))
     for name, tensor in sorted(model.state_dict().items()):
         found.update(name.encode())
         found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -65,33 +65,44 @@ def export(
     model, folder = recommender.model, Path(folder)
     check_exportable(model, without_counts=without_counts)
     _check_free(folder)
-    made_by = _versions(format)
+    check_installed(format)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    network = _on_cpu(model)
+    network = fp32_copy(model)
     with files.draft_folder(folder.parent, folder.name) as draft:
-        drafts = drafted(network)
-        about = About(
-            format_version=FORMAT_VERSION,
-            format=format,
-            model=hash_of(model),
-            made_by=made_by,
-            layout=str(model.layout),
-            actions=model.config.actions,
-            num_items=model.config.num_items,
-            events_read=events_read(model),
-            left_out=("counts",) if model.counts is not None and model.counts.pay else (),
-            programs={name: each.ports for name, each in drafts.items()},
-        )
-        for name, each in drafts.items():
-            _write_program(each, draft / file_of(name, format), about)
+        about = write_programs(network, about_of(model, format), draft)
         save_vocabulary(draft, recommender.vocabulary, recommender.columns)
-        (draft / ABOUT).write_bytes(msgspec.json.format(msgspec.json.encode(about)))
         (draft / README).write_text(readme(about, recommender.columns))
         files.seal(draft)
         found = differences_on_drawn(network, Exported.open(draft))
         _check_agrees(found, folder)
         _put_in_place(draft, folder)
     return found
+
+
+def about_of(model: GenerativeRecommender, format: Format) -> About:
+    """What stands in `export.json`, before there are programs."""
+    return About(
+        format_version=FORMAT_VERSION,
+        format=format,
+        model=hash_of(model),
+        made_by=check_installed(format),
+        layout=str(model.layout),
+        actions=model.config.actions,
+        num_items=model.config.num_items,
+        events_read=events_read(model),
+        left_out=("counts",) if model.counts is not None and model.counts.pay else (),
+        programs={},
+    )
+
+
+def write_programs(network: GenerativeRecommender, about: About, folder: Path) -> About:
+    """Writes a model's programs and `export.json`, which `about` becomes."""
+    drafts = drafted(network)
+    about = msgspec.structs.replace(about, programs={name: each.ports for name, each in drafts.items()})
+    for name, each in drafts.items():
+        _write_program(each, folder / file_of(name, about.format), about)
+    (folder / ABOUT).write_bytes(msgspec.json.format(msgspec.json.encode(about)))
+    return about
 
 
 def _check_free(folder: Path) -> None:
@@ -103,14 +114,15 @@ def _check_free(folder: Path) -> None:
         )
 
 
-def _versions(format: Format) -> tuple[str, ...]:
+def check_installed(format: Format) -> tuple[str, ...]:
+    """The versions of all that makes and runs programs. Raises ValueError where one is not installed."""
     try:
         return tuple(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES[format])
     except importlib.metadata.PackageNotFoundError as error:
         raise ValueError(f"format = '{format}' needs {error.name}, which is not installed: {EXTRA}") from None
 
 
-def _on_cpu(model: GenerativeRecommender) -> GenerativeRecommender:
+def fp32_copy(model: GenerativeRecommender) -> GenerativeRecommender:
     """A copy in fp32, for the programs that are made of it."""
     copy = GenerativeRecommender(model.config)
     copy.load_state_dict({name: tensor.detach().float().cpu() if tensor.is_floating_point() else tensor.cpu()

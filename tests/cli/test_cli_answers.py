@@ -307,15 +307,19 @@ def test_evaluate_tells_what_the_deployed_model_has_beside_what_is_measured(
     assert "model-actions/: epoch " in said and "chosen by validation normalised_error:actions" in said
 
 
+ALONE = "--exported", "none"  # in the engine's ways alone
+
+
 def test_a_run_is_checked(run: Path, capsys: Capture) -> None:
-    heads, *rows = said_by(capsys, "check", run, "--seed", 3).splitlines()
+    heads, *rows = said_by(capsys, "check", run, "--seed", 3, *ALONE).splitlines()
     assert heads.split() == ["asked", "logits", "users", "compared", "difference", "allowed", "agrees"]
-    told = [row for row in rows if row.startswith(("one pass", "in small", "appended", "states"))]
-    assert len(told) == 15 and all(row.split()[-1] == "yes" for row in told)
+    told = [row for row in rows if row.startswith(("one pass", "in small", "appended", "st"))]
+    assert len(told) == 18 and all(row.split()[-1] == "yes" for row in told)
     assert rows[-1] == "seed: 3"
     assert any("not compared: in the arithmetic of its training: it is that of all" in row for row in rows)
-    found = json.loads(said_by(capsys, "check", run, "--json"))
-    assert found["agrees"] and found["seed"] == 0 and len(found["compared"]) in (15, 18)
+    found = json.loads(said_by(capsys, "check", run, "--json", "--exported", "torch"))
+    assert found["agrees"] and found["seed"] == 0 and len(found["compared"]) in (21, 24)
+    assert sum(each["way"].startswith("exported to torch") for each in found["compared"]) == 3
     assert all(each["difference"] <= each["allowed"] for each in found["compared"])
 
 
@@ -324,7 +328,8 @@ def test_a_run_that_disagrees_ends_with_1(
 ) -> None:
     monkeypatch.setattr(agreement, "EXACT", agreement.Allowance(-1.0))
     assert re.search(
-        r"(15 of 15|18 of 18) comparisons lie too far apart: one pass", complaint(capsys, 1, "check", run)
+        r"(18 of 18|21 of 21) comparisons lie too far apart: one pass",
+        complaint(capsys, 1, "check", run, *ALONE),
     )
 
 
@@ -334,4 +339,18 @@ def test_a_run_without_its_data_cannot_be_checked(
     gone = replace(load_result(run), dataset_folder=str(dataset.folder / "gone"))
     monkeypatch.setattr(check, "finished_run", lambda folder: gone)
     assert "which is no longer there; name the folder" in complaint(capsys, 2, "check", run)
-    assert "seed: 0" in said_by(capsys, "check", run, "--dataset", dataset.folder)
+    assert "seed: 0" in said_by(capsys, "check", run, "--dataset", dataset.folder, *ALONE)
+
+
+def test_a_run_is_exported(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "exported"
+    words = "export", run, "--format", "torch", "--out", out, "--json"
+    found = json.loads(said_by(capsys, *words, "--without-counts"))
+    assert {each["logits"] for each in found["compared"]} == {"next item", "rating", "liked"}
+    assert all(each["difference"] <= each["allowed"] for each in found["compared"])
+    assert (out / "score.pt2").is_file() and "# An exported recommender" in (out / "README.md").read_text()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").touch()
+    assert "holds something that is no exported model" in complaint(
+        capsys, 2, "export", run, "--without-counts", "--out", tmp_path / "mine"
+    )

@@ -12,10 +12,12 @@ from plait.counts.beside import Counts, ItemCounts, Tables
 from plait.engine import agreement, asking, multiplying, one_pass
 from plait.engine.agreement import NUM_ENDS, NUM_USERS, WAYS, Check, check, users_to_check
 from plait.engine.state import State
+from plait.engine.state_file import load_state
 from plait.layouts import resolve
 from plait.layouts.arrange import MASK, START
 from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.models.questions import Exposure
+from plait.models.saving import load_model
 from plait.nn import cached, packed
 from plait.nn.arithmetic import Measured, choice
 from plait.nn.config import DLRM_V3, HstuSwitches
@@ -70,16 +72,16 @@ def checked(model: GenerativeRecommender) -> Check:
 @pytest.mark.parametrize(
     ("model", "ways", "things"),
     [
-        (model_for("lac"), 5, 3),
-        (model_for("item", "rope"), 5, 1),
-        (model_for("attn_lfa", "alibi"), 5, 2),
-        (model_for("attn_mvp", "rab", "hstu"), 5, 2),
-        (model_for("pc", kind="hstu", hstu=DLRM_V3, arithmetic="bf16"), 6, 3),
-        (model_for("interleaved", "alibi", same_request="blind", arithmetic="fp32"), 5, 3),
-        (model_for("genrank", "genrank"), 5, 2),
-        (model_for("genrank", history="full"), 5, 2),
-        (model_for("lac", "dlrm_v3", time_anchor="request"), 3, 3),
-        (model_for("interleaved", "rab", time_anchor="next"), 3, 3),
+        (model_for("lac"), 6, 3),
+        (model_for("item", "rope"), 6, 1),
+        (model_for("attn_lfa", "alibi"), 6, 2),
+        (model_for("attn_mvp", "rab", "hstu"), 6, 2),
+        (model_for("pc", kind="hstu", hstu=DLRM_V3, arithmetic="bf16"), 7, 3),
+        (model_for("interleaved", "alibi", same_request="blind", arithmetic="fp32"), 6, 3),
+        (model_for("genrank", "genrank"), 6, 2),
+        (model_for("genrank", history="full"), 6, 2),
+        (model_for("lac", "dlrm_v3", time_anchor="request"), 4, 3),
+        (model_for("interleaved", "rab", time_anchor="next"), 4, 3),
     ],
     ids=lambda case: str(case.layout) if isinstance(case, torch.nn.Module) else str(case),
 )
@@ -111,6 +113,7 @@ def test_counts_stand_beside_the_model_in_every_way(of_model, counted_alone, mon
         rng.integers(0, 9, NUM_ITEMS + 1).astype(np.float64), rules, 3, 0.5, None, reads_own=False
     )
     model.counts = Counts(ItemCounts(tables, np.array([of_model, 1.0]), ""), None, "causal")
+    model.config = replace(model.config, settings=replace(model.config.settings, counts="auto"))
     found = checked(model)
     assert sum(line.startswith("next item: counts") for line in found.left_out) == counted_alone
     monkeypatch.setattr(agreement, "beside_of", lambda *_: None)
@@ -235,6 +238,25 @@ def normaliser_by_the_longest_of_the_batch(monkeypatch):
     monkeypatch.setattr(cached.OverKeys, "silu", of_keys)
 
 
+def weights_that_were_not_stored(monkeypatch):
+    def other(folder):
+        model = load_model(folder)
+        with torch.no_grad():
+            model.specials["a"][0] += 0.01
+        return model
+
+    monkeypatch.setattr(agreement, "load_model", other)
+
+
+def keys_stored_in_half(monkeypatch):
+    def rounded(model, path):
+        state = load_state(model, path)
+        keys = tuple(cached.Keys(*(x.half().float() for x in each)) for each in state.kept.encoded.keys)
+        return replace(state, kept=replace(state.kept, encoded=replace(state.kept.encoded, keys=keys)))
+
+    monkeypatch.setattr(agreement, "load_state", rounded)
+
+
 @pytest.mark.usefixtures("shapes_are_not_checked")
 @pytest.mark.parametrize(
     ("mutant", "model"),
@@ -247,6 +269,8 @@ def normaliser_by_the_longest_of_the_batch(monkeypatch):
         (candidate_that_shares_its_time, model_for("lac", same_request="blind")),
         (candidate_that_shares_its_time, model_for("genrank", "genrank")),
         (stale_state, model_for("lac")),
+        (weights_that_were_not_stored, model_for("lac")),
+        (keys_stored_in_half, model_for("lac")),
         (window_cut_without_encoding_again, model_for("lac", "alibi")),
         (normaliser_by_the_longest_of_the_batch, model_for("lac", kind="hstu")),
     ],
