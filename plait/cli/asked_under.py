@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plait.data.logs.tables import collect, open_tables
-from plait.data.logs.text import TextFormat
+from plait.cli.id_tables import list_tables
+from plait.data.logs.tables import collect
 from plait.schema import check_unique, split_quoted
 
 
@@ -39,7 +39,7 @@ def conditions_of(texts: Sequence[str], file: Path | None) -> list[Mapping[str, 
     found: list[Mapping[str, Any]] = [parse_condition(text) for text in texts]
     if file is None:
         return found
-    for table in open_tables(file, TextFormat(), (), ()):
+    for table in list_tables(file):
         rows = collect(table.lazy(as_text=list(table.schema))).to_dicts()
         found += [{name: value for name, value in row.items() if value is not None} for row in rows]
     return found

@@ -281,7 +281,8 @@ def check_losses(case: Case) -> None:
         model.total(losses).backward()
         assert losses and all((loss.item() > 0) == has_labels for loss in losses.values())
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-    parts = ("trunk",) if not case.knows_features else ("trunk", "items", "users", "context", "heads")
+    parts = ("trunk", "conditions", "state_interest", "item_interest")
+    parts += ("items", "users", "context", "heads") if case.knows_features else ()
     weights = [(name, p) for name, p in model.named_parameters() if name.split(".")[0] in parts]
     idle = [name for name, p in weights if p.grad is None or not p.grad.any()]
     assert not idle, f"no training changes {idle}"

@@ -284,6 +284,20 @@ def test_every_check_catches_something():
     assert caught == {check.__name__ for check in CHECKS}
 
 
+def test_interests_of_another_width_keep_every_promise():
+    settings = ModelSettings(
+        trunk=named_trunk("gpt", "rope", dim=8, num_heads=2, dropout=0.0), interest_dim=5
+    )
+    case = Case(
+        the("lum-gpt-rope"), model_of(CATALOGUE["lum"].layout, settings=settings), by_candidates=False
+    )
+    assert {name.split(".")[0] for name, _ in case.model.named_parameters()} >= {
+        "state_interest",
+        "item_interest",
+    }
+    assert not failures(case)
+
+
 def test_weights_that_nothing_trains_are_caught(monkeypatch):
     """AttnDHN without its pooling, which the model refuses: nothing reads the last action stream."""
     with pytest.raises(ValueError, match=r"pool it at the end: \{helix, pool\}"):
