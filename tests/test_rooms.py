@@ -41,7 +41,17 @@ MAY_IMPORT = {
     "training": MODEL | {"counts", "data", "evaluation", "randomness", "allocation", "notices"},
     "fitting": MODEL | {"data", "evaluation", "training", "recommender", "notices"},
     "counting_recommender": {"answer_tables", "baselines", "data", "engine", "evaluation", "recommender"},
-    "rankers": {"data", "evaluation", "fitting", "layouts", "models", "nn", "notices", "recommender", "training"},
+    "rankers": {
+        "data",
+        "evaluation",
+        "fitting",
+        "layouts",
+        "models",
+        "nn",
+        "notices",
+        "recommender",
+        "training",
+    },
     "compare": MODEL | {"data", "metrics", "evaluation", "training", "notices", "terminal"},
     "papers": MODEL | {"data", "metrics", "evaluation", "training", "compare", "notices", "terminal"},
 }

@@ -46,8 +46,9 @@ def settings_file(
 
 def _is_one(hint: object, section: Callable[..., Any]) -> bool:
     """Whether a parameter takes a section: its class, or one with other defaults."""
-    both_classes = isinstance(hint, type) and isinstance(section, type)
-    return hint is section or (both_classes and issubclass(hint, section))
+    if isinstance(hint, type) and isinstance(section, type):
+        return issubclass(hint, section)
+    return hint is section
 
 
 def _check_sections(path: Path, content: dict[str, Any], sections: Sections) -> None:

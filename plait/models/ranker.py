@@ -8,6 +8,7 @@ width of what is read, W width of the last layer.
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -119,7 +120,9 @@ class Ranker(GenerativeRecommender):
         inputs, lists = later.inputs, later.lists
         (asked,), own = inputs.questions, self._events(inputs, self._facts(inputs, None))
         first_B = encoded.start_U1[lists.user_B]
-        places = Asked(*(np.repeat(x_B, lists.count_B) for x_B in (lists.user_B, first_B, first_B + lists.num_seen_B)))
+        places = Asked(
+            *(np.repeat(x_B, lists.count_B) for x_B in (lists.user_B, first_B, first_B + lists.num_seen_B))
+        )
         happened = self._behaviours(places, own, asked.cell_M, _Events.of(encoded))
         return [self._read(inputs, asked, happened, self.extractor(happened))]
 
@@ -146,7 +149,11 @@ class Ranker(GenerativeRecommender):
 
     @property
     def _flops_of_layers(self) -> float:
-        modules = [self.layers] if self.search_layers is None else [self.layers, self.search_layers, self.search_heads]
+        modules = (
+            [self.layers]
+            if self.search_layers is None
+            else [self.layers, self.search_layers, self.search_heads]
+        )
         return 2.0 * sum(p.numel() for module in modules for p in module.parameters() if p.ndim > 1)
 
     def _states(self, inputs: Inputs, items: ItemVectors | None) -> list[Float[Tensor, "M W"]]:
@@ -175,9 +182,7 @@ class Ranker(GenerativeRecommender):
         other_ND = items.of(other_E).index_select(0, inputs.event_N)
         return replace(self._happened(inputs, asked, items), other_ND=other_ND)
 
-    def _happened(
-        self, inputs: Inputs, asked: Questions, items: ItemVectors | None
-    ) -> Behaviours:
+    def _happened(self, inputs: Inputs, asked: Questions, items: ItemVectors | None) -> Behaviours:
         token_M = self._token_of(inputs, asked)
         events = self._events(inputs, self._facts(inputs, items))
         return self._behaviours(self._asked(inputs, token_M), events, token_M, events)
@@ -249,7 +254,7 @@ def _layers(num_in: int, hidden: tuple[int, ...], dropout: float) -> nn.Sequenti
     return nn.Sequential(
         *(
             layer
-            for one, next_one in zip(widths[:-1], widths[1:], strict=True)
+            for one, next_one in pairwise(widths)
             for layer in (Linear(one, next_one, normal((2 / one) ** 0.5)), Dice(next_one), Dropout(dropout))
         )
     )

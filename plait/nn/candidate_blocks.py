@@ -27,10 +27,10 @@ class CandidateBlock:
     event_BH: Int64[Tensor, "B H"]
     sees_BCH: Bool[Tensor, "B C H"]
 
-    def of_questions(self, x_M: Shaped[Tensor, "M *rest"]) -> Shaped[Tensor, "B C *rest"]:
+    def of_questions(self, x_M: Shaped[Tensor, "M ..."]) -> Shaped[Tensor, "B C ..."]:
         return _rows(x_M, self.question_BC)
 
-    def of_events(self, x_N: Shaped[Tensor, "N *rest"]) -> Shaped[Tensor, "B H *rest"]:
+    def of_events(self, x_N: Shaped[Tensor, "N ..."]) -> Shaped[Tensor, "B H ..."]:
         return _rows(x_N, self.event_BH)
 
 
@@ -60,9 +60,7 @@ class CandidateBlocks:
         order_m = [question for lists in groups for first, last in lists for question in range(first, last)]
         place_M = torch.empty(len(user_M), dtype=torch.int64)
         place_M[torch.tensor(order_m, dtype=torch.int64)] = torch.arange(len(user_M))
-        return cls(
-            tuple(_block(lists, begin_M, end_M, device) for lists in groups), place_M.to(device)
-        )
+        return cls(tuple(_block(lists, begin_M, end_M, device) for lists in groups), place_M.to(device))
 
     def joined(self, of_blocks: Sequence[Shaped[Tensor, "_ _ ..."]]) -> Shaped[Tensor, "M ..."]:
         """What was found in each block, question by question again."""

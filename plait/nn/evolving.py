@@ -81,12 +81,12 @@ class AttentionalGru(nn.Module):
         new = (new_x + (reset_x + reset_h).sigmoid() * new_h).tanh()
         return state + update * (new - state)
 
-    def plain(
-        self, query_D: Float[Tensor, " D"], interest_HD: Float[Tensor, "H D"]
-    ) -> Float[Tensor, " D"]:
+    def plain(self, query_D: Float[Tensor, " D"], interest_HD: Float[Tensor, "H D"]) -> Float[Tensor, " D"]:
         """One candidate alone, event by event: the reference of `forward`."""
         state_D = torch.zeros_like(query_D)
-        score_H = torch.stack([interest_D @ self.match(query_D) for interest_D in interest_HD] or [query_D[:0]])
+        score_H = torch.stack(
+            [interest_D @ self.match(query_D) for interest_D in interest_HD] or [query_D[:0]]
+        )
         for weight, interest_D in zip(score_H.softmax(0), interest_HD, strict=False):
             reset, update, new = self.of_input(interest_D).chunk(3)
             of_state = self.of_state(state_D).chunk(3)

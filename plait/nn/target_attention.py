@@ -185,7 +185,10 @@ class TwinAttention(nn.Module):
             alphas, values = [], []
             for event, item_D in enumerate(item_HD):
                 gap_X = self.gaps.weight[time_bucket(gap_s_H[event])]
-                cross, value = [self.number_of_gap(gap_X)[0]], self.value_of_item(item_D) + self.value_of_gap(gap_X)
+                cross, value = (
+                    [self.number_of_gap(gap_X)[0]],
+                    self.value_of_item(item_D) + self.value_of_gap(gap_X),
+                )
                 if self.number_of_actions is not None and self.value_of_actions is not None:
                     assert action_HD is not None
                     cross.append(self.number_of_actions(action_HD[event])[0])
@@ -230,7 +233,9 @@ class SoftSearch(nn.Module):
         return tuple(found), blocks.joined(sums)
 
 
-def highest(score: Float[Tensor, "*rest H"], sees: Bool[Tensor, "*rest H"], k: int) -> Bool[Tensor, "*rest H"]:
+def highest(
+    score: Float[Tensor, "*rest H"], sees: Bool[Tensor, "*rest H"], k: int
+) -> Bool[Tensor, "*rest H"]:
     """The `k` highest of what is seen, or all of it where there are fewer.
 
     >>> sees = torch.tensor([True, True, False, True])
@@ -265,9 +270,7 @@ def latest_alike(
     return tuple(found)
 
 
-def by_bucket(
-    weight: Float[Tensor, "*rest H"], bucket: Int64[Tensor, "*rest H"]
-) -> Float[Tensor, "*rest G"]:
+def by_bucket(weight: Float[Tensor, "*rest H"], bucket: Int64[Tensor, "*rest H"]) -> Float[Tensor, "*rest G"]:
     """How much weight each bucket has in all."""
     sums = weight.new_zeros((*weight.shape[:-1], TIME_BUCKETS))
     return sums.scatter_add(-1, bucket, weight)

@@ -7,8 +7,8 @@ from plait.data import Dataset
 from plait.evaluation.settings import Optim, Protocol
 from plait.fitting import fit
 from plait.models.generative import ModelSettings
-from plait.notices import Watch
 from plait.nn.towers import TowerConfig
+from plait.notices import Watch
 from plait.rankers.settings import RankerName, RankerProtocol, Shown, run_settings
 from plait.recommender import Recommender
 

@@ -49,7 +49,9 @@ def _role(owner: nn.Module, name: str) -> Role:
     match owner:
         case nn.LayerNorm():
             return "norm"
-        case nn.Linear() | nn.GRU() | ActionHeads():  # the layers of a stacked tower, and the heads', lie in one matrix
+        case (
+            nn.Linear() | nn.GRU() | ActionHeads()
+        ):  # the layers of a stacked tower, and the heads', lie in one matrix
             return "matrix" if name.startswith("weight") else "bias"
         case RelativeBias() | ItemBias() | Dice():
             return "bias"

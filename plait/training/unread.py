@@ -74,7 +74,9 @@ def _by_choice(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
             )
             for each in get_args(TrunkKind)
         ),
-        _Reader(not ranker.is_on, _OF_TRUNK, setting("model.ranker.kind", "none"), f"here it is {ranker.kind}"),
+        _Reader(
+            not ranker.is_on, _OF_TRUNK, setting("model.ranker.kind", "none"), f"here it is {ranker.kind}"
+        ),
         _Reader(
             not ranker.is_on or ranker.reads_time,
             ("model.trunk.num_heads",),

@@ -93,7 +93,7 @@ def states(model: Ranker, inputs: Inputs) -> dict[tuple[int, int], torch.Tensor]
     """What heads read, by user and event."""
     (asked,), (state_MW,) = inputs.questions, model(inputs)
     user_M = inputs.user_N[model._token_of(inputs, asked)].tolist()
-    return {key: row for key, row in zip(zip(user_M, asked.label_M.tolist(), strict=True), state_MW, strict=True)}
+    return dict(zip(zip(user_M, asked.label_M.tolist(), strict=True), state_MW, strict=True))
 
 
 def check_same(found: dict, expected: dict) -> None:
@@ -216,8 +216,12 @@ def test_a_forward_pass_costs_what_torch_counts(kind):
 
 
 def test_flops_that_leave_pairs_out_are_caught(monkeypatch):
-    monkeypatch.setattr(Din, "flops", lambda self, of, made=Din.flops: made(self, replace(of, recent_pairs=0)))
-    assert_caught(check_flops, ranker_of("din"), query_inputs(ranker_of("din").plan, batch_of([4, 4]), ("a",)))
+    monkeypatch.setattr(
+        Din, "flops", lambda self, of, made=Din.flops: made(self, replace(of, recent_pairs=0))
+    )
+    assert_caught(
+        check_flops, ranker_of("din"), query_inputs(ranker_of("din").plan, batch_of([4, 4]), ("a",))
+    )
 
 
 @pytest.mark.parametrize(

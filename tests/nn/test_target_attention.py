@@ -9,7 +9,7 @@ import torch
 from tiny import assert_caught, assert_not_vacuous, started
 from torch import Tensor
 
-from plait.nn import candidate_blocks, evolving, target_attention
+from plait.nn import candidate_blocks, target_attention
 from plait.nn.activation_unit import ActivationUnit
 from plait.nn.candidate_blocks import CandidateBlocks
 from plait.nn.dice import Dice
@@ -19,14 +19,18 @@ from plait.nn.target_attention import Moments, SearchedAttention, SoftSearch, Tw
 
 DIM, TOP_K = 6, 3
 LENGTHS = (9, 1, 4, 25, 0, 2)  # events of each user, of whom each is asked about after every prefix
-close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-4)  # sums of forty terms of about 10 that cancel
+close = partial(
+    torch.testing.assert_close, rtol=1e-5, atol=1e-4
+)  # sums of forty terms of about 10 that cancel
 
 
 def asked() -> Asked:
     """Every user after each of its prefixes, the empty one included; events of a user lie one after another."""
     first_U = np.cumsum([0, *LENGTHS[:-1]])
     user_M = np.repeat(np.arange(len(LENGTHS)), np.array(LENGTHS) + 1)
-    end_M = np.concatenate([first + np.arange(length + 1) for first, length in zip(first_U, LENGTHS, strict=True)])
+    end_M = np.concatenate(
+        [first + np.arange(length + 1) for first, length in zip(first_U, LENGTHS, strict=True)]
+    )
     return Asked(user_M, first_U[user_M], end_M)
 
 
@@ -43,13 +47,20 @@ def large(module: torch.nn.Module) -> torch.nn.Module:
 
 
 NUM_QUESTIONS, NUM_EVENTS = len(asked().user_M), sum(LENGTHS)
-QUERY_MD, KEY_ND, ACTION_ND = drawn(NUM_QUESTIONS, DIM), drawn(NUM_EVENTS, DIM, seed=1), drawn(NUM_EVENTS, DIM, seed=2)
+QUERY_MD, KEY_ND, ACTION_ND = (
+    drawn(NUM_QUESTIONS, DIM),
+    drawn(NUM_EVENTS, DIM, seed=1),
+    drawn(NUM_EVENTS, DIM, seed=2),
+)
 MOMENTS = Moments(10_000 + 50 * torch.arange(NUM_QUESTIONS) ** 2, 97 * torch.arange(NUM_EVENTS))
 LAST = (None, 5)
 
 
 def check_alike(
-    fast_MX: Tensor, plain: Callable[[int, slice], Tensor], last: int | None, num_compared: int = NUM_QUESTIONS
+    fast_MX: Tensor,
+    plain: Callable[[int, slice], Tensor],
+    last: int | None,
+    num_compared: int = NUM_QUESTIONS,
 ) -> None:
     """Question by question, of what it sees."""
     places = asked()
@@ -134,7 +145,9 @@ def test_interests_evolve_event_by_event(last, sizes):
 def test_an_update_gate_without_attention_is_caught(monkeypatch):
     gru, step = large(AttentionalGru(DIM)), AttentionalGru.step
     plain = partial(lambda m, seen: gru.plain(QUERY_MD[m], KEY_ND[seen]))
-    monkeypatch.setattr(AttentionalGru, "step", lambda self, weight, *rest: step(self, (weight > 0) * 1.0, *rest))
+    monkeypatch.setattr(
+        AttentionalGru, "step", lambda self, weight, *rest: step(self, (weight > 0) * 1.0, *rest)
+    )
     assert_caught(check_alike, gru(QUERY_MD, KEY_ND, asked().blocks(torch.device("cpu"))), plain, None)
 
 
@@ -149,7 +162,11 @@ def test_the_auxiliary_loss_is_the_papers_formula():
     state_ND, next_ND, other_ND = (drawn(7, DIM, seed=seed) for seed in (3, 4, 5))
     total = torch.zeros(())
     for state_D, next_D, other_D in zip(state_ND, next_ND, other_ND, strict=True):
-        total = total - torch.log(torch.sigmoid(state_D @ next_D)) - torch.log(1 - torch.sigmoid(state_D @ other_D))
+        total = (
+            total
+            - torch.log(torch.sigmoid(state_D @ next_D))
+            - torch.log(1 - torch.sigmoid(state_D @ other_D))
+        )
     close(auxiliary_loss(state_ND, next_ND, other_ND), total / 7)
     assert auxiliary_loss(state_ND[:0], next_ND[:0], other_ND[:0]) == 0
 
@@ -166,7 +183,10 @@ def test_other_items_are_others_and_uniform():
 @torch.no_grad()
 def found_by(search: SoftSearch, m: int, seen: slice) -> list[int]:
     """The events with the highest inner products, one by one."""
-    relevance = {n: float(search.of_query(QUERY_MD[m]) @ search.of_key(KEY_ND[n])) for n in range(seen.start, seen.stop)}
+    relevance = {
+        n: float(search.of_query(QUERY_MD[m]) @ search.of_key(KEY_ND[n]))
+        for n in range(seen.start, seen.stop)
+    }
     return sorted(sorted(relevance, key=lambda n: -relevance[n])[:TOP_K])
 
 
@@ -232,7 +252,9 @@ def test_exact_search_without_time_gaps_is_caught(monkeypatch):
     attention, search = large(SearchedAttention(DIM, 2)), large(SoftSearch(DIM))
     plain = partial(exact_plain, attention, search)
     with monkeypatch.context() as patch:
-        patch.setattr(Moments, "gaps", lambda self, block: torch.zeros_like(block.sees_BCH, dtype=torch.int64))
+        patch.setattr(
+            Moments, "gaps", lambda self, block: torch.zeros_like(block.sees_BCH, dtype=torch.int64)
+        )
         fast_MX = exact_of(attention, search)
     assert_caught(check_alike, fast_MX, plain, None)
 
