@@ -8,6 +8,7 @@ width of what is read, W width of the last layer.
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -255,7 +256,7 @@ def _layers(num_in: int, hidden: tuple[int, ...], dropout: float) -> nn.Sequenti
     return nn.Sequential(
         *(
             layer
-            for one, next_one in zip(widths[:-1], widths[1:], strict=True)
+            for one, next_one in pairwise(widths)
             for layer in (Linear(one, next_one, normal((2 / one) ** 0.5)), Dice(next_one), Dropout(dropout))
         )
     )

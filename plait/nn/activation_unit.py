@@ -1,7 +1,7 @@
 """DIN's local activation: how much each event of a history counts for a candidate.
 
-Shape letters: M questions, N events, D width, E inner width of the unit; B, C, H as in `candidate_blocks`, X = C * E; P pairs
-of a question and an event that it sees.
+Shape letters: M questions, N events, D width, E inner width of the unit; B, C, H as in `candidate_blocks`, X = C * E;
+P pairs of a question and an event that it sees.
 """
 
 import torch

@@ -27,10 +27,10 @@ class CandidateBlock:
     event_BH: Int64[Tensor, "B H"]
     sees_BCH: Bool[Tensor, "B C H"]
 
-    def of_questions(self, x_M: Shaped[Tensor, "M *rest"]) -> Shaped[Tensor, "B C *rest"]:
+    def of_questions(self, x_M: Shaped[Tensor, "M ..."]) -> Shaped[Tensor, "B C ..."]:
         return _rows(x_M, self.question_BC)
 
-    def of_events(self, x_N: Shaped[Tensor, "N *rest"]) -> Shaped[Tensor, "B H *rest"]:
+    def of_events(self, x_N: Shaped[Tensor, "N ..."]) -> Shaped[Tensor, "B H ..."]:
         return _rows(x_N, self.event_BH)
 
 

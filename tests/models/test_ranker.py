@@ -93,9 +93,7 @@ def states(model: Ranker, inputs: Inputs) -> dict[tuple[int, int], torch.Tensor]
     """What heads read, by user and event."""
     (asked,), (state_MW,) = inputs.questions, model(inputs)
     user_M = inputs.user_N[model._token_of(inputs, asked)].tolist()
-    return {
-        key: row for key, row in zip(zip(user_M, asked.label_M.tolist(), strict=True), state_MW, strict=True)
-    }
+    return dict(zip(zip(user_M, asked.label_M.tolist(), strict=True), state_MW, strict=True))
 
 
 def check_same(found: dict, expected: dict) -> None:
