@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: compare test test-portable test-page check docs clean
+.PHONY: compare test test-portable test-page test-serve check docs clean
 
 compare: $(READY)
 	$(BIN)/plait compare ml-100k --layouts item,interleaved,pc,lac,lac_patched --seeds 2 --out runs/ml-100k
@@ -25,6 +25,13 @@ test-page: $(READY)
 	cd tests/browser && npm install --silent --no-audit --no-fund --no-package-lock
 	PYTHONPATH=tests:tests/compare $(BIN)/python tests/browser/pages.py runs/page/pages
 	node tests/browser/check.mjs runs/page/pages runs/page/pictures
+
+# The service again, for longer: more requests that are wrong, more kills, and a real Redis that is killed. Needs Debian's
+# redis-server (or REDIS=path).
+test-serve: $(READY)
+	@command -v "$${REDIS:-redis-server}" > /dev/null || { echo "no redis-server: apt-get install redis-server, or name one in REDIS"; exit 1; }
+	PLAIT_FUZZ_CASES=10000 PLAIT_KILLS=100 PLAIT_REDIS="$${REDIS:-redis-server}" OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest tests/store tests/service tests/cli/test_cli_serve.py
 
 check: $(READY)
 	$(BIN)/ruff check .

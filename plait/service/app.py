@@ -23,7 +23,7 @@ from plait.store.history import MOST_ID_BYTES, StoreUnavailable
 
 DEADLINE, REQUEST_ID = "plait-deadline-ms", "plait-request-id"
 PROBLEM_TYPE = "application/problem+json"
-OPEN = ("/healthz", "/readyz")
+OPEN, QUESTIONS = ("/healthz", "/readyz"), ("/v1/retrieve", "/v1/score")
 SAFE_HEADERS = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -271,8 +271,10 @@ class _Guarded:
 
     def _check(self, request: Request, route: str) -> None:
         """Raises Problem where the request may not be answered."""
-        if request.url.path in OPEN:
+        if route in OPEN:
             return
+        if route in QUESTIONS and self.service.asking.is_full:  # before its body is read
+            raise self.service.asking.busy()
         if not self.service.keys:
             host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
             if host.strip("[]") not in LOOPBACK:

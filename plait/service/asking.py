@@ -47,6 +47,20 @@ class Asking:
     def num_waiting(self) -> int:
         return len(self._queue)
 
+    @property
+    def is_full(self) -> bool:
+        return len(self._queue) >= self._most_waiting
+
+    def busy(self) -> Problem:
+        """What one is told for whom there is no room."""
+        after_s = max(1, math.ceil(len(self._queue) * self.mean_s))
+        return Problem(
+            429,
+            "too many wait",
+            f"the queue is full; try again in {after_s} s",
+            {"Retry-After": str(after_s)},
+        )
+
     async def ask(self, deployed: Deployed, question: Question, deadline_s: float) -> Found:
         """The model's answer, or the fallback's where the model has none by then.
 
@@ -78,15 +92,9 @@ class Asking:
                 raise Problem(
                     503, "going down", "the service is going down; ask another, or again in a while"
                 )
-            would_wait_s = len(self._queue) * self.mean_s
-            if len(self._queue) >= self._most_waiting or (self._queue and would_wait_s > left_s):
-                after_s = max(1, math.ceil(would_wait_s))
-                raise Problem(
-                    429,
-                    "too many wait",
-                    f"the queue is full; try again in {after_s} s",
-                    {"Retry-After": str(after_s)},
-                )
+            would_take_s = (len(self._queue) + 1) * self.mean_s
+            if self.is_full or (self._queue and would_take_s > left_s):
+                raise self.busy()
             self._queue.append(waiting)
             self._changed.notify()
         return waiting

@@ -322,15 +322,18 @@ for n in range(head.version if head else 0, 100_000):
 """
 
 
+KILLS = int(os.environ.get("PLAIT_KILLS", "3"))  # `make test-serve` kills more often
+
+
 @pytest.mark.parametrize("durability", ["power", "process"])
 def test_kills_lose_nothing_that_was_acknowledged(durability: str, tmp_path: Path) -> None:
     acknowledged: list[int] = []
-    for kill in range(3):
+    for kill in range(KILLS):
         child = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path), durability], stdout=subprocess.PIPE, text=True
         )
         assert child.stdout is not None
-        for _ in range(15 + 10 * kill):
+        for _ in range(15 + 10 * (kill % 5)):
             acknowledged.append(int(child.stdout.readline()))
         os.kill(child.pid, signal.SIGKILL)
         acknowledged += map(int, child.stdout.read().split())

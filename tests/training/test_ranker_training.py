@@ -1,6 +1,7 @@
 """Rankers are trained, stopped, resumed, saved and judged by what trains layouts."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
