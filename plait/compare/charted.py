@@ -8,6 +8,7 @@ from plait.compare.charts import (
     Contrasted,
     CostPoint,
     Learning,
+    Level,
     Look,
     Run,
     forest,
@@ -26,7 +27,7 @@ def charts(comparison: Comparison, metric: str) -> list[Chart]:
     found = _measured(comparison, metric)
     drawn = [
         _forest(comparison, found, metric, looks),
-        _costs(found, metric, looks),
+        _costs(comparison, found, metric, looks),
         _learning(comparison, metric, looks),
     ]
     return [chart for chart in drawn if chart is not None]
@@ -63,7 +64,9 @@ def _forest(
     )
 
 
-def _costs(found: Sequence[Summary], metric: str, looks: dict[str, Look]) -> Chart | None:
+def _costs(
+    comparison: Comparison, found: Sequence[Summary], metric: str, looks: dict[str, Look]
+) -> Chart | None:
     """None where there is nothing to hold a layout against; what trained for nothing has no place on its scale."""
     found = [summary for summary in found if summary.cost.train_flops > 0]
     if len(found) < 2:
@@ -71,7 +74,14 @@ def _costs(found: Sequence[Summary], metric: str, looks: dict[str, Look]) -> Cha
     points = [_cost_point(summary, metric, looks, summary.cost.train_flops) for summary in found]
     label = metric_label(metric)
     better = found[0].metrics[metric].estimate.better
-    return quality_against_cost(f"{label} against the cost of training", points, label, better, "FLOP")
+    title = f"{label} against the cost of training"
+    return quality_against_cost(title, points, label, better, "FLOP", level=_best_count(comparison, metric))
+
+
+def _best_count(comparison: Comparison, metric: str) -> Level | None:
+    best = comparison.floor.best(metric) if comparison.floor else None
+    value = best.metrics[metric].value if best else None
+    return None if best is None or value is None else Level(best.name, value)
 
 
 def serving_chart(comparison: Comparison) -> Chart | None:
@@ -111,7 +121,9 @@ def _learning(comparison: Comparison, metric: str, looks: dict[str, Look]) -> Ch
         if kept:
             layouts.append(Learning(card.name, looks[card.name], kept))
     label = metric_label(metric)
-    return learning_curves(f"{label} on validation", layouts, label, better) if layouts else None
+    alone = ", models without counts" if comparison.counts else ""  # an epoch is chosen before counts enter
+    title = f"{label} on validation{alone}"
+    return learning_curves(title, layouts, label, better) if layouts else None
 
 
 def _run(row: Row, metric: str, better: Better) -> Run | None:

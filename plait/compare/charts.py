@@ -13,11 +13,12 @@ from typing import Literal, final
 
 WIDTH, HEIGHT = 440.0, 300.0  # a chart of many names is higher
 LEFT, TOP, BOTTOM = 54.0, 12.0, 44.0  # margins
-CHAR, LINE = 6.9, 15.0  # of a label, in 13 px type
+CHAR, LINE = 7.8, 15.0  # of a label, in 13 px type of a wide sort (DejaVu Sans)
 ROW = 26.0  # of a chart with a row for each layout
 LABEL_CHARS = 16  # longer names are cut; the full name is the mark's title
 WIDE = 8.0  # costs that differ by more stand on a logarithmic scale
 SETTLED = 0.25  # the share of a curve after which the scale has to hold it
+BEST_COUNT = "best count"  # the label of a line across
 LOOKS = 8  # colours, and as many shapes and dashes
 PATH = (  # one shape per layout, about 9 wide around the origin
     "M-4.2,0a4.2,4.2 0 1,0 8.4,0a4.2,4.2 0 1,0 -8.4,0z",
@@ -77,6 +78,14 @@ class CostPoint:
     cost: float
     value: float
     is_among_best: bool
+
+
+@dataclass(frozen=True)
+class Level:
+    """What the best baseline reaches, drawn as a line across: it costs no training."""
+
+    name: str
+    value: float
 
 
 @dataclass(frozen=True)
@@ -166,6 +175,7 @@ class Chart:
     bands: tuple[Band, ...] = ()
     labels: tuple[Label, ...] = ()
     zero: float | None = None  # x of the line of no difference
+    level: float | None = None  # y of a line across
     caption: str = ""  # of what is drawn, and of nothing else
 
 
@@ -268,20 +278,24 @@ def quality_against_cost(
     better: Literal["higher", "lower"],
     unit: str,
     what: str = "training cost",
+    level: Level | None = None,
 ) -> Chart:
     """A mark for each layout; hollow where it is told to be worse than the best.
 
     Args:
         unit: of the costs, such as FLOP; written with a prefix.
         what: the costs are.
+        level: the best baseline, if there is one.
     """
     assert points and all(point.cost > 0 for point in points), "costs nothing"
-    height = _height_for(len(points))
-    frame = Frame(LEFT, TOP, _right_edge([point.name for point in points]), height - BOTTOM)
+    names = [*(point.name for point in points), *([BEST_COUNT] if level else [])]
+    height = _height_for(len(names))
+    frame = Frame(LEFT, TOP, _right_edge(names), height - BOTTOM)
     costs = [point.cost for point in points]
     divisor, prefix = _prefix(max(costs))
     x = _cost_scale(costs, frame)
-    y = _linear([point.value for point in points], frame.bottom, frame.top)
+    values = [*(point.value for point in points), *([level.value] if level else [])]
+    y = _linear(values, frame.bottom, frame.top)
     marks = tuple(
         Mark(
             p.look,
@@ -293,10 +307,14 @@ def quality_against_cost(
         for p in points
     )
     ends = {p.name: (mark.x, mark.y) for p, mark in zip(points, marks, strict=True)}
+    across = []
+    if level:
+        ends[BEST_COUNT] = (frame.right, y(level.value))
+        across = [f"{BEST_COUNT}, {level.name}: {level.value:.4f}"]
     return Chart(
         "costs",
         title,
-        f"{title}. {'; '.join(mark.title for mark in marks)}",
+        f"{title}. {'; '.join([*(mark.title for mark in marks), *across])}",
         f"{what}, {prefix}{unit}",
         f"{y_label}, {better} is better",
         frame,
@@ -305,10 +323,13 @@ def quality_against_cost(
         y.ticks(5),
         marks=marks,
         labels=_in_margin(ends, frame),
+        level=y(level.value) if level else None,
         caption=_caption(
             {
-                "filled: not told from the best": True,
-                "hollow: worse than the best": not all(point.is_among_best for point in points),
+                "filled: not told from the best layout": True,
+                "hollow: worse than the best layout": not all(point.is_among_best for point in points),
+                f"dashed: the best count, {level.name if level else ''}, which trains nothing": level
+                is not None,
                 "costs on a logarithmic scale": isinstance(x, LogScale),
             }
         ),

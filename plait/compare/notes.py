@@ -9,7 +9,8 @@ import msgspec
 from plait.compare.results import Comparison, MetricSummary, Row
 from plait.compare.significance import LEVEL
 from plait.compare.verdict import chief_metrics
-from plait.compare.words import NOTHING, metric_label, number, signed
+from plait.compare.words import NOTHING, metric_label, number, p_value, share, signed
+from plait.evaluation.counts_effect import CountsEffect
 from plait.evaluation.provenance import Provenance
 
 COUNT = "count: "  # before the names of baselines, which are no layouts
@@ -27,13 +28,13 @@ def warnings(comparison: Comparison) -> list[str]:
     data, found = comparison.dataset, []
     if data.tie_share > MANY_TIES:
         found.append(
-            f"{data.tie_share:.1%} of the events share a time with another event of their user. Their order is the "
-            "log's, and what is asked next may depend on it.".replace("%", " %", 1)
+            f"{share(data.tie_share)} of the events share a time with another event of their user. Their order is the "
+            "log's, and what is asked next may depend on it."
         )
     if comparison.retrieval and data.missed_share:
         found.append(
-            f"{data.missed_share:.1%} of the answers were met before. Seen items are filtered, so each of them is a "
-            "certain miss of every list.".replace("%", " %", 1)
+            f"{share(data.missed_share)} of the answers were met before. Seen items are filtered, so each of them is a "
+            "certain miss of every list."
         )
     return found
 
@@ -64,8 +65,12 @@ def _rule_of_marks(seeds: int) -> str:
     return f"{rule} Two seeds do not tell a layout whose runs scatter more than the others'."
 
 
-def notes(comparison: Comparison) -> list[str]:
-    """What dashes and marks stand for, layout by layout."""
+def notes(comparison: Comparison, *, counts_in_tables: bool = False) -> list[str]:
+    """What dashes and marks stand for, layout by layout.
+
+    Args:
+        counts_in_tables: whether what counts do stands elsewhere.
+    """
     found = []
     for card in comparison.layouts:
         tasks = (
@@ -79,14 +84,14 @@ def notes(comparison: Comparison) -> list[str]:
                 found.append(f"{card.name} cannot {task}: {ability.why}{but}")
         if card.leaks:
             found.append(f"‼ {card.name} reads its own answers: {'; '.join(card.leaks)}")
-    found += _counts(comparison)
+    found += [] if counts_in_tables else _counts(comparison)
     found += _given_up(comparison) + _rules_apart(comparison) + _left_out(comparison) + _stops(comparison)
     return found + _unsteady_times(comparison) + _several_origins(comparison)
 
 
 def _counts(comparison: Comparison) -> list[str]:
     """What counts do to each layout that has them, then how these layouts stand without."""
-    found = [f"{layout}: {'; '.join(map(str, its))}" for layout, its in comparison.counts.items()]
+    found = [f"{layout}: {'; '.join(map(_effect, its))}" for layout, its in comparison.counts.items()]
     if len(comparison.without_counts) < 2:
         return found
     for metric in (*comparison.retrieval, *comparison.scoring):
@@ -96,8 +101,24 @@ def _counts(comparison: Comparison) -> list[str]:
             if (summary := its.metrics.get(metric)) is not None
         ]
         if len(cells) > 1:
-            found.append(f"{metric} without counts, told among themselves: {', '.join(cells)}")
+            found.append(f"{metric_label(metric)} without counts, told among themselves: {', '.join(cells)}")
     return found
+
+
+def _effect(its: CountsEffect) -> str:
+    """
+    >>> from plait.metrics.intervals import Difference
+    >>> _effect(CountsEffect("ndcg@10", 0.12, 0.1, Difference(0.02, 0.01, 0.03, 0.002)))
+    'NDCG@10 0.1200 with counts, 0.1000 without: +0.0200 (+0.0100 to +0.0300), p = 0.002'
+    """
+    difference = f"{signed(its.difference.value)} {bounds_and_p(its)}"
+    values = f"{number(its.with_counts)} with counts, {number(its.without)} without"
+    return f"{metric_label(its.metric)} {values}: {difference}"
+
+
+def bounds_and_p(its: CountsEffect) -> str:
+    """Of the difference that counts make."""
+    return f"({signed(its.difference.low)} to {signed(its.difference.high)}), {p_value(its.difference.p)}"
 
 
 def _is_told(summary: MetricSummary) -> bool:

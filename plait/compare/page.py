@@ -14,9 +14,17 @@ from plait.compare import charted, notes, presentation
 from plait.compare.presentation import COST_COLUMNS, Line
 from plait.compare.presentation import Cell as MetricCell
 from plait.compare.results import Comparison
-from plait.compare.side_tables import list_metrics, serving_notes, serving_table, side_notes, side_tables
+from plait.compare.side_tables import (
+    COUNTS_NOTE,
+    counts_tables,
+    list_metrics,
+    serving_notes,
+    serving_table,
+    side_notes,
+    side_tables,
+)
 from plait.compare.verdict import verdict_of
-from plait.compare.words import NOTHING, duration, meaning, metric_label, number, run_folder
+from plait.compare.words import NOTHING, duration, meaning, metric_label, number, run_folder, share
 from plait.terminal import Cell, FittedTable, NumberHeading
 
 TERMINAL_STYLE = {"best": "bold", "second": "underline", "other": ""}
@@ -48,7 +56,7 @@ def _table(comparison: Comparison, shown: Sequence[str], on_page_only: Sequence[
     if on_page_only:
         below.append(f"On the page only: {', '.join(map(metric_label, on_page_only))}.")
     rows = [_row(comparison, line, shown) for line in presentation.lines(comparison)]
-    for name, cells in presentation.baseline_cells(comparison).items():
+    for name, cells in presentation.baseline_cells(comparison, shown).items():
         rows.append([name, *(_terminal_cell(cells[metric]) for metric in shown), *[""] * 4])
     if oracle := presentation.oracle_cells(comparison):
         rows.append(["oracle", *(_terminal_cell(oracle[metric]) for metric in shown), *[""] * 4])
@@ -125,7 +133,12 @@ def html_page(comparison: Comparison, folder: Path | None = None) -> str:
         use=presentation.use(comparison, verdict, folder or Path()),
         lines=presentation.lines(comparison),
         oracle=presentation.oracle_cells(comparison),
-        baselines=presentation.baseline_cells(comparison),
+        baselines={
+            group.title: presentation.baseline_cells(comparison, group.metrics)
+            for group in presentation.groups(comparison)
+        },
+        counts_tables=counts_tables(comparison),
+        counts_note=COUNTS_NOTE,
         side_tables=side_tables(comparison),
         list_metrics=list_metrics(comparison),
         side_notes=side_notes(comparison),
@@ -135,7 +148,7 @@ def html_page(comparison: Comparison, folder: Path | None = None) -> str:
         cost_columns=COST_COLUMNS,
         groups=presentation.groups(comparison),
         rules=notes.rules(comparison),
-        notes=notes.notes(comparison),
+        page_notes=notes.notes(comparison, counts_in_tables=True),
         warnings=notes.warnings(comparison),
         key=presentation.KEY,
         charts={metric: charted.charts(comparison, metric) for metric in comparison.charted},
@@ -146,6 +159,8 @@ def html_page(comparison: Comparison, folder: Path | None = None) -> str:
         label=metric_label,
         meaning=meaning,
         number=number,
+        share=share,
+        draws_candidates=any("ix0" in token.split() for card in comparison.layouts for token in card.tokens),
         duration=duration,
         run_folder=run_folder,
     )

@@ -3,7 +3,7 @@
 The terminal and the page show the same; this is where it is decided, with `notes` and `charted`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -13,7 +13,7 @@ from plait.compare.charts import Look
 from plait.compare.notes import COUNT
 from plait.compare.regret import Regret
 from plait.compare.results import Comparison, Contrast, CountedRow, LayoutCard, Summary
-from plait.compare.verdict import Verdict, chief_metrics
+from plait.compare.verdict import FloorVerdict, Verdict, chief_metrics
 from plait.compare.words import (
     NOTHING,
     duration,
@@ -109,9 +109,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Use:
-    """How to ask the model that was chosen."""
+    """How to ask what was chosen."""
 
-    layout: str
     command: str
     python: str
 
@@ -179,24 +178,41 @@ def groups(comparison: Comparison) -> list[Group]:
 
 
 def use(comparison: Comparison, verdict: Verdict, folder: Path) -> Use | None:
-    """The first finished run of the recommended layout, on the command line and in Python; None where none is.
+    """What is recommended, on the command line and in Python: a baseline, or the first finished run of a layout; None
+    where nothing is.
 
     Args:
         folder: of the comparison, as its reader calls it.
     """
+    finished = [row for row in comparison.rows if row.status != "failed"]
+    if verdict.recommended_counts and finished:
+        first = verdict.recommended_counts[0]
+        run = folder / run_folder(finished[0].layout, finished[0].seed)
+        return _use_of_counts(first, first.metric in comparison.retrieval, run)
     chosen = verdict.recommended
     if chosen is None:
         return None
-    seed = min(row.seed for row in comparison.rows if row.layout == chosen.name and row.status != "failed")
+    seed = min(row.seed for row in finished if row.layout == chosen.name)
     run = folder / run_folder(chosen.name, seed)
     card = next(card for card in comparison.layouts if card.name == chosen.name)
-    verb = "recommend" if card.retrieves else "score"
-    more = "-k 10" if card.retrieves else "--items A,B,C"
     return Use(
-        chosen.name,
-        f"plait {verb} {quote(str(run))} --user USER {more}",
+        _command(bool(card.retrieves), run),
         f"model = plait.Recommender.from_pretrained({str(run / 'model')!r})",
     )
+
+
+def _use_of_counts(counts: FloorVerdict, retrieves: bool, run: Path) -> Use:
+    """Any run says which data, and how it is asked."""
+    face = "CountingRecommender" if retrieves else "CountingScorer"
+    return Use(
+        _command(retrieves, run, f" --baseline {quote(counts.name)}"),
+        f"counts = plait.{face}.fit(data, {counts.name!r})",
+    )
+
+
+def _command(retrieves: bool, run: Path, more: str = "") -> str:
+    verb, what = ("recommend", "-k 10") if retrieves else ("score", "--items A,B,C")
+    return f"plait {verb} {quote(str(run))}{more} --user USER {what}"
 
 
 def details(comparison: Comparison, metric: str) -> list[Detail]:
@@ -219,16 +235,16 @@ def details(comparison: Comparison, metric: str) -> list[Detail]:
     return found
 
 
-def baseline_cells(comparison: Comparison) -> dict[str, dict[str, Cell]]:
-    """The baselines' own lines, by name and metric; empty where they were not asked."""
+def baseline_cells(comparison: Comparison, metrics: Sequence[str]) -> dict[str, dict[str, Cell]]:
+    """The baselines' own lines, by name and metric, of those that have one of `metrics`; empty where none was asked."""
     floor = comparison.floor
     if floor is None:
         return {}
-    metrics = (*comparison.retrieval, *comparison.scoring)
     best = {metric: floor.best(metric) for metric in metrics}
     return {
         f"{COUNT}{row.name}": {metric: _baseline_cell(row, metric, best[metric]) for metric in metrics}
         for row in floor.rows
+        if not row.metrics.keys().isdisjoint(metrics)
     }
 
 
@@ -332,21 +348,22 @@ def _cost_cells(comparison: Comparison, layout: str) -> tuple[tuple[str, str], .
         (f"{cost.epochs:.3g} ({cost.best_epoch:.3g})", ""),
         (with_prefix(cost.tokens_per_s), ""),
         (f"{cost.tokens_per_event:.3g}", ""),
-        (_targets(card.targets_per_epoch), ""),
+        _targets(card.targets_per_epoch),
         (with_prefix(cost.num_parameters), ""),
         (NOTHING if cost.peak_memory_mb is None else with_prefix(cost.peak_memory_mb * 1e6, "B"), ""),
     )
 
 
-def _targets(counts: Mapping[str, int]) -> str:
-    """How many events an epoch supervises: once, where all that is predicted has as many.
+def _targets(counts: Mapping[str, int]) -> tuple[str, str]:
+    """How many events an epoch supervises, and a remark: once, where all that is predicted has as many.
 
     >>> _targets({"items": 9000, "actions": 9000}), _targets({"items": 9000, "actions": 450}), _targets({})
-    ('9.00 k', '9.00 k items, 450 actions', '–')
+    (('9.00 k', ''), ('9.00 k items', '450 actions'), ('–', ''))
     """
     if len(set(counts.values())) == 1:
-        return with_prefix(float(next(iter(counts.values()))))
-    return ", ".join(f"{with_prefix(float(count))} {what}" for what, count in counts.items()) or NOTHING
+        return with_prefix(float(next(iter(counts.values())))), ""
+    several = [f"{with_prefix(float(count))} {what}" for what, count in counts.items()] or [NOTHING]
+    return several[0], ", ".join(several[1:])
 
 
 def relative_cost(comparison: Comparison, summary: Summary) -> str:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import get_args
 
-from plait.compare.notes import COUNT
+from plait.compare.notes import COUNT, bounds_and_p
 from plait.compare.presentation import Cell, around
 from plait.compare.results import Beyond, Comparison, LayoutCard, Request, ServingCost
 from plait.compare.verdict import chief_metrics
-from plait.compare.words import NOTHING, duration, metric_label, number
+from plait.compare.words import NOTHING, duration, metric_label, number, signed
 from plait.metrics.intervals import Estimate
 
 
@@ -36,6 +36,33 @@ def side_tables(comparison: Comparison, *, chief_alone: bool = False) -> list[Si
     shown = (*comparison.retrieval, *comparison.scoring)
     metrics = chief_metrics(comparison.retrieval, comparison.scoring) if chief_alone else shown
     return [*_of_lists(comparison), *(_of_slices(comparison, metric) for metric in metrics)]
+
+
+COUNTS_NOTE = (
+    "Every layout's runs with counts beside the model and without: what counts add to the same runs. The interval and "
+    "p are over users; how other seeds would have come out is not in them. * worse than the best without counts."
+)
+
+
+def counts_tables(comparison: Comparison) -> list[SideTable]:
+    """What counts do to each layout, metric by metric, the chief ones first; empty where no layout has them."""
+    chief = chief_metrics(comparison.retrieval, comparison.scoring)
+    metrics = dict.fromkeys((*chief, *comparison.retrieval, *comparison.scoring))
+    tables = (_of_counts(comparison, metric) for metric in metrics)
+    return [table for table in tables if table.rows]
+
+
+def _of_counts(comparison: Comparison, metric: str) -> SideTable:
+    alone = {of.layout: of.metrics.get(metric) for of in comparison.without_counts}
+    rows = []
+    for layout, effects in comparison.counts.items():
+        for its in (its for its in effects if its.metric == metric):
+            without = alone.get(layout)
+            star = "*" * bool(without and without.vs_best and without.vs_best.is_significant)
+            difference = Cell(signed(its.difference.value), around=bounds_and_p(its))
+            cells = (Cell(number(its.without) + star), Cell(number(its.with_counts)), difference)
+            rows.append((layout, cells))
+    return SideTable(metric_label(metric), ("without counts", "with counts", "difference"), tuple(rows))
 
 
 def list_metrics(comparison: Comparison) -> tuple[str, ...]:

@@ -160,12 +160,18 @@ class Verdict:
         return tuple(its for its in first if all(its.name in those for those in names))
 
     @property
+    def recommended_counts(self) -> tuple[FloorVerdict, ...]:
+        """The best baseline of each metric, where no layout is told to be better in any; they are recommended then."""
+        tested = tuple(of for of in self.counted if of.is_tested)
+        return () if any(of.is_beaten for of in tested) else tested
+
+    @property
     def recommendation(self) -> str:
         """In one sentence, or why there is none. What trains nothing is the cheapest of all."""
-        unbeaten = [of for of in self.counted if of.is_tested and not of.is_beaten]
-        if unbeaten and len(unbeaten) == len([of for of in self.counted if of.is_tested]):
-            counts = listed(f"{of.name} for {of.label}" for of in unbeaten)
+        if self.recommended_counts:
+            counts = listed(f"{of.name} for {of.label}" for of in self.recommended_counts)
             return f"Recommended: counting, which trains nothing ({counts}). No layout is told to be better."
+        unbeaten = [of for of in self.counted if of.is_tested and not of.is_beaten]
         layout = self._recommended_layout()
         if not unbeaten:
             return layout
@@ -323,6 +329,8 @@ def _standings(verdict: MetricVerdict) -> str:
         return f"{listed(map(_named, equal))} have equal values."
     if not lower:
         return f"{first} {'are' if len(equal) > 1 else 'is'} better than {listed(map(_named, worse))}."
+    if not worse and len(verdict.among_best) == 2:
+        return f"{listed(map(_named, verdict.among_best))} cannot be told apart."
     if not worse:
         return f"none of {listed(map(_named, verdict.among_best))} can be told from the best of them."
     return (

@@ -55,13 +55,22 @@ def signed(value: float) -> str:
     return f"{MINUS if value < 0 else '+'}{number(abs(value))}"
 
 
-def percent(share: float) -> str:
-    """A share with its sign, in percent.
+def share(part: float) -> str:
+    """A part of a whole, in percent.
+
+    >>> share(0.0312), share(1.0)
+    ('3.1 %', '100.0 %')
+    """
+    return f"{100 * part:.1f} %"
+
+
+def percent(change: float) -> str:
+    """A relative change with its sign, in percent.
 
     >>> percent(0.0312), percent(-0.2)
     ('+3.1 %', '−20.0 %')
     """
-    return f"{MINUS if share < 0 else '+'}{abs(share):.1%}".replace("%", " %")
+    return f"{MINUS if change < 0 else '+'}{share(abs(change))}"
 
 
 def p_value(p: float) -> str:

@@ -34,6 +34,12 @@ async function look(page, name) {
   if (missed) faults.push(`${name}: ${missed} tables do not say rightly whether they go on`);
   const cut = await page.$$eval(".more.goes-on", (notes) => notes.filter((note) => note.checkVisibility()).length);
   if (name.startsWith("usual-1280") && cut) faults.push(`${name}: ${cut} tables do not fit`);
+  const outside = await page.$$eval("svg.chart text", (texts) =>
+    texts.filter((text) => {
+      const box = text.getBoundingClientRect(), picture = text.ownerSVGElement.getBoundingClientRect();
+      return box.width && (box.left < picture.left - 1 || box.right > picture.right + 1 || box.bottom > picture.bottom + 1);
+    }).map((text) => text.textContent));
+  if (outside.length) faults.push(`${name}: a picture cuts ${outside.join(" | ")}`);
   await page.evaluate(axe);
   const found = await page.evaluate(() => axe.run(document, { resultTypes: ["violations"] }));
   for (const { id, help, nodes } of found.violations) {

@@ -14,6 +14,7 @@ from tiny import assert_caught, assert_not_vacuous
 
 from plait.compare import charts
 from plait.compare.charts import (
+    BEST_COUNT,
     CHAR,
     LINE,
     WIDTH,
@@ -21,6 +22,7 @@ from plait.compare.charts import (
     Contrasted,
     CostPoint,
     Learning,
+    Level,
     Look,
     Run,
     forest,
@@ -57,7 +59,8 @@ def measured(rng: np.random.Generator) -> Chart:
         CostPoint(name, Look(n), float(10 ** (3 + span * rng.random())), value_of(rng), rng.random() < 0.5)
         for n, name in enumerate(names(rng))
     ]
-    return quality_against_cost("title", points, "value", either(rng), "FLOP")
+    level = Level("rules", value_of(rng)) if rng.random() < 0.5 else None
+    return quality_against_cost("title", points, "value", either(rng), "FLOP", level=level)
 
 
 def learning(rng: np.random.Generator) -> Chart:
@@ -138,12 +141,18 @@ def check_charts(examples: int, seen: set[str]) -> None:
         )
         assert ("ollow" in chart.caption) == (not all(mark.is_filled for mark in chart.marks))
         assert ("and: from" in chart.caption) == bool(chart.bands)
+        has_level = chart.level is not None
+        assert ("best count, rules" in chart.caption) == ("best count, rules" in chart.alt) == has_level
+        if chart.level is not None:
+            assert chart.frame.top <= chart.level <= chart.frame.bottom
+            assert [label.leader[1] for label in chart.labels if label.text == BEST_COUNT] == [chart.level]
+        met["level"] += has_level
 
     each()
     assert_not_vacuous({kind: met[kind] for kind in seen}, above=4)
 
 
-ALL = {"forest", "costs", "learning", "even", "by factors", "filled"}
+ALL = {"forest", "costs", "learning", "even", "by factors", "filled", "level"}
 
 
 def test_over_random_values_everything_has_its_place():
@@ -159,6 +168,7 @@ def test_over_random_values_everything_has_its_place():
                 charts.Label(name[:9], frame.right, y) for name, (_, y) in ends.items()
             ),
         ),
+        ("_caption", lambda parts: ". ".join(parts)),
         ("_round_step", lambda step: step / 9),
         ("_height_for", lambda names: charts.HEIGHT),
         ("_short", lambda name: name),

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 import msgspec
 import numpy as np
@@ -18,14 +19,18 @@ from test_page import LAYOUTS, compared
 from tiny import assert_caught
 
 from plait.compare import floor, presentation
+from plait.compare.charted import charts as charts_of
 from plait.compare.comparing import Variant, compare_variants
 from plait.compare.floor import floor_of
 from plait.compare.page import html_page, terminal_table
 from plait.compare.results import Comparison, Floor
+from plait.compare.side_tables import counts_tables
 from plait.compare.significance import Side
 from plait.compare.verdict import verdict_of
 from plait.data import Dataset
 from plait.evaluation.counting import Asked, Baselines, ChosenBaseline
+from plait.evaluation.counts_effect import CountsEffect
+from plait.metrics.intervals import Difference
 from plait.metrics.statistic import Statistic, mean_over_users
 from plait.models.questions import Exposure
 
@@ -111,7 +116,8 @@ def test_table_and_page_show_the_floor_apart_from_layouts():
         assert all(f"count: {name}" in shown for name in COUNTED)
         assert "EASE left out: 9,000 items" in shown and "baselines: a note" in shown
     lines = re.findall(r'<tr class="([^"]*)"><th scope="row">count: ', page)
-    assert len(lines) == len(COUNTED) * len(presentation.groups(comparison))
+    assert len(lines) == len(COUNTED), "they have no metric of the action, so its table has no line for them"
+    assert len(presentation.groups(comparison)) == 2
     assert all("fixed" in line.split() for line in lines), "they stay below, however a table is sorted"
     assert 'row.matches(".fixed")' in page
     assert "count: " not in said_on(compared()) and "count: popularity" not in html_page(compared())
@@ -126,7 +132,7 @@ def test_comparisons_of_before_are_read_without_a_floor():
     encoded = msgspec.json.decode(msgspec.json.encode(compared()))
     encoded.pop("floor")
     read = msgspec.json.decode(msgspec.json.encode(encoded), type=Comparison)
-    assert read.floor is None and presentation.baseline_cells(read) == {}
+    assert read.floor is None and presentation.baseline_cells(read, read.retrieval) == {}
     assert len(read.layouts) == len(LAYOUTS)
 
 
@@ -146,3 +152,61 @@ def test_variants_that_are_asked_other_questions_stand_on_no_floor(dataset: Data
         )
         assert (found.comparison.floor is not None) == (len(variants) == 1)
     assert any("not asked the same questions" in line for line in lines)
+
+
+def used(layouts: Mapping[str, float], **changes: object) -> presentation.Use | None:
+    comparison = msgspec.structs.replace(with_floor(layouts), **changes)
+    return presentation.use(comparison, verdict_of(comparison), Path("runs/mine"))
+
+
+def test_what_is_recommended_is_what_the_command_asks():
+    counting, model = used({"lac": 0.5, "item": 0.3}), used({"lac": 0.7, "item": 0.3})
+    assert counting is not None and model is not None
+    best = verdict_of(with_floor({"lac": 0.5})).counted[0].name
+    assert (
+        f"--baseline {quote(best)} " in counting.command and "recommend runs/mine/runs/" in counting.command
+    )
+    assert counting.python == f"counts = plait.CountingRecommender.fit(data, {best!r})"
+    assert "--baseline" not in model.command and "Recommender.from_pretrained" in model.python
+    page = html_page(with_floor({"lac": 0.5, "item": 0.3}), Path("runs/mine"))
+    assert "from_pretrained" not in page and "CountingRecommender" in page
+    assert used({"lac": 0.5}, rows=(), summaries=()) is None, "nobody says which data"
+
+
+def test_the_best_count_is_drawn_across_the_costs_of_its_metric_alone():
+    comparison = with_floor({"lac": 0.5, "item": 0.3})
+    of = {
+        (metric, chart.kind): chart
+        for metric in comparison.charted
+        for chart in charts_of(comparison, metric)
+    }
+    drawn = {key for key, chart in of.items() if chart.level is not None}
+    assert drawn == {("ndcg@10", "costs")} and len(of) > 3
+    assert f"best count, {verdict_of(comparison).counted[0].name}" in of["ndcg@10", "costs"].caption
+
+
+def with_counts() -> Comparison:
+    effects = {
+        "item": (effect("ndcg@10", 0.16, 0.15),),
+        "lac": (effect("ndcg@10", 0.17, 0.16), effect("rmse:rating", 0.9, 0.95)),
+    }
+    return msgspec.structs.replace(compared(), counts=effects)
+
+
+def effect(metric: str, with_counts: float, without: float) -> CountsEffect:
+    difference = with_counts - without
+    return CountsEffect(metric, with_counts, without, Difference(difference, difference, difference, 0.002))
+
+
+def test_what_counts_add_is_a_table_and_curves_say_that_they_lack_them():
+    tables = {table.title: table for table in counts_tables(with_counts())}
+    assert list(tables) == ["NDCG@10", "RMSE rating"] and not counts_tables(compared())
+    assert [name for name, _ in tables["NDCG@10"].rows] == ["item", "lac"]
+    ((name, cells),) = tables["RMSE rating"].rows
+    assert name == "lac" and [cell.value for cell in cells] == ["0.9500", "0.9000", "−0.0500"]
+    assert "p = 0.002" in cells[2].around
+    page, without = html_page(with_counts()), html_page(compared())
+    assert "With counts and without" in page and "With counts and without" not in without
+    assert "NDCG@10 0.1600 with counts" not in page, "the page has tables for it"
+    assert "NDCG@10 0.1600 with counts" in " ".join(said_on(with_counts()).split())
+    assert "on validation, models without counts" in page and "models without counts" not in without
