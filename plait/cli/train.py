@@ -1,10 +1,12 @@
 """The verb that trains one layout."""
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from rich.console import Console
 
 from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Device, Quiet
 from plait.cli.datasets import open_dataset
@@ -17,8 +19,8 @@ from plait.data import Dataset
 from plait.engine.asking import needs_time, reads_condition
 from plait.evaluation.checkpoints import Checkpoint
 from plait.evaluation.run_files import MODEL as MODEL_FOLDER
-from plait.evaluation.run_files import load_result
-from plait.evaluation.settings import Optim
+from plait.evaluation.run_files import RunSettings, load_result
+from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import Layout, audit, resolve
 from plait.layouts.facts import Field
 from plait.models.generative import ModelSettings
@@ -71,52 +73,64 @@ def train(
     device
         What to train on; auto is cuda where there is one.
     """
-    usual = VerbModelSettings()
-    train_as(
-        dataset, out, layout, from_, refit, checkpoint, trunk, device, quiet, model, usual, optim, protocol
-    )
-
-
-def train_as(
-    dataset: str | None,
-    out: Path,
-    layout: str | None,
-    from_: Path | None,
-    refit: Path | None,
-    checkpoint: Checkpoint,
-    trunk: TrunkKind | None,
-    device: Device,
-    quiet: bool,
-    model: VerbModelSettings,
-    usual_model: VerbModelSettings,
-    optim: Optim,
-    protocol: VerbProtocol,
-) -> None:
-    """What `train` does, for verbs with other usual settings of the model."""
     # Before a dataset is fetched for nothing:
-    on, its_model, screen = resolve_device(device), model_of_verb(model, trunk), progress_console(quiet=quiet)
-    usual, usual_protocol = model_of_verb(usual_model, None), protocol_of_verb(VerbProtocol())
-    its_protocol = protocol_of_verb(protocol)
+    its_model, its_protocol = model_of_verb(model, trunk), protocol_of_verb(protocol)
+    usual, usual_protocol = model_of_verb(VerbModelSettings(), None), protocol_of_verb(VerbProtocol())
+    on, screen = resolve_device(device), progress_console(quiet=quiet)
     start = None if from_ is None else Start.of(from_)
-    if refit is not None:
-        _check_alone(layout, (its_model, optim, its_protocol) == (usual, Optim(), usual_protocol))
-        opened = open_dataset(dataset or load_result(refit).dataset_folder)
-        with training_bar(screen) as watch:
-            run_refit(refit, opened, out, checkpoint, lambda line: say(line, screen), on, watch, start)
-    else:
-        if layout is None and start is None:
+    if refit is None:
+        train_layout(Training(dataset, out, layout, start, on, screen, its_model, usual, optim, its_protocol))
+        return
+    _check_alone(layout, (its_model, optim, its_protocol) == (usual, Optim(), usual_protocol))
+    opened = open_dataset(dataset or load_result(refit).dataset_folder)
+    with training_bar(screen) as watch:
+        run_refit(refit, opened, out, checkpoint, lambda line: say(line, screen), on, watch, start)
+    tell_trained(out, opened)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a verb that trains was told."""
+
+    dataset: str | None
+    out: Path
+    layout: str | None
+    start: Start | None
+    device: str
+    screen: Console
+    model: ModelSettings
+    usual_model: ModelSettings  # what a model has where nothing was given
+    optim: Optim
+    protocol: Protocol
+
+    def settings(self) -> RunSettings:
+        """Everything that decides the run. Raises ValueError where no layout is given."""
+        if self.layout is None and self.start is None:
             raise ValueError("--layout is missing: give one, or --from RUN, whose layout is taken")
-        if dataset is None:
-            raise ValueError("the dataset is missing: a prepared folder, or a name of `plait data list`")
-        notation = None if layout is None else str(resolve(layout, allow_leaks=its_model.allow_leaks))
-        settings = settings_from(start, notation, its_model, optim, its_protocol, usual, usual_protocol)
-        opened = open_dataset(dataset)
-        with training_bar(screen) as watch:
-            run_training(opened, settings, out, lambda line: say(line, screen), on, watch, start=start)
-    evaluate(out)
-    result = load_result(out)
-    say(f"model: {out / MODEL_FOLDER}, trained in {duration(result.wall_s)}")
-    if command := asking(out, result.settings.parsed_layout, result.settings.model, opened):
+        leaks, usual_protocol = self.model.allow_leaks, protocol_of_verb(VerbProtocol())
+        notation = None if self.layout is None else str(resolve(self.layout, allow_leaks=leaks))
+        return settings_from(
+            self.start, notation, self.model, self.optim, self.protocol, self.usual_model, usual_protocol
+        )
+
+
+def train_layout(given: Training) -> None:
+    """Trains, tests, and tells where the model is. Raises ValueError where a layout or the dataset is missing."""
+    settings = given.settings()
+    if given.dataset is None:
+        raise ValueError("the dataset is missing: a prepared folder, or a name of `plait data list`")
+    opened, report = open_dataset(given.dataset), lambda line: say(line, given.screen)
+    with training_bar(given.screen) as watch:
+        run_training(opened, settings, given.out, report, given.device, watch, start=given.start)
+    tell_trained(given.out, opened)
+
+
+def tell_trained(run: Path, dataset: Dataset) -> None:
+    """What a finished run is worth, where its model is, and what to ask next."""
+    evaluate(run)
+    result = load_result(run)
+    say(f"model: {run / MODEL_FOLDER}, trained in {duration(result.wall_s)}")
+    if command := asking(run, result.settings.parsed_layout, result.settings.model, dataset):
         say(f"next: {command}")
 
 

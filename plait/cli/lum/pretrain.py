@@ -6,10 +6,13 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Device, Quiet
-from plait.cli.train import train_as
-from plait.cli.verb_settings import LumModelSettings, VerbProtocol
+from plait.cli.output import progress_console
+from plait.cli.train import Training, train_layout
+from plait.cli.verb_settings import LumModelSettings, VerbProtocol, model_of_verb, protocol_of_verb
 from plait.evaluation.settings import Optim
 from plait.nn.config import TrunkKind
+from plait.nn.device import resolve_device
+from plait.training.start import Start
 
 
 def pretrain(
@@ -45,7 +48,17 @@ def pretrain(
     device
         What to train on; auto is cuda where there is one.
     """
-    usual = LumModelSettings()
-    train_as(
-        dataset, out, layout, from_, None, "deployed", trunk, device, quiet, model, usual, optim, protocol
+    train_layout(
+        Training(
+            dataset,
+            out,
+            layout,
+            None if from_ is None else Start.of(from_),
+            resolve_device(device),
+            progress_console(quiet=quiet),
+            model_of_verb(model, trunk),
+            model_of_verb(LumModelSettings(), None),
+            optim,
+            protocol_of_verb(protocol),
+        )
     )

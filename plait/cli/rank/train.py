@@ -6,14 +6,10 @@ from typing import Annotated, Literal
 
 from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Device, Quiet
 from plait.cli.datasets import open_dataset
-from plait.cli.evaluate import evaluate
 from plait.cli.output import progress_console, say
 from plait.cli.progress import training_bar
-from plait.cli.train import asking
+from plait.cli.train import tell_trained
 from plait.cli.verb_settings import VerbModelSettings, model_of_verb
-from plait.compare.words import duration
-from plait.evaluation.run_files import MODEL as MODEL_FOLDER
-from plait.evaluation.run_files import load_result
 from plait.evaluation.settings import Optim
 from plait.nn.device import resolve_device
 from plait.nn.towers import TowerConfig
@@ -72,7 +68,4 @@ def train_ranker(
     opened = open_dataset(dataset)
     with training_bar(screen) as watch:
         run_training(opened, settings, out, lambda line: say(line, screen), on, watch)
-    evaluate(out)
-    result = load_result(out)
-    say(f"model: {out / MODEL_FOLDER}, trained in {duration(result.wall_s)}")
-    say(f"next: {asking(out, settings.parsed_layout, settings.model, opened)}")
+    tell_trained(out, opened)
