@@ -121,7 +121,7 @@ def test_a_file_that_is_no_log(
             ("--min-user-events", "-3"),
             "--min-user-events: found -3, expected a whole number from 1 to",
         ),
-        (("--order", "foo"), "has no column 'foo'. It has: user, item, time, rating, liked\n"),
+        (("--order", "foo"), "has no column 'foo'. It has: user, item, time, rating, liked, scenario\n"),
         (("--item-feature", "genre:category"), "give the table that holds them, --items"),
     ],
 )
