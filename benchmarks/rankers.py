@@ -75,7 +75,13 @@ def _part() -> pl.Expr:
 
 @app.command(name="measure")
 def measure_rankers(
-    data: Path, *, rankers: list[RankerName], epochs: int = 5, users_per_step: int = 16, seed: int = 0, out: Path
+    data: Path,
+    *,
+    rankers: list[RankerName],
+    epochs: int = 5,
+    users_per_step: int = 16,
+    seed: int = 0,
+    out: Path,
 ) -> None:
     """Trains each ranker for so many epochs, and tells what it cost and reached."""
     dataset, rows = Dataset.open(data), {}
