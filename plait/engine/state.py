@@ -35,7 +35,8 @@ class State:
 
     @property
     def nbytes(self) -> int:
-        """What the keys take in memory; 0 where none are kept, and histories are encoded when they are asked about."""
+        """What the keys take in memory, with their room to grow in; 0 where none are kept, and histories are encoded
+        when they are asked about."""
         return 0 if self.kept is None else self.kept.encoded.nbytes
 
 

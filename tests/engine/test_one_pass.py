@@ -30,6 +30,7 @@ from plait.models.late import LateSettings
 from plait.models.questions import Exposure
 from plait.nn import cached
 from plait.nn.cached import softmax_and_sum, softmax_and_sum_reference
+from plait.nn.encoded import Written
 from plait.schema import EventBatch
 
 WINDOW = 4  # shorter than some histories
@@ -360,6 +361,30 @@ def test_a_history_that_grows_is_encoded_again_where_its_window_begins_anew(name
         state = one_pass.append(model, state, grown)
         check_agree(model, state, state_of(model, parts(0, end)))
     assert followed.total() == 5 + 2 * 2, "up to 6 events, then two of three"
+
+
+def check_branches() -> None:
+    """Two events are appended to one state, and a third behind the first: each state is of its own history."""
+    model = model_of(resolve("lac"), max_events=9, settings=ModelSettings(trunk=trunk_of("rope")))
+    batch = together(batch_of([3]), batch_of([4], seed=9))
+
+    def grown(state: State, seed: int) -> State:
+        event = replace(batch_of((1, 1), seed=seed), time_s_E=np.full(2, LATER_S - 100 + seed))
+        after = append(state, event, model.plan.window, model.plan.lead)
+        return one_pass.append(model, state, after)
+
+    root = grown(one_pass.encode(model, state_of(model, batch)), 1)
+    first, second = grown(root, 2), grown(root, 3)
+    third = grown(first, 4)
+    assert root.nbytes == first.nbytes == third.nbytes, "there is room for both behind the first"
+    for state in (root, first, second, third):
+        check_agree(model, state, replace(state, kept=None))
+
+
+def test_states_stay_what_they_were_when_events_are_appended(monkeypatch):
+    check_branches()
+    monkeypatch.setattr(Written, "claim", lambda self, from_U, until_U: True)
+    assert_caught(check_branches)
 
 
 def check_weights(model: GenerativeRecommender) -> None:
