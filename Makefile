@@ -37,7 +37,7 @@ docs: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,serve,test]'
 	touch $(READY)
 
 clean:

@@ -2,18 +2,22 @@
 
     python benchmarks/one_pass.py --out benchmarks/results/one_pass.json
 
-One user with a history of T events, C candidates, fp32. Variants take turns within every round; times are processor
-time, the median of the rounds with the range beside it, and ratios are of the same run.
+One user with a history of T events, C candidates. Variants take turns within every round; times are processor time of
+one thread, the median of the rounds with the range beside it, and ratios are of the same run.
 
-- `cached`: the history was encoded before. `with history`: it is encoded, too. `append`: one event more.
-- `products`: those of `cached` alone, by MKL and by oneDNN (where that is exact here); the floor is the faster one.
-  `cached` is multiplied by MKL, as torch does it; beside it stands `cached` by each.
+- `cached`: the history was encoded before. `with history`: it is encoded, too. Both in fp32, and as `bf16`.
+- `products`: those of `cached` alone, in fp32 by MKL and by oneDNN (where that is exact here), and in bf16. The floor
+  of each is the fastest of its kind.
 - `one by one`: one forward pass for each of a few candidates, times C over their number. `--whole` runs all.
+- `append`: events one after the other, between two beginnings of a window, S = T / 8. `first` moves the keys into rooms
+  that they can grow in; `reads` is the time to read weights and keys once.
+- FLOPs are those of the LAC paper, equations 2 to 5, in attention and in all of the trunk.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cyclopts
@@ -24,23 +28,35 @@ from provenance import write_result
 from train_step import NUM_ITEMS, batch_of, trainable
 
 from plait.engine import one_pass, plain
+from plait.engine.multiplying import multiplied_in, served_in
 from plait.engine.state import State, append, encode
 from plait.layouts import resolve
+from plait.layouts.arrange import candidate_tokens
+from plait.layouts.cost import scoring_flops, scoring_relative_to_items
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
 from plait.nn.arithmetic import EXACT, measure
 from plait.nn.config import TrunkConfig
 from plait.nn.precision import Multiplied, products_by
 from plait.nn.runtime import tune_process
-from plait.schema import Action, EventBatch, Regression
+from plait.schema import Action, Regression
 
 ONE_BY_ONE = 8
-LAYOUTS = ("lac", "interleaved", "pc", "genrank", "attn_mvp")
+ARCHITECTURES = (
+    ("lac", "gpt"),
+    ("interleaved", "gpt"),
+    ("pc", "gpt"),
+    ("genrank", "gpt"),
+    ("attn_mvp", "gpt"),
+    ("lac", "hstu"),
+)
 
 Variant = Callable[[], object]
+Times = dict[str, dict[str, float]]
 
 
-def model_of(layout: str, kind: str, dim: int, num_layers: int, num_events: int) -> GenerativeRecommender:
-    """Its window has room for one event more."""
+def model_of(
+    layout: str, kind: str, dim: int, num_layers: int, num_events: int, window_step: int = 1
+) -> GenerativeRecommender:
     config = ModelConfig(
         layout=str(resolve(layout)),
         settings=ModelSettings(
@@ -48,7 +64,9 @@ def model_of(layout: str, kind: str, dim: int, num_layers: int, num_events: int)
         ),
         num_items=NUM_ITEMS,
         actions=(Action("rating", Regression(1, 5)),),
-        max_events=num_events + 1,
+        max_events=num_events,
+        window_step=window_step,
+        arithmetic="bf16",  # so that every way is allowed
     )
     return trainable(config).eval()
 
@@ -58,10 +76,11 @@ def products(
 ) -> Variant:
     """The matrix products of `num_queries` tokens that attend to so many keys, and nothing else."""
     config = model.config.settings.trunk
-    weights = [m.weight for m in model.trunk.modules() if isinstance(m, torch.nn.Linear)]
-    inputs = {weight.shape[1]: torch.randn(num_queries, weight.shape[1]) for weight in weights}
-    q_NXH = torch.randn(config.num_heads, num_queries, config.head_width)
-    k_NKH = torch.randn(config.num_heads, num_keys, config.head_width)
+    dtype = torch.bfloat16 if multiplied == "bf16" else torch.float32
+    weights = [m.weight.to(dtype) for m in model.trunk.modules() if isinstance(m, torch.nn.Linear)]
+    inputs = {weight.shape[1]: torch.randn(num_queries, weight.shape[1]).to(dtype) for weight in weights}
+    q_NXH = torch.randn(config.num_heads, num_queries, config.head_width).to(dtype)
+    k_NKH = torch.randn(config.num_heads, num_keys, config.head_width).to(dtype)
 
     def run() -> None:
         with torch.no_grad(), products_by(multiplied):
@@ -75,66 +94,66 @@ def products(
     return run
 
 
-def scored_by(multiplied: Multiplied, score: Variant) -> Variant:
-    def run() -> None:
-        with products_by(multiplied):
-            score()
-
-    return run
-
-
-def exact_ways(dim: int) -> list[Multiplied]:
-    return [way for way, its in measure(dim, "cpu").items() if way != "bf16" and its.error <= EXACT]
-
-
-def grown(model: GenerativeRecommender, state: State, event: EventBatch) -> State:
-    return one_pass.append(model, state, append(state, event, model.plan.window, model.plan.lead))
-
-
-def milliseconds(variants: dict[str, Variant], rounds: int) -> dict[str, dict[str, float]]:
-    """All in turn within each round; of processor time."""
-    taken: dict[str, list[float]] = {name: [] for name in variants}
-    for number in range(rounds + 1):
-        for name, run in variants.items():
-            start_s = time.process_time()
+def by(multiplied: Multiplied, run: Variant) -> Variant:
+    def in_it() -> None:
+        with multiplied_in(multiplied):
             run()
-            if number:  # the first round warms up
-                taken[name].append(1e3 * (time.process_time() - start_s))
-    return {
-        name: {"median_ms": statistics.median(ms), "min_ms": min(ms), "max_ms": max(ms)}
-        for name, ms in taken.items()
-    }
+
+    return in_it
 
 
-def measured(
+def ways_of(dim: int) -> list[Multiplied]:
+    """fp32 by whatever is exact here, and bf16."""
+    return [way for way, its in measure(dim, "cpu").items() if way == "bf16" or its.error <= EXACT]
+
+
+def timed(run: Variant) -> float:
+    """Milliseconds of processor time."""
+    start_s = time.process_time()
+    run()
+    return 1e3 * (time.process_time() - start_s)
+
+
+def summed(taken_ms: Sequence[float]) -> dict[str, float]:
+    return {"median_ms": statistics.median(taken_ms), "min_ms": min(taken_ms), "max_ms": max(taken_ms)}
+
+
+def milliseconds(variants: dict[str, Variant], rounds: int) -> Times:
+    """All in turn within each round, the first of which warms up."""
+    taken = [{name: timed(run) for name, run in variants.items()} for _ in range(rounds + 1)]
+    return {name: summed([each[name] for each in taken[1:]]) for name in variants}
+
+
+def scored(
     layout: str, kind: str, dim: int, num_layers: int, num_events: int, count: int, rounds: int, whole: bool
 ) -> dict[str, object]:
     model = model_of(layout, kind, dim, num_layers, num_events)
     state = encode(batch_of(np.array([num_events])), model.plan.window, model.plan.lead)
-    kept, event = one_pass.encode(model, state), batch_of(np.array([1]))
-    event.time_s_E[:] = num_events
     item_UC = np.random.default_rng(0).integers(1, NUM_ITEMS + 1, (1, count))
     few = count if whole else min(count, ONE_BY_ONE)
+    own, keys = len(candidate_tokens(model.layout)), num_events * model.layout.tokens_per_event
     variants: dict[str, Variant] = {
-        "cached": lambda: one_pass.score(model, kept, item_UC),
-        "with history": lambda: one_pass.score(model, state, item_UC),
-        "encode": lambda: one_pass.encode(model, state),
-        "append": lambda: grown(model, kept, event),
         "one by one": lambda: plain.score(model, state, item_UC[:, :few]),
+        "encode": by("fp32", lambda: one_pass.encode(model, state)),
+        "with history fp32": by("fp32", lambda: one_pass.score(model, state, item_UC)),
+        "with history bf16": by("bf16", lambda: one_pass.score(model, state, item_UC)),
     }
-    ways = exact_ways(dim)
-    variants |= {
-        f"cached {way}": scored_by(way, lambda: one_pass.score(model, kept, item_UC)) for way in ways
-    }
-    own = len(model.layout.candidate) or (0 if layout == "pc" else 1)
-    if own:
-        keys = num_events * model.layout.tokens_per_event
-        variants |= {f"products {way}": products(model, keys, own * count, way) for way in ways}
+    nbytes = {}
+    for way in ways_of(dim):
+        with multiplied_in(way):
+            kept = one_pass.encode(model, state)
+        nbytes[way] = kept.nbytes
+        variants[f"cached {way}"] = by(way, lambda kept=kept: one_pass.score(model, kept, item_UC))
+        if own:
+            variants[f"products {way}"] = products(model, keys, own * count, way)
     times = milliseconds(variants, rounds)
     of = {name: its["median_ms"] for name, its in times.items()}
     of["one by one"] *= count / few
-    floor = min((ms for name, ms in of.items() if name.startswith("products")), default=None)
-    assert kept.kept is not None
+    floor = {
+        kind: min((ms for name, ms in of.items() if name.startswith(f"products {kind}")), default=None)
+        for kind in ("fp32", "bf16")
+    }
+    cached = {kind: min(ms for name, ms in of.items() if name.startswith(f"cached {kind}")) for kind in floor}
     return {
         "layout": layout,
         "trunk": kind,
@@ -142,51 +161,124 @@ def measured(
         "layers": num_layers,
         "T": num_events,
         "C": count,
-        "state_bytes": kept.kept.encoded.nbytes,
+        "state_bytes": nbytes,
+        "served_in": served_in(model),
+        "attention_flops_over_items": attention_over_items(layout, num_events, count),
+        "trunk_flops_over_items": scoring_relative_to_items(model.layout, num_events, count, dim, num_layers),
+        "trunk_flops": scoring_flops(model.layout, num_events, count, dim, num_layers),
         "times": times,
         "one_by_one_candidates": few,
-        "one_by_one_over_cached": of["one by one"] / of["cached"],
-        "one_by_one_over_with_history": of["one by one"] / of["with history"],
-        "cached_over_floor": floor and of["cached"] / floor,
-        "cached_by_the_fastest_over_floor": floor and min(of[f"cached {way}"] for way in ways) / floor,
-        "encode_over_append": of["encode"] / of["append"],
+        "one_by_one_over_cached": of["one by one"] / cached["fp32"],
+        "one_by_one_over_with_history": of["one by one"] / of["with history fp32"],
+        "cached_over_floor": {way: floor[way] and cached[way] / floor[way] for way in floor},
+        "fp32_over_bf16": cached["fp32"] / cached["bf16"],
     }
+
+
+def attention_over_items(layout: str, num_events: int, count: int) -> float:
+    """Pairs that attend beside those of one token for each event and candidate (equations 2 and 4)."""
+    its = resolve(layout)
+    history, own = its.tokens_per_event * num_events, len(candidate_tokens(its)) * count
+    return (history**2 / 2 + own * history) / (num_events**2 / 2 + count * num_events)
+
+
+def appended(
+    num_users: int, num_events: int, dim: int, num_layers: int, way: Multiplied
+) -> dict[str, object]:
+    """Events of all users at once, from T events on up to where the window begins anew, and that one."""
+    step = num_events // 8
+    model = model_of("lac", "gpt", dim, num_layers, num_events, step)
+    state = encode(batch_of(np.full(num_users, num_events)), model.plan.window, model.plan.lead)
+    event = batch_of(np.full(num_users, 1))
+    events = (replace(event, time_s_E=np.full(num_users, num_users * num_events + at)) for at in range(step))
+    with multiplied_in(way):
+        encode_ms = min(timed(lambda: one_pass.encode(model, state)) for _ in range(2))
+        kept = one_pass.encode(model, state)
+        taken_ms = list(grown_ms(model, kept, events))
+    reads = [model_bytes(model), kept.nbytes]
+    usual_ms = statistics.median(taken_ms[1:-1])
+    reads_ms = min(timed(reading(sum(reads))) for _ in range(3))
+    return {
+        "users": num_users,
+        "T": num_events,
+        "S": step,
+        "dim": dim,
+        "layers": num_layers,
+        "arithmetic": way,
+        "encode_ms": encode_ms,
+        "append": summed(taken_ms[1:-1]),
+        "first_ms": taken_ms[0],
+        "window_begins_anew_ms": taken_ms[-1],
+        "mean_over_window_ms": statistics.mean(taken_ms),
+        "encode_over_append": encode_ms / usual_ms,
+        "encode_over_mean": encode_ms / statistics.mean(taken_ms),
+        "read_bytes": reads,
+        "reads_ms": reads_ms,
+        "append_over_reads": usual_ms / reads_ms,
+    }
+
+
+def grown_ms(model: GenerativeRecommender, state: State, events: Iterator[object]) -> Iterator[float]:
+    for event in events:
+        start_s = time.process_time()
+        after = append(state, event, model.plan.window, model.plan.lead)
+        state = one_pass.append(model, state, after)
+        yield 1e3 * (time.process_time() - start_s)
+
+
+def model_bytes(model: GenerativeRecommender) -> int:
+    """Of the trunk's weights, which every event reads."""
+    return sum(weight.nbytes for weight in model.trunk.blocks.parameters())
+
+
+def reading(num_bytes: int) -> Variant:
+    """So many bytes, once."""
+    x = torch.ones(num_bytes // 4)
+    return x.sum
 
 
 def main(
     *,
     out: Path,
-    layouts: Sequence[str] = LAYOUTS,
-    kinds: Sequence[str] = ("gpt", "hstu"),
     events: Sequence[int] = (200, 1024, 4096),
     candidates: Sequence[int] = (100, 1000, 10_000),
+    users: Sequence[int] = (1, 64),
+    architecture_events: int = 1024,
+    architecture_candidates: int = 1000,
     dim: int = 256,
     num_layers: int = 4,
     rounds: int = 5,
     whole: bool = False,
 ) -> None:
-    """Measures every choice and writes one JSON file."""
+    """Measures every choice and writes one JSON file; after each part what there is so far."""
     switches = tune_process()
     torch.set_num_threads(1)
-    results = []
-    for layout in layouts:
-        for kind in kinds:
-            for num_events in events:
-                for count in candidates:
-                    found = measured(layout, kind, dim, num_layers, num_events, count, rounds, whole)
-                    print({name: value for name, value in found.items() if name != "times"}, flush=True)
-                    results.append(found)
-    write_result(
-        out,
-        {
-            "switches": switches,
-            "torch": torch.__version__,
-            "processor_class": torch.backends.cpu.get_cpu_capability(),
-            "threads": 1,
-            "rounds": rounds,
-            "results": results,
-        },
-    )
+    found: dict[str, list[dict[str, object]]] = {"appended": [], "architectures": [], "scored": []}
+
+    def add(part: str, result: dict[str, object]) -> None:
+        found[part].append(result)
+        print(part, {name: value for name, value in result.items() if name != "times"}, flush=True)
+        write_result(
+            out,
+            {
+                "switches": switches,
+                "torch": torch.__version__,
+                "processor_class": torch.backends.cpu.get_cpu_capability(),
+                "threads": 1,
+                "rounds": rounds,
+                **found,
+            },
+        )
+
+    for num_users in users:
+        for way in ("fp32", "bf16"):
+            add("appended", appended(num_users, 1024, dim, num_layers, way))
+    for layout, kind in ARCHITECTURES:
+        sizes = architecture_events, architecture_candidates
+        add("architectures", scored(layout, kind, dim, num_layers, *sizes, rounds, whole))
+    for num_events in events:
+        for count in candidates:
+            add("scored", scored("lac", "gpt", dim, num_layers, num_events, count, rounds, whole))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,13 @@ from plait.answer_tables import (
     whole_number,
     with_actions,
 )
+from plait.conditions import (
+    condition_codes,
+    condition_of_all,
+    conditions_frame,
+    interest_rows,
+    vectors_column,
+)
 from plait.data.columns import rules
 from plait.data.columns.features import code_context, new_items, numbers_of
 from plait.data.columns.times import MICROSECONDS_PER_S
@@ -45,6 +52,7 @@ from plait.data.history import (
 from plait.data.logs.tables import open_tables
 from plait.data.vocabulary import Vocabulary
 from plait.engine import one_pass
+from plait.engine.ranking import interests_of_items
 from plait.engine.similar import similar as similar_items
 from plait.engine.state import State, called
 from plait.engine.state import append as append_event
@@ -56,7 +64,16 @@ from plait.limits import MOST_CODES, Between
 from plait.models.generative import GenerativeRecommender
 from plait.models.saving import CONFIG, load_model, put_in_place, save_model
 from plait.nn.device import resolve_device
-from plait.schema import UNKNOWN_ITEM, UNSEEN_VALUE, Action, Category, EventBatch, Number, shortened
+from plait.schema import (
+    UNKNOWN_ITEM,
+    UNSEEN_VALUE,
+    Action,
+    Category,
+    EventBatch,
+    Number,
+    code_columns,
+    shortened,
+)
 from plait.wording import setting
 
 CENTURY_S = 3_200_000_000  # a request may lie ahead, but not in the milliseconds of a log of seconds
@@ -79,7 +96,8 @@ class Recommender:
         """
         self.model = model
         self.vocabulary = vocabulary
-        self.columns = columns
+        # What it does not read need not be in a history.
+        self.columns = columns if model.config.conditions else msgspec.structs.replace(columns, conditions=())
 
     @property
     def items(self) -> pl.Series:
@@ -208,6 +226,7 @@ class Recommender:
         *,
         at: Any = None,
         context: Mapping[str, Any] | None = None,
+        condition: Mapping[str, Any] | None = None,
         value: str | Value | None = None,
     ) -> pl.DataFrame:
         """Expected actions on given items: a row per user and item, a column per action in the log's units.
@@ -221,6 +240,7 @@ class Recommender:
                 without requests, items that are shown at the time of the last event belong to its request, and answers
                 are as trained for such. All others belong to a later one.
             context: values of that moment's context features, by name; missing where not named.
+            condition: under which they are asked about, as in `retrieve`.
             value: a formula such as `0.7 * like + 0.3 * log1p(watch_s)`, or what `Recommender.value` made of one. Its
                 values stand in a last column, `value`; rows keep the order of the items.
 
@@ -232,7 +252,9 @@ class Recommender:
         check_can_work()
         item_C = known_items(self.vocabulary, items)
         count_U = np.full(state.events.num_users, len(item_C))
-        return self._scored(state, np.tile(item_C, len(count_U)), count_U, at, context or {}, value)
+        return self._scored(
+            state, np.tile(item_C, len(count_U)), count_U, at, context or {}, condition, value
+        )
 
     def score_lists(
         self,
@@ -241,13 +263,14 @@ class Recommender:
         *,
         at: Any = None,
         context: Mapping[str, Any] | None = None,
+        condition: Mapping[str, Any] | None = None,
         value: str | Value | None = None,
     ) -> pl.DataFrame:
         """As `score`, of users who have items of their own.
 
         Args:
             items: a list for each user of the state, in its order; some may be empty.
-            at, context, value: of all, as in `score`.
+            at, context, condition, value: of all, as in `score`.
 
         Raises:
             ValueError: as `score`, or there is not one list for each user.
@@ -260,7 +283,7 @@ class Recommender:
             )
         item_M = known_items(self.vocabulary, [item for its in items for item in its])
         count_U = np.array([len(its) for its in items], dtype=np.int64)
-        return self._scored(state, item_M, count_U, at, context or {}, value)
+        return self._scored(state, item_M, count_U, at, context or {}, condition, value)
 
     def _scored(
         self,
@@ -269,6 +292,7 @@ class Recommender:
         count_U: Int64[np.ndarray, " U"],
         at: Any,
         context: Mapping[str, Any],
+        condition: Mapping[str, Any] | None,
         value: str | Value | None,
     ) -> pl.DataFrame:
         if isinstance(value, str):
@@ -276,7 +300,14 @@ class Recommender:
         at_s, request_name = self._when(at)
         context_UF = np.tile(self._context(context), (len(count_U), 1))
         predicted = one_pass.score_lists(
-            self.model, state, item_M, count_U, at_s=at_s, request_name=request_name, context_UF=context_UF
+            self.model,
+            state,
+            item_M,
+            count_U,
+            at_s=at_s,
+            request_name=request_name,
+            context_UF=context_UF,
+            condition_UG=self._condition_of_all(state, condition),
         )
         answer = rows_of_lists(self.vocabulary, state, item_M, count_U)
         columns = action_columns(self.actions, predicted, len(answer))
@@ -327,6 +358,7 @@ class Recommender:
         *,
         filter_seen: bool = True,
         at: Any = None,
+        condition: Mapping[str, Any] | None = None,
         allow: Sequence[Any] | None = None,
         deny: Sequence[Any] | None = None,
         mask: Sequence[bool] | np.ndarray | None = None,
@@ -338,6 +370,8 @@ class Recommender:
 
         Args:
             at: when they are shown, as in `score`.
+            condition: under which they are asked for, values by name, missing where not named. A model whose layout
+                shows conditions has to be told one ({} says that nothing is known of it); others take none.
             allow: the only items that may be answered.
             deny: items that may not.
             mask: for each of `items`, in their order, whether it may; see `mask`.
@@ -353,9 +387,64 @@ class Recommender:
         if not (allow is None and deny is None and mask is None):
             kept_I = np.concatenate([[False], self.mask(allow, deny) & self._checked_mask(mask)])
         item_UK, score_UK = one_pass.retrieve(
-            self.model, state, num_items, filter_seen, at_s=at_s, request_name=request_name, kept_I=kept_I
+            self.model,
+            state,
+            num_items,
+            filter_seen,
+            at_s=at_s,
+            request_name=request_name,
+            kept_I=kept_I,
+            condition_UG=self._condition_of_all(state, condition),
         )
         return ranked_rows(self.vocabulary, state, item_UK, score_UK)
+
+    def query(
+        self, state: State, conditions: Frame | Sequence[Mapping[str, Any]], *, at: Any = None
+    ) -> pl.DataFrame:
+        """What every user would want under each of some conditions: user, the conditions, and `interest`, a vector. A
+        row per user and condition, all conditions of a user in one pass over its history, none knowing of another.
+
+        Args:
+            conditions: a mapping of values by name for each, or a table with a column for each name; what is not named
+                is missing. `item_interests` has what interests are compared with.
+            at: when they are asked, as in `score`.
+
+        Raises:
+            ValueError: the layout is not asked under conditions, there are none, or one has no such name. Or the time
+                is needed and not given, or lies before the last event.
+
+        Source: the LUM paper, section 4.2.
+        """
+        check_can_work()
+        frame = conditions_frame(conditions)
+        num = len(conditions) if isinstance(conditions, Sequence) else frame.height
+        code_NG = condition_codes(frame, num, self.model.config.conditions)
+        at_s, request_name = self._when(at)
+        asked_UNG = np.tile(code_NG, (state.events.num_users, 1, 1))
+        interest_UNW = one_pass.query(self.model, state, asked_UNG, at_s=at_s, request_name=request_name)
+        return interest_rows(state.id_U, frame, interest_UNW)
+
+    def item_interests(self) -> pl.DataFrame:
+        """What interests are compared with: `item` and `interest`, a row for every item. The inner product with an
+        interest of `query` is their similarity (LUM paper, section 4.3).
+
+        Raises:
+            ValueError: the layout predicts no items.
+        """
+        check_can_work()
+        if not self.model.retrieves:
+            raise ValueError(
+                f"layout '{self.model.layout}' predicts no items, so it compares none with interests"
+            )
+        interest_VW = interests_of_items(self.model).float().cpu().numpy()
+        return pl.DataFrame({"item": self.items, "interest": vectors_column(interest_VW)})
+
+    def _condition_of_all(
+        self, state: State, condition: Mapping[str, Any] | None
+    ) -> Int64[np.ndarray, "U G"] | None:
+        return condition_of_all(
+            self.model.layout, self.model.config.conditions, condition, state.events.num_users
+        )
 
     def mask(
         self, allow: Sequence[Any] | None = None, deny: Sequence[Any] | None = None
@@ -540,7 +629,7 @@ class Recommender:
     def _of_batch(self, events: EventBatch) -> History:
         """Where the log names requests, a batch has their numbers alone: an event to come is of none of them."""
         unnamed = None if self.columns.request is None else (None,) * events.num_users
-        return History(events, None, (), unnamed, place_U=None)
+        return History(self._conditioned(events), None, (), unnamed, place_U=None)
 
     def _read(self, history: Frame, users: Frame | None = None) -> History:
         read = read_history(
@@ -552,7 +641,26 @@ class Recommender:
                 f"Its {len(self.items)} items are spelled like {self.items[0]!r}",
                 stacklevel=3,
             )
-        return read
+        return replace(read, events=self._conditioned(read.events, of_table=True))
+
+    def _conditioned(self, events: EventBatch, of_table: bool = False) -> EventBatch:
+        """The events with the conditions that the model reads. A table has those of the moment; those of items follow
+        from items."""
+        config, items = self.model.config, self.model.items
+        if not config.conditions:
+            return replace(events, condition_EG=np.zeros((len(events.item_E), 0), dtype=np.int64))
+        if of_table and config.item_conditions:
+            assert items is not None, "a layout that is asked under what items have reads them"
+            columns = code_columns(config.item_conditions, config.item_features)
+            of_item_EK = items.code_VC.cpu().numpy()[events.item_E][:, columns].astype(np.int64)
+            events = replace(events, condition_EG=np.concatenate([events.condition_EG, of_item_EK], axis=1))
+        expected, found = sum(f.num_columns for f in config.conditions), events.condition_EG.shape[1]
+        if found != expected:
+            raise ValueError(
+                f"the events have {found} columns of conditions, and the model reads {expected}: "
+                f"{', '.join(feature.name for feature in config.conditions)}"
+            )
+        return events
 
 
 def _candidate(answer: pl.DataFrame, row: int) -> str:

@@ -1,9 +1,9 @@
 """The vocabulary that every room shares: action and feature kinds, event batches, feature tables, id maps.
 Plain data that checks itself and says what it is.
 
-Shape letters: E events of all users laid end to end, U users, A action columns, F context columns, N rows of a
-feature table, K code columns, W widths of its vectors side by side. Of an action's answers: M of them, C outputs of a
-model, W columns, V levels.
+Shape letters: E events of all users laid end to end, U users, A action columns, F context columns, G columns of
+conditions, N rows of a feature table, K code columns, W widths of its vectors side by side. Of an action's answers: M
+of them, C outputs of a model, W columns, V levels.
 """
 
 import difflib
@@ -498,6 +498,19 @@ class Feature(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_default
         return self.kind.width if isinstance(self.kind, Vector) else 0
 
 
+def code_columns(names: Sequence[str], features: Sequence[Feature]) -> list[int]:
+    """Which code columns of a table of these features are of those with the names, in the order of the names.
+
+    >>> code_columns(["year"], [Feature("genre", Categories("|", (), most=2)), Feature("year", Number())])
+    [2]
+    """
+    ends = np.cumsum([feature.num_columns for feature in features]).tolist()
+    place = {
+        feature.name: (end - feature.num_columns, end) for feature, end in zip(features, ends, strict=True)
+    }
+    return [column for name in names for column in range(*place[name])]
+
+
 @dataclass(frozen=True)
 class FeatureTable:
     """What is known about items or users: codes and vectors of each row, in the order of `features`.
@@ -542,6 +555,8 @@ class EventBatch:
     # Codes of what was known when the item was shown, and of what is known about the user; no columns by default.
     context_EF: Int64[np.ndarray, "E F"] = None  # type: ignore[assignment]
     user_code_UK: Int64[np.ndarray, "U K"] = None  # type: ignore[assignment]
+    # Codes of what was known before the item, and is asked under; apart from the context, which items are shown with.
+    condition_EG: Int64[np.ndarray, "E G"] = None  # type: ignore[assignment]
     # Which event it is of all that its user ever had, from 0; by default a user's first event here is the first ever.
     number_E: Int64[np.ndarray, " E"] = None  # type: ignore[assignment]
 
@@ -549,7 +564,11 @@ class EventBatch:
         if self.number_E is None:
             number_E = np.arange(len(self.item_E)) - np.repeat(self.start_U1[:-1], self.num_events_U)
             object.__setattr__(self, "number_E", number_E)
-        for name, rows in (("context_EF", self.item_E), ("user_code_UK", self.user_U)):
+        for name, rows in (
+            ("context_EF", self.item_E),
+            ("user_code_UK", self.user_U),
+            ("condition_EG", self.item_E),
+        ):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, np.zeros((len(rows), 0), dtype=np.int64))
 

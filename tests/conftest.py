@@ -33,7 +33,7 @@ def every_float() -> Iterator[None]:
     yield
 
 
-WHOLE_RUNS = ("cli", "papers", "test_docs.py")
+WHOLE_RUNS = ("cli", "papers", "service", "test_docs.py")
 
 
 @pytest.fixture(autouse=True)

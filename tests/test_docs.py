@@ -109,8 +109,8 @@ def run_command(command: str) -> int:
     words = shlex.split(command, comments=True)
     assert words[0] == "plait", f"{command}: not a command that is run, nor one of {ELSEWHERE}"
     takes_settings = (
-        words[1] in ("train", "compare") and "--refit" not in words
-    )  # a refit has those of its run
+        words[1] in ("train", "compare") or words[1:3] in (["lum", "pretrain"], ["rank", "train"])
+    ) and "--refit" not in words  # a refit has those of its run
     return main(words[1:] + (SHORT if takes_settings else []))
 
 

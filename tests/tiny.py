@@ -24,12 +24,25 @@ from plait.models.questions import Exposure, QuestionPlan
 from plait.nn.config import TrunkConfig
 from plait.nn.dropout import draw_from
 from plait.nn.initialising import initialised
-from plait.schema import UNKNOWN_ITEM, Action, Binary, EventBatch, Feature, Regression
+from plait.schema import (
+    MISSING_VALUE,
+    UNKNOWN_ITEM,
+    Action,
+    Binary,
+    Category,
+    EventBatch,
+    Feature,
+    Number,
+    Regression,
+)
 from plait.window_rule import WindowRule
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
 ACTIONS = (Action("rating", Regression(1, 5)), Action("liked", Binary()))
+# Of the moment; fitted, as a model takes them.
+CONDITIONS = (Feature("scenario", Category(("home", "search"))), Feature("hour", Number(3, (8.0, 16.0))))
+NUM_CONDITIONS = np.array([feature.num_codes for feature in CONDITIONS])
 NUM_ITEMS = 17
 MAX_EVENTS = 11
 
@@ -62,8 +75,12 @@ def model_of(
     **features: tuple[Feature, ...],
 ) -> GenerativeRecommender:
     """A model in evaluation mode whose weights are large, so that no path through it is near to zero, and whose
-    predicted actions lie well inside their ranges. `features` are a `ModelConfig`'s, fitted."""
+    predicted actions lie well inside their ranges. `features` are a `ModelConfig`'s, fitted; a layout that shows
+    conditions has those of `batch_of`."""
     torch.manual_seed(3)
+    parsed = layout if isinstance(layout, Layout) else Layout.parse(layout)
+    if "c" in parsed.fields:
+        features = {"conditions": CONDITIONS, **features}
     settings = settings or ModelSettings(trunk=trunk_of(positions))
     config = ModelConfig(
         layout=str(layout),
@@ -85,7 +102,8 @@ def model_of(
 
 
 def batch_of(length_U: Sequence[int], lead_U: Sequence[int] | None = None, seed: int = 5) -> EventBatch:
-    """Random histories: half-star ratings and likes, a fifth of each missing; one event a minute.
+    """Random histories: half-star ratings and likes, a fifth of each missing; one event a minute. Conditions are drawn,
+    and may be missing or unseen.
 
     User numbers are large and different in every batch, so that a test which confuses them fails.
     """
@@ -105,6 +123,7 @@ def batch_of(length_U: Sequence[int], lead_U: Sequence[int] | None = None, seed:
         action_EA=action_EA,
         time_s_E=1_000_000 + 60 * nth_E,
         request_E=nth_E,
+        condition_EG=rng.integers(0, NUM_CONDITIONS, (num_events, len(CONDITIONS))),
     )
 
 
@@ -147,6 +166,7 @@ def part_of(
         time_s_E=batch.time_s_E[rows],
         request_E=batch.request_E[rows],
         context_EF=batch.context_EF[rows],
+        condition_EG=batch.condition_EG[rows],
         user_code_UK=batch.user_code_UK[user : user + 1],
         number_E=batch.number_E[rows],
     )
@@ -171,6 +191,7 @@ def random_log(num_users: int = 23, seed: int = 7) -> pl.DataFrame:
     liked_E = (rating_E > 3).astype(np.float32)
     rating_E[rng.random(num_events) < 0.2] = np.nan
     liked_E[rng.random(num_events) < 0.2] = np.nan
+    scenario_E = np.random.default_rng(seed + 1).choice(["home", "search"], num_events)
     return pl.DataFrame(
         {
             "user": [f"u{user:02d}" for user in user_E],
@@ -178,6 +199,7 @@ def random_log(num_users: int = 23, seed: int = 7) -> pl.DataFrame:
             "time": 1_000_000 + 60 * np.arange(num_events),
             "rating": rating_E,
             "liked": liked_E,
+            "scenario": scenario_E,
         }
     )
 
@@ -189,8 +211,10 @@ def prepared(
     split: Split = LeaveOneOut(),
 ) -> Dataset:
     """The log, prepared; items without a least number of events, so that all of them stay."""
+    conditions = {"scenario": Category()} if "scenario" in log.columns else {}
     return prepare(
         log,
+        conditions=conditions,
         user="user",
         item="item",
         time="time",
@@ -211,6 +235,7 @@ def before_the_next(events: EventBatch, time_s_U: np.ndarray | None = None) -> E
             coming,
             item_E=np.full_like(coming.item_E, UNKNOWN_ITEM),
             action_EA=np.full_like(coming.action_EA, np.nan),
+            condition_EG=np.full_like(coming.condition_EG, MISSING_VALUE),
             time_s_E=coming.time_s_E if time_s_U is None else time_s_U,
             request_E=coming.request_E + 1,
         ),

@@ -37,21 +37,32 @@ ABOUT_DATA = """Datasets: those Plait knows, and your own logs.
 
 Example: plait data get ml-100k
 """
+ABOUT_LUM = """Large user models: trained once, asked for what users want, and read by rankers as features.
+
+Example: plait lum query runs/lum --condition scenario=search --out interests.parquet
+"""
+ABOUT_RANKERS = """Rankers: DIN, DIEN, SIM and TWIN, trained and tested like layouts.
+
+Example: plait rank train ml-100k --ranker din --out runs/din
+"""
 HELD_BY_APPS = {
     "data": ABOUT_DATA,
+    "rank": ABOUT_RANKERS,
+    "lum": ABOUT_LUM,
     "layouts": description_of("plait.cli.layouts:list_layouts"),
 }
 IN_ORDER_OF_WORK = (
-    "data", "simulate", "layouts", "compare", "train", "evaluate", "recommend", "score", "similar",
-    "check", "export", "study",
+    "data", "simulate", "layouts", "compare", "train", "rank", "evaluate", "recommend", "score", "similar",
+    "check", "export", "lum", "serve", "new-key", "study",
 )  # fmt: skip
 
 for place, verb in enumerate(IN_ORDER_OF_WORK):
     if verb in HELD_BY_APPS:
         app.command(f"plait.cli.{verb}:app", name=verb, help=HELD_BY_APPS[verb], sort_key=place)
     else:
-        function = f"plait.cli.{verb}:{verb}"
-        app.command(function, help=description_of(function), sort_key=place)
+        name = verb.replace("-", "_")
+        function = f"plait.cli.{name}:{name}"
+        app.command(function, name=verb, help=description_of(function), sort_key=place)
 app.command(
     "plait.cli.completion:install_completion",
     name="--install-completion",

@@ -20,6 +20,7 @@ from plait.cli.id_tables import Report, read_ids
 from plait.cli.output import say, show_json
 from plait.cli.parted import parts_bar, write_in_parts
 from plait.cli.user_state import state_of_users, value_of
+from plait.conditions import text_of
 from plait.data import Dataset
 from plait.data.logs.tables import collect
 from plait.engine.filters import Filters
@@ -58,6 +59,7 @@ class BulkLists:
     filter_seen: bool
     at: str | None
     kept_V: Bool[np.ndarray, " V"] | None  # by the model's items; None: all
+    condition: Mapping[str, str] | None = None  # under which they are asked for
 
     @property
     def num_parts(self) -> int:
@@ -70,6 +72,7 @@ class BulkLists:
             "verb": "recommend", **self.asking.named, "users": _digest(self.user_N), "k": self.k,
             "filter_seen": self.filter_seen, "at": self.at,
             "kept": None if self.kept_V is None else _digest(self.kept_V), "users_per_part": USERS_PER_PART,
+            **({} if self.condition is None else {"condition": text_of(self.condition)}),
         }  # fmt: skip
 
     def check(self) -> None:
@@ -108,7 +111,9 @@ class BulkLists:
     def _of(self, user_n: Int64[np.ndarray, " n"], k: int, filtered: bool = True) -> pl.DataFrame:
         state = state_of_users(self.asking.model, self.asking.data, user_n)
         seen, mask = (self.filter_seen, self.kept_V) if filtered else (False, None)
-        found = self.asking.model.retrieve(state, k, filter_seen=seen, at=self.at, mask=mask)
+        found = self.asking.model.retrieve(
+            state, k, filter_seen=seen, at=self.at, condition=self.condition, mask=mask
+        )
         return found.with_columns(pl.col("user").cast(self.asking.data.user_ids().dtype))
 
 

@@ -8,16 +8,16 @@ from cyclopts import Parameter
 
 from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Beyond, Device, Quiet
 from plait.cli.datasets import open_dataset, show_dataset
-from plait.cli.model_settings import VerbModelSettings, model_of_verb
 from plait.cli.output import console, progress_console, say, show
 from plait.cli.progress import training_bar
 from plait.cli.unfinished import Unfinished
+from plait.cli.verb_settings import VerbModelSettings, VerbProtocol, model_of_verb, protocol_of_verb
 from plait.compare.comparing import compare as compare_layouts
 from plait.compare.page import terminal_side_tables, terminal_table
 from plait.compare.presentation import use
 from plait.compare.side_tables import side_notes
 from plait.compare.verdict import verdict_of
-from plait.evaluation.settings import Optim, Protocol
+from plait.evaluation.settings import Optim
 from plait.layouts import resolve
 from plait.nn.config import TrunkKind
 from plait.nn.device import resolve_device
@@ -37,7 +37,7 @@ def compare(
     quiet: Quiet = False,
     model: Annotated[VerbModelSettings, MODEL] = VerbModelSettings(),
     optim: Annotated[Optim, TRAINING] = Optim(),
-    protocol: Annotated[Protocol, PROTOCOL] = Protocol(),
+    protocol: Annotated[VerbProtocol, PROTOCOL] = VerbProtocol(),
     command_line: Annotated[tuple[str, ...], Parameter(parse=False)] = (),
 ) -> None:
     """Trains several layouts under one protocol, and says what each is worth and costs.
@@ -74,7 +74,7 @@ def compare(
             out,
             its_model,
             optim,
-            protocol,
+            protocol_of_verb(protocol),
             command=shlex.join(command_line),
             device=on,
             report=lambda line: say(line, told),

@@ -69,9 +69,10 @@ def _show(run: Path, result: Result, found: Mapping[str, Estimate], dataset: Dat
     if deployed:
         headings.append(NumberHeading("model/"))
         rows = [[*row, deployed.get(row[0], row[1])] for row in rows]
-    layout = name_of(Layout.parse(result.settings.layout, allow_leaks=True))
+    ranker, layout = result.settings.model.ranker, Layout.parse(result.settings.layout, allow_leaks=True)
+    what = ranker.kind if ranker.is_on else name_of(layout)
     out = console()
-    show(FittedTable(headings, rows, title=f"{layout} on {result.dataset}"), out)
+    show(FittedTable(headings, rows, title=f"{what} on {result.dataset}"), out)
     say(_when_chosen(result), out)
     if result.beside is not None:
         its = result.beside

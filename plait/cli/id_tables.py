@@ -25,7 +25,7 @@ def read_ids(path: Path, names: Mapping[str, str], report: Report) -> pl.DataFra
     Raises:
         ValueError: the file cannot be read, has no rows, lacks a column, or an id is missing.
     """
-    frames = [_columns(table, names, report) for table in _tables(path)]
+    frames = [_columns(table, names, report) for table in list_tables(path)]
     found = pl.concat(frames, how="vertical_relaxed")
     if not found.height:
         raise ValueError(f"{path} has no rows; expected one for each {' and '.join(names.values())}")
@@ -47,7 +47,7 @@ def _columns(table: LogTable, names: Mapping[str, str], report: Report) -> pl.Da
     return frame.rename(dict(zip(wanted, names, strict=True)))
 
 
-def _tables(path: Path) -> list[LogTable]:
+def list_tables(path: Path) -> list[LogTable]:
     """A text without any separator in its first line is no log, and a list all the same: its lines are ids."""
     lines = _lines(path) if path.is_file() else []
     if not lines or any(separator in lines[0] for separator in SEPARATORS):

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from jaxtyping import Bool
 
 from plait.cli.arguments import Counting, Device, Json
+from plait.cli.asked_under import parse_condition
 from plait.cli.bulk import Asking, BulkLists, items_of, users_of, write_answers
 from plait.cli.counted import CountingSource, asked_of
 from plait.cli.id_tables import Report
@@ -34,6 +35,7 @@ def recommend(
     out: Path | None = None,
     k: Annotated[int, Parameter(name="-k")] = 10,
     at: str | None = None,
+    condition: str | None = None,
     filter_seen: bool | None = None,
     allow: Path | None = None,
     deny: Path | None = None,
@@ -67,6 +69,8 @@ def recommend(
         How many items. One of --users who has fewer left gets those.
     at
         When they are shown: a time as the log writes it. Needed by models that know the time.
+    condition
+        NAME=VALUE,NAME=VALUE, under which they are asked for: needed by models whose layout shows conditions.
     filter_seen
         Leave out the items that the user has met; without it, as the run was judged (protocol.filter-seen).
     allow
@@ -111,13 +115,17 @@ def recommend(
     if filter_seen is None:
         filter_seen = result.settings.protocol.filter_seen
     kept_V = _kept(asking, allow, deny, lambda line: say(line, screen))
+    asked_under = None if condition is None else parse_condition(condition)
     if users is not None and out is not None:
         user_N = users_of(users, asking, lambda line: say(line, screen))
-        write_answers(BulkLists(asking, user_N, k, filter_seen, at, kept_V), out, screen, json=json)
+        lists = BulkLists(asking, user_N, k, filter_seen, at, kept_V, asked_under)
+        write_answers(lists, out, screen, json=json)
         return
     assert user is not None
     state = state_of_users(model, asking.data, np.array([asking.data.user_index(user)]))
-    found = model.retrieve(state, k, filter_seen=filter_seen, at=at, mask=kept_V).drop("user")
+    found = model.retrieve(state, k, filter_seen=filter_seen, at=at, condition=asked_under, mask=kept_V).drop(
+        "user"
+    )
     if titles is not None:
         found = with_titles(found, model.columns, titles, title_column)
     knows_when = at is not None or not needs_time(model.model.layout, model.model.config.settings, "a")

@@ -4,8 +4,13 @@ Never a command's name: cyclopts drops such a section without a word.
 """
 
 from plait.cli.data.prepare import prepare
-from plait.cli.model_settings import VerbModelSettings
 from plait.cli.settings_file import Sections
-from plait.evaluation.settings import Optim, Protocol
+from plait.cli.verb_settings import VerbModelSettings, VerbProtocol
+from plait.evaluation.settings import Optim
 
-SECTIONS: Sections = {"dataset": prepare, "model": VerbModelSettings, "optim": Optim, "protocol": Protocol}
+SECTIONS: Sections = {
+    "dataset": prepare,
+    "model": VerbModelSettings,
+    "optim": Optim,
+    "protocol": VerbProtocol,
+}

@@ -30,7 +30,7 @@ def settings_file(
     """
     taken = list(get_type_hints(verb).values()) if verb else []  # without the groups of --help
     own = [name for name, takes in sections.items() if takes is verb]
-    read = own or [name for name, takes in sections.items() if takes in taken]
+    read = own or [name for name, takes in sections.items() if any(_is_one(hint, takes) for hint in taken)]
     if not read:
         raise ValueError(f"--config {path}: `{words}` reads no settings from a file; see `{words} --help`")
     try:
@@ -42,6 +42,13 @@ def settings_file(
     _check_sections(path, content, sections)
     content = {name: content[name] for name in read if name in content}
     return cyclopts.config.Dict(content, root_keys=own, source=str(path), use_commands_as_keys=False)
+
+
+def _is_one(hint: object, section: Callable[..., Any]) -> bool:
+    """Whether a parameter takes a section: its class, or one with other defaults."""
+    if isinstance(hint, type) and isinstance(section, type):
+        return issubclass(hint, section)
+    return hint is section
 
 
 def _check_sections(path: Path, content: dict[str, Any], sections: Sections) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from cyclopts import Group, Parameter
@@ -58,6 +58,10 @@ class WorldChanges:
     """Moves responses, by item. [0.7]"""
     popularity: float | None = None
     """Exponent of Zipf's law; 0: all items alike. [0.7]"""
+    queries: float | None = None
+    """Share of the events that come with a query, which is known before the item. [0.0]"""
+    query_accuracy: float | None = None
+    """Share of the queries that name the category of the item; the others name any. [0.8]"""
     overlap: float | None = None
     """Share of their causes that the actions have in common. [0.8]"""
 
@@ -73,6 +77,7 @@ def simulate(
     tasks: int | None = None,
     temporal: tuple[float, float] | None = None,
     shows_scenario: bool = False,
+    condition: tuple[Literal["scenario", "query"], ...] = (),
     overwrite: bool = False,
     changes: Annotated[WorldChanges, Parameter(name="*", group=Group("World", sort_key=1))] = WorldChanges(),
 ) -> None:
@@ -93,12 +98,21 @@ def simulate(
         the one before it the validation.
     shows_scenario
         Models see the scenario, as a feature of the event.
+    condition
+        scenario or query: what models may be asked under, before the item is known; once for each.
     overwrite
         Replace a prepared folder.
     """
     world = changes.of(_begin(toy, tasks))
     split = Temporal(validation=temporal[0], test=temporal[1]) if temporal else LeaveOneOut()
-    dataset = simulate_world(world, out, split=split, shows_scenario=shows_scenario, overwrite=overwrite)
+    dataset = simulate_world(
+        world,
+        out,
+        split=split,
+        shows_scenario=shows_scenario,
+        conditions=condition,
+        overwrite=overwrite,
+    )
     counts = dataset.manifest.counts
     say(
         f"{dataset.folder}: {counts.events:,} events, {counts.users:,} users, {counts.items:,} items, "

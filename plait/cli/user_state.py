@@ -17,7 +17,7 @@ from plait.engine.state import State
 from plait.engine.value import Value
 from plait.evaluation.run_files import Result
 from plait.recommender import Recommender
-from plait.schema import UNKNOWN_ITEM, Action, EventBatch
+from plait.schema import Action, EventBatch
 
 
 def state_of(
@@ -78,10 +78,12 @@ def _dataset_of(run: Path, result: Result, dataset: str | None, model: Recommend
                 f"are not those of {run}: {', '.join(a.name for a in result.actions) or 'none'}; prepare it likewise"
             )
         columns = model.columns
-        if (data.context, data.manifest.user_features) != (columns.context, columns.user_features):
+        asked_under = model.model.config.conditions
+        found = data.context, data.manifest.user_features, data.conditions if asked_under else ()
+        if found != (columns.context, columns.user_features, asked_under):
             raise ValueError(
-                f"{data.folder} codes the context or the users otherwise than the data of {run}; ask from "
-                "Python, where Recommender.encode reads histories and users as the model knows them"
+                f"{data.folder} codes the context, the conditions or the users otherwise than the data of {run}; ask "
+                "from Python, where Recommender.encode reads histories and users as the model knows them"
             )
         print(
             f"plait: {data.folder} does not hold the events that {run} was trained on; items that the model "
@@ -98,5 +100,4 @@ def _shape(action: Action) -> Action:
 
 def in_items_of(model: Recommender, data: Dataset, events: EventBatch) -> EventBatch:
     """The events with the model's dense items in place of the dataset's: another dataset numbers anew."""
-    item_V = np.concatenate([[UNKNOWN_ITEM], model.vocabulary.index_of(data.item_ids())])
-    return replace(events, item_E=item_V[events.item_E])
+    return data.in_items_of(model.vocabulary, events)

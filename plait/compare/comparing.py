@@ -315,7 +315,7 @@ def _check_variants(variants: Sequence[Variant], dataset: Dataset) -> None:
     check_unique([folder_name(variant.name) for variant in variants], "variants")
     for variant in variants:
         model = variant.settings.model
-        check_supported(variant.layout, dataset.actions, model.trunk, model.exposure)
+        check_supported(variant.layout, dataset.actions, model.trunk, model.exposure, dataset.conditions)
         check_read(config_of(dataset, variant.settings), variant.settings.protocol)
         check_labels(dataset, variant.layout)
         _check_selection(variant, dataset)

@@ -75,7 +75,7 @@ def knows_of(runs: Sequence[RunSettings]) -> tuple[Knows, Knows]:
     Where positions read times, the candidate whose actions are predicted has one of its own.
     """
     always = any(map(_knows_request, runs))
-    return Knows(time=always), Knows(time=always or any(of.model.trunk.reads_time for of in runs))
+    return Knows(time=always), Knows(time=always or any(of.model.reads_time for of in runs))
 
 
 def _knows_request(of: RunSettings) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, assert_never, final
 
 import msgspec
 import numpy as np
@@ -36,6 +36,7 @@ from plait.window_rule import WindowRule
 
 AGAIN = "prepare the log again, or simulate it again"
 
+EventPart = Literal["train", "validation", "test"]
 Rows = Int64[np.ndarray, "R"] | Bool[np.ndarray, "Q"]
 
 
@@ -87,6 +88,7 @@ class Dataset:
         self._request_E = self._map("request")
         self._action_EA = self._map("action")
         self._context_EF = self._table("context", manifest.counts.events, np.int32)
+        self._condition_EG = self._table("condition", manifest.counts.events, np.int32)
 
     @classmethod
     def open(cls, folder: Path | str) -> "Dataset":
@@ -187,6 +189,18 @@ class Dataset:
     def context(self) -> tuple[Feature, ...]:
         """What is known of an event before its actions; `EventBatch.context_EF` has a column for each."""
         return self.manifest.context
+
+    @property
+    def conditions(self) -> tuple[Feature, ...]:
+        """What may be asked under, those of the moment before those of the item; `EventBatch.condition_EG` has their
+        columns."""
+        by_name = {feature.name: feature for feature in self.manifest.item_features}
+        return (*self.manifest.conditions, *(by_name[name] for name in self.item_conditions))
+
+    @property
+    def item_conditions(self) -> tuple[str, ...]:
+        """Those conditions that are features of the item: asked, never given."""
+        return self.manifest.settings.item_conditions
 
     @cached_property
     def item_features(self) -> FeatureTable:
@@ -304,6 +318,36 @@ class Dataset:
         user_Q, event_Q, end_Q = queries(self._start_U1, begin_U, end_U)
         targets = Targets(user_Q, event_Q, end_Q, end_Q, end_U[user_Q])
         return targets if same_request == "causal" else self._before_own_request(targets)
+
+    def moments(self, part: EventPart) -> Targets:
+        """Every event of a segment that has one of its user before it, each to be asked about from all that lay before
+        it, its own segment's events among them; in the order of the rows."""
+        begin_U, end_U = self._segment(part)
+        begin_U = np.minimum(np.maximum(begin_U, self._start_U1[:-1] + 1), end_U)
+        event_Q, _ = concatenated_ranges(begin_U, end_U)
+        user_Q = np.repeat(np.arange(self.num_users), end_U - begin_U)
+        return Targets(user_Q, event_Q, event_Q, event_Q, event_Q + 1)
+
+    def num_events(self, part: EventPart) -> int:
+        """How many events a segment has."""
+        begin_U, end_U = self._segment(part)
+        return int((end_U - begin_U).sum())
+
+    def _segment(self, part: EventPart) -> tuple[Int64[np.ndarray, " U"], Int64[np.ndarray, " U"]]:
+        """Rows at which each user's segment begins and ends."""
+        match part:
+            case "train":
+                return self._start_U1[:-1], self._validation_U
+            case "validation":
+                return self._validation_U, self._test_U
+            case "test":
+                return self._test_U, self._start_U1[1:]
+            case _:
+                assert_never(part)
+
+    def conditions_of(self, row_Q: Int64[np.ndarray, " Q"]) -> Int64[np.ndarray, "Q G"]:
+        """The codes of the conditions of events, given their rows."""
+        return self._condition_EG[row_Q].astype(np.int64)
 
     def train_targets(self, num_requests: int) -> Targets:
         """The events of each training user's last `num_requests` training requests, each to be predicted from what
@@ -452,6 +496,11 @@ class Dataset:
         row_E, start_U1 = concatenated_ranges(self._start_U1[user_U], self._start_U1[user_U + 1])
         return self._batch(user_U, row_E, start_U1, np.zeros(len(user_U), dtype=np.int64))
 
+    def in_items_of(self, vocabulary: Vocabulary, events: EventBatch) -> EventBatch:
+        """The events with the dense items of another vocabulary in place of its own: another dataset numbers anew."""
+        item_V = np.concatenate([[UNKNOWN_ITEM], vocabulary.index_of(self.item_ids())])
+        return replace(events, item_E=item_V[events.item_E])
+
     def train_item_counts(self) -> Int64[np.ndarray, " V1"]:
         """Training events of each dense item; index `UNKNOWN_ITEM` counts 0."""
         return np.concatenate([[0], self._item_table["train_events"].to_numpy()]).astype(np.int64)
@@ -489,6 +538,7 @@ class Dataset:
             request_E=self._request_E[row_E].astype(np.int64),
             number_E=row_E - np.repeat(self._start_U1[user_U], np.diff(start_U1)),
             context_EF=self._context_EF[row_E].astype(np.int64),
+            condition_EG=self._condition_EG[row_E].astype(np.int64),
             user_code_UK=self.user_features.code_NK[user_U].astype(np.int64),
         )
 

@@ -47,6 +47,7 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
     request: str | None = None  # None: events of one time are one request
     context: tuple[Feature, ...] = ()  # as fitted in preparation, like the next
     user_features: tuple[Feature, ...] = ()
+    conditions: tuple[Feature, ...] = ()  # of the moment; those of items follow from items
     text: TextFormat = TextFormat()  # of feature tables that are files
 
     @property
@@ -87,6 +88,7 @@ def columns_read(dataset: Dataset) -> Columns:
         request=log.request,
         context=dataset.context,
         user_features=dataset.manifest.user_features,
+        conditions=dataset.manifest.conditions,
         text=log.text,
     )
 
@@ -128,9 +130,9 @@ def read_history(
         actions: as fitted in preparation.
         items: those that are known; others become UNKNOWN_ITEM.
         needs_request: where the log has a request column, every event must name its request.
-        users: a table of user features; users that it lacks, or all where it is not given, have none. Context
-            columns that the history lacks are missing too. Without the request column, events of one time are one
-            request.
+        users: a table of user features; users that it lacks, or all where it is not given, have none. Columns of the
+            context and of conditions that the history lacks are missing too. Without the request column, events of
+            one time are one request.
 
     Raises:
         ValueError: a column is missing, of the wrong type, or holds a value that breaks a rule; or there is no user
@@ -183,6 +185,7 @@ def read_history(
         time_s_E=tick_E // MICROSECONDS_PER_S,
         request_E=request_name_E.rle_id().to_numpy().astype(np.int64),
         context_EF=code_context(columns.context, frame, "the history"),
+        condition_EG=code_context(columns.conditions, frame, "the history"),
         user_code_UK=_user_codes(users, columns, user_ids),  # of nobody, where there are no users
     )
     unknown = frame[columns.item].filter(pl.Series(item_E == UNKNOWN_ITEM)).unique(maintain_order=True)
@@ -223,7 +226,8 @@ def _user_codes(users: Any, columns: Columns, user_ids: pl.Series) -> Int64[np.n
 
 
 def _optional(columns: Columns, actions: tuple[Action, ...]) -> list[str]:
-    return [action.name for action in actions] + [feature.name for feature in columns.context]
+    described = [feature.name for feature in (*columns.context, *columns.conditions)]
+    return [action.name for action in actions] + described
 
 
 def _unread(frame: pl.DataFrame, columns: Columns, actions: tuple[Action, ...]) -> list[str]:

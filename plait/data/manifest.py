@@ -142,6 +142,8 @@ class Settings(
     item_features: tuple[Feature, ...] = ()  # as declared: values and buckets not fitted yet
     user_features: tuple[Feature, ...] = ()
     context: tuple[Feature, ...] = ()
+    conditions: tuple[Feature, ...] = ()  # of the moment: known before the item, from columns of the log
+    item_conditions: tuple[str, ...] = ()  # of the item: those of its features that are asked under
     keep_unseen_items: bool = False
     time_format: str | None = None  # as `TimeForm` has them
     time_offset: str | None = None
@@ -158,6 +160,11 @@ class Settings(
         return TimeForm(
             column=self.time, unit=self.time_unit, format=self.time_format, offset=self.time_offset
         )
+
+    @property
+    def of_events(self) -> tuple[Feature, ...]:
+        """What columns of the log say of each event beside its actions: the context, then the conditions."""
+        return (*self.context, *self.conditions)
 
     @property
     def split_column(self) -> str | None:
@@ -282,7 +289,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, int]  # file name -> bytes
     item_features: tuple[Feature, ...] = ()  # fitted on items with training events
     user_features: tuple[Feature, ...] = ()  # fitted on users with training events
-    context: tuple[Feature, ...] = ()  # fitted on training events
+    context: tuple[Feature, ...] = ()  # fitted on training events, like the next
+    conditions: tuple[Feature, ...] = ()
     facts: Facts | None = None  # None in folders of before they were kept
     read_as: tuple[str, ...] = ()  # how text files were read, in words
 
@@ -290,7 +298,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=2)
 
 
-DECLARED = ("actions", "item_features", "user_features", "context")
+DECLARED = ("actions", "item_features", "user_features", "context", "conditions")
 COLUMN, TEXT, FLAG = "the name of a column", "text", "True or False"
 FEATURES = "kinds by name, such as {'genre': plait.Category()}, or a list of plait.Feature"
 EXPECTED = {
@@ -307,6 +315,7 @@ EXPECTED = {
     "split": "plait.LeaveOneOut(), or as plait.Temporal(validation=0.1, test=0.1) or plait.SplitColumn('fold')",
     "on_bad_row": "'stop' or 'reject'",
     **dict.fromkeys(DECLARED[1:], FEATURES),
+    "item_conditions": "names of item features, such as ('genre',)",
     "text": "plait.TextFormat(), such as plait.TextFormat(separator=';', decimal_comma=True)",
     **dict.fromkeys(("name", "note"), TEXT),
 }

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 
 from plait.engine import one_pass, steps
+from plait.engine.multiplying import multiplied_in, served_in
 from plait.engine.ranking import FIRST_ITEM, Catalogue, beside_of, catalogue_of, scores_at
 from plait.engine.state import (
     State,
@@ -127,7 +128,7 @@ def check(
     """Compares the ways of asking a model in evaluation mode about events of users.
 
     The reference is the forward pass of training: a window of events, all in one pass. Counts stand beside the model on
-    either side.
+    either side. Both sides multiply in fp32, but where a way says otherwise.
 
     Args:
         histories: whole ones, of two events or more.
@@ -146,7 +147,8 @@ def check(
         if why_not:
             left_out.append(f"{way.name}: {why_not}")
             continue
-        expected, found = way.ask(case)
+        with multiplied_in("fp32"):
+            expected, found = way.ask(case)
         compared += [
             _compared(way, name, expected[name], found[name], way.allowance(model)) for name in expected
         ]
@@ -190,6 +192,7 @@ class _Moment:
     )  # one time for all users; None: each its own, which is read by no answer unless asked one by one
     request_U: tuple[int | str, ...]
     context_UF: Int64[np.ndarray, "U F"]
+    condition_UG: Int64[np.ndarray, "U G"]
     context: EventBatch  # what is seen, as far as the model reads: a sequence for each of training's
     to_come: EventBatch  # the first of each sequence's is asked about
     num_asked: int  # candidates of a user in training's sequences
@@ -237,7 +240,6 @@ class CheckCase:
     def trained_as_it_came(self) -> Logits:
         return self.trained(self.as_it_came, "fp32")
 
-    @cached_property
     def asked_as_it_came(self) -> Logits:
         """By one pass: each user at its own moment, where the model looks at it; else all at once."""
         moment, at_own = self.as_it_came, _reads_moments(self.model)
@@ -279,7 +281,7 @@ class CheckCase:
         """What one pass over the users' histories gives, for all candidates and items."""
         model = self.model
         found: Logits = {}
-        name = moment.request_U[int(user_W[0])]
+        name, condition_WG = moment.request_U[int(user_W[0])], moment.condition_UG[user_W]
         if "a" in fields_asked(model):
             item_WC = self.item_UC[user_W]
             count_W = np.full(len(item_WC), item_WC.shape[1])
@@ -291,6 +293,7 @@ class CheckCase:
                     item_WC.reshape(-1),
                     count_W,
                     context_UF=context_WF,
+                    condition_UG=condition_WG,
                     at_s=at_s,
                     request_name=name,
                 )
@@ -302,7 +305,14 @@ class CheckCase:
             kept_I = np.zeros(model.config.num_items + 1, dtype=bool)
             kept_I[self.items] = True
             item_WZ, score_WZ = one_pass.retrieve(
-                model, state, len(self.items), False, kept_I=kept_I, at_s=at_s, request_name=name
+                model,
+                state,
+                len(self.items),
+                False,
+                kept_I=kept_I,
+                at_s=at_s,
+                request_name=name,
+                condition_UG=condition_WG,
             )
             by_item_WZ = np.argsort(item_WZ, axis=1)
             found[NEXT_ITEM] = np.take_along_axis(score_WZ.astype(np.float64), by_item_WZ, axis=1)[:, None]
@@ -389,6 +399,7 @@ def _as_it_came(model: GenerativeRecommender, histories: EventBatch) -> _Moment:
         at_s=None,
         request_U=tuple(histories.request_E[end_U].tolist()),
         context_UF=histories.context_EF[end_U],
+        condition_UG=histories.condition_EG[end_U],
         context=window(histories, plan.window, plan.lead, end_U),
         to_come=behind(histories, histories.start_U1[1:] - end_U),
         num_asked=1,
@@ -413,6 +424,7 @@ def _later(model: GenerativeRecommender, histories: EventBatch, item_UC: Int64[n
         at_s=at_s,
         request_U=(TO_COME,) * len(ones_U),
         context_UF=last.context_EF,
+        condition_UG=last.condition_EG,
         context=repeated(window(history, plan.window, plan.lead), num_asked),
         to_come=replace(repeated(each, num_asked), item_E=item_UC.reshape(-1)),
         num_asked=num_asked,
@@ -421,7 +433,7 @@ def _later(model: GenerativeRecommender, histories: EventBatch, item_UC: Int64[n
 
 def _reads_moments(model: GenerativeRecommender) -> bool:
     """Whether it matters when, or in which request, an event comes."""
-    return model.reads_requests or model.config.settings.trunk.reads_time
+    return model.reads_requests or model.config.settings.reads_time
 
 
 def _trained(case: CheckCase, moment: _Moment, some: slice) -> dict[str, Float[np.ndarray, "_ _"]]:
@@ -512,7 +524,7 @@ class Way:
 
 def _ask_as_it_came(case: CheckCase) -> Pair:
     """The item that came, among others."""
-    return case.trained_as_it_came, case.asked_as_it_came
+    return case.trained_as_it_came, case.asked_as_it_came()
 
 
 def _ask_at_once(case: CheckCase) -> Pair:
@@ -596,10 +608,34 @@ def _ask_stored_and_loaded(case: CheckCase) -> Pair:
 
 
 def _ask_as_multiplied(case: CheckCase) -> Pair:
-    """What training gives in the arithmetic that the model was trained and tested in."""
+    """Both in the arithmetic that the model was trained and tested in."""
     precision = case.model.config.arithmetic
     assert precision is not None, "it is recorded, or else there is nothing to ask"
-    return case.trained(case.as_it_came, precision), case.asked_as_it_came
+    with multiplied_in(precision):
+        return case.trained(case.as_it_came, precision), case.asked_as_it_came()
+
+
+def _ask_as_served(case: CheckCase) -> Pair:
+    """One pass as this machine multiplies for users. Training in bf16 may be answered in anything; any other in what is
+    as exact as fp32."""
+    with multiplied_in(None):
+        right = served_in(case.model) if case.model.config.arithmetic == "bf16" else "fp32"
+        return case.trained(case.as_it_came, right), case.asked_as_it_came()
+
+
+def _served_alike(case: CheckCase) -> str:
+    with multiplied_in(None):
+        served = served_in(case.model)
+    if served == "fp32":
+        return "this machine serves it in fp32, that of all comparisons"
+    return "it is that of its training" if served == case.model.config.arithmetic else ""
+
+
+def _of_served(model: GenerativeRecommender) -> Allowance:
+    """Of bf16 alone, where both sides are in it."""
+    with multiplied_in(None):
+        both_rounded = served_in(model) == "bf16" and model.config.arithmetic == "bf16"
+    return ROUNDED if both_rounded else EXACT
 
 
 def _multiplies_alike(case: CheckCase) -> str:
@@ -630,4 +666,5 @@ WAYS: tuple[Way, ...] = (
     Way("states split and joined", _ask_split_and_joined, _keeps_no_keys),
     Way("stored and loaded", _ask_stored_and_loaded),
     Way("in the arithmetic of its training", _ask_as_multiplied, _multiplies_alike, _of_arithmetic),
+    Way("in the arithmetic of this machine", _ask_as_served, _served_alike, _of_served),
 )

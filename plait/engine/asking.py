@@ -1,7 +1,7 @@
 """What is asked about events to come: from which context, when, and whether it can be asked at all.
 
-Shape letters: U users, C candidates of a user, B lists of candidates, M candidates of all lists, F context features, K
-items returned, I rows of the item table, D width. Small ones count those of a step: u users.
+Shape letters: U users, C candidates of a user, B lists of candidates, M candidates of all lists, F context features, G
+columns of conditions, K items returned, I rows of the item table, D width. Small ones count those of a step: u users.
 """
 
 from collections.abc import Hashable
@@ -17,8 +17,9 @@ from plait.engine.filters import Filters
 from plait.engine.ranking import Catalogue, beside_of, best_of_parts
 from plait.engine.state import State, called, in_last_request, some_users, window
 from plait.layouts import Layout, audit
+from plait.layouts.arrange import candidate_tokens
 from plait.layouts.audit import reader
-from plait.layouts.facts import Field
+from plait.layouts.facts import Fact, Field
 from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.schema import MISSING_VALUE, UNKNOWN_ITEM, EventBatch
 from plait.wording import setting
@@ -31,6 +32,34 @@ def check_can_score(model: GenerativeRecommender, item_UC: Int64[np.ndarray, "U 
         raise ValueError(f"layout '{model.layout}' cannot score a given item: {verdict.why_not_score}")
     if not item_UC.size:
         raise ValueError(f"no candidates to score: {item_UC.shape[1]} items for {len(item_UC)} users")
+
+
+def check_can_query(model: GenerativeRecommender, condition_UNG: Int64[np.ndarray, "U N G"]) -> None:
+    """Raises ValueError where the layout does not answer under a condition, or there are none to ask under."""
+    if not answers_conditions(model.layout):
+        raise ValueError(
+            f"layout '{model.layout}' is not asked under conditions: the token that predicts an item shows none; "
+            "train layout 'lum'"
+        )
+    if not condition_UNG.size:
+        raise ValueError(
+            f"no conditions to ask under: {condition_UNG.shape[1]} for {len(condition_UNG)} users"
+        )
+
+
+def answers_conditions(layout: Layout) -> bool:
+    """Whether the item of an event to come is predicted where its condition is shown."""
+    found = reader(layout, "i")
+    if found is None or found.target.offset:
+        return False
+    return any(
+        fact == Fact("c") for token in candidate_tokens(layout)[: found.token + 1] for fact in token.shown
+    )
+
+
+def reads_condition(layout: Layout) -> bool:
+    """Whether what comes is asked about under a condition of its own."""
+    return any(fact == Fact("c") for token in candidate_tokens(layout) for fact in token.shown)
 
 
 def checked_filters(
@@ -51,7 +80,7 @@ def checked_filters(
 def needs_time(layout: Layout, settings: ModelSettings, field: Field) -> bool:
     """Whether the answer about the `field` of an event to come depends on when it comes."""
     found, anchor = reader(layout, field), settings.exposure.time_anchor
-    if found is None or not settings.trunk.reads_time:
+    if found is None or not settings.reads_time:
         return False
     if found.target.offset == 0 or anchor == "request":
         return True
@@ -119,10 +148,13 @@ def _request_times(
     if not needs_time(model.layout, model.config.settings, field):
         return last_s_U
     settings = model.config.settings
-    what = (
-        f"layout '{model.layout}' with positions = '{settings.trunk.positions}' and time_anchor = "
-        f"'{settings.exposure.time_anchor}' knows when the {_named(field)} that it predicts happens"
+    reader_of_time = (
+        f"ranker {settings.ranker.kind}"
+        if settings.ranker.is_on
+        else f"layout '{model.layout}' with positions = '{settings.trunk.positions}' and time_anchor = "
+        f"'{settings.exposure.time_anchor}'"
     )
+    what = f"{reader_of_time} knows when the {_named(field)} that it predicts happens"
     if at_s is None:
         raise ValueError(f"{what}: say when, with {setting('at')}")
     early_U = np.flatnonzero(last_s_U > at_s)
@@ -171,15 +203,28 @@ def best_of_users(
     return found
 
 
+def no_condition(events: EventBatch) -> Int64[np.ndarray, "U G"]:
+    """Nothing is known of the conditions of what comes."""
+    return np.full((events.num_users, events.condition_EG.shape[1]), MISSING_VALUE)
+
+
 def candidates_of(
-    coming: Coming, item_UC: Int64[np.ndarray, "U C"], context_F: Int64[np.ndarray, " F"]
+    coming: Coming,
+    item_UC: Int64[np.ndarray, "U C"],
+    context_F: Int64[np.ndarray, " F"],
+    condition_UG: Int64[np.ndarray, "U G"],
 ) -> EventBatch:
-    """One event for every candidate, each by itself: its item, no action yet."""
+    """One event for every candidate, each by itself: its item and condition, no action yet."""
     num_users, count = len(item_UC), item_UC.size
     user_M = np.repeat(np.arange(num_users), item_UC.shape[1])
     context_UF = np.tile(context_F, (num_users, 1))
     return candidate_lists_of(
-        coming, user_M, np.ones(count, dtype=np.int64), item_UC.reshape(-1), context_UF[user_M]
+        coming,
+        user_M,
+        np.ones(count, dtype=np.int64),
+        item_UC.reshape(-1),
+        context_UF[user_M],
+        condition_UG[user_M],
     )
 
 
@@ -189,8 +234,9 @@ def candidate_lists_of(
     count_B: Int64[np.ndarray, " B"],
     item_M: Int64[np.ndarray, " M"],
     context_BF: Int64[np.ndarray, "B F"],
+    condition_MG: Int64[np.ndarray, "M G"],
 ) -> EventBatch:
-    """Lists of candidates, of some of the users: their items, no actions yet."""
+    """Lists of candidates, of some of the users: their items and conditions, no actions yet."""
     user_M = np.repeat(user_B, count_B)
     return EventBatch(
         user_U=coming.events.user_U[user_B],
@@ -201,4 +247,5 @@ def candidate_lists_of(
         time_s_E=coming.time_s_U[user_M],
         request_E=coming.request_U[user_M],
         context_EF=np.repeat(context_BF, count_B, axis=0),
+        condition_EG=condition_MG,
     )

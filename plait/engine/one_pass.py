@@ -1,11 +1,13 @@
 """Scoring and retrieval in one pass: every history is encoded once, and what comes after it attends to its keys.
 
 Shape letters: U users, C candidates of a user, M candidates of all users laid end to end, B lists of candidates, each
-of one user, F context features, K items returned, I rows of the item table, D width. Small ones count those of a step.
+of one user, N conditions of a user, F context features, G columns of conditions, K items returned, I rows of the item
+table, D width. Small ones count those of a step.
 """
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -14,14 +16,15 @@ from torch import Tensor
 
 from plait.engine import asking, steps
 from plait.engine.asking import Coming
+from plait.engine.multiplying import as_served
 from plait.engine.ranking import catalogue_of
 from plait.engine.state import State, chosen_users, joined_histories, window
 from plait.layouts.facts import Field
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Questions, candidate_inputs, history_inputs, next_inputs
 from plait.models.late import LateStatistics
-from plait.nn.cached import Encoded
-from plait.schema import EventBatch
+from plait.nn.encoded import Encoded
+from plait.schema import UNKNOWN_ITEM, EventBatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,8 @@ def encode(model: GenerativeRecommender, state: State) -> State:
     fits = tokens * steps.kept_bytes_per_token(model) <= steps.STATE_BYTES
     if not (fits and model.plan.candidates_share_history and _tells_changes(model)):
         return replace(state, kept=None)
-    return replace(state, kept=_kept(model, state, _encoded(model, _at_the_end(events))))
+    encoded = encoded_histories(model, _at_the_end(events))
+    return replace(state, kept=_kept(model, state, encoded, version_of(model)))
 
 
 @torch.no_grad()
@@ -64,10 +68,20 @@ def append(model: GenerativeRecommender, before: State, after: State) -> State:
     grew_U = (events.num_events_U - events.lead_U) * model.layout.tokens_per_event
     if kept is None or not kept.is_of(model) or model.plan.exposure.history == "full":
         return encode(model, after)
-    if not np.array_equal(grew_U, np.diff(kept.encoded.start_U1) + model.layout.tokens_per_event):
+    if not np.array_equal(grew_U, kept.encoded.length_U + model.layout.tokens_per_event):
         return encode(model, after)
     later = next_inputs(model.plan, events, next(model.parameters()).device)
-    return replace(after, kept=_kept(model, after, model.followed(later, kept.encoded)))
+    with as_served(model, later.inputs.num_tokens):
+        followed = model.followed(later, kept.encoded, _room(model, grew_U))
+    return replace(after, kept=_kept(model, after, followed, kept.version))
+
+
+def _room(model: GenerativeRecommender, length_U: Int64[np.ndarray, " U"]) -> Int64[np.ndarray, " U"]:
+    """Tokens that histories get room for when their keys are copied: twice what they have, up to the window's end. None
+    to spare, where that would be more than a state may keep."""
+    room_U = np.minimum(2 * length_U, model.plan.window.longest * model.layout.tokens_per_event)
+    fits = int(room_U.sum()) * steps.kept_bytes_per_token(model) <= steps.STATE_BYTES
+    return room_U if fits else length_U
 
 
 @torch.no_grad()
@@ -79,6 +93,7 @@ def score(
     at_s: int | None = None,
     request_name: Hashable = None,
     context_F: Int64[np.ndarray, " F"] | None = None,
+    condition_UG: Int64[np.ndarray, "U G"] | None = None,
 ) -> dict[str, Float32[np.ndarray, "U C ..."]]:
     """As `plain.score`, in one pass."""
     asking.check_can_score(model, item_UC)
@@ -94,6 +109,7 @@ def score(
         at_s=at_s,
         request_name=request_name,
         context_UF=context_UF,
+        condition_UG=condition_UG,
     )
     return {name: value.reshape(*item_UC.shape, *value.shape[1:]) for name, value in predicted.items()}
 
@@ -108,11 +124,19 @@ def score_lists(
     at_s: int | None = None,
     request_name: Hashable = None,
     context_UF: Int64[np.ndarray, "U F"] | None = None,
+    condition_UG: Int64[np.ndarray, "U G"] | None = None,
 ) -> dict[str, Float32[np.ndarray, "M ..."]]:
     """The expected actions of users on candidates of their own, `count_U` each, which may be none; the rest as in
     `plain.score`."""
     outputs = outputs_of_lists(
-        model, state, item_M, count_U, at_s=at_s, request_name=request_name, context_UF=context_UF
+        model,
+        state,
+        item_M,
+        count_U,
+        at_s=at_s,
+        request_name=request_name,
+        context_UF=context_UF,
+        condition_UG=condition_UG,
     )
     parts = []
     for out in outputs:
@@ -130,14 +154,19 @@ def outputs_of_lists(
     at_s: int | None = None,
     request_name: Hashable = None,
     context_UF: Int64[np.ndarray, "U F"] | None = None,
+    condition_UG: Int64[np.ndarray, "U G"] | None = None,
 ) -> Iterator[tuple[Float32[Tensor, "m _"], ...]]:
     """What `score_lists` takes expectations of: the heads' raw outputs for each action, step by step."""
     asking.check_can_score(model, item_M[None])
     coming = asking.coming_of(model, "a", state, at_s, request_name)
     if context_UF is None:
         context_UF = np.tile(asking.no_context(state.events), (len(count_U), 1))
-    late = model.late_statistics()
-    for state_MD, questions in _answers(model, state, coming, "a", item_M, count_U, context_UF, late):
+    if condition_UG is None:
+        condition_UG = asking.no_condition(state.events)
+    late, condition_MG = model.late_statistics(), np.repeat(condition_UG, count_U, axis=0)
+    for state_MD, questions in _answers(
+        model, state, coming, "a", item_M, count_U, context_UF, condition_MG, late
+    ):
         yield model.action_outputs(questions, state_MD)
 
 
@@ -151,20 +180,46 @@ def retrieve(
     at_s: int | None = None,
     request_name: Hashable = None,
     kept_I: Bool[np.ndarray, " I"] | None = None,
+    condition_UG: Int64[np.ndarray, "U G"] | None = None,
 ) -> tuple[Int64[np.ndarray, "U K"], Float32[np.ndarray, "U K"]]:
     """As `plain.retrieve`, in one pass."""
     filters = asking.checked_filters(model, state, k, filter_seen, kept_I)
     coming = asking.coming_of(model, "i", state, at_s, request_name)
     item_U, count_U = asking.no_item(coming.events)[:, 0], np.ones(coming.events.num_users, dtype=np.int64)
     context_UF = np.tile(asking.no_context(coming.events), (len(count_U), 1))
+    if condition_UG is None:
+        condition_UG = asking.no_condition(coming.events)
     catalogue, found, first = catalogue_of(model), [], 0
-    for state_uD, _ in _answers(model, state, coming, "i", item_U, count_U, context_UF, late=None):
+    for state_uD, _ in _answers(
+        model, state, coming, "i", item_U, count_U, context_UF, condition_UG, late=None
+    ):
         users = slice(first, first + len(state_uD))
         some = coming.of(users)
         found += asking.best_of_users(model, catalogue, some.events, state_uD, k, filters.of(users))
         first = users.stop
     item_UK, score_UK = (np.concatenate(each) for each in zip(*found, strict=True))
     return item_UK, score_UK
+
+
+@torch.no_grad()
+def query(
+    model: GenerativeRecommender,
+    state: State,
+    condition_UNG: Int64[np.ndarray, "U N G"],
+    *,
+    at_s: int | None = None,
+    request_name: Hashable = None,
+) -> Float32[np.ndarray, "U N D"]:
+    """As `plain.query`, in one pass: a group query (LUM paper, section 4.2, figure 4)."""
+    asking.check_can_query(model, condition_UNG)
+    coming, shape = asking.coming_of(model, "i", state, at_s, request_name), condition_UNG.shape
+    count_U = np.full(shape[0], shape[1])
+    item_M = np.full(shape[0] * shape[1], UNKNOWN_ITEM)
+    context_UF = np.tile(asking.no_context(coming.events), (shape[0], 1))
+    condition_MG = condition_UNG.reshape(-1, shape[2])
+    answers = _answers(model, state, coming, "i", item_M, count_U, context_UF, condition_MG, late=None)
+    found = [model.retrieval.keys(state_MD).float().cpu().numpy() for state_MD, _ in answers]
+    return np.concatenate(found).reshape(*shape[:2], -1)
 
 
 def _answers(
@@ -175,18 +230,25 @@ def _answers(
     item_M: Int64[np.ndarray, " M"],
     count_U: Int64[np.ndarray, " U"],
     context_UF: Int64[np.ndarray, "U F"],
+    condition_MG: Int64[np.ndarray, "M G"],
     late: LateStatistics | None,
 ) -> Iterator[tuple[Float32[Tensor, "m D"], Questions]]:
     """What heads read of every candidate, in order, step by step."""
     end_U = np.cumsum(count_U)
     for users, encoded in _histories(model, state, coming):
         some, first = coming.of(users), int(end_U[users.start] - count_U[users.start])
-        item_m = item_M[first : int(end_U[users.stop - 1])]
+        ours = slice(first, int(end_U[users.stop - 1]))
+        item_m, condition_mG = item_M[ours], condition_MG[ours]
         lists = _Lists.cut(count_U[users], max(1, steps.tokens_per_step(model) // model.plan.tokens_to_come))
         for step in steps.within(lists.count_B * model.plan.tokens_to_come, steps.tokens_per_step(model)):
             part = lists.of(step)
             events = asking.candidate_lists_of(
-                some, part.user_B, part.count_B, item_m[part.items], context_UF[users][part.user_B]
+                some,
+                part.user_B,
+                part.count_B,
+                item_m[part.items],
+                context_UF[users][part.user_B],
+                condition_mG[part.items],
             )
             later = candidate_inputs(
                 model.plan,
@@ -199,8 +261,9 @@ def _answers(
                 late,
                 model.counting,
             )
-            (state_MD,) = model.answered(later, encoded)
-            yield state_MD, later.inputs.questions[0]
+            with as_served(model, later.inputs.num_tokens):
+                (state_MD,) = model.answered(later, encoded)
+            yield state_MD.float(), later.inputs.questions[0]
 
 
 @dataclass(frozen=True)
@@ -237,25 +300,30 @@ def _histories(model: GenerativeRecommender, state: State, coming: Coming) -> It
     tokens_U = steps.tokens_of(model, coming.events.num_events_U)
     most = steps.step_bytes() // (steps.bytes_per_token(model) + steps.kept_bytes_per_token(model))
     for some in steps.within(tokens_U, max(1, most)):
-        yield some, _encoded(model, coming.of(some))
+        yield some, encoded_histories(model, coming.of(some))
 
 
 def _begin_alike(model: GenerativeRecommender, state: State, coming: Coming, kept: Kept) -> bool:
     events, stride = coming.events, model.layout.tokens_per_event
-    length_U, kept_U = events.num_events_U - events.lead_U, np.diff(kept.encoded.start_U1) // stride
+    length_U, kept_U = events.num_events_U - events.lead_U, kept.encoded.length_U // stride
     if model.plan.exposure.history == "full":
         return np.array_equal(length_U, kept_U) and np.array_equal(coming.end_U, state.events.start_U1[1:])
     return np.array_equal(coming.end_U - length_U, kept.first_U)
 
 
-def _encoded(model: GenerativeRecommender, coming: Coming) -> Encoded:
+def encoded_histories(model: GenerativeRecommender, coming: Coming) -> Encoded:
     """The histories' keys, computed so many users at a time as fit into a step."""
     tokens_U, found = steps.tokens_of(model, coming.events.num_events_U), []
     for users in steps.within(tokens_U, steps.tokens_per_step(model)):
         some = coming.of(users)
-        to_come = asking.candidates_of(some, asking.no_item(some.events), asking.no_context(some.events))
+        events = some.events
+        to_come = asking.candidates_of(
+            some, asking.no_item(events), asking.no_context(events), asking.no_condition(events)
+        )
         batch = joined_histories(some.events, to_come)
-        found.append(model.encoded(history_inputs(model.plan, batch, device=next(model.parameters()).device)))
+        histories = history_inputs(model.plan, batch, device=next(model.parameters()).device)
+        with as_served(model, histories.num_tokens):
+            found.append(model.encoded(histories))
     return found[0] if len(found) == 1 else Encoded.joined(found)
 
 
@@ -265,9 +333,9 @@ def _at_the_end(events: EventBatch) -> Coming:
     return Coming(events, events.time_s_E[last_U], events.request_E[last_U] + 1, events.start_U1[1:])
 
 
-def _kept(model: GenerativeRecommender, state: State, encoded: Encoded) -> Kept:
-    num_events_U = np.diff(encoded.start_U1) // model.layout.tokens_per_event
-    return Kept(encoded, state.events.start_U1[1:] - num_events_U, model, version_of(model))
+def _kept(model: GenerativeRecommender, state: State, encoded: Encoded, version: tuple[int, ...]) -> Kept:
+    num_events_U = encoded.length_U // model.layout.tokens_per_event
+    return Kept(encoded, state.events.start_U1[1:] - num_events_U, model, version)
 
 
 def _tells_changes(model: GenerativeRecommender) -> bool:
@@ -276,5 +344,7 @@ def _tells_changes(model: GenerativeRecommender) -> bool:
 
 
 def version_of(model: GenerativeRecommender) -> tuple[int, ...]:
-    """Changes with every change of the weights in place, such as a step of training."""
-    return tuple(parameter._version for parameter in model.parameters())
+    """Changes with every change of the weights in place, such as a step of training. (`model.parameters()` makes names,
+    too, which take longer than an appended event has.)"""
+    weights = chain.from_iterable(module._parameters.values() for module in model.modules())
+    return tuple(weight._version for weight in weights if weight is not None)

@@ -6,7 +6,7 @@ else is asked at the same time.
 
 Shape letters: U users, V items of the catalogue, W different vectors among them, D width, C items of a part of the
 catalogue, I rows of the item table (row 0 the unknown item), K items returned, F items found so far, S seen items of
-all users laid end to end, N rows, X numbers that describe an item.
+all users laid end to end, N rows, X numbers that describe an item, J groups of G columns.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +25,8 @@ from plait.nn.losses import RetrievalLoss
 from plait.schema import UNKNOWN_ITEM, EventBatch
 
 FIRST_ITEM = UNKNOWN_ITEM + 1
+GROUP = 128  # scores of which the highest is looked at first
+WORTH_GROUPING = 4  # times as many groups as are wanted items, before that pays
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,19 @@ class Catalogue:
 
 
 @torch.no_grad()
+def interests_of_items(model: GenerativeRecommender) -> Float[Tensor, "V D"]:
+    """What interests are compared with, for every item of the catalogue in its order: the inner product with what
+    `query` answers is their similarity.
+
+    Source: the LUM paper, section 4.3: e_i.
+    """
+    catalogue = catalogue_of(model)
+    length_W = torch.from_numpy(np.diff(catalogue.start_W1)).to(catalogue.item_V.device)
+    key_VD = catalogue.key_WD.repeat_interleave(length_W, dim=0)
+    return key_VD[catalogue.item_V.argsort()]
+
+
+@torch.no_grad()
 def catalogue_of(model: GenerativeRecommender) -> Catalogue:
     """All items of a model in evaluation mode, outside of autocast."""
     items, retrieval = model.items, model.retrieval
@@ -139,11 +154,12 @@ def catalogue_of(model: GenerativeRecommender) -> Catalogue:
     if not items.features:
         table_VD = items.table()[FIRST_ITEM:]
         item_V = torch.arange(FIRST_ITEM, items.num_items + 1, device=table_VD.device)
-        return Catalogue(retrieval, retrieval.keys(table_VD), item_V, np.arange(len(item_V) + 1), bias_I)
+        key_VD = retrieval.keys(model.compared(table_VD))
+        return Catalogue(retrieval, key_VD, item_V, np.arange(len(item_V) + 1), bias_I)
     like_V = first_alike(items)
     first_W, count_W = like_V.unique(return_counts=True)
     at_a_time = steps.even(len(first_W), steps.rows_per_step(items.project.in_features))
-    key_WD = retrieval.keys(torch.cat([items(first_W[part]) for part in at_a_time]))
+    key_WD = retrieval.keys(torch.cat([model.compared(items(first_W[part])) for part in at_a_time]))
     start_W1 = np.concatenate([[0], count_W.cumsum(0).cpu().numpy()])
     return Catalogue(retrieval, key_WD, like_V.argsort(stable=True) + FIRST_ITEM, start_W1, bias_I)
 
@@ -185,7 +201,7 @@ def _digests(bits_NX: Int64[Tensor, "N X"]) -> Int64[Tensor, " N"]:
 
 
 def _check_scores(score_UC: Tensor) -> None:
-    bad_U = score_UC.isnan().any(1).nonzero()
+    bad_U = score_UC.amax(1).isnan().nonzero()
     if len(bad_U):
         user = int(bad_U[0])
         raise ValueError(
@@ -226,6 +242,7 @@ def best(
     >>> best(torch.tensor([[0.5, 2.0, 0.5, 0.5]]), torch.tensor([[4, 7, 9, 1]]), 3)
     (tensor([[2.0000, 0.5000, 0.5000]]), tensor([[7, 1, 4]]))
     """
+    score_UC, item_UC = _narrowed(score_UC, item_UC, k)
     top = score_UC.topk(k)
     column_UK, least_U1 = top.indices, top.values[:, -1:]
     for user in ((score_UC >= least_U1).sum(1) > k).nonzero()[:, 0].tolist():
@@ -236,6 +253,32 @@ def best(
     score_UK = score_UC.gather(1, column_UK.gather(1, by_item_UK))
     score_UK, by_score_UK = score_UK.sort(dim=1, descending=True, stable=True)
     return score_UK, item_UK.gather(1, by_score_UK)
+
+
+def _narrowed(
+    score_UC: Float[Tensor, "U C"], item_UC: Int64[Tensor, "U C"], k: int
+) -> tuple[Float[Tensor, "U c"], Int64[Tensor, "U c"]]:
+    """Fewer columns, where there are many, that hold all scores as high as the k-th one. It stands in a group whose
+    highest is as high: of those there are k, but where groups tie."""
+    num_grouped = score_UC.shape[1] // GROUP * GROUP
+    if num_grouped < WORTH_GROUPING * k * GROUP:
+        return score_UC, item_UC
+    score_UJG, item_UJG = (x_UC[:, :num_grouped].unflatten(1, (-1, GROUP)) for x_UC in (score_UC, item_UC))
+    group_Uj = _highest_groups(score_UJG.amax(2), k)
+    if group_Uj is None:
+        return score_UC, item_UC
+    group_UjG = group_Uj[:, :, None].expand(-1, -1, GROUP)
+    rest_Ur = score_UC[:, num_grouped:], item_UC[:, num_grouped:]
+    pairs = zip((score_UJG, item_UJG), rest_Ur, strict=True)
+    score_Uc, item_Uc = (torch.cat([x.gather(1, group_UjG).flatten(1), rest], dim=1) for x, rest in pairs)
+    return score_Uc, item_Uc
+
+
+def _highest_groups(highest_UJ: Float[Tensor, "U J"], k: int) -> Int64[Tensor, "U j"] | None:
+    """The groups whose highest score is as high as the k-th one; None where many tie."""
+    least_U1 = highest_UJ.topk(k).values[:, -1:]
+    num_chosen = int((highest_UJ >= least_U1).sum(1).max())
+    return highest_UJ.topk(num_chosen).indices if num_chosen <= 2 * k else None
 
 
 def best_of_parts(parts: Iterable[Scores], k: int) -> tuple[Float[Tensor, "U K"], Int64[Tensor, "U K"]]:

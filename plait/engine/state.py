@@ -116,9 +116,7 @@ def append(
         request_E=state.events.request_E[last_U] + is_later_U,
         number_E=state.events.number_E[last_U] + 1,
     )
-    seen_U = tuple(
-        np.union1d(seen, item) for seen, item in zip(state.seen_U, event.item_E[:, None], strict=True)
-    )
+    seen_U = tuple(map(_with_item, state.seen_U, event.item_E.tolist()))
     met = tuple(dict.fromkeys((*state.unknown_items, *unknown_items)))
     events = _kept(joined_histories(state.events, event), WindowRule.of(window_rule), lag)
     return State(events, seen_U, state.id_U, met, _tuple(request_name_U), _tuple(place_U))
@@ -186,6 +184,7 @@ def joined_histories(history: EventBatch, more: EventBatch) -> EventBatch:
         time_s_E=both("time_s_E"),
         request_E=both("request_E"),
         context_EF=both("context_EF"),
+        condition_EG=both("condition_EG"),
         number_E=both("number_E"),
     )
 
@@ -210,6 +209,16 @@ def behind(events: EventBatch, count_U: Int64[np.ndarray, " U"]) -> EventBatch:
 def some_users(events: EventBatch, users: slice) -> EventBatch:
     """These users alone."""
     return chosen_users(events, np.arange(events.num_users)[users])
+
+
+def _with_item(seen: Int64[np.ndarray, " _"], item: int) -> Int64[np.ndarray, " _"]:
+    """
+    >>> _with_item(np.array([2, 5]), 3).tolist(), _with_item(np.array([2, 5]), 5).tolist()
+    ([2, 3, 5], [2, 5])
+    """
+    at = int(np.searchsorted(seen, item))
+    is_there = at < len(seen) and seen[at] == item
+    return seen if is_there else np.concatenate([seen[:at], [item], seen[at:]])
 
 
 def _check_one_each(state: State, event: EventBatch) -> None:
@@ -356,6 +365,7 @@ def _gathered(
         time_s_E=events.time_s_E[index_E],
         request_E=events.request_E[index_E],
         context_EF=events.context_EF[index_E],
+        condition_EG=events.condition_EG[index_E],
         user_code_UK=events.user_code_UK[user_W],
         number_E=events.number_E[index_E],
     )

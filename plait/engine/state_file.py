@@ -22,12 +22,13 @@ from plait.engine.one_pass import Kept, version_of
 from plait.engine.ranking import Seen
 from plait.engine.state import State
 from plait.models.generative import GenerativeRecommender, ModelConfig
-from plait.nn.cached import Encoded
+from plait.nn.encoded import Encoded
 from plait.schema import EventBatch
 
 FORMAT_VERSION = 1
 ABOUT = "state"  # in the file's header
 AGAIN = "encode the histories again"
+LATER_FIELDS = ("condition_EG",)  # of events, that files of before they were there lack
 EVENTS, SEEN, KEPT = "events.", "seen.", "kept."  # what names of arrays begin with
 
 Name = str | int | float | None
@@ -92,7 +93,9 @@ def load_state(model: GenerativeRecommender, path: Path) -> State:
         raise ValueError(f"{path} is a state of another model; {AGAIN}")
     arrays = {name: value.numpy() for name, value in tensors.items() if not name.startswith(KEPT)}
     try:
-        events = EventBatch(**{field.name: arrays[EVENTS + field.name] for field in fields(EventBatch)})
+        names = [field.name for field in fields(EventBatch) if field.name not in LATER_FIELDS]
+        names += [name for name in LATER_FIELDS if EVENTS + name in arrays]
+        events = EventBatch(**{name: arrays[EVENTS + name] for name in names})
         seen = Seen(arrays[SEEN + "start_U1"], arrays[SEEN + "item_S"])
         kept = _kept(
             model, {name.removeprefix(KEPT): x for name, x in tensors.items() if name.startswith(KEPT)}

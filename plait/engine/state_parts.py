@@ -11,7 +11,7 @@ import numpy as np
 
 from plait.engine.one_pass import Kept
 from plait.engine.state import State, some_users
-from plait.nn.cached import Encoded
+from plait.nn.encoded import Encoded
 from plait.schema import EventBatch
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from plait.models.generative import GenerativeRecommender
+from plait.models.ranker import Ranker
 
 STEP_BYTES = 256 << 20  # of a forward pass: what its tokens take at the peak, beside the weights
 STATE_BYTES = (
@@ -39,6 +40,8 @@ def bytes_per_token(model: GenerativeRecommender) -> int:
 
 def kept_bytes_per_token(model: GenerativeRecommender) -> int:
     """What is kept of a token of an encoded history: keys and values, hidden state, position and time."""
+    if isinstance(model, Ranker):  # an event's item and its actions
+        return 16 + 2 * next(model.parameters()).element_size() * model.config.settings.trunk.dim
     trunk = model.trunk
     return 16 + next(trunk.parameters()).element_size() * (2 * trunk.num_attentions + 1) * trunk.config.dim
 

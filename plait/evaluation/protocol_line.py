@@ -11,12 +11,14 @@ from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import Layout
 from plait.models.generative import ModelSettings
+from plait.nn.ranker_settings import settings_of_ranker
 
 # Settings that the line tells in words of its own. Any other stands there by name where it differs from its default.
 IN_WORDS = {
     "model": "retrieval_weight action_weights",
     "model.trunk": "kind dim num_layers num_heads positions dropout",
     "model.exposure": "same_request history time_anchor",
+    "model.ranker": "kind recent_events top_k search category",
     "model.retrieval": "kind l2_norm temperature",
     "model.tower": "kind gate",
     "model.late": "windows similar",
@@ -46,6 +48,7 @@ def protocol_line(
         *([dataset.manifest.note] if dataset.manifest.note else []),
         *_words_of_data(dataset),
         *_words_of_answers(dataset, model),
+        *_words_of_conditions(dataset, layout),
         *_words_of_evaluation(model, protocol),
         *([note] if note else []),
         *_words_of_training(dataset, model, optim, protocol),
@@ -59,7 +62,7 @@ def note_on_requests(
     dataset: Dataset, model: ModelSettings, protocol: Protocol, layout: Layout | None = None
 ) -> str | None:
     """What to know where the settings or the layout read requests, and the log names none."""
-    reads_requests = model.trunk.reads_requests or model.exposure.reads_requests
+    reads_requests = model.reads_requests or model.exposure.reads_requests
     reads_requests |= protocol.supervise == "candidates"
     if layout is not None:
         reads_requests |= protocol.plan(layout, model).reads_requests
@@ -97,6 +100,15 @@ def _words_of_answers(dataset: Dataset, model: ModelSettings) -> list[str]:
     return found
 
 
+def _words_of_conditions(dataset: Dataset, layout: Layout | None) -> list[str]:
+    """That answers are asked for under conditions, which tell of the answer."""
+    if layout is None or "c" not in layout.fields:
+        return []
+    of_moment = [feature.name for feature in dataset.manifest.conditions]
+    of_item = [f"{name} of the item" for name in dataset.item_conditions]
+    return [f"condition known ({', '.join((*of_moment, *of_item))})"]
+
+
 def _words_of_split(split: Split) -> str:
     match split:
         case LeaveOneOut():
@@ -114,7 +126,7 @@ def _words_of_evaluation(model: ModelSettings, protocol: Protocol) -> list[str]:
     ranked = sampled if protocol.negatives else "full catalogue"
     seen = "filtered (an answer seen before is a miss)" if protocol.filter_seen else "kept"
     exposure = model.exposure
-    time = "known where actions are predicted" if model.trunk.reads_time else "unknown"
+    time = "known where actions are predicted" if model.reads_time else "unknown"
     if exposure.time_anchor != "current":
         time = f"known (time_anchor = {exposure.time_anchor})"
     return [
@@ -122,24 +134,24 @@ def _words_of_evaluation(model: ModelSettings, protocol: Protocol) -> list[str]:
         f"same_request = {exposure.same_request}, target time {time}"
         + (", history fully visible" if exposure.history == "full" else ""),
         f"T = {protocol.max_events} events, {protocol.window} window"
-        + (f" that begins anew every S = {protocol.window_step} events" if protocol.window_step > 1 else ""),
+        + (f" that begins anew every S = {protocol.step} events" if protocol.step > 1 else ""),
     ]
 
 
 def _words_of_training(dataset: Dataset, model: ModelSettings, optim: Optim, protocol: Protocol) -> list[str]:
-    trunk, retrieval = model.trunk, model.retrieval.resolved(dataset.num_items)
+    retrieval = model.retrieval.resolved(dataset.num_items)
     select = {
         Selection.EACH: "NDCG@10 for retrieval and normalised error for actions",
         Selection.AUTO: "NDCG@10 (loss of the actions where a layout does not retrieve)",
     }.get(protocol.select, protocol.select)
     last = "request" if protocol.candidate_requests == 1 else f"{protocol.candidate_requests} requests"
-    candidates = f"the last {last} of a window, as candidates"
+    asked = "every request" if protocol.candidate_requests > protocol.max_events else f"the last {last}"
+    candidates = f"{asked} of a window, as candidates"
     supervised = f"every event of a window (where its token shows the answer: {candidates})"
     if protocol.supervise == "candidates":
         supervised = candidates
     return [
-        f"trunk {trunk.kind} d = {trunk.dim}, {trunk.num_layers} layers, {trunk.num_heads} heads, "
-        f"{trunk.positions} positions, dropout {trunk.dropout:g}",
+        _words_of_trunk(model),
         *_words_of_heads(dataset, model),
         f"retrieval loss {retrieval.kind} softmax, {'cosine' if retrieval.l2_norm else 'inner product'} / "
         f"{retrieval.temperature:g}",
@@ -148,6 +160,25 @@ def _words_of_training(dataset: Dataset, model: ModelSettings, optim: Optim, pro
         f"{optim.users_per_step} users a step, {optim.precision}",
         f"selected by validation {select}, patience {protocol.patience}, cap {protocol.cap}",
     ]
+
+
+def _words_of_trunk(model: ModelSettings) -> str:
+    trunk, ranker = model.trunk, model.ranker
+    if not ranker.is_on:
+        return (
+            f"trunk {trunk.kind} d = {trunk.dim}, {trunk.num_layers} layers, {trunk.num_heads} heads, "
+            f"{trunk.positions} positions, dropout {trunk.dropout:g}"
+        )
+    read = settings_of_ranker(ranker.kind)
+    heads = f", {trunk.num_heads} heads" if ranker.reads_time else ""
+    shape = f"ranker {ranker.kind} d = {trunk.dim}{heads}, dropout {trunk.dropout:g}"
+    search = f", {ranker.search} search" + (f" by {ranker.category}" if ranker.category else "")
+    return (
+        shape
+        + (f", the last {ranker.recent_events} events" if "recent_events" in read else "")
+        + (search if "search" in read else "")
+        + (f" for {ranker.top_k} events" if "top_k" in read else "")
+    )
 
 
 def _words_of_heads(dataset: Dataset, model: ModelSettings) -> list[str]:

@@ -45,8 +45,9 @@ class Protocol:
 
     max_events: Annotated[int, WINDOW] = 100
     """T: the window, in events."""
-    window_step: Annotated[int, WINDOW] = 1
-    """S: a user's window begins anew every S events, and holds T to T + S - 1 of them. 1: it is the last T."""
+    window_step: Annotated[int | None, WINDOW] = 1
+    """S: a user's window begins anew every S events, and holds T to T + S - 1 of them. 1: it is the last T. None: an
+    eighth of T, the default of verbs."""
     window: Literal["last", "random"] = "last"
     """What training takes. last: each user's last events. random: as many at a random place, drawn anew every epoch."""
     patience: Annotated[int, WHOLE] = 10
@@ -93,13 +94,18 @@ class Protocol:
                 f"{setting('protocol.sample', 'event')}: samples of one event take "
                 f"{setting('protocol.supervise', 'candidates')}"
             )
-        if self.window_step > self.max_events:
+        if self.step > self.max_events:
             raise ValueError(
-                f"{setting('protocol.window_step', self.window_step)}: expected at most "
+                f"{setting('protocol.window_step', self.step)}: expected at most "
                 f"{setting('protocol.max_events', self.max_events)}, the events of a window"
             )
         self._check_lists()
         _ = self.selection
+
+    @property
+    def step(self) -> int:
+        """S, as a number of events."""
+        return max(1, self.max_events // 8) if self.window_step is None else self.window_step
 
     def _check_lists(self) -> None:
         asked = setting("protocol.lists", self.lists)
@@ -120,7 +126,7 @@ class Protocol:
         """How models of this layout and these settings are asked, in training and after it."""
         return QuestionPlan(
             layout=layout,
-            window=model.window(self.max_events, self.window_step),
+            window=model.window(self.max_events, self.step),
             exposure=model.exposure,
             supervise=self.supervise,
             candidate_requests=self.candidate_requests,

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from plait.nn.block import Heads, Where
-from plait.nn.cached import Keys
+from plait.nn.encoded import Keys
 from plait.nn.positions import Angles
 from plait.nn.relative import RelativeBias
 from plait.nn.visibility import Segments

@@ -34,6 +34,7 @@ CATALOGUE: dict[str, Entry] = {
     "attn_mvp": _entry("i[t] -> a[t] {values, pool}", "AttnMVP section 4"),
     "attn_mvp_early": _entry("i[t] -> a[t] {values}", "AttnMVP section 4, table 2"),
     "attn_dhn": _entry("i[t] -> a[t] {helix, pool}", "AttnMVP section 5"),
+    "lum": _entry("c[t] -> i[t]; i[t] -> ()", "LUM section 4.1"),
     "lac_patched": _entry("(i[t], a[t-1]) -> (a[t], i[t+1] | a[t])", "Plait"),
 }
 

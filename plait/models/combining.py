@@ -10,7 +10,8 @@ from plait.layouts.event_roles import SameRequest
 from plait.models.questions import Exposure, History
 from plait.nn.config import TINY, TRUNKS, TrunkConfig
 from plait.nn.positions import Positions, TimeAnchor, scheme_of
-from plait.schema import Action
+from plait.schema import Action, Feature
+from plait.wording import setting
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,20 @@ def check_supported(
     actions: tuple[Action, ...],
     trunk: TrunkConfig = TINY,
     exposure: Exposure = Exposure(),
+    conditions: tuple[Feature, ...] = (),
 ) -> None:
-    """Raises ValueError where the model cannot carry the layout on data with these actions, or not in this way."""
+    """Raises ValueError where the model cannot carry the layout on data with these actions and conditions, or not in
+    this way."""
     problems = list(problems_of(layout, trunk, exposure))
     if "a" in layout.fields and not actions:
         problems.append(
             "uses actions, and the data has none: name an action column when preparing, or use a layout without "
             "actions, such as 'item'"
+        )
+    if "c" in layout.fields and not conditions:
+        problems.append(
+            "shows conditions, and the data has none: name what is known before the item when preparing "
+            f"({setting('conditions')}), or use a layout without conditions, such as 'item'"
         )
     if problems:
         raise ValueError(f"layout '{layout}': {problems[0]}")
@@ -88,8 +96,8 @@ def problems_of(layout: Layout, trunk: TrunkConfig, exposure: Exposure) -> Itera
             )
     if len(layout.predicts) < len(layout.targets):
         yield "predicts two facts of one field; this model has one head for each"
-    if "c" in layout.fields:
-        yield "this model has no conditions; show items and actions only"
+    if "c" in layout.predicts:
+        yield "predicts a condition; this model is asked under conditions, and has no head for them"
     if exposure.same_request == "blind" and any(target.offset > 1 for target in layout.targets):
         yield (
             "predicts an event after the next, and with same_request = 'blind' that one may be of the next request or "

@@ -1,8 +1,8 @@
 """The generative recommender: any layout over any trunk, one set of weights for retrieval and scoring.
 
 Shape letters: E events, A action columns, N tokens, M questions, S negatives, R rows, L slots of a row, C cells (the
-slots of all rows), D width, P special facts and events (what sources point into), V items of the catalogue (with row
-0 for unknown items).
+slots of all rows), D width, W width at which states and items are compared, P special facts and events (what sources
+point into), V items of the catalogue (with row 0 for unknown items).
 """
 
 from collections.abc import Mapping
@@ -20,30 +20,33 @@ from plait.layouts import Layout
 from plait.layouts.arrange import MASK, NOTHING, SPECIALS, START
 from plait.layouts.audit import reader
 from plait.layouts.facts import Field, Target
-from plait.limits import WEIGHT, check_numbers
+from plait.limits import WEIGHT, WIDTH, check_numbers
 from plait.models.combining import check_supported
 from plait.models.counted_actions import with_counts
 from plait.models.inputs import Counting, Inputs, LaterInputs, Questions
-from plait.models.late import LateSettings, LateStatistics, check_late, columns_of
+from plait.models.late import LateSettings, LateStatistics, check_late
 from plait.models.questions import Exposure, QuestionPlan
-from plait.nn.cached import Encoded, Keeping, OverKeys
+from plait.nn.cached import Keeping, OverKeys
 from plait.nn.config import TINY, TrunkConfig
+from plait.nn.encoded import Encoded
 from plait.nn.encoders import ActionEncoder, FeatureEncoder, ItemEncoder, ItemEncoding, ItemVectors
 from plait.nn.heads import ActionHeads, Coupler
-from plait.nn.initialising import unset
+from plait.nn.initialising import Linear, normal, unset
 from plait.nn.item_bias import ItemBias
 from plait.nn.losses import RetrievalLoss, retrieval_loss
 from plait.nn.precision import Multiplied
+from plait.nn.ranker_settings import RankerSettings
 from plait.nn.sampling import Sampler
 from plait.nn.towers import TowerConfig
 from plait.nn.trunk import Trunk
-from plait.schema import Action, Feature, FeatureTable
+from plait.schema import Action, Feature, FeatureTable, code_columns
 from plait.window_rule import WindowRule
 
 TASKS = (
     "retrieval",
     "actions",
-)  # names of losses beside those of the actions: of the items, and of all actions
+    "auxiliary",
+)  # names of losses beside those of the actions: of the items, of all actions, and a ranker's own
 LEARNED = (START, MASK)  # the special facts that have an embedding; NOTHING adds zero
 assert (NOTHING, *LEARNED) == (0, 1, 2), "sources point into [zero, start, mask, events...]"
 
@@ -58,6 +61,7 @@ class ModelSettings:
     tower: TowerConfig = TowerConfig()
     items: ItemEncoding = ItemEncoding()
     late: LateSettings = LateSettings()
+    ranker: RankerSettings = RankerSettings()
     counts: Literal["none", "auto"] = "none"
     """Whether what counting knows is added to what is predicted, after training. auto: as far as the validation says
     that it helps. Not in training, where the network would overfit what counts leave."""
@@ -65,6 +69,8 @@ class ModelSettings:
     """Weight of the next item's loss; 0 trains actions alone."""
     action_weights: Annotated[dict[str, float], WEIGHT] = field(default_factory=dict)
     """By action name; 1 where not named."""
+    interest_dim: Annotated[int | None, WIDTH] = None
+    """Width at which a state and an item are compared, each projected to it; by default the trunk's, unprojected."""
     allow_leaks: bool = False
     """Train a layout that reads its own answers, to study it; every table marks it."""
 
@@ -73,7 +79,17 @@ class ModelSettings:
 
     def window(self, max_events: int, window_step: int) -> WindowRule:
         """The windows of a protocol as such models read them: where positions know requests, they begin with one."""
-        return WindowRule(max_events, window_step, opens_with_request=self.trunk.reads_requests)
+        return WindowRule(max_events, window_step, opens_with_request=self.reads_requests)
+
+    @property
+    def reads_time(self) -> bool:
+        """Whether it matters when events happened, a candidate's own among them."""
+        return self.ranker.reads_time if self.ranker.is_on else self.trunk.reads_time
+
+    @property
+    def reads_requests(self) -> bool:
+        """Whether positions depend on which events were exposed together."""
+        return self.trunk.reads_requests and not self.ranker.is_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +105,10 @@ class ModelConfig:
     item_features: tuple[Feature, ...] = ()  # as fitted in preparation, all three
     user_features: tuple[Feature, ...] = ()
     context: tuple[Feature, ...] = ()
+    conditions: tuple[
+        Feature, ...
+    ] = ()  # those of the moment, then those of items; none where the layout shows none
+    item_conditions: tuple[str, ...] = ()  # those of items, by name
     asked_as_candidates: bool = False
     """Trained to answer from what lay before a request, by choice: layouts that allow nothing else are so anyway."""
     arithmetic: Multiplied | None = None
@@ -163,7 +183,7 @@ class GenerativeRecommender(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         settings, layout = config.settings, config.parsed_layout
-        check_supported(layout, config.actions, settings.trunk, settings.exposure)
+        check_supported(layout, config.actions, settings.trunk, settings.exposure, config.conditions)
         check_late(settings.late, layout, config.actions, config.item_features, config.max_events)
         config = config.with_normaliser()
         settings = config.settings
@@ -178,14 +198,24 @@ class GenerativeRecommender(nn.Module):
         self.users = FeatureEncoder(config.user_features, dim) if config.user_features else None
         has_context = bool(config.context) and "i" in embedded  # it comes with an item
         self.context = FeatureEncoder(config.context, dim) if has_context else None
+        self.conditions = FeatureEncoder(config.conditions, dim) if "c" in embedded else None
         self.actions = ActionEncoder(config.actions, dim) if "a" in embedded else None
         self.specials = nn.ParameterDict({field: unset(len(LEARNED), dim) for field in sorted(embedded)})
-        self.trunk = Trunk(settings.trunk, config.num_positions, layout.rides)
+        if not settings.ranker.is_on:  # a ranker has none (`plait.models.ranker`)
+            self.trunk = Trunk(settings.trunk, config.num_positions, layout.rides)
         self.heads: ActionHeads | None = None
         if "a" in layout.predicts:
             num_late = settings.late.num_features(config.actions)
-            self.heads = ActionHeads(config.actions, dim, settings.tower, num_late)
+            width = settings.ranker.hidden[-1] if settings.ranker.is_on else dim
+            self.heads = ActionHeads(config.actions, width, settings.tower, num_late)
         self.retrieval = settings.retrieval.resolved(config.num_items)
+        self.state_interest: Linear | None = None
+        self.item_interest: Linear | None = None
+        interest_dim = settings.interest_dim
+        if interest_dim is not None and interest_dim != dim and "i" in layout.predicts:
+            self.state_interest, self.item_interest = (
+                Linear(dim, interest_dim, normal(dim**-0.5), bias=False) for _ in range(2)
+            )
         self.item_bias: ItemBias | None = None
         if self.retrieval.item_bias != "none" and "i" in layout.predicts:
             self.item_bias = ItemBias(config.num_items, self.retrieval.item_bias)
@@ -222,14 +252,21 @@ class GenerativeRecommender(nn.Module):
             hidden_CD = self.trunk.through(x_RLD, action_RLD, self._over(later, encoded)).flatten(0, 1)
         return [self._state(questions, hidden_CD, facts) for questions in inputs.questions]
 
-    def followed(self, later: LaterInputs, encoded: Encoded) -> Encoded:
-        """Histories that go on with one event each (`next_inputs`)."""
+    def followed(
+        self, later: LaterInputs, encoded: Encoded, room_U: Int64[np.ndarray, " U"] | None = None
+    ) -> Encoded:
+        """Histories that go on with one event each (`next_inputs`).
+
+        Args:
+            room_U: how many tokens of each there shall be room for, where keys have to be copied; by default no more.
+        """
         inputs = later.inputs
         x_RLD, action_RLD = self._embedded(inputs, self._facts(inputs, None))
         where = Keeping.of(self._over(later, encoded), inputs.cell_N)
         hidden_RLD = self.trunk.through(x_RLD, action_RLD, where)
         own_B1 = np.concatenate([[0], np.cumsum(later.lists.count_B * later.lists.num_own)])
-        return encoded.followed_by(where.encoded(hidden_RLD, own_B1))
+        more = where.encoded(hidden_RLD, own_B1)
+        return encoded.followed_by(more, encoded.length_U if room_U is None else room_U)
 
     def _over(self, later: LaterInputs, encoded: Encoded) -> OverKeys:
         segments = later.inputs.segments
@@ -238,7 +275,7 @@ class GenerativeRecommender(nn.Module):
     @property
     def reads_requests(self) -> bool:
         """Whether it matters to the model which events were exposed together."""
-        return self.config.settings.trunk.reads_requests or self.plan.reads_requests
+        return self.config.settings.reads_requests or self.plan.reads_requests
 
     def losses(self, inputs: Inputs) -> dict[str, Float[Tensor, ""]]:
         """Mean loss per task, unweighted: "retrieval" and one for every action. A task without a label is 0."""
@@ -249,6 +286,7 @@ class GenerativeRecommender(nn.Module):
             match questions.target.fact.field:
                 case "i":
                     assert items is not None, "a layout that predicts items reads them"
+                    items = ItemVectors(self.compared(items.vector_UD), items.item_U)
                     item_M = inputs.item_E[questions.label_M]
                     losses["retrieval"] = retrieval_loss(
                         self.retrieval, state_MD, items, item_M, self.sampler, negative_S, bias_V
@@ -289,7 +327,11 @@ class GenerativeRecommender(nn.Module):
     def item_scores(self, state_MD: Float[Tensor, "M D"]) -> Float[Tensor, "M V"]:
         """Logits of the next item over the catalogue; column 0, the unknown item, is -inf."""
         assert self.items is not None, "a layout that predicts items reads them"
-        return self.retrieval.logits(state_MD, self.items.table(), self.bias_of_items())
+        return self.retrieval.logits(state_MD, self.compared(self.items.table()), self.bias_of_items())
+
+    def compared(self, item_UD: Float[Tensor, "U D"]) -> Float[Tensor, "U W"]:
+        """Vectors of items as they are compared with states: projected, where the settings say so."""
+        return item_UD if self.item_interest is None else self.item_interest(item_UD)
 
     def bias_of_items(self) -> Float[Tensor, " V"] | None:
         """What is added to the logit of each item, whatever the user; None where the settings ask for none."""
@@ -335,7 +377,7 @@ class GenerativeRecommender(nn.Module):
         code_VK = np.zeros((0, 0), dtype=np.int32)
         if late.similar is not None:
             assert self.items is not None, "what is similar to an item is for layouts that read items"
-            columns = columns_of(late.similar, self.config.item_features)
+            columns = code_columns([late.similar], self.config.item_features)
             code_VK = self.items.code_VC[:, columns].cpu().numpy()
         return LateStatistics(late, self.config.actions, code_VK)
 
@@ -351,7 +393,7 @@ class GenerativeRecommender(nn.Module):
         if self.items is None:
             raise ValueError(f"layout '{self.layout}' reads no items: there is nothing to add them to")
         items = self.items.with_items(table)
-        grown = GenerativeRecommender(replace(self.config, num_items=items.num_items))
+        grown = type(self)(replace(self.config, num_items=items.num_items))
         weights = self.state_dict()
         weights |= {f"items.{name}": tensor for name, tensor in items.state_dict().items()}
         if self.item_bias is not None:
@@ -365,7 +407,13 @@ class GenerativeRecommender(nn.Module):
         """A saved model's weights but for those of modules that its layout does not read, which nothing trained. Models
         held them as long as every module was built for every layout. Whatever else does not fit stays, to be refused.
         """
-        modules = {"items": self.items, "context": self.context, "actions": self.actions, "heads": self.heads}
+        modules = {
+            "items": self.items,
+            "context": self.context,
+            "conditions": self.conditions,
+            "actions": self.actions,
+            "heads": self.heads,
+        }
         unread = {name for name, module in modules.items() if module is None}
         unread |= {f"specials.{field}" for field in ("i", "a") if field not in self.specials}
         return {
@@ -406,6 +454,8 @@ class GenerativeRecommender(nn.Module):
             assert isinstance(couplers, nn.ModuleList)
             for coupler, (field, source_M) in zip(couplers, questions.given_M, strict=True):
                 state_MD = coupler(state_MD, facts[field].index_select(0, source_M))
+        if self.state_interest is not None and questions.target.fact.field == "i":
+            return self.state_interest(state_MD)
         return state_MD
 
     def _facts(self, inputs: Inputs, items: ItemVectors | None) -> dict[Field, Float[Tensor, "P D"]]:
@@ -426,6 +476,9 @@ class GenerativeRecommender(nn.Module):
             events["i"] = self.items(inputs.item_E) if items is None else items.of(inputs.item_E)
             if self.context is not None:
                 events["i"] = events["i"] + self.context(inputs.context_EF)
+        if "c" in used:
+            assert self.conditions is not None
+            events["c"] = self.conditions(inputs.condition_EG)
         if "a" in used:
             assert self.actions is not None
             events["a"] = self.actions(inputs.action_EA)

@@ -1,7 +1,7 @@
 """From an event batch to the tensors a model takes: the one place where a layout meets values.
 
 Shape letters: U users, E events, A action columns, N tokens, M questions of one target, R rows, L slots of a row,
-F late features, X numbers that are counted beside a model.
+F late features, G columns of conditions, X numbers that are counted beside a model.
 """
 
 from collections.abc import Callable
@@ -62,6 +62,7 @@ class Inputs:
     event_N: Int64[Tensor, " N"]  # whose token it is
     questions: tuple[Questions, ...]
     context_EF: Int64[Tensor, "E F"]
+    condition_EG: Int64[Tensor, "E G"]
     user_code_UK: Int64[Tensor, "U K"]
     user_N: Int64[Tensor, " N"]
 
@@ -206,6 +207,7 @@ def _of_events_read(inputs: Inputs) -> Inputs:
         item_E=inputs.item_E[event_E],
         action_EA=inputs.action_EA[event_E],
         context_EF=inputs.context_EF[event_E],
+        condition_EG=inputs.condition_EG[event_E],
         shown=tuple((field, number_P[source_N]) for field, source_N in inputs.shown),
         event_N=number_P[inputs.event_N + SPECIALS] - SPECIALS,
         questions=tuple(
@@ -257,6 +259,7 @@ def _rows_of(
         event_N=tensor(tokens.event_N),
         questions=questions,
         context_EF=tensor(batch.context_EF),
+        condition_EG=tensor(batch.condition_EG),
         user_code_UK=tensor(batch.user_code_UK),
         user_N=tensor(np.repeat(np.arange(batch.num_users), tokens.length_U)),
     )

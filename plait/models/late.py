@@ -140,13 +140,6 @@ def check_late(
         )
 
 
-def columns_of(similar: str, features: Sequence[Feature]) -> slice:
-    """Where a feature's columns lie among the codes of all."""
-    at = [feature.name for feature in features].index(similar)
-    begin = sum(feature.num_columns for feature in features[:at])
-    return slice(begin, begin + features[at].num_columns)
-
-
 def _actions_of_columns(actions: Sequence[Action]) -> Int64[np.ndarray, " W"]:
     """The action that each column of values is of."""
     widths = [len(action.kind.outcomes) or 1 for action in actions]

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from plait import files
 from plait.counts.beside import Counts
+from plait.models.building import built
 from plait.models.counts_file import COUNTS, load_counts, save_counts
 from plait.models.generative import GenerativeRecommender, ModelConfig
 
@@ -85,7 +86,7 @@ def load_model(folder: Path) -> GenerativeRecommender:
         saved = msgspec.json.decode(raw, type=Saved)
         if saved.weights_sha256 and saved.weights_sha256 != files.sha256(folder / WEIGHTS):
             raise ValueError(f"{WEIGHTS} is damaged, or not the one that {CONFIG} was saved with; {AGAIN}")
-        model = GenerativeRecommender(saved.model)
+        model = built(saved.model)
         model.load_state_dict(model.without_unread(load_file(folder / WEIGHTS)))
         if model.takes_counts:
             model.counts = _counts_of(model, folder)

@@ -1,4 +1,4 @@
-"""Histories that were encoded once, and attention of later tokens over their keys.
+"""Attention of later tokens over the keys of histories that were encoded once.
 
 A later token attends to the first tokens of a history and, unless attention is strict, to its own event's up to
 itself: two exact parts that are merged, and no token of another event to come among them.
@@ -7,7 +7,7 @@ Shape letters: S tokens of histories, each user's after the other's; R = 1 row o
 width, D width. Of a run of lists: G lists, K keys of each, C events of each, M tokens of an event, X = C * M.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple, final
@@ -20,87 +20,10 @@ from torch import Tensor
 
 from plait.nn.block import Heads, Where
 from plait.nn.blockwise import SCORES_PER_BLOCK, SCORES_PER_BLOCK_ELSEWHERE
+from plait.nn.encoded import Encoded, Keys, starts
 from plait.nn.positions import Angles
 from plait.nn.relative import RelativeBias
 from plait.nn.visibility import Segments
-
-
-class Keys(NamedTuple):
-    """What is kept of one place where tokens attend."""
-
-    k_SNH: Float[Tensor, "S N H"]
-    v_SNH: Float[Tensor, "S N H"]
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """Histories as later tokens need them."""
-
-    start_U1: Int64[np.ndarray, " U1"]  # user u's tokens are start_U1[u] : start_U1[u + 1]
-    position_S: Int64[Tensor, " S"]
-    time_s_S: Int64[Tensor, " S"]
-    keys: tuple[Keys, ...]  # of every place where the trunk attends, in its order
-    hidden_SD: Float[Tensor, "S D"]  # what heads read
-
-    @property
-    def nbytes(self) -> int:
-        return sum(each.nbytes for each in self._tensors)
-
-    def of(self, users: slice) -> "Encoded":
-        """Some users' histories; no copies."""
-        start_u1 = self.start_U1[users.start : users.stop + 1]
-        return self._from([x[start_u1[0] : start_u1[-1]] for x in self._tensors], start_u1 - start_u1[0])
-
-    @classmethod
-    def joined(cls, parts: Sequence["Encoded"]) -> "Encoded":
-        """The users of all parts, in order."""
-        length_U = np.concatenate([np.diff(part.start_U1) for part in parts])
-        pairs = zip(*(part._tensors for part in parts), strict=True)
-        return parts[0]._from([torch.cat(each) for each in pairs], _starts(length_U))
-
-    def followed_by(self, more: "Encoded") -> "Encoded":
-        """Each user's tokens of `more` behind its own."""
-        bounds = [[*pairwise(each.start_U1.tolist())] for each in (self, more)]
-
-        def both(own: Tensor, other: Tensor) -> Tensor:
-            pieces = ((own[a:b], other[c:d]) for (a, b), (c, d) in zip(*bounds, strict=True))
-            return torch.cat([piece for pair in pieces for piece in pair])
-
-        pairs = zip(self._tensors, more._tensors, strict=True)
-        return self._from([both(own, other) for own, other in pairs], self.start_U1 + more.start_U1)
-
-    def arrays(self) -> dict[str, np.ndarray | Tensor]:
-        """All that it is, by name: `from_arrays` is the inverse."""
-        found: dict[str, np.ndarray | Tensor] = {
-            "start_U1": self.start_U1,
-            "position_S": self.position_S,
-            "time_s_S": self.time_s_S,
-            "hidden_SD": self.hidden_SD,
-        }
-        for place, keys in enumerate(self.keys):
-            found |= {f"k_SNH.{place}": keys.k_SNH, f"v_SNH.{place}": keys.v_SNH}
-        return found
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Tensor]) -> "Encoded":
-        """Raises KeyError where one is not there."""
-        places = range(sum(name.startswith("k_SNH.") for name in arrays))
-        return cls(
-            arrays["start_U1"].cpu().numpy(),
-            arrays["position_S"],
-            arrays["time_s_S"],
-            tuple(Keys(arrays[f"k_SNH.{place}"], arrays[f"v_SNH.{place}"]) for place in places),
-            arrays["hidden_SD"],
-        )
-
-    @property
-    def _tensors(self) -> list[Tensor]:
-        return [self.position_S, self.time_s_S, self.hidden_SD, *(x for keys in self.keys for x in keys)]
-
-    def _from(self, tensors: Sequence[Tensor], start_U1: Int64[np.ndarray, " U1"]) -> "Encoded":
-        position_S, time_s_S, hidden_SD, *rest = tensors
-        keys = tuple(Keys(k, v) for k, v in zip(rest[::2], rest[1::2], strict=True))
-        return Encoded(start_U1, position_S, time_s_S, keys, hidden_SD)
 
 
 @final
@@ -136,7 +59,7 @@ class Keeping(Where):
             x.flatten().index_select(0, self.cell_S) for x in (self.segments.position_RL, clock.time_s_RL)
         )
         hidden_SD = hidden_RLD.flatten(0, 1).index_select(0, self.cell_S)
-        return Encoded(start_U1, position_S, time_s_S, tuple(self.kept), hidden_SD)
+        return Encoded.whole(start_U1, position_S, time_s_S, tuple(self.kept), hidden_SD)
 
     def _keep(self, qkv: Heads) -> None:
         k_SNH, v_SNH = (x.transpose(1, 2).flatten(0, 1).index_select(0, self.cell_S) for x in qkv[1:])
@@ -165,10 +88,12 @@ class RunOfLists(NamedTuple):
     def of_queries(self, x_1NLH: Float[Tensor, "1 N L H"]) -> Float[Tensor, "G N X H"]:
         return x_1NLH[0, :, self.queries].unflatten(1, (self.num_lists, -1)).transpose(0, 1)
 
-    def of_keys(self, keys: Keys, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Keys and values, in the queries' type: they may have been made in another arithmetic."""
+    def with_keys(self, q_1NLH: Float[Tensor, "1 N L H"], keys: Keys) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, and the keys and values that they attend to. Where these were made in another arithmetic, all are in
+        the smaller type of the two."""
+        dtype = min(q_1NLH.dtype, keys.k_SNH.dtype, key=lambda dtype: dtype.itemsize)
         k_GNKH, v_GNKH = (self.by_list(x)[:, : self.num_seen].transpose(1, 2).to(dtype) for x in keys)
-        return k_GNKH, v_GNKH
+        return self.of_queries(q_1NLH).to(dtype), k_GNKH, v_GNKH
 
     def by_list(self, x_S: Tensor) -> Tensor:
         return x_S[self.keys].unflatten(0, (self.num_lists, -1))
@@ -189,7 +114,7 @@ def runs_of(lists: Lists, start_U1: Int64[np.ndarray, " U1"]) -> tuple[RunOfList
     goes_on_B = np.zeros(len(length_B), dtype=bool)
     goes_on_B[1:] = (np.diff(lists.user_B) == 1) & (shape_B3[1:] == shape_B3[:-1]).all(1)
     first_B1 = np.append(np.flatnonzero(~goes_on_B), len(length_B))
-    query_B1 = _starts(lists.count_B * lists.num_own)
+    query_B1 = starts(lists.count_B * lists.num_own)
     return tuple(
         RunOfLists(
             slice(int(query_B1[a]), int(query_B1[b])),
@@ -254,7 +179,7 @@ class OverKeys(Where):
     def _softmax_of_history(
         self, run: RunOfLists, q_1NLH: Tensor, keys: Keys, bias: RelativeBias | None
     ) -> tuple[Tensor, Tensor]:
-        q_GNXH, (k_GNKH, v_GNKH) = run.of_queries(q_1NLH), run.of_keys(keys, q_1NLH.dtype)
+        q_GNXH, k_GNKH, v_GNKH = run.with_keys(q_1NLH, keys)
         if bias is None and self.slopes_N is None:
             return softmax_and_sum(q_GNXH, k_GNKH, v_GNKH)
         found = [
@@ -268,6 +193,8 @@ class OverKeys(Where):
         self, run: RunOfLists, qkv: Heads, bias: RelativeBias | None
     ) -> tuple[Tensor, Tensor]:
         score_GNCMM = self._scores_of_own(run, qkv, bias, qkv[0].shape[-1] ** -0.5).float()
+        if run.num_own == 1:  # all the weight is its own
+            return run.of_queries(qkv[2]), score_GNCMM.flatten(2)
         score_GNCMM = score_GNCMM.masked_fill(_later(score_GNCMM), -torch.inf)
         out_GNXH = _weighted(run, score_GNCMM.softmax(-1), qkv[2])
         return out_GNXH, score_GNCMM.logsumexp(-1).flatten(2)
@@ -275,7 +202,7 @@ class OverKeys(Where):
     def _silu_of_history(
         self, run: RunOfLists, q_1NLH: Tensor, keys: Keys, bias: RelativeBias | None
     ) -> Float[Tensor, "G N X H"]:
-        q_GNXH, (k_GNKH, v_GNKH) = run.of_queries(q_1NLH), run.of_keys(keys, q_1NLH.dtype)
+        q_GNXH, k_GNKH, v_GNKH = run.with_keys(q_1NLH, keys)
         if bias is None and self.slopes_N is None:
             return silu_sum(q_GNXH, k_GNKH, v_GNKH)
         found = [
@@ -288,6 +215,8 @@ class OverKeys(Where):
         self, run: RunOfLists, qkv: Heads, bias: RelativeBias | None, scale: float
     ) -> Float[Tensor, "G N X H"]:
         weight_GNCMM = F.silu(self._scores_of_own(run, qkv, bias, scale))
+        if run.num_own == 1:
+            return weight_GNCMM.flatten(2)[..., None] * run.of_queries(qkv[2])
         return _weighted(run, weight_GNCMM.masked_fill(_later(weight_GNCMM), 0.0), qkv[2])
 
     def _scores_of_own(
@@ -296,6 +225,8 @@ class OverKeys(Where):
         """Of every event's tokens against one another, masks left to the caller."""
         q_GNCMH, k_GNCMH = (run.of_queries(x).unflatten(2, (-1, run.num_own)) for x in qkv[:2])
         score_GNCMM = (q_GNCMH[..., :, None, :] * k_GNCMH[..., None, :, :]).sum(-1) * scale
+        if bias is None and run.num_own == 1:
+            return score_GNCMM  # a token is at no distance from itself
         position_GM, (now_s_GM, time_s_GM) = run.by_event(self.segments.position_RL), self._times(run)
         term_GNMM = self._term(
             bias, _differences(position_GM, position_GM), _differences(now_s_GM, time_s_GM)
@@ -392,8 +323,8 @@ def _merged(parts: list[tuple[Tensor, Tensor]]) -> Float[Tensor, "G N X H"]:
     """Softmax attention over two sets of keys from that over each: the second's share is its part of the sum."""
     (out_GNXH, lse_GNX), *others = parts
     for other_GNXH, other_GNX in others:
-        share_GNX1 = torch.sigmoid(other_GNX - lse_GNX)[..., None].to(out_GNXH.dtype)
-        out_GNXH = torch.lerp(out_GNXH, other_GNXH.to(out_GNXH.dtype), share_GNX1)
+        share_GNX1 = torch.sigmoid(other_GNX - lse_GNX)[..., None].to(other_GNXH.dtype)
+        out_GNXH = torch.lerp(out_GNXH.to(other_GNXH.dtype), other_GNXH, share_GNX1)
     return out_GNXH
 
 
@@ -417,7 +348,3 @@ def _add(out_1NLH: Tensor, run: RunOfLists, part_GNXH: Tensor) -> None:
 
 def _differences(x_GQ: Tensor, y_GK: Tensor) -> Int64[Tensor, "G Q K"]:
     return x_GQ[:, :, None] - y_GK[:, None, :]
-
-
-def _starts(length_U: Int64[np.ndarray, " U"]) -> Int64[np.ndarray, " U1"]:
-    return np.concatenate([[0], np.cumsum(length_U)])

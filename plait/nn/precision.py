@@ -24,10 +24,12 @@ def products_by(precision: Precision) -> Iterator[None]:
     has no AMX it cannot, and its products are exact; where it has, they are not: so `fp32_onednn` is taken only where
     its error was measured (`plait.nn.arithmetic`). The switch is of the whole process, in all of its threads.
     """
+    if precision != "fp32_onednn":
+        yield
+        return
     switch = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch puts it there as it is imported
     before = switch.fp32_precision
-    if precision == "fp32_onednn":
-        switch.fp32_precision = "bf16"
+    switch.fp32_precision = "bf16"
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ from torch import nn
 from plait.layouts.cost import BACKWARD
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Inputs, Questions
+from plait.models.ranker import Ranker
 from plait.nn.encoders import ItemEncoder
 from plait.nn.towers import Mmoe, PersonalGate, PleLevel
 from plait.nn.visibility import Segments, Visibility
@@ -18,15 +19,24 @@ from plait.nn.visibility import Segments, Visibility
 
 def step_flops(model: GenerativeRecommender, inputs: Inputs) -> float:
     """FLOPs of one training step, forward and backward."""
-    segments = inputs.segments
-    strict_pairs = num_pairs(segments, strict=True) if model.layout.rides else 0.0
-    flops = (1 + BACKWARD) * model.trunk.flops(inputs.num_tokens, num_pairs(segments), strict_pairs)
+    flops = (1 + BACKWARD) * _flops_of_histories(model, inputs)
     flops += sum(
         len(each.cell_M) * _flops_of_question(model, each, len(each.cell_M)) for each in inputs.questions
     )
     if model.items is not None:
         flops += _num_encoded(model, inputs) * _flops_of_row(model.items)  # of features alone
+        if model.item_interest is not None:
+            flops += _num_encoded(model, inputs) * _flops_of_row(model.item_interest)
     return flops
+
+
+def _flops_of_histories(model: GenerativeRecommender, inputs: Inputs) -> float:
+    """FLOPs, forward, of all that stands between embeddings and what heads read."""
+    if isinstance(model, Ranker):
+        return model.flops(inputs)
+    segments = inputs.segments
+    strict_pairs = num_pairs(segments, strict=True) if model.layout.rides else 0.0
+    return model.trunk.flops(inputs.num_tokens, num_pairs(segments), strict_pairs)
 
 
 def num_pairs(segments: Segments, strict: bool = False) -> float:
@@ -58,7 +68,10 @@ def _flops_of_question(model: GenerativeRecommender, questions: Questions, num_q
     match questions.target.fact.field:
         case "i":
             num_scored = model.retrieval.num_scored(model.config.num_items, num_questions)
-            return flops + (1 + BACKWARD) * 2.0 * model.config.settings.trunk.dim * num_scored
+            width = model.config.settings.trunk.dim
+            if model.state_interest is not None:
+                width, flops = model.state_interest.out_features, flops + _flops_of_row(model.state_interest)
+            return flops + (1 + BACKWARD) * 2.0 * width * num_scored
         case "a":
             assert model.heads is not None, "a layout that predicts actions has heads"
             return flops + _flops_of_row(model.heads)

@@ -33,6 +33,7 @@ from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import write_listed
 from plait.layouts import audit
+from plait.models.building import built
 from plait.models.combining import check_supported
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs
@@ -107,7 +108,10 @@ def train_model(
         Interrupted: SIGINT or SIGTERM came; says where training stands.
     """
     keep_freed_memory()
-    check_supported(config.parsed_layout, dataset.actions, config.settings.trunk, config.settings.exposure)
+    settings = config.settings
+    check_supported(
+        config.parsed_layout, dataset.actions, settings.trunk, settings.exposure, dataset.conditions
+    )
     arithmetic = arithmetic or arithmetic_of(optim.precision, config.settings.trunk.dim, device)
     optim, config = made_definite(optim, arithmetic), replace(config, arithmetic=arithmetic.precision)
     layout = config.parsed_layout
@@ -231,7 +235,7 @@ class _Run:
         self.dataset, self.optim, self.protocol, self.rules = dataset, optim, protocol, rules
         self.folder, self.report, self.device, self.watch = folder, report, device, watch
         weights = torch_generator(protocol.seed, Stream.WEIGHTS)  # on the CPU: the same start on every device
-        self.model = initialised(GenerativeRecommender(config), weights).to(device)
+        self.model = initialised(built(config), weights).to(device)
         protocol.check_asks(self.model.plan)  # selection and test ask by the protocol, serving by the model
         self.randomness = Randomness.of(protocol.seed, device)
         draw_from(self.model, self.randomness.dropout)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from plait.evaluation.settings import Optim
+from plait.nn.dice import Dice
 from plait.nn.encoders import ItemEncoder
 from plait.nn.heads import ActionHeads
 from plait.nn.item_bias import ItemBias
@@ -48,9 +49,11 @@ def _role(owner: nn.Module, name: str) -> Role:
     match owner:
         case nn.LayerNorm():
             return "norm"
-        case nn.Linear() | ActionHeads():  # the layers of a stacked tower, and the heads', lie in one matrix
+        case (
+            nn.Linear() | nn.GRU() | ActionHeads()
+        ):  # the layers of a stacked tower, and the heads', lie in one matrix
             return "matrix" if name.startswith("weight") else "bias"
-        case RelativeBias() | ItemBias():
+        case RelativeBias() | ItemBias() | Dice():
             return "bias"
         case nn.Embedding() | nn.ParameterDict() | ItemEncoder():  # the last one's: the vector of a new item
             return "embedding"

@@ -34,6 +34,7 @@ from plait.evaluation.run_files import (
     save_answers,
 )
 from plait.files import check_hashes, is_listed, write_listed, write_whole
+from plait.layouts import Layout
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.saving import save_model
 from plait.nn.arithmetic import Arithmetic
@@ -267,11 +268,18 @@ def config_of(dataset: Dataset, settings: RunSettings) -> ModelConfig:
     Raises:
         ValueError: the model reads times, and the log has none.
     """
-    if dataset.manifest.settings.time is None and settings.model.trunk.reads_time:
+    ranker = settings.model.ranker
+    if dataset.manifest.settings.time is None and ranker.is_on and ranker.reads_time:
+        raise ValueError(
+            f"{setting('model.ranker.kind', ranker.kind)} reads how long ago events happened, and the log has no "
+            "times, only the order of its rows; use din or dien"
+        )
+    if dataset.manifest.settings.time is None and settings.model.reads_time:
         raise ValueError(
             f"positions = '{settings.model.trunk.positions}' read when events happened, and the log has no times, only "
             "the order of its rows; use positions that count events, such as learned or rope"
         )
+    shows_conditions = "c" in Layout.parse(settings.layout, allow_leaks=True).fields
     return ModelConfig(
         layout=settings.layout,
         settings=settings.model,
@@ -281,8 +289,10 @@ def config_of(dataset: Dataset, settings: RunSettings) -> ModelConfig:
         item_features=dataset.manifest.item_features,
         user_features=dataset.manifest.user_features,
         context=dataset.context,
+        conditions=dataset.conditions if shows_conditions else (),
+        item_conditions=dataset.item_conditions if shows_conditions else (),
         asked_as_candidates=settings.protocol.supervise == "candidates",
-        window_step=settings.protocol.window_step,
+        window_step=settings.protocol.step,
     )
 
 

@@ -113,6 +113,7 @@ class Start:
             "items.codes.table.weight": (before.item_features, after.item_features),
             "users.codes.table.weight": (before.user_features, after.user_features),
             "context.codes.table.weight": (before.context, after.context),
+            "conditions.codes.table.weight": (before.conditions, after.conditions),
         }
         return {
             name: found[name][torch.from_numpy(rows_before(*features))]
@@ -128,12 +129,13 @@ def settings_from(
     optim: Optim,
     protocol: Protocol,
     usual: ModelSettings = ModelSettings(),
+    usual_protocol: Protocol = Protocol(),
 ) -> RunSettings:
     """What is given; where a training goes on from a run, with that run's layout and settings in place of defaults.
 
     Args:
         layout: in notation.
-        usual: what a model has where nothing was given.
+        usual, usual_protocol: what there is where nothing was given.
     """
     if start is None:
         return RunSettings(layout=layout or str(resolve("lac")), model=model, optim=optim, protocol=protocol)
@@ -142,7 +144,7 @@ def settings_from(
         layout=layout or run.layout,
         model=_filled(model, run.model, usual),
         optim=_filled(optim, run.optim, Optim()),
-        protocol=_filled(protocol, run.protocol, Protocol()),
+        protocol=_filled(protocol, run.protocol, usual_protocol),
     )
 
 
@@ -235,6 +237,7 @@ def _shape(config: ModelConfig) -> dict[str, Any]:
         "item_features": config.item_features,
         "user_features": config.user_features,
         "context": config.context,
+        "conditions": config.conditions,
     }
     return {
         "layout": config.layout,

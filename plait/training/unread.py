@@ -11,13 +11,20 @@ from typing import NamedTuple, get_args
 from plait.evaluation.protocol_line import changed
 from plait.evaluation.settings import Protocol
 from plait.models.generative import ModelConfig
-from plait.nn.config import TrunkKind, settings_of_kind
+from plait.nn.config import TrunkConfig, TrunkKind, settings_of_kind
 from plait.nn.losses import RetrievalLoss
+from plait.nn.ranker_settings import RankerKind, RankerSettings, settings_of_ranker
 from plait.wording import setting
 
-# Not the bias: verbs choose it for every layout (`plait.cli.model_settings`), and nobody has to hear of it.
+# Not the bias: verbs choose it for every layout (`plait.cli.verb_settings`), and nobody has to hear of it.
 _LOSS_OF_ITEMS = tuple(
     f"model.retrieval.{field.name}" for field in fields(RetrievalLoss) if field.name != "item_bias"
+)
+
+_OF_TRUNK = tuple(
+    f"model.trunk.{field.name}"
+    for field in fields(TrunkConfig)
+    if field.name not in ("dim", "num_heads", "dropout")
 )
 
 
@@ -53,6 +60,7 @@ def _unread(config: ModelConfig, protocol: Protocol, readers: list[_Reader]) -> 
 def _by_choice(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
     """Where one setting decides whether another is read."""
     trunk, tower, items = config.settings.trunk, config.settings.tower, config.settings.items
+    ranker = config.settings.ranker
     kind, experts = f"here it is {trunk.kind}", f"here it is {tower.kind}"
     shared = "model.tower.num_shared_experts", "model.tower.expert_multiple"
     own = "model.tower.num_task_experts", "model.tower.num_levels"
@@ -65,6 +73,25 @@ def _by_choice(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
                 kind,
             )
             for each in get_args(TrunkKind)
+        ),
+        _Reader(
+            not ranker.is_on, _OF_TRUNK, setting("model.ranker.kind", "none"), f"here it is {ranker.kind}"
+        ),
+        _Reader(
+            not ranker.is_on or ranker.reads_time,
+            ("model.trunk.num_heads",),
+            f"a trunk, sim or twin ({setting('model.ranker.kind')})",
+            f"here it is {ranker.kind}",
+        ),
+        *(
+            _Reader(
+                name in settings_of_ranker(ranker.kind),
+                (f"model.ranker.{name}",),
+                f"{_either_kind(name)} ({setting('model.ranker.kind')})",
+                f"here it is {ranker.kind}",
+            )
+            for name in (field.name for field in fields(RankerSettings))
+            if name != "kind"
         ),
         _Reader(tower.mixes_experts, shared, f"{setting('model.tower.kind', 'mmoe')} or ple", experts),
         _Reader(tower.kind == "ple", own, setting("model.tower.kind", "ple"), experts),
@@ -85,6 +112,16 @@ def _by_choice(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
             "here it is event",
         ),
     ]
+
+
+def _either_kind(name: str) -> str:
+    """The rankers that read one of their settings.
+
+    >>> _either_kind("top_k"), _either_kind("recent_events")
+    ('sim or twin', 'din, dien or sim')
+    """
+    kinds = [kind for kind in get_args(RankerKind) if name in settings_of_ranker(kind)]
+    return " or ".join(filter(None, (", ".join(kinds[:-1]), kinds[-1])))
 
 
 def _by_data(config: ModelConfig) -> list[_Reader]:

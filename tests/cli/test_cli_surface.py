@@ -40,10 +40,13 @@ WRITING = {
     "data prepare": lambda data: (data.parent / "log.parquet", *COLUMNS),
     "simulate": lambda data: ("--toy",),
     "train": lambda data: (data, "--layout", "item"),
+    "rank train": lambda data: (data, "--ranker", "din"),
     "compare": lambda data: (data, "--layouts", "item"),
     "study": lambda data: ("lac-table-1", "--quick"),
     "recommend": lambda data: ("run", "--users", "all"),
     "score": lambda data: ("run", "--pairs", "pairs.csv"),
+    "lum pretrain": lambda data: (data,),
+    "lum query": lambda data: ("run", "--condition", "scenario=home"),
 }
 
 

@@ -37,6 +37,8 @@ def all_calls():
         "Recommender.score": lambda: model.score(state, ["i01"]),
         "Recommender.score_lists": lambda: model.score_lists(state, [["i01"]]),
         "Recommender.retrieve": lambda: model.retrieve(state, 2),
+        "Recommender.query": lambda: model.query(state, [{}]),
+        "Recommender.item_interests": model.item_interests,
         "Recommender.save_state": lambda: model.save_state(state, f"{model_folder}-state"),
         "Recommender.load_state": lambda: model.load_state(f"{model_folder}-state"),
         "Recommender.mask": lambda: model.mask(deny=["i01"]),

@@ -11,6 +11,7 @@ import pytest
 from plait.data import sources
 from plait.data.sources import downloading, prepared
 from plait.data.sources.recipe import ITEM, TIME, USER
+from plait.schema import FIRST_VALUE
 
 ROWS = 60
 USERS, ITEMS = np.arange(ROWS) % 5, np.arange(ROWS) % 4
@@ -150,7 +151,9 @@ def test_owners_formats_are_read(tmp_path, case, capsys):
     assert data.manifest.name == name and recipe.origin in data.manifest.note
     assert (data.manifest.counts.events, data.num_users, data.num_items) == (ROWS, 5, 4)
     assert [action.name for action in data.actions] == [action.name for action in recipe.actions]
+    assert [feature.name for feature in data.conditions] == [each.name for each in recipe.conditions]
     first = data.history(0)
+    assert (first.condition_EG >= FIRST_VALUE).all() and first.condition_EG.shape[1] == len(recipe.conditions)
     assert first.time_s_E.tolist() == SECONDS[USERS == 0].tolist()
     assert not np.isnan(first.action_EA).any() and len(np.unique(first.action_EA)) > 1
     ids = {str(item) for item in data.item_ids()}

@@ -372,3 +372,22 @@ def test_scores_rank_as_chances_do_and_have_no_ties(tmp_path):
     chance_V, score_V = found.item_probability(np.array([0]))[0], found.item_scores(np.array([0]))[0]
     assert len(np.unique(chance_V)) <= 3 and len(np.unique(score_V)) == len(score_V)
     np.testing.assert_allclose(score_V, chance_V, rtol=1e-8)
+
+
+def test_the_oracle_knows_the_conditions_that_a_model_is_asked_under(tmp_path):
+    """A query that names the category of nearly every item leaves little to guess, and is weighed as Bayes says."""
+    world = msgspec.structs.replace(TINY, num_users=301, queries=0.6, query_accuracy=0.7)
+    asked = simulate(world, tmp_path / "asked", conditions=("scenario", "query"))
+    assert [feature.name for feature in asked.conditions] == ["scenario", "query"] and not asked.context
+    untold, told = oracle(asked, "test", Knows("before_item", query=False)), oracle(asked, "test")
+    np.testing.assert_array_equal(told.item_Q, untold.item_Q)
+    truth = oracle_module.pl.read_parquet(asked.folder / "truth.parquet")
+    query_Q = truth["query"].to_numpy()[asked.targets("test").event_Q]
+    B = world.num_categories
+    for category_B, prior_B, query in zip(told.category_QB, untold.category_QB, query_Q, strict=True):
+        likely_B = 0.7 * (np.arange(B) == query - 1) + 0.3 / B if query else np.ones(B)
+        np.testing.assert_allclose(category_B, prior_B * likely_B / (prior_B * likely_B).sum())
+    category_Q = told.category_V[told.item_Q - 1]
+    rows = np.arange(len(category_Q))
+    surprise = [-np.log(each.category_QB[rows, category_Q]).mean() for each in (told, untold)]
+    assert surprise[0] < surprise[1] - 0.1 and 0.4 < (query_Q > 0).mean() < 0.8

@@ -14,7 +14,7 @@ from plait.data import Dataset, Temporal
 from plait.data.simulator import Response, World, simulate, simulating
 from plait.data.simulator.drawing import draw_log
 from plait.data.simulator.responses import SHAPE, draw, expected, features, weights
-from plait.data.simulator.truth import chances_of, item_chances, mood_chain, trace_of, truth_of
+from plait.data.simulator.truth import chances_of, item_chances, mood_chain, query_chances, trace_of, truth_of
 from plait.schema import Action, Amount, Binary, Categorical, Regression
 
 RATING = Response(action=Action("rating", Regression(1, 5)), rate=0.6)
@@ -287,3 +287,26 @@ def test_many_tasks_agree_in_part():
     assert 0.2 < agreement.mean() < 0.8
     same_AX = truth_of(World.of_tasks(3, overlap=1.0)).effect_AKMSB.reshape(3, -1)
     np.testing.assert_allclose(same_AX, same_AX[:1].repeat(3, 0))
+
+
+def test_queries_name_the_category_as_often_as_the_world_says_and_change_nothing_else(log):
+    asking = draw_log(replaced(SMALL, queries=0.5, query_accuracy=0.7))
+    for name in ("item_E", "action_EA", "scenario_E", "time_s_E"):
+        np.testing.assert_array_equal(getattr(asking, name), getattr(log, name))
+    assert not log.query_E.any(), "a world without queries has none"
+    category_E, asks_E = truth_of(SMALL).category_V[log.item_E], asking.query_E > 0
+    assert abs(asks_E.mean() - 0.5) < 0.02
+    found_BQ = np.zeros((3, 3))
+    np.add.at(found_BQ, (category_E[asks_E], asking.query_E[asks_E] - 1), 1)
+    expected_BQ = query_chances(replaced(SMALL, queries=1.0, query_accuracy=0.7))[1:].T
+    np.testing.assert_allclose(found_BQ / found_BQ.sum(1, keepdims=True), expected_BQ, atol=0.03)
+
+
+def test_conditions_that_a_world_does_not_have_are_refused(tmp_path):
+    for conditions, message in (
+        (("mood",), "asked under scenario and query"),
+        (("query",), "take world: queries"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            simulate(SMALL, tmp_path / "world", conditions=conditions)
+    assert not (tmp_path / "world").exists()

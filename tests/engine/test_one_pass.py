@@ -137,7 +137,7 @@ def test_one_pass_is_one_forward_for_each_candidate(trunk, way):
 def test_every_choice_is_met():
     for choice in ("name", "trunk", "positions"):
         met = Counter(getattr(case, choice) for case in CASES)
-        assert len(met) == {"name": 18, "trunk": 3, "positions": 6}[choice] and min(met.values()) >= 15
+        assert len(met) == {"name": 19, "trunk": 3, "positions": 6}[choice] and min(met.values()) >= 15
     assert {case.exposure for case in CASES} == {each.exposure for each in combinations()}
 
 
@@ -311,7 +311,7 @@ def _has_keys_of(state: State, before: State) -> bool:
     """To the bit, which no second encoding of other lengths is sure to give; where a window has not moved."""
     if state.kept is None or before.kept is None:
         return False
-    length = int(before.kept.encoded.start_U1[1])
+    length = int(before.kept.encoded.length_U[0])
     return all(
         torch.equal(new[:length], old[:length])
         for keys, kept in zip(state.kept.encoded.keys, before.kept.encoded.keys, strict=True)
@@ -382,7 +382,7 @@ def test_states_keep_no_more_than_they_may(monkeypatch):
     assert kept is not None
     per_token = steps.kept_bytes_per_token(model)
     assert state.nbytes == 0 and one_pass.encode(model, state).nbytes == kept.encoded.nbytes
-    assert kept.encoded.nbytes == per_token * int(kept.encoded.start_U1[-1])
+    assert kept.encoded.nbytes == per_token * int(kept.encoded.length_U.sum())
     monkeypatch.setattr(steps, "STATE_BYTES", kept.encoded.nbytes - 1)
     assert one_pass.encode(model, state).kept is None
 

@@ -1,5 +1,6 @@
 """Equal scores rank by catalogue order, whatever is asked beside them; lists of any length agree."""
 
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -84,6 +85,39 @@ def test_topk_alone_is_caught(monkeypatch):
 
     monkeypatch.setattr(ranking, "best", alone)
     assert_caught(check_many_orders)
+
+
+def check_narrowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many columns the best are found among few, ties and filtered items included."""
+    monkeypatch.setattr(ranking, "GROUP", 5)
+    monkeypatch.setattr(ranking, "WORTH_GROUPING", 1)
+    met = Counter[str]()
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        k, levels = int(rng.integers(1, 6)), int(rng.choice([3, 30, 1000]))
+        score_UC = rng.integers(0, levels, (3, 83)).astype(np.float32)
+        score_UC[rng.random(score_UC.shape) < rng.choice([0.0, 0.5, 0.95])] = -np.inf
+        item_C = rng.permutation(83)
+        found = best(torch.from_numpy(score_UC), torch.from_numpy(item_C).expand(3, -1), k)
+        order_UC = np.lexsort((np.tile(item_C, (3, 1)), -score_UC), axis=1)[:, :k]
+        assert np.array_equal(found[0], np.take_along_axis(score_UC, order_UC, 1))
+        assert np.array_equal(found[1], item_C[order_UC])
+        few = ranking._narrowed(torch.from_numpy(score_UC), torch.from_numpy(item_C).expand(3, -1), k)[0]
+        met["narrowed" if few.shape[1] < 83 else "all"] += 1
+        sorted_UC = -np.sort(-score_UC, axis=1)
+        met["tied where narrowed"] += few.shape[1] < 83 and bool(
+            (sorted_UC[:, k - 1] == sorted_UC[:, k]).any()
+        )
+    assert_not_vacuous({name: met[name] for name in ("narrowed", "all", "tied where narrowed")}, above=10)
+
+
+def test_the_best_of_many_columns_are_found_among_few(monkeypatch):
+    check_narrowed(monkeypatch)
+
+
+def test_groups_that_tie_and_are_left_out_are_caught(monkeypatch):
+    monkeypatch.setattr(ranking, "_highest_groups", lambda highest_UJ, k: highest_UJ.topk(k).indices)
+    assert_caught(check_narrowed, monkeypatch)
 
 
 def test_a_score_of_some_item_is_that_of_the_catalogue():

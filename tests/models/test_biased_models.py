@@ -65,7 +65,9 @@ def check_serving(dataset: Dataset, model: GenerativeRecommender) -> None:
         state = encode(history, WINDOW, model.layout.lag)
         item_1K, score_1K = plain.retrieve(model, state, model.config.num_items, filter_seen=False)
         coming = asking.coming_of(model, "i", state, None, None)
-        score_V = model.item_scores(plain._retrieve_step(model, coming))[0].numpy()
+        score_V = model.item_scores(plain._item_step(model, coming, asking.no_condition(coming.events)))[
+            0
+        ].numpy()
         np.testing.assert_allclose(score_1K[0], score_V[item_1K[0]], rtol=1e-5, atol=1e-5)
         assert (np.diff(score_V[item_1K[0]]) <= 1e-5).all()
         item = int(found.item_Q[user])

@@ -29,7 +29,7 @@ from plait.schema import Action, Binary
     [
         ("i[t] -> a[t]; a[t] -> () {pool}", "late fusion take one token per event"),
         ("i[t] -> a[t] {values, helix}", "not both"),
-        ("c[t] -> i[t]; i[t] -> ()", "no conditions; show items and actions only"),
+        ("i[t] -> (c[t+1], i[t+1])", "predicts a condition; this model is asked under conditions"),
         ("(i[t], i[t-1]) -> i[t+1]", "shows two facts of one field"),
         ("i[t] -> (i[t+1], i[t+2])", "predicts two facts of one field; this model has one head for each"),
     ],
@@ -38,6 +38,13 @@ def test_a_layout_that_needs_more_than_the_model_has_is_refused(notation, reason
     with pytest.raises(ValueError, match=reason) as refused:
         model_of(notation)
     assert f"layout '{notation}'" in str(refused.value)
+
+
+def test_a_layout_with_conditions_needs_data_with_conditions():
+    with pytest.raises(
+        ValueError, match="shows conditions, and the data has none: name what is known before the item"
+    ):
+        model_of("c[t] -> i[t]; i[t] -> ()", conditions=())
 
 
 def test_a_layout_with_actions_needs_data_with_actions():

@@ -27,7 +27,7 @@ from plait.models import inputs as inputs_module
 from plait.models import late as late_module
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
 from plait.models.inputs import Inputs, query_inputs, training_inputs
-from plait.models.late import LateSettings, LateStatistics, columns_of
+from plait.models.late import LateSettings, LateStatistics
 from plait.models.questions import Exposure
 from plait.schema import (
     FIRST_VALUE,
@@ -44,6 +44,7 @@ from plait.schema import (
     Feature,
     Regression,
     Vector,
+    code_columns,
 )
 
 ACTIONS = (
@@ -329,7 +330,7 @@ def test_a_model_says_how_its_late_features_are_counted():
     found = model.late_statistics()
     assert found is not None and (found.settings, found.actions) == (SETTINGS, ACTIONS)
     np.testing.assert_array_equal(found.code_VK, genres())
-    assert columns_of("maker", FEATURES) == slice(0, 1)
+    assert code_columns(["maker"], FEATURES) == [0]
     assert model_of(resolve("lac")).late_statistics() is None
     windows_only = late_model(late=LateSettings(windows=(5,)), features=()).late_statistics()
     assert windows_only is not None and windows_only.code_VK.size == 0

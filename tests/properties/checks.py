@@ -11,7 +11,16 @@ import numpy as np
 import torch
 from conformance import LATER_S, LENGTHS, Case, States, a_log, begin_of_request, close, known_to, one_by_one
 from describing import CODES_OF_CONTEXT, described
-from tiny import ACTIONS, MAX_EVENTS, NUM_ITEMS, assert_not_vacuous, batch_of, part_of, together
+from tiny import (
+    ACTIONS,
+    MAX_EVENTS,
+    NUM_CONDITIONS,
+    NUM_ITEMS,
+    assert_not_vacuous,
+    batch_of,
+    part_of,
+    together,
+)
 from torch import Tensor
 
 from plait.engine.state import append, encode, joined_histories, window
@@ -22,10 +31,12 @@ from plait.window_rule import WindowRule
 
 
 def states_and_facts(case: Case, batch: EventBatch) -> tuple[States, dict[str, Tensor]]:
-    """The states of training's questions, and what they were made of: embedded items, actions, contexts, users."""
+    """The states of training's questions, and what they were made of: embedded items, actions, contexts, users,
+    conditions."""
     facts: dict[str, Tensor] = {}
     model = case.model
     encoders = {"i": model.items, "a": model.actions, "context": model.context, "user": model.users}
+    encoders["c"] = model.conditions
     hooks = [
         encoder.register_forward_hook(lambda _module, _in, out_ND, name=name: facts.update({name: out_ND}))
         for name, encoder in encoders.items()
@@ -51,7 +62,9 @@ def check_no_leak(case: Case) -> None:
             events = np.flatnonzero(asked_E & (nth_E == nth))
             known = [known_to(case, batch, field, event) for event in events]
             item_E, action_E = (np.any([getattr(k, n) for k in known], 0) for n in ("item_E", "action_E"))
-            may_N = {"i": item_E, "a": action_E, "context": item_E, "user": np.isin(users, user_E[events])}
+            condition_E = np.any([each.condition_E for each in known], 0)
+            may_N = {"i": item_E, "a": action_E, "context": item_E, "c": condition_E}
+            may_N["user"] = np.isin(users, user_E[events])
             for fact, read_N in facts_read(state_ED[events], facts).items():
                 wrong = np.flatnonzero(read_N & ~may_N[fact])
                 assert not len(wrong), f"leak: {field} of events {events} reads {fact} of {wrong}"
@@ -79,13 +92,16 @@ def facts_read(state_MD: Tensor, facts: dict[str, Tensor]) -> dict[str, np.ndarr
 
 
 def changed(batch: EventBatch, first: int, what: Sequence[str]) -> EventBatch:
-    """Other items, actions, times or contexts from every user's event `first` on."""
+    """Other items, actions, times, contexts or conditions from every user's event `first` on."""
     nth_E = np.arange(len(batch.item_E)) - np.repeat(batch.start_U1[:-1], batch.num_events_U)
     later_E = nth_E >= first
     other_EA = np.where(np.isnan(batch.action_EA), np.float32(1), np.float32(np.nan))
     if "context" in what:
         other_EF = (batch.context_EF + 1) % CODES_OF_CONTEXT
         batch = replace(batch, context_EF=np.where(later_E[:, None], other_EF, batch.context_EF))
+    if "condition" in what:
+        other_EG = (batch.condition_EG + 1) % NUM_CONDITIONS
+        batch = replace(batch, condition_EG=np.where(later_E[:, None], other_EG, batch.condition_EG))
     return replace(
         batch,
         item_E=np.where(later_E & ("item" in what), batch.item_E % NUM_ITEMS + 1, batch.item_E),
@@ -97,16 +113,17 @@ def changed(batch: EventBatch, first: int, what: Sequence[str]) -> EventBatch:
 @torch.no_grad()
 def check_causality(case: Case) -> None:
     """By value, which also finds ways that a gradient does not take (times, lengths, indices, counts): other items,
-    actions, times or contexts from some event on change no state whose question may not know them, and change
-    others."""
+    actions, times, contexts or conditions from some event on change no state whose question may not know them, and
+    change others."""
     batch = case.told(a_log())
-    told = ["action", "time"] + ["context"] * case.knows_features
+    told = ["action", "time"] + ["context"] * case.knows_features + ["condition"] * case.knows_conditions
     kinds = (("item", *told), *((kind,) for kind in told))
     variants = [(first, what) for first in range(max(LENGTHS)) for what in kinds]
     found = case.states(case.training(together(batch, *(changed(batch, *variant) for variant in variants))))
     num_events = len(batch.item_E)
     nth_E = np.arange(num_events) - np.repeat(batch.start_U1[:-1], LENGTHS)
     singly = [("time",)] * case.knows_time + [("context",)] * case.knows_features
+    singly += [("condition",)] * case.knows_conditions
     met: dict[object, int] = dict.fromkeys(("kept", "changed", *singly), 0)
     for field, state_ED in found.items():
         as_it_was_ED, *others = state_ED.split(num_events)
@@ -114,6 +131,7 @@ def check_causality(case: Case) -> None:
             known = known_to(case, batch, field, event)
             may_E = dict.fromkeys(("item", "context"), known.item_E) | {
                 "action": known.action_E,
+                "condition": known.condition_E,
                 "time": known.time_E,
             }
             for (first, what), other_ED in zip(variants, others, strict=True):
@@ -181,6 +199,7 @@ def _with_candidates(history: EventBatch, items: Sequence[int], action: float = 
         action_EA=np.full((number, len(ACTIONS)), action, dtype=np.float32),
         time_s_E=np.full(number, history.time_s_E[-1] + 86_400),
         request_E=np.full(number, history.request_E[-1] + 1),
+        condition_EG=np.outer(items, (1, 2)) % NUM_CONDITIONS,
     )
     return joined_histories(history, described(to_come) if history.context_EF.shape[1] else to_come)
 
@@ -262,7 +281,8 @@ def check_losses(case: Case) -> None:
         model.total(losses).backward()
         assert losses and all((loss.item() > 0) == has_labels for loss in losses.values())
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-    parts = ("trunk",) if not case.knows_features else ("trunk", "items", "users", "context", "heads")
+    parts = ("trunk", "conditions", "state_interest", "item_interest")
+    parts += ("items", "users", "context", "heads") if case.knows_features else ()
     weights = [(name, p) for name, p in model.named_parameters() if name.split(".")[0] in parts]
     idle = [name for name, p in weights if p.grad is None or not p.grad.any()]
     assert not idle, f"no training changes {idle}"

@@ -62,6 +62,10 @@ class Case:
     def knows_features(self) -> bool:
         return self.model.context is not None
 
+    @property
+    def knows_conditions(self) -> bool:
+        return self.model.conditions is not None
+
     def told(self, batch: EventBatch) -> EventBatch:
         """The batch as the model takes it."""
         return described(batch) if self.knows_features else batch
@@ -124,11 +128,12 @@ class Known:
     item_E: np.ndarray
     action_E: np.ndarray
     time_E: np.ndarray
+    condition_E: np.ndarray
 
 
 def known_to(case: Case, batch: EventBatch, field: Field, event: int) -> Known:
-    """Of its own user what lay before, and for an action its item; with requests that do not see themselves,
-    and for a candidate, what lay before its request. Of times, in addition, what `time_anchor` promises."""
+    """Of its own user what lay before, for an action its item, and its condition; with requests that do not see
+    themselves, and for a candidate, what lay before its request. Of times, in addition, what `time_anchor` promises."""
     event_E, exposure = np.arange(len(batch.item_E)), case.combination.exposure
     start = batch.start_U1[batch.start_U1 <= event].max()
     end = batch.start_U1[batch.start_U1 > event].min()
@@ -144,7 +149,7 @@ def known_to(case: Case, batch: EventBatch, field: Field, event: int) -> Known:
         time_E |= event_E == now
     if exposure.time_anchor == "request":
         time_E[begin_of_request(batch, end - 1)] = True
-    return Known(before_E | (own_E & (field == "a")), before_E, time_E & case.knows_time)
+    return Known(before_E | (own_E & (field == "a")), before_E, time_E & case.knows_time, before_E | own_E)
 
 
 def one_by_one(batch: EventBatch) -> list[EventBatch]:

@@ -68,7 +68,7 @@ def test_every_choice_is_met_and_none_is_refused_altogether():
         every = Counter(getattr(combination, choice) for combination in EVERY)
         assert set(every) == {getattr(combination, choice) for combination in ALLOWED}
         assert len(set(every.values())) == 1, every
-    assert len(EVERY) == 18 * 3 * 6 * 12 == len(ALLOWED) + len(REFUSED)
+    assert len(EVERY) == 19 * 3 * 6 * 12 == len(ALLOWED) + len(REFUSED)
 
 
 def test_the_others_are_refused_by_the_model_with_the_reason():
@@ -196,6 +196,19 @@ def show_the_next_context(monkeypatch):
     change_inputs(monkeypatch, lambda inputs: replace(inputs, context_EF=inputs.context_EF.roll(-1, 0)))
 
 
+def show_the_next_condition(monkeypatch):
+    change_inputs(monkeypatch, lambda inputs: replace(inputs, condition_EG=inputs.condition_EG.roll(-1, 0)))
+
+
+def append_without_condition(monkeypatch):
+    right = state.joined_histories
+
+    def broken(history, more):
+        return right(history, replace(more, condition_EG=np.zeros_like(more.condition_EG)))
+
+    monkeypatch.setattr(state, "joined_histories", broken)
+
+
 def count(monkeypatch, now_M_of):
     """Late features of the events up to another one."""
     right = inputs_module._late
@@ -240,6 +253,9 @@ MUTANTS = [
     (shift_candidates, "genrank-hstu-genrank", Exposure(), {"check_serving"}),
     (show_candidates_each_other, "lac-gpt-learned", Exposure(), {"check_candidates"}),
     (show_candidates_each_other, "genrank-hstu-rab", Exposure(), {"check_candidates", "check_no_leak"}),
+    (show_the_next_condition, "lum-gpt-learned", Exposure(), {"check_causality", "check_serving"}),
+    (append_without_condition, "lum-hstu-rab", Exposure(), {"check_append"}),
+    (show_candidates_each_other, "lum-gpt-alibi", BLIND, {"check_candidates"}),
     (forget_what_lay_before_the_window, "lac-gpt-learned", Exposure(), {"check_append"}),
 ]
 OF_FEATURES = [
@@ -266,6 +282,20 @@ def test_what_is_broken_is_caught(break_it, choices, exposure, caught_by, knows_
 def test_every_check_catches_something():
     caught = set().union(*(caught_by for *_, caught_by in MUTANTS)) | {"check_losses"}  # by the next test
     assert caught == {check.__name__ for check in CHECKS}
+
+
+def test_interests_of_another_width_keep_every_promise():
+    settings = ModelSettings(
+        trunk=named_trunk("gpt", "rope", dim=8, num_heads=2, dropout=0.0), interest_dim=5
+    )
+    case = Case(
+        the("lum-gpt-rope"), model_of(CATALOGUE["lum"].layout, settings=settings), by_candidates=False
+    )
+    assert {name.split(".")[0] for name, _ in case.model.named_parameters()} >= {
+        "state_interest",
+        "item_interest",
+    }
+    assert not failures(case)
 
 
 def test_weights_that_nothing_trains_are_caught(monkeypatch):

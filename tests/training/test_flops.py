@@ -89,10 +89,26 @@ HSTU = replace(trunk_of(), kind="hstu")
         ("interleaved", replace(trunk_of(), positions="genrank")),
         *((name, trunk_of("rope")) for name in RIDES),
         ("attn_mvp", replace(trunk_of(), pool_fuses_item=False)),
+        ("lum", trunk_of()),
     ],
 )
 def test_other_trunks_and_rides_cost_what_torch_counts(layout, trunk):
     check_step(layout, trunk)
+
+
+def test_interests_of_another_width_cost_what_torch_counts():
+    """A state and an item are each projected, and compared at that width."""
+    settings = ModelSettings(trunk=trunk_of(), interest_dim=5, retrieval=RetrievalLoss(kind="full"))
+    model = model_of(resolve("lum"), settings=settings)
+    check_counted(model, training_inputs(model.plan, batch_of([LENGTH] * 3)))
+    plain = replace(settings, interest_dim=None)
+    assert_caught(check_as, model, model_of(resolve("lum"), settings=plain))
+
+
+def check_as(model: GenerativeRecommender, other: GenerativeRecommender) -> None:
+    """What one model's step costs is told as that of another."""
+    inputs = training_inputs(model.plan, batch_of([LENGTH] * 3))
+    assert step_flops(other, inputs) == counted(model, inputs)
 
 
 def in_requests(number: int) -> EventBatch:

@@ -47,6 +47,7 @@ def prepare(
     users: Annotated[Path | None, FEATURES] = None,
     user_feature: Annotated[tuple[str, ...], FEATURES] = (),
     context: Annotated[tuple[str, ...], FEATURES] = (),
+    condition: Annotated[tuple[str, ...], FEATURES] = (),
     keep_unseen_items: Annotated[bool, FEATURES] = False,
     missing: Annotated[tuple[str, ...], ROWS] = (),
     negative_ids: Annotated[Literal["keep", "refuse"] | None, ROWS] = None,
@@ -121,10 +122,13 @@ def prepare(
         A column of that table; not a vector.
     context
         A column of the log that is known when an item is shown: a category or a number; once for each.
+    condition
+        What is known before the item and may be asked under, once for each: a column of the log, NAME:category or
+        NAME:number, or a feature of the item, NAME:item, which is asked and never given. An action cannot be one.
     keep_unseen_items
         Items of --items without an event are in the catalogue too, known by their features alone.
     missing
-        COLUMN=VALUE, a value that stands for none in an action, a feature or the context; once for each.
+        COLUMN=VALUE, a value that stands for none in an action, a feature, the context or a condition; once for each.
     negative_ids
         keep or refuse ids that are negative numbers; without it, they are kept where they look like hashes.
     on_bad_row
@@ -182,6 +186,8 @@ def prepare(
             users=users,
             user_features=[Feature.parse(text) for text in user_feature],
             context=[Feature.parse(text) for text in context],
+            conditions=[Feature.parse(text) for text in condition if not _names_item(text)],
+            item_conditions=[text.partition(":")[0] for text in condition if _names_item(text)],
             keep_unseen_items=keep_unseen_items,
             missing=parse_missing(missing),
             negative_ids=negative_ids,
@@ -199,6 +205,15 @@ def prepare(
             ),
         )
     )
+
+
+def _names_item(condition: str) -> bool:
+    """Whether it is a condition of the item, written NAME:item.
+
+    >>> _names_item("genre:item"), _names_item("scenario:category")
+    (True, False)
+    """
+    return condition.partition(":")[2] == "item"
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -59,13 +59,13 @@ class DescribedTable:
         return self.tables + self.vectors
 
 
-def check_context(features: Sequence[Feature]) -> None:
+def check_context(features: Sequence[Feature], what: str = "context") -> None:
     """Raises ValueError where a kind has no single code per event."""
     for feature in features:
         if not isinstance(feature.kind, Category | Number):
             kind = "a vector" if isinstance(feature.kind, Vector) else "a set of categories"
             raise ValueError(
-                f"context: {feature.name!r} is {kind}; an event's context is a category or a number"
+                f"{what}: {feature.name!r} is {kind}; what columns of the log say of an event is a category or a number"
             )
 
 
@@ -361,16 +361,18 @@ def code_values(feature: Feature, values: pl.Series) -> Int32[np.ndarray, "N K"]
 
 
 def code_context(features: Sequence[Feature], frame: pl.DataFrame, where: str) -> Int64[np.ndarray, "E C"]:
-    """Codes of fitted context features in a frame of events; of a column that the frame lacks, missing.
+    """Codes of fitted features in a frame of events; of a column that the frame lacks, missing.
 
     Raises:
-        ValueError: a column is of the wrong type, or a text is no number.
+        ValueError: a column is of the wrong type, a text is no number, or a row has more values than preparation met.
     """
-    code_EC = np.full((frame.height, len(features)), MISSING_VALUE, dtype=np.int64)
-    for column, feature in enumerate(features):
-        if feature.name in frame.columns:
-            code_EC[:, column] = code_values(feature, feature_values(feature, frame, where))[:, 0]
-    return code_EC
+    coded = [
+        code_values(feature, feature_values(feature, frame, where))
+        if feature.name in frame.columns
+        else np.full((frame.height, feature.num_columns), MISSING_VALUE)
+        for feature in features
+    ]
+    return np.concatenate([np.empty((frame.height, 0), np.int64), *coded], axis=1).astype(np.int64)
 
 
 def fit_context(

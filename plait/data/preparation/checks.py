@@ -5,15 +5,43 @@ from typing import Any
 from plait.data.columns.features import check_context
 from plait.data.columns.times import check_format
 from plait.data.manifest import Settings, Temporal, declared
-from plait.schema import Action
+from plait.schema import Action, Vector, check_unique
 from plait.wording import setting
 
 
 def check_settings(settings: Settings) -> None:
     """Raises ValueError where settings do not go together."""
     check_context(settings.context)
+    _check_conditions(settings)
     _check_columns_differ(settings)
     _check_times(settings)
+
+
+def _check_conditions(settings: Settings) -> None:
+    """Raises ValueError where a condition is not known before its item, or is none that can be asked under."""
+    check_context(settings.conditions, "conditions")
+    actions = {action.name for action in settings.actions}
+    for name in (*(feature.name for feature in settings.conditions), *settings.item_conditions):
+        if name in actions:
+            raise ValueError(
+                f"condition {name!r} is an action, which is known only after its item: a model that is told it before "
+                "would read its own answer. Name what is known before the item, such as a scenario or a query"
+            )
+    check_unique(
+        (*(feature.name for feature in settings.conditions), *settings.item_conditions), "conditions"
+    )
+    features = {feature.name: feature for feature in settings.item_features}
+    for name in settings.item_conditions:
+        if name not in features:
+            raise ValueError(
+                f"condition {name!r} of the item is none of its features, "
+                f"{', '.join(features) or 'of which there are none'}"
+                f": name it in {setting('item_features')}, or as a column of the log ({name}:category)"
+            )
+        if isinstance(features[name].kind, Vector):
+            raise ValueError(
+                f"condition {name!r} of the item is a vector; conditions are categories and numbers"
+            )
 
 
 def _check_columns_differ(settings: Settings) -> None:
@@ -23,6 +51,7 @@ def _check_columns_differ(settings: Settings) -> None:
     columns += [("split_column", settings.split_column)]
     columns += [("action", action.name) for action in settings.actions]
     columns += [("context", feature.name) for feature in settings.context]
+    columns += [("conditions", feature.name) for feature in settings.conditions]
     what_of: dict[str, str] = {}
     for what, column in columns:
         if column is not None and column in what_of:

@@ -12,7 +12,7 @@ import polars as pl
 
 from plait.data.columns import features
 from plait.data.columns.actions import known_values, read_as
-from plait.data.columns.features import DescribedTable
+from plait.data.columns.features import DescribedTable, Known
 from plait.data.facts import facts_of
 from plait.data.manifest import Facts, RowCounts, Settings, Split
 from plait.data.preparation.ingestion import LogRows
@@ -21,7 +21,7 @@ from plait.data.preparation.numbering import NumberedEvents, Ties, numbered
 from plait.data.preparation.splits import split_points
 from plait.data.queries import count_queries
 from plait.data.vocabulary import Vocabulary
-from plait.schema import Action, Feature
+from plait.schema import Action, Feature, code_columns
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,22 @@ def events_of(log: LogRows, settings: Settings, about: Mapping[str, DescribedTab
     tables = _id_tables(events, unseen_id, points.is_train_E)
     trained_U = np.add.reduceat(points.is_train_E, events.start_U1[:-1], dtype=np.int64) > 0
     known = features.fit_tables(about, tables, trained_U)
-    context, code_EC = features.gather_context(
-        settings.context, log.columns, log.context_label, events.row_E, points.is_train_E
+    of_events, code_EC = features.gather_context(
+        settings.of_events, log.columns, log.context_label, events.row_E, points.is_train_E
     )
-    arrays |= known.arrays | ({"context": code_EC} if context else {})
+    num_context = len(settings.context)
+    context, conditions = of_events[:num_context], of_events[num_context:]
+    of_items_EK = _of_items(settings.item_conditions, known, events.item_E)
+    # Files hold rows, one after the other, and not whatever order parts of arrays have in memory.
+    context_EC, condition_EG = (
+        np.ascontiguousarray(code_EK)
+        for code_EK in (
+            code_EC[:, :num_context],
+            np.concatenate([code_EC[:, num_context:], of_items_EK], axis=1),
+        )
+    )
+    arrays |= known.arrays | ({"context": context_EC} if context else {})
+    arrays |= {"condition": condition_EG} if condition_EG.shape[1] else {}
     return Events(
         arrays=arrays,
         tables=tables,
@@ -102,9 +114,17 @@ def events_of(log: LogRows, settings: Settings, about: Mapping[str, DescribedTab
             **count_queries(events.start_U1, points.validation_U, points.test_U),
         ),
         ties=events.ties,
-        features=known.fitted | {"context": context},
+        features=known.fitted | {"context": context, "conditions": conditions},
         described={what: ", ".join(described.tables) for what, described in about.items()},
     )
+
+
+def _of_items(names: Sequence[str], known: Known, item_E: np.ndarray) -> np.ndarray:
+    """The codes of these features of every event's item."""
+    if not names:
+        return np.empty((len(item_E), 0), dtype=np.int32)
+    columns = code_columns(names, known.fitted["item_features"])
+    return known.arrays["item_code"][item_E][:, columns]
 
 
 def _unseen_items(about: Mapping[str, DescribedTable], settings: Settings, item_id: pl.Series) -> pl.Series:

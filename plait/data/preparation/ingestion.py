@@ -35,8 +35,8 @@ ID = "plait_id_of_"  # and the role: a column beside the log's own
 class LogRows:
     """A log's accepted rows in their old order. Columns are popped when used: a log is large."""
 
-    # user, item, request, order: int32 codes; time: µs; action0, ...: float32; context0, ...: int32 codes or float64;
-    # part: uint8, where a column splits
+    # user, item, request, order: int32 codes; time: µs; action0, ...: float32; context0, ...: int32 codes or float64,
+    # of `Settings.of_events`; part: uint8, where a column splits
     columns: dict[str, np.ndarray]
     user_id: pl.Series
     item_id: pl.Series
@@ -69,7 +69,7 @@ def log_columns(settings: Settings) -> list[str]:
         settings.request,
         settings.order,
     ]
-    names += [action.name for action in settings.actions] + [feature.name for feature in settings.context]
+    names += [action.name for action in settings.actions] + [feature.name for feature in settings.of_events]
     names.append(settings.split_column)
     return [name for name in names if name is not None]
 
@@ -215,7 +215,8 @@ def _read_of_any_type(
     """Columns whose types are guessed are read once more as text where a row does not fit, so that the rules can name
     it: numbers first, and what breaks ties only if that did not help."""
     numbers = [*(() if settings.time is None else settings.time_form.columns)]
-    numbers += [action.name for action in settings.actions] + [feature.name for feature in settings.context]
+    numbers += [action.name for action in settings.actions]
+    numbers += [feature.name for feature in settings.of_events]
     for as_text in ([], numbers):
         try:
             return _read_as(tables, settings, forms, as_text)
@@ -238,7 +239,7 @@ def _read_as(
         with_decimal_points(table.lazy(spelt), _numbers(settings), settings.text) for table in tables
     ]
     schemas = [frame.collect_schema() for frame in lazy_frames]
-    texts = [feature.name for feature in settings.context]
+    texts = [feature.name for feature in settings.of_events]
     texts += [name for role, name in ids.items() if forms[role].held.dtype == pl.String]
     if settings.order and any(is_text(schema[settings.order]) for schema in schemas):
         texts.append(settings.order)
@@ -267,13 +268,13 @@ def _read_as(
 def _numbers(settings: Settings) -> list[str]:
     """The columns that hold numbers, or times that may be."""
     names = [action.name for action in settings.actions if not read_as(action.kind).is_spelt]
-    names += [feature.name for feature in settings.context if isinstance(feature.kind, Number)]
+    names += [feature.name for feature in settings.of_events if isinstance(feature.kind, Number)]
     return names if settings.time is None else [settings.time, *names]
 
 
 def _spelt_columns(settings: Settings) -> list[str]:
     """Columns, beside those of ids, that mean what is written and not the number that it may be."""
-    names = [feature.name for feature in settings.context if isinstance(feature.kind, Category)]
+    names = [feature.name for feature in settings.of_events if isinstance(feature.kind, Category)]
     names += [settings.split_column] if settings.split_column else []
     names += [action.name for action in settings.actions if read_as(action.kind).is_spelt]
     if settings.time_format is not None and settings.time is not None:
@@ -303,7 +304,7 @@ def _columns_of(
         columns["part"] = rules.split_column(settings.split, schema[settings.split.column])
     for index, action in enumerate(settings.actions):
         columns[f"action{index}"] = action_column(action, schema[action.name])
-    for index, feature in enumerate(settings.context):
+    for index, feature in enumerate(settings.of_events):
         dtype, group = schema[feature.name], categories[feature.name]
         columns[f"context{index}"] = rules.context_column(feature, dtype, group)
     return columns

@@ -51,6 +51,8 @@ def prepare(
     users: Any = None,
     user_features: Features = (),
     context: Features = (),
+    conditions: Features = (),
+    item_conditions: Sequence[str] = (),
     keep_unseen_items: bool = False,
     missing: Missing = MappingProxyType({}),
     negative_ids: Literal["keep", "refuse"] | None = None,
@@ -86,10 +88,15 @@ def prepare(
         users: likewise with the column `user` and those of `user_features`, which cannot be vectors.
         context: columns of the log that are known when an item is shown, before any action: categories and
             numbers.
+        conditions: columns of the log that are known before the item, and that a model may be asked under: a scenario,
+            a query. Categories and numbers. An action cannot be one: it is known only after its item.
+        item_conditions: names of `item_features` to ask under: what someone would see of a genre. Asked, never given:
+            an item's own value tells which item it is, so metrics under it say *condition known*.
         split: what is held out: each user's last two events, what lies behind two times, or what a column of the log
             says (`LeaveOneOut`, `Temporal`, `SplitColumn`).
         keep_unseen_items: items of `items` without an event left are in the catalogue too, untrained.
-        missing: values that stand for none, by the column of an action, a feature or the context: {"rating": [0]}.
+        missing: values that stand for none, by the column of an action, a feature, the context or a condition:
+            {"rating": [0]}.
         negative_ids: what negative numbers are: ids like others ("keep") or words for nobody ("refuse"). By default
             they are kept where one lies below -2^31, or where they are at least ten and a tenth of the different ids.
         text: how text files are read, of the log and of both tables; what it leaves open is found and recorded.
@@ -103,7 +110,7 @@ def prepare(
         OSError: `out` cannot be written.
     """
     check_can_work()
-    check_missing(missing, columns_that_may_lack(actions, item_features, user_features, context))
+    check_missing(missing, columns_that_may_lack(actions, item_features, user_features, context, conditions))
     settings = Settings(
         user=user,
         item=item,
@@ -120,6 +127,8 @@ def prepare(
         item_features=with_missing(declared(item_features, Feature), missing),
         user_features=with_missing(declared(user_features, Feature), missing),
         context=with_missing(declared(context, Feature), missing),
+        conditions=with_missing(declared(conditions, Feature), missing),
+        item_conditions=tuple(item_conditions),
         keep_unseen_items=keep_unseen_items,
         time_format=time_format,
         time_offset=time_offset,

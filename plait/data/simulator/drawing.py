@@ -29,6 +29,7 @@ class DrawnLog:
     request_E: Int64[np.ndarray, " E"]  # running number within the user
     action_EA: Float64[np.ndarray, "E A"]
     scenario_E: Int64[np.ndarray, " E"]
+    query_E: Int64[np.ndarray, " E"]  # 0: none; else one more than the category that it names
     type_E: Int64[np.ndarray, " E"]
     mood_E: Int64[np.ndarray, " E"]
     trace_E: Int64[np.ndarray, " E"]  # what the request before left behind
@@ -67,10 +68,19 @@ def draw_log(world: World) -> DrawnLog:
         request_E=request_UT[happened_UT],
         action_EA=columns["action"],
         scenario_E=columns["scenario"],
+        query_E=_queries(world, truth.category_V[columns["item"]]),
         type_E=np.repeat(now.type_U, length_U),
         mood_E=columns["mood"],
         trace_E=columns["trace"],
     )
+
+
+def _queries(world: World, category_E: Int64[np.ndarray, " E"]) -> Int64[np.ndarray, " E"]:
+    """What was asked for before each item, from numbers of its own: a world with queries is the same in all else."""
+    rng, num_events = np.random.default_rng((world.seed, 2)), len(category_E)
+    asks_E, names_it_E = rng.random(num_events) < world.queries, rng.random(num_events) < world.query_accuracy
+    any_E = rng.integers(0, world.num_categories, num_events)
+    return np.where(asks_E, 1 + np.where(names_it_E, category_E, any_E), 0)
 
 
 def _start(truth: Truth, uniform_2U: Float64[np.ndarray, "2 U"]) -> _Now:

@@ -17,8 +17,8 @@ from plait.data.manifest import LeaveOneOut, Split, SplitColumn, Temporal
 from plait.data.simulator import ahead
 from plait.data.simulator.filtering import Machine, Observed, filtered, machine_of
 from plait.data.simulator.responses import ResponseChances, expected
-from plait.data.simulator.simulating import SCENARIO, TRUTH
-from plait.data.simulator.truth import truth_of
+from plait.data.simulator.simulating import QUERY, SCENARIO, TRUTH
+from plait.data.simulator.truth import query_chances, truth_of
 from plait.data.simulator.world import World
 from plait.data.windows import concatenated_ranges
 from plait.schema import UNKNOWN_ITEM, Action
@@ -35,13 +35,15 @@ class Knows:
 
     Args:
         scenario: "with_item": of every event whose item is known, so of the target when its actions are
-            predicted; "before_item": of the target when its item is predicted, too; None: "with_item" where the
-            dataset shows scenarios to models, else "never".
+            predicted; "before_item": of the target when its item is predicted, too; None: as the dataset shows
+            scenarios to models: "before_item" as a condition, "with_item" as context, else "never".
+        query: of the target when its item is predicted; None: where queries are conditions of the dataset.
         time: whether the target shares its request with the event before it.
         latents: type, mood, scenario and trace. No history tells as much: an upper bound.
     """
 
     scenario: Literal["never", "with_item", "before_item"] | None = None
+    query: bool | None = None
     time: bool = False
     latents: bool = False
 
@@ -103,9 +105,13 @@ def oracle(
     truth = truth_of(world)
     machine = machine_of(world, truth)
     asked = _asked(dataset, part, same_request)
+    asked_under = [feature.name for feature in dataset.conditions]
+    if knows.query is None:
+        knows = replace(knows, query=QUERY in asked_under)
     if knows.scenario is None:
         is_shown = SCENARIO in (feature.name for feature in dataset.context)
-        knows = replace(knows, scenario="with_item" if is_shown else "never")
+        as_context: Literal["with_item", "never"] = "with_item" if is_shown else "never"
+        knows = replace(knows, scenario="before_item" if SCENARIO in asked_under else as_context)
     found = _Found.empty(world, len(asked.targets))
     steps = _known(machine, asked) if knows.latents else _looked_ahead(machine, asked, knows)
     for query_R, ahead_RLZ in steps:
@@ -286,7 +292,12 @@ def _answer(
     scenario_R = asked.hidden(SCENARIO, asked.targets.event_Q[query_R])
     if knows.scenario == "before_item":
         ahead_RLZ = ahead.given_scenario(machine, ahead_RLZ, scenario_R)
-    found.category_QB[query_R] = ahead.category_chances(machine, ahead_RLZ)
+    category_RB = ahead.category_chances(machine, ahead_RLZ)
+    if knows.query:
+        asked_for_R = asked.hidden(QUERY, asked.targets.event_Q[query_R])
+        category_RB = category_RB * query_chances(machine.world)[asked_for_R]
+        category_RB /= category_RB.sum(1, keepdims=True)
+    found.category_QB[query_R] = category_RB
     if knows.scenario == "with_item":
         ahead_RLZ = ahead.given_scenario(machine, ahead_RLZ, scenario_R)
     item_R = asked.world_item(asked.item_Q[query_R])

@@ -1,6 +1,6 @@
 """`simulate`: a world's log as a prepared folder like any other, with its truth beside it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,11 @@ from plait.data.simulator.world import WORLD, World
 from plait.data.storage.whole_folders import whole_folder, write_bytes, write_table
 from plait.limits import WHOLE, check_fits, check_number
 from plait.schema import Action, Category
+from plait.wording import setting
 
-TRUTH = "truth.parquet"  # row by row what no model is told: type, mood, scenario, trace
-SCENARIO = "scenario"  # column of both
+TRUTH = "truth.parquet"  # row by row what no model is told: type, mood, scenario, query, trace
+SCENARIO, QUERY = "scenario", "query"  # columns of both
+KNOWN_BEFORE = (SCENARIO, QUERY)  # what a world has to ask under
 NUMBERS_PER_EVENT = 12  # of 8 bytes, held at once while a log is drawn, beside two for each response
 NOTE = "simulated; world.json holds the settings and the seed"
 
@@ -28,6 +30,7 @@ def simulate(
     *,
     split: Split = LeaveOneOut(),
     shows_scenario: bool = False,
+    conditions: Sequence[str] = (),
     name: str | None = None,
     overwrite: bool = False,
 ) -> Dataset:
@@ -35,16 +38,18 @@ def simulate(
 
     Args:
         shows_scenario: gives models the scenario, as a context feature of the event.
+        conditions: what models may be asked under, of "scenario" and "query".
 
     Raises:
-        ValueError: `out` is taken, or the split leaves a segment empty.
+        ValueError: `out` is taken, the split leaves a segment empty, or the world has no such conditions.
         OSError: `out` cannot be written.
     """
     out = Path(out)
     _check_fits(world)
+    _check_conditions(world, conditions)
     with prepared_alone(out, overwrite) as alone:
         log = draw_log(world)
-        _write(world, log, out, alone, split, shows_scenario, name or out.name)
+        _write(world, log, out, alone, split, shows_scenario, conditions, name or out.name)
     return Dataset.open(out)
 
 
@@ -55,6 +60,7 @@ def _write(
     alone: Callable[[], None],
     split: Split,
     shows_scenario: bool,
+    conditions: Sequence[str],
     name: str,
 ) -> None:
     with whole_folder(out) as folder:
@@ -67,6 +73,7 @@ def _write(
             request="request_id",
             actions=[response.action for response in world.responses],
             context={SCENARIO: Category()} if shows_scenario else {},
+            conditions={condition: Category() for condition in conditions},
             out=folder,
             name=name,
             note=NOTE,
@@ -76,6 +83,22 @@ def _write(
         )
         write_bytes(folder / WORLD, world.to_json())
         write_table(folder / TRUTH, _hidden(log))
+
+
+def _check_conditions(world: World, conditions: Sequence[str]) -> None:
+    for name in conditions:
+        if name not in KNOWN_BEFORE:
+            raise ValueError(
+                f"condition {name!r}: a world is asked under {' and '.join(KNOWN_BEFORE)}, known before the item"
+            )
+        if name == QUERY and not world.queries:
+            raise ValueError(
+                f"condition {QUERY!r}: no event of this world comes with a query; take {setting('world: queries', 0.5)}"
+            )
+
+
+def _spelt_queries(log: DrawnLog) -> list[str | None]:
+    return [f"category {query}" if query else None for query in log.query_E.tolist()]
 
 
 def _check_fits(world: World) -> None:
@@ -96,6 +119,7 @@ def _visible(world: World, log: DrawnLog) -> pl.DataFrame:
         "timestamp": log.time_s_E,
         "request_id": log.request_E,
         SCENARIO: log.scenario_E,
+        QUERY: _spelt_queries(log),
     }
     actions = {
         r.action.name: _as_logged(r.action, log.action_EA[:, column])
@@ -111,5 +135,6 @@ def _as_logged(action: Action, value_E: np.ndarray) -> np.ndarray:
 
 
 def _hidden(log: DrawnLog) -> pl.DataFrame:
-    columns = {"type": log.type_E, "mood": log.mood_E, SCENARIO: log.scenario_E, "trace": log.trace_E}
+    columns = {"type": log.type_E, "mood": log.mood_E, SCENARIO: log.scenario_E, QUERY: log.query_E}
+    columns["trace"] = log.trace_E
     return pl.DataFrame({name: column.astype(np.int16) for name, column in columns.items()})

@@ -177,6 +177,17 @@ def choose_item(
     return by_category_V[np.clip(place_E, begin_B[category_E], end_B[category_E] - 1)]
 
 
+def query_chances(world: World) -> Float64[np.ndarray, "B1 B"]:
+    """How likely each query is, none first, where the item that comes is of each category.
+
+    >>> query_chances(World(queries=0.5, num_categories=2, query_accuracy=0.6)).round(2).tolist()
+    [[0.5, 0.5], [0.4, 0.1], [0.1, 0.4]]
+    """
+    B = world.num_categories
+    named_BB = world.query_accuracy * np.eye(B) + (1 - world.query_accuracy) / B
+    return np.concatenate([np.full((1, B), 1 - world.queries), world.queries * named_BB])
+
+
 def _centred(drawn_KB: Float64[np.ndarray, "K B"]) -> Float64[np.ndarray, "K B"]:
     """Mean 0 and variance 1 for every type; 0 where there is one category, and nothing to prefer."""
     drawn_KB = drawn_KB - drawn_KB.mean(1, keepdims=True)

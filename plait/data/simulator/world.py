@@ -30,9 +30,9 @@ class World(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     A user has a type for life, and a mood that holds for a request and then moves. A request has a scenario and
     exposes one or more items. The item's category depends on type, scenario and the last action; the item, within
-    its category, on popularity. Responses depend on type, mood, scenario and item. Every strength is the number
-    of logits by which one standard deviation of its cause moves a choice or a response; 0 switches it off and
-    leaves the rest as it is.
+    its category, on popularity. A query names the category, or at times any other. Responses depend on type, mood,
+    scenario and item. Every strength is the number of logits by which one standard deviation of its cause moves a
+    choice or a response; 0 switches it off and leaves the rest as it is.
     """
 
     seed: Annotated[int, SEED] = 0
@@ -64,6 +64,10 @@ class World(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     scenario_choice: Annotated[float, STRENGTH] = 0.7  # the next item's category, by scenario
     quality: Annotated[float, STRENGTH] = 0.7  # responses, by item
     popularity: Annotated[float, STRENGTH] = 0.7  # exponent of Zipf's law; 0: all items alike
+    queries: Annotated[float, Between(0, 1, "a share")] = 0.0  # of the events: those that come with a query
+    query_accuracy: Annotated[float, Between(0, 1, "a share")] = (
+        0.8  # of the queries: those that name the item's category
+    )
     overlap: Annotated[float, Between(0, 1, "a share")] = (
         0.8  # share of the causes' variance that all responses have in common; 1: they have the same
     )

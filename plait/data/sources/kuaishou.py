@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from plait.data.logs.text import TextFormat
 from plait.data.sources.downloading import download, unpack
 from plait.data.sources.recipe import ITEM, TIME, USER, Published, Recipe, find, renamed, scan_text
-from plait.schema import Action, Amount, Binary
+from plait.schema import Action, Amount, Binary, Category, Feature
 
 if TYPE_CHECKING:  # to list recipes, nobody needs it
     import polars
@@ -22,6 +22,7 @@ KUAIRAND_ACTIONS = (
     ),
     Action("play_time_ms", Amount(zero_inflated=True)),
 )
+KUAIRAND_CONDITIONS = (Feature("tab", Category()),)  # which page of the app asked for the video
 KUAISAR_ACTIONS = (
     *(Action(name, Binary()) for name in ("click", "like", "follow", "forward", "search")),
     Action("playing_time", Amount(zero_inflated=True)),
@@ -31,7 +32,7 @@ KUAISAR_ACTIONS = (
 def read_kuairand(path: Path) -> "polars.LazyFrame":
     """`log_standard_*.csv`, in the order of their names: the feed as it was; random exposures are left out.
 
-    Relied on: user_id, video_id, time_ms (milliseconds), the actions.
+    Relied on: user_id, video_id, time_ms (milliseconds), the actions, tab.
     """
     import polars as pl
 
@@ -39,7 +40,8 @@ def read_kuairand(path: Path) -> "polars.LazyFrame":
     logs = [first] if path.is_file() else sorted(first.parent.glob("log_standard_*.csv"))
     columns = {"user_id": USER, "video_id": ITEM, "time_ms": TIME}
     lazy = pl.concat([scan_text(log, TextFormat(separator=",")) for log in logs])
-    return renamed(lazy, first, columns | {a.name: a.name for a in KUAIRAND_ACTIONS})
+    names = [action.name for action in KUAIRAND_ACTIONS] + [each.name for each in KUAIRAND_CONDITIONS]
+    return renamed(lazy, first, columns | dict(zip(names, names, strict=True)))
 
 
 def read_kuaisar(path: Path) -> "polars.LazyFrame":
@@ -68,6 +70,7 @@ def _kuairand(version: str, what: str, published: Published) -> Recipe:
         fetch=(partial(_fetch, url=url, files="log_standard_*.csv"),),
         published=published,
         milliseconds=True,
+        conditions=KUAIRAND_CONDITIONS,
     )
 
 

@@ -46,7 +46,11 @@ def get(
         from_files = Path(from_files)
         recipe.read(from_files)  # what is not there is refused even where a download was kept
         stamps = file_stamps(from_files)
-    folder = cached_folder(cache, name, recipe.name, recipe.actions, options, stamps)
+    declared = (
+        recipe.actions,
+        *filter(None, (recipe.conditions,)),
+    )  # without conditions, folders stay as they were
+    folder = cached_folder(cache, name, recipe.name, *declared, options, stamps)
     found = open_if_whole(folder)
     if found is not None:
         if from_files is not None:
@@ -84,6 +88,7 @@ def _prepare(recipe: Recipe, log: pl.LazyFrame, folder: Path, options: Options, 
         time=TIME,
         actions=recipe.actions,
         request=REQUEST if recipe.has_request else None,
+        conditions=recipe.conditions,
         time_unit="ms" if recipe.milliseconds else "s",
         out=folder,
         name=recipe.name,

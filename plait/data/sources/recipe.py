@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.data.logs.text import TextFormat
-from plait.schema import Action, Regression
+from plait.schema import Action, Feature, Regression
 
 if TYPE_CHECKING:  # to list recipes, nobody needs it
     import polars
@@ -38,13 +38,14 @@ class Recipe:
     actions: tuple[Action, ...]
     read: Callable[
         [Path], "polars.LazyFrame"
-    ]  # the owner's file or folder -> USER, ITEM, TIME, the actions, REQUEST
+    ]  # the owner's file or folder -> USER, ITEM, TIME, the actions, REQUEST, the conditions
     fetch: tuple[
         Callable[[Path], Path], ...
     ]  # tried in turn: downloads into a folder, returns what `read` takes
     published: Published | None  # None where the owner states no exact counts that we could check
     milliseconds: bool = False  # unit of TIME
     has_request: bool = False
+    conditions: tuple[Feature, ...] = ()  # known before the item, and asked under
 
     @property
     def columns(self) -> list[str]:
@@ -54,6 +55,7 @@ class Recipe:
             TIME,
             *(action.name for action in self.actions),
             *([REQUEST] if self.has_request else []),
+            *(condition.name for condition in self.conditions),
         ]
 
 

@@ -1,0 +1,78 @@
+"""The verb that trains one ranker."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Device, Quiet
+from plait.cli.datasets import open_dataset
+from plait.cli.evaluate import evaluate
+from plait.cli.output import progress_console, say
+from plait.cli.progress import training_bar
+from plait.cli.train import asking
+from plait.cli.verb_settings import VerbModelSettings, model_of_verb
+from plait.compare.words import duration
+from plait.evaluation.run_files import MODEL as MODEL_FOLDER
+from plait.evaluation.run_files import load_result
+from plait.evaluation.settings import Optim
+from plait.nn.device import resolve_device
+from plait.nn.towers import TowerConfig
+from plait.rankers.settings import RankerName, RankerProtocol, Shown, run_settings
+from plait.training.run import run_training
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankerTower(TowerConfig):
+    """A ranker's own layers come before its heads."""
+
+    kind: Literal["linear", "mlp", "mmoe", "ple"] = "linear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankerModelSettings(VerbModelSettings):
+    """A model's settings with the defaults of a ranker."""
+
+    tower: RankerTower = RankerTower()
+
+
+def train_ranker(
+    dataset: str,
+    /,
+    *,
+    ranker: RankerName,
+    out: Path,
+    history: Shown = "actions",
+    device: Device = "auto",
+    quiet: Quiet = False,
+    model: Annotated[RankerModelSettings, MODEL] = RankerModelSettings(),
+    optim: Annotated[Optim, TRAINING] = Optim(),
+    protocol: Annotated[RankerProtocol, PROTOCOL] = RankerProtocol(),
+) -> None:
+    """Trains one ranker and tests it; killed and started again, it goes on where it stopped.
+
+    Example: plait rank train ml-100k --ranker din --out runs/din --protocol.max-epochs 5
+
+    Parameters
+    ----------
+    dataset
+        A prepared folder with an action to predict, or a name of `plait data list`.
+    ranker
+        din, dien: the last events. sim, twin: the whole history, of which a search finds what matters.
+    out
+        The run's folder.
+    history
+        What events of a history show: items with their actions, or items alone.
+    device
+        What to train on; auto is cuda where there is one.
+    """
+    on, screen = resolve_device(device), progress_console(quiet=quiet)
+    tower = TowerConfig(**vars(model.tower))
+    its_model = replace(model_of_verb(model, None), tower=tower)
+    settings = run_settings(ranker, its_model, optim, protocol, history)
+    opened = open_dataset(dataset)
+    with training_bar(screen) as watch:
+        run_training(opened, settings, out, lambda line: say(line, screen), on, watch)
+    evaluate(out)
+    result = load_result(out)
+    say(f"model: {out / MODEL_FOLDER}, trained in {duration(result.wall_s)}")
+    say(f"next: {asking(out, settings.parsed_layout, settings.model, opened)}")

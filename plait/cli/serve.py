@@ -1,0 +1,157 @@
+"""The verb that answers over HTTP."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from plait.cli.arguments import Device
+from plait.cli.output import progress_console, say
+from plait.cli.runs import data_of, finished_run, run_and_model
+
+if TYPE_CHECKING:
+    from plait.data import Dataset
+    from plait.recommender import Recommender
+    from plait.store.history import Store
+
+
+def serve(
+    run: Path,
+    /,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    store: str | None = None,
+    durability: Literal["power", "process"] = "power",
+    retain: int | None = None,
+    histories: bool = True,
+    keys: Path | None = None,
+    deadline_ms: float = 500.0,
+    most_waiting: int = 64,
+    most_together: int = 16,
+    batch_wait_ms: float = 0.0,
+    state_memory_mb: float = 256.0,
+    most_body_mb: float = 4.0,
+    most_per_s: float = 0.0,
+    drain_s: float = 10.0,
+    threads: int | None = None,
+    device: Device = "auto",
+) -> None:
+    """Answers over HTTP: recommendations, expected actions, and events that are appended to histories.
+
+    Example: plait serve runs/lac --port 8000
+
+    Parameters
+    ----------
+    run
+        The folder of `plait train`, or a folder in runs/ of `plait compare`: the model that it deploys answers
+        (model/). Where another lies beside it, RUN/model-actions names that.
+    host
+        The address to listen at. Any but this machine's own needs --keys.
+    port
+        0 takes a free one.
+    store
+        Where histories are kept: a folder, or redis://HOST:PORT/DB; by default RUN/store.
+    durability
+        power: an event is acknowledged when the disk has it. process: when the system has it, which a kill survives
+        and a loss of power may not.
+    retain
+        Keep at least so many events of a user, and drop older ones; by default all stay.
+    histories
+        Begin with the histories of the run's data, where the store has not had them yet.
+    keys
+        The file of API keys, which `plait new-key` makes.
+    deadline_ms
+        How long an answer may take where the request names no other time (header plait-deadline-ms). Then counts
+        answer.
+    most_waiting
+        Questions that may wait; more are refused with 429.
+    most_together
+        Questions that are answered in one pass.
+    batch_wait_ms
+        How long the first of a pass waits for others.
+    state_memory_mb
+        Megabytes of encoded histories that are kept in memory.
+    most_body_mb
+        The largest request.
+    most_per_s
+        Requests that one key may send a second; 0 sets no limit.
+    drain_s
+        How long open requests may take after SIGTERM.
+    threads
+        Of the model's arithmetic; by default as torch has them.
+    device
+        What the model runs on; auto is cuda where there is one.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import lmdb  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f"serving needs packages that are not here ({error.name}): pip install 'plait[serve]'"
+        ) from None
+    import torch
+
+    from plait.recommender import Recommender
+    from plait.service.running import run as run_service
+    from plait.service.service import Model, Service, seed
+    from plait.service.settings import ServiceSettings
+
+    screen = progress_console()
+    settings = ServiceSettings(
+        host=host, port=port, keys=keys, deadline_ms=deadline_ms, most_waiting=most_waiting,
+        batch_wait_ms=batch_wait_ms, most_together=most_together, state_memory_mb=state_memory_mb,
+        most_body_mb=most_body_mb, most_per_s=most_per_s, drain_s=drain_s,
+    )  # fmt: skip
+    folder, model_folder = run_and_model(run)
+    data = data_of(finished_run(folder))
+    if isinstance(data, str):
+        say(f"no histories and no fallback: {data}", screen)
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    recommender = Recommender.from_pretrained(model_folder, device)
+    keeping = _store_of(store, folder, durability, retain, recommender)
+    try:
+        if histories and not isinstance(data, str):
+            users = seed(keeping, data, recommender)
+            say(f"histories of {users} users taken from {data.folder}", screen)
+        dataset: Dataset | None = None if isinstance(data, str) else data
+        service = Service(Model(folder.name, model_folder, dataset, device), keeping, settings)
+    except BaseException:
+        keeping.close()
+        raise
+    say(
+        f"{torch.get_num_threads()} threads of torch; acknowledged events survive a loss of {_survived(durability)}",
+        screen,
+    )
+    run_service(service, lambda line: say(line, screen))
+
+
+def _survived(durability: str) -> str:
+    return "power" if durability == "power" else "the process, and maybe not of power"
+
+
+def _store_of(
+    where: str | None,
+    run: Path,
+    durability: Literal["power", "process"],
+    retain: int | None,
+    recommender: "Recommender",
+) -> "Store":
+    """
+    Raises:
+        ValueError: fewer events would stay than the model reads; or as the store.
+    """
+    from plait.store.history import Retention
+    from plait.store.lmdb_store import LmdbStore
+    from plait.store.redis_store import RedisStore
+
+    window = recommender.model.plan.window
+    least = window.longest + max(recommender.model.plan.lead, 1)
+    if retain is not None and retain < least:
+        raise ValueError(
+            f"--retain {retain}: the model reads up to {least} events of a user; keep as many, or more"
+        )
+    retention = Retention(retain, window.step)
+    if where is not None and "://" in where:
+        return RedisStore.at(where, durability, retention)
+    return LmdbStore(Path(where) if where else run / "store", durability, retention)

@@ -1,0 +1,79 @@
+"""What a user chooses of a ranker: which one, and how far it looks."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, assert_never
+
+from plait.limits import WIDTH, WINDOW, Between, check_numbers
+from plait.wording import setting
+
+RankerKind = Literal["none", "din", "dien", "sim", "twin"]
+Search = Literal["soft", "hard"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankerSettings:
+    """A discriminative ranker in place of the trunk. It reads a history for one candidate at a time.
+
+    Sources: DIN (Zhou et al., KDD 2018), DIEN (Zhou et al., AAAI 2019), SIM (Pi et al., CIKM 2020), TWIN (Chang et al.,
+    KDD 2023).
+    """
+
+    kind: RankerKind = "none"
+    """none: the trunk. din: activation units. dien: interests that evolve. sim: search, then attention. twin: the same
+    attention searches and attends."""
+    recent_events: Annotated[int, WINDOW] = 100
+    """How many last events din, dien and the short-term part of sim look at."""
+    top_k: Annotated[int, WINDOW] = 50
+    """How many events of the whole history sim and twin attend to, once they have searched."""
+    search: Search = "soft"
+    """How sim searches. soft: by inner product. hard: the last events that share a value of `category` with the
+    candidate."""
+    category: str | None = None
+    """An item feature: what hard search goes by."""
+    unit_width: Annotated[int, WIDTH] = 36
+    """Inner width of din's activation unit."""
+    hidden: Annotated[tuple[int, ...], WIDTH] = (200, 80)
+    """Widths of the layers between what is read and the heads."""
+    auxiliary_weight: Annotated[float, Between(0, 1e6, "of a loss")] = 1.0
+    """Weight of the loss that dien's extractor, or the soft search of sim, has of its own."""
+
+    def __post_init__(self) -> None:
+        check_numbers("model.ranker.", self)
+        if not self.hidden:
+            raise ValueError(f"{setting('model.ranker.hidden', ())}: expected at least one layer")
+        if (self.search == "hard") != (self.category is not None):
+            raise ValueError(
+                f"{setting('model.ranker.search', 'hard')} goes by an item feature, and soft search by none: give "
+                f"{setting('model.ranker.category')} with hard search alone"
+            )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a ranker in place of the trunk."""
+        return self.kind != "none"
+
+    @property
+    def reads_time(self) -> bool:
+        """Whether it matters how long before the candidate an event was."""
+        return self.kind in ("sim", "twin")
+
+
+def settings_of_ranker(kind: RankerKind) -> tuple[str, ...]:
+    """The settings that this kind reads, beside its own name.
+
+    >>> settings_of_ranker("twin")
+    ('hidden', 'top_k')
+    """
+    match kind:
+        case "none":
+            return ()
+        case "din":
+            return "hidden", "recent_events", "unit_width"
+        case "dien":
+            return "hidden", "recent_events", "auxiliary_weight"
+        case "sim":
+            return "hidden", "recent_events", "top_k", "search", "category", "auxiliary_weight"
+        case "twin":
+            return "hidden", "top_k"
+        case _:
+            assert_never(kind)

@@ -1,0 +1,1 @@
+"""Rankers: DIN, DIEN, SIM and TWIN trained and tested like everything else."""

@@ -1,0 +1,60 @@
+"""What a ranker's run is by default: every training event is asked about, from all of its history."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal
+
+from plait.evaluation.run_files import RunSettings
+from plait.evaluation.settings import Optim, Protocol
+from plait.layouts import resolve
+from plait.limits import WINDOW
+from plait.models.generative import ModelSettings
+from plait.models.ranker import RANKED_LAYOUT
+from plait.nn.towers import TowerConfig
+
+RankerName = Literal["din", "dien", "sim", "twin"]
+Shown = Literal["actions", "items"]
+WHOLE_HISTORY = 1_000
+EVERY_REQUEST = WINDOW.most
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankerProtocol(Protocol):
+    """A protocol with the defaults of rankers: whole histories, and every event of them as a candidate."""
+
+    max_events: Annotated[int, WINDOW] = WHOLE_HISTORY
+    candidate_requests: Annotated[int, WINDOW] = int(EVERY_REQUEST)
+
+    def plain(self) -> Protocol:
+        """The same as a protocol that runs are compared by."""
+        return Protocol(**_values(self, Protocol))
+
+
+def run_settings(
+    ranker: RankerName,
+    model: ModelSettings = ModelSettings(tower=TowerConfig(kind="linear")),
+    optim: Optim = Optim(),
+    protocol: Protocol = RankerProtocol(),
+    history: Shown = "actions",
+) -> RunSettings:
+    """Everything that decides a ranker's run.
+
+    Args:
+        history: what events of a history show: their items with their actions, or items alone.
+    """
+    plain = protocol.plain() if isinstance(protocol, RankerProtocol) else protocol
+    ranked = replace(model, ranker=replace(model.ranker, kind=ranker))
+    return RunSettings(layout=layout_of(history), model=ranked, optim=optim, protocol=plain)
+
+
+def layout_of(history: Shown) -> str:
+    """The layout of a ranker's questions, in notation.
+
+    >>> layout_of("items")
+    'i[t] -> () / i[t] -> a[t]'
+    """
+    notation = {"actions": RANKED_LAYOUT, "items": "i[t] -> () / i[t] -> a[t]"}[history]
+    return str(resolve(notation))
+
+
+def _values(given: object, of: type) -> dict[str, Any]:
+    return {field.name: getattr(given, field.name) for field in fields(of)}

@@ -1,0 +1,1 @@
+"""A trained model over HTTP: events in, answers out, each before its deadline."""

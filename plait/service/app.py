@@ -1,0 +1,340 @@
+"""The routes."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from plait.service.examples import EXAMPLES
+from plait.service.keys import Scope as KeyScope
+from plait.service.keys import holder
+from plait.service.problems import Problem
+from plait.service.rows import unpacked
+from plait.service.service import Service, schema_of, unavailable
+from plait.service.settings import LOOPBACK
+from plait.service.wire import AppendRequest, RetrieveRequest, ScoreRequest, decoded
+from plait.store.history import MOST_ID_BYTES, StoreUnavailable
+
+DEADLINE, REQUEST_ID = "plait-deadline-ms", "plait-request-id"
+PROBLEM_TYPE = "application/problem+json"
+OPEN = ("/healthz", "/readyz")
+SAFE_HEADERS = [
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+]
+BODIES: dict[str, type] = {
+    "/v1/events": AppendRequest,
+    "/v1/retrieve": RetrieveRequest,
+    "/v1/score": ScoreRequest,
+}
+
+
+def app_of(service: Service) -> ASGIApp:
+    """The service as an ASGI application."""
+    app = FastAPI(title="Plait", version="1", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(HTTPException, _http_problem)
+    _add_questions(app, service)
+    _add_users(app, service)
+    _add_operations(app, service)
+    return _Guarded(app, service)
+
+
+def _add_questions(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/events", summary="Append events of users; answered when they are safe")
+    async def events(request: Request) -> Response:
+        asked = decoded(await _body(request, service), AppendRequest)
+        outcomes = await service.append(asked)
+        done = [
+            {"id": sent.id, "status": status} for sent, status in zip(asked.events, outcomes, strict=True)
+        ]
+        return _json({"events": done})
+
+    @app.post("/v1/retrieve", summary="The items most likely to come next")
+    async def retrieve(request: Request) -> Response:
+        return _json(await _answer(request, RetrieveRequest))
+
+    @app.post("/v1/score", summary="What a user is expected to do with given items")
+    async def score(request: Request) -> Response:
+        return _json(await _answer(request, ScoreRequest))
+
+    async def _answer(request: Request, kind: type[Any]) -> dict[str, Any]:
+        deadline_s = _deadline_s(request, service)
+        asked = decoded(await _body(request, service), kind)
+        return {"request_id": request.state.request_id, **await service.answer(asked, deadline_s)}
+
+
+def _add_users(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/users/{user:path}", summary="A user's history as it is kept")
+    async def user_of(user: str) -> Response:
+        kept = await _stored(lambda its: asyncio.to_thread(service.store.history, its), user)
+        if kept is None:
+            raise Problem(404, "unknown user", "nothing is known of this user; append events first")
+        history = [{"id": event.id, "event": unpacked(event.content)} for event in kept.events]
+        return _json({"user": kept.head.user, "before": kept.head.before, "history": history})
+
+    @app.delete("/v1/users/{user:path}", summary="Forget a user wholly")
+    async def forget(user: str) -> Response:
+        if not await _stored(service.forget, user):
+            raise Problem(404, "unknown user", "nothing is known of this user")
+        return Response(status_code=204)
+
+    async def _stored(ask: Callable[[str], Awaitable[Any]], user: str) -> Any:
+        if user.startswith("\0") or not 0 < len(user.encode()) <= MOST_ID_BYTES:
+            raise Problem(404, "unknown user", f"no user is called so; ids have 1 to {MOST_ID_BYTES} bytes")
+        try:
+            return await ask(user)
+        except StoreUnavailable as error:
+            raise unavailable(error) from error
+
+
+def _add_operations(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/models", summary="What is served, and what it can")
+    async def models() -> Response:
+        return _json({"models": [_described(service)]})
+
+    @app.post("/v1/models/reload", summary="Take the version that lies in the run's folder now")
+    async def reload() -> Response:
+        return _json(await asyncio.to_thread(service.reload))
+
+    @app.get("/healthz", summary="Whether the process answers")
+    async def health() -> Response:
+        return _json({"status": "ok"})
+
+    @app.get("/readyz", summary="Whether it takes questions")
+    async def ready() -> Response:
+        if not service.is_ready:
+            raise Problem(503, "not ready", "the service is starting or going down")
+        return _json({"status": "ready"})
+
+    @app.get("/metrics", summary="For Prometheus")
+    async def metrics() -> Response:
+        counters, states = service.counters, service.deployed.states
+        counters.waiting.set(service.asking.num_waiting)
+        counters.states.set(len(states))
+        counters.state_bytes.set(states.nbytes)
+        for found, number in (("yes", states.hits), ("no", states.misses)):
+            counters.lookups.labels(found).set(number)
+        return Response(counters.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/openapi.json", summary="This interface")
+    async def openapi() -> Response:
+        return _json(described_interface(app))
+
+
+def described_interface(app: FastAPI) -> dict[str, Any]:
+    """OpenAPI of the routes, with the schemas of their bodies and the examples that the tests send."""
+    found = app.openapi()
+    refs, components = schema_of(list(BODIES.values()), "#/components/schemas/{name}")
+    for (path, _), ref in zip(BODIES.items(), refs, strict=True):
+        content = {
+            "schema": ref,
+            "examples": {name: {"value": value} for name, value in EXAMPLES[path].items()},
+        }
+        found["paths"][path]["post"]["requestBody"] = {
+            "required": True,
+            "content": {"application/json": content},
+        }
+    problem = {
+        "description": "A problem of RFC 9457",
+        "content": {PROBLEM_TYPE: {"schema": {"type": "object"}}},
+    }
+    for operations in found["paths"].values():
+        for operation in operations.values():
+            operation["responses"] = {"200": {"description": "The answer"}, "default": problem}
+    found["components"] = {"schemas": components}
+    return found
+
+
+def _described(service: Service) -> dict[str, Any]:
+    deployed = service.deployed
+    config = deployed.recommender.model.config
+    return {
+        "model": deployed.name,
+        "version": deployed.version,
+        "layout": config.layout,
+        "items": config.num_items,
+        "actions": [action.name for action in config.actions],
+        "can_retrieve": deployed.can_retrieve,
+        "can_score": deployed.can_score,
+        "window": [config.max_events, config.window_step],
+        "columns": {"user": deployed.recommender.columns.user, "item": deployed.recommender.columns.item,
+                    "time": deployed.recommender.columns.time},
+    }  # fmt: skip
+
+
+async def _body(request: Request, service: Service) -> bytes:
+    """
+    Raises:
+        Problem: it is too large, or no JSON.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Problem(415, "wrong content type", "send application/json")
+    most, parts, size = int(service.settings.most_body_mb * 1e6), [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise Problem(
+                413, "body too large", f"the body has more than {most:,} bytes; send less at a time"
+            )
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _deadline_s(request: Request, service: Service) -> float:
+    """On `time.monotonic`'s clock: the request's budget from its arrival on."""
+    given = request.headers.get(DEADLINE)
+    budget_ms = service.settings.deadline_ms
+    if given is not None:
+        try:
+            budget_ms = float(given)
+        except ValueError:
+            budget_ms = -1.0
+        if not 0 < budget_ms <= 600_000:
+            raise Problem(
+                422, "wrong deadline", f"the header {DEADLINE} holds no number from above 0 to 600000"
+            )
+    return float(request.state.arrived_s) + budget_ms / 1e3
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, status, media_type="application/json")
+
+
+def _response(problem: Problem) -> Response:
+    return Response(orjson.dumps(problem.body), problem.status, problem.headers, media_type=PROBLEM_TYPE)
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return _response(error)
+
+
+async def _http_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    what = {404: "no such route", 405: "no such method"}.get(error.status_code, "refused")
+    return _response(Problem(error.status_code, what, "see /openapi.json for what can be asked"))
+
+
+class _Guarded:
+    """Before the routes: who may ask, how often; after them: safe headers, and what is counted."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        arrived_s, status = time.monotonic(), 500
+        request = Request(scope)
+        request_id = request.headers.get(REQUEST_ID, "")
+        if not (0 < len(request_id) <= 64 and request_id.isascii() and request_id.replace("-", "").isalnum()):
+            request_id = uuid.uuid4().hex
+        scope.setdefault("state", {}).update(arrived_s=arrived_s, request_id=request_id)
+
+        async def send_safely(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message["headers"],
+                    *SAFE_HEADERS,
+                    (REQUEST_ID.encode(), request_id.encode()),
+                ]
+            await send(message)
+
+        route = _route(scope["path"])
+        try:
+            self._check(request, route)
+            await self.app(scope, receive, send_safely)
+        except Problem as problem:
+            await _response(problem)(scope, receive, send_safely)
+        except Exception:
+            failed = Problem(500, "our mistake", "the service failed; its log says where")
+            await _response(failed)(scope, receive, send_safely)
+            raise
+        finally:
+            self.service.counters.requests.labels(route, str(status)).inc()
+            self.service.counters.latency.labels(route).observe(time.monotonic() - arrived_s)
+
+    def _check(self, request: Request, route: str) -> None:
+        """Raises Problem where the request may not be answered."""
+        if request.url.path in OPEN:
+            return
+        if not self.service.keys:
+            host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
+            if host.strip("[]") not in LOOPBACK:
+                raise Problem(
+                    403, "wrong host", "without keys, only this machine may ask, as 127.0.0.1 or localhost"
+                )
+            self._check_rate("")
+            return
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        found = holder(self.service.keys, given.strip()) if kind.lower() == "bearer" else None
+        if found is None:
+            raise Problem(
+                401, "no key", "give a key: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
+            )
+        needed = scope_of(route, request.method)
+        if needed not in found.scopes:
+            raise Problem(403, "key without scope", f"the key may not do this; it needs the scope {needed}")
+        self._check_rate(found.name)
+
+    def _check_rate(self, name: str) -> None:
+        """A bucket for each key, which holds the requests of one second."""
+        rate = self.service.settings.most_per_s
+        if not rate:
+            return
+        now_s = time.monotonic()
+        left, last_s = self._buckets.get(name, (max(1.0, rate), now_s))
+        left = min(max(1.0, rate), left + rate * (now_s - last_s))
+        if left < 1:
+            raise Problem(429, "too many requests", "the key asks too often; slow down", {"Retry-After": "1"})
+        self._buckets[name] = (left - 1, now_s)
+
+
+def _route(path: str) -> str:
+    """A path as it is counted: users are not named."""
+    for route in (
+        "/v1/events",
+        "/v1/retrieve",
+        "/v1/score",
+        "/v1/models",
+        "/v1/models/reload",
+        "/metrics",
+        *OPEN,
+    ):
+        if path == route:
+            return route
+    return (
+        "/v1/users"
+        if path.startswith("/v1/users/")
+        else "/openapi.json"
+        if path == "/openapi.json"
+        else "other"
+    )
+
+
+def scope_of(route: str, method: str) -> KeyScope:
+    """What a key must be allowed.
+
+    >>> scope_of("/v1/score", "POST"), scope_of("/v1/users", "DELETE"), scope_of("/v1/models/reload", "POST")
+    ('ask', 'users', 'admin')
+    """
+    if route == "/v1/events":
+        return "append"
+    if route == "/v1/users":
+        return "users"
+    return "admin" if route in ("/v1/models/reload", "/metrics") else "ask"

@@ -1,0 +1,122 @@
+"""Questions wait in one bounded queue for the thread of the model, and are told early when they would wait in vain."""
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import final
+
+from plait.service.deployed import Deployed, Found, Question
+from plait.service.problems import Problem
+
+LATE = "the deadline passed before the model answered"
+SLOW = 0.2  # the weight of the newest time in the mean
+
+
+@dataclass
+class _Waiting:
+    deployed: Deployed
+    question: Question
+    future: "Future[Found]" = field(default_factory=Future)
+
+
+@final
+class Asking:
+    """The model's thread and its queue.
+
+    Args:
+        most_waiting: questions in the queue; more are refused.
+        most_together: users that are answered in one pass.
+        batch_wait_s: how long the first of a pass waits for others.
+    """
+
+    def __init__(self, most_waiting: int, most_together: int = 16, batch_wait_s: float = 0.0) -> None:
+        self._most_waiting, self._most_together, self._wait_s = most_waiting, most_together, batch_wait_s
+        self._queue: deque[_Waiting] = deque()
+        self._changed, self._closed = threading.Condition(), False
+        self.mean_s = 0.0  # of one question in the model's thread
+        self.observe: Callable[[int, float], None] = lambda size, took_s: None
+        self._thread = threading.Thread(target=self._run, name="plait-model", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._queue)
+
+    async def ask(self, deployed: Deployed, question: Question, deadline_s: float) -> Found:
+        """The model's answer, or the fallback's where the model has none by then.
+
+        Args:
+            deadline_s: on `time.monotonic`'s clock.
+
+        Raises:
+            Problem: too many wait, or the question is refused.
+        """
+        left_s = deadline_s - time.monotonic()
+        waiting = self._enter(deployed, question, left_s)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(waiting.future), max(0.0, left_s))
+        except TimeoutError:
+            waiting.future.cancel()
+            return await asyncio.to_thread(deployed.fall_back, question, LATE)
+
+    def close(self) -> None:
+        """Answers what waits, and takes nothing more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _enter(self, deployed: Deployed, question: Question, left_s: float) -> _Waiting:
+        waiting = _Waiting(deployed, question)
+        with self._changed:
+            if self._closed:
+                raise Problem(
+                    503, "going down", "the service is going down; ask another, or again in a while"
+                )
+            would_wait_s = len(self._queue) * self.mean_s
+            if len(self._queue) >= self._most_waiting or (self._queue and would_wait_s > left_s):
+                after_s = max(1, math.ceil(would_wait_s))
+                raise Problem(
+                    429,
+                    "too many wait",
+                    f"the queue is full; try again in {after_s} s",
+                    {"Retry-After": str(after_s)},
+                )
+            self._queue.append(waiting)
+            self._changed.notify()
+        return waiting
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._queue and not self._closed:
+                    self._changed.wait()
+                if not self._queue:
+                    return
+            if self._wait_s and len(self._queue) < self._most_together:
+                time.sleep(self._wait_s)
+            with self._changed:
+                taken = [self._queue.popleft() for _ in range(min(self._most_together, len(self._queue)))]
+            self._answer([each for each in taken if each.future.set_running_or_notify_cancel()])
+
+    def _answer(self, taken: list[_Waiting]) -> None:
+        for deployed in {id(each.deployed): each.deployed for each in taken}.values():
+            mine = [each for each in taken if each.deployed is deployed]
+            begin_s = time.monotonic()
+            try:
+                found = deployed.answer([each.question for each in mine])
+            except Exception as error:
+                found = [error] * len(mine)
+            took_s = time.monotonic() - begin_s
+            self.mean_s += SLOW * (took_s / len(mine) - self.mean_s)
+            self.observe(len(mine), took_s)
+            for each, answer in zip(mine, found, strict=True):
+                if isinstance(answer, Exception):
+                    each.future.set_exception(answer)
+                else:
+                    each.future.set_result(answer)

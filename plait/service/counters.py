@@ -1,0 +1,53 @@
+"""What Prometheus reads of a service."""
+
+from typing import final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+@final
+class Counters:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "plait_requests", "Requests by route and status", ["route", "status"], registry=self.registry
+        )
+        self.latency = Histogram(
+            "plait_request_seconds",
+            "From the headers to the answer",
+            ["route"],
+            buckets=LATENCY_S,
+            registry=self.registry,
+        )
+        self.answered = Counter("plait_answered", "Answers by what gave them", ["by"], registry=self.registry)
+        self.together = Histogram(
+            "plait_questions_together", "Questions in one pass", buckets=SIZES, registry=self.registry
+        )
+        self.model = Histogram(
+            "plait_model_seconds", "One pass of the model", buckets=LATENCY_S, registry=self.registry
+        )
+        self.commit = Histogram(
+            "plait_commit_seconds",
+            "One group of appends, until it is safe",
+            buckets=LATENCY_S,
+            registry=self.registry,
+        )
+        self.events = Counter(
+            "plait_events", "Events by what became of them", ["outcome"], registry=self.registry
+        )
+        self.waiting = Gauge("plait_waiting", "Questions in the queue", registry=self.registry)
+        self.states = Gauge("plait_states", "Users whose states are in memory", registry=self.registry)
+        self.state_bytes = Gauge("plait_state_bytes", "What they take", registry=self.registry)
+        self.lookups = Gauge(
+            "plait_state_lookups",
+            "Questions about users by whether a state was there",
+            ["found"],
+            registry=self.registry,
+        )
+        self.swaps = Counter("plait_swaps", "Models that took the place of another", registry=self.registry)
+
+    def page(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,368 @@
+"""A model that answers: questions in, answers out, many at a time, with the states of users in memory.
+
+Shape letters: Q questions, M candidates, K items of a list.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+import numpy as np
+import polars as pl
+
+from plait.engine.asking import needs_time
+from plait.engine.filters import Filters
+from plait.engine.state import State
+from plait.engine.state_parts import joined_states
+from plait.engine.value import Value
+from plait.layouts import audit
+from plait.recommender import VALUE, Recommender
+from plait.schema import UNKNOWN_ITEM
+from plait.service.fallback import Fallback, dense_items
+from plait.service.problems import Problem, refused
+from plait.service.rows import Rows, unpacked
+from plait.service.states import CachedState, StateCache
+from plait.service.wire import RetrieveRequest, ScoreRequest
+from plait.store.history import Head, Store
+
+MOST_APPENDED = 16  # events that are appended one by one; more are encoded anew
+BY_MODEL, BY_COUNTS = "model", "fallback"
+Found = dict[str, Any]  # members of an answer
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request, and when it came by the log's clock."""
+
+    asked: RetrieveRequest | ScoreRequest
+    now: Any = None  # as the log writes times; None where it has none
+
+    @property
+    def user(self) -> str | None:
+        return None if self.asked.user is None else str(self.asked.user)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A question with its state, and what may be answered together."""
+
+    place: int
+    question: Question
+    state: State
+    k: int = 0
+    kept_V: Any = None
+    items: list[Any] = field(default_factory=list)  # those of a score that the model knows
+
+    @property
+    def kind(self) -> Hashable:
+        asked = self.question.asked
+        if isinstance(asked, RetrieveRequest):
+            return ("retrieve", self.k, asked.filter_seen, asked.at, asked.allow, asked.deny)
+        return ("score", asked.at, tuple(sorted(asked.context.items(), key=str)), asked.value)
+
+
+@final
+class Deployed:
+    """One version of a model. It answers in one thread at a time."""
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        recommender: Recommender,
+        store: Store,
+        fallback: Fallback | None,
+        state_bytes: int,
+    ) -> None:
+        self.name, self.version, self.recommender = name, version, recommender
+        self.store, self.fallback, self.states = store, fallback, StateCache(state_bytes)
+        self.rows = Rows(recommender)
+        verdict = audit(recommender.model.layout)
+        self.can_retrieve, self.can_score = verdict.can_retrieve, verdict.can_score != "no"
+        settings = recommender.model.config.settings
+        self.needs_time = {
+            RetrieveRequest: self.can_retrieve and needs_time(recommender.model.layout, settings, "i"),
+            ScoreRequest: self.can_score and needs_time(recommender.model.layout, settings, "a"),
+        }
+        self._values: dict[str, Value] = {}
+
+    def check_can(self, asked: RetrieveRequest | ScoreRequest) -> None:
+        """Raises Problem where the layout has no such answer."""
+        can = self.can_retrieve if isinstance(asked, RetrieveRequest) else self.can_score
+        if not can or (isinstance(asked, RetrieveRequest) and asked.with_actions and not self.can_score):
+            what = "retrieve" if isinstance(asked, RetrieveRequest) and not can else "score"
+            raise Problem(
+                422, "not this model", f"the model's layout cannot {what}; GET /v1/models says what it can"
+            )
+
+    def answer(self, questions: Sequence[Question]) -> list[Found | Exception]:
+        """An answer to each, or why there is none; questions that go together are asked together."""
+        answers: list[Found | Exception | None] = [None] * len(questions)
+        groups: dict[Hashable, list[_Ready]] = {}
+        for place, question in enumerate(questions):
+            try:
+                ready = self._ready(place, question)
+            except Exception as error:
+                answers[place] = self._told(error)
+                continue
+            if isinstance(ready, _Ready):
+                groups.setdefault(ready.kind, []).append(ready)
+            else:
+                answers[place] = ready
+        for group in groups.values():
+            for one, found in zip(group, self._together(group), strict=True):
+                answers[one.place] = found
+        assert all(found is not None for found in answers), "every question has an answer"
+        return answers  # type: ignore[return-value]
+
+    def fall_back(self, question: Question, why: str) -> Found:
+        """What counts say, without the model.
+
+        Raises:
+            Problem: there are no counts.
+        """
+        if self.fallback is None:
+            raise Problem(
+                503, "no answer in time", f"{why}, and the service has no counts to fall back on; try again"
+            )
+        asked, said = question.asked, {"answered_by": BY_COUNTS, "why": why}
+        if isinstance(asked, RetrieveRequest):
+            kept = None if asked.allow is None else frozenset(self._dense(asked.allow))
+            item_K, score_K = self.fallback.retrieve(asked.k, self._left_out(question), kept)
+            found = {"items": self._ids(item_K), "scores": score_K}
+            return {
+                **said,
+                **found,
+                **({"actions": self.fallback.score(item_K)} if asked.with_actions else {}),
+            }
+        item_M = dense_items(self.recommender, asked.items)
+        actions = self.fallback.score(item_M)
+        for value_M in actions.values():
+            value_M[item_M == UNKNOWN_ITEM] = np.nan
+        return {
+            **said,
+            "items": asked.items,
+            "status": _status(item_M),
+            "actions": actions,
+            **_no_value(asked),
+        }
+
+    def warm(self, users: Sequence[str], keep_on: Callable[[], bool]) -> int:
+        """Encodes histories ahead, the first ones first, as long as they fit; how many."""
+        for done, user in enumerate(users):
+            if not keep_on() or self.states.nbytes > 0.9 * self.states.most_bytes:
+                return done
+            self.state_of(user)
+        return len(users)
+
+    def state_of(self, user: str) -> State | None:
+        """The state of a user's whole history as it is now; None where there is none."""
+        head = self.store.head(user)
+        if head is None or not head.count:
+            self.states.forget(user)
+            return None
+        entry = self._caught_up(user, head)
+        if entry is None:
+            entry = self._encoded(user)
+        if entry is not None:
+            self.states.put(user, entry)
+        return None if entry is None else entry.state
+
+    def _caught_up(self, user: str, head: Head) -> CachedState | None:
+        """The cached state with the events that came since; None where it is of another history, or far behind."""
+        entry = self.states.get(user)
+        if entry is None or entry.epoch != head.epoch or head.version - entry.version > MOST_APPENDED:
+            self.states.misses += 1
+            return None
+        if head.version == entry.version:
+            self.states.hits += 1
+            return entry
+        later = self.store.history(user, after=entry.last)
+        if later is None or later.head.epoch != entry.epoch:
+            self.states.misses += 1
+            return None
+        state = entry.state
+        for event in later.events:
+            state = self.recommender.append(state, self.rows.frame([unpacked(event.content)]))
+            self.states.appended += 1
+        self.states.hits += 1
+        return CachedState(entry.epoch, later.head.version, later.head.last, state)
+
+    def _encoded(self, user: str) -> CachedState | None:
+        kept = self.store.history(user)
+        if kept is None or not kept.events:
+            return None
+        rows = [unpacked(event.content) for event in kept.events]
+        state = self._encode(rows, kept.head.before, user)
+        return CachedState(kept.head.epoch, kept.head.version, kept.head.last, state)
+
+    def _encode(self, rows: Sequence[dict[str, Any]], before: int, user: str | None) -> State:
+        state = self.recommender.encode(self.rows.frame(rows), before=before)
+        return replace(state, id_U=(user,))
+
+    def _ready(self, place: int, question: Question) -> _Ready | Found:
+        asked = question.asked
+        if question.user is not None:
+            state = self.state_of(question.user)
+            if state is None:
+                return self.fall_back(question, "the user has no history")
+        else:
+            assert asked.history is not None, "a user or a history is given"
+            state = self._encode([self.rows.spelled(row) for row in asked.history], asked.before, None)
+        if self.needs_time[type(asked)] and asked.at is None:
+            question = replace(question, asked=_at(asked, question.now))
+        if isinstance(asked, ScoreRequest):
+            known = dense_items(self.recommender, asked.items) != UNKNOWN_ITEM
+            items = [str(item) for item, is_known in zip(asked.items, known, strict=True) if is_known]
+            if not items:
+                return {
+                    "answered_by": BY_MODEL,
+                    "items": asked.items,
+                    "status": _status(known),
+                    **self._no_actions(asked),
+                }
+            return _Ready(place, question, state, items=items)
+        kept_V = self._kept(asked)
+        kept_I = None if kept_V is None else np.concatenate([[False], kept_V])
+        left = Filters.joined(len(self.recommender.items), state.seen_U, asked.filter_seen, kept_I).left_U
+        if not left[0]:
+            return {
+                "answered_by": BY_MODEL,
+                "items": [],
+                "scores": [],
+                **({"actions": {}} if asked.with_actions else {}),
+            }
+        return _Ready(place, question, state, k=int(min(asked.k, left[0])), kept_V=kept_V)
+
+    def _together(self, group: Sequence[_Ready]) -> list[Found | Exception]:
+        try:
+            first = group[0].question.asked
+            return self._retrieved(group) if isinstance(first, RetrieveRequest) else self._scored(group)
+        except Exception as error:
+            if len(group) == 1:
+                return [self._told(error)]
+            return [found for one in group for found in self._together([one])]
+
+    def _retrieved(self, group: Sequence[_Ready]) -> list[Found | Exception]:
+        asked, k = group[0].question.asked, group[0].k
+        assert isinstance(asked, RetrieveRequest)
+        state = _joined(group)
+        found = self.recommender.retrieve(
+            state, k, filter_seen=asked.filter_seen, at=asked.at, mask=group[0].kept_V
+        )
+        items, scores = found["item"].to_list(), found["score"].to_numpy()
+        answers: list[Found | Exception] = []
+        for nth, one in enumerate(group):
+            part = slice(nth * k, (nth + 1) * k)
+            answer: Found = {"answered_by": BY_MODEL, "items": items[part], "scores": scores[part]}
+            mine = one.question.asked
+            if isinstance(mine, RetrieveRequest) and mine.with_actions:
+                at = one.question.now if mine.at is None and self.needs_time[ScoreRequest] else mine.at
+                table = self.recommender.score(one.state, items[part], at=at)
+                answer["actions"] = _columns(table)
+            answers.append(answer)
+        return answers
+
+    def _scored(self, group: Sequence[_Ready]) -> list[Found | Exception]:
+        asked = group[0].question.asked
+        assert isinstance(asked, ScoreRequest)
+        table = self.recommender.score_lists(
+            _joined(group),
+            [one.items for one in group],
+            at=asked.at,
+            context=asked.context,
+            value=None if asked.value is None else self._value(asked.value),
+        )
+        answers: list[Found | Exception] = []
+        begin = 0
+        for one in group:
+            mine = one.question.asked
+            assert isinstance(mine, ScoreRequest)
+            part, begin = table[begin : begin + len(one.items)], begin + len(one.items)
+            known_M = dense_items(self.recommender, mine.items) != UNKNOWN_ITEM
+            columns = {name: _spread(value, known_M) for name, value in _columns(part).items()}
+            value = {} if mine.value is None else {VALUE: columns.pop(VALUE)}
+            answers.append(
+                {
+                    "answered_by": BY_MODEL,
+                    "items": mine.items,
+                    "status": _status(known_M),
+                    "actions": columns,
+                    **value,
+                }
+            )
+        return answers
+
+    def _value(self, formula: str) -> Value:
+        if formula not in self._values:
+            if len(self._values) > 64:
+                self._values.clear()
+            self._values[formula] = self.recommender.value(formula)
+        return self._values[formula]
+
+    def _no_actions(self, asked: ScoreRequest) -> Found:
+        if asked.value is not None:
+            self._value(asked.value)
+        names = [name for a in self.recommender.actions for name in a.kind.answer_columns(a.name)]
+        none = [None] * len(asked.items)
+        return {"actions": dict.fromkeys(names, none), **_no_value(asked)}
+
+    def _kept(self, asked: RetrieveRequest) -> np.ndarray | None:
+        """Whether each of the model's items may be answered; ids that it does not know change nothing."""
+        if asked.allow is None and asked.deny is None:
+            return None
+        kept_I = np.full(len(self.recommender.items) + 1, asked.allow is None)
+        kept_I[self._dense(asked.allow or ())] = True
+        kept_I[self._dense(asked.deny or ())] = False
+        return kept_I[1:]
+
+    def _dense(self, ids: Sequence[str | int]) -> list[int]:
+        return [] if not ids else dense_items(self.recommender, ids).tolist()
+
+    def _left_out(self, question: Question) -> list[int]:
+        """Items that a fallback leaves out: those denied, and those of the history, read without encoding it."""
+        asked = question.asked
+        assert isinstance(asked, RetrieveRequest)
+        found = self._dense(asked.deny or ())
+        if not asked.filter_seen:
+            return found
+        item = self.recommender.columns.item
+        if asked.history is not None:
+            return found + self._dense([str(row[item]) for row in asked.history if row.get(item) is not None])
+        kept = self.store.history(str(asked.user))
+        return found + self._dense([unpacked(event.content)[item] for event in kept.events] if kept else [])
+
+    def _ids(self, item_K: np.ndarray) -> list[Any]:
+        return self.recommender.vocabulary.ids_at(item_K).to_list()
+
+    def _told(self, error: Exception) -> Exception:
+        if isinstance(error, ValueError):
+            return refused(error, self.rows.known)
+        return error
+
+
+def _at(asked: Any, now: Any) -> Any:
+    return type(asked)(**{name: getattr(asked, name) for name in asked.__struct_fields__} | {"at": now})
+
+
+def _joined(group: Sequence[_Ready]) -> State:
+    return group[0].state if len(group) == 1 else joined_states([one.state for one in group])
+
+
+def _columns(table: pl.DataFrame) -> dict[str, np.ndarray]:
+    return {name: table[name].to_numpy() for name in table.columns[2:]}
+
+
+def _spread(value: np.ndarray, known_M: np.ndarray) -> np.ndarray:
+    """The values of known candidates at their places, NaN at the others."""
+    spread_M = np.full(len(known_M), np.nan, dtype=value.dtype)
+    spread_M[known_M] = value
+    return spread_M
+
+
+def _status(known_M: np.ndarray) -> list[str]:
+    return ["ok" if known else "unknown item" for known in known_M.tolist()]
+
+
+def _no_value(asked: ScoreRequest) -> Found:
+    return {} if asked.value is None else {VALUE: [None] * len(asked.items)}

@@ -1,0 +1,157 @@
+"""Events as requests send them, as the store keeps them, and as the model reads them.
+
+A row is a mapping of the log's columns. Kept are ids as they are spelled, numbers as numbers, times as written.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from plait.data.columns.actions import read_as
+from plait.data.history import read_history
+from plait.recommender import Recommender
+from plait.schema import Number
+from plait.service.problems import Problem, refused
+from plait.store.history import place_of
+
+Row = dict[str, Any]
+FIRST = 10**9  # users of a table that is checked are numbers of one length
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a model's log calls its columns, and what they hold."""
+
+    recommender: Recommender
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The names that a message may repeat."""
+        columns = self.recommender.columns
+        actions = [action.name for action in self.recommender.actions]
+        answers = [name for a in self.recommender.actions for name in a.kind.answer_columns(a.name)]
+        ways = [columns.user, columns.item, columns.time, columns.order, columns.request]
+        return frozenset([*filter(None, ways), *actions, *answers, *(f.name for f in columns.context)])
+
+    def spelled(self, row: Mapping[str, Any]) -> Row:
+        """A row in the one form that is kept.
+
+        Raises:
+            Problem: the item or the time is missing, a column is not known, or a number is none.
+        """
+        columns, found = self.recommender.columns, {}
+        for name in filter(None, (columns.item, columns.time)):
+            if row.get(name) is None:
+                raise Problem(422, "wrong event", f"the event has no {name!r}; give it as the log does")
+        kept = self._types
+        if not row.keys() <= kept.keys():
+            raise Problem(
+                422,
+                "wrong event",
+                f"the event has a column that the model does not know; it knows {', '.join(kept)}",
+            )
+        for name, value in row.items():
+            if value is not None:
+                found[name] = (
+                    _text(value) if kept[name] == "text" else _number(value, name, kept[name] == "number")
+                )
+        return found
+
+    def frame(self, rows: Sequence[Row]) -> pl.DataFrame:
+        """Rows as a table, with the columns that any of them has, and those that all must."""
+        columns, series = self.recommender.columns, []
+        must = {columns.item, columns.time, columns.order, columns.request} - {None}
+        for name, kind in self._types.items():
+            values = [row.get(name) for row in rows]
+            if name in must or any(value is not None for value in values):
+                series.append(_column(name, values, kind))
+        return pl.DataFrame(series)
+
+    def places(self, rows: Sequence[Row]) -> list[bytes]:
+        """Where each row stands in its user's history, by the very rules that read one.
+
+        Raises:
+            Problem: a row breaks a rule of the log.
+        """
+        columns, model = self.recommender.columns, self.recommender.model
+        ids = pl.Series(columns.user, range(FIRST, FIRST + len(rows)))
+        user = ids if columns.user_ids == "numbers" else ids.cast(pl.String)
+        try:
+            read = read_history(
+                self.frame(rows).insert_column(0, user),
+                columns,
+                self.recommender.actions,
+                self.recommender.vocabulary,
+                needs_request=model.reads_requests,
+            )
+        except ValueError as error:
+            raise refused(error, self.known) from error
+        assert read.place_U is not None and read.user_ids is not None, "rows have places and users"
+        place_of_user = dict(zip(map(str, read.user_ids), read.place_U, strict=True))
+        return [place_of(*(place or (0,))) for place in (place_of_user[str(id)] for id in ids)]
+
+    @property
+    def _types(self) -> dict[str, str]:
+        columns = self.recommender.columns
+        found = {columns.item: "text"}
+        if columns.time is not None:
+            found[columns.time] = "any"
+        if columns.time_offset is not None:
+            found[columns.time_offset] = "text"
+        if columns.order is not None:
+            found[columns.order] = "any"
+        if columns.request is not None:
+            found[columns.request] = "text"
+        for action in self.recommender.actions:
+            found[action.name] = "text" if read_as(action.kind).is_spelt else "number"
+        for feature in columns.context:
+            found[feature.name] = "number" if isinstance(feature.kind, Number) else "text"
+        return found
+
+
+def packed(row: Row) -> bytes:
+    """The same row gives the same bytes."""
+    return msgspec.json.encode(row, order="deterministic")
+
+
+def unpacked(content: bytes) -> Row:
+    return msgspec.json.decode(content, type=dict)
+
+
+def _text(value: Any) -> str:
+    """
+    >>> _text(3), _text(True), _text("x")
+    ('3', 'true', 'x')
+    """
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _number(value: Any, name: str, must: bool) -> Any:
+    if isinstance(value, bool):
+        return int(value)
+    if not isinstance(value, str):
+        return value
+    for read in (int, float):
+        try:
+            return read(value)
+        except ValueError:
+            continue
+    if must:
+        raise Problem(
+            422, "wrong event", f"{name!r} is no number; give one, or leave it out where it is missing"
+        )
+    return value
+
+
+def _column(name: str, values: list[Any], kind: str) -> pl.Series:
+    there = [value for value in values if value is not None]
+    if kind == "number":
+        return pl.Series(name, [None if v is None else float(v) for v in values], dtype=pl.Float64)
+    if kind == "any" and all(isinstance(v, int) for v in there):
+        return pl.Series(name, values, dtype=pl.Int64)
+    if kind == "any" and all(isinstance(v, int | float) for v in there):
+        return pl.Series(name, values, dtype=pl.Float64, strict=False)
+    return pl.Series(name, [None if v is None else _text(v) for v in values], dtype=pl.String)

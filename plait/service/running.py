@@ -1,0 +1,75 @@
+"""The process: a port, signals, and how it goes down."""
+
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from plait.service.app import app_of
+from plait.service.problems import Problem
+from plait.service.service import Service
+
+Report = Callable[[str], None]
+KEEP_S = 75  # an idle connection: longer than usual proxies keep theirs
+
+
+def run(service: Service, report: Report) -> None:
+    """Serves until SIGTERM or Ctrl-C, then answers what was taken. SIGHUP takes a new version of the model.
+
+    Raises:
+        ValueError: the port cannot be had.
+    """
+    settings = service.settings
+    port = _bound(settings.host, settings.port)
+    config = uvicorn.Config(
+        app_of(service),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        timeout_keep_alive=KEEP_S,
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+    server = uvicorn.Server(config)
+    signal.signal(signal.SIGHUP, _reloading(service, report))
+    signal.signal(signal.SIGTERM, lambda number, frame: None)  # uvicorn raises it again when it is down
+    host, number = port.getsockname()[:2]
+    report(f"serving {service.deployed.name} {service.deployed.version} at http://{host}:{number}")
+    try:
+        server.run(sockets=[port])
+    except KeyboardInterrupt:  # raised again likewise
+        pass
+    finally:
+        service.close()
+    report("stopped")
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+    except OSError as error:
+        found.close()
+        raise ValueError(
+            f"{host}:{port} cannot be had ({error.strerror}); stop what listens there, or take another --port"
+        ) from error
+    return found
+
+
+def _reloading(service: Service, report: Report) -> Callable[[int, FrameType | None], None]:
+    """Aside, so that no request waits for it."""
+
+    def reload() -> None:
+        try:
+            done = service.reload()
+            report(f"model {done['version']}: {'swapped' if done['swapped'] else 'served already'}")
+        except Problem as problem:
+            report(f"reload: {problem.detail}")
+
+    return lambda number, frame: threading.Thread(target=reload, name="plait-reload", daemon=True).start()

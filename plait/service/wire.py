@@ -1,0 +1,84 @@
+"""What requests hold, and what is wrong with those that hold something else."""
+
+import re
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from plait.service.problems import Problem
+
+MOST_CANDIDATES, MOST_EVENTS, MOST_HISTORY, MOST_ITEMS, MOST_FILTERED = 10_000, 1_000, 10_000, 1_000, 100_000
+UNKNOWN_FIELD = re.compile(r"unknown field `.*`( - at `.*)?$", re.DOTALL)
+
+Text = Annotated[str, Meta(max_length=512)]
+Id = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f]+$")] | int
+Scalar = Text | int | float | bool | None
+Columns = Annotated[dict[Text, Scalar], Meta(max_length=256)]
+Spelled = Text | int | float
+Kind = TypeVar("Kind")
+
+
+class SentEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An event to append: its id, which names it within its user, and its columns as in the log."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=128)]
+    user: Id
+    event: Columns
+
+
+class AppendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    events: Annotated[tuple[SentEvent, ...], Meta(min_length=1, max_length=MOST_EVENTS)]
+
+
+class RetrieveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    user: Id | None = None
+    history: Annotated[tuple[Columns, ...], Meta(min_length=1, max_length=MOST_HISTORY)] | None = None
+    before: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    k: Annotated[int, Meta(ge=1, le=MOST_ITEMS)] = 10
+    filter_seen: bool = True
+    at: Spelled | None = None
+    allow: Annotated[tuple[Id, ...], Meta(max_length=MOST_FILTERED)] | None = None
+    deny: Annotated[tuple[Id, ...], Meta(max_length=MOST_FILTERED)] | None = None
+    with_actions: bool = False
+
+
+class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    items: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=MOST_CANDIDATES)]
+    user: Id | None = None
+    history: Annotated[tuple[Columns, ...], Meta(min_length=1, max_length=MOST_HISTORY)] | None = None
+    before: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    at: Spelled | None = None
+    context: Columns = {}
+    value: Annotated[str, Meta(max_length=2_000)] | None = None
+
+
+def decoded(body: bytes, kind: type[Kind]) -> Kind:
+    """
+    Raises:
+        Problem: it is no JSON, or not of this kind.
+    """
+    try:
+        found = msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        text = UNKNOWN_FIELD.sub(f"a field that is none of {', '.join(kind.__struct_fields__)}", str(error))  # type: ignore[attr-defined]
+        raise Problem(422, "wrong request", f"{text}; see /openapi.json") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Problem(400, "malformed JSON", "the body is no JSON; send one object, in UTF-8") from None
+    if isinstance(found, RetrieveRequest | ScoreRequest):
+        _check_whose(found)
+    return found
+
+
+def _check_whose(asked: RetrieveRequest | ScoreRequest) -> None:
+    if (asked.user is None) == (asked.history is None):
+        given = "both" if asked.user is not None else "neither"
+        raise Problem(
+            422,
+            "wrong request",
+            f"{given} of user and history are given; expected one: an id, or the events themselves",
+        )
+    if asked.before and asked.history is None:
+        raise Problem(
+            422, "wrong request", "before counts the events before a history that is given; leave it out"
+        )
