@@ -12,6 +12,7 @@ from jaxtyping import Float32, Int64
 
 from plait.engine import one_pass
 from plait.engine.agreement import EXACT, NEXT_ITEM, TO_COME, Logits, fields_asked
+from plait.engine.multiplying import multiplied_in
 from plait.engine.state import encode
 from plait.exporting.exported import Exported
 from plait.models.generative import GenerativeRecommender
@@ -116,7 +117,8 @@ def differences(
     at_s = int(events.time_s_E.max()) + LATER_S
     names = tuple(port.name for port in exported.about.programs["encode"].inputs)
     history = arrays_of(events, names, exported.about.events_read)
-    native = native_logits(model, events, item_UC, at_s)
+    with multiplied_in("fp32"):
+        native = native_logits(model, events, item_UC, at_s)
     told = exported_logits(exported, history, item_UC, at_s)
     assert native.keys() == told.keys(), "both are asked the same"
     return [

@@ -140,9 +140,20 @@ class Answer(nn.Module):
             state_UCD = state[f"hidden_{asked.field}"][:, None].expand(-1, item_UC.shape[1], dim)
         else:
             state_UCD = self._through(state, item_UC, item_UCD)
+        return self._compared(self._coupled(state, state_UCD, item_UCD))
+
+    def _compared(self, state_UCD: Tensor) -> Tensor:
+        """As states are compared with items: projected, where the settings say so."""
+        project = self.model.state_interest
+        if project is None or self.answering.field != "i":
+            return state_UCD
+        return project(state_UCD)
+
+    def _coupled(self, state: Tensors, state_UCD: Tensor, item_UCD: Tensor | None) -> Float[Tensor, "U C D"]:
+        """With what the head is given."""
+        asked, size, state_MD = self.answering, state_UCD.shape, state_UCD.flatten(0, 1)
         if not asked.given:
             return state_UCD
-        size, state_MD = state_UCD.shape, state_UCD.flatten(0, 1)
         couplers = self.model.couplers[str(asked.found.target)]
         assert isinstance(couplers, nn.ModuleList)
         for coupler, (field, back) in zip(couplers, asked.given, strict=True):
@@ -239,7 +250,8 @@ class Rank(nn.Module):
         self.answer = Answer(model, answering)
         assert model.items is not None, "a layout that predicts items reads them"
         with torch.no_grad():
-            key_VD, bias_V = model.retrieval.keys(model.items.table()), model.bias_of_items()
+            item_VD, bias_V = model.compared(model.items.table()), model.bias_of_items()
+            key_VD = model.retrieval.keys(item_VD)
             offset_V = key_VD.new_zeros(len(key_VD)) if bias_V is None else bias_V.clone()
             offset_V[UNKNOWN_ITEM] = -torch.inf
         self.register_buffer("key_VD", key_VD.detach().clone())

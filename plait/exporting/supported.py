@@ -23,6 +23,10 @@ def problems_of_exporting(model: GenerativeRecommender, *, without_counts: bool)
     config, exposure = model.config, model.plan.exposure
     if not fields_asked(model):
         yield "it neither scores a given item nor retrieves one"
+    if config.settings.ranker.is_on:
+        yield "it is a ranker, which has no trunk to encode histories with; export a model with model.ranker off"
+    if "c" in model.layout.fields:
+        yield "it shows conditions, whose values an exported program cannot code; use a layout without them"
     if model.items is None:
         yield "it reads no items"
     if exposure.time_anchor != "current":

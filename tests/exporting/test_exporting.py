@@ -191,7 +191,9 @@ def test_a_package_that_is_missing_is_named(of_torch, tmp_path, monkeypatch):
 
 
 def model_with(layout: str = "lac", positions: str = "learned", **kwargs: object) -> GenerativeRecommender:
-    features = {name: kwargs.pop(name) for name in ("user_features", "context") if name in kwargs}
+    features = {
+        name: kwargs.pop(name) for name in ("user_features", "context", "conditions") if name in kwargs
+    }
     settings = ModelSettings(trunk=trunk_of(positions), **kwargs)
     return model_of(resolve(layout), settings=settings, **features)
 
@@ -213,6 +215,7 @@ GENDER = (Feature("gender", Category(("f", "m"))),)
         (lambda: model_with(late=LateSettings(windows=(3,))), "model.late counts"),
         (lambda: model_with(user_features=GENDER), "it reads user features"),
         (lambda: model_with(context=GENDER), "it reads context features"),
+        (lambda: model_with("(i[t], c[t]) -> i[t+1]", conditions=GENDER), "it shows conditions"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(model, words):

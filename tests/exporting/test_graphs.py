@@ -114,6 +114,7 @@ def test_every_layout_and_family_says_what_the_engine_says():
 def test_layouts_of_users_say_what_the_engine_says(layout):
     settings = ModelSettings(
         trunk=trunk_of("alibi"),
+        interest_dim=8,
         retrieval=RetrievalLoss(l2_norm=True, temperature=0.2, item_bias="popularity"),
     )
     model = model_of(Layout.parse(layout), max_events=WINDOW, settings=settings, actions=OF_ALL_KINDS)
