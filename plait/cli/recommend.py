@@ -18,6 +18,7 @@ from plait.cli.parted import check_takes_table
 from plait.cli.runs import finished_run, run_and_model
 from plait.cli.user_state import model_and_data, state_of_users
 from plait.counting_recommender import CountingRecommender
+from plait.data import Dataset
 from plait.data.columns.features import texts_of
 from plait.data.history import Columns, columns_read
 from plait.engine.asking import needs_time
@@ -78,7 +79,8 @@ def recommend(
     deny
         Likewise with items that are not.
     titles
-        A file with a row per item: the log's item column, and one with titles.
+        A file with a row per item: the log's item column, and one with titles. Without it, those that the
+        dataset was prepared with.
     title_column
         What that one is called.
     dataset
@@ -94,8 +96,7 @@ def recommend(
         if user is None:
             raise ValueError("--user is missing: a baseline answers one user at a time")
         found = _counted(asked, baseline, user, k)
-        if titles is not None:
-            found = with_titles(found, columns_read(asked.dataset), titles, title_column)
+        found = titled(found, columns_read(asked.dataset), asked.dataset, titles, title_column)
         show_rows(found.columns, found.rows(), json=json)
         return
     if (user is None) == (users is None) or (users is None) != (out is None):
@@ -123,11 +124,8 @@ def recommend(
         return
     assert user is not None
     state = state_of_users(model, asking.data, np.array([asking.data.user_index(user)]))
-    found = model.retrieve(state, k, filter_seen=filter_seen, at=at, condition=asked_under, mask=kept_V).drop(
-        "user"
-    )
-    if titles is not None:
-        found = with_titles(found, model.columns, titles, title_column)
+    found = model.retrieve(state, k, filter_seen=filter_seen, at=at, condition=asked_under, mask=kept_V)
+    found = titled(found.drop("user"), model.columns, asking.data, titles, title_column)
     knows_when = at is not None or not needs_time(model.model.layout, model.model.config.settings, "a")
     if audit(model.model.layout).can_score != "no" and knows_when:
         found = _with_actions(found, model, state, at)
@@ -156,9 +154,18 @@ def _counted(asked: CountingSource, baseline: str, user: str, k: int) -> pl.Data
     return counts.retrieve(history, k, filter_seen=protocol.filter_seen).drop("user")
 
 
-def with_titles(found: pl.DataFrame, columns: Columns, table: Path, column: str) -> pl.DataFrame:
-    """The table's titles behind the items; null where it has none."""
-    titles = texts_of(table, columns.item, column, found["item"], columns.text)
+def titled(
+    found: pl.DataFrame, columns: Columns, data: Dataset | None, table: Path | None, column: str
+) -> pl.DataFrame:
+    """Titles behind the items, null where there is none: the table's, else those that the data were prepared with; no
+    such column where there are neither."""
+    if table is not None:
+        titles = texts_of(table, columns.item, column, found["item"], columns.text)
+    elif data is not None and (known := data.item_titles()) is not None:
+        item_N = data.item_index(found["item"])  # UNKNOWN_ITEM, which is 0, where the data lack an item
+        titles = pl.concat([pl.Series([None], dtype=pl.String), known.alias("")]).gather(item_N)
+    else:
+        return found
     return found.insert_column(1, titles.rename("title"))
 
 

@@ -7,8 +7,8 @@ from cyclopts import Parameter
 
 from plait.cli.arguments import Device, Json
 from plait.cli.output import show_rows
-from plait.cli.recommend import with_titles
-from plait.cli.runs import finished_run, run_and_model
+from plait.cli.recommend import titled
+from plait.cli.runs import data_of, finished_run, run_and_model
 from plait.recommender import Recommender
 
 
@@ -37,16 +37,16 @@ def similar(
     k
         How many items.
     titles
-        A file with a row per item: the log's item column, and one with titles.
+        A file with a row per item: the log's item column, and one with titles. Without it, those that the
+        dataset was prepared with, where it is still there.
     title_column
         What that one is called.
     device
         What the model runs on; auto is cuda where there is one.
     """
     folder, model_folder = run_and_model(run)
-    finished_run(folder)
+    data = data_of(finished_run(folder))
     model = Recommender.from_pretrained(model_folder, device)
     found = model.similar([item], k).select("similar", "rank", "cosine").rename({"similar": "item"})
-    if titles is not None:
-        found = with_titles(found, model.columns, titles, title_column)
+    found = titled(found, model.columns, None if isinstance(data, str) else data, titles, title_column)
     show_rows(found.columns, found.rows(), json=json)

@@ -3,6 +3,7 @@
 Shape letters: E events, A action columns, U users, K items recommended.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from plait.engine.state import encode
 from plait.evaluation.run_files import MODEL
 from plait.models.generative import GenerativeRecommender
 from plait.models.saving import load_model
-from plait.schema import UNKNOWN_ITEM
 
 NUM_USERS, LAST_EVENTS, K = 5, 8, 5
 LOOKED_AT = 100  # users, for some to whom enough items are left
@@ -83,23 +83,36 @@ def _has_items_left(dataset: Dataset, user: int) -> bool:
 def _example(
     dataset: Dataset, models: Mapping[str, GenerativeRecommender], user: int, filter_seen: bool
 ) -> Example:
-    history, ids = dataset.history(user), dataset.items
+    history, names = dataset.history(user), item_names(dataset)
     last = range(max(0, len(history.item_E) - LAST_EVENTS), len(history.item_E))
     recommended = {}
     for layout, model in models.items():
         state = encode(history, model.plan.window, model.plan.lead)
         item_UK, _ = one_pass.retrieve(model, state, K, filter_seen)
-        recommended[layout] = tuple(str(item) for item in ids.ids_at(item_UK[0]))
-    did = tuple(_event(dataset, int(history.item_E[event]), history.action_EA[event]) for event in last)
+        recommended[layout] = tuple(names[int(item)] for item in item_UK[0])
+    did = tuple(
+        _event(dataset, names[int(history.item_E[event])], history.action_EA[event]) for event in last
+    )
     return Example(str(dataset.user_ids()[user]), did, recommended)
 
 
-def _event(dataset: Dataset, item: int, action_A: Float32[np.ndarray, " A"]) -> str:
+def item_names(dataset: Dataset) -> list[str]:
+    """What each dense item is called: its title, with its id where another item has the same; its id without one."""
+    ids = [str(id) for id in dataset.item_ids()]
+    titles = dataset.item_titles()
+    times_met = Counter([] if titles is None else titles)
+    named = [
+        id if title is None else title if times_met[title] == 1 else f"{title} ({id})"
+        for id, title in zip(ids, [None] * len(ids) if titles is None else titles, strict=True)
+    ]
+    return [UNKNOWN, *named]
+
+
+def _event(dataset: Dataset, name: str, action_A: Float32[np.ndarray, " A"]) -> str:
     """An item with the actions that are known of it, as the log writes them."""
     known = [
         f"{action.name} {action.kind.outcomes[int(value)] if action.kind.outcomes else f'{value:g}'}"
         for action, value in zip(dataset.actions, action_A.tolist(), strict=True)
         if not np.isnan(value)
     ]
-    name = UNKNOWN if item == UNKNOWN_ITEM else str(dataset.items.ids_at(np.array([item]))[0])
     return f"{name} ({', '.join(known)})" if known else name

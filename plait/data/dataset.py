@@ -226,6 +226,14 @@ class Dataset:
         """The log's item ids; dense item i is at index i - 1."""
         return self.items.ids
 
+    def item_titles(self) -> pl.Series | None:
+        """What people call each item, null where nobody wrote it down; dense item i is at index i - 1. None where
+        preparation was given no titles."""
+        if "title" not in self._item_table.columns:
+            return None
+        titles = self._item_table["title"]
+        return titles.set(titles == "", None)  # files hold no nulls
+
     def user_ids(self) -> pl.Series:
         """The log's user ids; dense user u is at index u."""
         return self.users.ids

@@ -149,6 +149,7 @@ class Settings(
     time_offset: str | None = None
     negative_ids: Literal["keep", "refuse"] | None = None  # None: kept where they look like hashes
     text: TextFormat = AS_FOUND
+    item_title: str | None = None  # the column of the item table that people call an item by
 
     def __post_init__(self) -> None:
         if self.text == AS_FOUND:  # msgspec omits the very default, not its equals
@@ -304,7 +305,7 @@ FEATURES = "kinds by name, such as {'genre': plait.Category()}, or a list of pla
 EXPECTED = {
     **dict.fromkeys(("user", "item"), COLUMN),
     "time": f"{COLUMN}, or None where the rows are in order",
-    **dict.fromkeys(("request", "order", "time_offset"), f"{COLUMN}, or None"),
+    **dict.fromkeys(("request", "order", "time_offset", "item_title"), f"{COLUMN}, or None"),
     "time_format": "text as '%d.%m.%Y %H:%M', or None",
     "negative_ids": "'keep', 'refuse' or None",
     "actions": "kinds by name, such as {'rating': plait.Regression(1, 5)}, or a list of plait.Action",

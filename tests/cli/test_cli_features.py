@@ -1,12 +1,15 @@
 """Features, late features and the time of a request, as people type them."""
 
+import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 from described import COLD, described_log, items_table, users_table
 from tiny import prepared
 from words import ACTIONS, COLUMNS, SMALL, Capture, complaint, plait, said_by, table_of
 
+from plait.compare.examples import item_names
 from plait.data import Dataset
 
 FEATURES = (
@@ -21,7 +24,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
     """A command that prepares the described log, but for --out."""
     folder = tmp_path_factory.mktemp("described")
     described_log().write_parquet(folder / "log.parquet")
-    items_table().drop("text").write_csv(folder / "items.csv")
+    titled = items_table().drop("text").with_columns(headline="The " + pl.col("item"))
+    titled.write_csv(folder / "items.csv")
     users_table().write_parquet(folder / "users.parquet")
     tables = ("--items", folder / "items.csv", "--users", folder / "users.parquet")
     return ("data", "prepare", folder / "log.parquet", *COLUMNS, *ACTIONS, "--min-item-events", 1, *tables)
@@ -33,7 +37,8 @@ STEEP = ("--optim.learning-rate", 0.03)  # so that in a few steps a context tell
 @pytest.fixture(scope="module")
 def trained(words: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    assert plait(*words, *FEATURES, "--keep-unseen-items", "--out", folder / "data") == 0
+    more = ("--item-title", "headline", "--keep-unseen-items")
+    assert plait(*words, *FEATURES, *more, "--out", folder / "data") == 0
     assert (
         plait("train", folder / "data", "--layout", "lac", "--out", folder / "run", *SMALL, *LATE, *STEEP)
         == 0
@@ -54,6 +59,33 @@ def test_a_described_log_is_prepared_trained_and_asked(trained: Path, capsys: Ca
     everything = said_by(capsys, "recommend", run, "--user", "u03", "-k", 10)
     assert COLD in everything
     assert said_by(capsys, "recommend", run, "--user", "u03", "-k", 10, "--at", "2030-01-31") == everything
+
+
+def test_titles_that_were_prepared_are_shown(trained: Path, tmp_path: Path, capsys: Capture) -> None:
+    run, shown = trained / "run", 0
+    ask = ("recommend", run, "--user", "u03", "-k", 8)
+    for words in (
+        ask,
+        (*ask, "--baseline", "popularity"),
+        ("similar", run, "--item", "i05", "-k", 8),
+    ):
+        rows = json.loads(said_by(capsys, *words, "--json"))
+        assert list(rows[0])[:2] == ["item", "title"]
+        known = [row for row in rows if row["title"] is not None]
+        assert all(row["title"] == f"The {row['item']}" for row in known)
+        shown += len(known)
+    assert shown > 12
+    (tmp_path / "mine.csv").write_text("item,title\ni05,Mine\n")
+    rows = json.loads(said_by(capsys, *ask, "--no-filter-seen", "--titles", tmp_path / "mine.csv", "--json"))
+    assert {row["title"] for row in rows} <= {"Mine", None}
+    files, names = trained / "data", Dataset.open(trained / "data")
+    assert names.item_titles() is not None and item_names(names)[1].startswith("The ")
+    moved = files.rename(files.with_name("moved"))
+    try:
+        said = said_by(capsys, "similar", run, "--item", "i05", "-k", 3)
+        assert "title" not in said, "the dataset is gone, and the model answers all the same"
+    finally:
+        moved.rename(files)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def prepare(
     split_column: Annotated[str | None, SPLIT] = None,
     items: Annotated[Path | None, FEATURES] = None,
     item_feature: Annotated[tuple[str, ...], FEATURES] = (),
+    item_title: Annotated[str | None, FEATURES] = None,
     users: Annotated[Path | None, FEATURES] = None,
     user_feature: Annotated[tuple[str, ...], FEATURES] = (),
     context: Annotated[tuple[str, ...], FEATURES] = (),
@@ -116,6 +117,8 @@ def prepare(
         A file or folder with a row per item: the item column, and those of its features.
     item_feature
         A column of that table, and its kind; once for each.
+    item_title
+        A column of that table with what people call an item; recommendations show it, and no model reads it.
     users
         Likewise, a file or folder with a row per user.
     user_feature
@@ -183,6 +186,7 @@ def prepare(
             split=split,
             items=items,
             item_features=[Feature.parse(text) for text in item_feature],
+            item_title=item_title,
             users=users,
             user_features=[Feature.parse(text) for text in user_feature],
             context=[Feature.parse(text) for text in context],

@@ -53,6 +53,7 @@ class DescribedTable:
     tables: tuple[str, ...]  # their names
     vectors: tuple[str, ...]  # names of the files of vectors
     read_as: tuple[str, ...] = ()  # how text among them was read, in words
+    title: str | None = None  # the column of `values` that people call an item by; no feature
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -77,20 +78,23 @@ def describe(
     text: TextFormat = TextFormat(),
     columns: Sequence[str] = (),
     declared_by: str | None = None,
+    title: str | None = None,
 ) -> DescribedTable:
     """Reads a feature table: a row per item or user, in any of the forms that a log has.
 
     Args:
         declared_by: what named the columns, for messages; by default the features of `plait.prepare`.
+        title: a column of texts that is read beside the features.
 
     Raises:
         ValueError: nothing is declared, a column is missing or of the wrong type, an id is missing or stands
             there twice, or a .npy file does not fit.
     """
-    if not features:
+    if not features and title is None:
         raise ValueError(
             f"{what}s are given, but no {what}_features: name their columns and kinds, {setting(f'{what}_features')}"
         )
+    declared, features = tuple(features), [*features, *([Feature(title, Category())] if title else [])]
     check_unique([id_column, *(feature.name for feature in features)], f"{what}s, column")
     wanted = [id_column, *(f.name for f in features if not file_of(f))]
     tables = open_tables(source, text, columns, wanted)
@@ -114,7 +118,7 @@ def describe(
     vectors = tuple(Path(file).name for file in filter(None, map(file_of, features)))
     read_as = described_reading(tables)
     return DescribedTable(
-        what, tuple(features), id_N, held, pl.DataFrame(values), read_from, vectors, read_as
+        what, declared, id_N, held, pl.DataFrame(values), read_from, vectors, read_as, title
     )
 
 
@@ -137,7 +141,13 @@ def describe_all(items: Any, users: Any, settings: Settings) -> dict[str, Descri
         ("user", users, settings.user, settings.user_features, text.user_columns),
     ):
         if source is not None:
-            about[of] = describe(source, id_column, declared_features, of, text, columns)
+            title = settings.item_title if of == "item" else None
+            about[of] = describe(source, id_column, declared_features, of, text, columns, title=title)
+        elif of == "item" and settings.item_title is not None:
+            raise ValueError(
+                f"{setting('item_title')} {settings.item_title!r} is a column of a table of items: give that table, "
+                f"{setting('items')}"
+            )
         elif declared_features:
             raise ValueError(
                 f"{of}_features are named, but no {of}s: give the table that holds them, {setting(f'{of}s')}"
@@ -190,6 +200,8 @@ def fit_tables(
     trained = {"item": (tables["items"]["train_events"] > 0).to_numpy(), "user": trained_U}
     known = Known({}, {}, {})
     for of, described in about.items():
+        if not described.features:  # a table of titles alone
+            continue
         is_train_V = np.concatenate([[False], trained[of]])
         table, lacking = fit_features(described, tables[f"{of}s"][f"{of}_id"], is_train_V)
         if of == "user":
@@ -199,6 +211,14 @@ def fit_tables(
         matrices = {f"{of}_code": table.code_NK, f"{of}_vector": table.vector_NW}
         known.arrays.update((name, matrix) for name, matrix in matrices.items() if matrix.size)
     return known
+
+
+def titles_of(about: Mapping[str, DescribedTable], ids: pl.Series) -> pl.Series | None:
+    """What people call each item: null where nobody wrote it down; None where no column has titles."""
+    table = about.get("item")
+    if table is None or table.title is None:
+        return None
+    return _aligned(table, ids)[0][table.title][1:].rename("title")
 
 
 def fit_features(

@@ -76,6 +76,8 @@ def events_of(log: LogRows, settings: Settings, about: Mapping[str, DescribedTab
     tables = _id_tables(events, unseen_id, points.is_train_E)
     trained_U = np.add.reduceat(points.is_train_E, events.start_U1[:-1], dtype=np.int64) > 0
     known = features.fit_tables(about, tables, trained_U)
+    if (titles := features.titles_of(about, tables["items"]["item_id"])) is not None:
+        tables["items"] = tables["items"].with_columns(titles.fill_null(""))
     of_events, code_EC = features.gather_context(
         settings.of_events, log.columns, log.context_label, events.row_E, points.is_train_E
     )
@@ -115,7 +117,9 @@ def events_of(log: LogRows, settings: Settings, about: Mapping[str, DescribedTab
         ),
         ties=events.ties,
         features=known.fitted | {"context": context, "conditions": conditions},
-        described={what: ", ".join(described.tables) for what, described in about.items()},
+        described={
+            what: ", ".join(described.tables) for what, described in about.items() if described.features
+        },
     )
 
 

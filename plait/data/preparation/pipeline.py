@@ -57,6 +57,7 @@ def prepare(
     missing: Missing = MappingProxyType({}),
     negative_ids: Literal["keep", "refuse"] | None = None,
     text: TextFormat = TextFormat(),
+    item_title: str | None = None,
 ) -> Dataset:
     """Prepares a log for training and evaluation.
 
@@ -100,6 +101,8 @@ def prepare(
         negative_ids: what negative numbers are: ids like others ("keep") or words for nobody ("refuse"). By default
             they are kept where one lies below -2^31, or where they are at least ten and a tenth of the different ids.
         text: how text files are read, of the log and of both tables; what it leaves open is found and recorded.
+        item_title: the column of `items` with what people call an item; recommendations show it. It is no feature, and
+            no model reads it.
 
     Returns:
         The dataset, opened. `manifest.counts` says where every row went.
@@ -134,6 +137,7 @@ def prepare(
         time_offset=time_offset,
         negative_ids=negative_ids,
         text=text,
+        item_title=item_title,
     )
     if name is None:
         name = _name_of(source, out)

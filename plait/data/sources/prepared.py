@@ -13,7 +13,7 @@ from plait.data.logs.tables import collect, reading
 from plait.data.manifest import LeaveOneOut, Split
 from plait.data.preparation.pipeline import prepare
 from plait.data.sources import find_recipe
-from plait.data.sources.recipe import ITEM, REQUEST, TIME, USER, Recipe, agrees
+from plait.data.sources.recipe import ITEM, REQUEST, TIME, TITLE, USER, Recipe, agrees
 from plait.data.storage.caches import cached_folder, file_stamps, made_once, open_if_whole
 from plait.files import draft_folder
 from plait.wording import setting
@@ -64,14 +64,14 @@ def get(
 def _make(recipe: Recipe, from_files: Path | None, folder: Path, options: "Options") -> Dataset:
     if from_files is not None:
         log = recipe.read(from_files)
-        return _prepare(recipe, log, folder, options, _verify(recipe, log, from_files))
+        return _prepare(recipe, log, from_files, folder, options, _verify(recipe, log, from_files))
     with draft_folder(folder.parent, "download") as scratch:
         files = _download(recipe, scratch)
         log = recipe.read(files)
         note = _verify(recipe, log, files)
         if note:
             raise ValueError(f"{note}; the download is not whole, or its owner has changed it")
-        return _prepare(recipe, log, folder, options, note)
+        return _prepare(recipe, log, files, folder, options, note)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +80,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     min_item_events: int
 
 
-def _prepare(recipe: Recipe, log: pl.LazyFrame, folder: Path, options: Options, note: str) -> Dataset:
+def _prepare(
+    recipe: Recipe, log: pl.LazyFrame, files: Path, folder: Path, options: Options, note: str
+) -> Dataset:
+    titles = recipe.read_titles(files) if recipe.read_titles else None
     return prepare(
         log,
         user=USER,
@@ -96,6 +99,8 @@ def _prepare(recipe: Recipe, log: pl.LazyFrame, folder: Path, options: Options, 
         min_user_events=options.min_user_events,
         min_item_events=options.min_item_events,
         split=options.split,
+        items=titles,
+        item_title=None if titles is None else TITLE,
     )
 
 

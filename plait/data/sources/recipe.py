@@ -17,6 +17,7 @@ USER, ITEM, TIME, REQUEST = (
     "timestamp",
     "request_id",
 )  # columns that every reader returns
+TITLE = "title"  # of an item
 FIVE_STARS = (Action("rating", Regression(1, 5)),)
 
 
@@ -46,6 +47,8 @@ class Recipe:
     milliseconds: bool = False  # unit of TIME
     has_request: bool = False
     conditions: tuple[Feature, ...] = ()  # known before the item, and asked under
+    # the same -> ITEM and TITLE, or None where the files are not there
+    read_titles: Callable[[Path], "polars.LazyFrame | None"] | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -76,6 +79,12 @@ def find(path: Path, *names: str) -> Path:
     raise ValueError(
         f"{path} holds no {' or '.join(names)}; give the owner's file, or the folder that it is in"
     )
+
+
+def beside(path: Path, name: str) -> Path | None:
+    """The file of that name under the folder `path`, or beside the file `path`; None where there is none."""
+    found = sorted(path.rglob(name)) if path.is_dir() else [path.parent / name]
+    return found[0] if found and found[0].is_file() else None
 
 
 def scan_text(
