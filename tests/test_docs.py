@@ -108,9 +108,10 @@ def commands(block: str) -> list[str]:
 def run_command(command: str) -> int:
     words = shlex.split(command, comments=True)
     assert words[0] == "plait", f"{command}: not a command that is run, nor one of {ELSEWHERE}"
-    takes_settings = (
-        (words[1] in ("train", "compare") and "--refit" not in words) or words[1:3] == ["lum", "pretrain"]
-    )  # a refit has those of its run
+    takes_settings = (words[1] in ("train", "compare") and "--refit" not in words) or words[1:3] == [
+        "lum",
+        "pretrain",
+    ]  # a refit has those of its run
     return main(words[1:] + (SHORT if takes_settings else []))
 
 
