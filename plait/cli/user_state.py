@@ -82,7 +82,7 @@ def _dataset_of(run: Path, result: Result, dataset: str | None, model: Recommend
         found = data.context, data.manifest.user_features, data.conditions if asked_under else ()
         if found != (columns.context, columns.user_features, asked_under):
             raise ValueError(
-                f"{data.folder} codes the context, the conditions or the users otherwise than the data of {run}; ask "
+                f"{data.folder} codes the context or the users otherwise than the data of {run}, or conditions; ask "
                 "from Python, where Recommender.encode reads histories and users as the model knows them"
             )
         print(

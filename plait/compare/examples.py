@@ -88,7 +88,9 @@ def _example(
     recommended = {}
     for layout, model in models.items():
         state = encode(history, model.plan.window, model.plan.lead)
-        item_UK, _ = one_pass.retrieve(model, state, K, filter_seen)
+        # Who is asked under conditions is asked under those of the last event.
+        condition_1G = history.condition_EG[-1:]
+        item_UK, _ = one_pass.retrieve(model, state, K, filter_seen, condition_UG=condition_1G)
         recommended[layout] = tuple(names[int(item)] for item in item_UK[0])
     did = tuple(
         _event(dataset, names[int(history.item_E[event])], history.action_EA[event]) for event in last

@@ -73,6 +73,10 @@ def summary_lines(manifest: Manifest) -> Iterator[str]:
     gone = (counts.rejected, counts.duplicates_removed, counts.single_event_rows, counts.core_rows)
     yield from manifest.read_as
     yield f"{counts.rows_read:,} rows read, left out: {left_out(manifest.settings, *gone)}"
+    conditions = [f"{feature.name} (of the moment)" for feature in manifest.conditions]
+    conditions += [f"{name} (of the item: asked, never given)" for name in manifest.settings.item_conditions]
+    if conditions:
+        yield f"conditions: {', '.join(conditions)}"
     if facts is not None:
         yield from _lines_of_facts(manifest, facts)
 

@@ -8,6 +8,7 @@ import pytest
 from tiny import ACTIONS, assert_caught, random_log
 
 from plait.data import Dataset, prepare
+from plait.data.facts import summary_lines
 from plait.data.history import columns_read, read_history
 from plait.data.preparation import events as events_module
 from plait.schema import FIRST_VALUE, MISSING_VALUE, UNSEEN_VALUE, Category, EventBatch, Feature, Number
@@ -88,6 +89,15 @@ def test_a_reopened_folder_and_one_without_conditions(data, tmp_path):
     assert (
         b"conditions" not in (plain.folder / "manifest.json").read_bytes().partition(b'"settings_hash"')[0]
     ), "settings of before keep their hash"
+
+
+def test_conditions_are_told(data, tmp_path):
+    line = (
+        "conditions: scenario (of the moment), hour (of the moment), genre (of the item: asked, never given)"
+    )
+    assert line in list(summary_lines(data.manifest))
+    plain = prepared_with(tmp_path / "plain", conditions=(), item_conditions=())
+    assert not any(line.startswith("conditions") for line in summary_lines(plain.manifest))
 
 
 def test_a_history_is_coded_as_in_preparation(data):

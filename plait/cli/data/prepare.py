@@ -126,8 +126,8 @@ def prepare(
     context
         A column of the log that is known when an item is shown: a category or a number; once for each.
     condition
-        What is known before the item and may be asked under, once for each: a column of the log, NAME:category or
-        NAME:number, or a feature of the item, NAME:item, which is asked and never given. An action cannot be one.
+        What is known before the item, and asked under; once for each. Of the moment it is a column of the log:
+        NAME:category or NAME:number. Of the item it is a feature: NAME:item, asked and never given. No action is one.
     keep_unseen_items
         Items of --items without an event are in the catalogue too, known by their features alone.
     missing

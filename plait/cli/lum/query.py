@@ -80,6 +80,8 @@ def query(
     def report(line: str) -> None:
         say(line, screen)
 
+    if of != "items":
+        _check_takes_conditions(asking)
     asked = Asked.of(asking.model.model, conditions_of(condition, conditions))
     match of:
         case "users":
@@ -112,13 +114,17 @@ def query(
         say(f"{out}: {num_rows:,} rows, model version {version_of(asking)}{told}")
 
 
-def _check_number(asking: Asking, found: int, most: int) -> None:
-    """Raises ValueError where the model is asked under no condition, or under more than are meant."""
+def _check_takes_conditions(asking: Asking) -> None:
+    """Raises ValueError where the model does not."""
     layout = asking.model.model.layout
     if not answers_conditions(layout):
         raise ValueError(
             f"layout '{layout}' is not asked under conditions; train layout 'lum' (plait lum pretrain)"
         )
+
+
+def _check_number(asking: Asking, found: int, most: int) -> None:
+    """Raises ValueError where a user or an event has no condition, or more than are meant."""
     if not found:
         names = ", ".join(feature.name for feature in asking.model.model.config.conditions)
         raise ValueError(
