@@ -64,6 +64,10 @@ class Inputs:
     context_EF: Int64[Tensor, "E F"]
     user_code_UK: Int64[Tensor, "U K"]
     user_N: Int64[Tensor, " N"]
+    user_U: Int64[
+        np.ndarray, " U"
+    ]  # dense user index, and which of its events each is: keys of what is kept elsewhere
+    number_E: Int64[np.ndarray, " E"]
 
     @property
     def num_tokens(self) -> int:
@@ -206,6 +210,7 @@ def _of_events_read(inputs: Inputs) -> Inputs:
         item_E=inputs.item_E[event_E],
         action_EA=inputs.action_EA[event_E],
         context_EF=inputs.context_EF[event_E],
+        number_E=inputs.number_E[event_E.cpu().numpy()],
         shown=tuple((field, number_P[source_N]) for field, source_N in inputs.shown),
         event_N=number_P[inputs.event_N + SPECIALS] - SPECIALS,
         questions=tuple(
@@ -259,6 +264,8 @@ def _rows_of(
         context_EF=tensor(batch.context_EF),
         user_code_UK=tensor(batch.user_code_UK),
         user_N=tensor(np.repeat(np.arange(batch.num_users), tokens.length_U)),
+        user_U=batch.user_U,
+        number_E=batch.number_E,
     )
 
 

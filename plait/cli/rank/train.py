@@ -17,6 +17,7 @@ from plait.evaluation.run_files import load_result
 from plait.evaluation.settings import Optim
 from plait.nn.device import resolve_device
 from plait.nn.towers import TowerConfig
+from plait.rankers.interests import Interests
 from plait.rankers.settings import RankerName, RankerProtocol, Shown, run_settings
 from plait.training.run import run_training
 
@@ -42,6 +43,8 @@ def train_ranker(
     ranker: RankerName,
     out: Path,
     history: Shown = "actions",
+    interests: Path | None = None,
+    item_interests: Path | None = None,
     device: Device = "auto",
     quiet: Quiet = False,
     model: Annotated[RankerModelSettings, MODEL] = RankerModelSettings(),
@@ -62,16 +65,26 @@ def train_ranker(
         The run's folder.
     history
         What events of a history show: items with their actions, or items alone.
+    interests
+        Parquet with `user`, `event`, `condition` and `vector`: what a user model said of users before their events.
+    item_interests
+        Parquet with `item` and `vector`, of the same user model.
     device
         What to train on; auto is cuda where there is one.
     """
     on, screen = resolve_device(device), progress_console(quiet=quiet)
     tower = TowerConfig(**vars(model.tower))
     its_model = replace(model_of_verb(model, None), tower=tower)
-    settings = run_settings(ranker, its_model, optim, protocol, history)
-    opened = open_dataset(dataset)
+    if (interests is None) != (item_interests is None):
+        raise ValueError("--interests and --item-interests come together: give both, or none")
+    opened, told = open_dataset(dataset), None
+    if interests is not None and item_interests is not None:
+        told = Interests.read(interests, item_interests, opened)
+        for line in told.missing(opened):
+            say(line, screen)
+    settings = run_settings(ranker, its_model, optim, protocol, history, told)
     with training_bar(screen) as watch:
-        run_training(opened, settings, out, lambda line: say(line, screen), on, watch)
+        run_training(opened, settings, out, lambda line: say(line, screen), on, watch, interests=told)
     evaluate(out)
     result = load_result(out)
     say(f"model: {out / MODEL_FOLDER}, trained in {duration(result.wall_s)}")
