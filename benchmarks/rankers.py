@@ -5,8 +5,9 @@
         --out benchmarks/results/rankers-ml-100k.json
 
 `liked` is a rating of 4 or 5. Of every user's n events in order, the last max(1, rint(n / 10)) are the test, and as
-many before them the validation; the events of a part do not see each other. Beside the rankers stand the damped effects
-of items and users on the same split, and `genrank` over the default trunk.
+many before them the validation; the events of a part do not see each other. Beside the rankers stand means and damped
+effects of items and users, counted on the same split. Processor time is told beside wall time: others may use the
+machine meanwhile.
 """
 
 import tempfile
@@ -101,6 +102,7 @@ def _measured(dataset: Dataset, settings: RunSettings, folder: Path) -> dict[str
     result = run_training(dataset, settings, folder)
     return {
         "s_per_epoch": result.train_wall_s / result.epochs,
+        "processor_s_per_epoch": None if result.train_cpu_s is None else result.train_cpu_s / result.epochs,
         "best_epoch": result.best_epoch,
         "epochs": result.epochs,
         "wall_s": result.wall_s,

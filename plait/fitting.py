@@ -75,7 +75,7 @@ def fit(
     start = None if start_from is None else Start.of(Path(start_from))
     notation = None if layout is None else str(resolve(layout, allow_leaks=model.allow_leaks))
     settings = settings_from(start, notation, model, optim, protocol)
-    return _in_folder(
+    return in_folder(
         out, on, lambda folder: run_training(data, settings, folder, report, on, watch, start=start)
     )
 
@@ -111,14 +111,15 @@ def refit(
     given = load_result(of).dataset_folder if data is None else data
     dataset = given if isinstance(given, Dataset) else Dataset.open(given)
     start = None if start_from is None else Start.of(Path(start_from))
-    return _in_folder(
+    return in_folder(
         out,
         on,
         lambda folder: run_refit(of, dataset, folder, checkpoint, report, on, watch, start),
     )
 
 
-def _in_folder(out: Path | str | None, device: str, train: Callable[[Path], object]) -> Recommender:
+def in_folder(out: Path | str | None, device: str, train: Callable[[Path], object]) -> Recommender:
+    """What a training leaves in its folder; in one that is gone afterwards, where `out` names none."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(out) if out is not None else Path(scratch)
         try:

@@ -51,6 +51,7 @@ class RunSettings:
     optim: Optim = Optim()
     protocol: Protocol = Protocol()
     goes_on_from: str = ""  # sha256 of the weights that it goes on from; "" where they are drawn
+    interests: str = ""  # of the files that a ranker's interests come from; "" where it reads none
 
     @cached_property
     def parsed_layout(self) -> Layout:

@@ -65,6 +65,10 @@ class Inputs:
     condition_EG: Int64[Tensor, "E G"]
     user_code_UK: Int64[Tensor, "U K"]
     user_N: Int64[Tensor, " N"]
+    user_U: Int64[
+        np.ndarray, " U"
+    ]  # dense user index, and which of its events each is: keys of what is kept elsewhere
+    number_E: Int64[np.ndarray, " E"]
 
     @property
     def num_tokens(self) -> int:
@@ -208,6 +212,7 @@ def _of_events_read(inputs: Inputs) -> Inputs:
         action_EA=inputs.action_EA[event_E],
         context_EF=inputs.context_EF[event_E],
         condition_EG=inputs.condition_EG[event_E],
+        number_E=inputs.number_E[event_E.cpu().numpy()],
         shown=tuple((field, number_P[source_N]) for field, source_N in inputs.shown),
         event_N=number_P[inputs.event_N + SPECIALS] - SPECIALS,
         questions=tuple(
@@ -262,6 +267,8 @@ def _rows_of(
         condition_EG=tensor(batch.condition_EG),
         user_code_UK=tensor(batch.user_code_UK),
         user_N=tensor(np.repeat(np.arange(batch.num_users), tokens.length_U)),
+        user_U=batch.user_U,
+        number_E=batch.number_E,
     )
 
 

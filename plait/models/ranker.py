@@ -25,6 +25,7 @@ from plait.nn.encoded import Encoded, Keys
 from plait.nn.encoders import ItemVectors
 from plait.nn.heads import ActionHeads
 from plait.nn.initialising import Linear, normal
+from plait.nn.interests import InterestFeatures, InterestRows, InterestSource
 from plait.nn.ranker_settings import RankerSettings
 from plait.nn.rankers import Amounts, Asked, Behaviours, Interest, extractor_of
 from plait.nn.target_attention import Moments
@@ -76,6 +77,11 @@ class Ranker(GenerativeRecommender):
         super().__init__(config)
         self.extractor = extractor_of(settings, trunk.dim, trunk.num_heads, self.actions is not None)
         num_in = self.extractor.num_out + trunk.dim * (1 if self.users is None else 2)
+        self.interest_features: InterestFeatures | None = None
+        self.interests: InterestSource | None = None  # where they are looked up; training sets it
+        if settings.interests.width:
+            self.interest_features = InterestFeatures(settings.interests)
+            num_in += self.interest_features.num_out
         self.layers = _layers(num_in, settings.hidden, trunk.dropout)
         self.search_layers: nn.Sequential | None = None
         if settings.kind == "sim" and settings.search == "soft":
@@ -172,7 +178,17 @@ class Ranker(GenerativeRecommender):
         if self.users is not None:
             user_M = inputs.user_N[self._token_of(inputs, asked)]
             read.append(self.users(inputs.user_code_UK).index_select(0, user_M))
+        if self.interest_features is not None:
+            read.append(self.interest_features(self._interests(inputs, asked), len(asked.label_M)))
         return self.layers(torch.cat(read, dim=1))
+
+    def _interests(self, inputs: Inputs, asked: Questions) -> InterestRows | None:
+        if self.interests is None:
+            return None
+        event_M = asked.label_M.cpu().numpy()
+        user_M = inputs.user_U[inputs.user_N[self._token_of(inputs, asked)].cpu().numpy()]
+        item_M = inputs.item_E[asked.label_M].cpu().numpy()
+        return self.interests.of(user_M, inputs.number_E[event_M], item_M).to(inputs.item_E.device)
 
     def _in_training(self, inputs: Inputs, asked: Questions) -> Behaviours:
         """With other items beside those of the events, where the extractor compares them."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, assert_never
 
 from plait.limits import WIDTH, WINDOW, Between, check_numbers
+from plait.nn.interests import InterestSettings
 from plait.wording import setting
 
 RankerKind = Literal["none", "din", "dien", "sim", "twin"]
@@ -37,6 +38,8 @@ class RankerSettings:
     auxiliary_weight: Annotated[float, Between(0, 1e6, "of a loss")] = 1.0
     """Weight of the loss that dien's extractor, or the soft search of sim, has of its own."""
 
+    interests: InterestSettings = InterestSettings()
+
     def __post_init__(self) -> None:
         check_numbers("model.ranker.", self)
         if not self.hidden:
@@ -62,18 +65,19 @@ def settings_of_ranker(kind: RankerKind) -> tuple[str, ...]:
     """The settings that this kind reads, beside its own name.
 
     >>> settings_of_ranker("twin")
-    ('hidden', 'top_k')
+    ('hidden', 'interests', 'top_k')
     """
+    every = "hidden", "interests"
     match kind:
         case "none":
             return ()
         case "din":
-            return "hidden", "recent_events", "unit_width"
+            return *every, "recent_events", "unit_width"
         case "dien":
-            return "hidden", "recent_events", "auxiliary_weight"
+            return *every, "recent_events", "auxiliary_weight"
         case "sim":
-            return "hidden", "recent_events", "top_k", "search", "category", "auxiliary_weight"
+            return *every, "recent_events", "top_k", "search", "category", "auxiliary_weight"
         case "twin":
-            return "hidden", "top_k"
+            return *every, "top_k"
         case _:
             assert_never(kind)

@@ -5,12 +5,15 @@ from pathlib import Path
 
 from plait.data import Dataset
 from plait.evaluation.settings import Optim, Protocol
-from plait.fitting import fit
+from plait.fitting import in_folder
 from plait.models.generative import ModelSettings
+from plait.nn.device import resolve_device
 from plait.nn.towers import TowerConfig
 from plait.notices import Watch
+from plait.rankers.interests import Interests
 from plait.rankers.settings import RankerName, RankerProtocol, Shown, run_settings
 from plait.recommender import Recommender
+from plait.training.run import run_training
 
 LINEAR = ModelSettings(tower=TowerConfig(kind="linear"))
 
@@ -20,6 +23,7 @@ def fit_ranker(
     ranker: RankerName,
     *,
     history: Shown = "actions",
+    interests: Interests | None = None,
     model: ModelSettings = LINEAR,
     optim: Optim = Optim(),
     protocol: Protocol = RankerProtocol(),
@@ -34,6 +38,7 @@ def fit_ranker(
         data: a dataset, or the path of a prepared folder. It has an action to predict.
         ranker: din, dien, sim or twin.
         history: what events of a history show: their items with their actions, or items alone.
+        interests: what a user model said before, read for this dataset (`Interests.read`).
         model: `model.ranker` holds the ranker's own settings; its `kind` is `ranker`.
         protocol: by default a history is whole, up to 1,000 events, and every event of it is asked about.
         out, device, report, watch: as for `plait.fit`.
@@ -41,15 +46,11 @@ def fit_ranker(
     Raises:
         ValueError, KeyboardInterrupt: as `plait.fit`.
     """
-    settings = run_settings(ranker, model, optim, protocol, history)
-    return fit(
-        data,
-        settings.layout,
-        model=settings.model,
-        optim=settings.optim,
-        protocol=settings.protocol,
-        out=out,
-        device=device,
-        report=report,
-        watch=watch,
+    on = resolve_device(device)
+    dataset = data if isinstance(data, Dataset) else Dataset.open(data)
+    settings = run_settings(ranker, model, optim, protocol, history, interests)
+    return in_folder(
+        out,
+        on,
+        lambda folder: run_training(dataset, settings, folder, report, on, watch, interests=interests),
     )

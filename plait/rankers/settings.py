@@ -10,6 +10,7 @@ from plait.limits import WINDOW
 from plait.models.generative import ModelSettings
 from plait.models.ranker import RANKED_LAYOUT
 from plait.nn.towers import TowerConfig
+from plait.rankers.interests import Interests
 
 RankerName = Literal["din", "dien", "sim", "twin"]
 Shown = Literal["actions", "items"]
@@ -35,14 +36,19 @@ def run_settings(
     optim: Optim = Optim(),
     protocol: Protocol = RankerProtocol(),
     history: Shown = "actions",
+    interests: Interests | None = None,
 ) -> RunSettings:
     """Everything that decides a ranker's run.
 
     Args:
         history: what events of a history show: their items with their actions, or items alone.
+        interests: what it is told beside; `model.ranker.interests` says what of it is read.
     """
     plain = protocol.plain() if isinstance(protocol, RankerProtocol) else protocol
-    ranked = replace(model, ranker=replace(model.ranker, kind=ranker))
+    told = model.ranker.interests
+    if interests is not None:
+        told = replace(told, num_conditions=len(interests.conditions), width=interests.width)
+    ranked = replace(model, ranker=replace(model.ranker, kind=ranker, interests=told))
     return RunSettings(layout=layout_of(history), model=ranked, optim=optim, protocol=plain)
 
 

@@ -37,9 +37,11 @@ from plait.models.building import built
 from plait.models.combining import check_supported
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs
+from plait.models.ranker import Ranker
 from plait.nn.arithmetic import Arithmetic, arithmetic_of
 from plait.nn.dropout import draw_from
 from plait.nn.initialising import initialised
+from plait.nn.interests import InterestSource
 from plait.nn.precision import autocast, products_by
 from plait.nn.runtime import denormals_flushed
 from plait.notices import Diverged, Interrupted, Watch
@@ -88,6 +90,7 @@ def train_model(
     begin: Callable[[], None] | None = None,
     arithmetic: Arithmetic | None = None,
     start: Start | None = None,
+    interests: InterestSource | None = None,
 ) -> Fitted:
     """Trains one model. `folder` keeps its checkpoint and metrics.jsonl.
 
@@ -99,6 +102,7 @@ def train_model(
             written to it. It is not called where training goes on from a checkpoint.
         arithmetic: what matrices are multiplied in; without it, what `optim.precision` says for this machine.
         start: whose weights to go on from, by a configuration for them; without it, they are drawn.
+        interests: what a ranker that reads interests looks them up in.
 
     Raises:
         ValueError: the settings do not fit each other, the data or the checkpoint found in the folder. Or the layout
@@ -154,6 +158,7 @@ def train_model(
             watch,
             arithmetic,
             start,
+            interests,
         )
         if not run.restore():
             run.start()
@@ -230,12 +235,14 @@ class _Run:
         watch: Watch | None,
         arithmetic: Arithmetic,
         start: Start | None,
+        interests: InterestSource | None = None,
     ) -> None:
         self.budget, self.arithmetic, self.given = budget, arithmetic, start
         self.dataset, self.optim, self.protocol, self.rules = dataset, optim, protocol, rules
         self.folder, self.report, self.device, self.watch = folder, report, device, watch
         weights = torch_generator(protocol.seed, Stream.WEIGHTS)  # on the CPU: the same start on every device
         self.model = initialised(built(config), weights).to(device)
+        _give_interests(self.model, interests)
         protocol.check_asks(self.model.plan)  # selection and test ask by the protocol, serving by the model
         self.randomness = Randomness.of(protocol.seed, device)
         draw_from(self.model, self.randomness.dropout)
@@ -263,6 +270,7 @@ class _Run:
             "actions": dataset.actions,
         }
         asked |= {"goes on from": start.sha256} if start else {}
+        asked |= {"interests": interests.sha256} if interests else {}
         asked |= {"refit": budget} if isinstance(budget, Steps) else {}
         self.fingerprint = msgspec.to_builtins(asked)
         self.saved_at_s = time.monotonic()
@@ -532,6 +540,19 @@ class _Run:
         """How soon training gives up."""
         stale = self.progress.stale
         return f", no rise in {stale} of {self.protocol.patience}" if stale else ""
+
+
+def _give_interests(model: GenerativeRecommender, interests: InterestSource | None) -> None:
+    """Raises ValueError where a model reads interests and there are none, or the other way round."""
+    reads_them = isinstance(model, Ranker) and model.interest_features is not None
+    if reads_them != (interests is not None):
+        raise ValueError(
+            "the model reads interests, and none are given: train it by `plait rank train` with their files"
+            if reads_them
+            else "interests are given, and the model reads none"
+        )
+    if isinstance(model, Ranker):
+        model.interests = interests
 
 
 def _check_version(path: Path, state: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from plait.evaluation.settings import Optim
 from plait.nn.dice import Dice
 from plait.nn.encoders import ItemEncoder
 from plait.nn.heads import ActionHeads
+from plait.nn.interests import InterestFeatures
 from plait.nn.item_bias import ItemBias
 from plait.nn.relative import RelativeBias
 
@@ -53,7 +54,7 @@ def _role(owner: nn.Module, name: str) -> Role:
             nn.Linear() | nn.GRU() | ActionHeads()
         ):  # the layers of a stacked tower, and the heads', lie in one matrix
             return "matrix" if name.startswith("weight") else "bias"
-        case RelativeBias() | ItemBias() | Dice():
+        case RelativeBias() | ItemBias() | Dice() | InterestFeatures():
             return "bias"
         case nn.Embedding() | nn.ParameterDict() | ItemEncoder():  # the last one's: the vector of a new item
             return "embedding"

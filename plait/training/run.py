@@ -38,6 +38,7 @@ from plait.layouts import Layout
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.saving import save_model
 from plait.nn.arithmetic import Arithmetic
+from plait.nn.interests import InterestSource
 from plait.nn.precision import autocast, products_by
 from plait.nn.runtime import denormals_flushed
 from plait.notices import Watch
@@ -59,6 +60,7 @@ def run_training(
     watch: Watch | None = None,
     arithmetic: Arithmetic | None = None,
     start: Start | None = None,
+    interests: InterestSource | None = None,
 ) -> Result:
     """Trains and tests, or goes on where the folder stands; a finished run is only read.
 
@@ -66,6 +68,7 @@ def run_training(
         arithmetic: what `optim.precision = auto` stands for in all runs that this one is compared with; without it,
             what the run began with, or what this machine multiplies fastest in.
         start: whose weights the run goes on from; without it, they are drawn.
+        interests: what a ranker that reads interests looks them up in.
 
     Raises:
         ValueError: the folder holds a run of other settings or data, or one that another process trains just now, or
@@ -73,6 +76,7 @@ def run_training(
         Diverged, KeyboardInterrupt: as `plait.training.loop.train_model`.
     """
     settings = replace(settings, goes_on_from=start.sha256 if start else "")
+    settings = replace(settings, interests=interests.sha256 if interests else "")
     config = config_of(dataset, settings)
     config = config if start is None else start.config_for(config)
     check_fits_memory(config)
@@ -82,7 +86,9 @@ def run_training(
         return finished
     check_takes_runs(folder)
     with kept_alone(folder / LOCK, busy_message(folder)) as alone, denormals_flushed():
-        return _train(dataset, settings, config, folder, report, device, watch, alone, arithmetic, start)
+        return _train(
+            dataset, settings, config, folder, report, device, watch, alone, arithmetic, start, interests
+        )
 
 
 def _train(
@@ -96,6 +102,7 @@ def _train(
     alone: Callable[[], None],
     shared: Arithmetic | None,
     start: Start | None,
+    interests: InterestSource | None,
 ) -> Result:
     check_begun(folder)
     arithmetic = arithmetic_of_run(settings, folder, device, shared)
@@ -121,6 +128,7 @@ def _train(
         begin,
         arithmetic,
         start,
+        interests,
     )
     _save_checkpoints(dataset, settings, fitted, folder, device, report)
     result = _result(

@@ -13,6 +13,7 @@ from plait.cli.verb_settings import VerbModelSettings, model_of_verb
 from plait.evaluation.settings import Optim
 from plait.nn.device import resolve_device
 from plait.nn.towers import TowerConfig
+from plait.rankers.interests import Interests
 from plait.rankers.settings import RankerName, RankerProtocol, Shown, run_settings
 from plait.training.run import run_training
 
@@ -38,6 +39,8 @@ def train_ranker(
     ranker: RankerName,
     out: Path,
     history: Shown = "actions",
+    interests: Path | None = None,
+    item_interests: Path | None = None,
     device: Device = "auto",
     quiet: Quiet = False,
     model: Annotated[RankerModelSettings, MODEL] = RankerModelSettings(),
@@ -58,14 +61,24 @@ def train_ranker(
         The run's folder.
     history
         What events of a history show: items with their actions, or items alone.
+    interests
+        Parquet with `user`, `event`, `condition` and `vector`: what a user model said of users before their events.
+    item_interests
+        Parquet with `item` and `vector`, of the same user model.
     device
         What to train on; auto is cuda where there is one.
     """
     on, screen = resolve_device(device), progress_console(quiet=quiet)
     tower = TowerConfig(**vars(model.tower))
     its_model = replace(model_of_verb(model, None), tower=tower)
-    settings = run_settings(ranker, its_model, optim, protocol, history)
-    opened = open_dataset(dataset)
+    if (interests is None) != (item_interests is None):
+        raise ValueError("--interests and --item-interests come together: give both, or none")
+    opened, told = open_dataset(dataset), None
+    if interests is not None and item_interests is not None:
+        told = Interests.read(interests, item_interests, opened)
+        for line in told.missing(opened):
+            say(line, screen)
+    settings = run_settings(ranker, its_model, optim, protocol, history, told)
     with training_bar(screen) as watch:
-        run_training(opened, settings, out, lambda line: say(line, screen), on, watch)
+        run_training(opened, settings, out, lambda line: say(line, screen), on, watch, interests=told)
     tell_trained(out, opened)

@@ -1,0 +1,196 @@
+"""Interests in Parquet files, joined to questions by key when they are asked.
+
+Two tables. Of users: `user` (the log's id), `event` (which of the user's events the interest is for, from 0, counted as
+preparation kept them), `condition`, `vector`, and `version` where it is known. Of items: `item`, `vector`, `version`.
+An interest for an event knows only what came before it; whoever writes the files answers for that.
+
+Shape letters: M questions, Q conditions, W width of an interest, K keys of a condition, R rows of vectors, V items.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float32, Int64
+
+from plait.data import Dataset
+from plait.files import sha256
+from plait.nn.interests import InterestRows
+
+EVENTS = 1 << 32  # of a user, at most: keys are user * EVENTS + event
+OF_USERS, OF_ITEMS = ("user", "event", "condition", "vector"), ("item", "vector")
+
+
+@dataclass(frozen=True, eq=False)
+class _Keyed:
+    """Vectors of one condition by key."""
+
+    key_K: Int64[np.ndarray, " K"]  # ascending
+    row_K: Int64[np.ndarray, " K"]
+
+    def rows(self, key_M: Int64[np.ndarray, " M"]) -> Int64[np.ndarray, " M"]:
+        """The row of each key; -1 where there is none."""
+        if not len(self.key_K):
+            return np.full(len(key_M), -1, dtype=np.int64)
+        place_M = np.minimum(np.searchsorted(self.key_K, key_M), len(self.key_K) - 1)
+        return np.where(self.key_K[place_M] == key_M, self.row_K[place_M], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Interests:
+    """Vectors of users' events and of items, of one version of one user model."""
+
+    conditions: tuple[str, ...]
+    keyed: tuple[_Keyed, ...]  # by condition
+    vector_RW: Float32[np.ndarray, "R W"]
+    item_row_V: Int64[np.ndarray, " V"]  # -1 where an item has none
+    item_vector_RW: Float32[np.ndarray, "R2 W"]
+    version: str  # "" where the files name none
+    sha256: str  # of both files
+
+    @classmethod
+    def read(cls, of_users: Path, of_items: Path, dataset: Dataset) -> "Interests":
+        """The interests of a dataset's users and items; those of others are left out.
+
+        Raises:
+            ValueError: a column is missing or of the wrong type, vectors differ in width or hold no finite numbers, a
+                key stands twice, or there are several versions.
+        """
+        users, items = _table(of_users, OF_USERS), _table(of_items, OF_ITEMS)
+        version = _one_version({of_users: users, of_items: items})
+        vector_RW, item_vector_RW = _vectors(of_users, users), _vectors(of_items, items)
+        if vector_RW.shape[1] != item_vector_RW.shape[1]:
+            raise ValueError(
+                f"{of_users} has vectors of width {vector_RW.shape[1]}, and {of_items} of {item_vector_RW.shape[1]}; "
+                "give interests and items of one user model"
+            )
+        conditions = tuple(sorted(users["condition"].unique().to_list()))
+        user_R = dataset.users.index_of(users["user"])
+        key_R = np.where(user_R == dataset.users.unknown, -1, user_R * EVENTS + users["event"].to_numpy())
+        of_condition = users["condition"].to_numpy()
+        keyed = tuple(_keyed(of_users, key_R, of_condition == condition) for condition in conditions)
+        item_R = dataset.items.index_of(items["item"])
+        item_row_V = np.full(dataset.num_items + 1, -1, dtype=np.int64)
+        known_r = np.flatnonzero(item_R != dataset.items.unknown)
+        _check_once(of_items, item_R[known_r])
+        item_row_V[item_R[known_r]] = known_r
+        both = f"{sha256(of_users)}{sha256(of_items)}"
+        return cls(conditions, keyed, vector_RW, item_row_V, item_vector_RW, version, both)
+
+    @property
+    def width(self) -> int:
+        return self.vector_RW.shape[1]
+
+    def of(
+        self,
+        user_M: Int64[np.ndarray, " M"],
+        number_M: Int64[np.ndarray, " M"],
+        item_M: Int64[np.ndarray, " M"],
+    ) -> InterestRows:
+        """What is known of questions; see `plait.nn.interests.InterestSource`."""
+        row_MQ = np.stack([keyed.rows(user_M * EVENTS + number_M) for keyed in self.keyed], axis=1)
+        item_row_M = self.item_row_V[item_M]
+        return InterestRows(
+            torch.from_numpy(_taken(self.vector_RW, row_MQ)),
+            torch.from_numpy(row_MQ >= 0),
+            torch.from_numpy(_taken(self.item_vector_RW, item_row_M)),
+            torch.from_numpy(item_row_M >= 0),
+        )
+
+    def missing(self, dataset: Dataset) -> list[str]:
+        """A line that counts what a learned *none* will stand for, of the events of each part."""
+        found = []
+        for part, (user_M, number_M, item_M) in _questions(dataset).items():
+            rows = self.of(user_M, number_M, item_M)
+            lacks = int((~rows.has_interest_MQ.all(1)).sum()), int((~rows.has_item_M).sum())
+            found.append(f"{lacks[0]:,} of {len(user_M):,} {part} events, {lacks[1]:,} of their items")
+        return [f"without interests, so none is learned for them: {'; '.join(found)}"]
+
+
+def _questions(dataset: Dataset) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    events = dataset.histories(np.arange(dataset.num_users))
+    user_E, number_E = np.repeat(events.user_U, events.num_events_U), events.number_E
+    is_train_E = number_E < dataset.train_user_counts()[user_E]
+    found = {"training": (user_E[is_train_E], number_E[is_train_E], events.item_E[is_train_E])}
+    first_U = events.start_U1[:-1]
+    for part in ("validation", "test"):
+        targets = dataset.targets(part)
+        event_Q = targets.event_Q
+        number_Q = event_Q - first_U[targets.user_Q]
+        found[part] = (targets.user_Q, number_Q, dataset.target_items(targets))
+    return found
+
+
+def _taken(vector_RW: np.ndarray, row_X: np.ndarray) -> np.ndarray:
+    """Rows of vectors; zeros for -1."""
+    if not len(vector_RW):
+        return np.zeros((*row_X.shape, vector_RW.shape[1]), dtype=np.float32)
+    return np.where((row_X >= 0)[..., None], vector_RW[np.maximum(row_X, 0)], np.float32(0))
+
+
+def _table(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
+    try:
+        table = pl.read_parquet(path, glob=False)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"{path} cannot be read as Parquet: {error}") from None
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise ValueError(
+            f"{path} has no column {missing[0]!r}; expected {', '.join(columns)}, found {', '.join(table.columns)}"
+        )
+    if "event" in columns and not table["event"].dtype.is_integer():
+        raise ValueError(
+            f"{path}: event is {table['event'].dtype}; expected whole numbers, from 0 for each user"
+        )
+    if "condition" in columns:
+        table = table.with_columns(pl.col("condition").cast(pl.String))
+    return table
+
+
+def _one_version(tables: dict[Path, pl.DataFrame]) -> str:
+    found = {
+        str(version)
+        for table in tables.values()
+        if "version" in table.columns
+        for version in table["version"].unique().to_list()
+    }
+    if len(found) > 1:
+        raise ValueError(
+            f"{' and '.join(map(str, tables))} hold versions {', '.join(sorted(found))}: vectors of different user "
+            "models mean different things; give those of one version"
+        )
+    return next(iter(found), "")
+
+
+def _vectors(path: Path, table: pl.DataFrame) -> Float32[np.ndarray, "R W"]:
+    column = table["vector"]
+    if isinstance(column.dtype, pl.Array):
+        column = column.cast(pl.List(column.dtype.inner))
+    if not isinstance(column.dtype, pl.List) or not column.dtype.inner.is_float():
+        raise ValueError(f"{path}: vector is {column.dtype}; expected lists of numbers, all of one length")
+    widths = column.list.len().unique().to_list()
+    if len(widths) != 1 or not widths[0]:
+        raise ValueError(
+            f"{path}: vectors have the lengths {widths}; expected one length, and one row at least"
+        )
+    vector_RW = column.explode().to_numpy().astype(np.float32).reshape(len(column), -1)
+    if not np.isfinite(vector_RW).all():
+        row = int(np.flatnonzero(~np.isfinite(vector_RW).all(1))[0])
+        raise ValueError(f"{path}: the vector of row {row} holds a number that is missing or not finite")
+    return vector_RW
+
+
+def _keyed(path: Path, key_R: Int64[np.ndarray, " R"], is_of_it_R: np.ndarray) -> _Keyed:
+    row_K = np.flatnonzero(is_of_it_R & (key_R >= 0))
+    _check_once(path, key_R[row_K])
+    order_K = np.argsort(key_R[row_K], kind="stable")
+    return _Keyed(key_R[row_K][order_K], row_K[order_K])
+
+
+def _check_once(path: Path, key_K: Int64[np.ndarray, " K"]) -> None:
+    if len(np.unique(key_K)) < len(key_K):
+        raise ValueError(
+            f"{path}: a key stands twice; give one vector for each user, event and condition, and each item"
+        )
