@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from provenance import write_result
 
-USERS, EVENTS, ITEMS = 400, 250, 3_700
+USERS, EVENTS, ITEMS = 100, 250, 3_700
 WINDOW, STEP, DIM, LAYERS, CANDIDATES = 200, 50, 128, 2, 1_000
 FIRST_S = 1_600_000_000
 DEADLINE_MS = 500.0

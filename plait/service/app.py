@@ -75,7 +75,7 @@ def _add_questions(app: FastAPI, service: Service) -> None:
 def _add_users(app: FastAPI, service: Service) -> None:
     @app.get("/v1/users/{user:path}", summary="A user's history as it is kept")
     async def user_of(user: str) -> Response:
-        kept = await _stored(lambda its: asyncio.to_thread(service.store.history, its), user)
+        kept = await _stored(service.history, user)
         if kept is None:
             raise Problem(404, "unknown user", "nothing is known of this user; append events first")
         history = [{"id": event.id, "event": unpacked(event.content)} for event in kept.events]

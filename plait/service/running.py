@@ -13,6 +13,7 @@ from plait.service.problems import Problem
 from plait.service.service import Service
 
 Report = Callable[[str], None]
+BACKLOG = 2_048  # connections that wait to be taken
 KEEP_S = 75  # an idle connection: longer than usual proxies keep theirs
 
 
@@ -36,7 +37,7 @@ def run(service: Service, report: Report) -> None:
     )
     server = uvicorn.Server(config)
     signal.signal(signal.SIGHUP, _reloading(service, report))
-    signal.signal(signal.SIGTERM, lambda number, frame: None)  # uvicorn raises it again when it is down
+    signal.signal(signal.SIGTERM, _stopping(server))  # before uvicorn has its own, and again when it is down
     host, number = port.getsockname()[:2]
     report(f"serving {service.deployed.name} {service.deployed.version} at http://{host}:{number}")
     try:
@@ -54,12 +55,20 @@ def _bound(host: str, port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))
+        found.listen(BACKLOG)  # from now on nobody is turned away, though nobody is answered yet
     except OSError as error:
         found.close()
         raise ValueError(
             f"{host}:{port} cannot be had ({error.strerror}); stop what listens there, or take another --port"
         ) from error
     return found
+
+
+def _stopping(server: uvicorn.Server) -> Callable[[int, FrameType | None], None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    return stop
 
 
 def _reloading(service: Service, report: Report) -> Callable[[int, FrameType | None], None]:

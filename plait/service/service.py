@@ -27,7 +27,15 @@ from plait.service.rows import Row, Rows, packed
 from plait.service.settings import ServiceSettings
 from plait.service.wire import AppendRequest, RetrieveRequest, ScoreRequest
 from plait.store.group_commit import Closed, GroupCommit
-from plait.store.history import Append, Outcome, Store, StoredEvent, StoreFull, StoreUnavailable
+from plait.store.history import (
+    Append,
+    Outcome,
+    Store,
+    StoredEvent,
+    StoredHistory,
+    StoreFull,
+    StoreUnavailable,
+)
 
 SEED = "\0seed"  # the user whose history says what the store began with; no request can name it
 SEED_USERS = 64  # in one transaction
@@ -118,6 +126,14 @@ class Service:
                 events=outcomes,
             )
         return outcomes
+
+    async def history(self, user: str) -> StoredHistory | None:
+        """What is kept of a user.
+
+        Raises:
+            StoreUnavailable
+        """
+        return await asyncio.to_thread(self.store.history, user)
 
     async def forget(self, user: str) -> bool:
         """Whether anything was known of a user; nothing is from now on, on disk or in memory.

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,8 +41,13 @@ def served(run: Path, *words: object) -> Iterator[tuple[subprocess.Popen, str, l
 def sent(address: str, path: str, body: Any = None) -> Any:
     headers = {"content-type": "application/json", "plait-deadline-ms": "60000"}
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(address + path, data, headers), timeout=60) as answer:
-        return json.loads(answer.read())
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(address + path, data, headers), timeout=60
+        ) as answer:
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        raise AssertionError(error.read().decode()) from error
 
 
 def test_a_service_from_start_to_stop(run: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -54,8 +60,8 @@ def test_a_service_from_start_to_stop(run: Path, tmp_path: Path, capsys: Capture
         assert before["answered_by"] == "model" and len(before["items"]) == 3
         assert sent(address, "/v1/events", {"events": [event]})["events"] == [{"id": "e", "status": "stored"}]
         port = address.rpartition(":")[2]
-        assert "written by another process" in complaint(capsys, 1, "serve", mine, "--port", port)
-        taken = complaint(capsys, 1, "serve", mine, "--port", port, "--store", tmp_path / "other")
+        assert "written by another process" in complaint(capsys, 2, "serve", mine, "--port", port)
+        taken = complaint(capsys, 2, "serve", mine, "--port", port, "--store", tmp_path / "other")
         assert f"127.0.0.1:{port} cannot be had" in taken
         os.kill(child.pid, signal.SIGKILL)
     with served(mine) as (child, address, said):
@@ -78,7 +84,7 @@ def test_a_new_key_is_shown_once(tmp_path: Path, capsys: Capture) -> None:
     (kept,) = read_keys(file)
     assert holder([kept], key) == kept and kept.scopes == ("ask", "users") and key not in file.read_text()
     assert "expected some of ask, append" in complaint(
-        capsys, 1, "new-key", file, "--name", "b", "--scopes", "all"
+        capsys, 2, "new-key", file, "--name", "b", "--scopes", "all"
     )
 
 
@@ -96,4 +102,4 @@ def test_what_cannot_be_served(
     words: tuple[object, ...], told: str, run: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     store = () if "--store" in words else ("--store", tmp_path / "store")
-    assert told in complaint(capsys, 1, "serve", run, *store, *words)
+    assert told in complaint(capsys, 2, "serve", run, *store, *words)
