@@ -254,6 +254,7 @@ def test_verbs_stand_in_the_order_of_work_and_groups_after_what_is_common(capsys
         "layouts",
         "compare",
         "train",
+        "rank",
         "evaluate",
         "recommend",
         "score",
