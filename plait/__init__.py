@@ -10,6 +10,7 @@ from plait.lazy_names import lazy_names
 if TYPE_CHECKING:  # for editors and checkers of types; a test holds it against HOMES
     from plait.counting_recommender import CountingRecommender, CountingScorer
     from plait.data import Dataset, Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat, prepare
+    from plait.engine.state_parts import joined_states, state_of_users
     from plait.evaluation.settings import Optim, Protocol
     from plait.exporting.exported import Exported
     from plait.exporting.writing import export
@@ -61,8 +62,10 @@ HOMES = {
     "Vector": "plait.schema",
     "export": "plait.exporting.writing",
     "fit": "plait.fitting",
+    "joined_states": "plait.engine.state_parts",
     "prepare": "plait.data",
     "refit": "plait.fitting",
+    "state_of_users": "plait.engine.state_parts",
 }
 
 __all__ = [
@@ -94,8 +97,10 @@ __all__ = [
     "Vector",
     "export",
     "fit",
+    "joined_states",
     "prepare",
     "refit",
+    "state_of_users",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, HOMES)

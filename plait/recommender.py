@@ -58,6 +58,7 @@ from plait.engine.state import State, called
 from plait.engine.state import append as append_event
 from plait.engine.state import encode as encode_history
 from plait.engine.state_file import load_state, save_state
+from plait.engine.state_parts import joined_states, state_of_users
 from plait.engine.value import Formula, Value
 from plait.files import draft_folder
 from plait.limits import MOST_CODES, Between
@@ -148,7 +149,10 @@ class Recommender:
         return one_pass.encode(self.model, state)
 
     def append(self, state: State, event: Frame) -> State:
-        """The state after one more event of every user (for one user, a mapping of single values will do).
+        """The state after one more event of every user, or of some (for one user, a mapping of single values will do).
+
+        The others stay as they are. Where events are of some users, or the state was joined in another order than that
+        of ids, all keys are copied.
 
         What holds for columns, missing actions and unknown items of `encode` holds here. An event that names the last
         event's request, in the log's request column, belongs to it. In a log without that column, one of the same time
@@ -168,6 +172,15 @@ class Recommender:
                 "and the state was encoded from an EventBatch, which does not name its last request; encode a table of "
                 "the log's columns"
             )
+        if read.user_ids is None or read.user_ids == state.id_U or not set(read.user_ids) <= set(state.id_U):
+            return self._appended(state, read)
+        grown = self._appended(state_of_users(state, read.user_ids), read)
+        rest = [id for id in state.id_U if id not in read.user_ids]
+        both = joined_states([grown, state_of_users(state, rest)]) if rest else grown
+        return state_of_users(both, state.id_U)
+
+    def _appended(self, state: State, read: History) -> State:
+        """With one event of each user of the state; refuses others."""
         after = append_event(
             state,
             read.events,

@@ -20,7 +20,7 @@ GROUPS = {
     "Features": ("Feature", "Category", "Categories", "Number", "Vector"),
     "Layouts": ("Layout",),
     "Training": ("fit", "refit", "ModelSettings", "LateSettings", "Optim", "Protocol"),
-    "Answering": ("Recommender",),
+    "Answering": ("Recommender", "joined_states", "state_of_users"),
     "Exporting": ("export", "Exported"),
     "Counting": ("CountingRecommender", "CountingScorer"),
 }

@@ -3,14 +3,15 @@
 Shape letters: U users.
 """
 
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Hashable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
 from plait.engine.one_pass import Kept
-from plait.engine.state import State, some_users
+from plait.engine.state import State, called, some_users
 from plait.nn.encoded import Encoded
 from plait.schema import EventBatch
 
@@ -34,9 +35,49 @@ def some_of_state(state: State, users: slice) -> State:
     )
 
 
+def state_of_users(state: State, users: Sequence[Hashable]) -> State:
+    """The state of these users, in this order. Keys are copied, unless the users stand side by side in the state.
+
+    Args:
+        users: what the state calls them (`state.id_U`).
+
+    Raises:
+        ValueError: no user is named, one is named twice, or the state has none of that name, or two.
+
+    Example: `plait.state_of_users(state, ["u03", "u01"])`
+    """
+    users = list(users)
+    if not users or len(set(users)) < len(users):
+        raise ValueError(f"users = {reprlib.repr(users)}: expected users of the state, each once")
+    place = {id: nth for nth, id in enumerate(state.id_U)}
+    if len(place) < len(state.id_U):
+        raise ValueError("the state has a user twice, and neither can be told from the other")
+    strange = [user for user in users if user not in place]
+    if strange:
+        raise ValueError(f"{called(strange[0])} is not of the state's {len(place)} users")
+    parts = [some_of_state(state, run) for run in _runs([place[user] for user in users])]
+    return parts[0] if len(parts) == 1 else joined_states(parts)
+
+
+def _runs(places: Sequence[int]) -> list[slice]:
+    """
+    >>> _runs([2, 3, 4, 0])
+    [slice(2, 5, None), slice(0, 1, None)]
+    """
+    begins = [n for n, place in enumerate(places) if not n or place != places[n - 1] + 1]
+    ends = [*begins[1:], len(places)]
+    return [slice(places[a], places[b - 1] + 1) for a, b in zip(begins, ends, strict=True)]
+
+
 def joined_states(states: Sequence[State]) -> State:
     """The users of all states, in order. Keys stay where every state keeps some of the same model; what is known of
-    requests and places, where every state knows it."""
+    requests and places, where every state knows it.
+
+    Raises:
+        ValueError: there is no state.
+    """
+    if not states:
+        raise ValueError("joined_states: expected one state or more, found none")
     return State(
         _joined_events([state.events for state in states]),
         tuple(seen for state in states for seen in state.seen_U),

@@ -2,12 +2,11 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from test_graphs import candidates_at_another_position, model_for, run_by_torch
-from tiny import NUM_ITEMS, assert_caught, batch_of
+from tiny import assert_caught, batch_of
 
-from plait.engine.agreement import WAYS, Check, check
+from plait.engine.agreement import Check, check
 from plait.exporting import checking, writing
 from plait.exporting.checking import exported_way
 from plait.exporting.comparing import drawn_histories
@@ -63,8 +62,5 @@ def test_what_is_not_exported_is_said(monkeypatch):
     monkeypatch.setitem(writing.PACKAGES, "onnx", ("no-such-package",))
     found = check(model_for("lac"), batch, 0, [exported_way(model, "onnx")])
     assert "exported to onnx: format = 'onnx' needs no-such-package" in found.left_out[-1]
-    assert (
-        len({each.way for each in found.compared}) == len(WAYS) - 1
-        and NUM_ITEMS > 1
-        and np.isfinite([each.difference for each in found.compared]).all()
-    )
+    ways = {each.way for each in found.compared}
+    assert len(ways) > 4 and not any(way.startswith("exported") for way in ways)
