@@ -14,7 +14,8 @@ from pathlib import Path
 import cyclopts
 from provenance import write_result
 
-from plait.data import Dataset, sources
+from plait.data import Dataset
+from plait.data.sources.prepared import get
 from plait.evaluation.answers import measure
 from plait.evaluation.counting import baselines_of
 from plait.evaluation.settings import Protocol
@@ -25,7 +26,7 @@ app = cyclopts.App()
 @app.default
 def main(data: str, *, out: Path, filter_seen: bool = True) -> None:
     """Counts, chooses settings on the validation, and measures the test under the default protocol."""
-    dataset = Dataset.open(data) if Path(data).is_dir() else sources.get(data)
+    dataset = Dataset.open(data) if Path(data).is_dir() else get(data)
     start_s = time.process_time()
     with tempfile.TemporaryDirectory() as scratch:
         found, answers = baselines_of(dataset, Protocol(filter_seen=filter_seen), "causal", Path(scratch))

@@ -291,7 +291,7 @@ async def measure(port: int, pid: int, seconds: float) -> dict[str, Any]:
         await client.send(post("/v1/score", {"user": str(user), "items": [1]}))
     told: dict[str, Any] = {"memory": memory_mb(pid)}
     for name, draw in (("score", drawn.score), ("retrieve", drawn.retrieve), ("append", drawn.append)):
-        told[f"{name} one by one"] = await one_by_one(client, draw, pid, 150)
+        told[f"{name} one by one"] = await one_by_one(client, draw, pid, int(20 + 6 * seconds))
     told["score at 20 per s"] = summary(await open_loop(client, drawn.score, 20, seconds, 2), 20, seconds)
     told["append at 50 per s"] = summary(await open_loop(client, drawn.append, 50, seconds, 3), 50, seconds)
     most = await capacity(client, drawn.score, seconds / 2)

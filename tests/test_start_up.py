@@ -32,6 +32,8 @@ ANSWERING = (
     "plait.cli.score",
     "plait.cli.similar",
     "plait.cli.evaluate",
+    "plait.cli.serve",
+    "plait.service.running",
 )
 TRAINING = ("plait.training", "plait.fitting", "plait.compare", "plait.papers")
 

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import final
 
@@ -17,7 +18,7 @@ LATE = "the deadline passed before the model answered"
 SLOW = 0.2  # the weight of the newest time in the mean
 
 
-@dataclass
+@dataclass(eq=False)
 class _Waiting:
     deployed: Deployed
     question: Question
@@ -75,7 +76,7 @@ class Asking:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(waiting.future), max(0.0, left_s))
         except TimeoutError:
-            waiting.future.cancel()
+            self._leave(waiting)
             return await asyncio.to_thread(deployed.fall_back, question, LATE)
 
     def close(self) -> None:
@@ -84,6 +85,12 @@ class Asking:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+
+    def _leave(self, waiting: _Waiting) -> None:
+        """One that nobody waits for takes no place in the queue."""
+        waiting.future.cancel()
+        with self._changed, suppress(ValueError):  # the model has taken it
+            self._queue.remove(waiting)
 
     def _enter(self, deployed: Deployed, question: Question, left_s: float) -> _Waiting:
         waiting = _Waiting(deployed, question)

@@ -355,6 +355,7 @@ def test_late_answers_are_counts_and_cost_the_model_nothing(
                 ),
                 await asked(client, "/v1/score", score, headers=soon),
             ]
+            assert service.asking.num_waiting == 0  # nobody waits for them, so they are in nobody's way
             held.may_answer.set()
             return [await first, *late]
 
