@@ -353,6 +353,10 @@ class Dataset:
             case _:
                 assert_never(part)
 
+    def number_among_own(self, targets: Targets) -> Int64[np.ndarray, " Q"]:
+        """Which event of its user each target is, from 0."""
+        return targets.event_Q - self._start_U1[targets.user_Q]
+
     def conditions_of(self, row_Q: Int64[np.ndarray, " Q"]) -> Int64[np.ndarray, "Q G"]:
         """The codes of the conditions of events, given their rows."""
         return self._condition_EG[row_Q].astype(np.int64)

@@ -105,8 +105,8 @@ def own_conditions(dataset: Dataset, targets: Targets) -> Int64[np.ndarray, "Q G
 def interests_of_events(
     model: Recommender, dataset: Dataset, targets: Targets, asked: Asked, version: str, *, own: bool
 ) -> pl.DataFrame:
-    """A row for each event and condition: `user`, `event` (its row in the dataset), `condition`, `time` of the event,
-    `version`, `interest`.
+    """A row for each event and condition: `user`, `event` (which of the user's events it is, from 0), `condition`,
+    `time` of the event, `version`, `interest`.
 
     Args:
         own: asks under what each event came with, too.
@@ -122,7 +122,7 @@ def interests_of_events(
     interest_QNW = query_moments(model.model, coming, condition_QNG)
     num = interest_QNW.shape[1]
     keys = {
-        "event": np.repeat(targets.event_Q, num),
+        "event": np.repeat(dataset.number_among_own(targets), num),
         "condition": np.tile([OWN] * own + asked.texts, len(targets)).tolist(),
         "time": np.repeat(coming.time_s_U, num),
     }

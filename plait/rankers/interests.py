@@ -1,12 +1,13 @@
-"""Interests in Parquet files, joined to questions by key when they are asked.
+"""Interests in Parquet files, joined to questions by key when they are asked. `plait lum query` writes them.
 
 Two tables. Of users: `user` (the log's id), `event` (which of the user's events the interest is for, from 0, counted as
-preparation kept them), `condition`, `vector`, and `version` where it is known. Of items: `item`, `vector`, `version`.
-An interest for an event knows only what came before it; whoever writes the files answers for that.
+preparation kept them), `condition`, `interest`, and `version` where it is known. Of items: `item`, `interest`,
+`version`. An interest for an event knows only what came before it; whoever writes the files answers for that.
 
 Shape letters: M questions, Q conditions, W width of an interest, K keys of a condition, R rows of vectors, V items.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from plait.files import sha256
 from plait.nn.interests import InterestRows
 
 EVENTS = 1 << 32  # of a user, at most: keys are user * EVENTS + event
-OF_USERS, OF_ITEMS = ("user", "event", "condition", "vector"), ("item", "vector")
+OF_USERS, OF_ITEMS = ("user", "event", "condition", "interest"), ("item", "interest")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,36 +49,38 @@ class Interests:
     item_row_V: Int64[np.ndarray, " V"]  # -1 where an item has none
     item_vector_RW: Float32[np.ndarray, "R2 W"]
     version: str  # "" where the files name none
-    sha256: str  # of both files
+    sha256: str  # of all files
 
     @classmethod
-    def read(cls, of_users: Path, of_items: Path, dataset: Dataset) -> "Interests":
+    def read(cls, of_users: Sequence[Path], of_items: Path, dataset: Dataset) -> "Interests":
         """The interests of a dataset's users and items; those of others are left out.
+
+        Args:
+            of_users: one file or several, such as one for each part of the events.
 
         Raises:
             ValueError: a column is missing or of the wrong type, vectors differ in width or hold no finite numbers, a
                 key stands twice, or there are several versions.
         """
-        users, items = _table(of_users, OF_USERS), _table(of_items, OF_ITEMS)
-        version = _one_version({of_users: users, of_items: items})
-        vector_RW, item_vector_RW = _vectors(of_users, users), _vectors(of_items, items)
-        if vector_RW.shape[1] != item_vector_RW.shape[1]:
-            raise ValueError(
-                f"{of_users} has vectors of width {vector_RW.shape[1]}, and {of_items} of {item_vector_RW.shape[1]}; "
-                "give interests and items of one user model"
-            )
+        tables = {path: _table(path, OF_USERS) for path in of_users} | {of_items: _table(of_items, OF_ITEMS)}
+        version = _one_version(tables)
+        vectors = {path: _vectors(path, table) for path, table in tables.items()}
+        _check_one_width(vectors)
+        items, item_vector_RW = tables.pop(of_items), vectors.pop(of_items)
+        users = pl.concat(table.select(OF_USERS[:-1]) for table in tables.values())
+        vector_RW, of_all = np.concatenate(list(vectors.values())), " and ".join(map(str, of_users))
         conditions = tuple(sorted(users["condition"].unique().to_list()))
         user_R = dataset.users.index_of(users["user"])
         key_R = np.where(user_R == dataset.users.unknown, -1, user_R * EVENTS + users["event"].to_numpy())
         of_condition = users["condition"].to_numpy()
-        keyed = tuple(_keyed(of_users, key_R, of_condition == condition) for condition in conditions)
+        keyed = tuple(_keyed(of_all, key_R, of_condition == condition) for condition in conditions)
         item_R = dataset.items.index_of(items["item"])
         item_row_V = np.full(dataset.num_items + 1, -1, dtype=np.int64)
         known_r = np.flatnonzero(item_R != dataset.items.unknown)
-        _check_once(of_items, item_R[known_r])
+        _check_once(str(of_items), item_R[known_r])
         item_row_V[item_R[known_r]] = known_r
-        both = f"{sha256(of_users)}{sha256(of_items)}"
-        return cls(conditions, keyed, vector_RW, item_row_V, item_vector_RW, version, both)
+        hashes = "".join(map(sha256, [*of_users, of_items]))
+        return cls(conditions, keyed, vector_RW, item_row_V, item_vector_RW, version, hashes)
 
     @property
     def width(self) -> int:
@@ -114,12 +117,9 @@ def _questions(dataset: Dataset) -> dict[str, tuple[np.ndarray, np.ndarray, np.n
     user_E, number_E = np.repeat(events.user_U, events.num_events_U), events.number_E
     is_train_E = number_E < dataset.train_user_counts()[user_E]
     found = {"training": (user_E[is_train_E], number_E[is_train_E], events.item_E[is_train_E])}
-    first_U = events.start_U1[:-1]
     for part in ("validation", "test"):
         targets = dataset.targets(part)
-        event_Q = targets.event_Q
-        number_Q = event_Q - first_U[targets.user_Q]
-        found[part] = (targets.user_Q, number_Q, dataset.target_items(targets))
+        found[part] = (targets.user_Q, dataset.number_among_own(targets), dataset.target_items(targets))
     return found
 
 
@@ -165,11 +165,11 @@ def _one_version(tables: dict[Path, pl.DataFrame]) -> str:
 
 
 def _vectors(path: Path, table: pl.DataFrame) -> Float32[np.ndarray, "R W"]:
-    column = table["vector"]
+    column = table["interest"]
     if isinstance(column.dtype, pl.Array):
         column = column.cast(pl.List(column.dtype.inner))
     if not isinstance(column.dtype, pl.List) or not column.dtype.inner.is_float():
-        raise ValueError(f"{path}: vector is {column.dtype}; expected lists of numbers, all of one length")
+        raise ValueError(f"{path}: interest is {column.dtype}; expected lists of numbers, all of one length")
     widths = column.list.len().unique().to_list()
     if len(widths) != 1 or not widths[0]:
         raise ValueError(
@@ -182,14 +182,24 @@ def _vectors(path: Path, table: pl.DataFrame) -> Float32[np.ndarray, "R W"]:
     return vector_RW
 
 
-def _keyed(path: Path, key_R: Int64[np.ndarray, " R"], is_of_it_R: np.ndarray) -> _Keyed:
+def _check_one_width(vectors: Mapping[Path, Float32[np.ndarray, "_ _"]]) -> None:
+    (first, of_first), *others = vectors.items()
+    for path, of_path in others:
+        if of_path.shape[1] != of_first.shape[1]:
+            raise ValueError(
+                f"{first} has vectors of width {of_first.shape[1]}, and {path} of {of_path.shape[1]}; give interests "
+                "and items of one user model"
+            )
+
+
+def _keyed(path: str, key_R: Int64[np.ndarray, " R"], is_of_it_R: np.ndarray) -> _Keyed:
     row_K = np.flatnonzero(is_of_it_R & (key_R >= 0))
     _check_once(path, key_R[row_K])
     order_K = np.argsort(key_R[row_K], kind="stable")
     return _Keyed(key_R[row_K][order_K], row_K[order_K])
 
 
-def _check_once(path: Path, key_K: Int64[np.ndarray, " K"]) -> None:
+def _check_once(path: str, key_K: Int64[np.ndarray, " K"]) -> None:
     if len(np.unique(key_K)) < len(key_K):
         raise ValueError(
             f"{path}: a key stands twice; give one vector for each user, event and condition, and each item"

@@ -12,6 +12,7 @@ from words import Capture, complaint, heard_of, plait, said_by, told_by
 from plait.cli.lum import tables
 from plait.data import Dataset
 from plait.evaluation.run_files import MODEL, load_result
+from plait.rankers.interests import Interests
 from plait.recommender import Recommender
 
 SHORT = ("--model.trunk.dim", 12, "--model.trunk.num-layers", 1, "--protocol.max-epochs", 2,
@@ -134,21 +135,41 @@ def test_interests_of_events_are_what_was_wanted_then(
     assert "the model was trained on these events" in told and "23 events without history left out" in said
     found = pl.read_parquet(out)
     assert found["condition"].to_list() == ["own", "scenario=home"] * (len(found) // 2)
-    assert sorted(set(found["event"])) == sorted(data.moments("train").event_Q.tolist())
+    moments = data.moments("train")
+    assert found["event"].to_list() == np.repeat(data.number_among_own(moments), 2).tolist()
     model = Recommender.from_pretrained(lum / MODEL, device="cpu")
     log = random_log()
     for user, nth in ((3, 4), (7, 2), (20, 3)):
         (id,) = data.user_ids().gather([user])
         history = log.filter(user=id)
         expected = model.query(model.encode(history[:nth]), [{"scenario": history["scenario"][nth]}, HOME])
-        its = found.filter(event=int(data._start_U1[user]) + nth)
+        its = found.filter(user=id, event=nth)
         assert its["user"].to_list() == [id] * 2 and its["time"].to_list() == [history["time"][nth]] * 2
         close = np.abs(its["interest"].to_numpy().astype(np.float32) - expected["interest"].to_numpy()).max()
         assert close < 2e-3
     later = tmp_path / "later.parquet"
     told = told_by(capsys, "lum", "query", lum, "--of", "events", "--part", "test", "--out", later)
     assert "trained on these" not in told
-    assert pl.read_parquet(later)["event"].to_list() == data.moments("test").event_Q.tolist()
+    moments = data.moments("test")
+    assert pl.read_parquet(later)["event"].to_list() == data.number_among_own(moments).tolist()
+
+
+def test_rankers_read_what_is_written(lum: Path, data: Dataset, tmp_path: Path, capsys: Capture) -> None:
+    files = {name: tmp_path / f"{name}.parquet" for name in ("train", "validation", "test", "items")}
+    for part in ("train", "validation", "test"):
+        assert plait("lum", "query", lum, "--of", "events", "--part", part, "--out", files[part]) == 0
+    assert plait("lum", "query", lum, "--of", "items", "--out", files["items"]) == 0
+    given = [word for part in ("train", "validation", "test") for word in ("--interests", files[part])]
+    words = ("rank", "train", data.folder, "--ranker", "din", *given, "--item-interests", files["items"],
+             "--model.trunk.dim", 12, "--model.ranker.hidden", 8, "--protocol.max-epochs", 1)  # fmt: skip
+    told = told_by(capsys, *words, "--out", tmp_path / "run")
+    first = data.num_users  # events of which nobody could say anything: a user's first
+    assert f"none is learned for them: {first} of" in told and ", 0 of their items; 0 of" in told
+    assert "the model was trained" not in told and (tmp_path / "run" / MODEL).is_dir()
+    interests = Interests.read(
+        [files[part] for part in ("train", "validation", "test")], files["items"], data
+    )
+    assert interests.conditions == ("own",) and interests.version
 
 
 def test_items_are_what_interests_are_compared_with(

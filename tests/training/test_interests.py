@@ -43,14 +43,23 @@ def written(
     keys = pl.DataFrame({"user": ids, "event": events.number_E})
     table = pl.concat([keys.with_columns(condition=pl.lit(name)) for name in CONDITIONS])
     table = table.with_columns(
-        vector=pl.Series(rng.normal(size=(len(table), WIDTH)).tolist()), version=pl.lit("v1")
+        interest=pl.Series(rng.normal(size=(len(table), WIDTH)).tolist()), version=pl.lit("v1")
     )
     of_items = pl.DataFrame({"item": dataset.item_ids()})
     vectors = pl.Series(rng.normal(size=(len(of_items), WIDTH)).tolist())
-    of_items = of_items.with_columns(vector=vectors, version=pl.lit("v1"))
+    of_items = of_items.with_columns(interest=vectors, version=pl.lit("v1"))
     users(table.sample(fraction=1, shuffle=True, seed=1)).write_parquet(folder / "users.parquet")
     items(of_items.sample(fraction=1, shuffle=True, seed=2)).write_parquet(folder / "items.parquet")
     return folder / "users.parquet", folder / "items.parquet"
+
+
+def read(files: tuple[Path, Path], dataset: Dataset) -> Interests:
+    """Those of users cut in two, as parts of the events are."""
+    of_users, of_items = files
+    table, parts = pl.read_parquet(of_users), [of_users.with_name(f"{part}.parquet") for part in range(2)]
+    for part, path in enumerate(parts):
+        table[part * len(table) // 2 : (part + 1) * len(table) // 2].write_parquet(path)
+    return Interests.read(parts, of_items, dataset)
 
 
 def fewer(table: pl.DataFrame) -> pl.DataFrame:
@@ -60,8 +69,8 @@ def fewer(table: pl.DataFrame) -> pl.DataFrame:
 def check_joined(interests: Interests, dataset: Dataset, of_users: Path, of_items: Path) -> dict[str, int]:
     """Each question has the vectors of the rows that name it, found one by one."""
     users, items = pl.read_parquet(of_users), pl.read_parquet(of_items)
-    by_key = {row[:3]: row[3] for row in users.select("user", "event", "condition", "vector").iter_rows()}
-    by_item = dict(items.select("item", "vector").iter_rows())
+    by_key = {row[:3]: row[3] for row in users.select("user", "event", "condition", "interest").iter_rows()}
+    by_item = dict(items.select("item", "interest").iter_rows())
     events = dataset.histories(np.arange(dataset.num_users))
     user_E, met = np.repeat(events.user_U, events.num_events_U), {"there": 0, "missing": 0}
     rows = interests.of(user_E, events.number_E, events.item_E)
@@ -81,14 +90,14 @@ def check_joined(interests: Interests, dataset: Dataset, of_users: Path, of_item
 
 def test_interests_are_joined_by_key(dataset, tmp_path):
     files = written(dataset, tmp_path, fewer, fewer)
-    interests = Interests.read(*files, dataset)
+    interests = read(files, dataset)
     assert interests.conditions == CONDITIONS and interests.width == WIDTH and interests.version == "v1"
     assert_not_vacuous(check_joined(interests, dataset, *files))
 
 
 def test_interests_of_the_next_event_are_caught(dataset, tmp_path):
     files = written(dataset, tmp_path)
-    interests = Interests.read(*files, dataset)
+    interests = read(files, dataset)
     keyed = tuple(replace(of, key_K=of.key_K + 1) for of in interests.keyed)
     assert_caught(check_joined, replace(interests, keyed=keyed), dataset, *files)
 
@@ -142,15 +151,15 @@ def tells_labels(dataset: Dataset) -> Change:
     ids = dataset.user_ids().gather(np.repeat(events.user_U, events.num_events_U))
     liked_E = np.nan_to_num(events.action_EA[:, 1], nan=0.5)
     vectors = [[float(liked), 1.0, 0.0, 0.0, 0.0] for liked in liked_E]
-    labels = pl.DataFrame({"user": ids, "event": events.number_E, "vector": vectors})
-    return lambda table: table.drop("vector").join(labels, on=["user", "event"])
+    labels = pl.DataFrame({"user": ids, "event": events.number_E, "interest": vectors})
+    return lambda table: table.drop("interest").join(labels, on=["user", "event"])
 
 
 def test_a_ranker_reads_its_interests_in_training_and_test(tmp_path):
     """Of its own event, and no other: labels that are told are found again."""
     log = random_log(60).with_columns(pl.col("liked").fill_null(0.0).fill_nan(0.0))
     dataset = prepared(log, tmp_path / "data")
-    told = Interests.read(*written(dataset, tmp_path, tells_labels(dataset)), dataset)
+    told = read(written(dataset, tmp_path, tells_labels(dataset)), dataset)
     settings = run_settings(
         "din",
         model_for("din"),
@@ -165,8 +174,8 @@ def test_a_ranker_reads_its_interests_in_training_and_test(tmp_path):
 
 
 def test_other_files_are_another_run_and_none_are_refused(dataset, tmp_path):
-    one = Interests.read(*written(dataset, tmp_path / "one"), dataset)
-    other = Interests.read(*written(dataset, tmp_path / "other", seed=1), dataset)
+    one = read(written(dataset, tmp_path / "one"), dataset)
+    other = read(written(dataset, tmp_path / "other", seed=1), dataset)
     run = trained(dataset, one, tmp_path / "run")
     assert trained(dataset, one, run) == run  # a finished run is only read
     with pytest.raises(ValueError, match="interests: found"):
@@ -183,7 +192,7 @@ def test_other_files_are_another_run_and_none_are_refused(dataset, tmp_path):
 def test_a_model_that_is_asked_without_its_interests_takes_none_of_them(dataset, tmp_path):
     from plait.recommender import Recommender
 
-    run = trained(dataset, Interests.read(*written(dataset, tmp_path), dataset), tmp_path / "run")
+    run = trained(dataset, read(written(dataset, tmp_path), dataset), tmp_path / "run")
     model = Recommender.from_pretrained(run / "model")
     assert isinstance(model.model, Ranker) and model.model.interests is None
     state = model.encode({"item": ["i01", "i02"], "time": [1, 2], "rating": [3.0, 4.0], "liked": [1, 0]})
@@ -202,18 +211,18 @@ def first(table: pl.DataFrame) -> pl.Expr:
         (same, lambda t: pl.concat([t, t[:1]]), "stands twice"),
         (lambda t: t.with_columns(version=pl.when(first(t)).then(pl.lit("v2")).otherwise("version")), same, "v1, v2"),
         (same, lambda t: t.with_columns(version=pl.lit("v2")), "hold versions v1, v2"),
-        (same, lambda t: t.with_columns(pl.col("vector").list.head(3)), "of width 5"),
-        (lambda t: t.with_columns(pl.when(first(t)).then(pl.col("vector").list.head(2)).otherwise("vector")), same,
+        (same, lambda t: t.with_columns(pl.col("interest").list.head(3)), "of width 5"),
+        (lambda t: t.with_columns(pl.when(first(t)).then(pl.col("interest").list.head(2)).otherwise("interest")), same,
          "have the lengths"),
-        (lambda t: t.with_columns(vector=pl.lit("x")), same, "expected lists of numbers"),
-        (lambda t: t.with_columns(pl.col("vector") * float("nan")), same, "not finite"),
+        (lambda t: t.with_columns(interest=pl.lit("x")), same, "expected lists of numbers"),
+        (lambda t: t.with_columns(pl.col("interest") * float("nan")), same, "not finite"),
         (lambda t: t.with_columns(pl.col("event").cast(pl.Float64)), same, "expected whole numbers"),
     ],
 )  # fmt: skip
 def test_files_that_are_none_are_refused(users, items, said, dataset, tmp_path):
     files = written(dataset, tmp_path, users, items)
     with pytest.raises(ValueError, match=said):
-        Interests.read(*files, dataset)
+        read(files, dataset)
 
 
 def test_the_verb_counts_what_is_missing(dataset, tmp_path, capsys):

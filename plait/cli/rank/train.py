@@ -39,7 +39,7 @@ def train_ranker(
     ranker: RankerName,
     out: Path,
     history: Shown = "actions",
-    interests: Path | None = None,
+    interests: tuple[Path, ...] = (),
     item_interests: Path | None = None,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -62,19 +62,20 @@ def train_ranker(
     history
         What events of a history show: items with their actions, or items alone.
     interests
-        Parquet with `user`, `event`, `condition` and `vector`: what a user model said of users before their events.
+        What a user model said of users before their events, as `plait lum query --of events` writes it; one file or
+        several, one for each part.
     item_interests
-        Parquet with `item` and `vector`, of the same user model.
+        What it says of items: `plait lum query --of items`.
     device
         What to train on; auto is cuda where there is one.
     """
     on, screen = resolve_device(device), progress_console(quiet=quiet)
     tower = TowerConfig(**vars(model.tower))
     its_model = replace(model_of_verb(model, None), tower=tower)
-    if (interests is None) != (item_interests is None):
+    if bool(interests) != (item_interests is not None):
         raise ValueError("--interests and --item-interests come together: give both, or none")
     opened, told = open_dataset(dataset), None
-    if interests is not None and item_interests is not None:
+    if item_interests is not None:
         told = Interests.read(interests, item_interests, opened)
         for line in told.missing(opened):
             say(line, screen)
