@@ -113,7 +113,7 @@ def test_a_user_who_has_met_every_item(tmp_path: Path, capsys: Capture) -> None:
     everything = everything.with_columns(
         time=1_000_000 + pl.int_range(17), rating=pl.lit(3.0, pl.Float32), liked=pl.lit(1.0, pl.Float32)
     )
-    assert prepared_by(pl.concat([random_log(), everything]), tmp_path / "data") == 0
+    assert prepared_by(pl.concat([random_log(), everything], how="diagonal"), tmp_path / "data") == 0
     assert plait(*train(tmp_path / "data", tmp_path / "run")) == 0
     said = complaint(capsys, 2, "recommend", tmp_path / "run", "--user", "all", "-k", 3)
     assert "has seen all 17 items of the catalogue" in said and "--no-filter-seen" in said
@@ -237,7 +237,7 @@ def renumbered(tmp_path: Path) -> tuple[tuple[object, ...], tuple[object, ...]]:
     assert prepared_by(random_log(), tmp_path / "data") == 0
     more = pl.DataFrame({"user": ["a"] * 6, "item": [f"a{n}" for n in range(6)], "time": range(6)})
     more = more.with_columns(rating=pl.lit(3.0, pl.Float32), liked=pl.lit(1.0, pl.Float32))
-    assert prepared_by(pl.concat([random_log(), more]), tmp_path / "more") == 0
+    assert prepared_by(pl.concat([random_log(), more], how="diagonal"), tmp_path / "more") == 0
     first, second = (Dataset.open(tmp_path / name) for name in ("data", "more"))
     assert first.item_index(["i00"]) != second.item_index(["i00"]), "the same numbers prove nothing"
     assert plait(*train(first, tmp_path / "run")) == 0
