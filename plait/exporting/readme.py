@@ -72,6 +72,7 @@ def _torch_lines(about: About) -> str:
         "import torch",
         "",
         'about = json.load(open("export.json"))',
+        "torch.set_grad_enabled(False)  # it answers, and learns no more",
         "",
         "def run(program, given):  # takes what it needs, gives tensors by name",
         '    names = [each["name"] for each in about["programs"][program]["inputs"]]',

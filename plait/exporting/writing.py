@@ -14,6 +14,7 @@ import torch
 
 from plait import files
 from plait.data.history import save_vocabulary
+from plait.data.storage.whole_folders import MANIFEST
 from plait.engine.state_file import hash_of
 from plait.exporting.comparing import Difference, differences_on_drawn
 from plait.exporting.exported import (
@@ -64,7 +65,7 @@ def export(
     """
     model, folder = recommender.model, Path(folder)
     check_exportable(model, without_counts=without_counts)
-    _check_free(folder)
+    check_free(folder)
     check_installed(format)
     folder.parent.mkdir(parents=True, exist_ok=True)
     network = fp32_copy(model)
@@ -105,7 +106,10 @@ def write_programs(network: GenerativeRecommender, about: About, folder: Path) -
     return about
 
 
-def _check_free(folder: Path) -> None:
+def check_free(folder: Path) -> None:
+    """Raises ValueError where an exported model cannot be put."""
+    if (folder / MANIFEST).exists():
+        raise ValueError(f"{folder} holds a prepared dataset; name a new folder, or an earlier export")
     if folder.exists() and not (
         folder.is_dir() and ((folder / ABOUT).is_file() or not any(folder.iterdir()))
     ):
