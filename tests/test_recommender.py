@@ -62,7 +62,7 @@ def quick(
 @pytest.fixture(scope="module")
 def log() -> pl.DataFrame:
     """The random log with a device per event, some missing."""
-    log = random_log()
+    log = random_log().drop("scenario")
     device = np.random.default_rng(1).choice(["phone", "tablet", "watch", None], len(log))
     return log.with_columns(pl.Series("device", device.tolist()), pl.col("rating", "liked").fill_nan(None))
 

@@ -10,7 +10,7 @@ from typing import Any, final
 import numpy as np
 import polars as pl
 
-from plait.engine.asking import needs_time
+from plait.engine.asking import needs_time, reads_condition
 from plait.engine.filters import Filters
 from plait.engine.state import State
 from plait.engine.state_parts import joined_states
@@ -63,7 +63,11 @@ class _Ready:
 
 @final
 class Deployed:
-    """One version of a model. It answers in one thread at a time."""
+    """One version of a model. It answers in one thread at a time.
+
+    Raises:
+        ValueError: the model is asked under conditions, which no request can name.
+    """
 
     def __init__(
         self,
@@ -74,6 +78,11 @@ class Deployed:
         fallback: Fallback | None,
         state_bytes: int,
     ) -> None:
+        if reads_condition(recommender.model.layout):
+            raise ValueError(
+                f"layout '{recommender.model.layout}' is asked under conditions, and no request names one: ask it by "
+                "`plait lum query`, and serve another layout"
+            )
         self.name, self.version, self.recommender = name, version, recommender
         self.store, self.fallback, self.states = store, fallback, StateCache(state_bytes)
         self.rows = Rows(recommender)

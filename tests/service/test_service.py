@@ -23,6 +23,7 @@ from served import (
 from tiny import EVERY_LAYOUT, RETRIEVERS, SCORERS, assert_caught, assert_not_vacuous
 
 from plait.data import Dataset
+from plait.engine.asking import reads_condition
 from plait.service.deployed import Deployed, Question
 from plait.service.examples import EXAMPLES
 from plait.service.fallback import Fallback
@@ -101,7 +102,18 @@ def deployed_of(folder: Path, data: Dataset, layout: Any, retention: Retention =
     return Deployed("m", "v", recommender, store, Fallback.of(data, recommender), 10_000_000)
 
 
-ANSWERING = [each for each in EVERY_LAYOUT if each in RETRIEVERS or each in SCORERS]
+ASKED_UNDER_CONDITIONS = [each for each in EVERY_LAYOUT if reads_condition(each.values[0])]
+ANSWERING = [
+    each
+    for each in EVERY_LAYOUT
+    if (each in RETRIEVERS or each in SCORERS) and each not in ASKED_UNDER_CONDITIONS
+]
+
+
+def test_a_model_that_is_asked_under_conditions_is_refused(tmp_path: Path, data: Dataset) -> None:
+    (lum,) = ASKED_UNDER_CONDITIONS
+    with pytest.raises(ValueError, match="no request names one: ask it by `plait lum query`"):
+        deployed_of(tmp_path, data, lum.values[0])
 
 
 @pytest.mark.parametrize("layout", ANSWERING)
