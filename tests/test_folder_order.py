@@ -42,7 +42,12 @@ def of_sources(folder: Path) -> object:
 
 
 def of_logs(folder: Path) -> object:
-    columns = {"user_id": [1], "time_ms": [5], **{action.name: [1] for action in KUAIRAND_ACTIONS}}
+    columns = {
+        "user_id": [1],
+        "time_ms": [5],
+        "tab": [1],
+        **{action.name: [1] for action in KUAIRAND_ACTIONS},
+    }
     for name in "312":
         pl.DataFrame(columns | {"video_id": [int(name)]}).write_csv(folder / f"log_standard_{name}.csv")
     return read_kuairand(folder).collect()["item_id"].to_list()

@@ -263,6 +263,12 @@ OWN_GENERATORS = {"default_rng", "Generator", "SeedSequence"}  # of numpy.random
 DRAW_WHEN_BUILT = {"Linear", "Embedding", "Bilinear", "LSTM", "GRU", "MultiheadAttention"}  # of torch.nn
 
 
+MEANT = {  # file and what it sets
+    ("serve.py", "torch.set_num_threads"),  # a process of its own, whose user asks for so many
+    ("programs.py", "warnings.simplefilter"),  # while a program is traced: the exporter warns of itself
+}
+
+
 def hidden_draws(source: str) -> list[str]:
     """The places where a module's source draws from a generator of the process, or sets one of its modes."""
     found = []
@@ -298,7 +304,9 @@ def _of_call(node: ast.Call) -> list[str]:
 def test_no_module_draws_from_a_generator_of_the_process():
     sources = sorted(PACKAGE.rglob("*.py"))
     for path in sources:
-        assert not hidden_draws(path.read_text()), path
+        found = hidden_draws(path.read_text())
+        found = [name for name in found if (path.name, name) not in MEANT]
+        assert not found, path
     seen = sum(path.read_text().count("generator=generator") for path in sources)
     assert_not_vacuous({"modules": len(sources), "draws": seen}, above=5)
 

@@ -30,6 +30,7 @@ ELSEWHERE = {  # function -> why it writes otherwise
     "data/storage/whole_folders.py:parquet_bytes": "into memory",
     "data/sources/downloading.py:download": "into a draft folder: others' files, not ours",
     "data/sources/downloading.py:unpack": "into a draft folder: others' files, not ours",
+    "exporting/writing.py:write_programs": "into a draft folder, which is sealed whole",
     "training/memory.py:forget_peak_memory": "tells the kernel something",
 }
 

@@ -44,6 +44,9 @@ def shown() -> list[str]:
     pages = [message_of(Action.parse), message_of(Feature.parse), prepare.__doc__ or "", DATA]
     forms = [form.rstrip(",.;") for page in pages for form in re.findall(r"NAME:[^\s`]+", page)]
     ends = re.findall(r"^\| `(NAME:[^`]+)` \|.*`(:\w+)`.*\|$", DATA, re.MULTILINE)  # "`:huber` after HIGH"
+    forms = [
+        form for form in forms if form != "NAME:item"
+    ]  # of a condition: a feature of the item, read elsewhere
     return forms + [form + end for form, end in ends]
 
 

@@ -211,7 +211,9 @@ def prepared(
     split: Split = LeaveOneOut(),
 ) -> Dataset:
     """The log, prepared; items without a least number of events, so that all of them stay."""
-    conditions = {"scenario": Category()} if "scenario" in log.columns else {}
+    conditions = (
+        {"scenario": Category()} if isinstance(log, pl.DataFrame) and "scenario" in log.columns else {}
+    )
     return prepare(
         log,
         conditions=conditions,

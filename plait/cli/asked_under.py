@@ -18,7 +18,7 @@ def parse_condition(text: str) -> dict[str, str]:
     >>> parse_condition('scenario=search,query="tea, green"')
     Traceback (most recent call last):
         ...
-    ValueError: scenario=search,query="tea, green": a quote has no end, or its value goes on after it
+    ValueError: --condition 'scenario=search,query="tea, green"': expected NAME=VALUE, several between commas
     >>> parse_condition('scenario=search,"query=tea, green"')
     {'scenario': 'search', 'query': 'tea, green'}
     """

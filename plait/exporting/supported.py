@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from plait.engine.agreement import fields_asked
 from plait.models.generative import GenerativeRecommender
+from plait.wording import setting
 
 
 def check_exportable(model: GenerativeRecommender, *, without_counts: bool = False) -> None:
@@ -48,6 +49,6 @@ def problems_of_exporting(model: GenerativeRecommender, *, without_counts: bool)
     if model.counts is not None and model.counts.pay and not without_counts:
         yield (
             "counts stand beside the network and add to its answers, and tables of counts are no part of an exported "
-            "program; export the network alone (without_counts, on the command line --without-counts), or train with "
-            "model.counts = 'none'"
+            "program; export the network alone "
+            f"({setting('without_counts', True)}), or train with {setting('model.counts', 'none')}"
         )

@@ -54,7 +54,7 @@ class CandidateBlocks:
 
         >>> blocks = CandidateBlocks.of(*np.array([[0, 0, 1], [0, 0, 7], [2, 3, 8]]))
         >>> [block.sees_BCH.int().tolist() for block in blocks.blocks]
-        [[[[1]]], [[[1, 1, 0], [1, 1, 1]]]]
+        [[[[1, 1, 0], [1, 1, 1]]], [[[1]]]]
         """
         groups = list(_groups(user_M, begin_M, end_M))
         order_m = [question for lists in groups for first, last in lists for question in range(first, last)]

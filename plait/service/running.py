@@ -59,7 +59,7 @@ def _bound(host: str, port: int) -> socket.socket:
     except OSError as error:
         found.close()
         raise ValueError(
-            f"{host}:{port} cannot be had ({error.strerror}); stop what listens there, or take another --port"
+            f"{host}:{port} cannot be had ({error.strerror}); stop what listens there, or take another port"
         ) from error
     return found
 

@@ -34,5 +34,5 @@ class ServiceSettings:
         if self.keys is None and self.host not in LOOPBACK:
             raise ValueError(
                 f"host {self.host!r} lets other machines ask, and no keys are set, so anybody could: make some "
-                "(plait new-key), name them with --keys, or stay on 127.0.0.1"
+                "(plait new-key), name their file, or stay on 127.0.0.1"
             )

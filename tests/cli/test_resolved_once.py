@@ -41,14 +41,11 @@ def calls_of(*functions: Callable[..., Any]) -> Iterator[Counter[str]]:
 def check_train(dataset: Dataset, out: Path) -> None:
     with calls_of(*ONCE, Layout.parse) as counted:
         assert plait(*train(dataset, out)) == 0
-    assert (
-        counted
-        == {
-            "resolve": 1,
-            "resolve_device": 1,
-            "parse": 4,
-        }
-    )  # of the model, without and with its arithmetic; of the result that is shown, and for what is asked next
+    assert counted == {
+        "resolve": 1,
+        "resolve_device": 1,
+        "parse": 5,
+    }  # of conditions; of the model, twice; of the result that is shown, and for what is asked next
 
 
 def test_a_training_resolves_layout_and_device_once(dataset: Dataset, tmp_path: Path) -> None:

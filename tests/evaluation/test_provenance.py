@@ -68,13 +68,22 @@ def test_what_decides_a_result_stands_in_its_line(dataset, changed, words):
 
 
 DEFAULTS = {"model": ModelSettings(), "optim": Optim(precision="fp32"), "protocol": Protocol()}
-APART = {"protocol.seed"}  # the seeds are the line's own argument: one line is of several
+APART = {
+    "protocol.seed",  # the seeds are the line's own argument: one line is of several
+    "model.ranker.search",  # hard search and its category come together
+    "model.ranker.category",
+    # What is read of interests comes with their files, whose hash a run keeps.
+    *(f"model.ranker.interests.{name}" for name in ("user", "match", "item", "width", "num_conditions")),
+}
 FIRST = {  # what else must be chosen for a setting to be changed, or for the change to be one
     "model.trunk.rab": {"model.trunk.positions": "rab"},
     "model.retrieval.kind": {"model.retrieval.kind": "full"},  # as auto is for a small catalogue
     "protocol.sample": {"protocol.supervise": "candidates"},
+    "model.ranker.recent_events": {"model.ranker.kind": "din"},
+    "model.ranker.top_k": {"model.ranker.kind": "sim"},
 }
 EXAMPLES = {
+    "model.ranker.hidden": (8,),
     "model.late.windows": (3,),
     "model.action_weights": {"liked": 2.0},
     "optim.betas": (0.5, 0.75),

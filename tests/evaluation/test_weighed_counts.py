@@ -245,7 +245,7 @@ def test_a_comparison_shows_every_layout_with_and_without_counts(dataset, tmp_pa
         assert its.with_counts == pytest.approx(np.mean(both))
         assert its.without == pytest.approx(np.mean([run[metric].value for run in alone]))
         assert its.difference.value == pytest.approx(its.with_counts - its.without)
-    assert any("ndcg@10" in note for note in notes(found.comparison) if note.startswith("lac: "))
+    assert any("NDCG@10" in note for note in notes(found.comparison) if note.startswith("lac: "))
     (summary,) = found.comparison.without_counts
     values = {metric: its.estimate.value for metric, its in summary.metrics.items()}
     assert {metric: value for metric, value in values.items() if value is not None} == {

@@ -42,5 +42,5 @@ def test_both_sides_of_p2_are_met():
     ride = {"attn_lfa", "attn_mvp", "attn_mvp_early", "attn_dhn"}
     early = {"action_out", "both_out", "lac", "interleaved", "genrank", "lac_patched"}
     assert {p.id for p in SCORERS} == ride | early | {"pc"}
-    violated = {p.id for p in NO_SCORERS} - {"item", "action_in", "lagged_in"}
+    violated = {p.id for p in NO_SCORERS} - {"item", "action_in", "lagged_in", "lum"}
     assert violated == {"next_action_out", "next_both_out", "next_action", "next_both"}
