@@ -115,12 +115,12 @@ def test_another_fit_is_noticed(mutant, monkeypatch):
     assert_caught(check_first_fit)
 
 
-def test_many_short_users_take_a_fraction_of_a_second():
+def test_many_short_users_take_seconds_at_most():
     """50,000 users of two events, for which looking at all rows took half a minute; processor time of this process."""
     for row_length in (None, 200):
         start_s = time.process_time()
         rows = pack(np.full(50_000, 2), row_length)
-        assert time.process_time() - start_s < 0.5
+        assert time.process_time() - start_s < 3
         assert rows.fill == 1.0
 
 
