@@ -59,9 +59,7 @@ def _onnx_lines(about: About) -> str:
         "    return dict(zip([each.name for each in session.get_outputs()], session.run(None, inputs)))",
         "",
     ]
-    return "\n".join(
-        [*lines, f"history = {_history(about)}", 'state = run("encode", history)', *_answers(about)]
-    )
+    return _with_questions(lines, about)
 
 
 def _torch_lines(about: About) -> str:
@@ -80,9 +78,13 @@ def _torch_lines(about: About) -> str:
         '    return torch.export.load(f"{program}.pt2").module()(inputs)',
         "",
     ]
-    return "\n".join(
-        [*lines, f"history = {_history(about)}", 'state = run("encode", history)', *_answers(about)]
-    )
+    return _with_questions(lines, about)
+
+
+def _with_questions(lines: list[str], about: About) -> str:
+    """The lines that define `run`, and those that use it, which are the same for every format."""
+    asked = [f"history = {_history(about)}", 'state = run("encode", history)', *_answers(about)]
+    return "\n".join([*lines, *asked])
 
 
 def _history(about: About) -> str:
