@@ -12,6 +12,7 @@ from jaxtyping import Float32, Int64
 
 from plait.engine import asking, steps
 from plait.engine.asking import Coming
+from plait.engine.multiplying import as_served
 from plait.engine.one_pass import encoded_histories
 from plait.engine.state import chosen_users, joined_histories
 from plait.models.generative import GenerativeRecommender
@@ -91,7 +92,8 @@ def _answer(
         count_q,
         device,
     )
-    (state_MD,) = model.answered(later, encoded)
+    with as_served(model, later.inputs.num_tokens):
+        (state_MD,) = model.answered(later, encoded)
     interest_MW = model.retrieval.keys(state_MD).float().cpu().numpy()
     return interest_MW.reshape(num_moments, num_conditions, -1)
 

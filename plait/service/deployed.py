@@ -52,6 +52,7 @@ class _Ready:
     k: int = 0
     kept_V: Any = None
     items: list[Any] = field(default_factory=list)  # those of a score that the model knows
+    known_M: Any = None  # which of the candidates of a score they are
 
     @property
     def kind(self) -> Hashable:
@@ -221,16 +222,16 @@ class Deployed:
         if self.needs_time[type(asked)] and asked.at is None:
             question = replace(question, asked=_at(asked, question.now))
         if isinstance(asked, ScoreRequest):
-            known = dense_items(self.recommender, asked.items) != UNKNOWN_ITEM
-            items = [str(item) for item, is_known in zip(asked.items, known, strict=True) if is_known]
+            known_M = dense_items(self.recommender, asked.items) != UNKNOWN_ITEM
+            items = [str(item) for item, is_known in zip(asked.items, known_M, strict=True) if is_known]
             if not items:
                 return {
                     "answered_by": BY_MODEL,
                     "items": asked.items,
-                    "status": _status(known),
+                    "status": _status(known_M),
                     **self._no_actions(asked),
                 }
-            return _Ready(place, question, state, items=items)
+            return _Ready(place, question, state, items=items, known_M=known_M)
         kept_V = self._kept(asked)
         kept_I = None if kept_V is None else np.concatenate([[False], kept_V])
         left = Filters.joined(len(self.recommender.items), state.seen_U, asked.filter_seen, kept_I).left_U
@@ -288,7 +289,7 @@ class Deployed:
             mine = one.question.asked
             assert isinstance(mine, ScoreRequest)
             part, begin = table[begin : begin + len(one.items)], begin + len(one.items)
-            known_M = dense_items(self.recommender, mine.items) != UNKNOWN_ITEM
+            known_M = one.known_M
             columns = {name: _spread(value, known_M) for name, value in _columns(part).items()}
             value = {} if mine.value is None else {VALUE: columns.pop(VALUE)}
             answers.append(

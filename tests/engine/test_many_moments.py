@@ -3,6 +3,7 @@
 Shape letters: Q moments, N conditions, G columns of conditions, W width of an interest.
 """
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +16,7 @@ from plait.data import Dataset
 from plait.data.history import columns_read
 from plait.engine import moments, steps
 from plait.engine.moments import num_encodings, query_moments
+from plait.engine.multiplying import multiplied_in
 from plait.evaluation.answers import in_context
 from plait.layouts import resolve
 from plait.lum.interests import coming_of_targets, own_conditions
@@ -138,3 +140,27 @@ def test_what_is_of_the_item_is_not_given(data, tmp_path):
     own_QG = own_conditions(both, both.moments("train"))
     assert (own_QG[:, 0] > 1).all() and (own_QG[:, 1] == 0).all()
     assert (both.conditions_of(both.moments("train").event_Q)[:, 1] > 0).all(), "the dataset knows it"
+
+
+def check_multiplied_in_one_arithmetic(data: Dataset, model: GenerativeRecommender) -> None:
+    """Histories and questions alike: both forward passes run where products are those that are served."""
+    in_bf16: list[bool] = []
+    with pytest.MonkeyPatch.context() as patch, multiplied_in("bf16"):
+        for name in ("encoded", "answered"):
+            right = getattr(model, name)
+
+            def seen(*given, right=right):
+                in_bf16.append(torch.is_autocast_enabled("cpu"))
+                return right(*given)
+
+            patch.setattr(model, name, seen)
+        _, coming, condition_QNG = asked_of(data, model)
+        query_moments(model, coming, condition_QNG)
+    assert len(in_bf16) >= 2 and all(in_bf16)
+
+
+def test_moments_are_asked_in_the_arithmetic_that_is_served(data, monkeypatch):
+    model = model_for(data, SETTINGS["gpt"])
+    check_multiplied_in_one_arithmetic(data, model)
+    monkeypatch.setattr(moments, "as_served", lambda model, num_tokens: nullcontext())
+    assert_caught(check_multiplied_in_one_arithmetic, data, model)
