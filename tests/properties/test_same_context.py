@@ -29,6 +29,7 @@ from plait.models.combining import Combination, combinations, named_trunk
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
 from plait.models.inputs import Inputs, query_inputs
 from plait.models.questions import QuestionPlan, Supervise
+from plait.schema import Category
 from plait.training.batches import training_stream
 
 # By user, the number of events in each request; the event that is asked about is the last one of the last request.
@@ -51,11 +52,14 @@ def prepared(out: Path, later_requests: int) -> Dataset:
             first = "item" if request < len(requests) else "later item"
             rows += [(f"u{user}", f"{first} {user} {request} {n}", time_s, 3.0, 1.0) for n in range(events)]
     return prepare(
-        pl.DataFrame(rows, ["user", "item", "time", "rating", "liked"], orient="row"),
+        pl.DataFrame(rows, ["user", "item", "time", "rating", "liked"], orient="row").with_columns(
+            page=pl.lit("home")
+        ),
         user="user",
         item="item",
         time="time",
         actions=list(ACTIONS),
+        conditions={"page": Category()},
         out=out,
         min_user_events=1,
         min_item_events=1,
@@ -78,11 +82,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Logs:
 
 def every_way() -> Iterator[tuple[Combination, Protocol]]:
     """Every layout x exposure, on one of the trunks that carry it, x choice of supervision."""
-    allowed = {
-        (each.name, each.exposure): each
-        for each in combinations()
-        if not each.problems and each.name != "lum"
-    }  # its log has no conditions
+    allowed = {(each.name, each.exposure): each for each in combinations() if not each.problems}
     for combination in allowed.values():
         for supervise in get_args(Supervise):
             yield combination, Protocol(max_events=MAX_EVENTS, supervise=supervise)
@@ -119,6 +119,7 @@ def served(logs: Logs, combination: Combination, protocol: Protocol) -> Contexts
             settings=settings,
             num_items=logs.held_out.num_items,
             actions=ACTIONS,
+            conditions=logs.held_out.conditions if "c" in layout.fields else (),
             max_events=protocol.max_events,
             asked_as_candidates=protocol.supervise == "candidates",
             window_step=protocol.window_step,
