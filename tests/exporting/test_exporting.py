@@ -229,7 +229,7 @@ def test_counts_are_left_out_by_choice_alone(monkeypatch, tmp_path):
     tables = Tables(np.zeros(NUM_ITEMS + 1), nothing, 3, 0.5, None, reads_own=False)
     counts = ItemCounts(tables, np.array([1.0, 0.5]), "")
     model.counts = Counts(counts, None, "causal")
-    with pytest.raises(ValueError, match=r"counts stand beside the network .* --without-counts"):
+    with pytest.raises(ValueError, match=r"counts stand beside the network .* \(without_counts = True\)"):
         plait.export(recommender_of(model), tmp_path / "out", "torch")
     writes_nothing(monkeypatch, [])
     plait.export(recommender_of(model), tmp_path / "out", "torch", without_counts=True)
