@@ -1,6 +1,6 @@
 """What matrices are multiplied in is chosen by time and error, in a few milliseconds, and leaves no trace."""
 
-import time
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -82,17 +82,32 @@ def test_a_broken_choice_is_caught(broken):
         holds()
 
 
-@pytest.mark.parametrize("dim", [16, 64, 256, 2048])
-def test_a_probe_takes_milliseconds(dim):
-    found = measure(dim, "cpu")  # the first of a process starts torch's own machinery, too
-    took_s = []
-    for _ in range(3):
-        start_s = time.process_time()
-        found = measure(dim, "cpu")
-        took_s.append(time.process_time() - start_s)
-    assert min(took_s) < 0.05
+def multiplications_of(dim: int, monkeypatch, round_s: float) -> list[int]:
+    """Of every pass of a probe on a machine whose rounds take so long."""
+    passes, clock_s = [], itertools.count(step=round_s / 4)
+    products = arithmetic._Probe.products
+
+    def counted(self, way, dtype=torch.float32):
+        passes.append(3 * self.x_ND.shape[0] * self.weight_ED.numel())
+        return products(self, way, dtype)
+
+    monkeypatch.setattr(arithmetic._Probe, "products", counted)
+    monkeypatch.setattr(arithmetic.time, "thread_time", lambda: next(clock_s))
+    found = measure(dim, "cpu")
     assert {"fp32", "bf16"} <= set(found) and all(its.time_s > 0 for its in found.values())
     assert found["fp32"].error <= EXACT < found["bf16"].error <= ROUNDED
+    return passes
+
+
+@pytest.mark.parametrize("dim", [16, 64, 256, 2048])
+def test_a_probe_is_short(dim, monkeypatch):
+    ways = len(measure(dim, "cpu"))
+    long = multiplications_of(dim, monkeypatch, round_s=2 * arithmetic.ENOUGH_S)
+    monkeypatch.undo()
+    short = multiplications_of(dim, monkeypatch, round_s=arithmetic.ENOUGH_S / 100)
+    assert len(long) == 1 + 2 * ways, "the exact products, a warm-up and one round"
+    assert len(short) == 1 + ways * (1 + arithmetic.ROUNDS), "no more rounds than this on a fast machine"
+    assert max(long + short) <= 3 * arithmetic.PRODUCT["cpu"], "however wide the model is"
 
 
 def test_a_probe_leaves_no_trace():
