@@ -10,8 +10,9 @@ READY := .venv/.ready
 compare: $(READY)
 	$(BIN)/plait compare ml-100k --layouts item,interleaved,pc,lac,lac_patched --seeds 2 --out runs/ml-100k
 
+# Commands that tests start read what another one compiled, whatever the shell says of bytecode.
 test: $(READY) check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 # The quick part again, with kernels of another processor: what demands equal bits of them fails here or there.
 test-portable: $(READY)

@@ -1,5 +1,6 @@
 """What several rooms' tests share: one tiny prepared dataset, and a finished run on it."""
 
+import gc
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import settings
 from tiny import prepared, random_log
 
 from plait.cli import main
+from plait.compare import serving
 from plait.data import Dataset
 from plait.nn import arithmetic
 from plait.nn.arithmetic import Measured
@@ -26,6 +28,12 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays to the end: every training collects what is left over, and need not look through it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def every_float() -> Iterator[None]:
     """The command line flushes denormal numbers to zero for its whole process; the next test may want them."""
@@ -33,7 +41,7 @@ def every_float() -> Iterator[None]:
     yield
 
 
-WHOLE_RUNS = ("cli", "papers", "service", "test_docs.py")
+WHOLE_RUNS = ("cli", "compare", "exporting", "papers", "service", "store", "test_docs.py")
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +65,14 @@ def measured_alike() -> Iterator[None]:
     found = {"fp32": Measured(1e-3, 3e-7), "fp32_onednn": Measured(1e-3, 6e-7), "bf16": Measured(1e-3, 3e-3)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arithmetic, "measure", lambda dim, device: found)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def requests_are_measured_once() -> Iterator[None]:
+    """A comparison ends with a fifth of a second of each request, which would be a third of its time here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving, "MOST_TIMES", 1)
         yield
 
 
