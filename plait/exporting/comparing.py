@@ -104,11 +104,11 @@ def differences_on_drawn(
         item_UC = np.random.default_rng(seed).integers(
             1, model.config.num_items + 1, (num_users, num_candidates)
         )
-        found += differences(model, exported, events, item_UC)
+        found += exported_differences(model, exported, events, item_UC)
     return found
 
 
-def differences(
+def exported_differences(
     model: GenerativeRecommender,
     exported: Exported,
     events: EventBatch,
