@@ -18,7 +18,7 @@ from plait.schema import UNKNOWN_ITEM, Action
 
 
 def num_shown(k: Any) -> int:
-    """Raises ValueError where it is none."""
+    """How many items each user gets. Raises ValueError where that is no whole number."""
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise ValueError(f"k = {k!r}: expected a whole number, how many items each user gets")
     return int(k)

@@ -143,15 +143,7 @@ class CountingScorer:
         return cls(dataset, fitted_predictor(dataset, same_request, name))
 
     def encode(self, history: Frame | EventBatch) -> CountedHistory:
-        """Histories of one user or, where the user column is there, of many, as `Recommender.encode` takes them.
-
-        Args:
-            history: a table, whose events are taken to be none of those that were counted. Or an `EventBatch` of users
-                of the dataset, from their first event on, as `Dataset.history` gives it.
-
-        Raises:
-            ValueError: as `Recommender.encode`.
-        """
+        """As `CountingRecommender.encode`."""
         return _encoded(self.dataset, history)
 
     def score(self, history: CountedHistory, items: Sequence[Any]) -> pl.DataFrame:
