@@ -16,7 +16,7 @@ from provenance import write_result
 from train_step import Step, batch_of, model_of, whole_step
 
 from plait.models.inputs import training_inputs
-from plait.nn.arithmetic import choice, in_words, measure
+from plait.nn.arithmetic import choice, in_words, measure_multiplying
 from plait.nn.precision import Multiplied, products_by
 from plait.nn.runtime import tune_process
 
@@ -55,9 +55,9 @@ def cpu_ms(steps: dict[Multiplied, Step]) -> dict[Multiplied, list[float]]:
 
 
 def measured_at(shape: tuple[int, int, int]) -> dict[str, object]:
-    measure(shape[0], "cpu")  # the first of a process starts torch's machinery, too
+    measure_multiplying(shape[0], "cpu")  # the first of a process starts torch's machinery, too
     start_s = time.process_time()
-    probe = measure(shape[0], "cpu")
+    probe = measure_multiplying(shape[0], "cpu")
     probe_ms = (time.process_time() - start_s) * 1e3
     times = cpu_ms({way: step_of(way, shape) for way in probe})
     ratios = {

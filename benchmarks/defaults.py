@@ -52,7 +52,7 @@ from plait.files import write_whole
 from plait.layouts import resolve
 from plait.metrics.table import CHIEF_RETRIEVAL, ERROR_OF_ACTIONS, Task, metric_of
 from plait.nn.runtime import tune_process
-from plait.papers.derived_logs import ITEM, REQUEST, TIME, USER, events_of
+from plait.papers.derived_logs import ITEM, REQUEST, TIME, USER, events_table
 from plait.schema import Action, Amount, Binary
 from plait.training.run import run_training
 
@@ -101,7 +101,7 @@ def open_baskets(kept: Path) -> Dataset:
 
 def _prepare_baskets(folder: Path) -> Dataset:
     made_of = prepared.get("complete-journey")
-    events = events_of(made_of)
+    events = events_table(made_of)
     households = events[USER].unique().sort().gather(np.random.default_rng(0).permutation(made_of.num_users))
     of_some = events.filter(pl.col(USER).is_in(households[:NUM_HOUSEHOLDS].implode()))
     return plait.prepare(

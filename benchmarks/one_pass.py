@@ -34,7 +34,7 @@ from plait.layouts import resolve
 from plait.layouts.arrange import candidate_tokens
 from plait.layouts.cost import scoring_flops, scoring_relative_to_items
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
-from plait.nn.arithmetic import EXACT, measure
+from plait.nn.arithmetic import EXACT, measure_multiplying
 from plait.nn.config import TrunkConfig
 from plait.nn.precision import Multiplied, products_by
 from plait.nn.runtime import tune_process
@@ -104,7 +104,9 @@ def by(multiplied: Multiplied, run: Variant) -> Variant:
 
 def ways_of(dim: int) -> list[Multiplied]:
     """fp32 by whatever is exact here, and bf16."""
-    return [way for way, its in measure(dim, "cpu").items() if way == "bf16" or its.error <= EXACT]
+    return [
+        way for way, its in measure_multiplying(dim, "cpu").items() if way == "bf16" or its.error <= EXACT
+    ]
 
 
 def timed(run: Variant) -> float:

@@ -1,6 +1,7 @@
 """What a change did to training steps: two checkouts take turns, step by step, each in a process of its own.
 
     python benchmarks/two_checkouts.py compare BEFORE AFTER --out benchmarks/results/two_checkouts.json
+    python benchmarks/two_checkouts.py compare BEFORE AFTER --out runs/bf16.json --precision bf16
 
 Runs of one checkout after the other tell how busy the machine was; pairs of steps, in alternating order, tell the
 change. A ratio is the median over pairs, after over before, with the quartiles beside it. The steps are those of
@@ -12,23 +13,31 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import cyclopts
 import numpy as np
 from provenance import write_result
 
 app = cyclopts.App()
-PRECISIONS = ("bf16", "fp32")
+Precision = Literal["bf16", "fp32"]
+PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 STEPS_OF_USERS = 4  # packed steps that are timed together
 
 
 @app.command
-def compare(before: Path, after: Path, *, out: Path, rounds: int = 11) -> None:
-    """Times all steps of both checkouts in turns, and writes one JSON file."""
+def compare(
+    before: Path, after: Path, *, out: Path, rounds: int = 11, precision: tuple[Precision, ...] = PRECISIONS
+) -> None:
+    """Times all steps of both checkouts in turns, and writes one JSON file.
+
+    Args:
+        precision: the arithmetic of the steps; given again, of more of them.
+    """
     checkouts = [before.resolve(), after.resolve()]
-    served = [_start(checkout) for checkout in checkouts]
+    served = [_start(checkout, precision) for checkout in checkouts]
     names, _ = [_line(process).split() for process in served]
     times_ms: dict[str, list[list[float]]] = {name: [] for name in names}
     for nth in range(rounds):
@@ -45,9 +54,9 @@ def compare(before: Path, after: Path, *, out: Path, rounds: int = 11) -> None:
 
 
 @app.command
-def serve() -> None:
+def serve(*, precision: tuple[Precision, ...] = PRECISIONS) -> None:
     """Takes the name of a step from each line of the input, runs it, and prints how long it took, in ms."""
-    steps = _steps()
+    steps = _steps(precision)
     for step in steps.values():
         step()  # warm
     print(" ".join(steps), flush=True)
@@ -57,11 +66,11 @@ def serve() -> None:
         print((time.perf_counter() - start_s) * 1e3, flush=True)
 
 
-def _start(checkout: Path) -> "subprocess.Popen[str]":
+def _start(checkout: Path, precisions: Sequence[Precision]) -> "subprocess.Popen[str]":
     """A process that serves the steps of a checkout."""
     path = os.pathsep.join([str(checkout), str(checkout / "benchmarks")])
     return subprocess.Popen(
-        [sys.executable, __file__, "serve"],
+        [sys.executable, __file__, "serve", *(word for one in precisions for word in ("--precision", one))],
         env=os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -84,7 +93,7 @@ def _line(process: "subprocess.Popen[str]") -> str:
     return line
 
 
-def _steps() -> dict[str, Callable[[], None]]:
+def _steps(precisions: Sequence[Precision]) -> dict[str, Callable[[], None]]:
     """Whole training steps of the checkout that is imported."""
     import train_step
 
@@ -103,7 +112,7 @@ def _steps() -> dict[str, Callable[[], None]]:
         "ml_100k": (train_step.ml_100k_lengths(), 32),
         "power_law": (train_step.power_law_lengths(), 256),
     }
-    for precision in PRECISIONS:
+    for precision in precisions:
         for name, (length_U, users) in lengths_of.items():
             order = np.random.default_rng(train_step.SEED).permutation(length_U)[: STEPS_OF_USERS * users]
             model = train_step.model_of("lac", 128, 2, int(length_U.max()))

@@ -17,8 +17,8 @@ from plait.engine.state import State
 from plait.schema import UNKNOWN_ITEM, Action
 
 
-def whole_number(k: Any) -> int:
-    """Raises ValueError where it is none."""
+def num_shown(k: Any) -> int:
+    """How many items each user gets. Raises ValueError where that is no whole number."""
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise ValueError(f"k = {k!r}: expected a whole number, how many items each user gets")
     return int(k)
@@ -37,7 +37,7 @@ def known_items(vocabulary: Vocabulary, items: Any) -> Int64[np.ndarray, " C"]:
     return item_C
 
 
-def rows_of(vocabulary: Vocabulary, state: State, item_UC: Int64[np.ndarray, "U C"]) -> pl.DataFrame:
+def rows_of_pairs(vocabulary: Vocabulary, state: State, item_UC: Int64[np.ndarray, "U C"]) -> pl.DataFrame:
     """A row for each user and item: "user", "item"."""
     return rows_of_lists(vocabulary, state, item_UC.reshape(-1), np.full(len(item_UC), item_UC.shape[1]))
 
@@ -58,7 +58,9 @@ def ranked_rows(
 ) -> pl.DataFrame:
     """The same of the best items of each user, with "rank" and "score"."""
     rank_M = pl.Series("rank", np.tile(np.arange(1, item_UK.shape[1] + 1), len(item_UK)))
-    return rows_of(vocabulary, state, item_UK).with_columns(rank_M, pl.Series("score", score_UK.reshape(-1)))
+    return rows_of_pairs(vocabulary, state, item_UK).with_columns(
+        rank_M, pl.Series("score", score_UK.reshape(-1))
+    )
 
 
 def action_columns(

@@ -17,7 +17,14 @@ import polars as pl
 import torch
 from jaxtyping import Bool
 
-from plait.answer_tables import action_columns, known_items, ranked_rows, rows_of, whole_number, with_actions
+from plait.answer_tables import (
+    action_columns,
+    known_items,
+    num_shown,
+    ranked_rows,
+    rows_of_pairs,
+    with_actions,
+)
 from plait.baselines.actions import Predictor
 from plait.baselines.asking import WHOLE, BaselineQuestions, Histories, SameRequest
 from plait.baselines.retrieval import Retriever
@@ -99,7 +106,7 @@ class CountingRecommender:
             ValueError: `k` is no whole number, or more than the items left to a user.
         """
         check_can_work()
-        count, state = whole_number(k), history.state
+        count, state = num_shown(k), history.state
         Filters.joined(self.dataset.num_items, state.seen_U, filter_seen, None).check_left(count, state.id_U)
         score_UV = self.fitted.scores(history.of_users)[:, FIRST_ITEM:].copy()
         for score_V, seen in zip(score_UV, state.seen_U, strict=True) if filter_seen else ():
@@ -136,15 +143,7 @@ class CountingScorer:
         return cls(dataset, fitted_predictor(dataset, same_request, name))
 
     def encode(self, history: Frame | EventBatch) -> CountedHistory:
-        """Histories of one user or, where the user column is there, of many, as `Recommender.encode` takes them.
-
-        Args:
-            history: a table, whose events are taken to be none of those that were counted. Or an `EventBatch` of users
-                of the dataset, from their first event on, as `Dataset.history` gives it.
-
-        Raises:
-            ValueError: as `Recommender.encode`.
-        """
+        """As `CountingRecommender.encode`."""
         return _encoded(self.dataset, history)
 
     def score(self, history: CountedHistory, items: Sequence[Any]) -> pl.DataFrame:
@@ -163,7 +162,7 @@ class CountingScorer:
             histories=history.of_users,
         )
         predicted = self.fitted.predicted(asked, asked.item_Q)
-        answer = rows_of(self.dataset.items, history.state, item_UC)
+        answer = rows_of_pairs(self.dataset.items, history.state, item_UC)
         return with_actions(answer, action_columns(self.dataset.actions, predicted, len(answer)))
 
 

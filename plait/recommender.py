@@ -24,9 +24,9 @@ from plait.answer_tables import (
     action_columns,
     ids_of,
     known_items,
+    num_shown,
     ranked_rows,
     rows_of_lists,
-    whole_number,
     with_actions,
 )
 from plait.conditions import (
@@ -52,7 +52,7 @@ from plait.data.history import (
 from plait.data.logs.tables import open_tables
 from plait.data.vocabulary import Vocabulary
 from plait.engine import one_pass
-from plait.engine.ranking import interests_of_items
+from plait.engine.ranking import keys_of_items
 from plait.engine.similar import similar as similar_items
 from plait.engine.state import State, called
 from plait.engine.state import append as append_event
@@ -394,7 +394,7 @@ class Recommender:
                 Or the time is needed and not given, or lies before the last event. Or as `mask`.
         """
         check_can_work()
-        num_items = whole_number(k)
+        num_items = num_shown(k)
         at_s, request_name = self._when(at)
         kept_I = None
         if not (allow is None and deny is None and mask is None):
@@ -449,7 +449,7 @@ class Recommender:
             raise ValueError(
                 f"layout '{self.model.layout}' predicts no items, so it compares none with interests"
             )
-        interest_VW = interests_of_items(self.model).float().cpu().numpy()
+        interest_VW = keys_of_items(self.model).float().cpu().numpy()
         return pl.DataFrame({"item": self.items, "interest": vectors_column(interest_VW)})
 
     def _condition_of_all(
@@ -489,7 +489,7 @@ class Recommender:
         """
         check_can_work()
         item_N = known_items(self.vocabulary, items)
-        item_NK, cosine_NK = similar_items(self.model, item_N, whole_number(k))
+        item_NK, cosine_NK = similar_items(self.model, item_N, num_shown(k))
         return pl.DataFrame(
             {
                 "item": self.vocabulary.ids_at(np.repeat(item_N, item_NK.shape[1])),

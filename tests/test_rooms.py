@@ -2,6 +2,8 @@
 
 import ast
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -111,3 +113,37 @@ def test_the_page_of_the_architecture_says_so() -> None:
 def test_every_room_is_on_the_map() -> None:
     rooms = {room_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__", "__main__", "cli"}
     assert rooms == set(MAY_IMPORT)
+
+
+def public_functions(source: str) -> set[str]:
+    functions = (
+        node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    return {function.name for function in functions if not function.name.startswith("_")}
+
+
+def said_twice(sources: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    """Names that several rooms give to functions of theirs, of (room, source)."""
+    rooms: dict[str, set[str]] = defaultdict(set)
+    for room, source in sources:
+        for name in public_functions(source):
+            rooms[name].add(room)
+    return {name: found for name, found in rooms.items() if len(found) > 1}
+
+
+def is_verb(path: Path) -> bool:
+    """A verb is called what the function is called that does it."""
+    return room_of(path) == "cli" and path.stem in public_functions(path.read_text())
+
+
+def test_a_function_s_name_is_of_one_room() -> None:
+    paths = [path for path in sorted(PACKAGE.rglob("*.py")) if not is_verb(path)]
+    assert said_twice((room_of(path), path.read_text()) for path in paths) == {}
+    assert sum(len(public_functions(path.read_text())) for path in paths) > 500
+
+
+def test_a_name_of_two_rooms_is_seen() -> None:
+    found = said_twice(
+        [("nn", "def share(): ..."), ("data", "async def share(): ..."), ("data", "def _share(): ...")]
+    )
+    assert found == {"share": {"nn", "data"}}

@@ -123,11 +123,11 @@ class RetrievalBaseline:
     why_not: Callable[[TrainingLog, bool], str] = lambda log, filter_seen: ""  # "" where it can be asked
 
 
-def popularity(log: TrainingLog) -> Iterator[Retriever]:
+def popularity_options(log: TrainingLog) -> Iterator[Retriever]:
     yield SameForAll(_popularity_of(log))
 
 
-def recent_popularity(log: TrainingLog) -> Iterator[Retriever]:
+def recent_popularity_options(log: TrainingLog) -> Iterator[Retriever]:
     span_s = int(np.ptp(log.time_s_E)) if len(log.time_s_E) else 0
     for share in HALF_LIVES:
         half_life_s = max(1.0, share * span_s)
@@ -135,11 +135,11 @@ def recent_popularity(log: TrainingLog) -> Iterator[Retriever]:
         yield SameForAll(counted, f"half-life {share:g} of the training time")
 
 
-def transitions(log: TrainingLog) -> Iterator[Retriever]:
+def transition_options(log: TrainingLog) -> Iterator[Retriever]:
     yield AfterRecent(_followers(log, 1), _popularity_of(log), last=1)
 
 
-def sequential_rules(log: TrainingLog) -> Iterator[Retriever]:
+def sequential_rule_options(log: TrainingLog) -> Iterator[Retriever]:
     for window in WINDOWS:
         table = _followers(log, window)
         for decay in RECENT_DECAYS:
@@ -147,7 +147,7 @@ def sequential_rules(log: TrainingLog) -> Iterator[Retriever]:
             yield AfterRecent(table, _popularity_of(log), LAST, decay, settings)
 
 
-def item_knn(log: TrainingLog) -> Iterator[Retriever]:
+def item_knn_options(log: TrainingLog) -> Iterator[Retriever]:
     together = items.together(rows.items_met(log.item_E, log.start_U1, log.num_items))
     for keep in NEIGHBOURS:
         for damping in NEIGHBOUR_DAMPING:
@@ -155,13 +155,13 @@ def item_knn(log: TrainingLog) -> Iterator[Retriever]:
             yield NearAllMet(table, _popularity_of(log), f"{keep} neighbours, cosine damped by {damping:g}")
 
 
-def ease(log: TrainingLog) -> Iterator[Retriever]:
+def ease_options(log: TrainingLog) -> Iterator[Retriever]:
     together = items.together(rows.items_met(log.item_E, log.start_U1, log.num_items))
     for ridge in RIDGES:
         yield PredictedFromAllMet(items.ease(together, ridge), _popularity_of(log), f"ridge {ridge:g}")
 
 
-def own_frequency(log: TrainingLog) -> Iterator[Retriever]:
+def own_frequency_options(log: TrainingLog) -> Iterator[Retriever]:
     for decay in OWN_DECAYS:
         yield OwnFrequency(_popularity_of(log), decay, f"weighted {decay:g} for each step back")
 
@@ -183,13 +183,13 @@ def _why_no_own(log: TrainingLog, filter_seen: bool) -> str:
 
 
 RETRIEVAL_BASELINES = (
-    RetrievalBaseline("popularity", popularity),
-    RetrievalBaseline("recent popularity", recent_popularity),
-    RetrievalBaseline("transitions", transitions),
-    RetrievalBaseline("sequential rules", sequential_rules, _why_no_pairs),
-    RetrievalBaseline("item-kNN", item_knn, _why_no_pairs),
-    RetrievalBaseline("EASE", ease, _why_no_ease),
-    RetrievalBaseline("own frequency", own_frequency, _why_no_own),
+    RetrievalBaseline("popularity", popularity_options),
+    RetrievalBaseline("recent popularity", recent_popularity_options),
+    RetrievalBaseline("transitions", transition_options),
+    RetrievalBaseline("sequential rules", sequential_rule_options, _why_no_pairs),
+    RetrievalBaseline("item-kNN", item_knn_options, _why_no_pairs),
+    RetrievalBaseline("EASE", ease_options, _why_no_ease),
+    RetrievalBaseline("own frequency", own_frequency_options, _why_no_own),
 )
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from plait.cli.id_tables import Report, read_ids
 from plait.cli.output import say, show_json
 from plait.cli.parted import parts_bar, write_in_parts
-from plait.cli.user_state import state_of_users, value_of
+from plait.cli.user_state import state_as_logged, value_of_formula
 from plait.conditions import text_of
 from plait.data import Dataset
 from plait.data.logs.tables import collect
@@ -104,12 +104,12 @@ class BulkLists:
     def left(self, user_n: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """How many items the filters leave to each user."""
         model = self.asking.model
-        state = state_of_users(model, self.asking.data, user_n)
+        state = state_as_logged(model, self.asking.data, user_n)
         kept_I = None if self.kept_V is None else np.concatenate([[False], self.kept_V])
         return Filters.joined(len(model.items), state.seen_U, self.filter_seen, kept_I).left_U
 
     def _of(self, user_n: Int64[np.ndarray, " n"], k: int, filtered: bool = True) -> pl.DataFrame:
-        state = state_of_users(self.asking.model, self.asking.data, user_n)
+        state = state_as_logged(self.asking.model, self.asking.data, user_n)
         seen, mask = (self.filter_seen, self.kept_V) if filtered else (False, None)
         found = self.asking.model.retrieve(
             state, k, filter_seen=seen, at=self.at, condition=self.condition, mask=mask
@@ -146,8 +146,8 @@ class BulkPairs:
 
     @cached_property
     def value(self) -> Value | None:
-        """Raises ValueError as `value_of`."""
-        return value_of(self.asking.model, self.formula, self.item_numbers)
+        """Raises ValueError as `value_of_formula`."""
+        return value_of_formula(self.asking.model, self.formula, self.item_numbers)
 
     @cached_property
     def is_known_M(self) -> Bool[np.ndarray, " M"]:
@@ -155,7 +155,7 @@ class BulkPairs:
         return self.asking.model.vocabulary.index_of(self.item_M) != UNKNOWN_ITEM
 
     def check(self) -> None:
-        """Raises ValueError where no pair can be answered; as `Recommender.score` and `value_of`."""
+        """Raises ValueError where no pair can be answered; as `Recommender.score` and `value_of_formula`."""
         if not self.is_known_M.any():
             items = self.asking.model.items
             raise ValueError(
@@ -197,7 +197,7 @@ class BulkPairs:
     def _of(self, row_r: Int64[np.ndarray, " r"]) -> pl.DataFrame:
         """The answers to some pairs, those of one user beside each other."""
         user_u, first_u = np.unique(self.user_M[row_r], return_index=True)
-        state = state_of_users(self.asking.model, self.asking.data, user_u)
+        state = state_as_logged(self.asking.model, self.asking.data, user_u)
         lists = [items.to_list() for items in map(self.item_M.gather, np.split(row_r, first_u[1:]))]
         found = self.asking.model.score_lists(
             state, lists, at=self.at, context=self.context, value=self.value

@@ -16,7 +16,7 @@ from cyclopts import CycloptsError, Group, MissingArgumentError, Parameter, Unkn
 from plait.allocation import keep_freed_memory
 from plait.cli.app import app, with_names_only
 from plait.cli.encodings import encode_all
-from plait.cli.settings_file import settings_file, whole_numbers
+from plait.cli.settings_file import check_whole_numbers, settings_file
 from plait.cli.unfinished import Disagreement, Unfinished
 from plait.notices import Diverged
 from plait.wording import asked_in_shell
@@ -84,13 +84,13 @@ def _with_settings_file(
         TOML file with sections dataset, model, optim and protocol, of which a verb reads its own; the command line
         overrides it.
     """
-    app.config = (whole_numbers,)
+    app.config = (check_whole_numbers,)
     if config is not None:
         from plait.cli.sections import SECTIONS  # of models, among others: they load torch
 
         words, apps, _ = app.parse_commands(tokens)
         from_file = settings_file(config, SECTIONS, apps[-1].default_command, " ".join(("plait", *words)))
-        app.config = (from_file, whole_numbers)
+        app.config = (from_file, check_whole_numbers)
     command, bound, injected = app.parse_args(tokens, exit_on_error=False, print_error=False)
     if "torch" in sys.modules:  # the verb computes, or else there is nothing to tune
         _flush_denormals()

@@ -7,7 +7,7 @@ from typing import Literal
 from plait.cli.arguments import Json
 from plait.cli.output import say, show_json, show_table
 from plait.cli.runs import finished_run, run_and_model
-from plait.exporting.writing import check_free
+from plait.exporting.writing import check_can_hold_export
 from plait.exporting.writing import export as export_programs
 from plait.recommender import Recommender
 
@@ -43,7 +43,7 @@ def export(
     without_counts
         Export the network alone, where counts belong to the model: its answers are then others.
     """
-    check_free(out)  # before a model is loaded for nothing
+    check_can_hold_export(out)  # before a model is loaded for nothing
     folder, model_folder = run_and_model(run)
     finished_run(folder)
     recommender = Recommender.from_pretrained(model_folder, "cpu")

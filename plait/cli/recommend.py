@@ -16,7 +16,7 @@ from plait.cli.id_tables import Report
 from plait.cli.output import progress_console, say, show_rows
 from plait.cli.parted import check_takes_table
 from plait.cli.runs import finished_run, run_and_model
-from plait.cli.user_state import model_and_data, state_of_users
+from plait.cli.user_state import model_and_data, state_as_logged
 from plait.counting_recommender import CountingRecommender
 from plait.data import Dataset
 from plait.data.columns.features import texts_of
@@ -123,7 +123,7 @@ def recommend(
         write_answers(lists, out, screen, json=json)
         return
     assert user is not None
-    state = state_of_users(model, asking.data, np.array([asking.data.user_index(user)]))
+    state = state_as_logged(model, asking.data, np.array([asking.data.user_index(user)]))
     found = model.retrieve(state, k, filter_seen=filter_seen, at=at, condition=asked_under, mask=kept_V)
     found = titled(found.drop("user"), model.columns, asking.data, titles, title_column)
     knows_when = at is not None or not needs_time(model.model.layout, model.model.config.settings, "a")

@@ -8,7 +8,7 @@ from plait.cli.counted import asked_of
 from plait.cli.output import progress_console, say, show_rows
 from plait.cli.parted import check_takes_table
 from plait.cli.runs import finished_run, run_and_model
-from plait.cli.user_state import model_and_data, state_of, value_of
+from plait.cli.user_state import model_and_data, state_of, value_of_formula
 from plait.counting_recommender import CountingScorer
 from plait.schema import check_unique, split_quoted
 
@@ -85,7 +85,7 @@ def score(
             )
         folder, model_folder = run_and_model(run)
         model, state = state_of(model_folder, finished_run(folder), user, dataset, device)
-        ranking, asked = value_of(model, value, item_numbers), split_items(items)
+        ranking, asked = value_of_formula(model, value, item_numbers), split_items(items)
         found = model.score(state, asked, at=at, context=_values_of(context), value=ranking).drop("user")
         show_rows(found.columns, found.rows(), json=json)
         return

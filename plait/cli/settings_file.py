@@ -80,7 +80,7 @@ def _check_keys(path: Path, section: str, content: dict[str, Any], takes: Callab
             _check_keys(path, f"{section}.{key}", value, inner)
 
 
-def whole_numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+def check_whole_numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Refuses 2.5 where a whole number belongs: cyclopts would round it.
 
     Raises:

@@ -33,7 +33,7 @@ def state_of(
             model was trained on.
     """
     model, data = model_and_data(folder, result, dataset, device)
-    return model, state_of_users(model, data, np.array([data.user_index(user)]))
+    return model, state_as_logged(model, data, np.array([data.user_index(user)]))
 
 
 def model_and_data(
@@ -44,13 +44,13 @@ def model_and_data(
     return model, _dataset_of(folder.parent, result, dataset, model)
 
 
-def state_of_users(model: Recommender, data: Dataset, user_U: Int64[np.ndarray, " U"]) -> State:
+def state_as_logged(model: Recommender, data: Dataset, user_U: Int64[np.ndarray, " U"]) -> State:
     """The histories of users, as the model sees them, who are called as in the log."""
     state = model.encode(in_items_of(model, data, data.histories(user_U)))
     return replace(state, id_U=tuple(data.user_ids().gather(user_U)))
 
 
-def value_of(model: Recommender, formula: str | None, item_numbers: Path | None) -> Value | None:
+def value_of_formula(model: Recommender, formula: str | None, item_numbers: Path | None) -> Value | None:
     """
     Raises:
         ValueError: a table is given without a formula; or as `Recommender.value`.

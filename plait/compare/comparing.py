@@ -610,7 +610,7 @@ def card_of(variant: Variant) -> LayoutCard:
             "P2 action given item": verdict.conditioning,
             "P3 no leak": "; ".join(verdict.leaks) or "no target can be read from what its token sees",
         },
-        tokens=tuple(draw.tokens_of(layout)),
+        tokens=tuple(draw.token_labels(layout)),
         predicts=tuple(draw.predicted_of(layout)),
         mask=tuple("".join("1" if sees else "0" for sees in row) for row in mask_NN.tolist()),
         drawing=draw.explain(layout),

@@ -9,7 +9,7 @@ import msgspec
 from plait.compare.results import Comparison, MetricSummary, Row
 from plait.compare.significance import LEVEL
 from plait.compare.verdict import chief_metrics
-from plait.compare.words import NOTHING, metric_label, number, p_value, share, signed
+from plait.compare.words import NOTHING, in_percent, metric_label, number, p_value, signed
 from plait.evaluation.counts_effect import CountsEffect
 from plait.evaluation.provenance import Provenance
 
@@ -28,13 +28,13 @@ def warnings(comparison: Comparison) -> list[str]:
     data, found = comparison.dataset, []
     if data.tie_share > MANY_TIES:
         found.append(
-            f"{share(data.tie_share)} of the events share a time with another event of their user. Their order is the "
-            "log's, and what is asked next may depend on it."
+            f"{in_percent(data.tie_share)} of the events share a time with another event of their user. Their order is "
+            "the log's, and what is asked next may depend on it."
         )
     if comparison.retrieval and data.missed_share:
         found.append(
-            f"{share(data.missed_share)} of the answers were met before. Seen items are filtered, so each of them is a "
-            "certain miss of every list."
+            f"{in_percent(data.missed_share)} of the answers were met before. Seen items are filtered, so each of them "
+            "is a certain miss of every list."
         )
     return found
 

@@ -36,9 +36,9 @@ def outlook(names: Sequence[str], wall_s: Sequence[float], elapsed_s: float) -> 
     )
 
 
-def words_of(outlook: Outlook) -> str:
+def outlook_words(outlook: Outlook) -> str:
     """
-    >>> words_of(Outlook(number=3, of=10, elapsed_s=250.0, this_s=60.0, later_s=600.0))
+    >>> outlook_words(Outlook(number=3, of=10, elapsed_s=250.0, this_s=60.0, later_s=600.0))
     'run 3 of 10, after 4 min 10 s, about 11 min 00 s left'
     """
     left_s = outlook.left_s()
@@ -60,7 +60,7 @@ class Runs:
     def begin(self, what: str) -> None:
         self.begun_s = time.monotonic()
         now = outlook(self.names, self.wall_s, self.begun_s - self.first_s)
-        self.report(f"{what} ({words_of(now)})")
+        self.report(f"{what} ({outlook_words(now)})")
         if isinstance(self.watch, WatchesRuns):
             self.watch.begins(now)
 

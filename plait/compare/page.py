@@ -24,7 +24,7 @@ from plait.compare.side_tables import (
     side_tables,
 )
 from plait.compare.verdict import verdict_of
-from plait.compare.words import NOTHING, duration, meaning, metric_label, number, run_folder, share
+from plait.compare.words import NOTHING, duration, in_percent, meaning, metric_label, number, run_folder
 from plait.terminal import Cell, FittedTable, NumberHeading
 
 TERMINAL_STYLE = {"best": "bold", "second": "underline", "other": ""}
@@ -159,7 +159,7 @@ def html_page(comparison: Comparison, folder: Path | None = None) -> str:
         label=metric_label,
         meaning=meaning,
         number=number,
-        share=share,
+        share=in_percent,
         draws_candidates=any("ix0" in token.split() for card in comparison.layouts for token in card.tokens),
         duration=duration,
         run_folder=run_folder,

@@ -30,7 +30,7 @@ from plait.metrics.intervals import (
     critical,
     departures,
     difference_of,
-    judged,
+    difference_of_draws,
     least_p,
     widened,
 )
@@ -177,8 +177,8 @@ def tell_apart(pairs: Sequence[Pair], beside: Sequence[Pair] = ()) -> list[Told]
             together = abs(value)
         told.append(
             Told(
-                judged(value, half, int((own_D >= abs(value)).sum()), len(own_D), least),
-                judged(value, together, int((largest_D >= size).sum()), len(own_D), least),
+                difference_of_draws(value, half, int((own_D >= abs(value)).sum()), len(own_D), least),
+                difference_of_draws(value, together, int((largest_D >= size).sum()), len(own_D), least),
             )
         )
     return told

@@ -55,10 +55,10 @@ def signed(value: float) -> str:
     return f"{MINUS if value < 0 else '+'}{number(abs(value))}"
 
 
-def share(part: float) -> str:
+def in_percent(part: float) -> str:
     """A part of a whole, in percent.
 
-    >>> share(0.0312), share(1.0)
+    >>> in_percent(0.0312), in_percent(1.0)
     ('3.1 %', '100.0 %')
     """
     return f"{100 * part:.1f} %"
@@ -70,7 +70,7 @@ def percent(change: float) -> str:
     >>> percent(0.0312), percent(-0.2)
     ('+3.1 %', '−20.0 %')
     """
-    return f"{MINUS if change < 0 else '+'}{share(abs(change))}"
+    return f"{MINUS if change < 0 else '+'}{in_percent(abs(change))}"
 
 
 def p_value(p: float) -> str:

@@ -72,7 +72,7 @@ class Choices:
         return -float(self.weight_Q @ log_sum_Q), gradient_T
 
 
-def most_likely(choices: Choices, is_free_T: Bool[np.ndarray, " T"]) -> Float64[np.ndarray, " T"]:
+def most_likely_weights(choices: Choices, is_free_T: Bool[np.ndarray, " T"]) -> Float64[np.ndarray, " T"]:
     """The weights, at least 0, under which the answers are most likely; 0 of terms that are not free. The likelihood is
     concave, so the search finds the best there is.
 
@@ -117,7 +117,7 @@ def combination(choices: Choices) -> FittedWeights:
 def _gain(fit: Choices, judge: Choices) -> tuple[Float64[np.ndarray, " T"], float]:
     """Weights that are fitted on some answers, and what they gain on others over the model, scaled likewise."""
     is_model_T = np.arange(len(fit.less_TQC)) == MODEL
-    alone_T, both_T = most_likely(fit, is_model_T), most_likely(fit, np.ones_like(is_model_T))
+    alone_T, both_T = most_likely_weights(fit, is_model_T), most_likely_weights(fit, np.ones_like(is_model_T))
     return both_T, judge.log_likelihood(both_T) - judge.log_likelihood(alone_T)
 
 

@@ -72,7 +72,7 @@ class HeldOutLabels:
         return self.scale.log_likelihood(loss_M)
 
 
-def most_likely(labels: HeldOutLabels, is_free_T: Bool[np.ndarray, " T"]) -> TermWeights:
+def most_likely_term_weights(labels: HeldOutLabels, is_free_T: Bool[np.ndarray, " T"]) -> TermWeights:
     """The weights, at least 0, under which the labels are most likely; 0 of terms that are not free. The loss is
     convex, so the search finds the best there is.
 
@@ -122,7 +122,10 @@ def weighed(labels: HeldOutLabels) -> FittedTermWeights:
 def _gain(fit: HeldOutLabels, judge: HeldOutLabels) -> tuple[TermWeights, float]:
     """Weights that are fitted on some labels, and what they gain on others over the model, scaled likewise."""
     is_model_T = np.arange(len(fit.term_TMK)) == MODEL
-    alone, both = most_likely(fit, is_model_T), most_likely(fit, np.ones_like(is_model_T))
+    alone, both = (
+        most_likely_term_weights(fit, is_model_T),
+        most_likely_term_weights(fit, np.ones_like(is_model_T)),
+    )
     return both, judge.log_likelihood(both) - judge.log_likelihood(alone)
 
 

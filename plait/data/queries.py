@@ -77,10 +77,42 @@ def _met_by_looking(
     block_Q = np.cumsum(end_Q - begin_Q) // BLOCK
     edges = np.flatnonzero(np.diff(block_Q, prepend=-1, append=-1))
     for first, last in pairwise(edges):
-        row_R, start_q1 = concatenated_ranges(begin_Q[first:last], end_Q[first:last])
-        same_R = item_E[row_R] == np.repeat(item_Q[first:last], np.diff(start_q1))
-        met_Q[first + np.searchsorted(start_q1, np.flatnonzero(same_R), side="right") - 1] = True
+        begin_q, end_q, item_q = begin_Q[first:last], end_Q[first:last], item_Q[first:last]
+        look = _met_side_by_side if _stand_side_by_side(begin_q, end_q) else _met_apart
+        met_Q[first + look(begin_q, end_q, item_E, item_q)] = True
     return met_Q
+
+
+def _stand_side_by_side(begin_q: Int64[np.ndarray, " q"], end_q: Int64[np.ndarray, " q"]) -> bool:
+    """Whether histories follow each other, with no more events between them than in them."""
+    in_order = (begin_q[1:] >= end_q[:-1]).all()
+    return bool(in_order and end_q[-1] - begin_q[0] <= 2 * (end_q - begin_q).sum())
+
+
+def _met_side_by_side(
+    begin_q: Int64[np.ndarray, " q"],
+    end_q: Int64[np.ndarray, " q"],
+    item_E: Integer[np.ndarray, " E"],
+    item_q: Integer[np.ndarray, " q"],
+) -> Int64[np.ndarray, " m"]:
+    """The queries whose item is in their history: no event is copied to be looked at."""
+    next_q = np.append(begin_q[1:], end_q[-1])
+    same_R = item_E[begin_q[0] : end_q[-1]] == np.repeat(item_q, next_q - begin_q)
+    row_m = begin_q[0] + np.flatnonzero(same_R)
+    at_m = np.searchsorted(begin_q, row_m, side="right") - 1
+    return at_m[row_m < end_q[at_m]]
+
+
+def _met_apart(
+    begin_q: Int64[np.ndarray, " q"],
+    end_q: Int64[np.ndarray, " q"],
+    item_E: Integer[np.ndarray, " E"],
+    item_q: Integer[np.ndarray, " q"],
+) -> Int64[np.ndarray, " m"]:
+    """As `_met_side_by_side`, of any histories."""
+    row_R, start_q1 = concatenated_ranges(begin_q, end_q)
+    same_R = item_E[row_R] == np.repeat(item_q, np.diff(start_q1))
+    return np.searchsorted(start_q1, np.flatnonzero(same_R), side="right") - 1
 
 
 def _met_by_pairs(

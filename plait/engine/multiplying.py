@@ -11,7 +11,7 @@ from functools import cache
 from typing import assert_never
 
 from plait.models.generative import GenerativeRecommender
-from plait.nn.arithmetic import Measured, choice, measure
+from plait.nn.arithmetic import Measured, choice, measure_multiplying
 from plait.nn.precision import Multiplied, autocast, products_by
 
 FEW_TOKENS = 64  # with fewer, to round all weights to bf16 costs more than the products gain
@@ -71,4 +71,4 @@ def _chosen(allowed: frozenset[Multiplied], dim: int, device: str) -> Multiplied
 
 @cache
 def _measured(dim: int, device: str) -> dict[Multiplied, Measured]:
-    return measure(dim, device)
+    return measure_multiplying(dim, device)

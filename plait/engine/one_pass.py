@@ -38,7 +38,7 @@ class Kept:
 
     def is_of(self, model: GenerativeRecommender) -> bool:
         """Whether the model would make the same keys."""
-        return self.model is model and self.version == version_of(model)
+        return self.model is model and self.version == weights_version(model)
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def encode(model: GenerativeRecommender, state: State) -> State:
     if not (fits and model.plan.candidates_share_history and _tells_changes(model)):
         return replace(state, kept=None)
     encoded = encoded_histories(model, _at_the_end(events))
-    return replace(state, kept=_kept(model, state, encoded, version_of(model)))
+    return replace(state, kept=_kept(model, state, encoded, weights_version(model)))
 
 
 @torch.no_grad()
@@ -343,7 +343,7 @@ def _tells_changes(model: GenerativeRecommender) -> bool:
     return not any(parameter.is_inference() for parameter in model.parameters())
 
 
-def version_of(model: GenerativeRecommender) -> tuple[int, ...]:
+def weights_version(model: GenerativeRecommender) -> tuple[int, ...]:
     """Changes with every change of the weights in place, such as a step of training. (`model.parameters()` makes names,
     too, which take longer than an appended event has.)"""
     weights = chain.from_iterable(module._parameters.values() for module in model.modules())

@@ -133,7 +133,7 @@ class Catalogue:
 
 
 @torch.no_grad()
-def interests_of_items(model: GenerativeRecommender) -> Float[Tensor, "V D"]:
+def keys_of_items(model: GenerativeRecommender) -> Float[Tensor, "V D"]:
     """What interests are compared with, for every item of the catalogue in its order: the inner product with what
     `query` answers is their similarity.
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from plait import files
-from plait.engine.one_pass import Kept, version_of
+from plait.engine.one_pass import Kept, weights_version
 from plait.engine.ranking import Seen
 from plait.engine.state import State
 from plait.models.generative import GenerativeRecommender, ModelConfig
@@ -118,7 +118,7 @@ def _kept(model: GenerativeRecommender, tensors: dict[str, Tensor]) -> Kept | No
         return None
     device, first_U = next(model.parameters()).device, tensors.pop("first_U").numpy()
     encoded = Encoded.from_arrays({name: value.to(device) for name, value in tensors.items()})
-    return Kept(encoded, first_U, model, version_of(model))
+    return Kept(encoded, first_U, model, weights_version(model))
 
 
 def _read(path: Path) -> tuple[_About, dict[str, Tensor]]:

@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from plait import files
-from plait.engine.agreement import NEXT_ITEM, CheckCase, Logits, Pair, Way
+from plait.engine.agreement_cases import NEXT_ITEM, CheckCase, Logits
+from plait.engine.agreement_ways import Pair, Way
 from plait.engine.ranking import FIRST_ITEM
 from plait.engine.state import some_users
 from plait.engine.steps import even

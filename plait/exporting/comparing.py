@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float32, Int64
 
 from plait.engine import one_pass
-from plait.engine.agreement import EXACT, NEXT_ITEM, TO_COME, Logits, fields_asked
+from plait.engine.agreement_cases import NEXT_ITEM, TO_COME, Logits, fields_asked
+from plait.engine.agreement_ways import EXACT
 from plait.engine.multiplying import multiplied_in
 from plait.engine.state import encode
 from plait.exporting.exported import Exported
@@ -104,11 +105,11 @@ def differences_on_drawn(
         item_UC = np.random.default_rng(seed).integers(
             1, model.config.num_items + 1, (num_users, num_candidates)
         )
-        found += differences(model, exported, events, item_UC)
+        found += exported_differences(model, exported, events, item_UC)
     return found
 
 
-def differences(
+def exported_differences(
     model: GenerativeRecommender,
     exported: Exported,
     events: EventBatch,

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from plait.nn.block import Heads, Where
+from plait.nn.cached import pairwise_differences
 from plait.nn.encoded import Keys
 from plait.nn.positions import Angles
 from plait.nn.relative import RelativeBias
@@ -76,7 +77,9 @@ class AmongThemselves(Where):
         assert clock is not None, "histories have a clock"
         position_UL = self.segments.position_RL
         term = self.terms.of(
-            bias, differences(position_UL, position_UL), differences(clock.anchor_s_RL, clock.time_s_RL)
+            bias,
+            pairwise_differences(position_UL, position_UL),
+            pairwise_differences(clock.anchor_s_RL, clock.time_s_RL),
         )
         score_UNLL = q_UNLH @ k_UNLH.transpose(-1, -2) * scale
         return score_UNLL if term is None else score_UNLL + term
@@ -132,7 +135,9 @@ class OverHistory(Where):
         score_UNXK = q_UNXH @ k_UNKH.transpose(-1, -2) * scale
         position_UM, now_s_UM, _ = self._own_places()
         term_UNMK = self.terms.of(
-            bias, differences(position_UM, self.position_UK), differences(now_s_UM, self.time_s_UK)
+            bias,
+            pairwise_differences(position_UM, self.position_UK),
+            pairwise_differences(now_s_UM, self.time_s_UK),
         )
         if term_UNMK is None:
             return score_UNXK
@@ -145,7 +150,7 @@ class OverHistory(Where):
         score_UNCMM = q_UNCMH @ k_UNCMH.transpose(-1, -2) * scale
         position_UM, now_s_UM, time_s_UM = self._own_places()
         term_UNMM = self.terms.of(
-            bias, differences(position_UM, position_UM), differences(now_s_UM, time_s_UM)
+            bias, pairwise_differences(position_UM, position_UM), pairwise_differences(now_s_UM, time_s_UM)
         )
         return score_UNCMM if term_UNMM is None else score_UNCMM + term_UNMM[:, :, None]
 
@@ -164,10 +169,6 @@ class OverHistory(Where):
         all_UX = (self.segments.position_RL, clock.anchor_s_RL, clock.time_s_RL)
         position_UM, now_s_UM, time_s_UM = (x[:, : self.num_own] for x in all_UX)
         return position_UM, now_s_UM, time_s_UM
-
-
-def differences(x_UQ: Int64[Tensor, "U Q"], y_UK: Int64[Tensor, "U K"]) -> Int64[Tensor, "U Q K"]:
-    return x_UQ[:, :, None] - y_UK[:, None, :]
 
 
 def _softmax(score: Tensor, hidden: Tensor) -> Tensor:

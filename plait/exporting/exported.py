@@ -58,7 +58,7 @@ class Exported:
         """
         folder = Path(folder)
         about = _about_of(folder)
-        names = {name: folder / file_of(name, about.format) for name in about.programs}
+        names = {name: folder / program_file(name, about.format) for name in about.programs}
         files.check_hashes(folder, AGAIN)
         loaded = {name: _loaded(path, about) for name, path in names.items()}
         return cls(about, loaded)
@@ -97,7 +97,7 @@ class Exported:
         return self.programs[name]({port.name: arrays[port.name] for port in ports})
 
 
-def file_of(program: str, format: Format) -> str:
+def program_file(program: str, format: Format) -> str:
     match format:
         case "onnx":
             return f"{program}.onnx"

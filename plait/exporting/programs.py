@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from plait.engine.agreement import fields_asked
+from plait.engine.agreement_cases import fields_asked
 from plait.exporting.graphs import Answering, Encode, Rank, Score, Tensors
 from plait.models.generative import GenerativeRecommender
 

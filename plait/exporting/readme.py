@@ -1,7 +1,7 @@
 """The README of an exported folder: what goes in and out, for whoever has no Plait."""
 
 from plait.data.history import ITEMS, Columns
-from plait.exporting.exported import About, file_of
+from plait.exporting.exported import About, program_file
 from plait.exporting.programs import Port
 
 MEANING = {
@@ -125,7 +125,7 @@ def _program(name: str, about: About) -> str:
         "rank": "which item comes next",
     }[name]
     table = [
-        f"## `{file_of(name, about.format)}`: {title}",
+        f"## `{program_file(name, about.format)}`: {title}",
         "",
         "| | name | type | shape | |",
         "|---|---|---|---|---|",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from plait.engine.agreement import fields_asked
+from plait.engine.agreement_cases import fields_asked
 from plait.models.generative import GenerativeRecommender
 from plait.wording import setting
 

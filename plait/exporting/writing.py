@@ -25,8 +25,8 @@ from plait.exporting.exported import (
     About,
     Exported,
     Format,
-    file_of,
     header_of,
+    program_file,
 )
 from plait.exporting.programs import Drafted, as_onnx, as_torch, drafted, events_read
 from plait.exporting.readme import readme
@@ -65,7 +65,7 @@ def export(
     """
     model, folder = recommender.model, Path(folder)
     check_exportable(model, without_counts=without_counts)
-    check_free(folder)
+    check_can_hold_export(folder)
     check_installed(format)
     folder.parent.mkdir(parents=True, exist_ok=True)
     network = fp32_copy(model)
@@ -101,12 +101,12 @@ def write_programs(network: GenerativeRecommender, about: About, folder: Path) -
     drafts = drafted(network)
     about = msgspec.structs.replace(about, programs={name: each.ports for name, each in drafts.items()})
     for name, each in drafts.items():
-        _write_program(each, folder / file_of(name, about.format), about)
+        _write_program(each, folder / program_file(name, about.format), about)
     (folder / ABOUT).write_bytes(msgspec.json.format(msgspec.json.encode(about)))
     return about
 
 
-def check_free(folder: Path) -> None:
+def check_can_hold_export(folder: Path) -> None:
     """Raises ValueError where an exported model cannot be put."""
     if (folder / MANIFEST).exists():
         raise ValueError(f"{folder} holds a prepared dataset; name a new folder, or an earlier export")

@@ -68,13 +68,13 @@ def catalogue_rows() -> list[CatalogueRow]:
     return [_catalogue_row(name, entry) for name, entry in CATALOGUE.items()]
 
 
-def tokens_of(layout: Layout, num_events: int = 3, num_candidates: int = 2) -> list[str]:
+def token_labels(layout: Layout, num_events: int = 3, num_candidates: int = 2) -> list[str]:
     """Labels of the tokens of a history and of its candidates: the facts that each shows.
 
     >>> from plait.layouts.catalogue import resolve
-    >>> tokens_of(resolve("lac"))
+    >>> token_labels(resolve("lac"))
     ['i0 a(start)', 'i1 a0', 'i2 a1', 'ix0 a2', 'ix1 a2']
-    >>> tokens_of(resolve("interleaved"), num_events=2, num_candidates=1)
+    >>> token_labels(resolve("interleaved"), num_events=2, num_candidates=1)
     ['i0', 'a0', 'i1', 'a1', 'ix0']
     """
     return [" ".join(facts) for facts in _drawn(layout, num_events, num_candidates).facts]
@@ -275,7 +275,7 @@ def _mask_heading(layout: Layout) -> str:
 
 def _mask_lines(layout: Layout, num_events: int) -> list[str]:
     drawn = _drawn(layout, num_events, num_candidates=2)
-    labels = tokens_of(layout, num_events)
+    labels = token_labels(layout, num_events)
     width = max(map(len, labels))
     history = int((drawn.owner_N == HISTORY).sum())
     lines = []

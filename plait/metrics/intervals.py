@@ -256,7 +256,7 @@ def paired_difference(a: Bootstrap, b: Bootstrap) -> Difference:
     away_D = np.abs(departures([(a, b)])[0])
     away_D = away_D[~np.isnan(away_D)]
     half = widened(float(critical(away_D[None], 2 * TAIL)[0]), value, least)
-    return judged(value, half, int((away_D >= abs(value)).sum()), len(away_D), least)
+    return difference_of_draws(value, half, int((away_D >= abs(value)).sum()), len(away_D), least)
 
 
 def departures(pairs: Sequence[tuple[Bootstrap, Bootstrap]]) -> Float64[np.ndarray, "P D"]:
@@ -354,7 +354,7 @@ def widened(half: float, value: float, least: float) -> float:
     return half if least < 2 * TAIL else max(half, abs(value))
 
 
-def judged(value: float, half: float, as_large: int, num_draws: int, least: float) -> Difference:
+def difference_of_draws(value: float, half: float, as_large: int, num_draws: int, least: float) -> Difference:
     """A difference whose size is reached by so many of the draws."""
     p = (1 + as_large) / (1 + num_draws)
     return Difference(value, value - half, value + half, min(1.0, max(least, p)))

@@ -57,7 +57,7 @@ def arithmetic_of(precision: Precision, dim: int, device: str) -> Arithmetic:
     """
     match precision:
         case "auto":
-            measured = measure(dim, device)
+            measured = measure_multiplying(dim, device)
             return Arithmetic(choice(measured), in_words(measured))
         case "fp32_onednn":
             check_exact(precision, device)
@@ -97,7 +97,7 @@ def check_exact(precision: Precision, device: str) -> None:
     if precision != "fp32_onednn":
         return
     dim = WIDEST["cpu"]
-    found = measure(dim, device).get(precision)
+    found = measure_multiplying(dim, device).get(precision)
     if found is None or not found.error <= EXACT:
         why = "there is none" if found is None else f"its products are off by {found.error:.1g}, as in bf16"
         raise ValueError(
@@ -106,7 +106,7 @@ def check_exact(precision: Precision, device: str) -> None:
         )
 
 
-def measure(dim: int, device: str) -> dict[Multiplied, Measured]:
+def measure_multiplying(dim: int, device: str) -> dict[Multiplied, Measured]:
     """What each way of multiplying costs on a device, for matrices of a model's width. They take turns."""
     with torch.inference_mode(False), torch.enable_grad():
         probe = _Probe.of(dim, device)

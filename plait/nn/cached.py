@@ -229,7 +229,7 @@ class OverKeys(Where):
             return score_GNCMM  # a token is at no distance from itself
         position_GM, (now_s_GM, time_s_GM) = run.by_event(self.segments.position_RL), self._times(run)
         term_GNMM = self._term(
-            bias, _differences(position_GM, position_GM), _differences(now_s_GM, time_s_GM)
+            bias, pairwise_differences(position_GM, position_GM), pairwise_differences(now_s_GM, time_s_GM)
         )
         return score_GNCMM if term_GNMM is None else score_GNCMM + term_GNMM[:, :, None]
 
@@ -238,8 +238,8 @@ class OverKeys(Where):
     ) -> Iterator[Float[Tensor, "G N 1 K"]]:
         """What positions and times add to the scores, for each token of an event: it is the same for all events."""
         position_GK, time_s_GK = (run.by_list(x)[:, : run.num_seen] for x in (self.position_S, self.time_s_S))
-        distance_GMK = _differences(run.by_event(self.segments.position_RL), position_GK)
-        gap_s_GMK = _differences(self._times(run)[0], time_s_GK)
+        distance_GMK = pairwise_differences(run.by_event(self.segments.position_RL), position_GK)
+        gap_s_GMK = pairwise_differences(self._times(run)[0], time_s_GK)
         for slot in range(run.num_own):
             term_GN1K = self._term(bias, distance_GMK[:, slot, None], gap_s_GMK[:, slot, None])
             assert term_GN1K is not None
@@ -346,5 +346,5 @@ def _add(out_1NLH: Tensor, run: RunOfLists, part_GNXH: Tensor) -> None:
     out_1NLH[0, :, run.queries] += part_GNXH.transpose(0, 1).flatten(1, 2)
 
 
-def _differences(x_GQ: Tensor, y_GK: Tensor) -> Int64[Tensor, "G Q K"]:
+def pairwise_differences(x_GQ: Tensor, y_GK: Tensor) -> Int64[Tensor, "G Q K"]:
     return x_GQ[:, :, None] - y_GK[:, None, :]

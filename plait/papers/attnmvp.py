@@ -92,7 +92,7 @@ def of_baseline(layout: str) -> Change:
     return Change(variant=layout, baseline=BASELINE, paper=() if figures is None else (*figures, None))
 
 
-def setting(ours_log: str, seeds: str) -> tuple[Setting, ...]:
+def paper_settings(ours_log: str, seeds: str) -> tuple[Setting, ...]:
     return (
         Setting("log", "a social network's feed, proprietary", ours_log),
         Setting(
@@ -181,7 +181,7 @@ table_1 = Study(
     name="attnmvp-table-1",
     paper=f"{PAPER}, table 1",
     question="Does pooling actions late (AttnLFA) beat the interleaved ranker, in less time?",
-    setting=setting(
+    setting=paper_settings(
         "a simulated world of 5,000 users; liked films of ML-1M, where given (--data), else of ML-100K",
         SEEDS,
     ),
@@ -236,7 +236,7 @@ table_2 = Study(
     name="attnmvp-table-2",
     paper=f"{PAPER}, table 2 and section 5",
     question="Is it early fusion of actions (AttnMVP) that gains, rather than late pooling or a second stream?",
-    setting=setting(
+    setting=paper_settings(
         "a simulated world of 5,000 users; liked films of ML-1M, where given (--data), else of ML-100K",
         SEEDS,
     ),

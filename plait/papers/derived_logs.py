@@ -52,7 +52,7 @@ class Thresholded:
         reached = (pl.col(self.number) >= self.least).cast(pl.Float32)  # missing stays missing
         settings, note = made_of.manifest.settings, made_of.manifest.note
         prepare(
-            events_of(made_of).with_columns(reached.alias(self.action)),
+            events_table(made_of).with_columns(reached.alias(self.action)),
             user=USER,
             item=ITEM,
             time=TIME,
@@ -93,7 +93,7 @@ class DescribedLog:
         is_vector = isinstance(self.feature.kind, Vector)
         told = one_hot_VB.tolist() if is_vector else [f"category {b}" for b in category_V]
         prepare(
-            events_of(made_of),
+            events_table(made_of),
             user=USER,
             item=ITEM,
             time=TIME,
@@ -138,7 +138,7 @@ class Declared:
     def _make(self, made_of: Dataset, folder: Path) -> None:
         with whole_folder(folder) as aside:
             prepare(
-                events_of(made_of),
+                events_table(made_of),
                 user=USER,
                 item=ITEM,
                 time=TIME,
@@ -155,7 +155,7 @@ class Declared:
                 shutil.copyfile(made_of.folder / name, aside / name)
 
 
-def events_of(dataset: Dataset) -> pl.DataFrame:
+def events_table(dataset: Dataset) -> pl.DataFrame:
     """Every event of every segment in the dataset's order, with the log's own ids, as a log to prepare again."""
     histories = [dataset.history(user) for user in range(dataset.num_users)]
     user_E = np.repeat(np.arange(len(histories)), [len(history.item_E) for history in histories])

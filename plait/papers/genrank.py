@@ -143,7 +143,7 @@ def table_1_race() -> Race:
     )
 
 
-def setting(logs: str) -> tuple[Setting, ...]:
+def paper_settings(logs: str) -> tuple[Setting, ...]:
     return (
         Setting("log", "Xiaohongshu's Explore Feed, 15 days, hundreds of billions of exposures", logs),
         Setting(
@@ -187,7 +187,7 @@ table_1 = Study(
     paper=f"{PAPER}, table 1",
     question="Do action-oriented tokens and linear position and time embeddings rank as well as HSTU, and faster?",
     setting=(
-        *setting("a simulated feed of 20,000 users; baskets of Complete Journey"),
+        *paper_settings("a simulated feed of 20,000 users; baskets of Complete Journey"),
         Setting(
             "task", "several, binary", "feed: click, like, share; baskets: bought two or more of the product"
         ),
@@ -325,7 +325,7 @@ section_3 = Study(
     name="genrank-section-3",
     paper=f"{PAPER}, section 3",
     question="What makes a generative ranker effective: its mechanisms, the order of samples, known modules?",
-    setting=setting("a simulated feed of 20,000 users; mechanisms: baskets of Complete Journey, too"),
+    setting=paper_settings("a simulated feed of 20,000 users; mechanisms: baskets of Complete Journey, too"),
     parts=(of_feed, of_baskets, modules),
 )
 

@@ -100,7 +100,7 @@ class LagByOne:
             ),
             metrics={f"key {key}": "" for key in range(LENGTH)},
             figures=tuple(_figures(map_SLL)),
-            verdicts=judged(map_SPLL),
+            verdicts=verdicts_of_maps(map_SPLL),
             notes=(
                 f"Attention of the last layer with the item at {PLACES[0]} and {LAST}, mean over heads, items, actions "
                 "and seeds; rows are queries. Low and high are the range over seeds. Verdicts are of the last query, "
@@ -159,7 +159,7 @@ def attention_map(model: GenerativeRecommender, batch: EventBatch) -> Float64[np
     return map_LL.double().numpy()
 
 
-def judged(map_SPLL: Float64[np.ndarray, "S P L L"]) -> tuple[ClaimVerdict, ...]:
+def verdicts_of_maps(map_SPLL: Float64[np.ndarray, "S P L L"]) -> tuple[ClaimVerdict, ...]:
     """Whether the last query looks at the item, and at the token after it."""
     return judge_repeated([looks_at(map_SPLL, offset) for offset in OFFSETS])
 
@@ -199,9 +199,9 @@ def _figures(map_SLL: Float64[np.ndarray, "S L L"]) -> list[Figure]:
     ]
 
 
-def names() -> list[str]:
+def position_names() -> list[str]:
     """
-    >>> names()[:3]
+    >>> position_names()[:3]
     ['0 unk', '1 item', '2 unk']
     """
     return [f"{position} {'item' if position in (PLACES[0], LAST) else 'unk'}" for position in range(LENGTH)]
@@ -215,7 +215,7 @@ def shaded(map_LL: Float64[np.ndarray, "L L"]) -> list[str]:
     """
     size = len(map_LL)
     lines = ["        " + " ".join(f"{key:^3}" for key in range(size))]
-    for name, row_L in zip(names(), map_LL, strict=False):
+    for name, row_L in zip(position_names(), map_LL, strict=False):
         cells = (SHADES[round(weight * (len(SHADES) - 1))] * 2 for weight in (row_L / row_L.max()).tolist())
         lines.append(f"{name:>6}  " + "  ".join(cells) + " ")
     return lines
@@ -228,7 +228,7 @@ def svg(map_LL: Float64[np.ndarray, "L L"]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size}" font-family="sans-serif" font-size="13">',
         "<title>Attention of the last layer: queries downwards, keys to the right</title>",
     ]
-    for query, name in enumerate(names()):
+    for query, name in enumerate(position_names()):
         middle = MARGIN + (query + 0.5) * CELL
         parts.append(f'<text x="{MARGIN - 8}" y="{middle + 4}" text-anchor="end">{name}</text>')
         parts.append(f'<text x="{middle}" y="{MARGIN - 10}" text-anchor="middle">{name}</text>')

@@ -13,7 +13,7 @@ from plait.evaluation.settings import Optim
 from plait.files import write_whole
 from plait.nn.arithmetic import Arithmetic, arithmetic_of, check_exact
 from plait.nn.precision import Multiplied
-from plait.training.checkpoint import load_state
+from plait.training.checkpoint import load_training
 
 ARITHMETIC = "arithmetic.json"
 OF_BEFORE = "recorded by an earlier version of Plait"
@@ -73,7 +73,7 @@ def recorded_arithmetic(run: Path) -> Arithmetic | None:
         return _of_result(load_result(run))
     if not (run / CHECKPOINT).exists():
         return None
-    state = load_state(run / CHECKPOINT)
+    state = load_training(run / CHECKPOINT)
     precision = state.get("fingerprint", {}).get("optim", {}).get("precision")
     if precision not in get_args(Multiplied):
         return None

@@ -9,7 +9,7 @@ import torch
 from plait import files
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
+def save_training(path: Path, state: dict[str, Any]) -> None:
     """A training state: tensors and plain values."""
 
     def write(aside: Path) -> None:
@@ -21,7 +21,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     files.write_listed(path, write)
 
 
-def load_state(path: Path) -> dict[str, Any]:
+def load_training(path: Path) -> dict[str, Any]:
     """Raises ValueError where the file is damaged or cannot be read back."""
     files.check_hashes(path.parent, f"delete {path} to train this run from the start", path.name)
     try:

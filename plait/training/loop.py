@@ -49,7 +49,7 @@ from plait.randomness import Randomness, Stream, torch_generator
 from plait.training.arithmetic import made_definite
 from plait.training.batches import check_labels, num_steps, training_stream
 from plait.training.budget import Budget, Caps, Steps
-from plait.training.checkpoint import load_state, save_state
+from plait.training.checkpoint import load_training, save_training
 from plait.training.flops import step_flops
 from plait.training.interrupts import interrupts_kept
 from plait.training.optimiser import learning_rate, make_optimiser, warmup_steps
@@ -374,7 +374,7 @@ class _Run:
         )
 
     def save(self) -> None:
-        save_state(
+        save_training(
             self.folder / CHECKPOINT,
             {
                 "fingerprint": self.fingerprint,
@@ -394,7 +394,7 @@ class _Run:
         path = self.folder / CHECKPOINT
         if not path.exists():
             return False
-        state = load_state(path)
+        state = load_training(path)
         _check_version(path, state)
         unlike = differences(state.get("fingerprint"), self.fingerprint)
         if unlike:

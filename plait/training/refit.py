@@ -44,8 +44,8 @@ from plait.training.run import (
     LOCK,
     busy_message,
     check_begun,
+    check_begun_alike,
     check_same,
-    check_settings,
     check_takes_runs,
     config_of,
     write_listed_json,
@@ -142,7 +142,7 @@ def _train(
 
     def begin() -> None:
         alone()
-        check_settings(folder, settings)
+        check_begun_alike(folder, settings)
         write_listed_json(folder / SETTINGS, settings)
 
     steps = Steps(refit.steps, _steps_of_all(held_out, refit, dataset))

@@ -109,11 +109,11 @@ def _train(
     start_s, has_own_peak = time.perf_counter(), forget_peak_memory()
     origin = provenance(device, arithmetic)
     if not (folder / CHECKPOINT).exists():  # of a checkpoint, `fit` knows more: the data that it is of
-        check_settings(folder, settings)
+        check_begun_alike(folder, settings)
 
     def begin() -> None:
         alone()
-        check_settings(folder, settings)  # once more: another process may have begun meanwhile
+        check_begun_alike(folder, settings)  # once more: another process may have begun meanwhile
         write_listed_json(folder / SETTINGS, settings)
 
     fitted = train_model(
@@ -324,7 +324,7 @@ def check_begun(folder: Path) -> None:
         check_hashes(folder, f"delete {folder / METRICS}: it is written again from the checkpoint", METRICS)
 
 
-def check_settings(folder: Path, settings: RunSettings) -> None:
+def check_begun_alike(folder: Path, settings: RunSettings) -> None:
     """A run that was begun there, and has no checkpoint yet, must be this one."""
     if (folder / SETTINGS).exists():
         begun = read_file(folder / SETTINGS, RunSettings)

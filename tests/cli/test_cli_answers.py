@@ -13,7 +13,7 @@ from words import COLUMNS, Capture, complaint, numbered, plait, prepared_by, sai
 
 from plait.cli import check, output, user_state
 from plait.data import Dataset
-from plait.engine import agreement
+from plait.engine import agreement_ways
 from plait.evaluation.answers import measure
 from plait.evaluation.run_files import load_answers, load_result
 from plait.layouts.draw import catalogue_rows
@@ -326,7 +326,7 @@ def test_a_run_is_checked(run: Path, capsys: Capture) -> None:
 def test_a_run_that_disagrees_ends_with_1(
     run: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agreement, "EXACT", agreement.Allowance(-1.0))
+    monkeypatch.setattr(agreement_ways, "EXACT", agreement_ways.Allowance(-1.0))
     assert re.search(
         r"(18 of 18|21 of 21) comparisons lie too far apart: one pass",
         complaint(capsys, 1, "check", run, *ALONE),

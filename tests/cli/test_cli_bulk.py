@@ -32,7 +32,7 @@ def model(run: Path) -> Recommender:
 
 
 def alone(model: Recommender, dataset: Dataset, user: str) -> object:
-    return user_state.state_of_users(model, dataset, np.array([dataset.user_index(user)]))
+    return user_state.state_as_logged(model, dataset, np.array([dataset.user_index(user)]))
 
 
 def assert_close(found: pl.DataFrame, expected: pl.DataFrame) -> None:
@@ -60,8 +60,8 @@ def test_lists_of_all_users_are_those_of_each(
 ) -> None:
     check_lists(run, model, dataset, tmp_path / "recs.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["recs.parquet"]
-    right = user_state.state_of_users
-    monkeypatch.setattr(bulk, "state_of_users", lambda model, data, user_U: right(model, data, user_U[::-1]))
+    right = user_state.state_as_logged
+    monkeypatch.setattr(bulk, "state_as_logged", lambda model, data, user_U: right(model, data, user_U[::-1]))
     assert_caught(check_lists, run, model, dataset, tmp_path / "mutant.parquet")
 
 
@@ -203,8 +203,8 @@ def test_scores_of_pairs_are_those_of_each(
     check_pairs(run, model, dataset, pairs, tmp_path / "out.parquet")
     status = pl.read_parquet(tmp_path / "out.parquet")["status"]
     assert 5 < (status == "ok").sum() < len(status) - PAIRS + 1
-    right = user_state.state_of_users
-    monkeypatch.setattr(bulk, "state_of_users", lambda model, data, user_U: right(model, data, 22 - user_U))
+    right = user_state.state_as_logged
+    monkeypatch.setattr(bulk, "state_as_logged", lambda model, data, user_U: right(model, data, 22 - user_U))
     assert_caught(check_pairs, run, model, dataset, pairs, tmp_path / "mutant.parquet")
 
 

@@ -1,4 +1,4 @@
-"""Variants that are not judged alike are refused before any training."""
+"""Variants that are not judged alike, or that cannot be trained, are refused before any training."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from small_runs import MODEL, settings_of
-from tiny import prepared, random_log
+from tiny import assert_caught, prepared, random_log
 
 from plait.compare import comparing
 from plait.compare.comparing import Variant, compare_variants
@@ -53,6 +53,27 @@ def test_other_test_events_have_no_table_in_common(tmp_path):
     data = in_one_request(tmp_path / "data")
     told = refused(data, tmp_path / "out", blind(settings_of("lac")), first=settings_of("item"))
     assert "23 and 20 test events, of which 3 are asked of one alone" in told
+
+
+def check_last_is_refused(data: Dataset) -> None:
+    """By the first look at the variants, which trains nothing."""
+    variants = [Variant(name, settings_of(name)) for name in ("item", "lac")]
+    comparing._check_variants(variants[:1], data)
+    try:
+        comparing._check_variants(variants, data)
+        told = ""
+    except ValueError as error:
+        told = str(error)
+    assert "uses actions, and the data has none" in told
+
+
+def test_a_layout_that_the_data_cannot_train_is_refused_before_the_first_is_trained(tmp_path):
+    check_last_is_refused(prepared(random_log(), tmp_path, actions=()))
+
+
+def test_a_layout_that_is_refused_when_its_turn_comes_is_caught(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparing, "check_supported", lambda *_: None)
+    assert_caught(check_last_is_refused, prepared(random_log(), tmp_path, actions=()))
 
 
 def test_what_is_told_and_trained_may_differ(dataset, monkeypatch):

@@ -5,6 +5,7 @@
 Shape letters: L layouts, S seeds, U users, D draws of users, E events.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import combinations
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from tiny import assert_caught, assert_not_vacuous
 
 from plait.compare import significance
+from plait.compare.results import Contrast, against
 from plait.compare.significance import LEVEL, SeedScatter, Side, as_drawn, drawn, interval, tell_apart
 from plait.metrics.intervals import Bootstrap, bootstrap
 from plait.metrics.scoring import auc, labelled, rmse
@@ -196,6 +199,29 @@ def test_one_seed_each_leaves_users_alone() -> None:
     sides = sides_of(next(equal(2, 1, 0.5, 30.0)))
     assert drawn(sides)["layout 1"].value_D.tolist() == as_drawn(sides["layout 1"].runs[0]).value_D.tolist()
     assert not any(side.covers_seeds for side in sides.values())
+
+
+def check_seeds_of_both(told_against: Callable[..., dict[str, Contrast]]) -> None:
+    value_LSU = next(equal(3, 2, 0.5, 1.0))
+    sides = sides_of(value_LSU) | {"one seed": Side({0: run_of(value_LSU[0, 0])})}
+    joint = drawn(sides)
+    found = {(a, b): its.covers_seeds for b in sides for a, its in told_against(b, sides, joint).items()}
+    assert found == {(a, b): "one seed" not in (a, b) for a in sides for b in sides if a != b}
+    assert_not_vacuous(Counter(found.values()))
+
+
+def test_a_difference_covers_seeds_where_both_sides_do() -> None:
+    check_seeds_of_both(against)
+
+
+def test_a_difference_that_asks_one_side_alone_is_caught() -> None:
+    def of_one(other: str, sides: Sides, joint: dict[str, Bootstrap]) -> dict[str, Contrast]:
+        found = against(other, sides, joint)
+        return {
+            name: structs.replace(its, covers_seeds=sides[name].covers_seeds) for name, its in found.items()
+        }
+
+    assert_caught(check_seeds_of_both, of_one)
 
 
 def shaken(factor: float) -> list[float]:

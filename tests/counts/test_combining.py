@@ -10,7 +10,7 @@ from tiny import assert_caught, assert_not_vacuous
 
 from plait.counts import combining, histories, items
 from plait.counts.beside import Tables
-from plait.counts.combining import Choices, combination, most_likely
+from plait.counts.combining import Choices, combination, most_likely_weights
 
 USERS, ITEMS, EVENTS, LOGS = 400, 40, 8, 200
 
@@ -132,11 +132,11 @@ def test_planted_weights_are_found():
 def test_a_model_s_weight_held_at_1_is_caught(monkeypatch):
     def held(found: Choices, is_free_T: np.ndarray) -> np.ndarray:
         shifted = replace(found, less_TQC=found.less_TQC.copy())
-        weight_T = most_likely(shifted, is_free_T)
+        weight_T = most_likely_weights(shifted, is_free_T)
         weight_T[combining.MODEL] = 1.0
         return weight_T
 
-    monkeypatch.setattr(combining, "most_likely", held)
+    monkeypatch.setattr(combining, "most_likely_weights", held)
     assert_caught(check_planted, 1)
 
 

@@ -11,7 +11,7 @@ from tiny import assert_caught, assert_not_vacuous
 
 from plait.counts import weighing
 from plait.counts.effects import EffectScale, LogitEffects, NumberEffects, Shares
-from plait.counts.weighing import HeldOutLabels, TermWeights, most_likely, weighed
+from plait.counts.weighing import HeldOutLabels, TermWeights, most_likely_term_weights, weighed
 
 LABELS, LOGS = 400, 25
 THRESHOLDS = np.array([1.5, 0.0, -1.0])  # of four levels: the logits that each but the highest is exceeded
@@ -135,10 +135,10 @@ def test_planted_weights_are_found(name):
 @every_scale
 def test_a_model_s_weight_held_at_1_is_caught(name, monkeypatch):
     def held(labels: HeldOutLabels, is_free_T: np.ndarray) -> TermWeights:
-        found = most_likely(labels, is_free_T)
+        found = most_likely_term_weights(labels, is_free_T)
         return replace(found, weight_T=np.concatenate([[1.0], found.weight_T[1:]]))
 
-    monkeypatch.setattr(weighing, "most_likely", held)
+    monkeypatch.setattr(weighing, "most_likely_term_weights", held)
     assert_caught(check_planted, name, 1)
 
 

@@ -9,8 +9,9 @@ from scipy import sparse
 from tiny import MAX_EVENTS, NUM_ITEMS, assert_caught, assert_not_vacuous, batch_of, model_of, trunk_of
 
 from plait.counts.beside import Counts, ItemCounts, Tables
-from plait.engine import agreement, asking, multiplying, one_pass, state_file
-from plait.engine.agreement import NUM_ENDS, NUM_USERS, WAYS, Check, check, users_to_check
+from plait.engine import agreement_cases, agreement_ways, asking, multiplying, one_pass, state_file
+from plait.engine.agreement import NUM_ENDS, NUM_USERS, Check, check, users_to_check
+from plait.engine.agreement_ways import WAYS
 from plait.engine.state import State
 from plait.engine.state_file import load_state
 from plait.layouts import resolve
@@ -116,7 +117,7 @@ def test_counts_stand_beside_the_model_in_every_way(of_model, counted_alone, mon
     model.config = replace(model.config, settings=replace(model.config.settings, counts="auto"))
     found = checked(model)
     assert sum(line.startswith("next item: counts") for line in found.left_out) == counted_alone
-    monkeypatch.setattr(agreement, "beside_of", lambda *_: None)
+    monkeypatch.setattr(agreement_cases, "beside_of", lambda *_: None)
     assert_caught(checked, model)
 
 
@@ -246,7 +247,7 @@ def weights_that_were_not_stored(monkeypatch):
                 parameter += 0.01
         return model
 
-    monkeypatch.setattr(agreement, "load_model", other)
+    monkeypatch.setattr(agreement_ways, "load_model", other)
     monkeypatch.setattr(state_file, "hash_of", lambda model: "of any")  # which would refuse the state
 
 
@@ -256,7 +257,7 @@ def keys_stored_in_half(monkeypatch):
         keys = tuple(cached.Keys(*(x.half().float() for x in each)) for each in state.kept.encoded.keys)
         return replace(state, kept=replace(state.kept, encoded=replace(state.kept.encoded, keys=keys)))
 
-    monkeypatch.setattr(agreement, "load_state", rounded)
+    monkeypatch.setattr(agreement_ways, "load_state", rounded)
 
 
 @pytest.mark.usefixtures("shapes_are_not_checked")
@@ -287,9 +288,9 @@ def test_a_wrong_way_is_caught(mutant, model, monkeypatch):
 def test_appending_goes_over_a_beginning_of_a_window_and_on(monkeypatch):
     """Within windows, too; and of users whose window has never begun anew."""
     lengths: list[tuple[int, int]] = []
-    right = agreement._grown
+    right = agreement_ways._grown
     seen = lambda case, history, first: lengths.append((first, int(history.num_events_U[0])))  # noqa: E731
-    monkeypatch.setattr(agreement, "_grown", lambda *arguments: seen(*arguments) or right(*arguments))
+    monkeypatch.setattr(agreement_ways, "_grown", lambda *arguments: seen(*arguments) or right(*arguments))
     model = model_for("lac")
     checked(model)
     begins = [model.plan.window.begin(np.array(pair)) for pair in lengths]

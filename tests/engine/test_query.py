@@ -21,7 +21,7 @@ from tiny import (
 )
 
 from plait.engine import asking, one_pass, plain, steps
-from plait.engine.ranking import interests_of_items
+from plait.engine.ranking import keys_of_items
 from plait.engine.state import append, before, behind, encode
 from plait.layouts import resolve
 from plait.models.generative import GenerativeRecommender, ModelSettings
@@ -105,10 +105,10 @@ def test_a_state_that_grew_answers_as_one_encoded_anew(model):
 
 
 def test_a_list_under_a_condition_is_what_its_interest_is_most_similar_to(model):
-    """Retrieval, by both engines, is the similarity of `query` and `interests_of_items`, divided by the temperature."""
+    """Retrieval, by both engines, is the similarity of `query` and `keys_of_items`, divided by the temperature."""
     state, condition_UG = state_of(model), conditions()[:, 2]
     interest_UW = one_pass.query(model, state, condition_UG[:, None], at_s=AT_S)[:, 0]
-    similarity_UV = interest_UW @ interests_of_items(model).numpy().T
+    similarity_UV = interest_UW @ keys_of_items(model).numpy().T
     for engine in (one_pass, plain):
         item_UK, score_UK = engine.retrieve(
             model, state, NUM_ITEMS, filter_seen=False, at_s=AT_S, condition_UG=condition_UG
@@ -119,11 +119,11 @@ def test_a_list_under_a_condition_is_what_its_interest_is_most_similar_to(model)
 
 
 def test_items_that_are_described_alike_have_one_vector_each():
-    """`interests_of_items` undoes the grouping of the catalogue."""
+    """`keys_of_items` undoes the grouping of the catalogue."""
     model = model_of(resolve("lum"), settings=SETTINGS["projected"])
     with torch.no_grad():
         expected = model.retrieval.keys(model.compared(model.items.table()[1:]))
-    close(interests_of_items(model), expected)
+    close(keys_of_items(model), expected)
 
 
 def test_layouts_that_show_no_condition_are_refused():

@@ -15,7 +15,14 @@ from tiny import (
 
 from plait.layouts import CATALOGUE, Layout, arrange, draw, resolve
 from plait.layouts.arrange import candidate_tokens
-from plait.layouts.draw import CATALOGUE_HEADINGS, CatalogueRow, catalogue_rows, explain, mask_of, tokens_of
+from plait.layouts.draw import (
+    CATALOGUE_HEADINGS,
+    CatalogueRow,
+    catalogue_rows,
+    explain,
+    mask_of,
+    token_labels,
+)
 from plait.models.inputs import query_inputs
 from plait.nn import packed
 from plait.nn.attention import attend_reference
@@ -39,7 +46,7 @@ def picture(mask: np.ndarray) -> list[str]:
     ],
 )
 def test_labels_of_the_tokens(layout, tokens):
-    assert tokens_of(layout) == tokens
+    assert token_labels(layout) == tokens
 
 
 def test_the_mask_of_one_token_candidates():
@@ -73,7 +80,7 @@ def test_the_mask_of_every_layout(layout):
     history, own = events * layout.tokens_per_event, len(candidate_tokens(layout))
     mask = mask_of(layout, events, candidates)
     assert mask.shape == (history + candidates * own,) * 2
-    assert len(tokens_of(layout, events, candidates)) == len(mask)
+    assert len(token_labels(layout, events, candidates)) == len(mask)
     strict = bool(layout.rides & {"values", "helix"})
     assert (mask.diagonal() != strict).all(), "itself, but where its value holds its own action"
     assert not np.triu(mask, 1).any(), "nothing that comes later"
@@ -159,13 +166,13 @@ def test_a_drawing_follows_what_is_trained(monkeypatch):
     """With `arrange` broken, the labels must break: they are not drawn from the notation."""
     right = arrange._event_or_start
     monkeypatch.setattr(arrange, "_event_or_start", lambda event_M, first_M: right(event_M - 1, first_M))
-    assert tokens_of(resolve("lac"))[:2] == ["i(start) a(start)", "i0 a(start)"]
+    assert token_labels(resolve("lac"))[:2] == ["i(start) a(start)", "i0 a(start)"]
 
 
 @pytest.mark.parametrize(("events", "candidates"), [(0, 1), (1, 0)])
 def test_nothing_to_draw_is_refused(events, candidates):
     with pytest.raises(ValueError, match=f"needs an event and a candidate, got {events} and {candidates}"):
-        tokens_of(resolve("lac"), events, candidates)
+        token_labels(resolve("lac"), events, candidates)
 
 
 def test_rows_are_the_catalogue_in_order_under_their_headings():

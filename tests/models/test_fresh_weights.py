@@ -15,10 +15,13 @@ from tiny import ACTIONS, assert_caught, assert_not_vacuous, started
 from torch import Tensor
 
 from plait.layouts import resolve
+from plait.models.building import built
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
 from plait.models.questions import Exposure
 from plait.nn.config import DLRM_V3, TrunkConfig
+from plait.nn.ranker_settings import RankerSettings
 from plait.nn.towers import TowerConfig
+from plait.rankers.settings import layout_of
 from plait.schema import FIRST_VALUE, Categories, Category, Feature, Number, Vector
 
 LAYERS, CODE, FROZEN, DIM = 3, 16, 24, 32
@@ -69,6 +72,24 @@ def models() -> list[GenerativeRecommender]:
     ]
 
 
+def rankers() -> list[GenerativeRecommender]:
+    """One of every extractor."""
+    trunk = TrunkConfig(dim=DIM, num_layers=LAYERS, num_heads=8)
+    settings = ModelSettings(trunk=trunk, tower=TowerConfig(kind="linear"))
+    extractors = [RankerSettings(kind=kind, hidden=(24, 40)) for kind in ("din", "dien", "sim", "twin")]
+    configs = [
+        ModelConfig(
+            layout=layout_of("actions"),
+            settings=replace(settings, ranker=each),
+            num_items=100,
+            actions=ACTIONS,
+            max_events=20,
+        )
+        for each in extractors
+    ]
+    return [started(built(config)) for config in configs]
+
+
 @dataclass(frozen=True)
 class Drawn:
     """Numbers of this standard deviation about 0, in all rows but some that are 0."""
@@ -102,7 +123,13 @@ def stated(kind: str, weight: Tensor) -> list[tuple[str, Drawn | Constant]]:
     return [
         ("*norm.weight", Constant(1.0)),
         ("*.bias", Constant(0.0)),
-        ("heads.bias_K", Constant(0.0)),
+        ("*.bias_?h_l0", Constant(0.0)),
+        ("*heads.bias_K", Constant(0.0)),
+        ("*.alpha_W", Constant(0.0)),
+        ("extractor.attention.beta.weight", Drawn(1.0)),
+        ("extractor.*.gaps.weight", table),
+        ("extractor.*.weight*", keeps_scale),
+        ("*layers.*.weight", he),
         ("items.embedding.weight", Drawn(0.02, num_zero_rows=1)),
         ("items.codes.*", Drawn(0.02, num_zero_rows=1 + 2 * unlearned)),
         ("users.codes.*", Drawn(0.02, num_zero_rows=1 + unlearned)),
@@ -134,7 +161,7 @@ TABLES = (
     "*.mlp_in.weight",
     "couplers.*.inner.weight",
     "couplers.*.outer.weight",
-    "heads.weight_KD",
+    "*heads.weight_KD",
     "heads.tower.shared.0.weight",
     "heads.tower.*gate*.weight",
 )
@@ -166,16 +193,28 @@ def check_projection(weight: Tensor) -> None:
 
 
 def test_every_fresh_weight_has_its_stated_scale() -> None:
-    met = sum(map(check_scales, models()), Counter())
+    met = sum(map(check_scales, [*models(), *rankers()]), Counter())
     assert_not_vacuous({pattern: met[pattern] for pattern, _ in stated("gpt", torch.ones(1, 1))})
+
+
+def check_is_caught(model: GenerativeRecommender, parameter: Tensor, factors: tuple[float, ...]) -> None:
+    right = parameter.detach().clone()
+    for factor in factors:
+        parameter.data.copy_(right * factor if right.any() else right + factor)
+        assert_caught(check_scales, model)
+    parameter.data.copy_(right)
 
 
 def test_a_weight_of_another_scale_is_caught() -> None:
     """Every weight in turn, a quarter or four times as large, or away from 0 where it should start there."""
     for model in models():
         for parameter in model.parameters():
-            right = parameter.detach().clone()
-            for factor in (0.25, 4.0):
-                parameter.data.copy_(right * factor if right.any() else right + factor)
-                assert_caught(check_scales, model)
-            parameter.data.copy_(right)
+            check_is_caught(model, parameter, (0.25, 4.0))
+
+
+def test_a_weight_of_an_extractor_that_is_too_large_is_caught() -> None:
+    """Some matrices are too small to tell what is less."""
+    for model in rankers():
+        for name, parameter in model.named_parameters():
+            if name.startswith("extractor."):
+                check_is_caught(model, parameter, (4.0,))

@@ -19,7 +19,7 @@ from plait.nn.arithmetic import (
     arithmetic_of,
     check_exact,
     choice,
-    measure,  # as it is: what other tests use is patched
+    measure_multiplying,  # as it is: what other tests use is patched
 )
 from plait.nn.precision import Multiplied, products_by
 
@@ -93,7 +93,7 @@ def multiplications_of(dim: int, monkeypatch, round_s: float) -> list[int]:
 
     monkeypatch.setattr(arithmetic._Probe, "products", counted)
     monkeypatch.setattr(arithmetic.time, "thread_time", lambda: next(clock_s))
-    found = measure(dim, "cpu")
+    found = measure_multiplying(dim, "cpu")
     assert {"fp32", "bf16"} <= set(found) and all(its.time_s > 0 for its in found.values())
     assert found["fp32"].error <= EXACT < found["bf16"].error <= ROUNDED
     return passes
@@ -101,7 +101,7 @@ def multiplications_of(dim: int, monkeypatch, round_s: float) -> list[int]:
 
 @pytest.mark.parametrize("dim", [16, 64, 256, 2048])
 def test_a_probe_is_short(dim, monkeypatch):
-    ways = len(measure(dim, "cpu"))
+    ways = len(measure_multiplying(dim, "cpu"))
     long = multiplications_of(dim, monkeypatch, round_s=2 * arithmetic.ENOUGH_S)
     monkeypatch.undo()
     short = multiplications_of(dim, monkeypatch, round_s=arithmetic.ENOUGH_S / 100)
@@ -113,7 +113,7 @@ def test_a_probe_is_short(dim, monkeypatch):
 def test_a_probe_leaves_no_trace():
     before = torch.get_rng_state(), torch.backends.mkldnn.matmul.fp32_precision
     with torch.inference_mode():
-        measure(16, "cpu")
+        measure_multiplying(16, "cpu")
         assert torch.is_inference_mode_enabled() and not torch.is_grad_enabled()
     assert torch.equal(torch.get_rng_state(), before[0])
     assert torch.backends.mkldnn.matmul.fp32_precision == before[1]
@@ -133,7 +133,7 @@ def test_the_library_is_switched_for_the_time_inside():
 
 def test_onednn_is_taken_for_fp32_only_where_it_is_exact(monkeypatch):
     found = {"fp32": Measured(3.0, 3e-7), "fp32_onednn": Measured(1.0, 3e-3), "bf16": Measured(3.0, 3e-3)}
-    monkeypatch.setattr(arithmetic, "measure", lambda dim, device: found)
+    monkeypatch.setattr(arithmetic, "measure_multiplying", lambda dim, device: found)
     assert arithmetic_of("auto", 16, "cpu").precision == "fp32"
     with pytest.raises(ValueError, match=r"optim.precision = 'fp32_onednn' .* are off by 0.003, as in bf16"):
         arithmetic_of("fp32_onednn", 16, "cpu")

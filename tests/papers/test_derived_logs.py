@@ -15,7 +15,7 @@ from plait.data import Dataset, LeaveOneOut, Temporal, prepare
 from plait.data.simulator import World, oracle
 from plait.data.simulator.truth import truth_of
 from plait.papers import derived_logs, lac
-from plait.papers.derived_logs import Declared, DescribedLog, Thresholded, events_of
+from plait.papers.derived_logs import Declared, DescribedLog, Thresholded, events_table
 from plait.papers.genrank import FEED
 from plait.papers.logs import StudyLog
 from plait.schema import FIRST_VALUE, Amount, Category, Feature, Vector
@@ -51,10 +51,10 @@ def test_a_dataset_is_read_back_as_the_log_it_was_made_of(tmp_path: Path) -> Non
 
     assert (
         dataset.manifest.counts.missing["rating"]
-        and len(events_of(dataset)) == dataset.manifest.counts.events
+        and len(events_table(dataset)) == dataset.manifest.counts.events
     )
-    check(events_of)
-    assert_caught(check, lambda its: events_of(its).with_columns(pl.col("rating").shift(1)))
+    check(events_table)
+    assert_caught(check, lambda its: events_table(its).with_columns(pl.col("rating").shift(1)))
 
 
 def thresholded(
@@ -68,8 +68,8 @@ def thresholded(
 def test_a_number_becomes_a_binary_action_and_missing_stays_missing(dataset: Dataset, tmp_path: Path) -> None:
     def check(least: int) -> None:
         found = thresholded(dataset, least).open(tmp_path, None)
-        much_E = events_of(found)["much"].to_numpy()
-        rating_E = events_of(dataset)["rating"].to_numpy()
+        much_E = events_table(found)["much"].to_numpy()
+        rating_E = events_table(dataset)["rating"].to_numpy()
         known_E = ~np.isnan(rating_E)
         assert_not_vacuous({"missing": int((~known_E).sum()), "much": int((rating_E >= 4).sum())})
         np.testing.assert_array_equal(np.isnan(much_E), ~known_E)
@@ -92,7 +92,7 @@ def test_a_thresholded_log_says_what_it_is(dataset: Dataset, tmp_path: Path) -> 
 
 def test_requests_of_a_derived_log_are_those_of_its_log(tmp_path: Path) -> None:
     made_of, derived = QUICK.open(tmp_path, None), CODED.open(tmp_path, None)
-    before, after = events_of(made_of), events_of(derived)
+    before, after = events_table(made_of), events_table(derived)
     assert before.equals(after)
     shared = before.select(pl.struct("user_id", "request_id").is_duplicated().sum()).item()
     assert_not_vacuous({"events that share a request": shared})
@@ -141,7 +141,7 @@ REGRESSED = replace(lac.TWO_TASKS, name="regressed", of=BUYERS)
 
 def test_actions_declared_otherwise_leave_events_and_truth(tmp_path: Path) -> None:
     made_of, declared = BUYERS.open(tmp_path, None), REGRESSED.open(tmp_path, None)
-    assert events_of(made_of).equals(events_of(declared))
+    assert events_table(made_of).equals(events_table(declared))
     before, after = (next(a.kind for a in its.actions if a.name == "purchase") for its in (made_of, declared))
     assert isinstance(before, Amount) and before.zero_inflated
     assert isinstance(after, Amount) and not after.zero_inflated
@@ -192,7 +192,7 @@ def of_requests(folder: Path, request: str | None) -> Dataset:
 
 def check_requests(log: StudyLog, made_of: Dataset, kept: Path) -> None:
     made = log.open(kept, None)
-    after, before = (events_of(its).select("user_id", "item_id", "request_id") for its in (made, made_of))
+    after, before = (events_table(its).select("user_id", "item_id", "request_id") for its in (made, made_of))
     assert after.equals(before), log
     named, were_named = (its.manifest.settings.request is not None for its in (made, made_of))
     assert named == were_named, f"{log}: every line of results tells whether the log names its requests"

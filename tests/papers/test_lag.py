@@ -31,10 +31,10 @@ from plait.papers.lag import (
     PLACES,
     attention_map,
     dummies,
-    judged,
     looks_at,
     shaded,
     svg,
+    verdicts_of_maps,
 )
 from plait.papers.study import Place
 from plait.schema import UNKNOWN_ITEM
@@ -116,7 +116,7 @@ def maps(*seeds: str) -> np.ndarray:
 
 
 def outcomes(*seeds: str) -> list[str]:
-    return [verdict.outcome for verdict in judged(maps(*seeds))]
+    return [verdict.outcome for verdict in verdicts_of_maps(maps(*seeds))]
 
 
 def test_content_is_told_from_position() -> None:
@@ -135,7 +135,7 @@ def test_seeds_that_disagree_settle_nothing() -> None:
 
 def test_one_seed_settles_nothing() -> None:
     """What --quick runs."""
-    found = judged(maps("both"))
+    found = verdicts_of_maps(maps("both"))
     assert [verdict.outcome for verdict in found] == ["too close to tell"] * 2
     assert all("one seed does not tell noise" in verdict.why for verdict in found)
 
@@ -169,7 +169,7 @@ def by_agreement(map_SPLL: np.ndarray) -> tuple[ClaimVerdict, ...]:
 
 
 def test_random_maps_settle_nothing() -> None:
-    check_random_maps(judged)
+    check_random_maps(verdicts_of_maps)
     assert_caught(check_random_maps, by_agreement)
 
 
@@ -210,7 +210,7 @@ def check_labels(drawing: str, map_LL: np.ndarray) -> None:
     ]
     beside = {name: y for x, y, name in texts if x < lag.MARGIN}
     above = {name: x for x, y, name in texts if y < lag.MARGIN}
-    names = lag.names()
+    names = lag.position_names()
     assert len(texts) == 2 * LENGTH + LENGTH * (LENGTH + 1) // 2
     for labels in (beside, above):
         assert list(labels) == names, "in order, each once"
@@ -234,7 +234,7 @@ def test_rows_and_columns_of_the_drawing_are_named_and_hold_their_weights() -> N
     for gone in (rows[0], rows[-1], columns[0], columns[-1]):
         assert_caught(check_labels, drawing.replace(gone, "", 1), map_LL)
     assert_caught(check_labels, drawing, map_LL.T)
-    for line, row_L, name in zip(shaded(map_LL)[1:], map_LL, lag.names(), strict=True):
+    for line, row_L, name in zip(shaded(map_LL)[1:], map_LL, lag.position_names(), strict=True):
         assert line.startswith(f"{name:>6}  ")
         cells = [line[8 + 4 * key : 10 + 4 * key] for key in range(LENGTH)]
         darkness = [lag.SHADES.index(cell[0]) for cell in cells]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from plait.files import HASHES, write_whole
-from plait.training.checkpoint import load_state, save_state
+from plait.training.checkpoint import load_training, save_training
 
 
 def test_a_state_comes_back(tmp_path):
@@ -15,8 +15,8 @@ def test_a_state_comes_back(tmp_path):
         "progress": {"epoch": 3, "curve": [{"loss": 0.5}]},
         "rng": torch.get_rng_state(),
     }
-    save_state(tmp_path / "state.pt", state)
-    found = load_state(tmp_path / "state.pt")
+    save_training(tmp_path / "state.pt", state)
+    found = load_training(tmp_path / "state.pt")
     assert found["progress"] == state["progress"]
     assert torch.equal(found["weights"], state["weights"]) and torch.equal(found["rng"], state["rng"])
 
@@ -29,7 +29,7 @@ def test_a_checkpoint_runs_no_code(tmp_path, monkeypatch):
         pytest.warns(UserWarning, match=HASHES),
         pytest.raises(ValueError, match="is not a checkpoint that can be read"),
     ):
-        load_state(tmp_path / "state.pt")
+        load_training(tmp_path / "state.pt")
     assert not (tmp_path / "obeyed").exists()
 
 

@@ -13,7 +13,7 @@ from tiny import assert_caught
 import plait
 from plait.data import Dataset
 from plait.training import loop
-from plait.training.checkpoint import load_state
+from plait.training.checkpoint import load_training
 from plait.training.interrupts import KEPT, interrupts_kept
 
 
@@ -50,7 +50,7 @@ def check_interrupted(
     fitted(dataset, folder / "stopped", settings, lines.append)
     assert any(line.startswith("resumed from epoch") for line in lines)
     fitted(dataset, folder / "whole", settings)
-    assert_same_state(load_state(path), load_state(folder / "whole" / loop.CHECKPOINT))
+    assert_same_state(load_training(path), load_training(folder / "whole" / loop.CHECKPOINT))
 
 
 @pytest.mark.parametrize("which", KEPT)

@@ -30,7 +30,7 @@ from plait.randomness import Randomness
 from plait.schema import Action, Regression
 from plait.training import loop
 from plait.training.batches import users_of_step
-from plait.training.checkpoint import load_state, save_state
+from plait.training.checkpoint import load_training, save_training
 from plait.training.progress import Best
 
 NAN = float("nan")
@@ -70,7 +70,7 @@ def check_resume(dataset: Dataset, settings: RunSettings, folder: Path) -> None:
         lines: list[str] = []
         resumed = fitted(dataset, folder / "killed", settings, lines.append)
     assert "resumed from epoch 2, step 2" in lines
-    states = [load_state(folder / name / loop.CHECKPOINT) for name in ("killed", "whole")]
+    states = [load_training(folder / name / loop.CHECKPOINT) for name in ("killed", "whole")]
     assert_same_state(*states)
     assert_same_state(resumed.model.state_dict(), whole.model.state_dict())
 
@@ -146,7 +146,7 @@ def check_resume_in_epoch(dataset: Dataset, settings: RunSettings, folder: Path)
     lines: list[str] = []
     resumed = fitted(dataset, folder / "killed", settings, lines.append)
     assert "resumed from epoch 0, step 2" in lines and whole.progress.spent.steps == 3
-    assert_same_state(*(load_state(folder / name / loop.CHECKPOINT) for name in ("killed", "whole")))
+    assert_same_state(*(load_training(folder / name / loop.CHECKPOINT) for name in ("killed", "whole")))
     assert_same_state(resumed.model.state_dict(), whole.model.state_dict())
 
 
@@ -157,14 +157,14 @@ def test_a_killed_run_of_any_layout_goes_on_to_the_same_bits(in_requests, layout
 
 def test_weights_that_are_not_restored_are_caught(in_requests, tmp_path, monkeypatch):
     """Every one counts, those of the rides among them."""
-    right = loop.load_state
+    right = loop.load_training
 
     def forgetful(path: Path) -> dict[str, object]:
         state = right(path)
         name = next(name for name in state["model"] if "pooling" in name)
         return state | {"model": state["model"] | {name: torch.zeros_like(state["model"][name])}}
 
-    monkeypatch.setattr(loop, "load_state", forgetful)
+    monkeypatch.setattr(loop, "load_training", forgetful)
     assert_caught(check_resume_in_epoch, in_requests, settings_of("attn_dhn"), tmp_path)
 
 
@@ -190,13 +190,13 @@ def test_a_random_state_that_is_not_restored_is_caught(dataset, stream, tmp_path
 
 def test_a_checkpoint_whose_draws_cannot_go_on_is_refused(dataset, tmp_path):
     path = half_done(dataset, tmp_path)
-    state = load_state(path)
+    state = load_training(path)
     old = {name: value for name, value in state.items() if name not in ("randomness", "device")}
     for changed, why in (
         (old, "an earlier version of Plait"),
         (state | {"device": "cuda"}, "device = 'cuda'"),
     ):
-        save_state(path, changed)
+        save_training(path, changed)
         with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*{why}"):
             fitted(dataset, tmp_path, settings_of())
 
@@ -361,7 +361,7 @@ def test_training_stops_by_patience_with_the_best_weights(dataset, tmp_path, mon
     best = fitted(dataset, tmp_path / "best", replace(settings_of(max_epochs=2), optim=optim))
     assert_same_state(found.model.state_dict(), best.model.state_dict())
     with_validations(monkeypatch, 0.1, 0.3, 0.2)
-    last = load_state(tmp_path / "long" / loop.CHECKPOINT)["model"]
+    last = load_training(tmp_path / "long" / loop.CHECKPOINT)["model"]
     assert not torch.equal(last["items.embedding.weight"], best.model.state_dict()["items.embedding.weight"])
 
 
@@ -442,7 +442,7 @@ def test_a_run_killed_at_its_cap_takes_no_step_more(dataset, tmp_path, monkeypat
         )
         fitted(dataset, tmp_path / "killed", settings)
     fitted(dataset, tmp_path / "killed", settings)
-    assert_same_state(*(load_state(tmp_path / name / loop.CHECKPOINT) for name in ("killed", "whole")))
+    assert_same_state(*(load_training(tmp_path / name / loop.CHECKPOINT) for name in ("killed", "whole")))
 
 
 def test_validations_are_as_far_apart_as_asked(dataset, tmp_path):

@@ -20,7 +20,7 @@ from plait.evaluation.run_files import (
 from plait.files import write_listed
 from plait.models.saving import CONFIG, load_model
 from plait.nn import arithmetic
-from plait.nn.arithmetic import EXACT, WIDEST, Arithmetic, Measured, measure
+from plait.nn.arithmetic import EXACT, WIDEST, Arithmetic, Measured, measure_multiplying
 from plait.training import loop
 from plait.training.arithmetic import OF_BEFORE, arithmetic_of_run, shared_arithmetic
 from plait.training.run import run_training
@@ -44,7 +44,7 @@ def measures(patch: pytest.MonkeyPatch, *fastest: str) -> list[int]:
         asked.append(dim)
         return FASTEST[next(turns)]
 
-    patch.setattr(arithmetic, "measure", measure)
+    patch.setattr(arithmetic, "measure_multiplying", measure)
     return asked
 
 
@@ -61,7 +61,7 @@ def told(run: Path) -> set[str]:
 
 def test_what_was_chosen_and_why_stands_in_run_and_model(dataset, tmp_path, monkeypatch):
     """And fp32 by oneDNN gives what fp32 gives, where a probe of this machine calls it exact."""
-    is_exact = measure(WIDEST["cpu"], "cpu")["fp32_onednn"].error <= EXACT
+    is_exact = measure_multiplying(WIDEST["cpu"], "cpu")["fp32_onednn"].error <= EXACT
     answers = {}
     for fastest in FASTEST:
         measures(monkeypatch, fastest)

@@ -33,7 +33,7 @@ from plait.models.saving import load_model
 from plait.recommender import Recommender
 from plait.training import loop
 from plait.training import run as run_module
-from plait.training.checkpoint import load_state, save_state
+from plait.training.checkpoint import load_training, save_training
 from plait.training.run import run_training
 
 BY_ITEMS, BY_ACTIONS = "ndcg@10", "normalised_error:actions"
@@ -239,7 +239,7 @@ def check_both_survive(dataset: Dataset, folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         validations(patch, BEFORE_THE_KILL)
         check_resume(dataset, settings(max_epochs=3), folder)
-    state = load_state(folder / "killed" / loop.CHECKPOINT)
+    state = load_training(folder / "killed" / loop.CHECKPOINT)
     assert [state["progress"]["best"][one]["epoch"] for one in ("deployed", "actions")] == [2, 1]
     deployed, actions = (state["best"][one]["items.embedding.weight"] for one in ("deployed", "actions"))
     assert not torch.equal(deployed, actions)
@@ -250,13 +250,13 @@ def test_both_checkpoints_survive_a_kill(dataset, tmp_path):
 
 
 def test_a_checkpoint_that_does_not_survive_is_caught(dataset, tmp_path, monkeypatch):
-    right = loop.load_state
+    right = loop.load_training
 
     def forgetful(path: Path) -> dict[str, object]:
         state = right(path)
         return state | {"best": state["best"] | {"actions": state["best"]["deployed"]}}
 
-    monkeypatch.setattr(loop, "load_state", forgetful)
+    monkeypatch.setattr(loop, "load_training", forgetful)
     assert_caught(check_both_survive, dataset, tmp_path)
 
 
@@ -312,12 +312,12 @@ def test_a_training_of_before_is_refused_with_what_to_do(missing, dataset, tmp_p
         kill_before_step(patch, 3)
         run_training(dataset, settings(), tmp_path, silent)
     path = tmp_path / loop.CHECKPOINT
-    state = load_state(path)
+    state = load_training(path)
     of_before = {
         "one best epoch": state | {"progress": state["progress"] | {"best": 0.5, "best_epoch": 1.0}},
         "randomness": {name: value for name, value in state.items() if name != "randomness"},
     }
-    save_state(path, of_before[missing])
+    save_training(path, of_before[missing])
     with pytest.raises(
         ValueError, match=f"{path} is of an earlier version of Plait.* delete it to start over"
     ):

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 
 from plait.cli.bulk import Asking
 from plait.cli.parted import Asked as AskedFor
-from plait.cli.user_state import state_of_users
+from plait.cli.user_state import state_as_logged
 from plait.data.dataset import EventPart, Targets
 from plait.lum.interests import (
     Asked,
@@ -63,7 +63,7 @@ class InterestsOfUsers:
 
     def part(self, number: int) -> pl.DataFrame:
         user_n = self.user_N[number * USERS_PER_PART : (number + 1) * USERS_PER_PART]
-        state = state_of_users(self.asking.model, self.asking.data, user_n)
+        state = state_as_logged(self.asking.model, self.asking.data, user_n)
         found = interests_of_users(self.asking.model, state, self.under, version_of(self.asking), at=self.at)
         return found.with_columns(pl.col("user").cast(self.asking.data.user_ids().dtype))
 

@@ -74,7 +74,7 @@ def events_of(log: LogRows, settings: Settings, about: Mapping[str, DescribedTab
     }
     unseen_id = _unseen_items(about, settings, events.item_id)
     tables = _id_tables(events, unseen_id, points.is_train_E)
-    trained_U = np.add.reduceat(points.is_train_E, events.start_U1[:-1], dtype=np.int64) > 0
+    trained_U = np.logical_or.reduceat(points.is_train_E, events.start_U1[:-1])
     known = features.fit_tables(about, tables, trained_U)
     if (titles := features.titles_of(about, tables["items"]["item_id"])) is not None:
         tables["items"] = tables["items"].with_columns(titles.fill_null(""))
