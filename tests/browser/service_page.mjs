@@ -87,10 +87,11 @@ async function usual(address, name) {
   const page = await opened(address, name);
   await loaded(page, "196");
   expect((await texts(page, "#events tbody tr")).length === 20, name, "the latest 20 events are not shown");
-  expect((await texts(page, "#recommended tbody tr")).length > 0 || name.startsWith("genrank"), name, "nothing is recommended");
+  const retrieves = !(await texts(page, "#recommended"))[0].includes("predicts no items");
+  expect((await texts(page, "#recommended tbody tr")).length > 0 === retrieves, name, "nothing is recommended");
   await picked(page, "#score-search", "fargo");
   await picked(page, "#score-search", "<script>");
-  expect((await texts(page, "#scored tbody tr")).length === 2 || name.startsWith("item"), name, "two items are not scored");
+  expect((await texts(page, "#scored tbody tr")).length === (name.startsWith("item-") ? 0 : 2), name, "two items are not scored");
   const why = await page.$("#recommended tbody button, #scored tbody button");
   await why.focus();
   await page.keyboard.press("Enter");
@@ -100,7 +101,7 @@ async function usual(address, name) {
   const before = await texts(page, "#recommended tbody td");
   await page.$eval("#events tbody button", (its) => its.click());
   await page.waitForNetworkIdle();
-  expect(`${await texts(page, "#recommended tbody td")}` !== `${before}` || name.startsWith("genrank"), name, "an event was dropped, and nothing moved");
+  expect(`${await texts(page, "#recommended tbody td")}` !== `${before}` || !retrieves, name, "an event was dropped, and nothing moved");
   expect((await texts(page, ".moved")).length > 0, name, "no difference is shown");
   await page.$eval("#add-details", (its) => { its.open = true; });
   await picked(page, "#add-search", "heat");
@@ -161,7 +162,8 @@ async function withKeys({ address, key }) {
   await page.close();
 }
 
-const CASES = (process.env.CASES ?? "lac gpt,interleaved hstu,attn_lfa gpt,item gpt,genrank gpt").split(",").map((each) => each.split(" "));
+const CASES = [["lac", "gpt"], ["interleaved", "hstu"], ["attn_lfa", "gpt"], ["item", "gpt"], ["genrank", "gpt"]]
+  .filter(([layout]) => !process.env.ONLY || process.env.ONLY === layout); // ONLY=lac looks at one
 for (const [layout, trunk] of CASES) {
   const { child, address } = await served(layout, trunk);
   const name = `${layout}-${trunk}`;

@@ -1,6 +1,6 @@
 // Recommendations and scores of one model or two, each beside how far it moved since the history was loaded.
 import { post } from "./api.js";
-import { byId, fill, make, moved, number } from "./dom.js";
+import { byId, fill, make, moved, number, show } from "./dom.js";
 import { learn, named, nameOf } from "./names.js";
 import { picker } from "./picker.js";
 
@@ -17,6 +17,7 @@ export class Answers {
   async refresh({ isNew }) {
     const turn = ++this.turn;
     if (isNew) this.loaded.clear();
+    show(byId("moved-said"), this.history.isChanged);
     if (this.history.isEmpty) return this.clear();
     await Promise.all([
       this.filled("recommended", turn, (model) => this.recommendations(model)),
