@@ -43,7 +43,9 @@ def shop(folder: Path) -> Dataset:
     titles = [*TITLES.values(), *(f"{name} ({1950 + 3 * n})" for n, name in enumerate(NAMES))]
     rng = np.random.default_rng(2)
     lengths = {"196": 40, "197": 3, "../a b/<i>": 9}  # events
-    item = np.concatenate([np.arange(9), rng.integers(0, 9, 31), np.arange(5, len(ids))])  # of 196, and of the others
+    item = np.concatenate(
+        [np.arange(9), rng.integers(0, 9, 31), np.arange(5, len(ids))]
+    )  # of 196, and of the others
     log = pl.DataFrame(
         {
             "user_id": np.repeat(list(lengths), list(lengths.values())),

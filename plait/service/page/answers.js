@@ -87,7 +87,7 @@ export class Answers {
 
   headings(columns, isRanked) {
     const ranks = isRanked ? [{ text: "rank" }] : [];
-    return [...ranks, { text: "item", kind: "title" }, ...columns.map((text) => ({ text })), { text: "why" }];
+    return [...ranks, { text: "item", kind: "title" }, { text: "why" }, ...columns.map((text) => ({ text }))];
   }
 
   line(model, id, numbers, place, before) {
@@ -96,7 +96,7 @@ export class Answers {
     const asked = model.can_score ? id : null;
     const button = make("button", { type: "button", "aria-label": label, click: () => this.why(model, asked, id) }, "Why");
     const rank = place === null ? null : make("td", {}, String(place + 1), this.history.isChanged ? rankMoved(place, before.places.get(String(id))) : null);
-    return make("tr", {}, rank, make("th", { scope: "row", class: "title" }, named(id)), cells, make("td", {}, button));
+    return make("tr", {}, rank, make("th", { scope: "row", class: "title" }, named(id)), make("td", {}, button), cells);
   }
 }
 

@@ -130,9 +130,8 @@ export class History {
     const from = this.showsAll ? 0 : Math.max(0, this.rows.length - SHOWN);
     const others = [...new Set(this.rows.flatMap(Object.keys))].filter((name) => !this.names.includes(name));
     const headings = [
-      { text: "#" }, { text: this.columns.item, kind: "title" },
-      ...this.names.slice(1).map((text) => ({ text })), ...others.map((text) => ({ text })), { text: "" }];
-    headings.at(-1).text = "change";
+      { text: "#" }, { text: this.columns.item, kind: "title" }, { text: "change" },
+      ...this.names.slice(1).map((text) => ({ text })), ...others.map((text) => ({ text }))];
     const rows = this.rows.map((row, place) => [row, place]).slice(from).reverse();
     fill(byId("events"), "Events, the latest first", headings, rows.map(([row, place]) => this.line(row, place, others)));
     show(byId("history"), true);
@@ -152,9 +151,9 @@ export class History {
     const id = row[this.columns.item], what = `event ${place + 1}, ${nameOf(id)}`;
     const fields = this.names.slice(1).map((name) => make("td", {}, this.field(row, place, name, what)));
     return make("tr", {},
-      make("td", {}, String(place + 1)), make("th", { scope: "row", class: "title" }, named(id)), fields,
-      others.map((name) => make("td", {}, String(row[name] ?? ""))),
-      make("td", {}, make("button", { type: "button", "aria-label": `Drop ${what}`, click: () => this.drop(place) }, "Drop")));
+      make("td", {}, String(place + 1)), make("th", { scope: "row", class: "title" }, named(id)),
+      make("td", {}, make("button", { type: "button", "aria-label": `Drop ${what}`, click: () => this.drop(place) }, "Drop")),
+      fields, others.map((name) => make("td", {}, String(row[name] ?? ""))));
   }
 
   field(row, place, name, what) {

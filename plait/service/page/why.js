@@ -70,7 +70,7 @@ export class Why {
     byId("why-rest").textContent = rest(isShare, own);
     byId("why-chart").setAttribute("aria-label", `Chart of the ${isShare ? "shares" : "weights"} by event; the table below says the same`);
     show(byId("why"), true);
-    drawn = [events.map(({ place }) => place + 1), events.map(({ weight }) => weight), isShare ? "share of its attention, %" : "weight, summed over heads"];
+    drawn = [events.map(({ place }) => place + 1), events.map(({ weight }) => weight), isShare ? "share, %" : "weight"];
     plot(...drawn);
     this.table(events, unit, showsAll);
   }
@@ -99,7 +99,7 @@ function said(model, item, shownItem) {
 }
 
 function rest(isShare, own) {
-  const exact = "Computed in full precision, not estimated.";
+  const exact = "Summed over heads, in full precision, not estimated.";
   if (!isShare) return `This trunk has no softmax: weights have any sign, and need not sum to anything. ${exact}`;
   return own > 0.05 ? `${own.toFixed(1)} % stays with the item that is asked about. ${exact}` : `Shares of all events sum to 100 %. ${exact}`;
 }
