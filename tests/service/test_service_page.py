@@ -167,7 +167,7 @@ def test_without_keys_the_page_is_for_this_machine(service):
 
 
 def test_items_are_searched_and_named(tmp_path):
-    ids = ["2", "12", "<b>", "20", *(f"x{n}" for n in range(13))]
+    ids = ["2", "12", "<b>", "20", *(f"x{chr(97 + n)}" for n in range(13))]
     log = pl.DataFrame({"user_id": "u", "item_id": ids, "timestamp": range(17), "rating": 3.0})
     items = pl.DataFrame({"item_id": ids, "title": ["Two", "Twelve", "<script>", *[None] * 14]})
     data = plait.prepare(
