@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: compare test test-portable test-page test-serve check docs clean
+.PHONY: compare test test-portable test-page test-serve-page test-serve check docs clean
 
 compare: $(READY)
 	$(BIN)/plait compare ml-100k --layouts item,interleaved,pc,lac,lac_patched --seeds 2 --out runs/ml-100k
@@ -26,6 +26,15 @@ test-page: $(READY)
 	cd tests/browser && npm install --silent --no-audit --no-fund --no-package-lock
 	PYTHONPATH=tests:tests/compare $(BIN)/python tests/browser/pages.py runs/page/pages
 	node tests/browser/check.mjs runs/page/pages runs/page/pictures
+
+# The service's page in headless Chromium, used as a person does, at three widths, by day and night, with axe-core. Needs
+# what test-page does. Pictures lie in runs/page/service.
+test-serve-page: $(READY)
+	@command -v "$${CHROMIUM:-chromium}" > /dev/null || { echo "no chromium: apt-get install chromium, or name one in CHROMIUM"; exit 1; }
+	@command -v npm > /dev/null || { echo "no npm: apt-get install npm"; exit 1; }
+	cd tests/browser && npm install --silent --no-audit --no-fund --no-package-lock
+	PYTHONPATH=.:tests:tests/service:tests/compare OMP_NUM_THREADS=1 \
+		node tests/browser/service_page.mjs $(BIN)/python runs/page/service
 
 # The service again, for longer: more requests that are wrong, more kills, and a real Redis that is killed. Needs Debian's
 # redis-server (or REDIS=path).

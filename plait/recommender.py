@@ -52,6 +52,7 @@ from plait.data.history import (
 from plait.data.logs.tables import open_tables
 from plait.data.vocabulary import Vocabulary
 from plait.engine import one_pass
+from plait.engine.attention import Attention, attention
 from plait.engine.ranking import keys_of_items
 from plait.engine.similar import similar as similar_items
 from plait.engine.state import State, called
@@ -410,6 +411,32 @@ class Recommender:
             condition_UG=self._condition_of_all(state, condition),
         )
         return ranked_rows(self.vocabulary, state, item_UK, score_UK)
+
+    def attention(
+        self, state: State, item: Any = None, *, at: Any = None, context: Mapping[str, Any] | None = None
+    ) -> Attention:
+        """Why: what the token that answers about one user gives to each token of its history, wherever the trunk
+        attends. By the plain reference, in fp32.
+
+        Args:
+            item: whose actions are asked about; without it, what comes next is.
+            at: when it is shown, and `context`: as in `score`.
+
+        Raises:
+            ValueError: the item is unknown, the state is of several users, the model is a ranker, or as `score` and
+                `retrieve`.
+        """
+        check_can_work()
+        at_s, request_name = self._when(at)
+        dense = None if item is None else int(known_items(self.vocabulary, [item])[0])
+        return attention(
+            self.model,
+            state,
+            dense,
+            at_s=at_s,
+            request_name=request_name,
+            context_F=self._context(context or {}),
+        )
 
     def query(
         self, state: State, conditions: Frame | Sequence[Mapping[str, Any]], *, at: Any = None

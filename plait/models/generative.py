@@ -39,6 +39,7 @@ from plait.nn.ranker_settings import RankerSettings
 from plait.nn.sampling import Sampler
 from plait.nn.towers import TowerConfig
 from plait.nn.trunk import Trunk
+from plait.nn.watched import Watching
 from plait.schema import Action, Feature, FeatureTable, code_columns
 from plait.window_rule import WindowRule
 
@@ -242,6 +243,13 @@ class GenerativeRecommender(nn.Module):
         hidden_RLD = self.trunk.through(x_RLD, action_RLD, where)
         length_U = torch.bincount(histories.user_N, minlength=len(histories.user_code_UK)).cpu().numpy()
         return where.encoded(hidden_RLD, np.concatenate([[0], np.cumsum(length_U)]))
+
+    def watched(self, inputs: Inputs, slot_R1: Int64[Tensor, "R 1"]) -> Watching:
+        """A forward pass in which one slot of every row is watched: what it gives to the others (`Watching`)."""
+        x_RLD, action_RLD = self._embedded(inputs, self._facts(inputs, None))
+        where = Watching.of(self.trunk.where(inputs.segments), slot_R1)
+        self.trunk.through(x_RLD, action_RLD, where)
+        return where
 
     def answered(self, later: LaterInputs, encoded: Encoded) -> list[Float[Tensor, "M D"]]:
         """As `forward`, of events that come after encoded histories (`candidate_inputs`)."""

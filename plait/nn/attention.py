@@ -59,14 +59,34 @@ def attend_reference(
     strict: bool = False,
 ) -> Float[Tensor, "R N Q H"]:
     """What `attend` must equal, written plainly: all scores in fp32, a dense mask."""
+    Visibility(segments, keys or segments).check(q_RNQH, k_RNKH, v_RNKH)
+    weight_RNQK = softmax_weights(q_RNQH, k_RNKH, segments, keys=keys, slopes_N=slopes_N, strict=strict)
+    return (weight_RNQK @ v_RNKH.float()).to(v_RNKH.dtype)
+
+
+def softmax_weights(
+    q_RNQH: Float[Tensor, "R N Q H"],
+    k_RNKH: Float[Tensor, "R N K H"],
+    segments: Segments,
+    *,
+    keys: Segments | None = None,
+    slopes_N: Float[Tensor, " N"] | None = None,
+    bias_RQK: Float[Tensor, "R Q K"] | None = None,
+    strict: bool = False,
+) -> Float[Tensor, "R N Q K"]:
+    """The weight of every key for every query, written plainly. Each query's sum to 1, or to 0 where it sees nothing.
+
+    Args:
+        bias_RQK: what is added to the scores of all heads.
+    """
     visibility = Visibility(segments, keys or segments)
-    visibility.check(q_RNQH, k_RNKH, v_RNKH)
     score_RNQK = q_RNQH.float() @ k_RNKH.float().transpose(-1, -2) * q_RNQH.shape[-1] ** -0.5
     if slopes_N is not None:
         score_RNQK = score_RNQK - slopes_N[:, None, None] * visibility.distance_RQK[:, None]
+    if bias_RQK is not None:
+        score_RNQK = score_RNQK + bias_RQK[:, None]
     hidden_R1QK = ~visibility.dense(strict)[:, None]
-    weight_RNQK = score_RNQK.masked_fill(hidden_R1QK, -torch.inf).softmax(-1).nan_to_num(0.0)
-    return (weight_RNQK @ v_RNKH.float()).to(v_RNKH.dtype)
+    return score_RNQK.masked_fill(hidden_R1QK, -torch.inf).softmax(-1).nan_to_num(0.0)
 
 
 def attend_fused(

@@ -181,12 +181,38 @@ def attend_silu_reference(
     strict: bool = False,
 ) -> Float[Tensor, "R N Q H"]:
     """What `attend_silu` must equal, in the published order: bias, SiLU, division, mask; all in fp32."""
+    Visibility(segments, keys or segments).check(q_RNQH, k_RNKH, v_RNKH)
+    weight_RNQK = silu_weights(
+        q_RNQH,
+        k_RNKH,
+        segments,
+        norm_len=norm_len,
+        scale=scale,
+        keys=keys,
+        slopes_N=slopes_N,
+        bias=bias,
+        strict=strict,
+    )
+    return (weight_RNQK @ v_RNKH.float()).to(v_RNKH.dtype)
+
+
+def silu_weights(
+    q_RNQH: Float[Tensor, "R N Q H"],
+    k_RNKH: Float[Tensor, "R N K H"],
+    segments: Segments,
+    *,
+    norm_len: int,
+    scale: float,
+    keys: Segments | None = None,
+    slopes_N: Float[Tensor, " N"] | None = None,
+    bias: RelativeBias | None = None,
+    strict: bool = False,
+) -> Float[Tensor, "R N Q K"]:
+    """The weight of every key for every query, divided by norm_len. They have any sign, and any sum."""
     visibility = Visibility(segments, keys or segments)
-    visibility.check(q_RNQH, k_RNKH, v_RNKH)
     score_RNQK = q_RNQH.float() @ k_RNKH.float().transpose(-1, -2) * scale
     if slopes_N is not None:
         score_RNQK = score_RNQK - slopes_N[:, None, None] * visibility.distance_RQK[:, None]
     if bias is not None:
         score_RNQK = score_RNQK + bias(segments, keys)[:, None]
-    weight_RNQK = F.silu(score_RNQK) / norm_len * visibility.dense(strict)[:, None]
-    return (weight_RNQK @ v_RNKH.float()).to(v_RNKH.dtype)
+    return F.silu(score_RNQK) / norm_len * visibility.dense(strict)[:, None]

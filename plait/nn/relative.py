@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from plait.nn.attention import softmax_weights
 from plait.nn.blockwise import SOFTMAX, Lookup, attend_blockwise
 from plait.nn.config import Rab, TrunkConfig
 from plait.nn.initialising import unset
@@ -106,12 +107,10 @@ def attend_biased_reference(
     strict: bool = False,
 ) -> Float[Tensor, "R N Q H"]:
     """What `attend_biased` must equal, written plainly: all scores in fp32, a dense bias and a dense mask."""
-    visibility = Visibility(segments, keys or segments)
-    visibility.check(q_RNQH, k_RNKH, v_RNKH)
-    score_RNQK = q_RNQH.float() @ k_RNKH.float().transpose(-1, -2) * q_RNQH.shape[-1] ** -0.5
-    score_RNQK = score_RNQK + bias(segments, keys)[:, None]
-    hidden_R1QK = ~visibility.dense(strict)[:, None]
-    weight_RNQK = score_RNQK.masked_fill(hidden_R1QK, -torch.inf).softmax(-1).nan_to_num(0.0)
+    Visibility(segments, keys or segments).check(q_RNQH, k_RNKH, v_RNKH)
+    weight_RNQK = softmax_weights(
+        q_RNQH, k_RNKH, segments, keys=keys, bias_RQK=bias(segments, keys), strict=strict
+    )
     return (weight_RNQK @ v_RNKH.float()).to(v_RNKH.dtype)
 
 

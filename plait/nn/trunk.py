@@ -108,6 +108,17 @@ class Trunk(nn.Module):
         hidden_RLD = self.norm(x_RLD)
         return hidden_RLD if self.pooling is None else self.pooling(hidden_RLD, action_RLD, where)
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """What each place is called where tokens attend, in their order."""
+        found = []
+        for number, block in enumerate(self.blocks, 1):
+            if isinstance(block, DualHelixBlock):
+                found += [f"layer {number}, items", f"layer {number}, actions"]
+            else:
+                found.append(f"layer {number}")
+        return (*found, *(() if self.pooling is None else ("pooling",)))
+
     def flops(self, num_tokens: int, num_pairs: float, num_strict_pairs: float) -> float:
         """FLOPs of a forward pass: every matrix product.
 

@@ -8,22 +8,30 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from plait.service.examples import EXAMPLES
 from plait.service.keys import Scope as KeyScope
 from plait.service.keys import holder
+from plait.service.page_routes import PAGE, add_page, is_of_page
 from plait.service.problems import Problem
 from plait.service.rows import unpacked
 from plait.service.service import Service, schema_of, unavailable
 from plait.service.settings import LOOPBACK
-from plait.service.wire import AppendRequest, RetrieveRequest, ScoreRequest, decoded
+from plait.service.wire import (
+    AppendRequest,
+    RetrieveRequest,
+    ScoreRequest,
+    WhyRequest,
+    decoded,
+)
 from plait.store.history import MOST_ID_BYTES, StoreUnavailable
 
 DEADLINE, REQUEST_ID = "plait-deadline-ms", "plait-request-id"
 PROBLEM_TYPE = "application/problem+json"
-OPEN, QUESTIONS = ("/healthz", "/readyz"), ("/v1/retrieve", "/v1/score")
+OPEN, QUESTIONS = ("/healthz", "/readyz"), ("/v1/retrieve", "/v1/score", "/v1/why")
 SAFE_HEADERS = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -34,6 +42,7 @@ BODIES: dict[str, type] = {
     "/v1/events": AppendRequest,
     "/v1/retrieve": RetrieveRequest,
     "/v1/score": ScoreRequest,
+    "/v1/why": WhyRequest,
 }
 
 
@@ -42,9 +51,11 @@ def app_of(service: Service) -> ASGIApp:
     app = FastAPI(title="Plait", version="1", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(HTTPException, _http_problem)
+    app.add_exception_handler(RequestValidationError, _query_problem)
     _add_questions(app, service)
     _add_users(app, service)
     _add_operations(app, service)
+    add_page(app, service)
     return _Guarded(app, service)
 
 
@@ -65,6 +76,10 @@ def _add_questions(app: FastAPI, service: Service) -> None:
     @app.post("/v1/score", summary="What a user is expected to do with given items")
     async def score(request: Request) -> Response:
         return _json(await _answer(request, ScoreRequest))
+
+    @app.post("/v1/why", summary="What the token that answers attends to in the history")
+    async def why(request: Request) -> Response:
+        return _json(await _answer(request, WhyRequest))
 
     async def _answer(request: Request, kind: type[Any]) -> dict[str, Any]:
         deadline_s = _deadline_s(request, service)
@@ -226,6 +241,12 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     return _response(Problem(error.status_code, what, "see /openapi.json for what can be asked"))
 
 
+async def _query_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    names = sorted({str(its["loc"][-1]) for its in error.errors() if its["loc"][0] == "query"})
+    return _response(Problem(422, "wrong query", f"see /openapi.json for what {', '.join(names)} may be"))
+
+
 class _Guarded:
     """Before the routes: who may ask, how often; after them: safe headers, and what is counted."""
 
@@ -248,9 +269,10 @@ class _Guarded:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                own = {name for name, _ in message["headers"]}
                 message["headers"] = [
                     *message["headers"],
-                    *SAFE_HEADERS,
+                    *(header for header in SAFE_HEADERS if header[0] not in own),
                     (REQUEST_ID.encode(), request_id.encode()),
                 ]
             await send(message)
@@ -271,7 +293,9 @@ class _Guarded:
 
     def _check(self, request: Request, route: str) -> None:
         """Raises Problem where the request may not be answered."""
-        if route in OPEN:
+        if route in OPEN or (
+            route == PAGE and self.service.keys
+        ):  # a browser opens it, and then asks for a key
             return
         if route in QUESTIONS and self.service.asking.is_full:  # before its body is read
             raise self.service.asking.busy()
@@ -281,7 +305,8 @@ class _Guarded:
                 raise Problem(
                     403, "wrong host", "without keys, only this machine may ask, as 127.0.0.1 or localhost"
                 )
-            self._check_rate("")
+            if route != PAGE:
+                self._check_rate("")
             return
         kind, _, given = request.headers.get("authorization", "").partition(" ")
         found = holder(self.service.keys, given.strip()) if kind.lower() == "bearer" else None
@@ -313,6 +338,10 @@ def _route(path: str) -> str:
         "/v1/events",
         "/v1/retrieve",
         "/v1/score",
+        "/v1/why",
+        "/v1/items",
+        "/v1/layout",
+        "/v1/comparison",
         "/v1/models",
         "/v1/models/reload",
         "/metrics",
@@ -320,9 +349,11 @@ def _route(path: str) -> str:
     ):
         if path == route:
             return route
+    if is_of_page(path):
+        return PAGE
     return (
         "/v1/users"
-        if path.startswith("/v1/users/")
+        if path.startswith("/v1/users/") or path == "/v1/users"
         else "/openapi.json"
         if path == "/openapi.json"
         else "other"

@@ -22,7 +22,8 @@ from plait.service.fallback import Fallback, dense_items
 from plait.service.problems import Problem, refused
 from plait.service.rows import Rows, unpacked
 from plait.service.states import CachedState, StateCache
-from plait.service.wire import RetrieveRequest, ScoreRequest
+from plait.service.why import why
+from plait.service.wire import Asked, RetrieveRequest, ScoreRequest, WhyRequest
 from plait.store.history import Head, Store
 
 MOST_APPENDED = 16  # events that are appended one by one; more are encoded anew
@@ -34,7 +35,7 @@ Found = dict[str, Any]  # members of an answer
 class Question:
     """A request, and when it came by the log's clock."""
 
-    asked: RetrieveRequest | ScoreRequest
+    asked: Asked
     now: Any = None  # as the log writes times; None where it has none
 
     @property
@@ -59,6 +60,7 @@ class _Ready:
         asked = self.question.asked
         if isinstance(asked, RetrieveRequest):
             return ("retrieve", self.k, asked.filter_seen, asked.at, asked.allow, asked.deny)
+        assert isinstance(asked, ScoreRequest), "whys are answered one by one"
         return ("score", asked.at, tuple(sorted(asked.context.items(), key=str)), asked.value)
 
 
@@ -96,11 +98,12 @@ class Deployed:
         }
         self._values: dict[str, Value] = {}
 
-    def check_can(self, asked: RetrieveRequest | ScoreRequest) -> None:
+    def check_can(self, asked: Asked) -> None:
         """Raises Problem where the layout has no such answer."""
-        can = self.can_retrieve if isinstance(asked, RetrieveRequest) else self.can_score
+        retrieves = _answers_as(asked) is RetrieveRequest
+        can = self.can_retrieve if retrieves else self.can_score
         if not can or (isinstance(asked, RetrieveRequest) and asked.with_actions and not self.can_score):
-            what = "retrieve" if isinstance(asked, RetrieveRequest) and not can else "score"
+            what = "retrieve" if retrieves and not can else "score"
             raise Problem(
                 422, "not this model", f"the model's layout cannot {what}; GET /v1/models says what it can"
             )
@@ -125,17 +128,23 @@ class Deployed:
         assert all(found is not None for found in answers), "every question has an answer"
         return answers  # type: ignore[return-value]
 
-    def fall_back(self, question: Question, why: str) -> Found:
+    def fall_back(self, question: Question, reason: str) -> Found:
         """What counts say, without the model.
 
         Raises:
-            Problem: there are no counts.
+            Problem: there are no counts, or they say nothing of that.
         """
+        if isinstance(question.asked, WhyRequest):
+            raise Problem(
+                503, "no answer in time", f"{reason}, and only the model knows why; give it more time"
+            )
         if self.fallback is None:
             raise Problem(
-                503, "no answer in time", f"{why}, and the service has no counts to fall back on; try again"
+                503,
+                "no answer in time",
+                f"{reason}, and the service has no counts to fall back on; try again",
             )
-        asked, said = question.asked, {"answered_by": BY_COUNTS, "why": why}
+        asked, said = question.asked, {"answered_by": BY_COUNTS, "why": reason}
         if isinstance(asked, RetrieveRequest):
             kept = None if asked.allow is None else frozenset(self._dense(asked.allow))
             item_K, score_K = self.fallback.retrieve(asked.k, self._left_out(question), kept)
@@ -214,13 +223,17 @@ class Deployed:
         asked = question.asked
         if question.user is not None:
             state = self.state_of(question.user)
+            if state is None and isinstance(asked, WhyRequest):
+                raise Problem(404, "no history", "the user has no history to attend to; append events first")
             if state is None:
                 return self.fall_back(question, "the user has no history")
         else:
             assert asked.history is not None, "a user or a history is given"
             state = self._encode([self.rows.spelled(row) for row in asked.history], asked.before, None)
-        if self.needs_time[type(asked)] and asked.at is None:
+        if self.needs_time[_answers_as(asked)] and asked.at is None:
             question = replace(question, asked=_at(asked, question.now))
+        if isinstance(question.asked, WhyRequest):
+            return {"answered_by": BY_MODEL, **why(self.recommender, state, question.asked)}
         if isinstance(asked, ScoreRequest):
             known_M = dense_items(self.recommender, asked.items) != UNKNOWN_ITEM
             items = [str(item) for item, is_known in zip(asked.items, known_M, strict=True) if is_known]
@@ -232,6 +245,7 @@ class Deployed:
                     **self._no_actions(asked),
                 }
             return _Ready(place, question, state, items=items, known_M=known_M)
+        assert isinstance(asked, RetrieveRequest), "the other two are answered above"
         kept_V = self._kept(asked)
         kept_I = None if kept_V is None else np.concatenate([[False], kept_V])
         left = Filters.joined(len(self.recommender.items), state.seen_U, asked.filter_seen, kept_I).left_U
@@ -349,6 +363,13 @@ class Deployed:
         if isinstance(error, ValueError):
             return refused(error, self.rows.known)
         return error
+
+
+def _answers_as(asked: Asked) -> type[RetrieveRequest] | type[ScoreRequest]:
+    """Which of the two answers it is about."""
+    if isinstance(asked, WhyRequest):
+        return RetrieveRequest if asked.item is None else ScoreRequest
+    return type(asked)
 
 
 def _at(asked: Any, now: Any) -> Any:

@@ -26,4 +26,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "by what is expected": {"user": "196", "items": [242, 302], "value": "2 * rating"},
         "of a history": {"history": [{"item_id": 242, "timestamp": 1_600_000_000}], "items": [302]},
     },
+    "/v1/why": {
+        "of what comes next": {"user": "196"},
+        "of an item": {"history": [{"item_id": 242, "timestamp": 1_600_000_000}], "item": 302},
+    },
 }

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection
 from typing import Any, final
 
-QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|`[^`]*`")
+QUOTED = re.compile(r"(?<!\w)'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|`[^`]*`")
 EVENT, GIVEN_TIME = ", in the event ", re.compile(r"^at = .*?: ", re.DOTALL)
 
 
@@ -44,6 +44,8 @@ def without_values(message: str, known: Collection[str]) -> str:
     "the history has no column 'rating', and none is called '…'"
     >>> without_values("rating is outside 1 to 5, in the event {'item': 3}", {"rating"})
     'rating is outside 1 to 5'
+    >>> without_values("not among the model's 3, such as 'secret'", ())
+    "not among the model's 3, such as '…'"
     """
     text = GIVEN_TIME.sub("at: ", message.partition(EVENT)[0])
     return QUOTED.sub(lambda found: found[0] if found[0][1:-1] in known else "'…'", text)

@@ -25,7 +25,7 @@ from plait.service.keys import read_keys
 from plait.service.problems import Problem, without_values
 from plait.service.rows import Row, Rows, packed
 from plait.service.settings import ServiceSettings
-from plait.service.wire import AppendRequest, RetrieveRequest, ScoreRequest
+from plait.service.wire import AppendRequest, Asked
 from plait.store.group_commit import Closed, GroupCommit
 from plait.store.history import (
     Append,
@@ -87,7 +87,7 @@ class Service:
 
     # Questions
 
-    async def answer(self, asked: RetrieveRequest | ScoreRequest, deadline_s: float) -> Found:
+    async def answer(self, asked: Asked, deadline_s: float) -> Found:
         """One answer of one version of the model.
 
         Raises:

@@ -53,6 +53,20 @@ class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: Annotated[str, Meta(max_length=2_000)] | None = None
 
 
+class WhyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """With an item: its actions are asked about. Without one: what comes next."""
+
+    item: Id | None = None
+    user: Id | None = None
+    history: Annotated[tuple[Columns, ...], Meta(min_length=1, max_length=MOST_HISTORY)] | None = None
+    before: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    at: Spelled | None = None
+    context: Columns = {}
+
+
+Asked = RetrieveRequest | ScoreRequest | WhyRequest
+
+
 def decoded(body: bytes, kind: type[Kind]) -> Kind:
     """
     Raises:
@@ -65,12 +79,12 @@ def decoded(body: bytes, kind: type[Kind]) -> Kind:
         raise Problem(422, "wrong request", f"{text}; see /openapi.json") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Problem(400, "malformed JSON", "the body is no JSON; send one object, in UTF-8") from None
-    if isinstance(found, RetrieveRequest | ScoreRequest):
+    if isinstance(found, Asked):
         _check_whose(found)
     return found
 
 
-def _check_whose(asked: RetrieveRequest | ScoreRequest) -> None:
+def _check_whose(asked: Asked) -> None:
     if (asked.user is None) == (asked.history is None):
         given = "both" if asked.user is not None else "neither"
         raise Problem(
