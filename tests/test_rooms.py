@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "service": MODEL | {"data", "recommender", "store"},
     "counting_recommender": {"answer_tables", "baselines", "data", "engine", "evaluation", "recommender"},
     "rankers": {
+        "compare",
         "data",
         "evaluation",
         "fitting",
