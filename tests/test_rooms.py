@@ -59,7 +59,19 @@ MAY_IMPORT = {
         "training",
     },
     "compare": MODEL | {"data", "metrics", "evaluation", "training", "notices", "terminal"},
-    "papers": MODEL | {"data", "metrics", "evaluation", "training", "compare", "notices", "terminal"},
+    "papers": MODEL
+    | {
+        "compare",
+        "data",
+        "evaluation",
+        "lum",
+        "metrics",
+        "notices",
+        "rankers",
+        "recommender",
+        "terminal",
+        "training",
+    },
 }
 
 
