@@ -1,4 +1,4 @@
-"""Studies of the LUM paper (Unlocking Scaling Law in Industrial Recommendation Systems): its tables 2 and 4.
+"""Studies of the LUM paper (Unlocking Scaling Law in Industrial Recommendation Systems): tables 2 and 4, figure 6.
 
 The world's next item depends on scenario and query, and its clicks on the scenario. Both are conditions, so the user
 model alone is told them, and a ranker learns of them by interests. A further part shows the scenario to both.
@@ -18,6 +18,7 @@ from plait.nn.losses import RetrievalLoss
 from plait.nn.towers import TowerConfig
 from plait.papers.claims import Claim
 from plait.papers.logs import Simulated
+from plait.papers.lum_cost import StepThreeCost
 from plait.papers.lum_trial import InterestTrial, told_claims
 from plait.papers.schedule import epochs, optim
 from plait.papers.study import Setting, Study
@@ -146,6 +147,10 @@ def setting(*more: Setting) -> tuple[Setting, ...]:
     )
 
 
+FOUR_RANKERS = trial(
+    "simulated", tuple(row for ranker in RANKERS for row in (ranker, f"{ranker}+lum")), END_TO_END
+)
+
 table_2 = Study(
     name="lum-table-2",
     paper=f"{PAPER}, tables 2 and 4",
@@ -153,11 +158,7 @@ table_2 = Study(
     "models?",
     setting=setting(),
     parts=(
-        trial(
-            "simulated",
-            tuple(row for ranker in RANKERS for row in (ranker, f"{ranker}+lum")),
-            END_TO_END,
-        ),
+        FOUR_RANKERS,
         trial(
             "scenario shown",
             ("din", "din+lum"),
@@ -188,4 +189,33 @@ table_4 = Study(
     ),
 )
 
-STUDIES: tuple[Study, ...] = (table_2, table_4)
+SIZES = {
+    "d = 64, 2 blocks": TrunkConfig(),
+    "d = 128, 4 blocks": TrunkConfig(dim=128, num_layers=4, num_heads=4),
+    "d = 256, 6 blocks": TrunkConfig(dim=256, num_layers=6, num_heads=8),
+}
+
+figure_6 = Study(
+    name="lum-figure-6",
+    paper=f"{PAPER}, figure 6 (a, b)",
+    question="Does what a ranker costs stay flat, however large the user model is whose interests it is told?",
+    setting=(
+        Setting(
+            "log",
+            "one day of an industrial log",
+            f"a simulated world of {WORLD.num_users:,} users, cut twice in time",
+        ),
+        Setting("size of the user model", "0.5 to 14 billion parameters", "; ".join(SIZES)),
+        Setting("training of the user model", "on the log", "one epoch: what it knows changes no cost"),
+        Setting(
+            "step 3",
+            "the online model",
+            f"DIN, interests of 64 numbers, {OF_RANKERS.max_epochs} epochs, one seed",
+        ),
+        Setting("end to end", "HSTU of each size", "HSTU as a ranker, of each size"),
+        Setting("window", "4,096 events", f"{WINDOW} events"),
+    ),
+    parts=(StepThreeCost(name="cost", trial=FOUR_RANKERS, end_to_end=END_TO_END[1], sizes=SIZES),),
+)
+
+STUDIES: tuple[Study, ...] = (table_2, table_4, figure_6)

@@ -93,7 +93,7 @@ class InterestTrial:
             place.folder_of(study, self.name),
             (log.open(place.logs, place.data) for log in self.logs),
         )
-        interests, lum_s = self._interests(early, late, folder, place)
+        interests, lum_s = self.interests(early, late, folder, place)
         trial = self._trial(interests)
         compared = trial.compared(late, study, place)
         found = trial.finding(late, compared, study, place)
@@ -113,9 +113,7 @@ class InterestTrial:
             num_seeds=self.num_seeds,
         )
 
-    def _interests(
-        self, early: Dataset, late: Dataset, folder: Path, place: Place
-    ) -> tuple[Interests, float]:
+    def interests(self, early: Dataset, late: Dataset, folder: Path, place: Place) -> tuple[Interests, float]:
         """What the user model says, and how long its training took, in seconds."""
         place.report("user model")
         run = folder / "lum"

@@ -6,6 +6,7 @@ Shape letter: R rows of a table.
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,7 @@ from plait.data import Dataset
 from plait.evaluation.run_files import MODEL, load_result
 from plait.metrics.statistic import mean_over_users
 from plait.papers import lum, lum_trial
+from plait.papers.lum_cost import END_TO_END, STEP_3, named, verdicts
 from plait.papers.lum_trial import InterestTrial, shares_of, written_interests
 from plait.papers.study import Place
 from plait.rankers.interests import Interests
@@ -102,3 +104,19 @@ def test_both_cuts_are_of_one_world() -> None:
         replace(WHOLE, early=other)
     early, late = WHOLE.early.split, WHOLE.late.split
     assert early.validation + early.test > late.validation + late.test, "rankers train on what lies between"
+
+
+def outcomes(flops: dict[str, float]) -> list[str]:
+    """Of two sizes, by the FLOPs of each row."""
+    known = {name: SimpleNamespace(cost=SimpleNamespace(epoch_flops=of)) for name, of in flops.items()}
+    return [its.outcome for its in verdicts(SimpleNamespace(summary_of=known.get), ["a", "b"])]  # type: ignore[arg-type]
+
+
+def test_step_3_is_flat_only_where_no_size_costs_more() -> None:
+    rows = [named(what, size) for what in (STEP_3, END_TO_END) for size in ("a", "b")]
+    assert outcomes(dict(zip(rows, (2.0, 2.0, 3.0, 9.0), strict=True))) == ["reproduced"] * 2
+    assert outcomes(dict(zip(rows, (2.0, 2.1, 3.0, 9.0), strict=True))) == ["not reproduced", "reproduced"]
+    assert outcomes(dict(zip(rows, (2.0, 2.0, 1.0, 9.0), strict=True))) == ["reproduced", "not reproduced"]
+    assert outcomes(dict(zip(rows[:3], (2.0, 2.0, 3.0), strict=True))) == ["not measured"] * 2
+    [cost] = lum.figure_6.parts
+    assert list(cost.sizes.values()) == sorted(cost.sizes.values(), key=lambda trunk: trunk.dim)
