@@ -49,6 +49,7 @@ MAY_IMPORT = {
     "service": MODEL | {"data", "recommender", "store"},
     "counting_recommender": {"answer_tables", "baselines", "data", "engine", "evaluation", "recommender"},
     "rankers": {
+        "compare",
         "data",
         "evaluation",
         "fitting",
@@ -60,7 +61,19 @@ MAY_IMPORT = {
         "training",
     },
     "compare": MODEL | {"data", "metrics", "evaluation", "training", "notices", "terminal"},
-    "papers": MODEL | {"data", "metrics", "evaluation", "training", "compare", "notices", "terminal"},
+    "papers": MODEL
+    | {
+        "compare",
+        "data",
+        "evaluation",
+        "lum",
+        "metrics",
+        "notices",
+        "rankers",
+        "recommender",
+        "terminal",
+        "training",
+    },
 }
 
 

@@ -10,6 +10,7 @@ from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Beyond, Device, Quiet
 from plait.cli.datasets import open_dataset, show_dataset
 from plait.cli.output import console, progress_console, say, show
 from plait.cli.progress import training_bar
+from plait.cli.told_interests import read_interests
 from plait.cli.unfinished import Unfinished
 from plait.cli.verb_settings import VerbModelSettings, VerbProtocol, model_of_verb, protocol_of_verb
 from plait.compare.comparing import compare as compare_layouts
@@ -21,13 +22,17 @@ from plait.evaluation.settings import Optim
 from plait.layouts import resolve
 from plait.nn.config import TrunkKind
 from plait.nn.device import resolve_device
+from plait.rankers.rows import layout_settings, ranker_rows
 
 
 def compare(
     dataset: str,
     /,
     *,
-    layouts: str,
+    layouts: str | None = None,
+    rankers: str | None = None,
+    interests: tuple[Path, ...] = (),
+    item_interests: Path | None = None,
     seeds: int = 3,
     out: Path,
     trunk: TrunkKind | None = None,
@@ -40,9 +45,11 @@ def compare(
     protocol: Annotated[VerbProtocol, PROTOCOL] = VerbProtocol(),
     command_line: Annotated[tuple[str, ...], Parameter(parse=False)] = (),
 ) -> None:
-    """Trains several layouts under one protocol, and says what each is worth and costs.
+    """Trains several layouts and rankers under one protocol, and says what each is worth and costs.
 
     Example: plait compare ml-100k --layouts item,interleaved,pc,lac --seeds 2 --out runs/ml-100k
+
+    Rankers beside layouts: plait compare ml-100k --layouts lac,genrank --rankers din,sim --out runs/rankers
 
     Parameters
     ----------
@@ -50,6 +57,13 @@ def compare(
         A prepared folder, or a name of `plait data list`.
     layouts
         Names of `plait layouts` or layouts in notation, separated by commas.
+    rankers
+        din, dien, sim or twin, separated by commas; with +lum, +feature or +match, one that is told interests.
+    interests
+        What a user model said of users before their events, as `plait lum query --of events` writes it; one file or
+        several, one for each part.
+    item_interests
+        What it says of items: `plait lum query --of items`.
     seeds
         Runs of each layout, with the seeds from --protocol.seed on.
     out
@@ -63,23 +77,33 @@ def compare(
     """
     # Before a dataset is fetched for nothing:
     on, its_model = resolve_device(device), model_of_verb(model, trunk)
-    resolved = [resolve(name, allow_leaks=its_model.allow_leaks) for name in split_layouts(layouts)]
+    if layouts is None and rankers is None:
+        raise ValueError("--layouts is missing: what to compare; name layouts, --rankers, or both")
+    names = split_layouts(layouts) if layouts is not None else []
+    resolved = [resolve(name, allow_leaks=its_model.allow_leaks) for name in names]
     opened, screen, told = open_dataset(dataset), console(), progress_console(quiet=quiet)
     show_dataset(opened, told)
+    known, plain = read_interests(interests, item_interests, opened, told), protocol_of_verb(protocol)
+    rows = (
+        ranker_rows(split_layouts(rankers, "rankers"), its_model, optim, plain, known, bool(resolved))
+        if rankers is not None
+        else []
+    )
     with training_bar(told) as watch:
         comparison = compare_layouts(
             opened,
             resolved,
             seeds,
             out,
-            its_model,
+            layout_settings(its_model, bool(rows)),
             optim,
-            protocol_of_verb(protocol),
+            plain,
             command=shlex.join(command_line),
             device=on,
             report=lambda line: say(line, told),
             watch=watch,
             baselines=baselines,
+            rankers=rows,
         )
     show(terminal_table(comparison, screen.width), screen)
     for table in terminal_side_tables(comparison) if beyond_accuracy else ():
@@ -97,7 +121,7 @@ def compare(
         raise Unfinished("\n".join([f"{len(failed)} of {len(comparison.rows)} runs failed", *failed]))
 
 
-def split_layouts(text: str) -> list[str]:
+def split_layouts(text: str, what: str = "layouts") -> list[str]:
     """Names or notations between commas; the commas inside a notation's brackets are its own.
 
     Raises:
@@ -115,5 +139,5 @@ def split_layouts(text: str) -> list[str]:
             parts[-1] += character
     names = [part.strip() for part in parts]
     if not all(names):
-        raise ValueError(f"--layouts {text!r}: one of {len(names)} layouts is empty; leave its comma out")
+        raise ValueError(f"--{what} {text!r}: one of {len(names)} {what} is empty; leave its comma out")
     return names

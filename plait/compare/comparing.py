@@ -75,6 +75,7 @@ from plait.metrics.table import (
 from plait.models.combining import check_supported
 from plait.models.generative import ModelSettings
 from plait.nn.arithmetic import Arithmetic
+from plait.nn.interests import InterestSource
 from plait.notices import Diverged, Watch
 from plait.schema import Action, check_unique
 from plait.training.arithmetic import made_definite, shared_arithmetic
@@ -97,6 +98,7 @@ class Variant:
 
     name: str
     settings: RunSettings
+    interests: InterestSource | None = None  # what a ranker looks up (see `plait.rankers`)
 
     @property
     def layout(self) -> Layout:
@@ -134,11 +136,13 @@ def compare(
     device: str = "cpu",
     watch: Watch | None = None,
     baselines: bool = True,
+    rankers: Sequence[Variant] = (),
 ) -> Comparison:
     """Trains every layout with every seed, as far as that is not done yet, and writes the results.
 
     Args:
         baselines: holds the layouts against counting, too.
+        rankers: rows beside the layouts (see `plait.rankers.rows`).
 
     Raises:
         ValueError: a layout is given twice, or as `compare_variants`.
@@ -152,7 +156,7 @@ def compare(
     ]
     return compare_variants(
         dataset,
-        variants,
+        [*variants, *rankers],
         num_seeds,
         out,
         command=command,
@@ -216,7 +220,14 @@ def compare_variants(
             runs.begin(f"{variant.name}, seed {seed}")
             try:
                 result = run_training(
-                    dataset, variant.seeded(seed), folder, indented, device, watch, arithmetic
+                    dataset,
+                    variant.seeded(seed),
+                    folder,
+                    indented,
+                    device,
+                    watch,
+                    arithmetic,
+                    interests=variant.interests,
                 )
             except Diverged as error:
                 rows.append(_failed(study, variant, seed, error))

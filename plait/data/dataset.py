@@ -491,6 +491,10 @@ class Dataset:
         """How many events of each target's history its answer is computed from, at most."""
         return targets.history_end_Q - self._start_U1[targets.user_Q]
 
+    def target_times(self, targets: Targets) -> Int64[np.ndarray, " Q"]:
+        """When each target happened, in unix seconds."""
+        return self._time_s_E[targets.event_Q]
+
     def target_items(self, targets: Targets) -> Int64[np.ndarray, " Q"]:
         """The dense item of each target: the answer."""
         return self._item_E[targets.event_Q].astype(np.int64)

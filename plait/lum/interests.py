@@ -80,10 +80,17 @@ def interests_of_users(
     return _table(found.select("user"), keys, version, found[INTEREST])
 
 
-def moments_of(dataset: Dataset, part: EventPart, model: GenerativeRecommender) -> Targets:
+def moments_of(
+    dataset: Dataset, part: EventPart, model: GenerativeRecommender, since_s: int | None = None
+) -> Targets:
     """Every event of a part that has another before it, to be asked about from what lay before it, as the model is
-    asked."""
-    return in_context(dataset, dataset.moments(part), model.plan)
+    asked.
+
+    Args:
+        since_s: unix seconds; events before are left out, such as those that the model was trained on.
+    """
+    moments = in_context(dataset, dataset.moments(part), model.plan)
+    return moments if since_s is None else moments[dataset.target_times(moments) >= since_s]
 
 
 def coming_of_targets(dataset: Dataset, targets: Targets, model: Recommender) -> Coming:

@@ -1,6 +1,6 @@
 """The studies, a file for each paper."""
 
-from plait.papers import attnmvp, genrank, lac
+from plait.papers import attnmvp, genrank, lac, lum
 from plait.papers.study import Study
 
-STUDIES: tuple[Study, ...] = (*lac.STUDIES, *attnmvp.STUDIES, *genrank.STUDIES)
+STUDIES: tuple[Study, ...] = (*lac.STUDIES, *attnmvp.STUDIES, *genrank.STUDIES, *lum.STUDIES)

@@ -1,6 +1,6 @@
 """The logs that studies train on: public ones by name, files that people have, simulated worlds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -51,19 +51,26 @@ class Simulated:
     world: World
     split: LeaveOneOut | Temporal = LeaveOneOut()
     shows_scenario: bool = False
+    conditions: tuple[str, ...] = ()  # what models may be asked under: scenario, query
 
     def open(self, kept: Path, given: Path | None) -> Dataset:
-        folder = cached_folder(kept, self.name, self.world, self.split, self.shows_scenario)
+        asked = (self.conditions,) if self.conditions else ()
+        folder = cached_folder(kept, self.name, self.world, self.split, self.shows_scenario, *asked)
         return made_once(
             folder,
             lambda: simulate(
-                self.world, folder, split=self.split, shows_scenario=self.shows_scenario, name=self.name
+                self.world,
+                folder,
+                split=self.split,
+                shows_scenario=self.shows_scenario,
+                conditions=self.conditions,
+                name=self.name,
             ),
         )
 
     def quick(self) -> "Simulated":
         world = msgspec.structs.replace(self.world, num_users=41, num_events=11, num_items=29)
-        return Simulated(name=self.name, world=world, split=self.split, shows_scenario=self.shows_scenario)
+        return replace(self, world=world)
 
 
 @dataclass(frozen=True)

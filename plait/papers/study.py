@@ -175,12 +175,16 @@ class Trial:
         return replace(self, log=self.log.quick(), variants=variants, num_seeds=1)
 
     def run(self, study: str, place: Place) -> Finding:
-        dataset, folder = self.log.open(place.logs, place.data), place.folder_of(study, self.name)
-        compared = compare_variants(
+        dataset = self.log.open(place.logs, place.data)
+        return self.finding(dataset, self.compared(dataset, study, place), study, place)
+
+    def compared(self, dataset: Dataset, study: str, place: Place) -> Compared:
+        """What the runs found, as far as they were not done yet."""
+        return compare_variants(
             dataset,
             self.variants,
             self.num_seeds,
-            folder,
+            place.folder_of(study, self.name),
             command=place.command,
             title=f"{study}, {self.name}",
             report=place.report,
@@ -188,9 +192,10 @@ class Trial:
             watch=place.watch,
             baselines=True,
         )
-        return self._finding(dataset, compared, str((folder / "report.html").relative_to(place.out)))
 
-    def _finding(self, dataset: Dataset, compared: Compared, page: str) -> Finding:
+    def finding(self, dataset: Dataset, compared: Compared, study: str, place: Place) -> Finding:
+        """The same beside the paper."""
+        page = str((place.folder_of(study, self.name) / "report.html").relative_to(place.out))
         comparison = compared.comparison
         return Finding(
             part=self.name,

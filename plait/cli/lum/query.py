@@ -6,6 +6,7 @@ from typing import Literal, assert_never
 from plait.cli.arguments import Device, Json
 from plait.cli.asked_under import conditions_of
 from plait.cli.bulk import Asking, users_of
+from plait.cli.lum.seen import trained_until
 from plait.cli.lum.tables import InterestsOfEvents, InterestsOfItems, InterestsOfUsers, version_of
 from plait.cli.output import progress_console, say, show_json
 from plait.cli.parted import check_takes_table, parts_bar, write_in_parts
@@ -64,6 +65,7 @@ def query(
         A file with a row for each user, the column called as in the log, or user; or all.
     part
         Which events. Of those that the model was trained on it knows too much: a ranker is better trained on others.
+        Of another dataset that is the same log, cut later in time, events before the end of its training are left out.
     at
         When users are asked about: a time as the log writes it. Needed by models that know the time.
     dataset
@@ -92,12 +94,10 @@ def query(
         case "events":
             asks_own = own and bool(asking.data.manifest.conditions)
             _check_number(asking, len(asked.conditions) + asks_own, most)
-            if part == "train" and asking.data.manifest.content_hash == result.content_hash:
-                report(
-                    "the model was trained on these events: it knows more of them than it will know of others, and a "
-                    "ranker that is trained on that trusts it too much; see --part"
-                )
-            table = InterestsOfEvents(asking, asked, part, asks_own)
+            since_s, warned = trained_until(result, asking.data, part)
+            if warned:
+                report(warned)
+            table = InterestsOfEvents(asking, asked, part, asks_own, since_s)
         case "items":
             table = InterestsOfItems(asking)
         case _:

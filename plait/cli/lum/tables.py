@@ -24,6 +24,7 @@ from plait.lum.interests import (
 )
 
 USERS_PER_PART, EVENTS_PER_PART = 1_024, 4_096  # what a kill costs at most, and what is held in memory
+TRAINED_ON = "events_of_before_the_end_of_its_training_left_out"
 VERSION_LENGTH = 16  # of the model's hash
 
 
@@ -76,10 +77,11 @@ class InterestsOfEvents:
     under: Asked
     event_part: EventPart
     own: bool
+    since_s: int | None = None  # None: all of the part
 
     @cached_property
     def targets(self) -> Targets:
-        return moments_of(self.asking.data, self.event_part, self.asking.model.model)
+        return moments_of(self.asking.data, self.event_part, self.asking.model.model, self.since_s)
 
     @property
     def num_rows(self) -> int:
@@ -94,15 +96,18 @@ class InterestsOfEvents:
         return {
             "verb": "lum query", "of": "events", **self.asking.named, "part": self.event_part, "own": self.own,
             "conditions": "; ".join(self.under.texts), "events_per_part": EVENTS_PER_PART,
+            **({} if self.since_s is None else {"since_s": self.since_s}),
         }  # fmt: skip
 
     @property
     def counted(self) -> dict[str, int]:
-        asked = len(self.targets)
-        return {
+        data, asked = self.asking.data, len(self.targets)
+        with_history = len(moments_of(data, self.event_part, self.asking.model.model))
+        counted = {
             "events": asked,
-            "events_without_history_left_out": self.asking.data.num_events(self.event_part) - asked,
+            "events_without_history_left_out": data.num_events(self.event_part) - with_history,
         }
+        return counted if self.since_s is None else counted | {TRAINED_ON: with_history - asked}
 
     def part(self, number: int) -> pl.DataFrame:
         targets = self.targets[number * EVENTS_PER_PART : (number + 1) * EVENTS_PER_PART]

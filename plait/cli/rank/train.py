@@ -8,12 +8,12 @@ from plait.cli.arguments import MODEL, PROTOCOL, TRAINING, Device, Quiet
 from plait.cli.datasets import open_dataset
 from plait.cli.output import progress_console, say
 from plait.cli.progress import training_bar
+from plait.cli.told_interests import read_interests
 from plait.cli.train import tell_trained
 from plait.cli.verb_settings import VerbModelSettings, model_of_verb
 from plait.evaluation.settings import Optim
 from plait.nn.device import resolve_device
 from plait.nn.towers import TowerConfig
-from plait.rankers.interests import Interests
 from plait.rankers.settings import RankerName, RankerProtocol, Shown, run_settings
 from plait.training.run import run_training
 
@@ -72,13 +72,8 @@ def train_ranker(
     on, screen = resolve_device(device), progress_console(quiet=quiet)
     tower = TowerConfig(**vars(model.tower))
     its_model = replace(model_of_verb(model, None), tower=tower)
-    if bool(interests) != (item_interests is not None):
-        raise ValueError("--interests and --item-interests come together: give both, or none")
-    opened, told = open_dataset(dataset), None
-    if item_interests is not None:
-        told = Interests.read(interests, item_interests, opened)
-        for line in told.missing(opened):
-            say(line, screen)
+    opened = open_dataset(dataset)
+    told = read_interests(interests, item_interests, opened, screen)
     settings = run_settings(ranker, its_model, optim, protocol, history, told)
     with training_bar(screen) as watch:
         run_training(opened, settings, out, lambda line: say(line, screen), on, watch, interests=told)

@@ -1,0 +1,221 @@
+"""Studies of the LUM paper (Unlocking Scaling Law in Industrial Recommendation Systems): tables 2 and 4, figure 6.
+
+The world's next item depends on scenario and query, and its clicks on the scenario. Both are conditions, so the user
+model alone is told them, and a ranker learns of them by interests. A further part shows the scenario to both.
+"""
+
+from dataclasses import replace
+
+from plait.compare.comparing import Variant
+from plait.data import Temporal
+from plait.data.simulator import World
+from plait.data.simulator.world import CLICK, LIKE
+from plait.evaluation.run_files import RunSettings
+from plait.layouts import CATALOGUE
+from plait.models.generative import ModelSettings
+from plait.nn.config import TrunkConfig
+from plait.nn.losses import RetrievalLoss
+from plait.nn.towers import TowerConfig
+from plait.papers.claims import Claim
+from plait.papers.logs import Simulated
+from plait.papers.lum_cost import StepThreeCost
+from plait.papers.lum_trial import InterestTrial, told_claims
+from plait.papers.schedule import epochs, optim
+from plait.papers.study import Setting, Study
+
+PAPER = "LUM paper"
+RANKERS = ("din", "dien", "sim", "twin")
+METRIC = "auc:click"
+METRICS = {METRIC: "AUC, ML-1M", "gauc:click": "", "ne:click": ""}
+WITHOUT = (None,) * (len(METRICS) - 1)
+
+WORLD = World(num_users=3_000, num_events=40, queries=0.5, responses=(CLICK, LIKE))
+CONDITIONS = ("scenario", "query")
+EARLY = Simulated(
+    name="asked-early",
+    world=WORLD,
+    split=Temporal(validation=0.05, test=0.55),
+    conditions=CONDITIONS,
+)
+LATE_SPLIT = Temporal(validation=0.1, test=0.2)
+LATE = replace(EARLY, name="asked-late", split=LATE_SPLIT)
+SHOWN_EARLY = replace(EARLY, name="shown-early", shows_scenario=True, conditions=("query",))
+SHOWN_LATE = replace(SHOWN_EARLY, name="shown-late", split=LATE_SPLIT)
+
+WINDOW, STEP = 50, 6
+OF_LUM = epochs(12, max_events=WINDOW, window_step=STEP, filter_seen=False)
+OF_RANKERS = epochs(
+    4, max_events=WINDOW, filter_seen=False, supervise="candidates", candidate_requests=WINDOW
+)
+RATE = 1e-3
+
+LUM = RunSettings(
+    layout=str(CATALOGUE["lum"].layout),
+    model=ModelSettings(
+        retrieval=RetrievalLoss(kind="info_nce", l2_norm=True, temperature=0.2), interest_dim=64
+    ),
+    optim=optim(RATE),
+    protocol=OF_LUM,
+)
+
+
+def as_ranker(name: str, trunk: TrunkConfig) -> Variant:
+    """An end-to-end model that scores candidates from what lay before their request."""
+    model = ModelSettings(trunk=trunk, tower=TowerConfig(kind="linear"))
+    layout = str(CATALOGUE["genrank"].layout)
+    return Variant(name, RunSettings(layout=layout, model=model, optim=optim(RATE), protocol=OF_RANKERS))
+
+
+END_TO_END = (
+    as_ranker("SASRec", TrunkConfig()),
+    as_ranker("HSTU", TrunkConfig(kind="hstu", positions="rab")),
+)
+
+BASE = {"din": 0.7455, "dien": 0.7527, "sim": 0.7579, "twin": 0.7539}
+BASE_AND_LUM = {"din": 0.7472, "dien": 0.7604, "sim": 0.7615, "twin": 0.7675}
+PAPERS = (
+    {"SASRec": 0.7295, "HSTU": 0.7533} | BASE | {f"{name}+lum": auc for name, auc in BASE_AND_LUM.items()}
+)
+
+COUNTED_NONE = "No ranker has counts beside it here: what interests add to counts is another question."
+
+
+def trial(
+    name: str,
+    rankers: tuple[str, ...],
+    end_to_end: tuple[Variant, ...],
+    *notes: str,
+    logs: tuple[Simulated, Simulated] = (EARLY, LATE),
+    claims: tuple[Claim, ...] = (),
+) -> InterestTrial:
+    rows = (*rankers, *(its.name for its in end_to_end))
+    told = tuple(name.removesuffix("+lum") for name in rankers if name.endswith("+lum"))
+    return InterestTrial(
+        name=name,
+        early=logs[0],
+        late=logs[1],
+        lum=LUM,
+        rankers=rankers,
+        layouts=end_to_end,
+        model=ModelSettings(tower=TowerConfig(kind="linear")),
+        optim=optim(RATE),
+        protocol=OF_RANKERS,
+        metrics=METRICS,
+        paper={row: (auc, *WITHOUT) for row, auc in PAPERS.items() if row in rows},
+        claims=(*told_claims(told, METRIC, "section 5.3, table 4"), *claims),
+        notes=(*notes, COUNTED_NONE),
+    )
+
+
+def apart(ranker: str) -> tuple[Claim, ...]:
+    """What the paper says of direct feature, and of interest matching on top of it."""
+    feature, source = f"{ranker}+feature", "section 5.3, table 5"
+    return (
+        Claim(first=feature, second=ranker, metric=METRIC, source=source),
+        Claim(first=f"{ranker}+lum", second=feature, metric=METRIC, source=source),
+    )
+
+
+def setting(*more: Setting) -> tuple[Setting, ...]:
+    return (
+        Setting(
+            "log",
+            "ML-1M, ML-20M, Amazon Books",
+            f"a simulated world of {WORLD.num_users:,} users, cut twice in time",
+        ),
+        Setting("conditions", "not said", "scenario and query: each event's own"),
+        Setting(
+            "training of the user model",
+            "not said",
+            f"{OF_LUM.max_epochs} epochs on the first two fifths of the events, rate {RATE:g} to 0",
+        ),
+        Setting(
+            "training",
+            "not said",
+            f"{OF_RANKERS.max_epochs} epochs on the first seven tenths, rate {RATE:g} to 0; asked about the last "
+            f"{OF_RANKERS.candidate_requests} requests",
+        ),
+        Setting(
+            "interests", "not said", "of events after the user model's training alone; before, a learned none"
+        ),
+        Setting(
+            "width and depth", "not said", "d = 64 with 2 blocks; rankers as `plait rank train` has them"
+        ),
+        Setting("window", "not said", f"{WINDOW} events"),
+        Setting("seeds", "not said", "2 of each ranker, 1 of the user model"),
+        *more,
+    )
+
+
+FOUR_RANKERS = trial(
+    "simulated", tuple(row for ranker in RANKERS for row in (ranker, f"{ranker}+lum")), END_TO_END
+)
+
+table_2 = Study(
+    name="lum-table-2",
+    paper=f"{PAPER}, tables 2 and 4",
+    question="Does a ranker in production gain by what a large user model says, and is it then better than end-to-end "
+    "models?",
+    setting=setting(),
+    parts=(
+        FOUR_RANKERS,
+        trial(
+            "scenario shown",
+            ("din", "din+lum"),
+            (),
+            "Here rankers see the scenario, with and without interests, and the query alone is a condition.",
+            logs=(SHOWN_EARLY, SHOWN_LATE),
+        ),
+    ),
+)
+
+table_4 = Study(
+    name="lum-table-4",
+    paper=f"{PAPER}, tables 4 and 5",
+    question="Of direct feature and interest matching, which brings what a ranker gains by interests?",
+    setting=setting(Setting("rankers", "DIN, DIEN, SIM, TWIN; the online model", "DIN and SIM")),
+    parts=(
+        trial(
+            "switches",
+            tuple(
+                row
+                for ranker in ("din", "sim")
+                for row in (ranker, *(f"{ranker}+{of}" for of in ("feature", "match", "lum")))
+            ),
+            (),
+            "The paper tells the two apart for its online model alone: AUC 0.7338, direct feature 0.7402, both 0.7514.",
+            claims=(*apart("din"), *apart("sim")),
+        ),
+    ),
+)
+
+SIZES = {
+    "d = 64, 2 blocks": TrunkConfig(),
+    "d = 128, 4 blocks": TrunkConfig(dim=128, num_layers=4, num_heads=4),
+    "d = 256, 6 blocks": TrunkConfig(dim=256, num_layers=6, num_heads=8),
+}
+
+figure_6 = Study(
+    name="lum-figure-6",
+    paper=f"{PAPER}, figure 6 (a, b)",
+    question="Does what a ranker costs stay flat, however large the user model is whose interests it is told?",
+    setting=(
+        Setting(
+            "log",
+            "one day of an industrial log",
+            f"a simulated world of {WORLD.num_users:,} users, cut twice in time",
+        ),
+        Setting("size of the user model", "0.5 to 14 billion parameters", "; ".join(SIZES)),
+        Setting("training of the user model", "on the log", "one epoch: what it knows changes no cost"),
+        Setting(
+            "step 3",
+            "the online model",
+            f"DIN, interests of 64 numbers, {OF_RANKERS.max_epochs} epochs, one seed",
+        ),
+        Setting("end to end", "HSTU of each size", "HSTU as a ranker, of each size"),
+        Setting("window", "4,096 events", f"{WINDOW} events"),
+    ),
+    parts=(StepThreeCost(name="cost", trial=FOUR_RANKERS, end_to_end=END_TO_END[1], sizes=SIZES),),
+)
+
+STUDIES: tuple[Study, ...] = (table_2, table_4, figure_6)
