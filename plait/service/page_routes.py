@@ -142,7 +142,7 @@ def _drawn(layout: Layout) -> dict[str, Any]:
     verdict = audit(layout)
     return {
         "layout": str(layout),
-        "tokens": draw.tokens_of(layout),
+        "tokens": draw.token_labels(layout),
         "predicts": draw.predicted_of(layout),
         "mask": ["".join("1" if sees else "0" for sees in row) for row in draw.mask_of(layout)],
         "audit": {
