@@ -116,7 +116,7 @@ def apart(ranker: str) -> tuple[Claim, ...]:
     )
 
 
-def setting(*more: Setting) -> tuple[Setting, ...]:
+def paper_settings(*more: Setting) -> tuple[Setting, ...]:
     return (
         Setting(
             "log",
@@ -156,7 +156,7 @@ table_2 = Study(
     paper=f"{PAPER}, tables 2 and 4",
     question="Does a ranker in production gain by what a large user model says, and is it then better than end-to-end "
     "models?",
-    setting=setting(),
+    setting=paper_settings(),
     parts=(
         FOUR_RANKERS,
         trial(
@@ -173,7 +173,7 @@ table_4 = Study(
     name="lum-table-4",
     paper=f"{PAPER}, tables 4 and 5",
     question="Of direct feature and interest matching, which brings what a ranker gains by interests?",
-    setting=setting(Setting("rankers", "DIN, DIEN, SIM, TWIN; the online model", "DIN and SIM")),
+    setting=paper_settings(Setting("rankers", "DIN, DIEN, SIM, TWIN; the online model", "DIN and SIM")),
     parts=(
         trial(
             "switches",
