@@ -38,6 +38,7 @@ def all_calls():
         "Recommender.score_lists": lambda: model.score_lists(state, [["i01"]]),
         "Recommender.retrieve": lambda: model.retrieve(state, 2),
         "Recommender.query": lambda: model.query(state, [{}]),
+        "Recommender.attention": lambda: model.attention(state),
         "Recommender.item_interests": model.item_interests,
         "Recommender.save_state": lambda: model.save_state(state, f"{model_folder}-state"),
         "Recommender.load_state": lambda: model.load_state(f"{model_folder}-state"),
