@@ -20,14 +20,13 @@ from plait.recommender import VALUE, Recommender
 from plait.schema import UNKNOWN_ITEM
 from plait.service.fallback import Fallback, dense_items
 from plait.service.problems import Problem, refused
-from plait.service.rows import Row, Rows, unpacked
+from plait.service.rows import Rows, unpacked
 from plait.service.states import CachedState, StateCache
 from plait.service.why import why
 from plait.service.wire import Asked, RetrieveRequest, ScoreRequest, WhyRequest
 from plait.store.history import Head, Store
 
 MOST_APPENDED = 16  # events that are appended one by one; more are encoded anew
-MOST_PRACTISED, MOST_PRACTISED_K = 1_000, 10  # candidates and items of questions before the first
 BY_MODEL, BY_COUNTS = "model", "fallback"
 Found = dict[str, Any]  # members of an answer
 
@@ -167,18 +166,6 @@ class Deployed:
             **_no_value(asked),
         }
 
-    def practise(self, history: Sequence[Row], now: Any) -> None:
-        """Answers a question of each kind twice: nobody waits for what a first time makes, and nothing of it stays."""
-        items = tuple(self.recommender.items.head(MOST_PRACTISED).to_list())
-        of_k = min(MOST_PRACTISED_K, len(items))
-        asked: list[Asked] = []
-        if self.can_retrieve:
-            asked.append(RetrieveRequest(history=tuple(history), k=of_k, with_actions=self.can_score))
-        if self.can_score:
-            asked.append(ScoreRequest(history=tuple(history), items=items))
-        for _ in range(2):
-            self.answer([Question(each, now) for each in asked])
-
     def warm(self, users: Sequence[str], keep_on: Callable[[], bool]) -> int:
         """Encodes histories ahead, the first ones first, as long as they fit; how many."""
         for done, user in enumerate(users):
@@ -196,17 +183,9 @@ class Deployed:
         entry = self._caught_up(user, head)
         if entry is None:
             entry = self._encoded(user)
-        if entry is None:
-            return None
-        self._keep(user, entry)
-        return entry.state
-
-    def _keep(self, user: str, entry: CachedState) -> None:
-        """Puts a state into memory, unless its user was deleted meanwhile: nothing of them comes back."""
-        self.states.put(user, entry)
-        head = self.store.head(user)
-        if head is None or head.epoch != entry.epoch:
-            self.states.forget(user)
+        if entry is not None:
+            self.states.put(user, entry)
+        return None if entry is None else entry.state
 
     def _caught_up(self, user: str, head: Head) -> CachedState | None:
         """The cached state with the events that came since; None where it is of another history, or far behind."""

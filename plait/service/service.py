@@ -5,7 +5,6 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -84,7 +83,6 @@ class Service:
         )
         self.is_ready, self._swapping = False, threading.Lock()
         self.deployed = self._loaded(model.version())
-        self._practise(self.deployed)
         self.is_ready = True
 
     # Questions
@@ -178,13 +176,6 @@ class Service:
         state_bytes = int(self.settings.state_memory_mb * 1e6)
         return Deployed(model.name, version, recommender, self.store, fallback, state_bytes)
 
-    def _practise(self, deployed: Deployed) -> None:
-        """On a history of the prepared data. Where there is none at hand, the first questions take longer."""
-        columns, dataset = deployed.recommender.columns, self.model.dataset
-        if dataset is not None:
-            with suppress(ValueError):  # the data cannot be spelled as the log
-                deployed.practise(log_rows(dataset, columns, user=0), self._now(columns))
-
     def reload(self) -> dict[str, Any]:
         """Takes the version that lies in the folder now: loads it aside, warms the users asked about last, then turns.
         Requests that began with the old version are answered by it.
@@ -208,7 +199,6 @@ class Service:
                     "no new model",
                     f"{_without_paths(error, self.model.folder)}; the version {old.version} goes on",
                 ) from error
-            self._practise(new)
             warmed = new.warm(old.states.users(), lambda: True)
             self.deployed = new
             self.counters.swaps.inc()

@@ -24,7 +24,6 @@ from tiny import EVERY_LAYOUT, RETRIEVERS, SCORERS, assert_caught, assert_not_va
 
 from plait.data import Dataset
 from plait.engine.asking import reads_condition
-from plait.recommender import Recommender
 from plait.service.deployed import Deployed, Question
 from plait.service.examples import EXAMPLES
 from plait.service.fallback import Fallback
@@ -603,55 +602,6 @@ def test_a_cache_holds_so_many_bytes() -> None:
     assert cache.get("e") is None and len(cache) == 3
     cache.forget("a")
     assert cache.users() == ["d", "c"] and cache.nbytes == 50
-
-
-def check_nothing_comes_back(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user is deleted while a question about them is with the model."""
-    deployed, met = service.deployed, Counter()
-    encoded = deployed._encoded
-
-    def encoded_and_deleted(user: str) -> CachedState | None:
-        found = encoded(user)
-        met["known"] += asyncio.run(service.forget(user))
-        return found
-
-    monkeypatch.setattr(deployed, "_encoded", encoded_and_deleted)
-    assert deployed.state_of("191") is not None and met["known"] == 1
-    assert deployed.states.get("191") is None, "it is gone from memory"
-    assert deployed.state_of("191") is None and len(deployed.states) == 0
-
-
-def test_a_user_who_is_deleted_during_a_question_does_not_come_back(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    check_nothing_comes_back(service, monkeypatch)
-
-
-def test_a_state_that_is_kept_whatever_happened_is_caught(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service.deployed, "_keep", service.deployed.states.put)
-    assert_caught(check_nothing_comes_back, service, monkeypatch)
-
-
-@pytest.mark.parametrize(("layout", "kinds"), [("lac", {"retrieve", "score_lists"}), ("item", {"retrieve"})])
-def test_a_service_has_answered_before_it_is_ready(
-    layout: str, kinds: set[str], tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: Counter = Counter()
-    for name in ("retrieve", "score_lists"):
-
-        def noted(self, *args, name=name, right=getattr(Recommender, name), **more):
-            asked[name] += 1
-            return right(self, *args, **more)
-
-        monkeypatch.setattr(Recommender, name, noted)
-    service = service_of(tmp_path, data, recommender_of(data, layout))
-    try:
-        assert service.is_ready and set(asked) == kinds and min(asked.values()) == 2
-        assert len(service.deployed.states) == 0, "nobody's state stays"
-    finally:
-        service.close()
 
 
 def test_what_counts_is_counted(service: Service) -> None:
