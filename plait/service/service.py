@@ -22,6 +22,7 @@ from plait.service.counters import Counters
 from plait.service.deployed import Deployed, Found, Question
 from plait.service.fallback import Fallback
 from plait.service.keys import read_keys
+from plait.service.practice import practise
 from plait.service.problems import Problem, without_values
 from plait.service.rows import Row, Rows, packed
 from plait.service.settings import ServiceSettings
@@ -82,7 +83,13 @@ class Service:
             self._append, refusals=(ValueError, Problem)
         )
         self.is_ready, self._swapping = False, threading.Lock()
-        self.deployed = self._loaded(model.version())
+        self._coming: Deployed | None = None  # the version that is about to be served
+        try:
+            self.deployed = self._loaded(model.version())
+        except BaseException:
+            self.asking.close()
+            self.appending.close()
+            raise
         self.is_ready = True
 
     # Questions
@@ -142,7 +149,9 @@ class Service:
             StoreUnavailable
         """
         known = await asyncio.to_thread(self.store.delete, user)
-        self.deployed.states.forget(user)
+        for deployed in (self._coming, self.deployed):  # in this order: the one becomes the other
+            if deployed is not None:
+                deployed.states.forget(user)
         return known
 
     def _append(self, asked: Sequence[tuple[Rows, AppendRequest]]) -> list[list[Outcome]]:
@@ -174,11 +183,13 @@ class Service:
         recommender = Recommender.from_pretrained(model.folder, model.device)
         fallback = None if model.dataset is None else Fallback.of(model.dataset, recommender)
         state_bytes = int(self.settings.state_memory_mb * 1e6)
-        return Deployed(model.name, version, recommender, self.store, fallback, state_bytes)
+        deployed = Deployed(model.name, version, recommender, self.store, fallback, state_bytes)
+        self.asking.between_questions(lambda: practise(deployed))
+        return deployed
 
     def reload(self) -> dict[str, Any]:
-        """Takes the version that lies in the folder now: loads it aside, warms the users asked about last, then turns.
-        Requests that began with the old version are answered by it.
+        """Takes the version that lies in the folder now: loads it aside, lets it practise, warms the users asked about
+        last, then turns. Requests that began with the old version are answered by it.
 
         Raises:
             Problem: the folder is not whole, or holds a model of other columns; the old version goes on.
@@ -199,8 +210,12 @@ class Service:
                     "no new model",
                     f"{_without_paths(error, self.model.folder)}; the version {old.version} goes on",
                 ) from error
-            warmed = new.warm(old.states.users(), lambda: True)
-            self.deployed = new
+            self._coming = new
+            try:
+                warmed = new.warm(old.states.users(), lambda: True)
+                self.deployed = new
+            finally:
+                self._coming = None
             self.counters.swaps.inc()
             return {"model": new.name, "version": version, "swapped": True, "warmed_users": warmed}
 
