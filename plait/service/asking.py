@@ -18,11 +18,21 @@ LATE = "the deadline passed before the model answered"
 SLOW = 0.2  # the weight of the newest time in the mean
 
 
+@dataclass(frozen=True)
+class Answered:
+    """An answer, how long its question waited, and how long the pass of the model took that answered it."""
+
+    found: Found
+    waited_s: float
+    model_s: float  # 0 where counts answered after the deadline
+
+
 @dataclass(eq=False)
 class _Waiting:
     deployed: Deployed
     question: Question
-    future: "Future[Found]" = field(default_factory=Future)
+    future: "Future[Answered]" = field(default_factory=Future)
+    entered_s: float = field(default_factory=time.monotonic)
 
 
 @final
@@ -63,7 +73,7 @@ class Asking:
             {"Retry-After": str(after_s)},
         )
 
-    async def ask(self, deployed: Deployed, question: Question, deadline_s: float) -> Found:
+    async def ask(self, deployed: Deployed, question: Question, deadline_s: float) -> Answered:
         """The model's answer, or the fallback's where the model has none by then.
 
         Args:
@@ -78,7 +88,8 @@ class Asking:
             return await asyncio.wait_for(asyncio.wrap_future(waiting.future), max(0.0, left_s))
         except TimeoutError:
             self._leave(waiting)
-            return await asyncio.to_thread(deployed.fall_back, question, LATE)
+            waited_s = time.monotonic() - waiting.entered_s
+            return Answered(await asyncio.to_thread(deployed.fall_back, question, LATE), waited_s, 0.0)
 
     def between_questions(self, work: Callable[[], Any]) -> Any:
         """Does something in the model's thread, which keeps what that thread has learnt; waits for it.
@@ -153,7 +164,7 @@ class Asking:
                 if isinstance(answer, Exception):
                     each.future.set_exception(answer)
                 else:
-                    each.future.set_result(answer)
+                    each.future.set_result(Answered(answer, begin_s - each.entered_s, took_s))
 
 
 def _do(work: Callable[[], Any], done: "Future[Any]") -> None:

@@ -5,7 +5,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -17,9 +17,9 @@ from plait.data.history import Columns
 from plait.data.log_rows import check_can_spell, log_rows
 from plait.files import Hashes
 from plait.recommender import Recommender
-from plait.service.asking import Asking
+from plait.service.asking import Answered, Asking
 from plait.service.counters import Counters
-from plait.service.deployed import Deployed, Found, Question
+from plait.service.deployed import Deployed, Question
 from plait.service.fallback import Fallback
 from plait.service.keys import read_keys
 from plait.service.practice import practise
@@ -94,7 +94,7 @@ class Service:
 
     # Questions
 
-    async def answer(self, asked: Asked, deadline_s: float) -> Found:
+    async def answer(self, asked: Asked, deadline_s: float) -> Answered:
         """One answer of one version of the model.
 
         Raises:
@@ -104,11 +104,13 @@ class Service:
         deployed.check_can(asked)
         question = Question(asked, self._now(deployed.recommender.columns))
         try:
-            found = await self.asking.ask(deployed, question, deadline_s)
+            answered = await self.asking.ask(deployed, question, deadline_s)
         except StoreUnavailable as error:
             raise unavailable(error) from error
-        self.counters.answered.labels(found["answered_by"]).inc()
-        return {"model": deployed.name, "version": deployed.version, **found}
+        self.counters.answered.labels(answered.found["answered_by"]).inc()
+        return replace(
+            answered, found={"model": deployed.name, "version": deployed.version, **answered.found}
+        )
 
     async def append(self, asked: AppendRequest) -> list[Outcome]:
         """What became of each event, when it is safe.

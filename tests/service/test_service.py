@@ -9,33 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 from served import (
     MANY_MS,
-    RATING,
     ask,
     asked,
     client_of,
+    deployed_of,
     prepared_log,
     rating_event,
     recommender_of,
-    served_log,
     service_of,
 )
 from tiny import EVERY_LAYOUT, RETRIEVERS, SCORERS, assert_caught, assert_not_vacuous
 
-import plait
 from plait.data import Dataset
 from plait.engine.asking import reads_condition
 from plait.service.deployed import Deployed, Question
 from plait.service.examples import EXAMPLES
-from plait.service.fallback import Fallback
 from plait.service.keys import add_key, holder, read_keys
-from plait.service.practice import practice_rows, practise
+from plait.service.practice import practise
 from plait.service.problems import Problem
 from plait.service.rows import packed, unpacked
-from plait.service.service import Service, seed
+from plait.service.service import Service
 from plait.service.settings import ServiceSettings
 from plait.service.states import CachedState, StateCache
 from plait.service.wire import RetrieveRequest, ScoreRequest
@@ -98,13 +94,6 @@ def check_answers(deployed: Deployed, store: Store, data: Dataset) -> Counter:
         appended=deployed.states.appended, hits=deployed.states.hits, misses=deployed.states.misses
     )
     return met
-
-
-def deployed_of(folder: Path, data: Dataset, layout: Any, retention: Retention = Retention()) -> Deployed:
-    recommender = recommender_of(data, layout)
-    store = LmdbStore(folder / "store", "process", retention)
-    seed(store, data, recommender)
-    return Deployed("m", "v", recommender, store, Fallback.of(data, recommender), 10_000_000)
 
 
 ASKED_UNDER_CONDITIONS = [each for each in EVERY_LAYOUT if reads_condition(each.values[0])]
@@ -215,136 +204,6 @@ def test_a_user_is_forgotten(service: Service) -> None:
     for method in ("GET", "DELETE"):
         assert ask(service, "/v1/users/192", method=method).status_code == 404
     assert ask(service, "/v1/retrieve", {"user": 192}).json()["answered_by"] == "fallback"
-
-
-def check_forgotten_in_flight(service: Service, monkeypatch: pytest.MonkeyPatch) -> int:
-    """A question has read its user's history; the user is deleted; the question is answered. How many were met."""
-    read, may_go, right = threading.Event(), threading.Event(), Deployed.encoded
-
-    def encoded(self: Deployed, *given: Any) -> Any:
-        found = right(self, *given)
-        read.set()
-        may_go.wait(10)
-        return found
-
-    async def all_at_once() -> tuple[int, int]:
-        async with client_of(service) as client:
-            question = asyncio.create_task(asked(client, "/v1/retrieve", {"user": 192}))
-            await asyncio.to_thread(read.wait, 10)
-            deleted = await asked(client, "/v1/users/192", method="DELETE")
-            may_go.set()
-            return (await question).status_code, deleted.status_code
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Deployed, "encoded", encoded)
-        assert asyncio.run(all_at_once()) == (200, 204)
-    assert service.deployed.states.users() == []
-    return int(read.is_set())
-
-
-def test_a_question_in_flight_brings_no_deleted_user_back(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert check_forgotten_in_flight(service, monkeypatch) == 1
-
-
-def test_a_cache_that_keeps_deleted_users_is_caught(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    right = StateCache.put
-    monkeypatch.setattr(
-        StateCache, "put", lambda self, user, entry, _: right(self, user, entry, self.num_forgotten)
-    )
-    assert_caught(check_forgotten_in_flight, service, monkeypatch)
-
-
-def test_a_user_is_forgotten_by_the_version_that_comes(
-    service: Service, tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ask(service, "/v1/retrieve", {"user": 192})
-    warmed, right = [], Deployed.warm
-
-    def warm(self: Deployed, *given: Any) -> int:
-        done = right(self, *given)
-        warmed.append(self.states.users())
-        assert ask(service, "/v1/users/192", method="DELETE").status_code == 204
-        return done
-
-    monkeypatch.setattr(Deployed, "warm", warm)
-    recommender_of(data, scale=1.1).save_pretrained(tmp_path / "model")
-    assert service.reload()["swapped"] and warmed == [["192"]]
-    assert service.deployed.states.users() == []
-
-
-# Practice
-
-
-def check_practised(folder: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before it is ready, and again before it is swapped, a version answers once of each kind; nothing is kept."""
-    kinds: list[str] = []
-    right = Deployed.answer
-
-    def answer(self: Deployed, questions: Sequence[Question]) -> Any:
-        assert threading.current_thread().name == "plait-model"
-        kinds.extend(type(question.asked).__name__ for question in questions)
-        return right(self, questions)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Deployed, "answer", answer)
-        service = service_of(folder, data)
-        try:
-            assert kinds == ["RetrieveRequest", "ScoreRequest"] and service.is_ready
-            recommender_of(data, scale=1.1).save_pretrained(folder / "model")
-            assert service.reload()["swapped"] and kinds == ["RetrieveRequest", "ScoreRequest"] * 2
-            assert len(service.deployed.states) == 0
-            assert service.store.history("None") is None and service.asking.mean_s == 0
-        finally:
-            service.close()
-
-
-def test_a_version_practises_before_it_is_served(
-    tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    check_practised(tmp_path, data, monkeypatch)
-
-
-def test_a_version_that_does_not_practise_is_caught(
-    tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("plait.service.service.practise", lambda deployed: 0)
-    assert_caught(check_practised, tmp_path, data, monkeypatch)
-
-
-def test_a_model_that_cannot_answer_is_not_served(
-    tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(self: Deployed, *given: Any) -> Any:
-        raise RuntimeError("no memory")
-
-    monkeypatch.setattr(Deployed, "_retrieved", broken)
-    with pytest.raises(ValueError, match="the model cannot answer: no memory"):
-        service_of(tmp_path, data)
-
-
-def test_practice_spells_times_as_the_log_does(tmp_path: Path) -> None:
-    when = pl.from_epoch("timestamp").dt.strftime("%d.%m.%Y %H:%M:%S")
-    data = plait.prepare(
-        served_log().with_columns(when.alias("timestamp"), visit=pl.col("timestamp").cast(pl.String)),
-        user="user_id",
-        item="item_id",
-        time="timestamp",
-        time_format="%d.%m.%Y %H:%M:%S",
-        request="visit",
-        actions=list(RATING),
-        out=tmp_path / "data",
-        min_item_events=1,
-    )
-    deployed = deployed_of(tmp_path, data, "lac")
-    try:
-        assert practise(deployed) == 2
-        assert practice_rows(deployed)[1]["timestamp"] == "01.01.2020 00:01:00"
-    finally:
-        deployed.store.close()
 
 
 # What is wrong with a request
@@ -519,6 +378,32 @@ def test_late_answers_are_counts_and_cost_the_model_nothing(
     assert len(late[0]["items"]) == 2 and not set(late[0]["items"]) & set(seen)
     assert late[1]["status"] == ["ok"] * 3 and late[1]["value"] == [None] * 3
     assert held.taken == [1]
+
+
+def test_an_answer_tells_how_long_it_waited(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two questions, of which one waits while the other is held for 0.1 s; and one past its deadline."""
+    held = Held(service, monkeypatch)
+
+    async def all_at_once() -> list[Any]:
+        async with client_of(service) as client:
+            first = asyncio.create_task(asked(client, "/v1/retrieve", {"user": 191}))
+            while not held.taken:
+                await asyncio.sleep(0.001)
+            second = asyncio.create_task(asked(client, "/v1/retrieve", {"user": 192}))
+            late = await asked(client, "/v1/retrieve", {"user": 193}, headers={"plait-deadline-ms": "100"})
+            held.may_answer.set()
+            return [await first, await second, late]
+
+    answers = asyncio.run(all_at_once())
+    told = [
+        dict(part.strip().split(";dur=") for part in answer.headers["server-timing"].split(","))
+        for answer in answers
+    ]
+    (_, held_ms), (waited_ms, _), (late_ms, none_ms) = (
+        (float(its["queue"]), float(its["model"])) for its in told
+    )
+    assert min(held_ms, waited_ms, late_ms) >= 90 and none_ms == 0
+    assert waited_ms <= held_ms  # the second came while the first was in its pass
 
 
 def test_a_full_queue_refuses_early(tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
