@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from plait.service.asking import Answered
 from plait.service.examples import EXAMPLES
 from plait.service.keys import Scope as KeyScope
 from plait.service.keys import holder
@@ -71,20 +72,23 @@ def _add_questions(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/retrieve", summary="The items most likely to come next")
     async def retrieve(request: Request) -> Response:
-        return _json(await _answer(request, RetrieveRequest))
+        return await _answer(request, RetrieveRequest)
 
     @app.post("/v1/score", summary="What a user is expected to do with given items")
     async def score(request: Request) -> Response:
-        return _json(await _answer(request, ScoreRequest))
+        return await _answer(request, ScoreRequest)
 
     @app.post("/v1/why", summary="What the token that answers attends to in the history")
     async def why(request: Request) -> Response:
-        return _json(await _answer(request, WhyRequest))
+        return await _answer(request, WhyRequest)
 
-    async def _answer(request: Request, kind: type[Any]) -> dict[str, Any]:
+    async def _answer(request: Request, kind: type[Any]) -> Response:
         deadline_s = _deadline_s(request, service)
         asked = decoded(await _body(request, service), kind)
-        return {"request_id": request.state.request_id, **await service.answer(asked, deadline_s)}
+        answered = await service.answer(asked, deadline_s)
+        response = _json({"request_id": request.state.request_id, **answered.found})
+        response.headers["server-timing"] = server_timing(answered)
+        return response
 
 
 def _add_users(app: FastAPI, service: Service) -> None:
@@ -184,6 +188,15 @@ def _described(service: Service) -> dict[str, Any]:
         "columns": {"user": deployed.recommender.columns.user, "item": deployed.recommender.columns.item,
                     "time": deployed.recommender.columns.time},
     }  # fmt: skip
+
+
+def server_timing(answered: Answered) -> str:
+    """The header `Server-Timing` (W3C), in milliseconds.
+
+    >>> server_timing(Answered({}, waited_s=0.00125, model_s=0.02))
+    'queue;dur=1.250, model;dur=20.000'
+    """
+    return f"queue;dur={answered.waited_s * 1e3:.3f}, model;dur={answered.model_s * 1e3:.3f}"
 
 
 async def _body(request: Request, service: Service) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 from plait.service.deployed import Deployed, Found, Question
 from plait.service.problems import Problem
@@ -18,11 +18,21 @@ LATE = "the deadline passed before the model answered"
 SLOW = 0.2  # the weight of the newest time in the mean
 
 
+@dataclass(frozen=True)
+class Answered:
+    """An answer, how long its question waited, and how long the pass of the model took that answered it."""
+
+    found: Found
+    waited_s: float
+    model_s: float  # 0 where counts answered after the deadline
+
+
 @dataclass(eq=False)
 class _Waiting:
     deployed: Deployed
     question: Question
-    future: "Future[Found]" = field(default_factory=Future)
+    future: "Future[Answered]" = field(default_factory=Future)
+    entered_s: float = field(default_factory=time.monotonic)
 
 
 @final
@@ -38,6 +48,7 @@ class Asking:
     def __init__(self, most_waiting: int, most_together: int = 16, batch_wait_s: float = 0.0) -> None:
         self._most_waiting, self._most_together, self._wait_s = most_waiting, most_together, batch_wait_s
         self._queue: deque[_Waiting] = deque()
+        self._works: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._changed, self._closed = threading.Condition(), False
         self.mean_s = 0.0  # of one question in the model's thread
         self.observe: Callable[[int, float], None] = lambda size, took_s: None
@@ -62,7 +73,7 @@ class Asking:
             {"Retry-After": str(after_s)},
         )
 
-    async def ask(self, deployed: Deployed, question: Question, deadline_s: float) -> Found:
+    async def ask(self, deployed: Deployed, question: Question, deadline_s: float) -> Answered:
         """The model's answer, or the fallback's where the model has none by then.
 
         Args:
@@ -77,7 +88,21 @@ class Asking:
             return await asyncio.wait_for(asyncio.wrap_future(waiting.future), max(0.0, left_s))
         except TimeoutError:
             self._leave(waiting)
-            return await asyncio.to_thread(deployed.fall_back, question, LATE)
+            waited_s = time.monotonic() - waiting.entered_s
+            return Answered(await asyncio.to_thread(deployed.fall_back, question, LATE), waited_s, 0.0)
+
+    def between_questions(self, work: Callable[[], Any]) -> Any:
+        """Does something in the model's thread, which keeps what that thread has learnt; waits for it.
+
+        Raises:
+            Problem: the service is going down; or as the work.
+        """
+        done: Future[Any] = Future()
+        with self._changed:
+            self._check_open()
+            self._works.append((work, done))
+            self._changed.notify()
+        return done.result()
 
     def close(self) -> None:
         """Answers what waits, and takes nothing more."""
@@ -95,10 +120,7 @@ class Asking:
     def _enter(self, deployed: Deployed, question: Question, left_s: float) -> _Waiting:
         waiting = _Waiting(deployed, question)
         with self._changed:
-            if self._closed:
-                raise Problem(
-                    503, "going down", "the service is going down; ask another, or again in a while"
-                )
+            self._check_open()
             would_take_s = (len(self._queue) + 1) * self.mean_s
             if self.is_full or (self._queue and would_take_s > left_s):
                 raise self.busy()
@@ -106,13 +128,21 @@ class Asking:
             self._changed.notify()
         return waiting
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Problem(503, "going down", "the service is going down; ask another, or again in a while")
+
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._queue and not self._closed:
+                while not (self._queue or self._works or self._closed):
                     self._changed.wait()
-                if not self._queue:
+                if not (self._queue or self._works):
                     return
+            while self._works:
+                _do(*self._works.popleft())
+            if not self._queue:
+                continue
             if self._wait_s and len(self._queue) < self._most_together:
                 time.sleep(self._wait_s)
             with self._changed:
@@ -134,4 +164,11 @@ class Asking:
                 if isinstance(answer, Exception):
                     each.future.set_exception(answer)
                 else:
-                    each.future.set_result(answer)
+                    each.future.set_result(Answered(answer, begin_s - each.entered_s, took_s))
+
+
+def _do(work: Callable[[], Any], done: "Future[Any]") -> None:
+    try:
+        done.set_result(work())
+    except BaseException as error:  # whoever waits for it is told
+        done.set_exception(error)

@@ -176,6 +176,7 @@ class Deployed:
 
     def state_of(self, user: str) -> State | None:
         """The state of a user's whole history as it is now; None where there is none."""
+        num_forgotten = self.states.num_forgotten
         head = self.store.head(user)
         if head is None or not head.count:
             self.states.forget(user)
@@ -184,7 +185,7 @@ class Deployed:
         if entry is None:
             entry = self._encoded(user)
         if entry is not None:
-            self.states.put(user, entry)
+            self.states.put(user, entry, num_forgotten)
         return None if entry is None else entry.state
 
     def _caught_up(self, user: str, head: Head) -> CachedState | None:
@@ -212,10 +213,11 @@ class Deployed:
         if kept is None or not kept.events:
             return None
         rows = [unpacked(event.content) for event in kept.events]
-        state = self._encode(rows, kept.head.before, user)
+        state = self.encoded(rows, kept.head.before, user)
         return CachedState(kept.head.epoch, kept.head.version, kept.head.last, state)
 
-    def _encode(self, rows: Sequence[dict[str, Any]], before: int, user: str | None) -> State:
+    def encoded(self, rows: Sequence[dict[str, Any]], before: int = 0, user: str | None = None) -> State:
+        """The state of events that are spelled as they are kept; it is not kept in memory."""
         state = self.recommender.encode(self.rows.frame(rows), before=before)
         return replace(state, id_U=(user,))
 
@@ -229,7 +231,7 @@ class Deployed:
                 return self.fall_back(question, "the user has no history")
         else:
             assert asked.history is not None, "a user or a history is given"
-            state = self._encode([self.rows.spelled(row) for row in asked.history], asked.before, None)
+            state = self.encoded([self.rows.spelled(row) for row in asked.history], asked.before)
         if self.needs_time[_answers_as(asked)] and asked.at is None:
             question = replace(question, asked=_at(asked, question.now))
         if isinstance(question.asked, WhyRequest):

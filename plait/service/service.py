@@ -5,7 +5,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -17,11 +17,12 @@ from plait.data.history import Columns
 from plait.data.log_rows import check_can_spell, log_rows
 from plait.files import Hashes
 from plait.recommender import Recommender
-from plait.service.asking import Asking
+from plait.service.asking import Answered, Asking
 from plait.service.counters import Counters
-from plait.service.deployed import Deployed, Found, Question
+from plait.service.deployed import Deployed, Question
 from plait.service.fallback import Fallback
 from plait.service.keys import read_keys
+from plait.service.practice import practise
 from plait.service.problems import Problem, without_values
 from plait.service.rows import Row, Rows, packed
 from plait.service.settings import ServiceSettings
@@ -82,12 +83,18 @@ class Service:
             self._append, refusals=(ValueError, Problem)
         )
         self.is_ready, self._swapping = False, threading.Lock()
-        self.deployed = self._loaded(model.version())
+        self._coming: Deployed | None = None  # the version that is about to be served
+        try:
+            self.deployed = self._loaded(model.version())
+        except BaseException:
+            self.asking.close()
+            self.appending.close()
+            raise
         self.is_ready = True
 
     # Questions
 
-    async def answer(self, asked: Asked, deadline_s: float) -> Found:
+    async def answer(self, asked: Asked, deadline_s: float) -> Answered:
         """One answer of one version of the model.
 
         Raises:
@@ -97,11 +104,13 @@ class Service:
         deployed.check_can(asked)
         question = Question(asked, self._now(deployed.recommender.columns))
         try:
-            found = await self.asking.ask(deployed, question, deadline_s)
+            answered = await self.asking.ask(deployed, question, deadline_s)
         except StoreUnavailable as error:
             raise unavailable(error) from error
-        self.counters.answered.labels(found["answered_by"]).inc()
-        return {"model": deployed.name, "version": deployed.version, **found}
+        self.counters.answered.labels(answered.found["answered_by"]).inc()
+        return replace(
+            answered, found={"model": deployed.name, "version": deployed.version, **answered.found}
+        )
 
     async def append(self, asked: AppendRequest) -> list[Outcome]:
         """What became of each event, when it is safe.
@@ -142,7 +151,9 @@ class Service:
             StoreUnavailable
         """
         known = await asyncio.to_thread(self.store.delete, user)
-        self.deployed.states.forget(user)
+        for deployed in (self._coming, self.deployed):  # in this order: the one becomes the other
+            if deployed is not None:
+                deployed.states.forget(user)
         return known
 
     def _append(self, asked: Sequence[tuple[Rows, AppendRequest]]) -> list[list[Outcome]]:
@@ -174,11 +185,13 @@ class Service:
         recommender = Recommender.from_pretrained(model.folder, model.device)
         fallback = None if model.dataset is None else Fallback.of(model.dataset, recommender)
         state_bytes = int(self.settings.state_memory_mb * 1e6)
-        return Deployed(model.name, version, recommender, self.store, fallback, state_bytes)
+        deployed = Deployed(model.name, version, recommender, self.store, fallback, state_bytes)
+        self.asking.between_questions(lambda: practise(deployed))
+        return deployed
 
     def reload(self) -> dict[str, Any]:
-        """Takes the version that lies in the folder now: loads it aside, warms the users asked about last, then turns.
-        Requests that began with the old version are answered by it.
+        """Takes the version that lies in the folder now: loads it aside, lets it practise, warms the users asked about
+        last, then turns. Requests that began with the old version are answered by it.
 
         Raises:
             Problem: the folder is not whole, or holds a model of other columns; the old version goes on.
@@ -199,8 +212,12 @@ class Service:
                     "no new model",
                     f"{_without_paths(error, self.model.folder)}; the version {old.version} goes on",
                 ) from error
-            warmed = new.warm(old.states.users(), lambda: True)
-            self.deployed = new
+            self._coming = new
+            try:
+                warmed = new.warm(old.states.users(), lambda: True)
+                self.deployed = new
+            finally:
+                self._coming = None
             self.counters.swaps.inc()
             return {"model": new.name, "version": version, "swapped": True, "warmed_users": warmed}
 

@@ -31,6 +31,7 @@ class CachedState:
 class StateCache:
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes, self.nbytes, self.hits, self.misses, self.appended = most_bytes, 0, 0, 0, 0
+        self.num_forgotten = 0  # times that a user was forgotten
         self._kept: OrderedDict[str, CachedState] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -44,11 +45,16 @@ class StateCache:
                 self._kept.move_to_end(user)
             return found
 
-    def put(self, user: str, entry: CachedState) -> None:
-        """One that is larger than the cache is not kept."""
+    def put(self, user: str, entry: CachedState, num_forgotten: int) -> None:
+        """One that is larger than the cache is not kept.
+
+        Args:
+            num_forgotten: as it stood before the history was read. Where anybody was forgotten since, the entry may be
+                of that very user, and is not kept.
+        """
         with self._lock:
             self._drop(user)
-            if entry.nbytes > self.most_bytes:
+            if entry.nbytes > self.most_bytes or num_forgotten != self.num_forgotten:
                 return
             self._kept[user] = entry
             self.nbytes += entry.nbytes
@@ -56,7 +62,9 @@ class StateCache:
                 self._drop(next(iter(self._kept)))
 
     def forget(self, user: str) -> None:
+        """After it is gone from the store."""
         with self._lock:
+            self.num_forgotten += 1
             self._drop(user)
 
     def users(self) -> list[str]:

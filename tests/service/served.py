@@ -17,6 +17,8 @@ from plait.layouts import resolve
 from plait.recommender import Recommender
 from plait.schema import Action, Regression
 from plait.service.app import app_of
+from plait.service.deployed import Deployed
+from plait.service.fallback import Fallback
 from plait.service.service import Model, Service, seed
 from plait.service.settings import ServiceSettings
 from plait.store.history import Retention, Store
@@ -78,6 +80,13 @@ def service_of(
     keeping = store or LmdbStore(folder / "store", "process", Retention())
     seed(keeping, data, recommender)
     return Service(Model("lac", folder / "model", data, "cpu"), keeping, ServiceSettings(**settings))
+
+
+def deployed_of(folder: Path, data: Dataset, layout: Any, retention: Retention = Retention()) -> Deployed:
+    recommender = recommender_of(data, layout)
+    store = LmdbStore(folder / "store", "process", retention)
+    seed(store, data, recommender)
+    return Deployed("m", "v", recommender, store, Fallback.of(data, recommender), 10_000_000)
 
 
 def ask(

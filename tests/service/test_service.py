@@ -15,6 +15,7 @@ from served import (
     ask,
     asked,
     client_of,
+    deployed_of,
     prepared_log,
     rating_event,
     recommender_of,
@@ -26,11 +27,11 @@ from plait.data import Dataset
 from plait.engine.asking import reads_condition
 from plait.service.deployed import Deployed, Question
 from plait.service.examples import EXAMPLES
-from plait.service.fallback import Fallback
 from plait.service.keys import add_key, holder, read_keys
+from plait.service.practice import practise
 from plait.service.problems import Problem
 from plait.service.rows import packed, unpacked
-from plait.service.service import Service, seed
+from plait.service.service import Service
 from plait.service.settings import ServiceSettings
 from plait.service.states import CachedState, StateCache
 from plait.service.wire import RetrieveRequest, ScoreRequest
@@ -95,13 +96,6 @@ def check_answers(deployed: Deployed, store: Store, data: Dataset) -> Counter:
     return met
 
 
-def deployed_of(folder: Path, data: Dataset, layout: Any, retention: Retention = Retention()) -> Deployed:
-    recommender = recommender_of(data, layout)
-    store = LmdbStore(folder / "store", "process", retention)
-    seed(store, data, recommender)
-    return Deployed("m", "v", recommender, store, Fallback.of(data, recommender), 10_000_000)
-
-
 ASKED_UNDER_CONDITIONS = [each for each in EVERY_LAYOUT if reads_condition(each.values[0])]
 ANSWERING = [
     each
@@ -120,6 +114,8 @@ def test_a_model_that_is_asked_under_conditions_is_refused(tmp_path: Path, data:
 def test_states_in_memory_answer_as_whole_histories(layout: Any, tmp_path: Path, data: Dataset) -> None:
     deployed = deployed_of(tmp_path, data, layout, Retention(keep=12, step=3))
     try:
+        assert practise(deployed) == deployed.can_retrieve + deployed.can_score
+        assert len(deployed.states) == 0
         met = check_answers(deployed, deployed.store, data)
         assert_not_vacuous({name: met[name] for name in ("model", "appended", "hits", "misses")}, 2)
     finally:
@@ -384,6 +380,32 @@ def test_late_answers_are_counts_and_cost_the_model_nothing(
     assert held.taken == [1]
 
 
+def test_an_answer_tells_how_long_it_waited(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two questions, of which one waits while the other is held for 0.1 s; and one past its deadline."""
+    held = Held(service, monkeypatch)
+
+    async def all_at_once() -> list[Any]:
+        async with client_of(service) as client:
+            first = asyncio.create_task(asked(client, "/v1/retrieve", {"user": 191}))
+            while not held.taken:
+                await asyncio.sleep(0.001)
+            second = asyncio.create_task(asked(client, "/v1/retrieve", {"user": 192}))
+            late = await asked(client, "/v1/retrieve", {"user": 193}, headers={"plait-deadline-ms": "100"})
+            held.may_answer.set()
+            return [await first, await second, late]
+
+    answers = asyncio.run(all_at_once())
+    told = [
+        dict(part.strip().split(";dur=") for part in answer.headers["server-timing"].split(","))
+        for answer in answers
+    ]
+    (_, held_ms), (waited_ms, _), (late_ms, none_ms) = (
+        (float(its["queue"]), float(its["model"])) for its in told
+    )
+    assert min(held_ms, waited_ms, late_ms) >= 90 and none_ms == 0
+    assert waited_ms <= held_ms  # the second came while the first was in its pass
+
+
 def test_a_full_queue_refuses_early(tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     service = service_of(tmp_path, data, most_waiting=3)
     held = Held(service, monkeypatch)
@@ -594,13 +616,15 @@ class _Sized(CachedState):
 def test_a_cache_holds_so_many_bytes() -> None:
     cache = StateCache(100)
     for user, nbytes in (("a", 40), ("b", 40), ("c", 20)):
-        cache.put(user, _Sized(nbytes))
+        cache.put(user, _Sized(nbytes), 0)
     assert cache.get("a") is not None and cache.nbytes == 100
-    cache.put("d", _Sized(30))
+    cache.put("d", _Sized(30), 0)
     assert cache.users() == ["d", "a", "c"] and cache.nbytes == 90  # b was unused for longest
-    cache.put("e", _Sized(101))
+    cache.put("e", _Sized(101), 0)
     assert cache.get("e") is None and len(cache) == 3
     cache.forget("a")
+    assert cache.users() == ["d", "c"] and cache.nbytes == 50
+    cache.put("a", _Sized(10), 0)  # read before a was forgotten
     assert cache.users() == ["d", "c"] and cache.nbytes == 50
 
 

@@ -1,0 +1,84 @@
+"""Questions that a version answers before it is served: what comes first in a process takes longest.
+
+Libraries are read, memory is taken, and ways of multiplying are chosen when they are first needed. Real questions would
+wait for that, and past their deadline get counts.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from plait.data.columns.times import PER_S
+from plait.data.history import Columns
+from plait.service.deployed import Deployed, Question
+from plait.service.rows import Row
+from plait.service.wire import RetrieveRequest, ScoreRequest
+
+CANDIDATES = 1_000
+BEGAN = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def practise(deployed: Deployed) -> int:
+    """Answers a retrieve and a score of the longest history that the model reads, and appends to it; how many answers.
+
+    Nothing of it is stored or kept in memory.
+
+    Raises:
+        ValueError: the model does not answer.
+    """
+    rows = practice_rows(deployed)
+    try:
+        state = deployed.encoded(rows[:-1])
+        deployed.recommender.append(state, deployed.rows.frame(rows[-1:]))
+        questions = _questions(deployed, rows)
+        answers = deployed.answer(questions)
+    except Exception as error:
+        raise ValueError(f"the model cannot answer: {error}") from error
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise ValueError(f"the model cannot answer: {answer}") from answer
+    return len(answers)
+
+
+def practice_rows(deployed: Deployed) -> list[Row]:
+    """Events of the model's first items, one a minute, so many as it reads at most, and one more."""
+    recommender = deployed.recommender
+    plan, ids = recommender.model.plan, recommender.items.head(CANDIDATES).to_list()
+    count = plan.window.longest + max(plan.lead, 1) + 1
+    return [
+        deployed.rows.spelled(_row(recommender.columns, ids[nth % len(ids)], nth)) for nth in range(count)
+    ]
+
+
+def _questions(deployed: Deployed, rows: list[Row]) -> list[Question]:
+    recommender = deployed.recommender
+    history, time = tuple(rows), recommender.columns.time
+    ids = tuple(recommender.items.head(CANDIDATES).to_list())
+    asked: list[RetrieveRequest | ScoreRequest] = []
+    if deployed.can_retrieve:
+        asked.append(RetrieveRequest(history=history, filter_seen=False, with_actions=deployed.can_score))
+    if deployed.can_score:
+        asked.append(ScoreRequest(items=ids, history=history))
+    return [Question(each, None if time is None else rows[-1][time]) for each in asked]
+
+
+def _row(columns: Columns, item: Any, nth: int) -> Row:
+    """Where the log breaks ties or names requests, each event has a number and a request of its own."""
+    found = {columns.item: item}
+    if columns.time is not None:
+        found[columns.time] = _time(columns, nth)
+    if columns.time_offset is not None:
+        found[columns.time_offset] = "+0000"
+    if columns.order is not None:
+        found[columns.order] = nth
+    if columns.request is not None:
+        found[columns.request] = f"practice-{nth}"
+    return found
+
+
+def _time(columns: Columns, minute: int) -> Any:
+    when = BEGAN + timedelta(minutes=minute)
+    if columns.time_format is not None:
+        return when.strftime(columns.time_format)
+    if columns.time_offset is not None:
+        return when.strftime("%Y-%m-%dT%H:%M:%S")
+    return int(when.timestamp()) * PER_S[columns.time_unit]

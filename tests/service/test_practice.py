@@ -1,0 +1,89 @@
+"""A version answers before it is served."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from served import RATING, deployed_of, prepared_log, recommender_of, served_log, service_of
+from tiny import assert_caught
+
+import plait
+from plait.data import Dataset
+from plait.service.deployed import Deployed, Question
+from plait.service.practice import practice_rows, practise
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return prepared_log(tmp_path_factory.mktemp("served"))
+
+
+def check_practised(folder: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is ready, and again before it is swapped, a version answers once of each kind; nothing is kept."""
+    kinds: list[str] = []
+    right = Deployed.answer
+
+    def answer(self: Deployed, questions: Sequence[Question]) -> Any:
+        assert threading.current_thread().name == "plait-model"
+        kinds.extend(type(question.asked).__name__ for question in questions)
+        return right(self, questions)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Deployed, "answer", answer)
+        service = service_of(folder, data)
+        try:
+            assert kinds == ["RetrieveRequest", "ScoreRequest"] and service.is_ready
+            recommender_of(data, scale=1.1).save_pretrained(folder / "model")
+            assert service.reload()["swapped"] and kinds == ["RetrieveRequest", "ScoreRequest"] * 2
+            assert len(service.deployed.states) == 0
+            assert service.store.history("None") is None and service.asking.mean_s == 0
+        finally:
+            service.close()
+
+
+def test_a_version_practises_before_it_is_served(
+    tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_practised(tmp_path, data, monkeypatch)
+
+
+def test_a_version_that_does_not_practise_is_caught(
+    tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plait.service.service.practise", lambda deployed: 0)
+    assert_caught(check_practised, tmp_path, data, monkeypatch)
+
+
+def test_a_model_that_cannot_answer_is_not_served(
+    tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Deployed, *given: Any) -> Any:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(Deployed, "_retrieved", broken)
+    with pytest.raises(ValueError, match="the model cannot answer: no memory"):
+        service_of(tmp_path, data)
+
+
+def test_practice_spells_times_as_the_log_does(tmp_path: Path) -> None:
+    when = pl.from_epoch("timestamp").dt.strftime("%d.%m.%Y %H:%M:%S")
+    data = plait.prepare(
+        served_log().with_columns(when.alias("timestamp"), visit=pl.col("timestamp").cast(pl.String)),
+        user="user_id",
+        item="item_id",
+        time="timestamp",
+        time_format="%d.%m.%Y %H:%M:%S",
+        request="visit",
+        actions=list(RATING),
+        out=tmp_path / "data",
+        min_item_events=1,
+    )
+    deployed = deployed_of(tmp_path, data, "lac")
+    try:
+        assert practise(deployed) == 2
+        assert practice_rows(deployed)[1]["timestamp"] == "01.01.2020 00:01:00"
+    finally:
+        deployed.store.close()
