@@ -2,30 +2,17 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from served import ask, asked, client_of, prepared_log, recommender_of, service_of
+from served import ask, asked, client_of, recommender_of
 from tiny import assert_caught
 
 from plait.data import Dataset
 from plait.service.deployed import Deployed
 from plait.service.service import Service
 from plait.service.states import StateCache
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return prepared_log(tmp_path_factory.mktemp("served"))
-
-
-@pytest.fixture
-def service(tmp_path: Path, data: Dataset) -> Iterator[Service]:
-    service = service_of(tmp_path, data)
-    yield service
-    service.close()
 
 
 def check_forgotten_in_flight(service: Service, monkeypatch: pytest.MonkeyPatch) -> int:

@@ -7,18 +7,13 @@ from typing import Any
 
 import polars as pl
 import pytest
-from served import RATING, deployed_of, prepared_log, recommender_of, served_log, service_of
+from served import RATING, deployed_of, recommender_of, served_log, service_of
 from tiny import assert_caught
 
 import plait
 from plait.data import Dataset
 from plait.service.deployed import Deployed, Question
 from plait.service.practice import practice_rows, practise
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return prepared_log(tmp_path_factory.mktemp("served"))
 
 
 def check_practised(folder: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from served import (
     asked,
     client_of,
     deployed_of,
-    prepared_log,
     rating_event,
     recommender_of,
     service_of,
@@ -39,18 +38,6 @@ from plait.store.history import Append, Retention, Store, StoredEvent, StoreFull
 from plait.store.lmdb_store import LmdbStore
 
 ITEMS = [242, 280, 302]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return prepared_log(tmp_path_factory.mktemp("served"))
-
-
-@pytest.fixture
-def service(tmp_path: Path, data: Dataset) -> Iterator[Service]:
-    service = service_of(tmp_path, data)
-    yield service
-    service.close()
 
 
 # Answers

@@ -3,16 +3,14 @@
 import json
 import re
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from served import ask, prepared_log, recommender_of, service_of
+from served import ask, recommender_of, service_of
 from tiny import assert_caught
 
 import plait
-from plait.data import Dataset
 from plait.engine.attention import OWN
 from plait.layouts import CATALOGUE
 from plait.schema import Action, Regression
@@ -31,18 +29,6 @@ UNSAFE = (
     "localStorage",
     "sessionStorage",
 )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return prepared_log(tmp_path_factory.mktemp("page"))
-
-
-@pytest.fixture
-def service(tmp_path: Path, data: Dataset):
-    found = service_of(tmp_path, data)
-    yield found
-    found.close()
 
 
 def got(service: Service, path: str, **headers: str):
