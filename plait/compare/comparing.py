@@ -45,7 +45,8 @@ from plait.evaluation.answers import measure, targets_of
 from plait.evaluation.beyond_accuracy import TrainingFacts, beyond_accuracy
 from plait.evaluation.checkpoints import rules_of
 from plait.evaluation.counting import BASELINES, Baselines, baselines_of
-from plait.evaluation.counts_effect import effects
+from plait.evaluation.counts_effect import CountsInTime, effects
+from plait.evaluation.counts_in_time import counts_in_time
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.provenance import Provenance, provenance
 from plait.evaluation.reachable import Reach, check_can_choose
@@ -247,7 +248,8 @@ def compare_variants(
         floor = floor_of(counted.baselines, counted.statistics, statistics, DRAWS)
         comparison = msgspec.structs.replace(comparison, floor=floor)
     beyond = (*_beyond_accuracy(study, results), *(counted.beyond if counted else ()))
-    comparison = msgspec.structs.replace(comparison, beyond_accuracy=beyond)
+    in_time = _counts_in_time(study, results, (*comparison.retrieval, *comparison.scoring))
+    comparison = msgspec.structs.replace(comparison, beyond_accuracy=beyond, counts_in_time=in_time)
     of_users = examples(dataset, comparison, verdict_of(comparison), out, study.filters_seen)
     comparison = msgspec.structs.replace(comparison, examples=of_users)
     served = serving(dataset, comparison, out, device, study.filters_seen)
@@ -433,6 +435,13 @@ def _beyond_accuracy(study: _Study, results: Mapping[str, Mapping[Path, Result]]
     for name, of_variant in results.items():
         runs = [measured_answers(folder, result) for folder, result in of_variant.items()]
         yield Beyond(name, False, beyond_accuracy(runs, study.known, study.shown))
+
+
+def _counts_in_time(
+    study: _Study, results: Mapping[str, Mapping[Path, Result]], metrics: Sequence[str]
+) -> dict[str, CountsInTime]:
+    found = {name: counts_in_time(runs, study.dataset, metrics, DRAWS) for name, runs in results.items()}
+    return {name: its for name, its in found.items() if its is not None}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -92,6 +92,10 @@ def notes(comparison: Comparison, *, counts_in_tables: bool = False) -> list[str
 def _counts(comparison: Comparison) -> list[str]:
     """What counts do to each layout that has them, then how these layouts stand without."""
     found = [f"{layout}: {'; '.join(map(_effect, its))}" for layout, its in comparison.counts.items()]
+    found += [
+        f"{layout}, counted until the test: {'; '.join(map(_effect, its.until_test))}"
+        for layout, its in comparison.counts_in_time.items()
+    ]
     if len(comparison.without_counts) < 2:
         return found
     for metric in (*comparison.retrieval, *comparison.scoring):

@@ -15,7 +15,9 @@ from plait.compare.presentation import COST_COLUMNS, Line
 from plait.compare.presentation import Cell as MetricCell
 from plait.compare.results import Comparison
 from plait.compare.side_tables import (
+    COUNTS_IN_TIME_NOTE,
     COUNTS_NOTE,
+    counts_in_time_tables,
     counts_tables,
     list_metrics,
     serving_notes,
@@ -139,6 +141,8 @@ def html_page(comparison: Comparison, folder: Path | None = None) -> str:
         },
         counts_tables=counts_tables(comparison),
         counts_note=COUNTS_NOTE,
+        counts_in_time_tables=counts_in_time_tables(comparison),
+        counts_in_time_note=COUNTS_IN_TIME_NOTE,
         side_tables=side_tables(comparison),
         list_metrics=list_metrics(comparison),
         side_notes=side_notes(comparison),

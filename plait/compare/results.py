@@ -16,7 +16,7 @@ from plait.compare.regret import Regret, regrets
 from plait.compare.sensitivity import Sensitivity, sensitivity
 from plait.compare.significance import LEVEL, Pair, Side, as_drawn, drawn, scattering_apart, tell_apart
 from plait.evaluation.beyond_accuracy import BeyondAccuracy
-from plait.evaluation.counts_effect import CountsEffect
+from plait.evaluation.counts_effect import CountsEffect, CountsInTime
 from plait.evaluation.provenance import Provenance
 from plait.metrics.intervals import (
     Bootstrap,
@@ -297,6 +297,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     floor: Floor | None = None  # what counting reaches on the same users; None where it was not asked
     counts: dict[str, tuple[CountsEffect, ...]] = {}  # by layout that has them: what they do to its metrics
     without_counts: tuple[Summary, ...] = ()  # of the same layouts, by their models alone
+    counts_in_time: dict[str, CountsInTime] = {}  # by layout that has them, where the data is cut in time
     beyond_accuracy: tuple[Beyond, ...] = ()  # empty in comparisons of before it was measured
     serving: Serving | None = (
         None  # None in comparisons of before it was measured, or where no model was kept

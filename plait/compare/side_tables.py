@@ -4,7 +4,7 @@ and what serving takes.
 Nothing is marked as best in them: their metrics are no measure of quality, and slices are small.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
@@ -13,6 +13,7 @@ from plait.compare.presentation import Cell, around
 from plait.compare.results import Beyond, Comparison, LayoutCard, Request, ServingCost
 from plait.compare.verdict import chief_metrics
 from plait.compare.words import NOTHING, duration, metric_label, number, signed
+from plait.evaluation.counts_effect import CountsEffect, CountsInTime
 from plait.metrics.intervals import Estimate
 
 
@@ -59,10 +60,42 @@ def _of_counts(comparison: Comparison, metric: str) -> SideTable:
         for its in (its for its in effects if its.metric == metric):
             without = alone.get(layout)
             star = "*" * bool(without and without.vs_best and without.vs_best.is_significant)
-            difference = Cell(signed(its.difference.value), around=bounds_and_p(its))
-            cells = (Cell(number(its.without) + star), Cell(number(its.with_counts)), difference)
+            cells = (Cell(number(its.without) + star), Cell(number(its.with_counts)), _difference(its))
             rows.append((layout, cells))
     return SideTable(metric_label(metric), ("without counts", "with counts", "difference"), tuple(rows))
+
+
+COUNTS_IN_TIME_NOTE = (
+    "What counts add, with - without on the same runs. First with tables of the training and the validation rows, as "
+    "one who serves would have them. Then with those of the training rows alone, by how long after the last of these "
+    "a question was asked."
+)
+
+
+def counts_in_time_tables(comparison: Comparison) -> list[SideTable]:
+    """What counts add as they age, for each of the chief metrics; empty where the data is not cut in time."""
+    found = {layout: _by_heading(its) for layout, its in comparison.counts_in_time.items()}
+    headings = tuple(dict.fromkeys(heading for its in found.values() for heading in its))
+    metrics = chief_metrics(comparison.retrieval, comparison.scoring) if found else ()
+    return [_of_counts_in_time(found, headings, metric) for metric in metrics]
+
+
+def _by_heading(its: CountsInTime) -> dict[str, tuple[CountsEffect, ...]]:
+    return {"counted until the test": its.until_test} | {age.heading: age.effects for age in its.by_age}
+
+
+def _of_counts_in_time(
+    found: Mapping[str, Mapping[str, tuple[CountsEffect, ...]]], headings: tuple[str, ...], metric: str
+) -> SideTable:
+    rows = []
+    for layout, its in found.items():
+        of = [{effect.metric: effect for effect in its.get(heading, ())} for heading in headings]
+        rows.append((layout, tuple(_difference(by[metric]) if metric in by else Cell(NOTHING) for by in of)))
+    return SideTable(metric_label(metric), headings, tuple(rows))
+
+
+def _difference(its: CountsEffect) -> Cell:
+    return Cell(signed(its.difference.value), around=bounds_and_p(its))
 
 
 def list_metrics(comparison: Comparison) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float32, Int64
 from plait import files
 from plait.data.columns.ids import id_series
 from plait.data.forks import check_can_work
-from plait.data.manifest import FORMAT_VERSION, Manifest, why_left_out
+from plait.data.manifest import FORMAT_VERSION, Manifest, Temporal, why_left_out
 from plait.data.preparation.coding import similar_texts
 from plait.data.queries import met_before, queries, training_rows
 from plait.data.storage.whole_folders import (
@@ -37,6 +37,7 @@ from plait.window_rule import WindowRule
 AGAIN = "prepare the log again, or simulate it again"
 
 EventPart = Literal["train", "validation", "test"]
+TrainingRows = Literal["as prepared", "until test", "all"]
 Rows = Int64[np.ndarray, "R"] | Bool[np.ndarray, "Q"]
 
 
@@ -80,6 +81,7 @@ class Dataset:
         """Maps the files of a folder that `open` has checked."""
         self.folder = folder
         self.manifest = manifest
+        self._training: TrainingRows = "as prepared"
         self._start_U1 = self._map("start")
         self._validation_U = self._map("validation")  # rows at which a user's validation segment begins
         self._test_U = self._map("test")
@@ -153,21 +155,34 @@ class Dataset:
 
     def whole(self) -> "Dataset":
         """The same events, all of them for training and none held out. What preparation fitted stays as it is."""
-        whole = Dataset(self.folder, self.manifest)
-        whole._validation_U = whole._test_U = self._start_U1[1:]
-        count_V1 = np.bincount(self._item_E, minlength=self.num_items + 1)
-        whole._item_table = self._item_table.with_columns(
+        return self._with_training("all", self._start_U1[1:])
+
+    def until_test(self) -> "Dataset":
+        """The same events, those of the validation for training, too, and none for validation."""
+        return self._with_training("until test", self._test_U)
+
+    def _with_training(self, training: TrainingRows, end_U: Int64[np.ndarray, " U"]) -> "Dataset":
+        """The same events, those of each user before a row for training, and from it on for the test."""
+        other = Dataset(self.folder, self.manifest)
+        other._training = training
+        other._validation_U = other._test_U = end_U
+        row_E = np.arange(len(self._item_E))
+        is_train_E = row_E < np.repeat(end_U, np.diff(self._start_U1))
+        count_V1 = np.bincount(self._item_E[is_train_E], minlength=self.num_items + 1)
+        other._item_table = self._item_table.with_columns(
             train_events=pl.Series(count_V1[UNKNOWN_ITEM + 1 :])
         )
-        return whole
+        return other
 
     @property
-    def holds_out(self) -> bool:
-        """Whether any event is kept from training."""
-        return bool((self._validation_U < self._start_U1[1:]).any())
+    def training_ends_s(self) -> int | None:
+        """The moment, in unix seconds, that all training events lie before and all others not; None where the data is
+        not cut in time."""
+        split = self.manifest.split
+        return split.cut_validation_s if isinstance(split, Temporal) else None
 
-    def __reduce__(self) -> tuple[Callable[[Path, bool], "Dataset"], tuple[Path, bool]]:
-        return _opened, (self.folder, self.holds_out)  # a copy in another process maps the same files
+    def __reduce__(self) -> tuple[Callable[[Path, TrainingRows], "Dataset"], tuple[Path, TrainingRows]]:
+        return _opened, (self.folder, self._training)  # a copy in another process maps the same files
 
     def __repr__(self) -> str:
         of = self.manifest.counts
@@ -582,9 +597,17 @@ class Dataset:
         return pl.read_parquet(self.folder / f"{name}.parquet", glob=False)
 
 
-def _opened(folder: Path, holds_out: bool) -> Dataset:
+def _opened(folder: Path, training: TrainingRows) -> Dataset:
     dataset = Dataset.open(folder)
-    return dataset if holds_out else dataset.whole()
+    match training:
+        case "as prepared":
+            return dataset
+        case "until test":
+            return dataset.until_test()
+        case "all":
+            return dataset.whole()
+        case _:
+            assert_never(training)
 
 
 class _Version(msgspec.Struct):

@@ -1,4 +1,5 @@
-"""Whether counts help: the same runs with counts and without, on the same users."""
+"""Whether counts help: the same runs with counts and without, on the same users; and what they do to
+questions of each age."""
 
 from collections.abc import Mapping, Sequence
 
@@ -50,3 +51,29 @@ def effects(
         if both.value is not None and alone.value is not None:
             found.append(CountsEffect(metric, both.value, alone.value, paired_difference(both, alone)))
     return tuple(found)
+
+
+class AgeEffects(msgspec.Struct, frozen=True):
+    """What counts do to the questions that were asked so long after the last row that is counted."""
+
+    least_days: float
+    most_days: float
+    num_answers: int
+    effects: tuple[CountsEffect, ...]
+
+    @property
+    def heading(self) -> str:
+        """
+        >>> AgeEffects(0.0, 2.5, 100, ()).heading
+        'after 0 to 2.5 days'
+        """
+        return f"after {self.least_days:.3g} to {self.most_days:.3g} days"
+
+
+class CountsInTime(msgspec.Struct, frozen=True):
+    """What counts do where the data is cut in time: tables of training rows are older than what is asked."""
+
+    until_test: tuple[CountsEffect, ...]  # with counts of the validation's rows, too, and without counts
+    by_age: tuple[
+        AgeEffects, ...
+    ]  # with counts of the training rows alone, and without counts; the young first

@@ -7,6 +7,8 @@ RUN/model/          the best weights, and what they need to read histories
 RUN/answers.npz     the model's answers on the test events
 RUN/answers_without_counts.npz
                     those that it would give without its counts, where it has some
+RUN/answers_counted_until_test.npz
+                    those that it would give with counts of the validation's rows, too, where the data is cut in time
 RUN/model-actions/, RUN/answers-actions.npz
                     the same of the best checkpoint for actions, where the layout retrieves, too; model-retrieval/
                     under protocol.deploy = actions
@@ -39,6 +41,7 @@ Kind = TypeVar("Kind")
 SETTINGS, ANSWERS, RESULT, MODEL = "settings.json", "answers.npz", "result.json", "model"
 CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
 WITHOUT_COUNTS = "answers_without_counts.npz"
+COUNTED_UNTIL_TEST = "answers_counted_until_test.npz"
 ANEW = "train it again in another folder, or delete this one"
 
 
@@ -184,9 +187,17 @@ def answers_of_run(
 def answers_without_counts(folder: Path, result: Result) -> Answers | None:
     """What a finished run would be measured on without its counts; None where it has none. Raises ValueError where the
     answers are not whole."""
-    if not (folder / WITHOUT_COUNTS).is_file():
-        return None
-    return measured_answers(folder, result, WITHOUT_COUNTS)
+    return _answers_if_there(folder, result, WITHOUT_COUNTS)
+
+
+def answers_counted_until_test(folder: Path, result: Result) -> Answers | None:
+    """What a finished run would be measured on with counts of the validation's rows, too; None where nobody asked.
+    Raises ValueError where the answers are not whole."""
+    return _answers_if_there(folder, result, COUNTED_UNTIL_TEST)
+
+
+def _answers_if_there(folder: Path, result: Result, name: str) -> Answers | None:
+    return measured_answers(folder, result, name) if (folder / name).is_file() else None
 
 
 def load_answers(

@@ -13,13 +13,14 @@ from plait.data.history import columns_read, save_vocabulary
 from plait.data.storage.locks import kept_alone
 from plait.data.storage.whole_folders import MANIFEST
 from plait.evaluation.answers import Answers, answers_of
-from plait.evaluation.combining import counts_of
+from plait.evaluation.combining import counted_again, counts_of
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.provenance import Provenance, provenance
 from plait.evaluation.run_files import (
     ANEW,
     ANSWERS,
     CHECKPOINT,
+    COUNTED_UNTIL_TEST,
     METRICS,
     MODEL,
     RESULT,
@@ -168,6 +169,8 @@ def _save_checkpoints(
             for said in tested.counts.said:
                 report(f"{of_checkpoint(MODEL, checkpoint)}/: {said}")
             save_answers(folder / of_checkpoint(WITHOUT_COUNTS, checkpoint), tested.without)
+        if tested.until_test is not None:
+            save_answers(folder / of_checkpoint(COUNTED_UNTIL_TEST, checkpoint), tested.until_test)
         save_answers(folder / of_checkpoint(ANSWERS, checkpoint), tested.answers)
         model_folder = folder / of_checkpoint(MODEL, checkpoint)
         model_folder.mkdir(exist_ok=True)
@@ -182,18 +185,31 @@ class _Tested:
     counts: Counts | None
     answers: Answers
     without: Answers
+    until_test: (
+        Answers | None
+    )  # with counts of the validation's rows, too; None where the data is not cut in time
 
 
 def _tested(dataset: Dataset, settings: RunSettings, model: GenerativeRecommender, device: str) -> _Tested:
     model.counts = None
     without = answers_of(model, dataset, "test", settings.protocol, device)
     if not model.takes_counts:
-        return _Tested(None, without, without)
-    model.counts = counts_of(model, dataset, settings.protocol, device)
-    answers = without
-    if model.counts.pay:
+        return _Tested(None, without, without, None)
+    counts = counts_of(model, dataset, settings.protocol, device)
+    answers, until_test = without, None
+    if counts.pay:
+        model.counts = counts
         answers = answers_of(model, dataset, "test", settings.protocol, device)
-    return _Tested(model.counts, answers, without)
+        if dataset.training_ends_s is not None:
+            model.counts = _counted_until_test(counts, dataset, settings)
+            until_test = answers_of(model, dataset, "test", settings.protocol, device)
+    return _Tested(counts, answers, without, until_test)
+
+
+def _counted_until_test(counts: Counts, dataset: Dataset, settings: RunSettings) -> Counts:
+    """The same counts of all rows before the test, as one who serves would have them."""
+    same_request = settings.model.exposure.same_request
+    return counted_again(counts, dataset, dataset.until_test(), settings.protocol, same_request)
 
 
 def _beside(fitted: Fitted) -> OtherCheckpoint | None:
