@@ -89,7 +89,7 @@ def test_counts_that_know_the_test_are_caught(dataset, monkeypatch):
 
 
 def test_counts_until_the_test_know_what_began_after_training(compared, dataset):
-    comparison, folder = compared
+    comparison, _ = compared
     its = comparison.counts_in_time["item"]
     until_test = {effect.metric: effect for effect in its.until_test}["ndcg@10"]
     of_training = {effect.metric: effect for effect in comparison.counts["item"]}["ndcg@10"]
@@ -99,7 +99,7 @@ def test_counts_until_the_test_know_what_began_after_training(compared, dataset)
 
 
 def test_what_counts_add_by_age_is_what_they_add_to_those_questions(compared, dataset):
-    comparison, folder = compared
+    comparison, _ = compared
     by_age = comparison.counts_in_time["item"].by_age
     num_answers = [age.num_answers for age in by_age]
     assert len(by_age) == 3 and sum(num_answers) == len(dataset.targets("test"))
