@@ -78,8 +78,9 @@ def serve(folder: Path, threads: int) -> None:
     from plait.data import Dataset
     from plait.nn.runtime import tune_process
     from plait.recommender import Recommender
+    from plait.service.models import Model
     from plait.service.running import run
-    from plait.service.service import Model, Service, seed
+    from plait.service.service import Service, seed
     from plait.service.settings import ServiceSettings
     from plait.store.lmdb_store import LmdbStore
 
@@ -88,7 +89,7 @@ def serve(folder: Path, threads: int) -> None:
     data, store = Dataset.open(folder / "data"), LmdbStore(folder / "store", "power")
     seed(store, data, Recommender.from_pretrained(folder / "model", "cpu"))
     settings = ServiceSettings(port=0, deadline_ms=DEADLINE_MS, state_memory_mb=STATE_MB)
-    service = Service(Model("bench", folder / "model", data, "cpu"), store, settings)
+    service = Service([Model("bench", folder / "model", data, "cpu")], store, settings)
     run(service, lambda line: print(line, flush=True))
 
 

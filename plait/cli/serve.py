@@ -1,22 +1,30 @@
 """The verb that answers over HTTP."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from math import lcm
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from plait.cli.arguments import Device
 from plait.cli.output import progress_console, say
 from plait.cli.runs import data_of, finished_run, run_and_model
+from plait.evaluation.run_files import MODEL
+from plait.schema import check_unique
 
 if TYPE_CHECKING:
-    from plait.data import Dataset
+    from rich.console import Console
+
     from plait.recommender import Recommender
+    from plait.service.models import Model
+    from plait.service.split import Traffic
     from plait.store.history import Store
 
 
 def serve(
     run: Path,
     /,
-    *,
+    *beside: Path,
     host: str = "127.0.0.1",
     port: int = 8000,
     store: str | None = None,
@@ -32,6 +40,9 @@ def serve(
     most_body_mb: float = 4.0,
     most_per_s: float = 0.0,
     drain_s: float = 10.0,
+    split: tuple[str, ...] = (),
+    split_salt: str = "",
+    shadow: str | None = None,
     threads: int | None = None,
     device: Device = "auto",
 ) -> None:
@@ -44,6 +55,8 @@ def serve(
     run
         The folder of `plait train`, or a folder in runs/ of `plait compare`: the model that it deploys answers
         (model/). Where another lies beside it, RUN/model-actions names that.
+    beside
+        More of them, of the same log. Each model is called as its folder.
     host
         The address to listen at. Any but this machine's own needs --keys.
     port
@@ -76,6 +89,13 @@ def serve(
         Requests that one key may send a second; 0 sets no limit.
     drain_s
         How long open requests may take after SIGTERM.
+    split
+        NAME=SHARE, once for each model: users are shared among models by a stable hash. By default the first answers
+        all, and the others those who name them.
+    split_salt
+        Another one draws anew which user gets which model.
+    shadow
+        The name of a model that answers questions again, unseen, to be compared: see /metrics.
     threads
         Of the model's arithmetic; by default as torch has them.
     device
@@ -92,7 +112,7 @@ def serve(
 
     from plait.recommender import Recommender
     from plait.service.running import run as run_service
-    from plait.service.service import Model, Service, seed
+    from plait.service.service import Service, seed
     from plait.service.settings import ServiceSettings
 
     screen = progress_console()
@@ -101,21 +121,18 @@ def serve(
         batch_wait_ms=batch_wait_ms, most_together=most_together, state_memory_mb=state_memory_mb,
         most_body_mb=most_body_mb, most_per_s=most_per_s, drain_s=drain_s,
     )  # fmt: skip
-    folder, model_folder = run_and_model(run)
-    data = data_of(finished_run(folder))
-    if isinstance(data, str):
-        say(f"no histories and no fallback: {data}", screen)
-
+    models = [_model_of(each, device, screen) for each in (run, *beside)]
+    traffic = _traffic([model.name for model in models], split, split_salt, shadow)
     if threads is not None:
         torch.set_num_threads(threads)
-    recommender = Recommender.from_pretrained(model_folder, device)
-    keeping = _store_of(store, folder, durability, retain, recommender)
+    recommenders = [Recommender.from_pretrained(model.folder, device) for model in models]
+    keeping = _store_of(store, run_and_model(run)[0], durability, retain, recommenders)
     try:
-        if histories and not isinstance(data, str):
-            users = seed(keeping, data, recommender)
+        data = models[0].dataset
+        if histories and data is not None:
+            users = seed(keeping, data, recommenders[0])
             say(f"histories of {users} users taken from {data.folder}", screen)
-        dataset: Dataset | None = None if isinstance(data, str) else data
-        service = Service(Model(folder.name, model_folder, dataset, device), keeping, settings)
+        service = Service(models, keeping, settings, traffic)
     except BaseException:
         keeping.close()
         raise
@@ -130,28 +147,55 @@ def _survived(durability: str) -> str:
     return "power" if durability == "power" else "the process, and maybe not of power"
 
 
+def _model_of(run: Path, device: Device, screen: "Console") -> "Model":
+    from plait.service.models import Model
+
+    folder, model_folder = run_and_model(run)
+    data = data_of(finished_run(folder))
+    if isinstance(data, str):
+        say(f"{folder}: no histories and no fallback: {data}", screen)
+    name = folder.name if model_folder.name == MODEL else f"{folder.name}/{model_folder.name}"
+    return Model(name, model_folder, None if isinstance(data, str) else data, device)
+
+
+def _traffic(names: list[str], split: tuple[str, ...], salt: str, shadow: str | None) -> "Traffic":
+    from plait.service.split import Split, Traffic
+
+    if not split:
+        return Traffic(replace(Split.all_to(names[0], names[1:]), salt=salt), shadow)
+    shares = dict.fromkeys(names, 0.0)
+    for text in split:
+        name, equals, share = text.rpartition("=")
+        try:
+            shares[name if equals else text] = float(share)
+        except ValueError:
+            raise ValueError(f"--split {text!r}: expected NAME=SHARE, such as {names[0]}=0.9") from None
+    check_unique([text.rpartition("=")[0] for text in split], "--split")
+    return Traffic(Split(tuple(shares.items()), salt), shadow)
+
+
 def _store_of(
     where: str | None,
     run: Path,
     durability: Literal["power", "process"],
     retain: int | None,
-    recommender: "Recommender",
+    recommenders: Sequence["Recommender"],
 ) -> "Store":
     """
     Raises:
-        ValueError: fewer events would stay than the model reads; or as the store.
+        ValueError: fewer events would stay than a model reads; or as the store.
     """
     from plait.store.history import Retention
     from plait.store.lmdb_store import LmdbStore
     from plait.store.redis_store import RedisStore
 
-    window = recommender.model.plan.window
-    least = window.longest + max(recommender.model.plan.lead, 1)
+    plans = [recommender.model.plan for recommender in recommenders]
+    least = max(plan.window.longest + max(plan.lead, 1) for plan in plans)
     if retain is not None and retain < least:
         raise ValueError(
             f"--retain {retain}: the model reads up to {least} events of a user; keep as many, or more"
         )
-    retention = Retention(retain, window.step)
+    retention = Retention(retain, lcm(*(plan.window.step for plan in plans)))  # whole steps of every model
     if where is not None and "://" in where:
         return RedisStore.at(where, durability, retention)
     return LmdbStore(Path(where) if where else run / "store", durability, retention)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,6 +16,7 @@ from plait.service.asking import Answered
 from plait.service.examples import EXAMPLES
 from plait.service.keys import Scope as KeyScope
 from plait.service.keys import holder
+from plait.service.models import Served
 from plait.service.page_routes import PAGE, add_page, is_of_page
 from plait.service.problems import Problem
 from plait.service.rows import unpacked
@@ -31,6 +32,7 @@ from plait.service.wire import (
 from plait.store.history import MOST_ID_BYTES, StoreUnavailable
 
 DEADLINE, REQUEST_ID = "plait-deadline-ms", "plait-request-id"
+MOST_NAME = 512  # letters of a model's name
 PROBLEM_TYPE = "application/problem+json"
 OPEN, QUESTIONS = ("/healthz", "/readyz"), ("/v1/retrieve", "/v1/score", "/v1/why")
 SAFE_HEADERS = [
@@ -118,11 +120,11 @@ def _add_users(app: FastAPI, service: Service) -> None:
 def _add_operations(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", summary="What is served, and what it can")
     async def models() -> Response:
-        return _json({"models": [_described(service)]})
+        return _json({"models": [_described(service, served) for served in service.served.values()]})
 
-    @app.post("/v1/models/reload", summary="Take the version that lies in the run's folder now")
-    async def reload() -> Response:
-        return _json(await asyncio.to_thread(service.reload))
+    @app.post("/v1/models/reload", summary="Take the versions that lie in the runs' folders now")
+    async def reload(model: str | None = Query(None, max_length=MOST_NAME)) -> Response:
+        return _json({"models": await asyncio.to_thread(service.reload, model)})
 
     @app.get("/healthz", summary="Whether the process answers")
     async def health() -> Response:
@@ -136,12 +138,14 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics", summary="For Prometheus")
     async def metrics() -> Response:
-        counters, states = service.counters, service.deployed.states
+        counters = service.counters
         counters.waiting.set(service.asking.num_waiting)
-        counters.states.set(len(states))
-        counters.state_bytes.set(states.nbytes)
-        for found, number in (("yes", states.hits), ("no", states.misses)):
-            counters.lookups.labels(found).set(number)
+        for name, served in service.served.items():
+            states = served.deployed.states
+            counters.states.labels(name).set(len(states))
+            counters.state_bytes.labels(name).set(states.nbytes)
+            for found, number in (("yes", states.hits), ("no", states.misses)):
+                counters.lookups.labels(name, found).set(number)
         return Response(counters.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/openapi.json", summary="This interface")
@@ -173,11 +177,13 @@ def described_interface(app: FastAPI) -> dict[str, Any]:
     return found
 
 
-def _described(service: Service) -> dict[str, Any]:
-    deployed = service.deployed
+def _described(service: Service, served: Served) -> dict[str, Any]:
+    deployed = served.deployed
     config = deployed.recommender.model.config
     return {
         "model": deployed.name,
+        "share": dict(service.traffic.split.share).get(deployed.name, 0.0),
+        "is_shadow": service.traffic.shadow == deployed.name,
         "version": deployed.version,
         "layout": config.layout,
         "items": config.num_items,

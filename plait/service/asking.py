@@ -15,6 +15,7 @@ from plait.service.deployed import Deployed, Found, Question
 from plait.service.problems import Problem
 
 LATE = "the deadline passed before the model answered"
+MOST_SPARE = 32  # works that wait for spare time
 SLOW = 0.2  # the weight of the newest time in the mean
 
 
@@ -49,6 +50,7 @@ class Asking:
         self._most_waiting, self._most_together, self._wait_s = most_waiting, most_together, batch_wait_s
         self._queue: deque[_Waiting] = deque()
         self._works: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._spare: deque[Callable[[], None]] = deque()
         self._changed, self._closed = threading.Condition(), False
         self.mean_s = 0.0  # of one question in the model's thread
         self.observe: Callable[[int, float], None] = lambda size, took_s: None
@@ -104,8 +106,20 @@ class Asking:
             self._changed.notify()
         return done.result()
 
+    def in_spare_time(self, work: Callable[[], None]) -> bool:
+        """Whether something will be done in the model's thread once no question waits; it may not raise.
+
+        A question that comes meanwhile waits for one such work at most.
+        """
+        with self._changed:
+            if self._closed or len(self._spare) >= MOST_SPARE:
+                return False
+            self._spare.append(work)
+            self._changed.notify()
+        return True
+
     def close(self) -> None:
-        """Answers what waits, and takes nothing more."""
+        """Answers what waits, and takes nothing more. What was left for spare time is not done."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -135,13 +149,15 @@ class Asking:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._queue or self._works or self._closed):
+                while not (self._queue or self._works or self._spare or self._closed):
                     self._changed.wait()
-                if not (self._queue or self._works):
+                if self._closed and not (self._queue or self._works):
                     return
             while self._works:
                 _do(*self._works.popleft())
             if not self._queue:
+                if self._spare:
+                    self._spare.popleft()()
                 continue
             if self._wait_s and len(self._queue) < self._most_together:
                 time.sleep(self._wait_s)

@@ -63,14 +63,14 @@ class Catalogue:
 
 @final
 class Catalogues:
-    """The catalogue of the version that is served, made when it is first asked for."""
+    """The catalogue of the first model's version that is served, made when it is first asked for."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._made: tuple[Deployed, Catalogue] | None = None
 
     def now(self) -> Catalogue:
-        deployed = self._service.deployed
+        deployed = self._service.first.deployed
         if self._made is None or self._made[0] is not deployed:
-            self._made = deployed, Catalogue.of(deployed.recommender, self._service.model.dataset)
+            self._made = deployed, Catalogue.of(deployed.recommender, self._service.first.model.dataset)
         return self._made[1]

@@ -2,10 +2,11 @@
 
 from typing import final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
 
 LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 SIZES = (1, 2, 4, 8, 16, 32, 64)
+SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
 @final
@@ -22,7 +23,12 @@ class Counters:
             buckets=LATENCY_S,
             registry=self.registry,
         )
-        self.answered = Counter("plait_answered", "Answers by what gave them", ["by"], registry=self.registry)
+        self.answered = Counter(
+            "plait_answered",
+            "Answers by model and by what gave them",
+            ["model", "by"],
+            registry=self.registry,
+        )
         self.together = Histogram(
             "plait_questions_together", "Questions in one pass", buckets=SIZES, registry=self.registry
         )
@@ -39,15 +45,41 @@ class Counters:
             "plait_events", "Events by what became of them", ["outcome"], registry=self.registry
         )
         self.waiting = Gauge("plait_waiting", "Questions in the queue", registry=self.registry)
-        self.states = Gauge("plait_states", "Users whose states are in memory", registry=self.registry)
-        self.state_bytes = Gauge("plait_state_bytes", "What they take", registry=self.registry)
+        self.states = Gauge(
+            "plait_states", "Users whose states are in memory", ["model"], registry=self.registry
+        )
+        self.state_bytes = Gauge("plait_state_bytes", "What they take", ["model"], registry=self.registry)
         self.lookups = Gauge(
             "plait_state_lookups",
             "Questions about users by whether a state was there",
-            ["found"],
+            ["model", "found"],
             registry=self.registry,
         )
-        self.swaps = Counter("plait_swaps", "Models that took the place of another", registry=self.registry)
+        self.swaps = Counter(
+            "plait_swaps", "Versions that took the place of another", ["model"], registry=self.registry
+        )
+        self._add_shadow()
+
+    def _add_shadow(self) -> None:
+        self.shadowed = Counter(
+            "plait_shadowed",
+            "Answers that a shadow was to give, by what became of them",
+            ["model", "outcome"],
+            registry=self.registry,
+        )
+        self.shadow_overlap = Histogram(
+            "plait_shadow_overlap",
+            "The share of items shown that a shadow would have shown",
+            ["model"],
+            buckets=SHARES,
+            registry=self.registry,
+        )
+        self.shadow_difference = Summary(
+            "plait_shadow_difference",
+            "Mean absolute difference between an action as answered and as a shadow predicts it",
+            ["model", "action"],
+            registry=self.registry,
+        )
 
     def page(self) -> bytes:
         return generate_latest(self.registry)

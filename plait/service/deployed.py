@@ -100,13 +100,18 @@ class Deployed:
 
     def check_can(self, asked: Asked) -> None:
         """Raises Problem where the layout has no such answer."""
-        retrieves = _answers_as(asked) is RetrieveRequest
-        can = self.can_retrieve if retrieves else self.can_score
-        if not can or (isinstance(asked, RetrieveRequest) and asked.with_actions and not self.can_score):
-            what = "retrieve" if retrieves and not can else "score"
+        if not self.can(asked):
+            retrieves = _answers_as(asked) is RetrieveRequest
+            what = "retrieve" if retrieves and not self.can_retrieve else "score"
             raise Problem(
                 422, "not this model", f"the model's layout cannot {what}; GET /v1/models says what it can"
             )
+
+    def can(self, asked: Asked) -> bool:
+        """Whether the layout has such an answer."""
+        with_actions = isinstance(asked, RetrieveRequest) and asked.with_actions
+        can = self.can_retrieve if _answers_as(asked) is RetrieveRequest else self.can_score
+        return can and (self.can_score or not with_actions)
 
     def answer(self, questions: Sequence[Question]) -> list[Found | Exception]:
         """An answer to each, or why there is none; questions that go together are asked together."""

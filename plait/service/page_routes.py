@@ -95,12 +95,12 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
         return _json({"users": await asyncio.to_thread(_users, service, search, k)})
 
     @app.get("/v1/layout", summary="The layout: its tokens, who sees whom, and its audit")
-    async def layout() -> Response:
-        return _json(_drawn(service.deployed.recommender.model.layout))
+    async def layout(model: str | None = Query(None, max_length=MOST_TEXT)) -> Response:
+        return _json(_drawn(service.of(model).deployed.recommender.model.layout))
 
 
 def _add_comparison(app: FastAPI, service: Service) -> None:
-    folder = comparison_of(service.model.folder)
+    folder = comparison_of(service.first.model.folder)
 
     @app.get("/v1/comparison", summary="What the comparison found that the run lies in")
     async def comparison() -> Response:
@@ -122,7 +122,7 @@ def _file(name: str) -> Response:
 
 def _users(service: Service, search: str, most: int) -> list[str]:
     """Nobody who was deleted is among them."""
-    dataset = service.model.dataset
+    dataset = service.first.model.dataset
     if dataset is None:
         return []
     ids = dataset.user_ids().cast(str)

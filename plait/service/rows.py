@@ -46,7 +46,7 @@ class Rows:
         for name in filter(None, (columns.item, columns.time)):
             if row.get(name) is None:
                 raise Problem(422, "wrong event", f"the event has no {name!r}; give it as the log does")
-        kept = self._types
+        kept = self.types
         if not row.keys() <= kept.keys():
             raise Problem(
                 422,
@@ -64,7 +64,7 @@ class Rows:
         """Rows as a table, with the columns that any of them has, and those that all must."""
         columns, series = self.recommender.columns, []
         must = {columns.item, columns.time, columns.order, columns.request} - {None}
-        for name, kind in self._types.items():
+        for name, kind in self.types.items():
             values = [row.get(name) for row in rows]
             if name in must or any(value is not None for value in values):
                 series.append(_column(name, values, kind))
@@ -94,7 +94,8 @@ class Rows:
         return [place_of(*(place or (0,))) for place in (place_of_user[str(id)] for id in ids)]
 
     @property
-    def _types(self) -> dict[str, str]:
+    def types(self) -> dict[str, str]:
+        """By column, how its values are kept: "text", "number", or "any" of the two."""
         columns = self.recommender.columns
         found = {columns.item: "text"}
         if columns.time is not None:

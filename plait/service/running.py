@@ -39,7 +39,8 @@ def run(service: Service, report: Report) -> None:
     signal.signal(signal.SIGHUP, _reloading(service, report))
     signal.signal(signal.SIGTERM, _stopping(server))  # before uvicorn has its own, and again when it is down
     host, number = port.getsockname()[:2]
-    report(f"serving {service.deployed.name} {service.deployed.version} at http://{host}:{number}")
+    models = [f"{name} {served.deployed.version}" for name, served in service.served.items()]
+    report(f"serving {', '.join(models)} at http://{host}:{number}")
     try:
         server.run(sockets=[port])
     except KeyboardInterrupt:  # raised again likewise
@@ -76,8 +77,9 @@ def _reloading(service: Service, report: Report) -> Callable[[int, FrameType | N
 
     def reload() -> None:
         try:
-            done = service.reload()
-            report(f"model {done['version']}: {'swapped' if done['swapped'] else 'served already'}")
+            for done in service.reload():
+                state = "swapped" if done["swapped"] else "served already"
+                report(f"model {done['model']} {done['version']}: {state}")
         except Problem as problem:
             report(f"reload: {problem.detail}")
 

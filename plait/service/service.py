@@ -1,12 +1,10 @@
-"""What the routes share: the model that is deployed, the store, and the two threads that work for all requests."""
+"""What the routes share: the models that are served, the store, and the two threads that work for all requests."""
 
 import asyncio
-import hashlib
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import Any, final
 
 import msgspec
@@ -15,18 +13,20 @@ from plait.data.columns.times import PER_S
 from plait.data.dataset import Dataset
 from plait.data.history import Columns
 from plait.data.log_rows import check_can_spell, log_rows
-from plait.files import Hashes
 from plait.recommender import Recommender
 from plait.service.asking import Answered, Asking
 from plait.service.counters import Counters
-from plait.service.deployed import Deployed, Question
+from plait.service.deployed import BY_MODEL, Deployed, Found, Question
 from plait.service.fallback import Fallback
 from plait.service.keys import read_keys
+from plait.service.models import Model, Served, check_same_log
 from plait.service.practice import practise
-from plait.service.problems import Problem, without_values
+from plait.service.problems import Problem
 from plait.service.rows import Row, Rows, packed
 from plait.service.settings import ServiceSettings
-from plait.service.wire import AppendRequest, Asked
+from plait.service.shadow import Shadow
+from plait.service.split import Split, Traffic
+from plait.service.wire import AppendRequest, Asked, WhyRequest
 from plait.store.group_commit import Closed, GroupCommit
 from plait.store.history import (
     Append,
@@ -40,27 +40,6 @@ from plait.store.history import (
 
 SEED = "\0seed"  # the user whose history says what the store began with; no request can name it
 SEED_USERS = 64  # in one transaction
-VERSION_LENGTH = 12
-
-
-@dataclass(frozen=True)
-class Model:
-    """Where a model lies, and the data that its fallback counts."""
-
-    name: str
-    folder: Path
-    dataset: Dataset | None
-    device: str = "auto"
-
-    def version(self) -> str:
-        """Of its content. Raises ValueError where the folder is not whole."""
-        listed = Hashes.read(self.folder)
-        if listed is None:
-            raise ValueError(
-                f"{self.folder} has no list of its files, so nobody can tell that it is whole; save it again"
-            )
-        latest = {name: hashes[0] for name, hashes in sorted(listed.files.items())}
-        return hashlib.sha256(msgspec.json.encode(latest)).hexdigest()[:VERSION_LENGTH]
 
 
 @final
@@ -68,13 +47,26 @@ class Service:
     """Everything behind the routes.
 
     Args:
+        models: all of one log; the first one's is the catalogue that the page searches.
+        traffic: which of them answers whom; by default the first one all.
         clock_s: unix seconds, for questions that name no time.
+
+    Raises:
+        ValueError: a model cannot be served, or not beside the others.
     """
 
     def __init__(
-        self, model: Model, store: Store, settings: ServiceSettings, clock_s: Callable[[], float] = time.time
+        self,
+        models: Sequence[Model],
+        store: Store,
+        settings: ServiceSettings,
+        traffic: Traffic | None = None,
+        clock_s: Callable[[], float] = time.time,
     ) -> None:
-        self.model, self.store, self.settings, self.clock_s = model, store, settings, clock_s
+        self.store, self.settings, self.clock_s = store, settings, clock_s
+        names = [model.name for model in models]
+        self.traffic = traffic or Traffic(Split.all_to(names[0], names[1:]))
+        self.traffic.check_names(names)
         self.keys = () if settings.keys is None else read_keys(settings.keys)
         self.counters = Counters()
         self.asking = Asking(settings.most_waiting, settings.most_together, settings.batch_wait_ms / 1e3)
@@ -82,15 +74,22 @@ class Service:
         self.appending: GroupCommit[tuple[Rows, AppendRequest], list[Outcome]] = GroupCommit(
             self._append, refusals=(ValueError, Problem)
         )
-        self.is_ready, self._swapping = False, threading.Lock()
-        self._coming: Deployed | None = None  # the version that is about to be served
+        self.is_ready, self.shadow = False, Shadow(self.counters)
+        state_bytes = int(settings.state_memory_mb * 1e6) // len(models)
+        self.served: dict[str, Served] = {}
         try:
-            self.deployed = self._loaded(model.version())
+            for model in models:
+                self.served[model.name] = Served(model, partial(self._loaded, state_bytes=state_bytes))
+                check_same_log(self.first.deployed, self.served[model.name].deployed)
         except BaseException:
             self.asking.close()
             self.appending.close()
             raise
         self.is_ready = True
+
+    @property
+    def first(self) -> Served:
+        return next(iter(self.served.values()))
 
     # Questions
 
@@ -100,17 +99,51 @@ class Service:
         Raises:
             Problem: there is none.
         """
-        deployed = self.deployed
-        deployed.check_can(asked)
+        deployed = self._chosen(asked)
         question = Question(asked, self._now(deployed.recommender.columns))
         try:
             answered = await self.asking.ask(deployed, question, deadline_s)
         except StoreUnavailable as error:
             raise unavailable(error) from error
-        self.counters.answered.labels(answered.found["answered_by"]).inc()
+        self.counters.answered.labels(deployed.name, answered.found["answered_by"]).inc()
+        self._shadowed(deployed, question, answered.found)
         return replace(
             answered, found={"model": deployed.name, "version": deployed.version, **answered.found}
         )
+
+    def _chosen(self, asked: Asked) -> Deployed:
+        """The version that answers: of the model that is named, else of the user's among those that can.
+
+        Raises:
+            Problem: no model is called so, or its layout has no such answer.
+        """
+        if asked.model is not None:
+            deployed = self.of(asked.model).deployed
+        else:
+            able = [name for name, served in self.served.items() if served.deployed.can(asked)]
+            name = self.traffic.split.model_of("" if asked.user is None else str(asked.user), able)
+            deployed = self.first.deployed if name is None else self.served[name].deployed
+        deployed.check_can(asked)
+        return deployed
+
+    def of(self, name: str | None) -> Served:
+        """The model of a name; the first where none is given. Raises Problem where none is called so."""
+        if name is None:
+            return self.first
+        if name not in self.served:
+            raise Problem(404, "unknown model", f"no model is called so; served are {', '.join(self.served)}")
+        return self.served[name]
+
+    def _shadowed(self, answered_by: Deployed, question: Question, shown: Found) -> None:
+        """Has the shadow asked the same in spare time, where there is one."""
+        name = self.traffic.shadow
+        if name is None or name == answered_by.name or shown["answered_by"] != BY_MODEL:
+            return
+        shadow = self.served[name].deployed
+        if isinstance(question.asked, WhyRequest) or not shadow.can(question.asked):
+            return
+        if not self.asking.in_spare_time(partial(self.shadow.compare, shadow, question, shown)):
+            self.shadow.dropped(shadow)
 
     async def append(self, asked: AppendRequest) -> list[Outcome]:
         """What became of each event, when it is safe.
@@ -119,7 +152,7 @@ class Service:
             Problem: an event breaks a rule or is in conflict with a known one, or the store cannot take it.
         """
         try:
-            outcomes = await asyncio.wrap_future(self.appending.submit((self.deployed.rows, asked)))
+            outcomes = await asyncio.wrap_future(self.appending.submit((self._strictest_rows, asked)))
         except StoreUnavailable as error:
             raise unavailable(error) from error
         except Closed as error:
@@ -151,10 +184,15 @@ class Service:
             StoreUnavailable
         """
         known = await asyncio.to_thread(self.store.delete, user)
-        for deployed in (self._coming, self.deployed):  # in this order: the one becomes the other
-            if deployed is not None:
-                deployed.states.forget(user)
+        for served in self.served.values():
+            served.forget(user)
         return known
+
+    @property
+    def _strictest_rows(self) -> Rows:
+        """All models read the same columns, and some a request of every event."""
+        of_all = [served.deployed for served in self.served.values()]
+        return next((of for of in of_all if of.recommender.model.reads_requests), of_all[0]).rows
 
     def _append(self, asked: Sequence[tuple[Rows, AppendRequest]]) -> list[list[Outcome]]:
         """In the thread of the store."""
@@ -180,46 +218,24 @@ class Service:
 
     # Models
 
-    def _loaded(self, version: str) -> Deployed:
-        model = self.model
+    def _loaded(self, model: Model, version: str, state_bytes: int) -> Deployed:
         recommender = Recommender.from_pretrained(model.folder, model.device)
         fallback = None if model.dataset is None else Fallback.of(model.dataset, recommender)
-        state_bytes = int(self.settings.state_memory_mb * 1e6)
         deployed = Deployed(model.name, version, recommender, self.store, fallback, state_bytes)
         self.asking.between_questions(lambda: practise(deployed))
         return deployed
 
-    def reload(self) -> dict[str, Any]:
-        """Takes the version that lies in the folder now: loads it aside, lets it practise, warms the users asked about
-        last, then turns. Requests that began with the old version are answered by it.
+    def reload(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Takes the versions that lie in the folders now: of one model, or of all, one after the other.
 
         Raises:
-            Problem: the folder is not whole, or holds a model of other columns; the old version goes on.
+            Problem: as `Served.reload`; models before it have turned, and the others go on.
         """
-        with self._swapping:
-            old = self.deployed
-            try:
-                version = self.model.version()
-                if version == old.version:
-                    return {"model": old.name, "version": version, "swapped": False}
-                new = self._loaded(version)
-                _check_same_log(old.recommender.columns, new.recommender.columns)
-                if self.model.version() != version:
-                    raise ValueError("the model's folder changed while it was read; try again")
-            except (ValueError, OSError) as error:
-                raise Problem(
-                    409,
-                    "no new model",
-                    f"{_without_paths(error, self.model.folder)}; the version {old.version} goes on",
-                ) from error
-            self._coming = new
-            try:
-                warmed = new.warm(old.states.users(), lambda: True)
-                self.deployed = new
-            finally:
-                self._coming = None
-            self.counters.swaps.inc()
-            return {"model": new.name, "version": version, "swapped": True, "warmed_users": warmed}
+        done = []
+        for served in self.served.values() if name is None else [self.of(name)]:
+            done.append(served.reload())
+            self.counters.swaps.labels(served.model.name).inc(done[-1]["swapped"])
+        return done
 
     def close(self) -> None:
         """Answers and writes what waits."""
@@ -227,13 +243,6 @@ class Service:
         self.asking.close()
         self.appending.close()
         self.store.close()
-
-
-def _without_paths(error: Exception, folder: Path) -> str:
-    """Paths of this machine are nobody's business."""
-    if not isinstance(error, ValueError):
-        return "the model's files cannot be read"
-    return without_values(str(error), ()).replace(str(folder), "the model")
 
 
 def unavailable(error: StoreUnavailable) -> Problem:
@@ -281,15 +290,6 @@ def _appends(request: AppendRequest, rows: Sequence[Row], places: Sequence[bytes
         Append(str(sent.user), StoredEvent(sent.id, place, packed(row)))
         for sent, row, place in zip(request.events, rows, places, strict=True)
     ]
-
-
-def _check_same_log(old: Columns, new: Columns) -> None:
-    names = ("user", "item", "time", "time_unit", "time_format", "time_offset", "order", "request")
-    apart = [name for name in names if getattr(old, name) != getattr(new, name)]
-    if apart:
-        raise ValueError(
-            f"the new model reads another log: its {', '.join(apart)} differ; serve it with a store of its own"
-        )
 
 
 def schema_of(kinds: Sequence[type], template: str) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:

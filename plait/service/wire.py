@@ -32,6 +32,7 @@ class AppendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RetrieveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    model: Text | None = None  # one of those that are served; None: as they share the users
     user: Id | None = None
     history: Annotated[tuple[Columns, ...], Meta(min_length=1, max_length=MOST_HISTORY)] | None = None
     before: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
@@ -45,6 +46,7 @@ class RetrieveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     items: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=MOST_CANDIDATES)]
+    model: Text | None = None  # one of those that are served; None: as they share the users
     user: Id | None = None
     history: Annotated[tuple[Columns, ...], Meta(min_length=1, max_length=MOST_HISTORY)] | None = None
     before: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
@@ -57,6 +59,7 @@ class WhyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """With an item: its actions are asked about. Without one: what comes next."""
 
     item: Id | None = None
+    model: Text | None = None  # one of those that are served; None: as they share the users
     user: Id | None = None
     history: Annotated[tuple[Columns, ...], Meta(min_length=1, max_length=MOST_HISTORY)] | None = None
     before: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0

@@ -20,8 +20,9 @@ from plait.models.generative import ModelSettings
 from plait.nn.config import TrunkConfig
 from plait.schema import Action, Binary, Regression
 from plait.service.keys import add_key
+from plait.service.models import Model
 from plait.service.running import run
-from plait.service.service import Model, Service, seed
+from plait.service.service import Service, seed
 from plait.service.settings import ServiceSettings
 from plait.store.history import Retention
 from plait.store.lmdb_store import LmdbStore
@@ -79,7 +80,7 @@ def service(folder: Path, layout: str, kind: str, with_keys: bool) -> tuple[Serv
     store = LmdbStore(folder / "store", "process", Retention())
     seed(store, data, recommender)
     settings = ServiceSettings(port=0, keys=folder / "keys.json" if with_keys else None)
-    return Service(Model(layout, model_folder, data, "cpu"), store, settings), key
+    return Service([Model(layout, model_folder, data, "cpu")], store, settings), key
 
 
 def main(folder: Path, layout: str, kind: str, with_keys: bool) -> None:

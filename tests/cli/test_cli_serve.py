@@ -103,3 +103,25 @@ def test_what_cannot_be_served(
 ) -> None:
     store = () if "--store" in words else ("--store", tmp_path / "store")
     assert told in complaint(capsys, 2, "serve", run, *store, *words)
+
+
+def test_several_runs_are_named_and_shared_as_told(run: Path, tmp_path: Path, capsys: Capture) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(run, tmp_path / name)
+    runs, store = (tmp_path / "one", tmp_path / "two"), ("--store", tmp_path / "store")
+    assert "expected NAME=SHARE, such as one=0.9" in complaint(
+        capsys, 2, "serve", *runs, *store, "--split", "one"
+    )
+    assert "no model is called 'three'" in complaint(capsys, 2, "serve", *runs, *store, "--split", "three=1")
+    assert "two models are called one" in complaint(capsys, 2, "serve", runs[0], runs[0], *store)
+    assert "no model is called 'x'" in complaint(capsys, 2, "serve", *runs, *store, "--shadow", "x")
+    with served(*runs, *store, "--split", "one=1", "--split", "two=3", "--shadow", "one") as (
+        _,
+        address,
+        said,
+    ):
+        assert "serving one " in said[-1] and ", two " in said[-1]
+        models = {each["model"]: each for each in sent(address, "/v1/models")["models"]}
+        assert [models[name]["share"] for name in ("one", "two")] == [1.0, 3.0] and models["one"]["is_shadow"]
+        answers = {sent(address, "/v1/retrieve", {"user": f"u{nth:02d}"})["model"] for nth in range(12)}
+        assert answers == {"one", "two"}

@@ -19,7 +19,8 @@ from plait.schema import Action, Regression
 from plait.service.app import app_of
 from plait.service.deployed import Deployed
 from plait.service.fallback import Fallback
-from plait.service.service import Model, Service, seed
+from plait.service.models import Model
+from plait.service.service import Service, seed
 from plait.service.settings import ServiceSettings
 from plait.store.history import Retention, Store
 from plait.store.lmdb_store import LmdbStore
@@ -79,7 +80,7 @@ def service_of(
         recommender.save_pretrained(folder / "model")
     keeping = store or LmdbStore(folder / "store", "process", Retention())
     seed(keeping, data, recommender)
-    return Service(Model("lac", folder / "model", data, "cpu"), keeping, ServiceSettings(**settings))
+    return Service([Model("lac", folder / "model", data, "cpu")], keeping, ServiceSettings(**settings))
 
 
 def deployed_of(folder: Path, data: Dataset, layout: Any, retention: Retention = Retention()) -> Deployed:

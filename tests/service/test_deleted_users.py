@@ -36,7 +36,7 @@ def check_forgotten_in_flight(service: Service, monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as patched:
         patched.setattr(Deployed, "encoded", encoded)
         assert asyncio.run(all_at_once()) == (200, 204)
-    assert service.deployed.states.users() == []
+    assert service.first.deployed.states.users() == []
     return int(read.is_set())
 
 
@@ -70,5 +70,5 @@ def test_a_user_is_forgotten_by_the_version_that_comes(
 
     monkeypatch.setattr(Deployed, "warm", warm)
     recommender_of(data, scale=1.1).save_pretrained(tmp_path / "model")
-    assert service.reload()["swapped"] and warmed == [["192"]]
-    assert service.deployed.states.users() == []
+    assert service.reload()[0]["swapped"] and warmed == [["192"]]
+    assert service.first.deployed.states.users() == []

@@ -16,7 +16,12 @@ from plait.cli.serve import serve
 from plait.service.counters import Counters
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket",)}  # of what a dashboard asks for
+SUFFIXES = {  # of what a dashboard asks for
+    "counter": ("_total",),
+    "gauge": ("",),
+    "histogram": ("_bucket",),
+    "summary": ("_sum", "_count"),
+}
 NAME, LABELS = re.compile(r"\bplait_\w+"), re.compile(r"by \(([^)]*)\)|\{(\w+)=")
 LABELLED = (
     "requests",
@@ -24,6 +29,8 @@ LABELLED = (
     "answered",
     "events",
     "lookups",
+    "shadowed",
+    "shadow_difference",
 )  # of which there is no line before the first
 
 

@@ -32,8 +32,8 @@ def check_practised(folder: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
         try:
             assert kinds == ["RetrieveRequest", "ScoreRequest"] and service.is_ready
             recommender_of(data, scale=1.1).save_pretrained(folder / "model")
-            assert service.reload()["swapped"] and kinds == ["RetrieveRequest", "ScoreRequest"] * 2
-            assert len(service.deployed.states) == 0
+            assert service.reload()[0]["swapped"] and kinds == ["RetrieveRequest", "ScoreRequest"] * 2
+            assert len(service.first.deployed.states) == 0
             assert service.store.history("None") is None and service.asking.mean_s == 0
         finally:
             service.close()

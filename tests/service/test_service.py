@@ -187,7 +187,7 @@ def test_who_has_no_history_gets_what_is_popular(service: Service, data: Dataset
 def test_a_user_is_forgotten(service: Service) -> None:
     ask(service, "/v1/retrieve", {"user": 192})
     assert ask(service, "/v1/users/192", method="DELETE").status_code == 204
-    assert len(service.deployed.states) == 0
+    assert len(service.first.deployed.states) == 0
     for method in ("GET", "DELETE"):
         assert ask(service, "/v1/users/192", method=method).status_code == 404
     assert ask(service, "/v1/retrieve", {"user": 192}).json()["answered_by"] == "fallback"
@@ -475,10 +475,10 @@ def check_versions(service: Service, folder: Path, data: Dataset, versions: Sequ
             loads = [asyncio.create_task(load(client, done)) for _ in range(3)]
             for version in [*versions, *versions]:
                 await asyncio.to_thread(version.save_pretrained, folder / "model")
-                assert (await asked(client, "/v1/models/reload")).json()["swapped"]
-                expected[service.deployed.version] = (await asked(client, "/v1/retrieve", question)).json()[
-                    "scores"
-                ]
+                assert (await asked(client, "/v1/models/reload")).json()["models"][0]["swapped"]
+                expected[service.first.deployed.version] = (
+                    await asked(client, "/v1/retrieve", question)
+                ).json()["scores"]
             done.set()
             await asyncio.gather(*loads)
 
@@ -495,14 +495,14 @@ def check_versions(service: Service, folder: Path, data: Dataset, versions: Sequ
 
 def test_models_are_swapped_under_load(service: Service, tmp_path: Path, data: Dataset) -> None:
     met = check_versions(service, tmp_path, data, [recommender_of(data, scale=scale) for scale in (1.1, 0.9)])
-    assert len(met) == 2 and service.counters.swaps._value.get() == 4
+    assert len(met) == 2 and service.counters.swaps.labels("lac")._value.get() == 4
     assert_not_vacuous(met)
 
 
 def test_answers_of_mixed_versions_are_caught(
     service: Service, tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, right = service.deployed, Deployed.answer
+    first, right = service.first.deployed, Deployed.answer
     monkeypatch.setattr(
         Deployed,
         "answer",
@@ -514,8 +514,10 @@ def test_answers_of_mixed_versions_are_caught(
 
 
 def test_a_folder_that_is_not_whole_changes_nothing(service: Service, tmp_path: Path, data: Dataset) -> None:
-    version = service.deployed.version
-    assert ask(service, "/v1/models/reload").json() == {"model": "lac", "version": version, "swapped": False}
+    version = service.first.deployed.version
+    assert ask(service, "/v1/models/reload").json()["models"] == [
+        {"model": "lac", "version": version, "swapped": False}
+    ]
     recommender_of(data, scale=1.1).save_pretrained(tmp_path / "other")
     for name in ("hashes.json", "config.json"):
         (tmp_path / "model" / name).write_bytes((tmp_path / "other" / name).read_bytes())
@@ -622,8 +624,10 @@ def test_what_counts_is_counted(service: Service) -> None:
     page = ask(service, "/metrics", method="GET").text
     assert 'plait_requests_total{route="/v1/retrieve",status="200"} 2.0' in page
     assert 'plait_requests_total{route="/v1/retrieve",status="422"} 1.0' in page
-    assert 'plait_answered_total{by="model"} 2.0' in page
-    assert 'plait_state_lookups{found="yes"} 1.0' in page and "plait_states 1.0" in page
+    assert 'plait_answered_total{by="model",model="lac"} 2.0' in page
+    assert (
+        'plait_state_lookups{found="yes",model="lac"} 1.0' in page and 'plait_states{model="lac"} 1.0' in page
+    )
 
 
 def test_problems_are_exceptions_with_a_body() -> None:

@@ -201,7 +201,7 @@ def check_why(service: Service) -> None:
     kept = got(service, "/v1/users/196").json()["history"]
     found = ask(service, "/v1/why", {"user": "196", "item": 302}).json()
     rows = [event["event"] for event in kept]
-    deployed = service.deployed
+    deployed = service.first.deployed
     state = deployed.recommender.encode(deployed.rows.frame(rows))
     expected = deployed.recommender.attention(state, "302")
     np.testing.assert_allclose(found["weights"], expected.weight_PN, rtol=1e-4, atol=1e-6)
@@ -220,8 +220,8 @@ def test_why_is_the_attention_over_the_history(service):
 
 
 def test_events_of_another_history_are_noticed(service, monkeypatch):
-    right = service.deployed.state_of
-    monkeypatch.setattr(service.deployed, "state_of", lambda user: right("195"))
+    right = service.first.deployed.state_of
+    monkeypatch.setattr(service.first.deployed, "state_of", lambda user: right("195"))
     assert_caught(partial(check_why, service))
 
 

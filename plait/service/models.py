@@ -1,0 +1,114 @@
+"""The models that are served: where each lies, the version that answers, and how another takes its place."""
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import msgspec
+
+from plait.data.dataset import Dataset
+from plait.data.history import Columns
+from plait.files import Hashes
+from plait.service.deployed import Deployed
+from plait.service.problems import Problem, without_values
+
+VERSION_LENGTH = 12
+
+
+@dataclass(frozen=True)
+class Model:
+    """Where a model lies, and the data that its fallback counts."""
+
+    name: str
+    folder: Path
+    dataset: Dataset | None
+    device: str = "auto"
+
+    def version(self) -> str:
+        """Of its content. Raises ValueError where the folder is not whole."""
+        listed = Hashes.read(self.folder)
+        if listed is None:
+            raise ValueError(
+                f"{self.folder} has no list of its files, so nobody can tell that it is whole; save it again"
+            )
+        latest = {name: hashes[0] for name, hashes in sorted(listed.files.items())}
+        return hashlib.sha256(msgspec.json.encode(latest)).hexdigest()[:VERSION_LENGTH]
+
+
+@final
+class Served:
+    """A model and the version of it that answers.
+
+    Args:
+        load: makes a version ready to answer.
+
+    Raises:
+        ValueError: the folder is not whole, or its model cannot answer.
+    """
+
+    def __init__(self, model: Model, load: Callable[[Model, str], Deployed]) -> None:
+        self.model, self._load = model, load
+        self._coming: Deployed | None = None  # the version that is about to be served
+        self._swapping = threading.Lock()
+        self.deployed = load(model, model.version())
+
+    def forget(self, user: str) -> None:
+        """Nothing of a user is in memory from now on."""
+        for deployed in (self._coming, self.deployed):  # in this order: the one becomes the other
+            if deployed is not None:
+                deployed.states.forget(user)
+
+    def reload(self) -> dict[str, Any]:
+        """Takes the version that lies in the folder now: loads it aside, lets it practise, warms the users asked about
+        last, then turns. Requests that began with the old version are answered by it.
+
+        Raises:
+            Problem: the folder is not whole, or holds a model of other columns; the old version goes on.
+        """
+        with self._swapping:
+            old = self.deployed
+            try:
+                version = self.model.version()
+                if version == old.version:
+                    return {"model": old.name, "version": version, "swapped": False}
+                new = self._load(self.model, version)
+                check_same_log(old, new)
+                if self.model.version() != version:
+                    raise ValueError("the model's folder changed while it was read; try again")
+            except (ValueError, OSError) as error:
+                raise Problem(
+                    409,
+                    "no new model",
+                    f"{_without_paths(error, self.model.folder)}; the version {old.version} goes on",
+                ) from error
+            self._coming = new
+            try:
+                warmed = new.warm(old.states.users(), lambda: True)
+                self.deployed = new
+            finally:
+                self._coming = None
+            return {"model": new.name, "version": version, "swapped": True, "warmed_users": warmed}
+
+
+def check_same_log(one: Deployed, other: Deployed) -> None:
+    """Raises ValueError where two models do not read the same histories, which one store holds."""
+    names = ("user", "item", "time", "time_unit", "time_format", "time_offset", "order", "request")
+    columns: tuple[Columns, Columns] = one.recommender.columns, other.recommender.columns
+    apart = [name for name in names if getattr(columns[0], name) != getattr(columns[1], name)]
+    if not apart and one.rows.types != other.rows.types:
+        apart = ["actions or context"]
+    if apart:
+        raise ValueError(
+            f"the model {other.name} reads another log than {one.name}: its {', '.join(apart)} differ; serve it with a "
+            "store of its own"
+        )
+
+
+def _without_paths(error: Exception, folder: Path) -> str:
+    """Paths of this machine are nobody's business."""
+    if not isinstance(error, ValueError):
+        return "the model's files cannot be read"
+    return without_values(str(error), ()).replace(str(folder), "the model")

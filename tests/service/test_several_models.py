@@ -1,0 +1,325 @@
+"""Several models of one log: who answers whom, a shadow that nobody sees, and a version of one that changes alone."""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from served import MANY_MS, ask, asked, client_of, rating_event, recommender_of
+from tiny import assert_caught, assert_not_vacuous
+
+from plait.data import Dataset
+from plait.service.asking import MOST_SPARE
+from plait.service.deployed import Deployed, Question
+from plait.service.models import Model
+from plait.service.service import Service, seed
+from plait.service.settings import ServiceSettings
+from plait.service.shadow import Shadow
+from plait.service.split import Split, Traffic
+from plait.store.history import Retention
+from plait.store.lmdb_store import LmdbStore
+
+USERS = [str(user) for user in range(3_000)]
+LAYOUTS = {"first": "lac", "second": "lac", "items": "item"}
+
+
+def services(folder: Path, data: Dataset, traffic: Traffic | None = None, **settings: Any) -> Service:
+    """Two models that can do everything, and one that predicts no action."""
+    models = []
+    for nth, (name, layout) in enumerate(LAYOUTS.items()):
+        if not (folder / name).exists():
+            recommender_of(data, layout, scale=1.0 + nth / 10).save_pretrained(folder / name)
+        models.append(Model(name, folder / name, data, "cpu"))
+    store = LmdbStore(folder / "store", "process", Retention())
+    seed(store, data, recommender_of(data))
+    return Service(models, store, ServiceSettings(**settings), traffic)
+
+
+@pytest.fixture
+def several(tmp_path: Path, data: Dataset) -> Iterator[Service]:
+    service = services(tmp_path, data)
+    yield service
+    service.close()
+
+
+def answered_by(service: Service, path: str = "/v1/retrieve", **body: Any) -> str:
+    answer = ask(service, path, {"user": 191, **body})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["model"]
+
+
+# The split
+
+
+def check_split(split: Split, moved: Split) -> None:
+    """Users are shared as stated, and stay where they are but for those that a changed share moves."""
+    among = [name for name, _ in split.share]
+    before, after = ([of.model_of(user, among) for user in USERS] for of in (split, moved))
+    for name, share in split.share:
+        expected = share / sum(share for _, share in split.share)
+        assert abs(before.count(name) / len(USERS) - expected) < 0.03
+    changed = {name for name, share in moved.share if dict(split.share)[name] != share}
+    moves = [(one, other) for one, other in zip(before, after, strict=True) if one != other]
+    assert_not_vacuous({"moves": len(moves)}, above=20)
+    assert all(changed & {one, other} for one, other in moves)
+
+
+SPLIT = Split((("a", 6.0), ("b", 3.0), ("c", 1.0)))
+MOVED = Split((("a", 6.0), ("b", 3.0), ("c", 2.0)))
+
+
+def test_a_split_is_as_stated_and_moves_no_more_users_than_it_must():
+    check_split(SPLIT, MOVED)
+    assert SPLIT.model_of("196", ["a", "b"]) in ("a", "b") and SPLIT.model_of("196", []) is None
+    assert SPLIT.model_of("196", ["a", "b", "c"]) == Split(SPLIT.share).model_of("196", {"c", "b", "a"})
+    salted = replace(SPLIT, salt="2")
+    assert [salted.model_of(user, "abc") for user in USERS] != [SPLIT.model_of(user, "abc") for user in USERS]
+
+
+def test_a_split_by_the_remainder_of_a_hash_is_caught(monkeypatch):
+    def by_remainder(self: Split, user: str, among: Sequence[str]) -> str:
+        parts = int(sum(share for _, share in self.share))
+        place = int(self._unit("", user) * parts * 1_000) % parts
+        return [name for name, share in self.share for _ in range(int(share))][place]
+
+    monkeypatch.setattr(Split, "model_of", by_remainder)
+    assert_caught(check_split, SPLIT, MOVED)
+
+
+@pytest.mark.parametrize("share", [-1.0, float("nan"), float("inf")])
+def test_a_share_that_is_none_is_refused(share: float):
+    with pytest.raises(ValueError, match="a share is a number from 0 on"):
+        Split((("a", 1.0), ("b", share)))
+    with pytest.raises(ValueError, match="every share is 0"):
+        Split((("a", 0.0),))
+
+
+# Who answers
+
+
+def test_the_first_answers_unless_another_is_named(several: Service):
+    assert answered_by(several) == "first" and answered_by(several, model="second") == "second"
+    assert answered_by(several, "/v1/score", items=[242], model="second") == "second"
+    assert answered_by(several, "/v1/why", model="second") == "second"
+    scores = [ask(several, "/v1/retrieve", {"user": 191, "model": name}).json()["scores"] for name in LAYOUTS]
+    assert scores[0] != scores[1] != scores[2]
+    unknown = ask(several, "/v1/retrieve", {"user": 191, "model": "nobody"})
+    assert unknown.status_code == 404 and "first, second, items" in unknown.json()["detail"]
+    assert "nobody" not in unknown.text
+    cannot = ask(several, "/v1/score", {"user": 191, "items": [242], "model": "items"})
+    assert cannot.status_code == 422
+
+
+def test_users_are_shared_among_those_that_can_answer(tmp_path: Path, data: Dataset):
+    split = Split((("first", 1.0), ("second", 0.0), ("items", 1.0)))
+    service = services(tmp_path, data, Traffic(split))
+    try:
+        users = data.user_ids().to_list()
+        retrieved = {str(user): answered_by(service, user=user) for user in users}
+        assert retrieved == {user: split.model_of(user, LAYOUTS) for user in retrieved}
+        assert set(retrieved.values()) == {"first", "items"}
+        assert {answered_by(service, "/v1/score", user=user, items=[242]) for user in users} == {"first"}
+        assert {answered_by(service, user=user, with_actions=True) for user in users} == {"first"}
+        history = [{"item_id": 242, "timestamp": 1_600_000_000}]
+        assert answered_by(service, user=None, history=history) in ("first", "items")
+        shares = {
+            each["model"]: each["share"] for each in ask(service, "/v1/models", method="GET").json()["models"]
+        }
+        assert shares == {"first": 1.0, "second": 0.0, "items": 1.0}
+    finally:
+        service.close()
+
+
+def test_an_event_changes_the_answers_of_all_and_a_deleted_user_is_gone_from_all(several: Service):
+    def scores() -> list[Any]:
+        asked = {"user": 191, "filter_seen": False}
+        return [ask(several, "/v1/retrieve", {**asked, "model": name}).json() for name in LAYOUTS]
+
+    before = scores()
+    assert ask(several, "/v1/events", {"events": [rating_event("e", 191, rating=5)]}).status_code == 200
+    after = scores()
+    assert all(one["scores"] != other["scores"] for one, other in zip(before, after, strict=True))
+    assert [len(its.deployed.states) for its in several.served.values()] == [1, 1, 1]
+    assert ask(several, "/v1/users/191", method="DELETE").status_code == 204
+    assert [len(its.deployed.states) for its in several.served.values()] == [0, 0, 0]
+    assert {found["answered_by"] for found in scores()} == {"fallback"}
+
+
+def test_one_model_changes_its_version_alone(several: Service, tmp_path: Path, data: Dataset):
+    before = {name: its.deployed for name, its in several.served.items()}
+    recommender_of(data, scale=0.7).save_pretrained(tmp_path / "second")
+    for path in ("/v1/models/reload?model=first", "/v1/models/reload?model=items"):
+        (done,) = ask(several, path).json()["models"]
+        assert not done["swapped"]
+    assert [done["swapped"] for done in ask(several, "/v1/models/reload").json()["models"]] == [
+        False,
+        True,
+        False,
+    ]
+    after = {name: its.deployed for name, its in several.served.items()}
+    assert [before[name] is after[name] for name in LAYOUTS] == [True, False, True]
+    assert ask(several, "/v1/models/reload?model=nobody").status_code == 404
+    recommender_of(data, "item", scale=0.7).save_pretrained(tmp_path / "items")
+    weights = next((tmp_path / "items").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-9])
+    broken = ask(several, "/v1/models/reload")
+    assert broken.status_code == 409 and answered_by(several, model="items") == "items"
+
+
+def test_what_a_page_asks_for_is_of_the_model_that_is_named(several: Service):
+    layouts = [ask(several, f"/v1/layout?model={name}", method="GET").json()["layout"] for name in LAYOUTS]
+    assert layouts[0] == layouts[1] != layouts[2]
+    assert ask(several, "/v1/layout", method="GET").json()["layout"] == layouts[0]
+    assert ask(several, "/v1/layout?model=nobody", method="GET").status_code == 404
+
+
+# Refused at the start
+
+
+def test_models_of_other_logs_or_names_are_refused(tmp_path: Path, data: Dataset):
+    recommender_of(data).save_pretrained(tmp_path / "one")
+    other = recommender_of(data)
+    other.columns = msgspec.structs.replace(other.columns, item="movie")
+    other.save_pretrained(tmp_path / "two")
+    one, two = (Model(name, tmp_path / name, data, "cpu") for name in ("one", "two"))
+    for models, traffic, why in (
+        ([one, two], None, "two reads another log than one: its item differ"),
+        ([one, one], None, "two models are called one"),
+        ([one], Traffic(Split((("two", 1.0),))), "no model is called 'two'; served are one"),
+        ([one], Traffic(Split.all_to("one"), shadow="two"), "no model is called 'two'"),
+    ):
+        store = LmdbStore(tmp_path / "store", "process", Retention())
+        try:
+            with pytest.raises(ValueError, match=why):
+                Service(models, store, ServiceSettings(), traffic)
+        finally:
+            store.close()
+
+
+# The shadow
+
+
+@pytest.fixture
+def shadowed(tmp_path: Path, data: Dataset) -> Iterator[Service]:
+    traffic = Traffic(Split.all_to("first", ["second", "items"]), shadow="second")
+    service = services(tmp_path, data, traffic)
+    yield service
+    service.close()
+
+
+def outcomes(service: Service) -> Counter:
+    """What became of the shadow's answers, when all are done."""
+    service.asking.between_questions(lambda: None)
+    while service.asking._spare:
+        service.asking.between_questions(lambda: threading.Event().wait(0.01))
+    service.asking.between_questions(lambda: None)
+    (samples,) = service.counters.shadowed.collect()
+    return Counter(
+        {its.labels["outcome"]: int(its.value) for its in samples.samples if its.name.endswith("_total")}
+    )
+
+
+def check_shadow(service: Service, alone: Service) -> Counter:
+    """Answers are those of a service without a shadow, whatever the shadow says."""
+    for user in (191, 192, 193):
+        for path, body in (("/v1/retrieve", {"k": 3}), ("/v1/score", {"items": [242, 302, "nowhere"]})):
+            answer, expected = (ask(its, path, {"user": user, **body}).json() for its in (service, alone))
+            assert answer["model"] == "first" and answer["version"] == expected["version"]
+            assert {name: answer[name] for name in ("items", "answered_by")} == {
+                name: expected[name] for name in ("items", "answered_by")
+            }
+    return outcomes(service)
+
+
+@pytest.fixture
+def alone(tmp_path: Path, data: Dataset) -> Iterator[Service]:
+    service = services(tmp_path / "alone", data)
+    yield service
+    service.close()
+
+
+def test_a_shadow_is_compared_and_never_shown(shadowed: Service, alone: Service):
+    assert check_shadow(shadowed, alone) == {"compared": 6}
+    page = ask(shadowed, "/metrics", method="GET").text
+    assert 'plait_shadow_overlap_count{model="second"} 3.0' in page
+    assert 'plait_shadow_difference_count{action="rating",model="second"} 3.0' in page
+    assert 'plait_answered_total{by="model",model="second"}' not in page
+    (shadow,) = [
+        its for its in ask(shadowed, "/v1/models", method="GET").json()["models"] if its["is_shadow"]
+    ]
+    assert shadow["model"] == "second"
+    answered_by(shadowed, model="second")
+    assert outcomes(shadowed) == {"compared": 6}, "what it answered itself it does not answer again"
+
+
+def test_a_shadow_that_fails_harms_nobody(shadowed: Service, alone: Service, monkeypatch: pytest.MonkeyPatch):
+    right = Deployed.answer
+
+    def answer(self: Deployed, questions: Sequence[Question]) -> Any:
+        if self.name == "second":
+            raise RuntimeError("a mistake of ours")
+        return right(self, questions)
+
+    monkeypatch.setattr(Deployed, "answer", answer)
+    assert check_shadow(shadowed, alone) == {"failed": 6}
+
+
+def test_a_shadow_that_is_shown_is_caught(shadowed: Service, alone: Service, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Service, "_chosen", lambda self, asked: self.served["second"].deployed)
+    assert_caught(check_shadow, shadowed, alone)
+
+
+def test_questions_go_before_a_shadow_and_what_is_too_much_is_dropped(
+    shadowed: Service, monkeypatch: pytest.MonkeyPatch
+):
+    order: list[str] = []
+    right = Shadow.compare
+    monkeypatch.setattr(Shadow, "compare", lambda self, *asked: (order.append("shadow"), right(self, *asked)))
+    hold, held = threading.Event(), threading.Event()
+    num_questions = MOST_SPARE + 5
+
+    async def all_at_once() -> None:
+        async with client_of(shadowed) as client:
+            blocker = asyncio.to_thread(
+                shadowed.asking.between_questions, lambda: (held.set(), hold.wait(30))
+            )
+            blocking = asyncio.create_task(blocker)
+            await asyncio.to_thread(held.wait, 30)
+            body = {"user": 191, "k": 2}
+            waiting = [
+                asyncio.create_task(asked(client, "/v1/retrieve", body, headers=MANY_MS))
+                for _ in range(num_questions)
+            ]
+            while shadowed.asking.num_waiting < num_questions:
+                await asyncio.sleep(0.01)
+            hold.set()
+            for answer in await asyncio.gather(*waiting):
+                assert answer.status_code == 200
+                order.append("answer")
+            await blocking
+
+    asyncio.run(all_at_once())
+    found = outcomes(shadowed)
+    assert found["compared"] + found["dropped"] == num_questions and found["compared"] >= 1
+    assert found["failed"] == 0
+
+
+def test_spare_time_holds_so_many_works_and_no_more(shadowed: Service):
+    hold, held = threading.Event(), threading.Event()
+    blocking = threading.Thread(
+        target=shadowed.asking.between_questions, args=(lambda: (held.set(), hold.wait(30)),)
+    )
+    blocking.start()
+    held.wait(30)
+    done: list[int] = []
+    taken = [shadowed.asking.in_spare_time(lambda: done.append(1)) for _ in range(MOST_SPARE + 3)]
+    assert taken == [True] * MOST_SPARE + [False] * 3 and not done
+    hold.set()
+    blocking.join()
+    outcomes(shadowed)
+    assert len(done) == MOST_SPARE
