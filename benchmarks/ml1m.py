@@ -3,6 +3,7 @@
     python benchmarks/ml1m.py prepare --log ml1m_reconstructed.parquet --out runs/ml-1m-data
     plait compare runs/ml-1m-data --config benchmarks/ml1m.toml --layouts item,interleaved,pc,lac,lac_patched ...
     plait compare runs/ml-1m-data --layouts item --config benchmarks/ml1m_hstu.toml --out runs/ml-1m-hstu ...
+    python benchmarks/ml1m.py prepare --last-tenth --log ml1m_reconstructed.parquet --out runs/ml-1m-tenths
     python benchmarks/ml1m.py by-exactness runs/ml-1m-hstu/runs/item-seed0 --log ml1m_reconstructed.parquet --out ...
 
 The log is a reconstruction of MovieLens-1M: (user, item) pairs and their order are complete, `liked` (rating of
@@ -21,17 +22,24 @@ import polars as pl
 from provenance import write_result
 
 import plait
+from plait.data import LeaveOneOut, SplitColumn
 from plait.evaluation.answers import Answers, measure
 from plait.evaluation.run_files import Result, answers_of_run, load_result
 from plait.metrics.intervals import Estimate, bootstrap
 
+FOLD = "part"
 app = cyclopts.App()
 
 
 @app.command
-def prepare(*, log: Path, out: Path) -> None:
-    """Prepares the log: rows of the 3,416-item version, ties in the order of that version."""
+def prepare(*, log: Path, out: Path, last_tenth: bool = False) -> None:
+    """Prepares the log: rows of the 3,416-item version, ties in the order of that version.
+
+    With `last_tenth` each user's last tenth is the test, and the tenth before it the validation; else one event each.
+    """
     frame = _rows(log)
+    if last_tenth:
+        frame = _with_tenths(frame)
     dataset = plait.prepare(
         frame,
         user="user_id",
@@ -39,6 +47,7 @@ def prepare(*, log: Path, out: Path) -> None:
         time="timestamp",
         order="position",
         actions={"liked": plait.Binary()},
+        split=SplitColumn(FOLD) if last_tenth else LeaveOneOut(),
         out=out,
         name="ml-1m (3,416 items)",
         note="reconstructed",
@@ -97,6 +106,15 @@ def chosen(answers: Answers, chosen_Q: np.ndarray) -> Answers:
         predicted={name: value_Q[chosen_Q] for name, value_Q in answers.predicted.items()},
         label_QA=answers.label_QA[chosen_Q],
     )
+
+
+def _with_tenths(frame: pl.DataFrame) -> pl.DataFrame:
+    """A column that says which part each event is of: of n events, `max(1, round(n / 10))` are a tenth."""
+    nth = pl.int_range(pl.len()).over("user_id")
+    left, tenth = pl.len().over("user_id") - nth, (pl.len().over("user_id") / 10).round().clip(1)
+    part = pl.when(left <= tenth).then(pl.lit("test")).when(left <= 2 * tenth).then(pl.lit("validation"))
+    ordered = frame.sort("user_id", "timestamp", "position")
+    return ordered.with_columns(part.otherwise(pl.lit("train")).alias(FOLD))
 
 
 def _rows(log: Path) -> pl.DataFrame:
