@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "lum": MODEL | {"conditions", "data", "evaluation", "recommender"},
     "fitting": MODEL | {"data", "evaluation", "training", "recommender", "notices"},
     "store": set(),
-    "service": MODEL | {"data", "recommender", "store"},
+    "service": MODEL | {"conditions", "data", "recommender", "store"},
     "counting_recommender": {"answer_tables", "baselines", "data", "engine", "evaluation", "recommender"},
     "rankers": {
         "compare",

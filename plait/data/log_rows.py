@@ -37,9 +37,9 @@ def check_can_spell(columns: Columns) -> None:
 
 
 def log_rows(dataset: Dataset, columns: Columns, user: int) -> list[dict[str, Any]]:
-    """The events of one dense user, oldest first; numbers of the context stand for their buckets.
+    """The events of one dense user, oldest first; numbers of the context and of conditions stand for their buckets.
 
-    Reading them again gives the prepared events: items, actions, seconds, requests, context.
+    Reading them again gives the prepared events: items, actions, seconds, requests, context, conditions of the moment.
 
     Raises:
         ValueError: as `check_can_spell`.
@@ -54,8 +54,13 @@ def log_rows(dataset: Dataset, columns: Columns, user: int) -> list[dict[str, An
     for action, value_E in zip(dataset.actions, events.action_EA.T, strict=True):
         names = action.kind.values if isinstance(action.kind, KindOfOutcomes) else None
         spelled[action.name] = [_action(value, names) for value in value_E.tolist()]
-    for feature, code_E in zip(dataset.context, events.context_EF.T, strict=True):
-        spelled[feature.name] = [_context(feature, code) for code in code_E.tolist()]
+    of_moment = dataset.manifest.conditions
+    coded = [
+        *zip(dataset.context, events.context_EF.T, strict=True),
+        *zip(of_moment, events.condition_EG.T[: len(of_moment)], strict=True),
+    ]
+    for feature, code_E in coded:
+        spelled[feature.name] = [_described(feature, code) for code in code_E.tolist()]
     return [dict(zip(spelled, row, strict=True)) for row in zip(*spelled.values(), strict=True)]
 
 
@@ -84,12 +89,12 @@ def _action(value: float, names: tuple[str, ...] | None) -> float | str | None:
     return value if names is None else names[int(value)]
 
 
-def _context(feature: Feature, code: int) -> float | str | None:
+def _described(feature: Feature, code: int) -> float | str | None:
     if code == MISSING_VALUE:
         return None
     kind = feature.kind
     if isinstance(kind, Number):
         bucket = code - FIRST_VALUE
         return kind.edges[bucket - 1] if bucket else (kind.edges[0] - 1 if kind.edges else 0.0)
-    assert isinstance(kind, Category), "a context is a category or a number"
+    assert isinstance(kind, Category), "a context or condition of the moment is a category or a number"
     return NOT_SEEN if code == UNSEEN_VALUE else kind.values[code - FIRST_VALUE]

@@ -24,6 +24,8 @@ from plait.service.service import Service, schema_of, unavailable
 from plait.service.settings import LOOPBACK
 from plait.service.wire import (
     AppendRequest,
+    InterestsRequest,
+    QueryRequest,
     RetrieveRequest,
     ScoreRequest,
     WhyRequest,
@@ -34,7 +36,8 @@ from plait.store.history import MOST_ID_BYTES, StoreUnavailable
 DEADLINE, REQUEST_ID = "plait-deadline-ms", "plait-request-id"
 MOST_NAME = 512  # letters of a model's name
 PROBLEM_TYPE = "application/problem+json"
-OPEN, QUESTIONS = ("/healthz", "/readyz"), ("/v1/retrieve", "/v1/score", "/v1/why")
+OPEN = "/healthz", "/readyz"
+QUESTIONS = "/v1/retrieve", "/v1/score", "/v1/why", "/v1/query", "/v1/interests"
 SAFE_HEADERS = [
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -46,6 +49,8 @@ BODIES: dict[str, type] = {
     "/v1/retrieve": RetrieveRequest,
     "/v1/score": ScoreRequest,
     "/v1/why": WhyRequest,
+    "/v1/query": QueryRequest,
+    "/v1/interests": InterestsRequest,
 }
 
 
@@ -83,6 +88,16 @@ def _add_questions(app: FastAPI, service: Service) -> None:
     @app.post("/v1/why", summary="What the token that answers attends to in the history")
     async def why(request: Request) -> Response:
         return await _answer(request, WhyRequest)
+
+    @app.post("/v1/query", summary="The items most likely to come next, under each of some conditions")
+    async def query(request: Request) -> Response:
+        return await _answer(request, QueryRequest)
+
+    @app.post(
+        "/v1/interests", summary="A user's interest under each of some conditions, for a ranker to read"
+    )
+    async def interests(request: Request) -> Response:
+        return await _answer(request, InterestsRequest)
 
     async def _answer(request: Request, kind: type[Any]) -> Response:
         deadline_s = _deadline_s(request, service)
@@ -190,6 +205,7 @@ def _described(service: Service, served: Served) -> dict[str, Any]:
         "actions": [action.name for action in config.actions],
         "can_retrieve": deployed.can_retrieve,
         "can_score": deployed.can_score,
+        "conditions": [feature.name for feature in config.conditions] if deployed.answers_conditions else [],
         "window": [config.max_events, config.window_step],
         "columns": {"user": deployed.recommender.columns.user, "item": deployed.recommender.columns.item,
                     "time": deployed.recommender.columns.time},
@@ -355,9 +371,7 @@ def _route(path: str) -> str:
     """A path as it is counted: users are not named."""
     for route in (
         "/v1/events",
-        "/v1/retrieve",
-        "/v1/score",
-        "/v1/why",
+        *QUESTIONS,
         "/v1/items",
         "/v1/layout",
         "/v1/comparison",

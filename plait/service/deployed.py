@@ -3,14 +3,14 @@
 Shape letters: Q questions, M candidates, K items of a list.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import Any, assert_never, final
 
 import numpy as np
 import polars as pl
 
-from plait.engine.asking import needs_time, reads_condition
+from plait.engine.asking import answers_conditions, needs_time, reads_condition
 from plait.engine.filters import Filters
 from plait.engine.state import State
 from plait.engine.state_parts import joined_states
@@ -18,12 +18,21 @@ from plait.engine.value import Value
 from plait.layouts import audit
 from plait.recommender import VALUE, Recommender
 from plait.schema import UNKNOWN_ITEM
+from plait.service.conditioned import interests, nearest
 from plait.service.fallback import Fallback, dense_items
 from plait.service.problems import Problem, refused
 from plait.service.rows import Rows, unpacked
 from plait.service.states import CachedState, StateCache
 from plait.service.why import why
-from plait.service.wire import Asked, RetrieveRequest, ScoreRequest, WhyRequest
+from plait.service.wire import (
+    Asked,
+    Conditioned,
+    InterestsRequest,
+    QueryRequest,
+    RetrieveRequest,
+    ScoreRequest,
+    WhyRequest,
+)
 from plait.store.history import Head, Store
 
 MOST_APPENDED = 16  # events that are appended one by one; more are encoded anew
@@ -59,17 +68,18 @@ class _Ready:
     def kind(self) -> Hashable:
         asked = self.question.asked
         if isinstance(asked, RetrieveRequest):
-            return ("retrieve", self.k, asked.filter_seen, asked.at, asked.allow, asked.deny)
-        assert isinstance(asked, ScoreRequest), "whys are answered one by one"
-        return ("score", asked.at, tuple(sorted(asked.context.items(), key=str)), asked.value)
+            filters = asked.filter_seen, asked.allow, asked.deny
+            return ("retrieve", self.k, filters, asked.at, _ordered(asked.condition))
+        assert isinstance(asked, ScoreRequest), "all others are answered one by one"
+        return ("score", asked.at, _ordered(asked.context), _ordered(asked.condition), asked.value)
 
 
 @final
 class Deployed:
     """One version of a model. It answers in one thread at a time.
 
-    Raises:
-        ValueError: the model is asked under conditions, which no request can name.
+    Args:
+        rows: how it reads and keeps events; by default those of this model alone.
     """
 
     def __init__(
@@ -80,15 +90,13 @@ class Deployed:
         store: Store,
         fallback: Fallback | None,
         state_bytes: int,
+        rows: Rows | None = None,
     ) -> None:
-        if reads_condition(recommender.model.layout):
-            raise ValueError(
-                f"layout '{recommender.model.layout}' is asked under conditions, and no request names one: ask it by "
-                "`plait lum query`, and serve another layout"
-            )
         self.name, self.version, self.recommender = name, version, recommender
         self.store, self.fallback, self.states = store, fallback, StateCache(state_bytes)
-        self.rows = Rows(recommender)
+        self.rows = rows or Rows(recommender)
+        self.reads_condition = reads_condition(recommender.model.layout)
+        self.answers_conditions = answers_conditions(recommender.model.layout)
         verdict = audit(recommender.model.layout)
         self.can_retrieve, self.can_score = verdict.can_retrieve, verdict.can_score != "no"
         settings = recommender.model.config.settings
@@ -100,18 +108,34 @@ class Deployed:
 
     def check_can(self, asked: Asked) -> None:
         """Raises Problem where the layout has no such answer."""
-        if not self.can(asked):
-            retrieves = _answers_as(asked) is RetrieveRequest
-            what = "retrieve" if retrieves and not self.can_retrieve else "score"
+        lacking = self._lacking(asked)
+        if lacking:
             raise Problem(
-                422, "not this model", f"the model's layout cannot {what}; GET /v1/models says what it can"
+                422, "not this model", f"the model's layout {lacking}; GET /v1/models says what it can"
             )
 
     def can(self, asked: Asked) -> bool:
         """Whether the layout has such an answer."""
-        with_actions = isinstance(asked, RetrieveRequest) and asked.with_actions
-        can = self.can_retrieve if _answers_as(asked) is RetrieveRequest else self.can_score
-        return can and (self.can_score or not with_actions)
+        return not self._lacking(asked)
+
+    def _lacking(self, asked: Asked) -> str:
+        """What stands in the way of an answer; empty where nothing does."""
+        if isinstance(asked, Conditioned):
+            return "" if self.answers_conditions else "is not asked under conditions"
+        if isinstance(asked, WhyRequest) and self.reads_condition:
+            return "is asked under conditions, and why it answers so is not told"
+        if not isinstance(asked, WhyRequest) and (asked.condition is not None) != self.reads_condition:
+            return (
+                "is asked under a condition: name one"
+                if self.reads_condition
+                else "is asked under no condition"
+            )
+        if _answers_as(asked) is RetrieveRequest and not self.can_retrieve:
+            return "cannot retrieve"
+        needs_score = _answers_as(asked) is ScoreRequest or (
+            isinstance(asked, RetrieveRequest) and asked.with_actions
+        )
+        return "cannot score" if needs_score and not self.can_score else ""
 
     def answer(self, questions: Sequence[Question]) -> list[Found | Exception]:
         """An answer to each, or why there is none; questions that go together are asked together."""
@@ -139,10 +163,8 @@ class Deployed:
         Raises:
             Problem: there are no counts, or they say nothing of that.
         """
-        if isinstance(question.asked, WhyRequest):
-            raise Problem(
-                503, "no answer in time", f"{reason}, and only the model knows why; give it more time"
-            )
+        if isinstance(question.asked, WhyRequest | InterestsRequest):
+            raise Problem(503, "no answer in time", f"{reason}, and only the model knows; give it more time")
         if self.fallback is None:
             raise Problem(
                 503,
@@ -150,6 +172,10 @@ class Deployed:
                 f"{reason}, and the service has no counts to fall back on; try again",
             )
         asked, said = question.asked, {"answered_by": BY_COUNTS, "why": reason}
+        if isinstance(asked, QueryRequest):
+            item_K, score_K = self.fallback.retrieve(asked.k, self._left_out(question), None)
+            lists = [{"items": self._ids(item_K), "scores": score_K}] * len(asked.conditions)
+            return {**said, "conditions": asked.conditions, "lists": lists}
         if isinstance(asked, RetrieveRequest):
             kept = None if asked.allow is None else frozenset(self._dense(asked.allow))
             item_K, score_K = self.fallback.retrieve(asked.k, self._left_out(question), kept)
@@ -230,8 +256,8 @@ class Deployed:
         asked = question.asked
         if question.user is not None:
             state = self.state_of(question.user)
-            if state is None and isinstance(asked, WhyRequest):
-                raise Problem(404, "no history", "the user has no history to attend to; append events first")
+            if state is None and isinstance(asked, WhyRequest | InterestsRequest):
+                raise Problem(404, "no history", "the user has no history to read; append events first")
             if state is None:
                 return self.fall_back(question, "the user has no history")
         else:
@@ -239,8 +265,8 @@ class Deployed:
             state = self.encoded([self.rows.spelled(row) for row in asked.history], asked.before)
         if self.needs_time[_answers_as(asked)] and asked.at is None:
             question = replace(question, asked=_at(asked, question.now))
-        if isinstance(question.asked, WhyRequest):
-            return {"answered_by": BY_MODEL, **why(self.recommender, state, question.asked)}
+        if isinstance(question.asked, WhyRequest | QueryRequest | InterestsRequest):
+            return {"answered_by": BY_MODEL, **self._by_itself(question.asked, state)}
         if isinstance(asked, ScoreRequest):
             known_M = dense_items(self.recommender, asked.items) != UNKNOWN_ITEM
             items = [str(item) for item, is_known in zip(asked.items, known_M, strict=True) if is_known]
@@ -265,6 +291,17 @@ class Deployed:
             }
         return _Ready(place, question, state, k=int(min(asked.k, left[0])), kept_V=kept_V)
 
+    def _by_itself(self, asked: WhyRequest | Conditioned, state: State) -> Found:
+        match asked:
+            case WhyRequest():
+                return why(self.recommender, state, asked)
+            case QueryRequest():
+                return nearest(self.recommender, state, asked)
+            case InterestsRequest():
+                return interests(self.recommender, state, asked)
+            case _:
+                assert_never(asked)
+
     def _together(self, group: Sequence[_Ready]) -> list[Found | Exception]:
         try:
             first = group[0].question.asked
@@ -279,7 +316,12 @@ class Deployed:
         assert isinstance(asked, RetrieveRequest)
         state = _joined(group)
         found = self.recommender.retrieve(
-            state, k, filter_seen=asked.filter_seen, at=asked.at, mask=group[0].kept_V
+            state,
+            k,
+            filter_seen=asked.filter_seen,
+            at=asked.at,
+            condition=asked.condition,
+            mask=group[0].kept_V,
         )
         items, scores = found["item"].to_list(), found["score"].to_numpy()
         answers: list[Found | Exception] = []
@@ -289,7 +331,7 @@ class Deployed:
             mine = one.question.asked
             if isinstance(mine, RetrieveRequest) and mine.with_actions:
                 at = one.question.now if mine.at is None and self.needs_time[ScoreRequest] else mine.at
-                table = self.recommender.score(one.state, items[part], at=at)
+                table = self.recommender.score(one.state, items[part], at=at, condition=mine.condition)
                 answer["actions"] = _columns(table)
             answers.append(answer)
         return answers
@@ -302,6 +344,7 @@ class Deployed:
             [one.items for one in group],
             at=asked.at,
             context=asked.context,
+            condition=asked.condition,
             value=None if asked.value is None else self._value(asked.value),
         )
         answers: list[Found | Exception] = []
@@ -353,8 +396,8 @@ class Deployed:
     def _left_out(self, question: Question) -> list[int]:
         """Items that a fallback leaves out: those denied, and those of the history, read without encoding it."""
         asked = question.asked
-        assert isinstance(asked, RetrieveRequest)
-        found = self._dense(asked.deny or ())
+        assert isinstance(asked, RetrieveRequest | QueryRequest)
+        found = self._dense(asked.deny or ()) if isinstance(asked, RetrieveRequest) else []
         if not asked.filter_seen:
             return found
         item = self.recommender.columns.item
@@ -374,9 +417,19 @@ class Deployed:
 
 def _answers_as(asked: Asked) -> type[RetrieveRequest] | type[ScoreRequest]:
     """Which of the two answers it is about."""
-    if isinstance(asked, WhyRequest):
-        return RetrieveRequest if asked.item is None else ScoreRequest
-    return type(asked)
+    match asked:
+        case WhyRequest():
+            return RetrieveRequest if asked.item is None else ScoreRequest
+        case ScoreRequest():
+            return ScoreRequest
+        case RetrieveRequest() | QueryRequest() | InterestsRequest():
+            return RetrieveRequest
+        case _:
+            assert_never(asked)
+
+
+def _ordered(values: Mapping[str, Any] | None) -> Hashable:
+    return None if values is None else tuple(sorted(values.items(), key=str))
 
 
 def _at(asked: Any, now: Any) -> Any:

@@ -1,4 +1,5 @@
-"""Requests that the interface's description shows, and that the tests send: of a log of ratings."""
+"""Requests that the interface's description shows, and that the tests send: of a log of ratings,
+with a scenario that models of conditions are asked under."""
 
 from typing import Any
 
@@ -29,5 +30,15 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "/v1/why": {
         "of what comes next": {"user": "196"},
         "of an item": {"history": [{"item_id": 242, "timestamp": 1_600_000_000}], "item": 302},
+    },
+    "/v1/query": {
+        "of a user": {"user": "196", "conditions": [{"scenario": "search"}, {"scenario": "home"}], "k": 5}
+    },
+    "/v1/interests": {
+        "of a user": {"user": "196", "conditions": [{"scenario": "search"}, {}]},
+        "of a history": {
+            "history": [{"item_id": 242, "timestamp": 1_600_000_000, "scenario": "home"}],
+            "conditions": [{"scenario": "search"}],
+        },
     },
 }

@@ -98,8 +98,8 @@ def check_same_log(one: Deployed, other: Deployed) -> None:
     names = ("user", "item", "time", "time_unit", "time_format", "time_offset", "order", "request")
     columns: tuple[Columns, Columns] = one.recommender.columns, other.recommender.columns
     apart = [name for name in names if getattr(columns[0], name) != getattr(columns[1], name)]
-    if not apart and one.rows.types != other.rows.types:
-        apart = ["actions or context"]
+    types = one.rows.types, other.rows.types
+    apart += [name for name in types[0].keys() & types[1].keys() if types[0][name] != types[1][name]]
     if apart:
         raise ValueError(
             f"the model {other.name} reads another log than {one.name}: its {', '.join(apart)} differ; serve it with a "

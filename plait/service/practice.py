@@ -54,10 +54,16 @@ def _questions(deployed: Deployed, rows: list[Row]) -> list[Question]:
     history, time = tuple(rows), recommender.columns.time
     ids = tuple(recommender.items.head(CANDIDATES).to_list())
     asked: list[RetrieveRequest | ScoreRequest] = []
+    condition: Row | None = {} if deployed.reads_condition else None
     if deployed.can_retrieve:
-        asked.append(RetrieveRequest(history=history, filter_seen=False, with_actions=deployed.can_score))
+        with_actions = deployed.can_score
+        asked.append(
+            RetrieveRequest(
+                history=history, filter_seen=False, with_actions=with_actions, condition=condition
+            )
+        )
     if deployed.can_score:
-        asked.append(ScoreRequest(items=ids, history=history))
+        asked.append(ScoreRequest(items=ids, history=history, condition=condition))
     return [Question(each, None if time is None else rows[-1][time]) for each in asked]
 
 

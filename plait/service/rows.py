@@ -4,7 +4,7 @@ A row is a mapping of the log's columns. Kept are ids as they are spelled, numbe
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ import polars as pl
 from plait.data.columns.actions import read_as
 from plait.data.history import read_history
 from plait.recommender import Recommender
-from plait.schema import Number
+from plait.schema import Feature, Number
 from plait.service.problems import Problem, refused
 from plait.store.history import place_of
 
@@ -23,9 +23,14 @@ FIRST = 10**9  # users of a table that is checked are numbers of one length
 
 @dataclass(frozen=True)
 class Rows:
-    """What a model's log calls its columns, and what they hold."""
+    """What a model's log calls its columns, and what they hold.
+
+    Args:
+        beside: the columns that models beside it read, and how their values are kept: it keeps them, too, unread.
+    """
 
     recommender: Recommender
+    beside: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def known(self) -> frozenset[str]:
@@ -34,7 +39,9 @@ class Rows:
         actions = [action.name for action in self.recommender.actions]
         answers = [name for a in self.recommender.actions for name in a.kind.answer_columns(a.name)]
         ways = [columns.user, columns.item, columns.time, columns.order, columns.request]
-        return frozenset([*filter(None, ways), *actions, *answers, *(f.name for f in columns.context)])
+        described = [feature.name for feature in (*columns.context, *columns.conditions)]
+        asked_under = [feature.name for feature in self.recommender.model.config.conditions]
+        return frozenset([*filter(None, ways), *actions, *answers, *described, *asked_under])
 
     def spelled(self, row: Mapping[str, Any]) -> Row:
         """A row in the one form that is kept.
@@ -46,7 +53,7 @@ class Rows:
         for name in filter(None, (columns.item, columns.time)):
             if row.get(name) is None:
                 raise Problem(422, "wrong event", f"the event has no {name!r}; give it as the log does")
-        kept = self.types
+        kept = {**self.beside, **self.types}
         if not row.keys() <= kept.keys():
             raise Problem(
                 422,
@@ -108,9 +115,12 @@ class Rows:
             found[columns.request] = "text"
         for action in self.recommender.actions:
             found[action.name] = "text" if read_as(action.kind).is_spelt else "number"
-        for feature in columns.context:
-            found[feature.name] = "number" if isinstance(feature.kind, Number) else "text"
-        return found
+        return found | described_types((*columns.context, *columns.conditions))
+
+
+def described_types(features: Sequence[Feature]) -> dict[str, str]:
+    """How values of the context and of conditions are kept, by name."""
+    return {feature.name: "number" if isinstance(feature.kind, Number) else "text" for feature in features}
 
 
 def packed(row: Row) -> bytes:

@@ -3,6 +3,7 @@
 import signal
 import socket
 import threading
+import warnings
 from collections.abc import Callable
 from types import FrameType
 
@@ -24,6 +25,7 @@ def run(service: Service, report: Report) -> None:
         ValueError: the port cannot be had.
     """
     settings = service.settings
+    warnings.simplefilter("ignore", UserWarning)  # they quote what was asked; answers tell it
     port = _bound(settings.host, settings.port)
     config = uvicorn.Config(
         app_of(service),

@@ -22,11 +22,11 @@ from plait.service.keys import read_keys
 from plait.service.models import Model, Served, check_same_log
 from plait.service.practice import practise
 from plait.service.problems import Problem
-from plait.service.rows import Row, Rows, packed
+from plait.service.rows import Row, Rows, described_types, packed
 from plait.service.settings import ServiceSettings
 from plait.service.shadow import Shadow
 from plait.service.split import Split, Traffic
-from plait.service.wire import AppendRequest, Asked, WhyRequest
+from plait.service.wire import AppendRequest, Asked, RetrieveRequest, ScoreRequest
 from plait.store.group_commit import Closed, GroupCommit
 from plait.store.history import (
     Append,
@@ -77,6 +77,7 @@ class Service:
         self.is_ready, self.shadow = False, Shadow(self.counters)
         state_bytes = int(settings.state_memory_mb * 1e6) // len(models)
         self.served: dict[str, Served] = {}
+        self._kept: dict[str, str] = {}  # the columns that any model reads, and how their values are kept
         try:
             for model in models:
                 self.served[model.name] = Served(model, partial(self._loaded, state_bytes=state_bytes))
@@ -140,7 +141,7 @@ class Service:
         if name is None or name == answered_by.name or shown["answered_by"] != BY_MODEL:
             return
         shadow = self.served[name].deployed
-        if isinstance(question.asked, WhyRequest) or not shadow.can(question.asked):
+        if not isinstance(question.asked, RetrieveRequest | ScoreRequest) or not shadow.can(question.asked):
             return
         if not self.asking.in_spare_time(partial(self.shadow.compare, shadow, question, shown)):
             self.shadow.dropped(shadow)
@@ -221,7 +222,9 @@ class Service:
     def _loaded(self, model: Model, version: str, state_bytes: int) -> Deployed:
         recommender = Recommender.from_pretrained(model.folder, model.device)
         fallback = None if model.dataset is None else Fallback.of(model.dataset, recommender)
-        deployed = Deployed(model.name, version, recommender, self.store, fallback, state_bytes)
+        rows = Rows(recommender, self._kept)
+        self._kept.update(rows.types | self._kept)
+        deployed = Deployed(model.name, version, recommender, self.store, fallback, state_bytes, rows)
         self.asking.between_questions(lambda: practise(deployed))
         return deployed
 
@@ -260,7 +263,10 @@ def seed(store: Store, dataset: Dataset, recommender: Recommender) -> int:
     Raises:
         ValueError: the dataset cannot be spelled as the log.
     """
-    columns, rows = recommender.columns, Rows(recommender)
+    columns = recommender.columns
+    rows = Rows(
+        recommender, described_types(dataset.manifest.conditions)
+    )  # another model may be asked under them
     mark = Append(SEED, StoredEvent(dataset.manifest.content_hash, b"", b""))
     done = store.history(SEED)
     if done is not None and mark.event.id in [event.id for event in done.events]:

@@ -46,7 +46,7 @@ class Shadow:
                 for action, difference in differences_of(shown["actions"], found["actions"]).items():
                     self._counters.shadow_difference.labels(shadow.name, action).observe(difference)
             case _:
-                raise AssertionError("whys have no shadow")
+                raise AssertionError("other questions have no shadow")
 
     def _done(self, shadow: Deployed, outcome: str) -> None:
         self._counters.shadowed.labels(shadow.name, outcome).inc()

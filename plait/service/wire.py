@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from plait.service.problems import Problem
 
+MOST_CONDITIONS = 64
 MOST_CANDIDATES, MOST_EVENTS, MOST_HISTORY, MOST_ITEMS, MOST_FILTERED = 10_000, 1_000, 10_000, 1_000, 100_000
 UNKNOWN_FIELD = re.compile(r"unknown field `.*`( - at `.*)?$", re.DOTALL)
 
@@ -42,6 +43,9 @@ class RetrieveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow: Annotated[tuple[Id, ...], Meta(max_length=MOST_FILTERED)] | None = None
     deny: Annotated[tuple[Id, ...], Meta(max_length=MOST_FILTERED)] | None = None
     with_actions: bool = False
+    condition: Columns | None = (
+        None  # under which a model of conditions is asked; what is not named is missing
+    )
 
 
 class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,6 +57,7 @@ class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     at: Spelled | None = None
     context: Columns = {}
     value: Annotated[str, Meta(max_length=2_000)] | None = None
+    condition: Columns | None = None
 
 
 class WhyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,7 +72,32 @@ class WhyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context: Columns = {}
 
 
-Asked = RetrieveRequest | ScoreRequest | WhyRequest
+class QueryRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a user would want under each of some conditions."""
+
+    conditions: Annotated[tuple[Columns, ...], Meta(min_length=1, max_length=MOST_CONDITIONS)]
+    model: Text | None = None
+    user: Id | None = None
+    history: Annotated[tuple[Columns, ...], Meta(min_length=1, max_length=MOST_HISTORY)] | None = None
+    before: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    k: Annotated[int, Meta(ge=1, le=MOST_ITEMS)] = 10
+    filter_seen: bool = True
+    at: Spelled | None = None
+
+
+class InterestsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The vectors that a ranker reads, one for each condition."""
+
+    conditions: Annotated[tuple[Columns, ...], Meta(min_length=1, max_length=MOST_CONDITIONS)]
+    model: Text | None = None
+    user: Id | None = None
+    history: Annotated[tuple[Columns, ...], Meta(min_length=1, max_length=MOST_HISTORY)] | None = None
+    before: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    at: Spelled | None = None
+
+
+Conditioned = QueryRequest | InterestsRequest
+Asked = RetrieveRequest | ScoreRequest | WhyRequest | Conditioned
 
 
 def decoded(body: bytes, kind: type[Kind]) -> Kind:

@@ -21,6 +21,7 @@ ACTIONS = [
     Action("grade", Ordinal(("poor", "good"))),
 ]
 CONTEXT = [Feature("hour", Number(buckets=4)), Feature("place", Category())]
+CONDITIONS = [Feature("scenario", Category()), Feature("slot", Number(buckets=3))]
 FORMAT = "%d.%m.%Y %H:%M:%S%.6f"
 
 
@@ -53,6 +54,8 @@ def rich_log(unit: str) -> pl.DataFrame:
             "grade": drawn(["good", "poor", None]),
             "hour": drawn([*map(float, range(24)), None]),
             "place": drawn(["home", "away", None]),
+            "scenario": drawn(["feed", "search", None]),
+            "slot": drawn([1.0, 2.0, 7.0, None]),
         }
     )
 
@@ -63,7 +66,7 @@ def prepared_rich(folder: Path, unit: str, **more: Any) -> Dataset:
         settings = {"time_format": FORMAT}
     return plait.prepare(
         rich_log(unit), user="user", item="item", time="time", actions=ACTIONS, context=CONTEXT,
-        min_item_events=1, out=folder / "rich", **settings, **more,
+        conditions=CONDITIONS, min_item_events=1, out=folder / "rich", **settings, **more,
     )  # fmt: skip
 
 
@@ -94,7 +97,7 @@ def test_requests_that_are_named_read_back(tmp_path: Path) -> None:
     assert check_reads_back(prepared_rich(tmp_path, "ms", request="session")) > 90
 
 
-@pytest.mark.parametrize("spoilt", ["item", "rating", "device", "hour"])
+@pytest.mark.parametrize("spoilt", ["item", "rating", "device", "hour", "scenario", "slot"])
 def test_rows_that_are_spelled_otherwise_are_caught(spoilt: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         check_reads_back(prepared_rich(tmp_path, "s"), spoilt)
