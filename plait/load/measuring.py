@@ -27,7 +27,7 @@ from plait.load.asked_service import (
 )
 from plait.load.client import Address, Client
 from plait.load.figures import StageFigures, good_answers, quantile_ms, stage_figures
-from plait.load.loops import Draw, closed_loop, open_loop
+from plait.load.loops import closed_loop, open_loop
 from plait.load.machine import disk_syncs_s, held_memory_mb, processor_s
 from plait.load.own_service import OwnService
 from plait.load.population import ANSWERED_IN, Population, Requests
@@ -174,16 +174,16 @@ class Load:
         self.report(f"states of {found.users} users made, the first answer after {found.first_ms:.1f} ms")
         return found
 
-    async def capacity(self, draw: Draw | None = None) -> Capacity:
+    async def capacity(self, settings: LoadSettings | None = None) -> Capacity:
         """How much the service can take: more and more askers, as long as they get more.
 
         Raises:
             ValueError: nobody got an answer in time.
         """
-        drawing, steps = draw or self.requests().draw, list[Step]()
+        draw, steps = self.requests(settings).draw, list[Step]()
         seconds, deadline_s = max(STEP_S, self.settings.seconds / 6), self.settings.deadline_ms / 1e3
         for askers in ASKERS:
-            answers = await closed_loop(self.client.send, drawing, askers, seconds)
+            answers = await closed_loop(self.client.send, draw, askers, seconds)
             took_s = max(answer.done_s for answer in answers)
             good = good_answers(answers, deadline_s) / took_s
             steps.append(Step(askers, round(len(answers) / took_s, 2), round(good, 2)))

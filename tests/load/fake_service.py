@@ -19,7 +19,7 @@ MODEL = {
 }
 USERS, ITEMS = [f"u{n}" for n in range(9)], [str(n) for n in range(60)]
 LAST_S = {user: 100 + place for place, user in enumerate(USERS)}
-Answered = tuple[int, dict[str, Any], dict[str, str]]  # status, body, headers
+Answered = tuple[int, dict[str, Any] | str, dict[str, str]]  # status, body, headers
 
 
 @dataclass
@@ -36,6 +36,7 @@ class FakeService:
     headers: list[str] = field(default_factory=list)  # heads of the requests
     num_connections: int = 0
     url: str = ""
+    tells_lookups: bool = False
     tasks: list[Any] = field(default_factory=list)  # of the connections
 
     async def told(self, method: str, path: str, body: Any) -> Answered:
@@ -58,7 +59,16 @@ class FakeService:
         if route.startswith("/v1/users/"):
             event = {"item": "3", "time": LAST_S[route.rpartition("/")[2]], "rating": 4}
             return 200, {"history": [{"id": "a", "event": event}]}, {}
+        if route == "/metrics" and self.tells_lookups:
+            return 200, self.lookups(), {}
         return 404, {"detail": "no such route"}, {}
+
+    def lookups(self) -> str:
+        """A state is there when its user was asked about before."""
+        users = [body["user"] for path, body in self.asked if path != "/v1/events"]
+        misses = len(set(users))
+        told = (("yes", len(users) - misses), ("no", misses))
+        return "".join(f'plait_state_lookups{{found="{found}"}} {count:.1f}\n' for found, count in told)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.num_connections += 1
@@ -79,7 +89,7 @@ class FakeService:
         )
         body = json.loads(await reader.readexactly(length)) if length else None
         status, said, headers = await self.told(method, path, body)
-        content = json.dumps(said).encode()
+        content = (said if isinstance(said, str) else json.dumps(said)).encode()
         lines = [f"HTTP/1.1 {status} X", f"content-length: {len(content)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         writer.write("\r\n".join([*lines, "", ""]).encode() + content)
