@@ -45,6 +45,7 @@ SHAPE = {"window": WINDOW, "dim": DIM, "layers": LAYERS, "heads": 4, "users": US
 KINDS: tuple[Kind, ...] = ("score", "retrieve")
 ROUTES = {"/v1/score": "/v1/models/sasrec/score", "/v1/retrieve": "/v1/models/sasrec/recommend"}
 READY_S, STOP_S = 300.0, 90.0
+PATIENCE_S = 10.0  # WarpRec refuses nobody: what waits beyond its capacity is late long before
 PEOPLE = Population([str(user) for user in range(USERS)], (), [str(item) for item in range(ITEMS)])
 
 
@@ -76,7 +77,7 @@ class AskingWarpRec:
 async def measured(served: Served, seconds: float, is_warprec: bool) -> dict[str, Any]:
     """Memory, and for each kind of question its capacity and the stages beyond it."""
     told: dict[str, Any] = {"url": served.url, "ready_s": served.ready_s, "memory_mb": {}}
-    async with Client(Address.of(served.url), patience_s=SETTINGS.patience_s) as client:
+    async with Client(Address.of(served.url), patience_s=PATIENCE_S) as client:
         for kind in KINDS:
             settings = replace(SETTINGS, mix={kind: 1.0}, seconds=seconds)
             asking: Any = AskingWarpRec(client) if is_warprec else client
@@ -90,7 +91,8 @@ async def of_kind(load: Load, served: Served) -> dict[str, Any]:
     before_s, capacity = taken_s(served.pid), await load.capacity()
     answers = sum(step.per_s * max(3.0, load.settings.seconds / 6) for step in capacity.steps)
     cost_ms = (taken_s(served.pid) - before_s) / answers * 1e3
-    stages = [await load.stage(f"{times} x capacity", times * capacity.per_s) for times in OF_CAPACITY]
+    rates = [(times, times * capacity.per_s) for times in OF_CAPACITY if capacity.per_s]
+    stages = [await load.stage(f"{times} x capacity", rate) for times, rate in rates]
     return {
         "warmed": None if warmed is None else asdict(warmed),
         "capacity": asdict(capacity),
