@@ -1,8 +1,8 @@
 """What a service takes under load, by `plait.load`: a model of 1,000 candidates, T = 200, d = 128 and 2 layers.
 
-python benchmarks/serve.py                                 about 12 minutes, into benchmarks/results/serve.json
-python benchmarks/serve.py --mixed-seconds 600             with ten minutes of mixed load
-python benchmarks/serve.py --seconds 5 --swaps 2 --out /tmp/serve.json      a look at it
+python benchmarks/serve.py                                               all, into benchmarks/results/serve.json
+python benchmarks/serve.py --mixed-seconds 600                           with ten minutes of mixed load
+python benchmarks/serve.py --seconds 5 --swaps 2 --out short.json        a look at it
 
 Stages, each of Poisson arrivals with latency from the moment a request was due: scores at 20 a second; appends at 50 a
 second, beside what the disk takes to sync; scores at 1, 2, 4 and 8 times the capacity; a mix at 70 % of its capacity;
@@ -44,7 +44,6 @@ FIRST_S = 1_600_000_000
 SETTINGS = LoadSettings(
     mix=mix_of("append=0.5,score=0.3,retrieve=0.2"), candidates=1_000, users=USERS, deadline_ms=500
 )
-SCORES, APPENDS = replace(SETTINGS, mix={"score": 1.0}), replace(SETTINGS, mix={"append": 1.0})
 SCORES_PER_S, APPENDS_PER_S = 20.0, 50.0
 OF_CAPACITY = (1, 2, 4, 8)
 PLAIT = [sys.executable, "-c", "import sys; from plait.cli import main; sys.exit(main(sys.argv[1:]))"]
@@ -90,55 +89,58 @@ def other_version(run: Path) -> Path:
 
 
 async def measured(run: Path, own: OwnService, asked: argparse.Namespace) -> dict[str, Any]:
-    async with Client(Address.of(own.url), patience_s=SETTINGS.patience_s) as client:
-        load = await load_of(client, own, asked.seconds)
+    settings = replace(SETTINGS, seconds=asked.seconds, deadline_ms=asked.deadline_ms)
+    async with Client(Address.of(own.url), patience_s=settings.patience_s) as client:
+        load = await load_of(client, own, settings)
         told: dict[str, Any] = {"memory_mb": {"before": load.memory_mb()}}
         told["warmed"] = asdict(await load.warm())
         told["one by one"] = {kind: await one_by_one(load, kind, asked.seconds / 4) for kind in SETTINGS.mix}
-        told["stages"] = [asdict(stage) for stage in await stages(load, asked.seconds, told)]
+        told["stages"] = [asdict(stage) for stage in await stages(load, told)]
         told["mixed"] = await mixed(load, asked.mixed_seconds)
         told["memory_mb"]["after"] = load.memory_mb()
-        told["swaps"] = await swapped(load, run, asked.swaps, 0.5 * told["mixed"]["capacity"]["per_s"])
+        told["swaps"] = await swapped(load, run, asked.swaps, 0.5 * told["mixed"]["capacity"]["per_s"] or 1.0)
         told["memory_mb"]["after swaps"] = load.memory_mb()
     return told
 
 
-async def load_of(client: Client, own: OwnService, seconds: float) -> Load:
+async def load_of(client: Client, own: OwnService, settings: LoadSettings) -> Load:
     described, users = await described_service(client), [str(user) for user in range(USERS)]
     event = await event_form(client, described, users)
     people = Population(users, (), [str(item) for item in range(ITEMS)], event)
-    return Load(client, described, people, replace(SETTINGS, seconds=seconds), progress, own)
+    return Load(client, described, people, settings, progress, own)
 
 
-async def stages(load: Load, seconds: float, told: dict[str, Any]) -> list[StageFigures]:
-    """Scores and appends, each alone."""
-    whole, half = {"seconds": seconds}, {"seconds": seconds / 2}
+async def stages(load: Load, told: dict[str, Any]) -> list[StageFigures]:
+    """Scores and appends, each alone; those beyond the capacity for half the time."""
+    scores, appends = (replace(load.settings, mix={kind: 1.0}) for kind in ("score", "append"))
     found = [
-        await load.stage("score at 20/s", SCORES_PER_S, replace(SCORES, **whole)),
-        await load.stage("append at 50/s", APPENDS_PER_S, replace(APPENDS, **whole)),
+        await load.stage("score at 20/s", SCORES_PER_S, scores),
+        await load.stage("append at 50/s", APPENDS_PER_S, appends),
     ]
-    capacity = await load.capacity(SCORES)
+    capacity = await load.capacity(scores)
     told["score capacity"] = asdict(capacity)
-    for times in OF_CAPACITY:
-        name = f"score at {times} x capacity"
-        found.append(await load.stage(name, times * capacity.per_s, replace(SCORES, **half)))
+    shorter = replace(scores, seconds=scores.seconds / 2)
+    for times in OF_CAPACITY if capacity.per_s else ():
+        found.append(await load.stage(f"score at {times} x capacity", times * capacity.per_s, shorter))
     return found
 
 
 async def mixed(load: Load, seconds: float) -> dict[str, Any]:
     capacity = await load.capacity()
-    chosen = replace(SETTINGS, seconds=seconds)
-    found = await load.stage("mixed at 70 % of capacity", 0.7 * capacity.per_s, chosen)
-    return {"capacity": asdict(capacity), "stage": asdict(found)}
+    told: dict[str, Any] = {"capacity": asdict(capacity)}
+    if capacity.per_s:
+        chosen = replace(load.settings, seconds=seconds)
+        told["stage"] = asdict(await load.stage("mixed at 70 % of capacity", 0.7 * capacity.per_s, chosen))
+    return told
 
 
 async def one_by_one(load: Load, kind: Kind, seconds: float) -> dict[str, Any]:
     """Requests that wait for each other: what one costs, whatever else runs on the machine."""
     assert load.own is not None
-    chosen, before_s = replace(SETTINGS, mix={kind: 1.0}), processor_s(load.own.pid) or 0.0
+    chosen, before_s = replace(load.settings, mix={kind: 1.0}), processor_s(load.own.pid) or 0.0
     answers = await closed_loop(load.client.send, load.requests(chosen).draw, 1, seconds)
     cost_s = (processor_s(load.own.pid) or 0.0) - before_s
-    (found,) = stage_figures(kind, answers, 0.0, seconds, SETTINGS.deadline_ms / 1e3).kinds
+    (found,) = stage_figures(kind, answers, 0.0, seconds, load.settings.deadline_ms / 1e3).kinds
     cost_ms = round(cost_s / len(answers) * 1e3, 2)
     return {"p50_ms": found.p50_ms, "processor_ms": cost_ms, "requests": len(answers)}
 
@@ -158,7 +160,7 @@ async def swapped(load: Load, run: Path, swaps: int, per_s: float) -> dict[str, 
     async with Client(load.client.address, patience_s=600) as patient:
         swapping = asyncio.create_task(swap())
         while not swapping.done():
-            stages.append(await load.stage(f"{len(took_s)} swaps", per_s, replace(SETTINGS, seconds=10)))
+            stages.append(await load.stage(f"{len(took_s)} swaps", per_s, replace(load.settings, seconds=10)))
         await swapping
     outcomes: Counter[str] = Counter()
     for kind in (kind for stage in stages for kind in stage.kinds):
@@ -218,6 +220,7 @@ def main() -> None:
     )
     parser.add_argument("--mixed-seconds", type=float, default=60.0)
     parser.add_argument("--swaps", type=int, default=50)
+    parser.add_argument("--deadline-ms", type=float, default=SETTINGS.deadline_ms)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "serve.json")
     asked = parser.parse_args()
     before = round(os.getloadavg()[0], 1)
@@ -228,14 +231,22 @@ def main() -> None:
         with own_service(run, run, ["--threads", str(asked.threads)]) as own:
             told = asyncio.run(measured(run, own, asked))
         alone = engine_alone(run, asked.threads)
-    shape = {"window": WINDOW, "step": STEP, "dim": DIM, "layers": LAYERS, "users": USERS, "items": ITEMS}
+    shape = {
+        "window": WINDOW,
+        "step": STEP,
+        "dim": DIM,
+        "layers": LAYERS,
+        "users": USERS,
+        "items": ITEMS,
+        "candidates": SETTINGS.candidates,
+    }
     write_result(
         asked.out,
         {
             "load": {"before": before, "after": round(os.getloadavg()[0], 1), "why": "the machine is shared"},
             "threads": asked.threads,
             "shape": shape,
-            "settings": asdict(SETTINGS),
+            "deadline_ms": asked.deadline_ms,
             "filling_s": own.filling_s,
             "ready_s": own.ready_s,
             "disk_sync_ms": {

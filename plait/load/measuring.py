@@ -131,9 +131,9 @@ class Load:
         warmed = await self.warm()
         stages = [await self.stage(f"{rate:g}/s", rate) for rate in settings.rates]
         capacity = await self.capacity() if settings.of_capacity else None
-        for times in settings.of_capacity:
-            assert capacity is not None
-            stages.append(await self.stage(f"{times:g} x capacity", times * capacity.per_s))
+        if capacity is not None and capacity.per_s:
+            for times in settings.of_capacity:
+                stages.append(await self.stage(f"{times:g} x capacity", times * capacity.per_s))
         return LoadReport(
             url=str(self.client.address),
             service=msgspec.to_builtins(self.described),
@@ -175,11 +175,7 @@ class Load:
         return found
 
     async def capacity(self, settings: LoadSettings | None = None) -> Capacity:
-        """How much the service can take: more and more askers, as long as they get more.
-
-        Raises:
-            ValueError: nobody got an answer in time.
-        """
+        """How much the service can take: more and more askers, as long as they get more. Maybe nothing in time."""
         draw, steps = self.requests(settings).draw, list[Step]()
         seconds, deadline_s = max(STEP_S, self.settings.seconds / 6), self.settings.deadline_ms / 1e3
         for askers in ASKERS:
@@ -190,13 +186,7 @@ class Load:
             self.report(f"{askers} askers: {good:.1f} good answers a second")
             if not still_grows(steps):
                 break
-        most = max(step.good_per_s for step in steps)
-        if not most:
-            raise ValueError(
-                f"nobody who waited for an answer got one by the model within {self.settings.deadline_ms:g} ms; give "
-                "more time (--deadline-ms), or see what the service's metrics say"
-            )
-        return Capacity(most, tuple(steps))
+        return Capacity(max(step.good_per_s for step in steps), tuple(steps))
 
     async def stage(self, name: str, per_s: float, settings: LoadSettings | None = None) -> StageFigures:
         """One rate of arrivals for so long as the settings say."""

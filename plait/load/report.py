@@ -32,7 +32,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Capacity:
-    """The most that askers got who wait for each answer, in answers by the model within the deadline."""
+    """The most that askers got who wait for each answer, in answers by the model within the deadline.
+
+    Where it is 0, nobody got any, and there are no multiples of it to load with.
+    """
 
     per_s: float
     steps: tuple[Step, ...]
@@ -74,6 +77,14 @@ class LoadReport:
     own: OwnFigures | None
 
     @property
-    def is_valid(self) -> bool:
-        """Whether the generator kept up in every stage."""
-        return all(stage.is_valid for stage in self.stages)
+    def complaint(self) -> str:
+        """Why these figures are not all that was asked for, or not valid; nothing where they are."""
+        late = [stage.name for stage in self.stages if not stage.is_valid]
+        if late:
+            return f"the generator fell behind at {', '.join(late)}; those figures are not valid"
+        if self.capacity is not None and not self.capacity.per_s:
+            return (
+                f"nobody who waited for an answer got one by the model within {self.settings['deadline_ms']:g} ms, so "
+                "there is no capacity to load with; give more time (--deadline-ms), or see the service's /metrics"
+            )
+        return ""

@@ -190,10 +190,9 @@ def test_nobody_gets_a_good_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = LoadSettings(
         rates=(), of_capacity=(1.0,), seconds=0.1, mix={"score": 1.0}, users=1, candidates=5
     )
-    with pytest.raises(
-        ValueError, match="nobody who waited for an answer got one by the model within 500 ms"
-    ):
-        loaded(settings, answer=counts)
+    found, _ = loaded(settings, answer=counts)
+    assert found.capacity is not None and found.capacity.per_s == 0 and found.stages == ()
+    assert "nobody who waited for an answer got one by the model within 500 ms" in found.complaint
 
 
 def test_the_capacity_is_searched_and_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,9 +211,7 @@ def test_the_capacity_is_searched_and_loaded(monkeypatch: pytest.MonkeyPatch) ->
     found, _ = loaded(settings, answer=two_at_a_time)
     assert found.capacity is not None and 2 <= len(found.capacity.steps) <= 5
     one, two = found.capacity.steps[:2]
-    assert 0 < one.per_s <= 51 and 0 < two.per_s <= 102, (
-        "a limit of the service, however busy the machine is"
-    )
+    assert 0 < one.per_s <= 51 and 0 < two.per_s <= 102, "a limit of the service, however busy the machine is"
     assert [stage.per_s for stage in found.stages] == [0.5 * found.capacity.per_s, 4 * found.capacity.per_s]
     assert [stage.name for stage in found.stages] == ["0.5 x capacity", "4 x capacity"]
 

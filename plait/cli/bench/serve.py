@@ -111,9 +111,8 @@ def serve(
         text = msgspec.json.format(msgspec.json.encode(found))
         write_whole(out, lambda aside: aside.write_bytes(text + b"\n"))
     show_json(found) if json else _show(found)
-    if not found.is_valid:
-        late = [stage.name for stage in found.stages if not stage.is_valid]
-        raise Unfinished(f"the generator fell behind at {', '.join(late)}; those figures are not valid")
+    if found.complaint:
+        raise Unfinished(found.complaint)
 
 
 def _check_packages() -> None:
