@@ -209,9 +209,10 @@ def test_the_capacity_is_searched_and_loaded(monkeypatch: pytest.MonkeyPatch) ->
         rates=(), of_capacity=(0.5, 4), seconds=0.5, mix={"score": 1.0}, users=1, candidates=5
     )
     found, _ = loaded(settings, answer=two_at_a_time)
-    assert found.capacity is not None and 2 <= len(found.capacity.steps) <= 5
-    one, two = found.capacity.steps[:2]
-    assert 0 < one.per_s <= 51 and 0 < two.per_s <= 102, "a limit of the service, however busy the machine is"
+    assert found.capacity is not None and len(found.capacity.steps) >= 2
+    one, *more = (step.per_s for step in found.capacity.steps)
+    assert 0 < one <= 51 and all(0 < per_s <= 102 for per_s in more), "what the service can, on any machine"
+    assert found.capacity.per_s == max(step.good_per_s for step in found.capacity.steps)
     assert [stage.per_s for stage in found.stages] == [0.5 * found.capacity.per_s, 4 * found.capacity.per_s]
     assert [stage.name for stage in found.stages] == ["0.5 x capacity", "4 x capacity"]
 
