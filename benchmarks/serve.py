@@ -1,52 +1,61 @@
-"""How long a service takes under load: Poisson arrivals from a second process, which do not wait for each other.
+"""What a service takes under load, by `plait.load`: a model of 1,000 candidates, T = 200, d = 128 and 2 layers.
 
-python benchmarks/serve.py                 all of it, into benchmarks/results/serve.json
-python benchmarks/serve.py server FOLDER   the process that is asked
+python benchmarks/serve.py                                               all, into benchmarks/results/serve.json
+python benchmarks/serve.py --mixed-seconds 600                           with ten minutes of mixed load
+python benchmarks/serve.py --seconds 5 --swaps 2 --out short.json        a look at it
 
-Latency counts from the moment that a request was due, so that a queue in front of the service counts, too. A model of
-the shape asked for has weights as drawn: what an answer costs does not depend on them.
+Stages, each of Poisson arrivals with latency from the moment a request was due: scores at 20 a second; appends at 50 a
+second, beside what the disk takes to sync; scores at 1, 2, 4 and 8 times the capacity; a mix at 70 % of its capacity;
+and the same mix at 50 % while the model is swapped. The model is trained for one epoch: what an answer costs does not
+depend on its weights.
 """
 
 import argparse
 import asyncio
-import json
 import os
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from provenance import write_result
 
+from plait.load.asked_service import described_service, event_form
+from plait.load.client import Address, Client
+from plait.load.figures import StageFigures, quantile_ms, stage_figures
+from plait.load.loops import closed_loop
+from plait.load.machine import disk_syncs_s, processor_s
+from plait.load.measuring import Load
+from plait.load.mix import Kind, mix_of
+from plait.load.own_service import OwnService, own_service
+from plait.load.population import Population
+from plait.load.settings import LoadSettings
+
 USERS, EVENTS, ITEMS = 100, 250, 3_700
-WINDOW, STEP, DIM, LAYERS, CANDIDATES = 200, 50, 128, 2, 1_000
+WINDOW, STEP, DIM, LAYERS = 200, 50, 128, 2
 FIRST_S = 1_600_000_000
-DEADLINE_MS = 500.0
-SECONDS = 20.0
-STATE_MB = 256
-Sent = tuple[str, bytes]  # the kind of a request, and all its bytes
+SETTINGS = LoadSettings(
+    mix=mix_of("append=0.5,score=0.3,retrieve=0.2"), candidates=1_000, users=USERS, deadline_ms=500
+)
+SCORES_PER_S, APPENDS_PER_S = 20.0, 50.0
+OF_CAPACITY = (1, 2, 4, 8)
+PLAIT = [sys.executable, "-c", "import sys; from plait.cli import main; sys.exit(main(sys.argv[1:]))"]
 
 
-def prepare(folder: Path) -> None:
-    """A dataset and a model."""
+def trained(folder: Path) -> Path:
+    """A run, after one epoch on a log of chance."""
     import polars as pl
-    import torch
 
     import plait
-    from plait.data.history import columns_read
-    from plait.layouts import resolve
-    from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
-    from plait.nn.config import TrunkConfig
-    from plait.nn.initialising import initialised
-    from plait.recommender import Recommender
 
-    rng = np.random.default_rng(0)
-    count = USERS * EVENTS
+    rng, count = np.random.default_rng(0), USERS * EVENTS
     log = pl.DataFrame(
         {
             "user": np.repeat(np.arange(USERS), EVENTS),
@@ -57,199 +66,123 @@ def prepare(folder: Path) -> None:
         }
     )
     actions = {"rating": plait.Regression(1, 5), "liked": plait.Binary()}
-    data = plait.prepare(
+    plait.prepare(
         log, user="user", item="item", time="time", actions=actions, out=folder / "data", min_item_events=1
     )
-    config = ModelConfig(
-        layout=str(resolve("lac")),
-        settings=ModelSettings(trunk=TrunkConfig(dim=DIM, num_layers=LAYERS, num_heads=4)),
-        num_items=data.num_items,
-        actions=data.actions,
-        max_events=WINDOW,
-        window_step=STEP,
-    )
-    model = initialised(GenerativeRecommender(config), torch.Generator().manual_seed(0)).eval()
-    Recommender(model, data.items, columns_read(data)).save_pretrained(folder / "model")
+    words = f"""train {folder / "data"} --layout lac --out {folder / "run"} --quiet --protocol.max-epochs 1
+        --protocol.max-events {WINDOW} --protocol.window-step {STEP} --model.trunk.dim {DIM}
+        --model.trunk.num-layers {LAYERS} --model.trunk.num-heads 4 --model.counts none"""
+    subprocess.run([*PLAIT, *words.split()], check=True, stdout=subprocess.DEVNULL)
+    return folder / "run"
 
 
-def serve(folder: Path, threads: int) -> None:
-    import torch
-
-    from plait.data import Dataset
-    from plait.nn.runtime import tune_process
+def other_version(run: Path) -> Path:
+    """The same model with other weights, beside the run."""
     from plait.recommender import Recommender
-    from plait.service.models import Model
-    from plait.service.running import run
-    from plait.service.service import Service, seed
-    from plait.service.settings import ServiceSettings
-    from plait.store.lmdb_store import LmdbStore
 
-    tune_process()
-    torch.set_num_threads(threads)
-    data, store = Dataset.open(folder / "data"), LmdbStore(folder / "store", "power")
-    seed(store, data, Recommender.from_pretrained(folder / "model", "cpu"))
-    settings = ServiceSettings(port=0, deadline_ms=DEADLINE_MS, state_memory_mb=STATE_MB)
-    service = Service([Model("bench", folder / "model", data, "cpu")], store, settings)
-    run(service, lambda line: print(line, flush=True))
+    model = Recommender.from_pretrained(run / "model", "cpu")
+    for parameter in model.model.parameters():
+        parameter.data.mul_(1.01)
+    model.save_pretrained(run / "other")
+    shutil.copytree(run / "model", run / "first")
+    return run / "other"
 
 
-class Requests:
-    """Requests of each kind, drawn anew; users are drawn evenly."""
-
-    def __init__(self, seed: int) -> None:
-        self.rng, self.nth, self.seed = np.random.default_rng(seed), 0, seed
-
-    def user(self) -> str:
-        return str(self.rng.integers(0, USERS))
-
-    def score(self) -> Sent:
-        items = self.rng.choice(ITEMS, CANDIDATES, replace=False).tolist()
-        return "score", post("/v1/score", {"user": self.user(), "items": items, "value": "rating + liked"})
-
-    def retrieve(self) -> Sent:
-        return "retrieve", post("/v1/retrieve", {"user": self.user(), "k": 10})
-
-    def append(self) -> Sent:
-        self.nth += 1
-        event = {
-            "item": int(self.rng.integers(0, ITEMS)),
-            "time": FIRST_S + 10_000_000 + self.nth,
-            "rating": 4,
-            "liked": 1,
-        }
-        sent = {"id": f"{self.seed}-{self.nth}", "user": self.user(), "event": event}
-        return "append", post("/v1/events", {"events": [sent]})
-
-    def mixed(self) -> Sent:
-        draw = self.rng.random()
-        return self.append() if draw < 0.5 else self.score() if draw < 0.8 else self.retrieve()
+async def measured(run: Path, own: OwnService, asked: argparse.Namespace) -> dict[str, Any]:
+    settings = replace(SETTINGS, seconds=asked.seconds, deadline_ms=asked.deadline_ms)
+    async with Client(Address.of(own.url), patience_s=settings.patience_s) as client:
+        load = await load_of(client, own, settings)
+        told: dict[str, Any] = {"memory_mb": {"before": load.memory_mb()}}
+        told["warmed"] = asdict(await load.warm())
+        told["one by one"] = {kind: await one_by_one(load, kind, asked.seconds / 4) for kind in SETTINGS.mix}
+        told["stages"] = [asdict(stage) for stage in await stages(load, told)]
+        told["mixed"] = await mixed(load, asked.mixed_seconds)
+        told["memory_mb"]["after"] = load.memory_mb()
+        told["swaps"] = await swapped(load, run, asked.swaps, 0.5 * told["mixed"]["capacity"]["per_s"] or 1.0)
+        told["memory_mb"]["after swaps"] = load.memory_mb()
+    return told
 
 
-def post(path: str, body: Any) -> bytes:
-    content = json.dumps(body).encode()
-    lines = [f"POST {path} HTTP/1.1", "host: localhost", "content-type: application/json"]
-    return "\r\n".join([*lines, f"content-length: {len(content)}", "", ""]).encode() + content
+async def load_of(client: Client, own: OwnService, settings: LoadSettings) -> Load:
+    described, users = await described_service(client), [str(user) for user in range(USERS)]
+    event = await event_form(client, described, users)
+    people = Population(users, (), [str(item) for item in range(ITEMS)], event)
+    return Load(client, described, people, settings, progress, own)
 
 
-class Client:
-    """Connections that are kept, as many as are needed at once."""
-
-    def __init__(self, port: int) -> None:
-        self.port, self.free = port, []
-
-    async def send(self, request: bytes) -> tuple[int, bytes]:
-        """A kept connection may have been closed by the service meanwhile; then another is taken."""
-        while True:
-            kept = bool(self.free)
-            reader, writer = self.free.pop() if kept else await self._open()
-            try:
-                writer.write(request)
-                head = await reader.readuntil(b"\r\n\r\n")
-                break
-            except (asyncio.IncompleteReadError, ConnectionError):
-                if not kept:
-                    raise
-        length = next(
-            int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
-        )
-        body = await reader.readexactly(length)
-        self.free.append((reader, writer))
-        return int(head.split(b" ", 2)[1]), body
-
-    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
+async def stages(load: Load, told: dict[str, Any]) -> list[StageFigures]:
+    """Scores and appends, each alone; those beyond the capacity for half the time."""
+    scores, appends = (replace(load.settings, mix={kind: 1.0}) for kind in ("score", "append"))
+    found = [
+        await load.stage("score at 20/s", SCORES_PER_S, scores),
+        await load.stage("append at 50/s", APPENDS_PER_S, appends),
+    ]
+    capacity = await load.capacity(scores)
+    told["score capacity"] = asdict(capacity)
+    shorter = replace(scores, seconds=scores.seconds / 2)
+    for times in OF_CAPACITY if capacity.per_s else ():
+        found.append(await load.stage(f"score at {times} x capacity", times * capacity.per_s, shorter))
+    return found
 
 
-async def open_loop(
-    client: Client, draw: Callable[[], Sent], per_s: float, seconds: float, seed: int
-) -> list[Any]:
-    """(kind, status, by whom, seconds since it was due) of each request."""
-    rng, due_s, tasks = np.random.default_rng(seed), 0.0, []
-    begin = time.perf_counter()
-
-    async def one(kind: str, request: bytes, due: float) -> Any:
-        status, body = await client.send(request)
-        by = "fallback" if b'"answered_by":"fallback"' in body[:300] else "model"
-        return kind, status, by, time.perf_counter() - begin - due
-
-    while due_s < seconds:
-        due_s += rng.exponential(1 / per_s)
-        kind, request = draw()
-        await asyncio.sleep(max(0.0, due_s - (time.perf_counter() - begin)))
-        tasks.append(asyncio.create_task(one(kind, request, due_s)))
-    return list(await asyncio.gather(*tasks))
+async def mixed(load: Load, seconds: float) -> dict[str, Any]:
+    capacity = await load.capacity()
+    told: dict[str, Any] = {"capacity": asdict(capacity)}
+    if capacity.per_s:
+        chosen = replace(load.settings, seconds=seconds)
+        told["stage"] = asdict(await load.stage("mixed at 70 % of capacity", 0.7 * capacity.per_s, chosen))
+    return told
 
 
-async def capacity(client: Client, draw: Callable[[], Sent], seconds: float) -> float:
-    """Requests a second that two askers get who wait for each answer."""
-    done, begin = 0, time.perf_counter()
-
-    async def asker() -> None:
-        nonlocal done
-        while time.perf_counter() - begin < seconds:
-            await client.send(draw()[1])
-            done += 1
-
-    await asyncio.gather(asker(), asker())
-    return done / (time.perf_counter() - begin)
-
-
-def summary(found: list[Any], per_s: float, seconds: float) -> dict[str, Any]:
-    told = {}
-    for kind in sorted({each[0] for each in found}):
-        mine = [each for each in found if each[0] == kind]
-        took_ms = np.array([each[3] for each in mine if each[1] == 200]) * 1e3
-        good = sum(each[1] == 200 and each[2] == "model" and each[3] * 1e3 <= DEADLINE_MS for each in mine)
-        quantiles = np.quantile(took_ms, [0.5, 0.99, 0.999]).round(2).tolist() if len(took_ms) else [None] * 3
-        told[kind] = {
-            "requests": len(mine),
-            "p50_ms": quantiles[0],
-            "p99_ms": quantiles[1],
-            "p99.9_ms": quantiles[2],
-            "good_per_s": round(good / seconds, 2),
-            "statuses": dict(Counter(str(each[1]) for each in mine)),
-            "fallbacks": sum(each[2] == "fallback" for each in mine),
-        }
-    return {"offered_per_s": round(per_s, 2), "seconds": seconds, **told}
-
-
-def memory_mb(pid: int) -> dict[str, float]:
-    lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
-    found = {words[0]: int(words[1]) / 1e3 for words in lines}
-    return {"anonymous_pss_mb": round(found["Pss_Anon:"], 1), "resident_mb": round(found["Rss:"], 1)}
-
-
-def processor_s(pid: int) -> float:
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
-
-
-async def one_by_one(client: Client, draw: Callable[[], Sent], pid: int, times: int) -> dict[str, float]:
+async def one_by_one(load: Load, kind: Kind, seconds: float) -> dict[str, Any]:
     """Requests that wait for each other: what one costs, whatever else runs on the machine."""
-    took, before_s = [], processor_s(pid)
-    for _ in range(times):
-        request = draw()[1]
-        begin = time.perf_counter()
-        await client.send(request)
-        took.append(time.perf_counter() - begin)
-    cost_ms = (processor_s(pid) - before_s) / times * 1e3
-    return {"p50_ms": round(float(np.median(took)) * 1e3, 2), "processor_ms": round(cost_ms, 2)}
+    assert load.own is not None
+    chosen, before_s = replace(load.settings, mix={kind: 1.0}), processor_s(load.own.pid) or 0.0
+    answers = await closed_loop(load.client.send, load.requests(chosen).draw, 1, seconds)
+    cost_s = (processor_s(load.own.pid) or 0.0) - before_s
+    (found,) = stage_figures(kind, answers, 0.0, seconds, load.settings.deadline_ms / 1e3).kinds
+    cost_ms = round(cost_s / len(answers) * 1e3, 2)
+    return {"p50_ms": found.p50_ms, "processor_ms": cost_ms, "requests": len(answers)}
 
 
-def disk_sync_ms(folder: Path, times: int = 100) -> float:
-    """The median of one fdatasync behind 4 KB, on the store's disk."""
-    took = []
-    with open(folder / "probe", "wb") as file:
-        for _ in range(times):
-            file.write(os.urandom(4096))
-            file.flush()
-            begin = time.perf_counter()
-            os.fdatasync(file.fileno())
-            took.append(time.perf_counter() - begin)
-    return round(float(np.median(took)) * 1e3, 3)
+async def swapped(load: Load, run: Path, swaps: int, per_s: float) -> dict[str, Any]:
+    """Two versions in turns while requests come: what each swap takes, and what became of the requests."""
+    versions, took_s, stages = (run / "other", run / "first"), list[float](), list[StageFigures]()
+
+    async def swap() -> None:
+        for nth in range(swaps):
+            await asyncio.to_thread(put, versions[nth % 2], run / "model")
+            begin_s = time.perf_counter()
+            reply = await patient.send(patient.message("POST", "/v1/models/reload"))
+            assert b'"swapped":true' in reply.body, reply
+            took_s.append(time.perf_counter() - begin_s)
+
+    async with Client(load.client.address, patience_s=600) as patient:
+        swapping = asyncio.create_task(swap())
+        while not swapping.done():
+            stages.append(await load.stage(f"{len(took_s)} swaps", per_s, replace(load.settings, seconds=10)))
+        await swapping
+    outcomes: Counter[str] = Counter()
+    for kind in (kind for stage in stages for kind in stage.kinds):
+        outcomes.update(kind.outcomes)
+    return {
+        "swaps": swaps,
+        "per_s": round(per_s, 2),
+        "swap_p50_s": round(statistics.median(took_s), 2),
+        "swap_most_s": round(max(took_s), 2),
+        "outcomes": dict(outcomes),
+        "problems": sorted({kind.problem for stage in stages for kind in stage.kinds if kind.problem}),
+    }
 
 
-def engine_alone(folder: Path, threads: int) -> dict[str, float]:
+def put(version: Path, folder: Path) -> None:
+    """Each file in one step, since the service may read them."""
+    for file in version.iterdir():
+        shutil.copy(file, folder / f".{file.name}")
+        os.replace(folder / f".{file.name}", folder / file.name)
+
+
+def engine_alone(run: Path, threads: int) -> dict[str, float]:
     """The median of the engine alone, for the same question: keys kept, one process, no HTTP."""
     code = f"""
 import json, time, numpy as np, torch
@@ -260,10 +193,10 @@ from plait.engine import one_pass
 from plait.nn.runtime import tune_process
 from plait.recommender import Recommender
 tune_process()
-folder = Path({str(folder)!r})
-model = Recommender.from_pretrained(folder / "model", "cpu")
-state = model.encode(Dataset.open(folder / "data").history(3))
-item_UC, took = np.random.default_rng(0).permutation({ITEMS})[None, :{CANDIDATES}] + 1, []
+run = Path({str(run)!r})
+model = Recommender.from_pretrained(run / "model", "cpu")
+state = model.encode(Dataset.open(run.parent / "data").history(3))
+item_UC, took = np.random.default_rng(0).permutation({ITEMS})[None, :{SETTINGS.candidates}] + 1, []
 for _ in range(60):
     begin = time.perf_counter(), time.process_time()
     one_pass.score(model.model, state, item_UC)
@@ -275,80 +208,56 @@ print(*np.median(took[10:], axis=0) * 1e3)
     return {"p50_ms": round(wall_ms, 2), "processor_ms": round(cpu_ms, 2)}
 
 
-def started(folder: Path, threads: int) -> tuple[subprocess.Popen, int, float]:
-    begin = time.perf_counter()
-    command = [sys.executable, __file__, "server", str(folder), "--threads", str(threads)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    for line in child.stdout:
-        if "serving" in line:
-            return child, int(line.rsplit(":", 1)[1]), time.perf_counter() - begin
-    raise RuntimeError("the service did not start")
-
-
-async def measure(port: int, pid: int, seconds: float) -> dict[str, Any]:
-    client, drawn = Client(port), Requests(1)
-    for user in range(USERS):  # states of all users
-        await client.send(post("/v1/score", {"user": str(user), "items": [1]}))
-    told: dict[str, Any] = {"memory": memory_mb(pid)}
-    for name, draw in (("score", drawn.score), ("retrieve", drawn.retrieve), ("append", drawn.append)):
-        told[f"{name} one by one"] = await one_by_one(client, draw, pid, int(20 + 6 * seconds))
-    told["score at 20 per s"] = summary(await open_loop(client, drawn.score, 20, seconds, 2), 20, seconds)
-    told["append at 50 per s"] = summary(await open_loop(client, drawn.append, 50, seconds, 3), 50, seconds)
-    most = await capacity(client, drawn.score, seconds / 2)
-    told["score capacity_per_s"] = round(most, 2)
-    for times in (1, 2, 4, 8):
-        part = seconds / 2
-        found = await open_loop(client, drawn.score, times * most, part, 10 + times)
-        told[f"score at {times} times capacity"] = summary(found, times * most, part)
-    most = await capacity(client, drawn.mixed, seconds / 2)
-    told["mixed capacity_per_s"] = round(most, 2)
-    found = await open_loop(client, drawn.mixed, 0.7 * most, 3 * seconds, 4)
-    told["mixed at 70 % of capacity"] = summary(found, 0.7 * most, 3 * seconds)
-    told["memory after"] = memory_mb(pid)
-    return told
+def progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", nargs="?", choices=("all", "server"), default="all")
-    parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="of a stage; those beyond capacity take half"
+    )
+    parser.add_argument("--mixed-seconds", type=float, default=60.0)
+    parser.add_argument("--swaps", type=int, default=50)
+    parser.add_argument("--deadline-ms", type=float, default=SETTINGS.deadline_ms)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "serve.json")
     asked = parser.parse_args()
-    if asked.what == "server":
-        serve(asked.folder, asked.threads)
-        return
+    before = round(os.getloadavg()[0], 1)
     with tempfile.TemporaryDirectory(dir=".") as place:
-        folder = Path(place)
-        prepare(folder)
-        child, _, _ = started(folder, asked.threads)  # fills the store
-        child.terminate()
-        child.wait()
-        child, port, cold_s = started(folder, asked.threads)
-        try:
-            told = {
-                "load": {"before": round(os.getloadavg()[0], 1), "why": "the machine is shared"},
-                "threads": asked.threads,
-                "shape": {
-                    "window": WINDOW,
-                    "step": STEP,
-                    "dim": DIM,
-                    "layers": LAYERS,
-                    "candidates": CANDIDATES,
-                },
-                "deadline_ms": DEADLINE_MS,
-                "ready_s": round(cold_s, 2),
-                "disk_sync_ms": disk_sync_ms(folder),
-                **asyncio.run(measure(port, child.pid, asked.seconds)),
-            }
-        finally:
-            child.terminate()
-            child.wait()
-        told["engine alone"] = engine_alone(folder, asked.threads)
-        told["load"]["after"] = round(os.getloadavg()[0], 1)
-    write_result(asked.out, told)
+        run = trained(Path(place).resolve())
+        other_version(run)
+        syncs_s = disk_syncs_s(run)
+        with own_service(run, run, ["--threads", str(asked.threads)]) as own:
+            told = asyncio.run(measured(run, own, asked))
+        alone = engine_alone(run, asked.threads)
+    shape = {
+        "window": WINDOW,
+        "step": STEP,
+        "dim": DIM,
+        "layers": LAYERS,
+        "users": USERS,
+        "items": ITEMS,
+        "candidates": SETTINGS.candidates,
+    }
+    write_result(
+        asked.out,
+        {
+            "load": {"before": before, "after": round(os.getloadavg()[0], 1), "why": "the machine is shared"},
+            "threads": asked.threads,
+            "shape": shape,
+            "deadline_ms": asked.deadline_ms,
+            "filling_s": own.filling_s,
+            "ready_s": own.ready_s,
+            "disk_sync_ms": {
+                "p50": quantile_ms(syncs_s, 0.5),
+                "p99": quantile_ms(syncs_s, 0.99),
+                "times": len(syncs_s),
+            },
+            "engine alone": alone,
+            **told,
+        },
+    )
 
 
 if __name__ == "__main__":

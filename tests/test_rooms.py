@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "lum": MODEL | {"conditions", "data", "evaluation", "recommender"},
     "fitting": MODEL | {"data", "evaluation", "training", "recommender", "notices"},
     "store": set(),
+    "load": set(),
     "service": MODEL | {"conditions", "data", "recommender", "store"},
     "counting_recommender": {"answer_tables", "baselines", "data", "engine", "evaluation", "recommender"},
     "rankers": {

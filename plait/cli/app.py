@@ -45,7 +45,12 @@ ABOUT_RANKERS = """Rankers: DIN, DIEN, SIM and TWIN, trained and tested like lay
 
 Example: plait rank train ml-100k --ranker din --out runs/din
 """
+ABOUT_BENCH = """Measures: what a service takes under load.
+
+Example: plait bench serve runs/lac --rates 5,20
+"""
 HELD_BY_APPS = {
+    "bench": ABOUT_BENCH,
     "data": ABOUT_DATA,
     "rank": ABOUT_RANKERS,
     "lum": ABOUT_LUM,
@@ -53,7 +58,7 @@ HELD_BY_APPS = {
 }
 IN_ORDER_OF_WORK = (
     "data", "simulate", "layouts", "compare", "train", "rank", "evaluate", "recommend", "score", "similar",
-    "check", "export", "lum", "serve", "new-key", "study",
+    "check", "export", "lum", "serve", "bench", "new-key", "study",
 )  # fmt: skip
 
 for place, verb in enumerate(IN_ORDER_OF_WORK):

@@ -27,15 +27,24 @@ METADATA = b"plait"  # the key of what was asked, in the metadata of a table
 Asked = Mapping[str, str | int | bool | None]  # all that decides the answer
 
 
-def check_takes_table(out: Path) -> None:
-    """Raises ValueError where no table can be written."""
+def check_takes_file(out: Path, name: str) -> None:
+    """Raises ValueError where no file can be written.
+
+    Args:
+        name: of a file that could.
+    """
     if (out / MANIFEST).exists():
-        raise ValueError(f"{out} holds a prepared dataset; name a file for the answer (--out ANSWER.parquet)")
+        raise ValueError(f"{out} holds a prepared dataset; name a file for the answer, such as --out {name}")
     if out.is_dir():
-        raise ValueError(f"{out} is a folder; name a file for the answer, such as {out / 'answer.parquet'}")
+        raise ValueError(f"{out} is a folder; name a file for the answer, such as {out / name}")
     for place in out.parents:
         if place.exists() and not place.is_dir():
             raise ValueError(f"{place} is a file; name a folder that the answer is to stand in")
+
+
+def check_takes_table(out: Path) -> None:
+    """Raises ValueError where no table can be written."""
+    check_takes_file(out, "answer.parquet")
     if out.suffix != ".parquet":
         raise ValueError(f"--out {out}: answers in bulk are Parquet; expected a name that ends in .parquet")
 

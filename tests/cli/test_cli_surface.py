@@ -45,6 +45,7 @@ WRITING = {
     "study": lambda data: ("lac-table-1", "--quick"),
     "recommend": lambda data: ("run", "--users", "all"),
     "score": lambda data: ("run", "--pairs", "pairs.csv"),
+    "bench serve": lambda data: ("run",),
     "export": lambda data: ("run",),
     "lum pretrain": lambda data: (data,),
     "lum query": lambda data: ("run", "--condition", "scenario=home"),
