@@ -32,6 +32,9 @@ def serve(
     most_body_mb: float = 4.0,
     most_per_s: float = 0.0,
     drain_s: float = 10.0,
+    log_answers: Path | None = None,
+    log_answers_s: float = 60.0,
+    log_answers_days: float | None = None,
     threads: int | None = None,
     device: Device = "auto",
 ) -> None:
@@ -76,6 +79,12 @@ def serve(
         Requests that one key may send a second; 0 sets no limit.
     drain_s
         How long open requests may take after SIGTERM.
+    log_answers
+        A folder for what was asked, shown and predicted, and for the events that came: Parquet, which names users.
+    log_answers_s
+        Rows wait at most so long in memory, where a kill loses them.
+    log_answers_days
+        Files of that folder are removed when they are so old; by default all stay.
     threads
         Of the model's arithmetic; by default as torch has them.
     device
@@ -91,6 +100,7 @@ def serve(
     import torch
 
     from plait.recommender import Recommender
+    from plait.service.rolling_files import RollingSettings
     from plait.service.running import run as run_service
     from plait.service.service import Model, Service, seed
     from plait.service.settings import ServiceSettings
@@ -101,6 +111,9 @@ def serve(
         batch_wait_ms=batch_wait_ms, most_together=most_together, state_memory_mb=state_memory_mb,
         most_body_mb=most_body_mb, most_per_s=most_per_s, drain_s=drain_s,
     )  # fmt: skip
+    log = None
+    if log_answers is not None:
+        log = RollingSettings(folder=log_answers, file_s=log_answers_s, keep_days=log_answers_days)
     folder, model_folder = run_and_model(run)
     data = data_of(finished_run(folder))
     if isinstance(data, str):
@@ -115,7 +128,8 @@ def serve(
             users = seed(keeping, data, recommender)
             say(f"histories of {users} users taken from {data.folder}", screen)
         dataset: Dataset | None = None if isinstance(data, str) else data
-        service = Service(Model(folder.name, model_folder, dataset, device), keeping, settings)
+        model = Model(folder.name, model_folder, dataset, device)
+        service = Service(model, keeping, settings, log=log)
     except BaseException:
         keeping.close()
         raise

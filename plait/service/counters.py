@@ -48,6 +48,18 @@ class Counters:
             registry=self.registry,
         )
         self.swaps = Counter("plait_swaps", "Models that took the place of another", registry=self.registry)
+        self.logged = Counter(
+            "plait_logged_rows",
+            "Rows of the answer log by what became of them",
+            ["table", "fate"],
+            registry=self.registry,
+        )
+        self.log_failures = Counter(
+            "plait_log_failures",
+            "Files of the answer log that could not be written",
+            ["table"],
+            registry=self.registry,
+        )
 
     def page(self) -> bytes:
         return generate_latest(self.registry)

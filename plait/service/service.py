@@ -17,6 +17,7 @@ from plait.data.history import Columns
 from plait.data.log_rows import check_can_spell, log_rows
 from plait.files import Hashes
 from plait.recommender import Recommender
+from plait.service.answer_log import AnswerLog
 from plait.service.asking import Answered, Asking
 from plait.service.counters import Counters
 from plait.service.deployed import Deployed, Question
@@ -24,9 +25,10 @@ from plait.service.fallback import Fallback
 from plait.service.keys import read_keys
 from plait.service.practice import practise
 from plait.service.problems import Problem, without_values
+from plait.service.rolling_files import RollingSettings
 from plait.service.rows import Row, Rows, packed
 from plait.service.settings import ServiceSettings
-from plait.service.wire import AppendRequest, Asked
+from plait.service.wire import AppendRequest, Asked, SentEvent
 from plait.store.group_commit import Closed, GroupCommit
 from plait.store.history import (
     Append,
@@ -69,10 +71,16 @@ class Service:
 
     Args:
         clock_s: unix seconds, for questions that name no time.
+        log: where answers and events are logged; None: nowhere.
     """
 
     def __init__(
-        self, model: Model, store: Store, settings: ServiceSettings, clock_s: Callable[[], float] = time.time
+        self,
+        model: Model,
+        store: Store,
+        settings: ServiceSettings,
+        clock_s: Callable[[], float] = time.time,
+        log: RollingSettings | None = None,
     ) -> None:
         self.model, self.store, self.settings, self.clock_s = model, store, settings, clock_s
         self.keys = () if settings.keys is None else read_keys(settings.keys)
@@ -86,6 +94,7 @@ class Service:
         self._coming: Deployed | None = None  # the version that is about to be served
         try:
             self.deployed = self._loaded(model.version())
+            self.answer_log = None if log is None else AnswerLog(log, self.counters, clock_s)
         except BaseException:
             self.asking.close()
             self.appending.close()
@@ -158,7 +167,7 @@ class Service:
 
     def _append(self, asked: Sequence[tuple[Rows, AppendRequest]]) -> list[list[Outcome]]:
         """In the thread of the store."""
-        rows = [[rows.spelled(sent.event) for sent in request.events] for rows, request in asked]
+        rows = [[_row_of(rows, sent) for sent in request.events] for rows, request in asked]
         places = asked[-1][0].places([row for group in rows for row in group])
         groups, begin = [], 0
         for (_, request), group in zip(asked, rows, strict=True):
@@ -226,6 +235,8 @@ class Service:
         self.is_ready = False
         self.asking.close()
         self.appending.close()
+        if self.answer_log is not None:
+            self.answer_log.close()
         self.store.close()
 
 
@@ -274,6 +285,14 @@ def _seeds(user: str, history: Sequence[Row], places: Any) -> list[Append]:
         Append(user, StoredEvent(f"prepared-{nth}", next(places), packed(row)))
         for nth, row in enumerate(history)
     ]
+
+
+def _row_of(rows: Rows, sent: SentEvent) -> Row:
+    """Where the log names requests, an event that names none is of the answer that it is about."""
+    request = rows.recommender.columns.request
+    if request is None or sent.request_id is None:
+        return rows.spelled(sent.event)
+    return rows.spelled({request: sent.request_id, **sent.event})
 
 
 def _appends(request: AppendRequest, rows: Sequence[Row], places: Sequence[bytes]) -> list[Append]:
