@@ -123,7 +123,8 @@ class RollingFiles(Generic[Record]):
             while (left_s := self._left_s()) > 0:
                 if not self._changed.wait(min(left_s, LOOK_S)):
                     _remove_old(self._settings, self._name)
-            taken, rows = [], 0
+            taken: list[_Waiting[Record]] = []
+            rows = 0
             for each in self._waiting:
                 if taken and rows + each.num_rows > self._settings.file_rows:
                     break
