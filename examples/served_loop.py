@@ -3,10 +3,10 @@
     python examples/served_loop.py
 
 Users, items and what they think of each other are simulated, so it is known what the best list would be worth. In each
-round every user asks once and is shown five items: of 20 candidates from `/v1/retrieve`, those with the highest chance of
-a click. The app tells the service what became of all five. Between rounds the log of answers is joined with the events
-(`plait data shown`), the model is trained further on everything so far (`plait train --from`), and the service takes the
-new version while it runs. Users may be shown items again, as in the simulated log, so that rounds can be compared.
+round every user asks once and is shown five items: of 50 candidates from `/v1/retrieve`, those with the highest chance
+of a click. The app tells the service what became of all five. Between rounds the log of answers is joined with the
+events (`plait data shown`), the model is trained further on everything so far (`plait train --from`), and the service
+takes the new version while it runs. Users may be shown items again, as in the simulated log, so rounds compare.
 
 It needs `pip install 'plait[serve]'`.
 """
@@ -34,9 +34,10 @@ from plait.data.simulator.drawing import draw_log
 from plait.data.simulator.simulating import visible
 from plait.schema import Action, Binary
 
-CANDIDATES, SHOWN, DAY_S = 20, 5, 86_400
+CANDIDATES, SHOWN, DAY_S = 50, 5, 86_400
 COLUMNS = ("user_id", "item_id", "timestamp", "request_id", "click")
 NAMED = "--user user_id --item item_id --time timestamp --request request_id --action click:binary"
+SELECT = "--protocol.select ndcg@10=1,auc:click=1"  # one checkpoint, for lists and for clicks
 PLAIT = "import sys; from plait.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
@@ -59,6 +60,10 @@ class Size:
             num_users=self.users,
             num_events=self.events,
             num_items=self.items,
+            num_types=4,
+            taste=2.0,
+            mood=0.5,
+            scenario=0.3,
             responses=(click,),
             steer="click",
         )
@@ -88,7 +93,7 @@ def loop(size: Size, folder: Path) -> list[Worth]:
     drawn = draw_log(world)
     visitors, before = Visitors.after(world, drawn), first_log(visible(world, drawn))
     prepare(before, folder / "data-0")
-    shape = f"--model.trunk.dim {size.dim} --model.trunk.num-layers 1 --protocol.max-events 32"
+    shape = f"--model.trunk.dim {size.dim} --model.trunk.num-layers 1 --protocol.max-events 32 {SELECT}"
     plait(f"train {folder}/data-0 --layout lac {shape} --protocol.max-epochs {size.epochs} --out {run}")
     log = before
     with served(run, folder / "answers") as address:
@@ -174,7 +179,7 @@ def next_version(log: pl.DataFrame, folder: Path, run: Path, turn: int, epochs: 
     """The run's model, trained further on all that is known now."""
     new = folder / f"run-{turn}"
     prepare(log, folder / f"data-{turn}")
-    plait(f"train {folder}/data-{turn} --from {run} --protocol.max-epochs {epochs} --out {new}")
+    plait(f"train {folder}/data-{turn} --from {run} --protocol.max-epochs {epochs} {SELECT} --out {new}")
     return new
 
 
