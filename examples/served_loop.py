@@ -37,6 +37,7 @@ from plait.schema import Action, Binary
 CANDIDATES, SHOWN, DAY_S = 50, 5, 86_400
 COLUMNS = ("user_id", "item_id", "timestamp", "request_id", "click")
 NAMED = "--user user_id --item item_id --time timestamp --request request_id --action click:binary"
+BLIND = "--model.exposure.same-request blind"  # as served: what is shown together is asked about together
 SELECT = "--protocol.select ndcg@10=1,auc:click=1"  # one checkpoint, for lists and for clicks
 PLAIT = "import sys; from plait.cli import main; sys.exit(main(sys.argv[1:]))"
 
@@ -93,7 +94,9 @@ def loop(size: Size, folder: Path) -> list[Worth]:
     drawn = draw_log(world)
     visitors, before = Visitors.after(world, drawn), first_log(visible(world, drawn))
     prepare(before, folder / "data-0")
-    shape = f"--model.trunk.dim {size.dim} --model.trunk.num-layers 1 --protocol.max-events 32 {SELECT}"
+    shape = (
+        f"--model.trunk.dim {size.dim} --model.trunk.num-layers 1 --protocol.max-events 32 {BLIND} {SELECT}"
+    )
     plait(f"train {folder}/data-0 --layout lac {shape} --protocol.max-epochs {size.epochs} --out {run}")
     log = before
     with served(run, folder / "answers") as address:

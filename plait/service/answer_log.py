@@ -118,15 +118,14 @@ def answers_table(answers: Sequence[Answer]) -> pl.DataFrame:
 
 def events_table(events: Sequence[Happened]) -> pl.DataFrame:
     """A row for each event; its columns stand in one text, as JSON, since each log has others."""
-    return pl.DataFrame(
-        {
-            "event_id": [each.sent.id for each in events],
-            "request_id": pl.Series([each.sent.request_id for each in events], dtype=pl.String),
-            "user": [str(each.sent.user) for each in events],
-            "time": pl.Series([each.time_us for each in events]).cast(MOMENT),
-            "event": [msgspec.json.encode(each.sent.event).decode() for each in events],
-        }
-    )
+    columns = {
+        "event_id": [each.sent.id for each in events],
+        "request_id": [each.sent.request_id for each in events],
+        "user": [str(each.sent.user) for each in events],
+        "event": [msgspec.json.encode(each.sent.event).decode() for each in events],
+    }
+    times = pl.Series("time", [each.time_us for each in events], dtype=pl.Int64).cast(MOMENT)
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)).with_columns(times)
 
 
 def _told(answer: Answer) -> dict[str, str | None]:

@@ -70,11 +70,10 @@ def shown_log(
     columns = recommender.columns
     _check_can_join(columns)
     values = _untaken(recommender.actions, untaken or {})
-    answers, num_repeated = _of_last_answers(_read(Path(folder), ANSWERS))
     events = _spelled_events(_read(Path(folder), EVENTS), recommender)
-    answers = _with_users_of_events(answers, events)
+    answers = _with_users_of_events(_read(Path(folder), ANSWERS), events)
     num_nobodys = answers["user"].null_count()
-    answers = answers.filter(pl.col("user").is_not_null())
+    answers, num_repeated = _of_last_answers(answers.filter(pl.col("user").is_not_null()))
     done = _merged(events)
     rows = _rows_shown(answers, done, first)
     joined = rows.join(done.drop("when_us"), on=KEYS, how="left")
