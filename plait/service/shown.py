@@ -178,13 +178,14 @@ def _merged(events: pl.DataFrame) -> pl.DataFrame:
 
 
 def _rows_shown(answers: pl.DataFrame, done: pl.DataFrame, first: int | None) -> pl.DataFrame:
-    """Each item of a request once; retrieved ones before scored ones."""
+    """Each item of a request once, retrieved ones before scored ones; all at the time of the request's last answer."""
     listed = answers.filter(pl.col("asked") == "retrieve")
     if first is not None:
         listed = listed.filter(pl.col("position") <= first)
     told = answers.join(done, on=KEYS, how="semi")
     rows = pl.concat([listed, told]).sort("asked", "position", maintain_order=True)
-    return rows.unique(KEYS, keep="first", maintain_order=True)
+    rows = rows.unique(KEYS, keep="first", maintain_order=True)
+    return rows.with_columns(pl.col("time", "at").sort_by("time").last().over("request_id", "user"))
 
 
 def _as_logged(table: pl.DataFrame, columns: Columns, recommender: Recommender) -> pl.DataFrame:

@@ -104,9 +104,15 @@ def by_hand(answers: list[Answer], events: list[Happened], first: int | None) ->
             actions = {"liked": None if about else 0.0, "rating": None}
             for sent in about:
                 actions |= {name: sent.event[name] for name in actions if name in sent.event}
-            when = answer.time_us // 10**6 if answer.asked.at is None else int(str(answer.asked.at))
+            clock_s = answer.time_us // 10**6
+            when = (clock_s, clock_s if answer.asked.at is None else int(str(answer.asked.at)))
             expected = answer.found["actions"]["liked"][place]
             rows[key] = {"key": key, "when": when, "taken": bool(about), "expected": expected, **actions}
+    for key, row in rows.items():
+        row["its"] = max(each["when"] for other, each in rows.items() if other[:2] == key[:2])[1]
+    together = [{**row, "when": row["its"]} for row in rows.values()]
+    for row in together:
+        del row["its"]
     alone = [
         {
             "key": (sent.request_id or f"event {sent.id}", str(sent.user), str(sent.event["item_id"])),
@@ -119,7 +125,7 @@ def by_hand(answers: list[Answer], events: list[Happened], first: int | None) ->
         for sent in (each.sent for each in events)
         if (sent.request_id, str(sent.user), str(sent.event["item_id"])) not in rows
     ]
-    return [*rows.values(), *alone]
+    return [*together, *alone]
 
 
 def check_as_by_hand(folder: Path, recommender: Recommender, seed: int, first: int | None) -> Counter:
