@@ -47,9 +47,9 @@ class Size:
     """How large the world is, and how long each training."""
 
     users: int = 400
-    events: int = 20
+    events: int = 8
     items: int = 200
-    rounds: int = 3
+    rounds: int = 4
     epochs: int = 12
     further_epochs: int = 6
     dim: int = 32
@@ -175,7 +175,7 @@ def await_files(address: str, rows: dict[str, int]) -> None:
 
 def prepare(log: pl.DataFrame, out: Path) -> None:
     log.write_parquet(out.with_suffix(".parquet"))
-    plait(f"data prepare {out}.parquet {NAMED} --min-item-events 1 --out {out}")
+    plait(f"data prepare {out}.parquet {NAMED} --min-user-events 2 --min-item-events 1 --out {out}")
 
 
 def next_version(log: pl.DataFrame, folder: Path, run: Path, turn: int, epochs: int) -> Path:

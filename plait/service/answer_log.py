@@ -72,7 +72,7 @@ class AnswerLog:
             settings, ANSWERS, answers_table, *_counting(counters, ANSWERS)
         )
         self._events: RollingFiles[Happened] = RollingFiles(
-            settings, EVENTS, events_table, *_counting(counters, EVENTS)
+            settings, EVENTS, happened_table, *_counting(counters, EVENTS)
         )
 
     def answered(self, request_id: str, asked: Asked, found: Found) -> None:
@@ -116,7 +116,7 @@ def answers_table(answers: Sequence[Answer]) -> pl.DataFrame:
     )
 
 
-def events_table(events: Sequence[Happened]) -> pl.DataFrame:
+def happened_table(events: Sequence[Happened]) -> pl.DataFrame:
     """A row for each event; its columns stand in one text, as JSON, since each log has others."""
     columns = {
         "event_id": [each.sent.id for each in events],

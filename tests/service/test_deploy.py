@@ -24,6 +24,8 @@ LABELLED = (
     "answered",
     "events",
     "lookups",
+    "logged",
+    "log_failures",
 )  # of which there is no line before the first
 
 

@@ -14,7 +14,7 @@ import plait
 from plait.data import Dataset
 from plait.recommender import Recommender
 from plait.service import shown
-from plait.service.answer_log import Answer, Happened, answers_table, events_table
+from plait.service.answer_log import Answer, Happened, answers_table, happened_table
 from plait.service.shown import shown_log
 from plait.service.wire import RetrieveRequest, ScoreRequest, SentEvent
 
@@ -78,7 +78,7 @@ def written(folder: Path, answers: list[Answer], events: list[Happened]) -> Path
     folder.mkdir()
     for part in range(0, len(answers), 25):
         answers_table(answers[part : part + 25]).write_parquet(folder / f"answers-{part:03d}.parquet")
-        events_table(events[part * 2 : part * 2 + 50]).write_parquet(folder / f"events-{part:03d}.parquet")
+        happened_table(events[part * 2 : part * 2 + 50]).write_parquet(folder / f"events-{part:03d}.parquet")
     return folder
 
 
