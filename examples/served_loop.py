@@ -212,7 +212,7 @@ def sent(address: str, path: str, body: Any) -> Any:
 
 
 def fetched(what: str | urllib.request.Request) -> str:
-    with urllib.request.urlopen(what, timeout=60) as answer:
+    with urllib.request.urlopen(what, timeout=600) as answer:
         return answer.read().decode()
 
 

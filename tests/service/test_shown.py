@@ -11,6 +11,7 @@ from served import ask, recommender_of, served_log, service_of
 from tiny import assert_caught, assert_not_vacuous
 
 import plait
+from plait.cli import main
 from plait.data import Dataset
 from plait.recommender import Recommender
 from plait.service import shown
@@ -264,6 +265,20 @@ def test_times_are_written_as_the_log_does(
     )
     when = {"ms": AT_S * 10**3, "ns": AT_S * 10**9}.get(settings.get("time_unit", ""), "14.11.2023 22:13")
     assert by_request["r1"] == when
+
+
+def test_the_verb_writes_the_log(
+    tmp_path: Path, recommender: Recommender, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recommender.save_pretrained(tmp_path / "run" / "model")
+    folder, out = written(tmp_path / "log", *drawn(2)), tmp_path / "new" / "shown.parquet"
+    words = ["data", "shown", str(folder), "--run", str(tmp_path / "run"), "--out", str(out), "--first", "2"]
+    assert main([*words, "--untaken", "rating=3"]) == 0
+    expected = shown_log(folder, recommender, first=2, untaken={"rating": 3.0})
+    assert pl.read_parquet(out).equals(expected.table)
+    assert str(expected) in " ".join(capsys.readouterr().out.split())
+    assert main([*words, "--untaken", "rating"]) == 2
+    assert "--untaken rating: expected ACTION=VALUE" in capsys.readouterr().err
 
 
 # The store
