@@ -43,6 +43,9 @@ def serve(
     split: tuple[str, ...] = (),
     split_salt: str = "",
     shadow: str | None = None,
+    log_answers: Path | None = None,
+    log_answers_s: float = 60.0,
+    log_answers_days: float | None = None,
     threads: int | None = None,
     device: Device = "auto",
 ) -> None:
@@ -96,6 +99,12 @@ def serve(
         Another one draws anew which user gets which model.
     shadow
         The name of a model that answers questions again, unseen, to be compared: see /metrics.
+    log_answers
+        A folder for what was asked, shown and predicted, and for the events that came: Parquet, which names users.
+    log_answers_s
+        Rows wait at most so long in memory, where a kill loses them.
+    log_answers_days
+        Files of that folder are removed when they are so old; by default all stay.
     threads
         Of the model's arithmetic; by default as torch has them.
     device
@@ -111,6 +120,7 @@ def serve(
     import torch
 
     from plait.recommender import Recommender
+    from plait.service.rolling_files import RollingSettings
     from plait.service.running import run as run_service
     from plait.service.service import Service, seed
     from plait.service.settings import ServiceSettings
@@ -123,6 +133,9 @@ def serve(
     )  # fmt: skip
     models = [_model_of(each, device, screen) for each in (run, *beside)]
     traffic = _traffic([model.name for model in models], split, split_salt, shadow)
+    log = None
+    if log_answers is not None:
+        log = RollingSettings(folder=log_answers, file_s=log_answers_s, keep_days=log_answers_days)
     if threads is not None:
         torch.set_num_threads(threads)
     recommenders = [Recommender.from_pretrained(model.folder, device) for model in models]
@@ -132,7 +145,7 @@ def serve(
         if histories and data is not None:
             users = seed(keeping, data, recommenders[0])
             say(f"histories of {users} users taken from {data.folder}", screen)
-        service = Service(models, keeping, settings, traffic)
+        service = Service(models, keeping, settings, traffic, log=log)
     except BaseException:
         keeping.close()
         raise

@@ -72,6 +72,8 @@ def _add_questions(app: FastAPI, service: Service) -> None:
     async def events(request: Request) -> Response:
         asked = decoded(await _body(request, service), AppendRequest)
         outcomes = await service.append(asked)
+        if service.answer_log is not None:
+            service.answer_log.stored(asked.events, outcomes)
         done = [
             {"id": sent.id, "status": status} for sent, status in zip(asked.events, outcomes, strict=True)
         ]
@@ -103,6 +105,8 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         deadline_s = _deadline_s(request, service)
         asked = decoded(await _body(request, service), kind)
         answered = await service.answer(asked, deadline_s)
+        if service.answer_log is not None:
+            service.answer_log.answered(request.state.request_id, asked, answered.found)
         response = _json({"request_id": request.state.request_id, **answered.found})
         response.headers["server-timing"] = server_timing(answered)
         return response

@@ -59,6 +59,7 @@ class Counters:
             "plait_swaps", "Versions that took the place of another", ["model"], registry=self.registry
         )
         self._add_shadow()
+        self._add_log()
 
     def _add_shadow(self) -> None:
         self.shadowed = Counter(
@@ -78,6 +79,20 @@ class Counters:
             "plait_shadow_difference",
             "Mean absolute difference between an action as answered and as a shadow predicts it",
             ["model", "action"],
+            registry=self.registry,
+        )
+
+    def _add_log(self) -> None:
+        self.logged = Counter(
+            "plait_logged_rows",
+            "Rows of the answer log by what became of them",
+            ["table", "fate"],
+            registry=self.registry,
+        )
+        self.log_failures = Counter(
+            "plait_log_failures",
+            "Files of the answer log that could not be written",
+            ["table"],
             registry=self.registry,
         )
 

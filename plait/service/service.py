@@ -14,6 +14,7 @@ from plait.data.dataset import Dataset
 from plait.data.history import Columns
 from plait.data.log_rows import check_can_spell, log_rows
 from plait.recommender import Recommender
+from plait.service.answer_log import AnswerLog
 from plait.service.asking import Answered, Asking
 from plait.service.counters import Counters
 from plait.service.deployed import BY_MODEL, Deployed, Found, Question
@@ -22,11 +23,12 @@ from plait.service.keys import read_keys
 from plait.service.models import Model, Served, check_same_log
 from plait.service.practice import practise
 from plait.service.problems import Problem
+from plait.service.rolling_files import RollingSettings
 from plait.service.rows import Row, Rows, described_types, packed
 from plait.service.settings import ServiceSettings
 from plait.service.shadow import Shadow
 from plait.service.split import Split, Traffic
-from plait.service.wire import AppendRequest, Asked, RetrieveRequest, ScoreRequest
+from plait.service.wire import AppendRequest, Asked, RetrieveRequest, ScoreRequest, SentEvent
 from plait.store.group_commit import Closed, GroupCommit
 from plait.store.history import (
     Append,
@@ -50,6 +52,7 @@ class Service:
         models: all of one log; the first one's is the catalogue that the page searches.
         traffic: which of them answers whom; by default the first one all.
         clock_s: unix seconds, for questions that name no time.
+        log: where answers and events are logged; None: nowhere.
 
     Raises:
         ValueError: a model cannot be served, or not beside the others.
@@ -62,6 +65,7 @@ class Service:
         settings: ServiceSettings,
         traffic: Traffic | None = None,
         clock_s: Callable[[], float] = time.time,
+        log: RollingSettings | None = None,
     ) -> None:
         self.store, self.settings, self.clock_s = store, settings, clock_s
         names = [model.name for model in models]
@@ -82,6 +86,7 @@ class Service:
             for model in models:
                 self.served[model.name] = Served(model, partial(self._loaded, state_bytes=state_bytes))
                 check_same_log(self.first.deployed, self.served[model.name].deployed)
+            self.answer_log = None if log is None else AnswerLog(log, self.counters, clock_s)
         except BaseException:
             self.asking.close()
             self.appending.close()
@@ -197,7 +202,7 @@ class Service:
 
     def _append(self, asked: Sequence[tuple[Rows, AppendRequest]]) -> list[list[Outcome]]:
         """In the thread of the store."""
-        rows = [[rows.spelled(sent.event) for sent in request.events] for rows, request in asked]
+        rows = [[_row_of(rows, sent) for sent in request.events] for rows, request in asked]
         places = asked[-1][0].places([row for group in rows for row in group])
         groups, begin = [], 0
         for (_, request), group in zip(asked, rows, strict=True):
@@ -245,6 +250,8 @@ class Service:
         self.is_ready = False
         self.asking.close()
         self.appending.close()
+        if self.answer_log is not None:
+            self.answer_log.close()
         self.store.close()
 
 
@@ -289,6 +296,14 @@ def _seeds(user: str, history: Sequence[Row], places: Any) -> list[Append]:
         Append(user, StoredEvent(f"prepared-{nth}", next(places), packed(row)))
         for nth, row in enumerate(history)
     ]
+
+
+def _row_of(rows: Rows, sent: SentEvent) -> Row:
+    """Where the log names requests, an event that names none is of the answer that it is about."""
+    request = rows.recommender.columns.request
+    if request is None or sent.request_id is None:
+        return rows.spelled(sent.event)
+    return rows.spelled({request: sent.request_id, **sent.event})
 
 
 def _appends(request: AppendRequest, rows: Sequence[Row], places: Sequence[bytes]) -> list[Append]:

@@ -26,6 +26,7 @@ class SentEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: Annotated[str, Meta(min_length=1, max_length=128)]
     user: Id
     event: Columns
+    request_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None  # the answer that it is about
 
 
 class AppendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

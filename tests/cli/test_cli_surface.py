@@ -38,6 +38,7 @@ def test_every_verb_has_help_with_an_example_that_parses(verb: str, capsys: Capt
 
 WRITING = {
     "data prepare": lambda data: (data.parent / "log.parquet", *COLUMNS),
+    "data shown": lambda data: ("answers", "--run", "run"),
     "simulate": lambda data: ("--toy",),
     "train": lambda data: (data, "--layout", "item"),
     "rank train": lambda data: (data, "--ranker", "din"),

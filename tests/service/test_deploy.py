@@ -31,6 +31,8 @@ LABELLED = (
     "lookups",
     "shadowed",
     "shadow_difference",
+    "logged",
+    "log_failures",
 )  # of which there is no line before the first
 
 

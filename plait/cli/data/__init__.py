@@ -5,6 +5,7 @@ from cyclopts import App
 from plait.cli.app import description_of
 
 app = App(name="data")
-for place, (verb, function) in enumerate((("list", "list_data"), ("get", "get"), ("prepare", "prepare"))):
+VERBS = (("list", "list_data"), ("get", "get"), ("prepare", "prepare"), ("shown", "shown"))
+for place, (verb, function) in enumerate(VERBS):
     where = f"plait.cli.data.{verb}:{function}"
     app.command(where, name=verb, help=description_of(where), sort_key=place)

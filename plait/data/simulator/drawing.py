@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from plait.data.simulator.responses import chances_of, draw
+from plait.data.simulator.responses import ResponseChances, chances_of, draw
 from plait.data.simulator.truth import Truth, choose, choose_item, steering, trace_of, truth_of
 from plait.data.simulator.world import World
 
@@ -44,6 +44,15 @@ class _Now:
     scenario_U: Int64[np.ndarray, " U"]
     trace_U: Int64[np.ndarray, " U"]
     latest_U: Int64[np.ndarray, " U"]  # the trace that the latest event would leave
+
+
+@dataclass(frozen=True)
+class Minds:
+    """All of users that decides what they do with an item."""
+
+    type_E: Int64[np.ndarray, " E"]
+    mood_E: Int64[np.ndarray, " E"]
+    scenario_E: Int64[np.ndarray, " E"]
 
 
 def draw_log(world: World) -> DrawnLog:
@@ -103,13 +112,8 @@ def _step(
     now.trace_U = np.where(new_U, now.latest_U, now.trace_U)
     category_U = choose(truth.category_KSLB[now.type_U, now.scenario_U, now.trace_U], uniform_NU[3])
     item_U = choose_item(truth, category_U, uniform_NU[4])
-    action_UA = np.empty((world.num_users, len(world.responses)))
-    for action, response in enumerate(world.responses):
-        effect_U = truth.effect_AKMSB[action, now.type_U, now.mood_U, now.scenario_U, category_U]
-        chances = chances_of(
-            response, float(truth.bias_A[action]), effect_U + truth.quality_AV[action, item_U]
-        )
-        action_UA[:, action] = draw(response, chances, uniform_NU[UNIFORMS + action], rng)
+    minds = Minds(now.type_U, now.mood_U, now.scenario_U)
+    action_UA = responses_to(world, truth, minds, item_U, uniform_NU[UNIFORMS:], rng)
     now.latest_U = trace_of(category_U, action_UA[:, steering(world)], world.num_categories)
     return {
         "new": new_U,
@@ -119,3 +123,34 @@ def _step(
         "item": item_U,
         "action": action_UA,
     }
+
+
+def responses_to(
+    world: World,
+    truth: Truth,
+    minds: Minds,
+    item_E: Int64[np.ndarray, " E"],
+    uniform_AE: Float64[np.ndarray, "A E"],
+    rng: np.random.Generator,
+) -> Float64[np.ndarray, "E A"]:
+    """What is done with items, in the log's units.
+
+    Args:
+        uniform_AE: as `draw` takes it, for each response.
+    """
+    action_EA = np.empty((len(item_E), len(world.responses)))
+    for action, response in enumerate(world.responses):
+        chances = chances_to(world, truth, minds, item_E, action)
+        action_EA[:, action] = draw(response, chances, uniform_AE[action], rng)
+    return action_EA
+
+
+def chances_to(
+    world: World, truth: Truth, minds: Minds, item_E: Int64[np.ndarray, " E"], action: int
+) -> ResponseChances:
+    """How one response to items is distributed."""
+    category_E = truth.category_V[item_E]
+    effect_E = truth.effect_AKMSB[action, minds.type_E, minds.mood_E, minds.scenario_E, category_E]
+    return chances_of(
+        world.responses[action], float(truth.bias_A[action]), effect_E + truth.quality_AV[action, item_E]
+    )

@@ -66,7 +66,7 @@ def _write(
     with whole_folder(out) as folder:
         alone()
         prepare(
-            _visible(world, log),
+            visible(world, log),
             user="user_id",
             item="item_id",
             time="timestamp",
@@ -112,7 +112,8 @@ def _check_fits(world: World) -> None:
     check_fits("this world", 8.0 * (of_events + of_items + of_states), advice)
 
 
-def _visible(world: World, log: DrawnLog) -> pl.DataFrame:
+def visible(world: World, log: DrawnLog) -> pl.DataFrame:
+    """A log as others have one, without what nobody is told: users from 0, items from 1, requests within their user."""
     columns = {
         "user_id": log.user_E,
         "item_id": log.item_E + 1,
