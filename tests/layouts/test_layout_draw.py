@@ -2,6 +2,8 @@
 
 from functools import partial
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -104,7 +106,7 @@ def reaches(layout: Layout, num_events: int, num_candidates: int) -> list[np.nda
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packed, "attend", watched)
-        model_of(layout)(inputs)
+        model_of(layout)(replace(inputs, read=None))
     return [
         np.stack(
             [

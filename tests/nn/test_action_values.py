@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from action_trunks import (
     EVERY_FAMILY,
     EVERY_KIND,
@@ -101,8 +102,8 @@ def test_the_leak_test_notices_a_residual_over_the_values(kind, monkeypatch):
 
 
 def test_the_leak_test_notices_a_gate_of_mixed_values(monkeypatch):
-    def _uvqk(block, own_RLD, mixed_RLD):
-        return block.uvqk(own_RLD if mixed_RLD is None else own_RLD + mixed_RLD)
+    def _uvqk(block, own_RLD, mixed_RLD, read):
+        return F.silu(block.uvqk(own_RLD if mixed_RLD is None else own_RLD + mixed_RLD)).chunk(4, dim=-1)
 
     monkeypatch.setattr(HstuBlock, "_uvqk", _uvqk)
     assert_caught(check_no_leak, trunk_of("mvp_early", kind="hstu"))
