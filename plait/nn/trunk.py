@@ -144,14 +144,15 @@ class Trunk(nn.Module):
                 found.append(f"layer {number}")
         return (*found, *(() if self.pooling is None else ("pooling",)))
 
-    def flops(self, every: TokensAndPairs, read: TokensAndPairs) -> float:
+    def flops(self, every: TokensAndPairs, read: TokensAndPairs | None = None) -> float:
         """FLOPs of a forward pass: every matrix product.
 
         Args:
             every: of all tokens.
-            read: of those that are read: where tokens attend last, of the others only keys and values are made.
+            read: of those that are read, by default all: where tokens attend last, of others only keys and values are
+                made.
         """
-        dim = self.config.dim
+        dim, read = self.config.dim, every if read is None else read
         last = self.blocks[-1] if self.pooling is None else self.pooling
         of_last = _num_weights(last) - 2 * dim**2
         of_all = _num_weights(self) - of_last

@@ -38,7 +38,7 @@ def _flops_of_histories(model: GenerativeRecommender, inputs: Inputs) -> float:
     if isinstance(model, Ranker):
         return model.flops(inputs)
     every = _amounts(model, inputs, None)
-    return model.trunk.flops(every, every if inputs.read is None else _amounts(model, inputs, inputs.read))
+    return model.trunk.flops(every, None if inputs.read is None else _amounts(model, inputs, inputs.read))
 
 
 def _amounts(model: GenerativeRecommender, inputs: Inputs, read: Read | None) -> TokensAndPairs:

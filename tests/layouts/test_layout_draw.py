@@ -1,8 +1,7 @@
 """The drawing: what is drawn is what is trained."""
 
-from functools import partial
-
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest

@@ -28,7 +28,7 @@ from plait.nn.action_values import ActionPooling, DualHelixBlock, MixedValueBloc
 from plait.nn.attention import attend
 from plait.nn.block import Where
 from plait.nn.hstu import HstuBlock
-from plait.nn.trunk import Trunk
+from plait.nn.trunk import TokensAndPairs, Trunk
 from plait.nn.visibility import Segments
 
 
@@ -325,6 +325,6 @@ def test_flops_are_those_of_the_products_that_run(family):
     num_layers, dim = SMALL.num_layers, SMALL.dim
     mixed = {"lfa": 0, "dhn": 2 * num_layers}.get(family, num_layers)
     counted += mixed * 2 * 16 * 3 * dim * dim  # their qkv runs in two parts, past the hooks
-    assert trunk.flops(16, 0.0, 0.0) == counted
+    assert trunk.flops(TokensAndPairs(16, 0.0, 0.0)) == counted
     attentions = {"lfa": 3, "mvp_early": 2, "mvp": 3, "dhn": 5}[family]
     assert trunk.flops(0, 1.0, 1.0) == 4 * dim * attentions

@@ -135,7 +135,9 @@ def test_candidates_and_requests_cost_what_torch_counts(layout, exposure, reques
     check_counted(model, inputs)
 
 
-def check_read(layout: str, trunk: TrunkConfig, changed: Callable[[Inputs], Inputs] = lambda its: its) -> None:
+def check_read(
+    layout: str, trunk: TrunkConfig, changed: Callable[[Inputs], Inputs] = lambda its: its
+) -> None:
     """Candidates of one request, which are a part of their rows."""
     model = model_of(resolve(layout), settings=ModelSettings(trunk=trunk))
     inputs = training_inputs(plan_of(model.layout, candidate_requests=1), in_requests(3))
@@ -193,7 +195,9 @@ def test_a_gradient_that_nobody_computes_is_noticed(known, left_out, monkeypatch
 
 @pytest.mark.parametrize("name", RIDES)
 def test_pairs_of_events_with_themselves_are_noticed(name, monkeypatch):
-    monkeypatch.setattr(flops, "num_pairs", lambda segments, strict=False, read=None: num_pairs(segments, read=read))
+    monkeypatch.setattr(
+        flops, "num_pairs", lambda segments, strict=False, read=None: num_pairs(segments, read=read)
+    )
     assert_caught(check_step, name, trunk_of())
 
 
