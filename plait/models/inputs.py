@@ -159,12 +159,16 @@ def _answers_later(
     """
     found = [each for each in (reader(layout, "i"), reader(layout, "a")) if each and each.target.offset]
     farthest = max((each.target.offset for each in found), default=0)
-    begin_E = begin_of_request(batch.start_U1, batch.request_E)
     is_near_N = np.zeros(len(tokens.event_N), dtype=bool)
-    for end_U in (roles.history_end_U, begin_E[roles.history_end_U - 1]):
+    for end_U in (roles.history_end_U, _begin_of_last(batch, roles)):
         end_N = np.repeat(end_U, tokens.length_U)
         is_near_N |= (tokens.event_N < end_N) & (tokens.event_N >= end_N - farthest)
     return is_near_N & np.isin(tokens.slot_N, [each.token for each in found])
+
+
+def _begin_of_last(batch: EventBatch, roles: EventRoles) -> Int64[np.ndarray, " U"]:
+    """The first event of the last request of each history."""
+    return begin_of_request(batch.start_U1, batch.request_E)[roles.history_end_U - 1]
 
 
 def candidate_inputs(
