@@ -43,17 +43,18 @@ def check_answers(layout: str, asks_candidates: bool) -> dict[str, int]:
     log = replace(batch_of([len(REQUEST_E)]), time_s_E=1_000_000 + 600 * REQUEST_E, request_E=REQUEST_E)
     rule, lag = model.plan.window, model.plan.lead
     state = one_pass.encode(model, encode(part_of(log, 0, 0, 7), rule, lag))
-    for event in range(7, len(REQUEST_E)):
-        after = append(state, part_of(log, 0, event, event + 1), rule, lag)
-        state = one_pass.append(model, state, after)
+    for end in range(7, len(REQUEST_E) + 1):
+        if end > 7:
+            after = append(state, part_of(log, 0, end - 1, end), rule, lag)
+            state = one_pass.append(model, state, after)
         assert state.kept is not None
         met["states left out"] += int(state.kept.encoded.hidden_SD.isnan().any(1).sum())
-        for at_s in (int(log.time_s_E[event]), 2_000_000):
-            asked = (
+        for at_s in (int(log.time_s_E[end - 1]), 2_000_000):
+            kept, plainly = (
                 answers(model, state, at_s, one_pass),
                 answers(model, replace(state, kept=None), at_s, plain),
             )
-            for found, expected in zip(*asked, strict=True):
+            for found, expected in zip(kept, plainly, strict=True):
                 np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
                 met["asked"] += 1
     return met
