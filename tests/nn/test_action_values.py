@@ -327,4 +327,4 @@ def test_flops_are_those_of_the_products_that_run(family):
     counted += mixed * 2 * 16 * 3 * dim * dim  # their qkv runs in two parts, past the hooks
     assert trunk.flops(TokensAndPairs(16, 0.0, 0.0)) == counted
     attentions = {"lfa": 3, "mvp_early": 2, "mvp": 3, "dhn": 5}[family]
-    assert trunk.flops(0, 1.0, 1.0) == 4 * dim * attentions
+    assert trunk.flops(TokensAndPairs(0, 1.0, 1.0)) == 4 * dim * attentions
