@@ -36,6 +36,7 @@ from plait.nn.item_bias import ItemBias
 from plait.nn.losses import RetrievalLoss, retrieval_loss
 from plait.nn.precision import Multiplied
 from plait.nn.ranker_settings import RankerSettings
+from plait.nn.read import Read
 from plait.nn.sampling import Sampler
 from plait.nn.towers import TowerConfig
 from plait.nn.trunk import Trunk
@@ -239,10 +240,11 @@ class GenerativeRecommender(nn.Module):
     def encoded(self, histories: Inputs) -> Encoded:
         """What later events need of histories (`history_inputs`)."""
         x_RLD, action_RLD = self._embedded(histories, self._facts(histories, None))
-        where = Keeping.of(self.trunk.where(histories.segments), histories.cell_N)
-        hidden_RLD = self.trunk.through(x_RLD, action_RLD, where)
+        where, read = Keeping.of(self.trunk.where(histories.segments), histories.cell_N), histories.read
+        last = None if read is None else where.reading(read)
+        hidden_rlD = self.trunk.through(x_RLD, action_RLD, where, last)
         length_U = torch.bincount(histories.user_N, minlength=len(histories.user_code_UK)).cpu().numpy()
-        return where.encoded(hidden_RLD, np.concatenate([[0], np.cumsum(length_U)]))
+        return where.encoded(hidden_rlD, np.concatenate([[0], np.cumsum(length_U)]), read)
 
     def watched(self, inputs: Inputs, slot_R1: Int64[Tensor, "R 1"]) -> Watching:
         """A forward pass in which one slot of every row is watched: what it gives to the others (`Watching`)."""
@@ -431,14 +433,10 @@ class GenerativeRecommender(nn.Module):
         }
 
     def _states(self, inputs: Inputs, items: ItemVectors | None) -> list[Float[Tensor, "M D"]]:
-        facts = self._facts(inputs, items)
-        hidden_CD = self._hidden(inputs, facts)
-        return [self._state(questions, hidden_CD, facts) for questions in inputs.questions]
-
-    def _hidden(self, inputs: Inputs, facts: dict[Field, Tensor]) -> Float[Tensor, "C D"]:
-        """Hidden states of every slot of the rows, flattened: C = R * L cells."""
+        facts, read = self._facts(inputs, items), inputs.read
         x_RLD, action_RLD = self._embedded(inputs, facts)
-        return self.trunk(x_RLD, inputs.segments, action_RLD).flatten(0, 1)
+        hidden_CD = self.trunk(x_RLD, inputs.segments, action_RLD, read).flatten(0, 1)
+        return [self._state(questions, hidden_CD, facts, read) for questions in inputs.questions]
 
     def _embedded(
         self, inputs: Inputs, facts: dict[Field, Tensor]
@@ -454,9 +452,18 @@ class GenerativeRecommender(nn.Module):
         return _in_rows(inputs, x_ND), action_RLD
 
     def _state(
-        self, questions: Questions, hidden_CD: Tensor, facts: dict[Field, Tensor]
+        self,
+        questions: Questions,
+        hidden_CD: Tensor,
+        facts: dict[Field, Tensor],
+        read: Read | None = None,
     ) -> Float[Tensor, "M D"]:
-        state_MD = hidden_CD.index_select(0, questions.cell_M)
+        """
+        Args:
+            hidden_CD: states of all cells, or of those that are read.
+        """
+        cell_M = questions.cell_M if read is None else read.numbers(questions.cell_M)
+        state_MD = hidden_CD.index_select(0, cell_M)
         if questions.given_M:
             couplers = self.couplers[_key(questions.target)]
             assert isinstance(couplers, nn.ModuleList)

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from plait.counts.actions import ActionQuestions
@@ -24,6 +24,7 @@ from plait.layouts.arrange import (
     candidate_tokens,
     training_predictions,
 )
+from plait.layouts.audit import reader
 from plait.layouts.event_roles import EventRoles, begin_of_request
 from plait.layouts.facts import Field, Target
 from plait.layouts.packing import PackedRows, in_one_row, pack
@@ -31,6 +32,7 @@ from plait.models.late import LateStatistics
 from plait.models.questions import QuestionPlan
 from plait.nn.cached import Lists
 from plait.nn.positions import TimeAnchor
+from plait.nn.read import Read
 from plait.nn.visibility import NO_REQUEST_BEFORE, Clock, Segments
 from plait.schema import EventBatch
 
@@ -69,6 +71,7 @@ class Inputs:
         np.ndarray, " U"
     ]  # dense user index, and which of its events each is: keys of what is kept elsewhere
     number_E: Int64[np.ndarray, " E"]
+    read: Read | None = None  # the cells where answers are read; None: as good as all
 
     @property
     def num_tokens(self) -> int:
@@ -141,7 +144,31 @@ def history_inputs(
     roles = plan.query_roles(batch)
     tokens = arrange(plan.layout, roles)
     tokens = tokens.only(tokens.slot_N < plan.layout.tokens_per_event)
-    return _rows_of(plan, batch, roles, tokens, packer(tokens.length_U), (), device)
+    rows = packer(tokens.length_U)
+    inputs = _rows_of(plan, batch, roles, tokens, rows, (), device)
+    cell_M = rows.cell_N[_answers_later(plan.layout, batch, roles, tokens)]
+    return replace(inputs, read=Read.some_of([cell_M], rows.segment_RL, device))
+
+
+def _answers_later(
+    layout: Layout, batch: EventBatch, roles: EventRoles, tokens: Tokens
+) -> Bool[np.ndarray, " N"]:
+    """Which tokens of histories answer questions about events that come after them, now or when more were appended.
+
+    Such an event may be of the last request, and come after what lay before that.
+    """
+    found = [each for each in (reader(layout, "i"), reader(layout, "a")) if each and each.target.offset]
+    farthest = max((each.target.offset for each in found), default=0)
+    is_near_N = np.zeros(len(tokens.event_N), dtype=bool)
+    for end_U in (roles.history_end_U, _begin_of_last(batch, roles)):
+        end_N = np.repeat(end_U, tokens.length_U)
+        is_near_N |= (tokens.event_N < end_N) & (tokens.event_N >= end_N - farthest)
+    return is_near_N & np.isin(tokens.slot_N, [each.token for each in found])
+
+
+def _begin_of_last(batch: EventBatch, roles: EventRoles) -> Int64[np.ndarray, " U"]:
+    """The first event of the last request of each history."""
+    return begin_of_request(batch.start_U1, batch.request_E)[roles.history_end_U - 1]
 
 
 def candidate_inputs(
@@ -242,7 +269,9 @@ def _inputs(
         _questions(batch, roles, each, rows.cell_N[each.token_M], device, late, counting)
         for each in predictions
     )
-    return _rows_of(plan, batch, roles, tokens, rows, questions, device)
+    inputs = _rows_of(plan, batch, roles, tokens, rows, questions, device)
+    cells = [rows.cell_N[each.token_M] for each in predictions]
+    return replace(inputs, read=Read.some_of(cells, rows.segment_RL, device))
 
 
 def _rows_of(

@@ -5,7 +5,7 @@ Everywhere here the attention is strict: an event sees earlier events alone, nev
 the very action that is predicted at it. Actions enter through a LayerNorm of their own: they are embeddings, and
 start about fifty times smaller than the normalised states that they are added to.
 
-Shape letters: R rows, L slots of a row, D width, N heads, H head width.
+Shape letters: R rows, L slots of a row, r and l those that are read (`Read`), D width, N heads, H head width.
 """
 
 from jaxtyping import Float
@@ -15,8 +15,9 @@ from plait.nn.block import Heads, Layer, Streams, Where
 from plait.nn.config import TrunkConfig
 from plait.nn.gpt import heads_of
 from plait.nn.initialising import layer_norm
-from plait.nn.linear import linear
+from plait.nn.linear import linear, part_of
 from plait.nn.positions import Angles
+from plait.nn.read import Read, read_of
 from plait.nn.relative import relative_bias
 
 
@@ -72,6 +73,7 @@ class DualHelixBlock(nn.Module):
     def forward(
         self, x_RLD: Float[Tensor, "R L D"], action_RLD: Float[Tensor, "R L D"], where: Where
     ) -> Streams:
+        assert where.read is None, "both streams of all slots are read: a pooling follows"
         x_RLD, _ = self.items(x_RLD, action_RLD, where)
         action_RLD, _ = self.actions(action_RLD, x_RLD, where)
         return x_RLD, action_RLD
@@ -104,15 +106,29 @@ class ActionPooling(nn.Module):
 
     def forward(
         self, hidden_RLD: Float[Tensor, "R L D"], action_RLD: Float[Tensor, "R L D"], where: Where
-    ) -> Float[Tensor, "R L D"]:
-        qkv = self.project(hidden_RLD, action_RLD, where.angles)
-        return self.merge(hidden_RLD, where.softmax(qkv, self.bias, strict=True))
+    ) -> Float[Tensor, "r l D"]:
+        qkv = self.project(hidden_RLD, action_RLD, where.angles, where.read)
+        return self.merge(read_of(hidden_RLD, where.read), where.softmax(qkv, self.bias, strict=True))
 
     def project(
-        self, hidden_RLD: Float[Tensor, "R L D"], action_RLD: Float[Tensor, "R L D"], angles: Angles | None
+        self,
+        hidden_RLD: Float[Tensor, "R L D"],
+        action_RLD: Float[Tensor, "R L D"],
+        angles: Angles | None,
+        read: Read | None = None,
     ) -> Heads:
-        """Queries and keys of items, values of actions; with `angles`, queries and keys turned."""
-        return heads_of(self.qk(hidden_RLD), self.value(self.ride_norm(action_RLD)), self.num_heads, angles)
+        """Queries and keys of items, values of actions; with `angles`, queries and keys turned.
+
+        Args:
+            read: which slots have queries; by default all.
+        """
+        dim, v_RLD = hidden_RLD.shape[-1], self.value(self.ride_norm(action_RLD))
+        if read is None:
+            q_rlD, k_RLD = self.qk(hidden_RLD).chunk(2, dim=-1)
+        else:
+            q_rlD = part_of(self.qk, slice(dim), read.of_cells(hidden_RLD))
+            k_RLD = part_of(self.qk, slice(dim, None), hidden_RLD)
+        return heads_of(q_rlD, k_RLD, v_RLD, self.num_heads, angles, read)
 
     def merge(
         self, hidden_RLD: Float[Tensor, "R L D"], pooled_RNLH: Float[Tensor, "R N L H"]

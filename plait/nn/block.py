@@ -1,6 +1,6 @@
 """What every block of a trunk is given beside the streams.
 
-Shape letters: R rows, L slots of a row, D width, N heads, H head width.
+Shape letters: R rows, L slots of a row, r and l those that are read (`Read`), D width, N heads, H head width.
 """
 
 from abc import ABC, abstractmethod
@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from plait.nn.config import TrunkConfig
 from plait.nn.positions import Angles
+from plait.nn.read import Read
 from plait.nn.relative import RelativeBias
 from plait.nn.visibility import Segments
 
 # A block maps (x_RLD, action_RLD, where) to the two streams: x, the tokens' residual stream, and the embeddings of
 # the actions that no token shows (None where tokens show all).
-Streams = tuple[Float[Tensor, "R L D"], Float[Tensor, "R L D"] | None]
-Heads = tuple[Float[Tensor, "R N L H"], Float[Tensor, "R N L H"], Float[Tensor, "R N L H"]]
+Streams = tuple[Float[Tensor, "r l D"], Float[Tensor, "R L D"] | None]
+Heads = tuple[Float[Tensor, "r N l H"], Float[Tensor, "R N L H"], Float[Tensor, "R N L H"]]
 
 
 class Where(ABC):
@@ -27,9 +28,10 @@ class Where(ABC):
 
     segments: Segments
     angles: Angles | None  # of RoPE
+    read: Read | None = None  # which slots are read of what comes out, and attend; None: all
 
     @abstractmethod
-    def softmax(self, qkv: Heads, bias: RelativeBias | None, *, strict: bool) -> Float[Tensor, "R N L H"]:
+    def softmax(self, qkv: Heads, bias: RelativeBias | None, *, strict: bool) -> Float[Tensor, "r N l H"]:
         """Softmax attention, scores scaled by H ** -0.5, with whatever the positions add to them.
 
         Args:
@@ -39,7 +41,7 @@ class Where(ABC):
     @abstractmethod
     def silu(
         self, qkv: Heads, bias: RelativeBias | None, *, scale: float, norm_len: int, strict: bool
-    ) -> Float[Tensor, "R N L H"]:
+    ) -> Float[Tensor, "r N l H"]:
         """The sum of values weighted by SiLU(scale * q.k + whatever the positions add), over norm_len; `strict` as in
         `softmax`."""
 
@@ -62,8 +64,8 @@ class Layer(nn.Module, ABC):
     @abstractmethod
     def update(
         self, x_RLD: Float[Tensor, "R L D"], where: Where, mixed_RLD: Float[Tensor, "R L D"] | None = None
-    ) -> Float[Tensor, "R L D"]:
-        """The residual stream after the layer.
+    ) -> Float[Tensor, "r l D"]:
+        """The residual stream after the layer, of the slots that are read.
 
         Args:
             mixed_RLD: is added to the normalised states that values are made from; then no token sees its own event.

@@ -8,7 +8,7 @@ width, D width. Of a run of lists: G lists, K keys of each, C events of each, M 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple, final
 
@@ -21,7 +21,9 @@ from torch import Tensor
 from plait.nn.block import Heads, Where
 from plait.nn.blockwise import SCORES_PER_BLOCK, SCORES_PER_BLOCK_ELSEWHERE
 from plait.nn.encoded import Encoded, Keys, starts
+from plait.nn.packed import Packed
 from plait.nn.positions import Angles
+from plait.nn.read import Read
 from plait.nn.relative import RelativeBias
 from plait.nn.visibility import Segments
 
@@ -36,10 +38,16 @@ class Keeping(Where):
     inner: Where
     cell_S: Int64[Tensor, " S"]  # where in the rows the tokens stand that are kept
     kept: list[Keys] = field(default_factory=list)
+    read: Read | None = None
 
     @classmethod
     def of(cls, inner: Where, cell_S: Int64[Tensor, " S"]) -> "Keeping":
         return cls(inner.segments, inner.angles, inner, cell_S)
+
+    def reading(self, read: Read) -> "Keeping":
+        """The same, where only some slots are read; what is kept is kept together."""
+        assert isinstance(self.inner, Packed), "histories are encoded in rows"
+        return replace(self, inner=self.inner.reading(read), read=read)
 
     def softmax(self, qkv: Heads, bias: RelativeBias | None, *, strict: bool) -> Tensor:
         self._keep(qkv)
@@ -51,14 +59,28 @@ class Keeping(Where):
         self._keep(qkv)
         return self.inner.silu(qkv, bias, scale=scale, norm_len=norm_len, strict=strict)
 
-    def encoded(self, hidden_RLD: Float[Tensor, "R L D"], start_U1: Int64[np.ndarray, " U1"]) -> Encoded:
-        """All that was kept, with what the trunk returned."""
+    def encoded(
+        self,
+        hidden_rlD: Float[Tensor, "r l D"],
+        start_U1: Int64[np.ndarray, " U1"],
+        read: Read | None = None,
+    ) -> Encoded:
+        """All that was kept, with what the trunk returned; NaN where nothing is read.
+
+        Args:
+            read: of which slots the trunk returned something; by default of all.
+        """
+        hidden_CD = hidden_rlD.flatten(0, 1)
+        if read is not None:
+            num_cells = self.segments.segment_RL.numel()
+            unread_CD = hidden_CD.new_full((num_cells, hidden_CD.shape[1]), torch.nan)
+            hidden_CD = unread_CD.index_copy_(0, read.cell_M, hidden_CD)
         clock = self.segments.clock
         assert clock is not None, "histories are encoded from inputs, which have a clock"
         position_S, time_s_S = (
             x.flatten().index_select(0, self.cell_S) for x in (self.segments.position_RL, clock.time_s_RL)
         )
-        hidden_SD = hidden_RLD.flatten(0, 1).index_select(0, self.cell_S)
+        hidden_SD = hidden_CD.index_select(0, self.cell_S)
         return Encoded.whole(start_U1, position_S, time_s_S, tuple(self.kept), hidden_SD)
 
     def _keep(self, qkv: Heads) -> None:

@@ -1,6 +1,6 @@
 """The block of the `gpt` trunk: causal softmax attention and a GELU MLP, pre-norm, built as GPT-2's is.
 
-Shape letters: R rows, L slots of a row, D width, E = 2 D, N heads, H head width.
+Shape letters: R rows, L slots of a row, r and l those that are read (`Read`), D width, N heads, H head width.
 """
 
 from typing import final
@@ -15,6 +15,7 @@ from plait.nn.dropout import Dropout
 from plait.nn.initialising import layer_norm
 from plait.nn.linear import linear, part_of
 from plait.nn.positions import Angles, rope
+from plait.nn.read import Read, read_of
 from plait.nn.relative import relative_bias
 
 
@@ -50,29 +51,37 @@ class GptBlock(Layer):
 
     def update(
         self, x_RLD: Float[Tensor, "R L D"], where: Where, mixed_RLD: Float[Tensor, "R L D"] | None = None
-    ) -> Float[Tensor, "R L D"]:
+    ) -> Float[Tensor, "r l D"]:
         """The residual stream after the block. Strict where something is mixed into values (`project`)."""
-        qkv = self.project(x_RLD, where.angles, mixed_RLD)
-        return self.merge(x_RLD, where.softmax(qkv, self.bias, strict=mixed_RLD is not None))
+        qkv = self.project(x_RLD, where.angles, mixed_RLD, where.read)
+        attended_rNlH = where.softmax(qkv, self.bias, strict=mixed_RLD is not None)
+        return self.merge(read_of(x_RLD, where.read), attended_rNlH)
 
     def project(
         self,
         x_RLD: Float[Tensor, "R L D"],
         angles: Angles | None,
         mixed_RLD: Float[Tensor, "R L D"] | None = None,
+        read: Read | None = None,
     ) -> Heads:
         """Queries, keys and values; with `angles`, queries and keys turned to their positions.
 
         Args:
             mixed_RLD: is added to the normalised states that values are made from.
+            read: which slots have queries; by default all.
         """
         own_RLD, dim = self.attention_norm(x_RLD), x_RLD.shape[-1]
-        if mixed_RLD is None:
-            qk_RLE, v_RLD = self.qkv(own_RLD).split((2 * dim, dim), dim=-1)
+        of_values_RLD = own_RLD if mixed_RLD is None else own_RLD + mixed_RLD
+        if read is not None:
+            q_rlD = part_of(self.qkv, slice(dim), read.of_cells(own_RLD))
+            k_RLD = part_of(self.qkv, slice(dim, 2 * dim), own_RLD)
+            v_RLD = part_of(self.qkv, slice(2 * dim, None), of_values_RLD)
+        elif mixed_RLD is None:
+            q_rlD, k_RLD, v_RLD = self.qkv(own_RLD).chunk(3, dim=-1)
         else:
-            qk_RLE = part_of(self.qkv, slice(2 * dim), own_RLD)
-            v_RLD = part_of(self.qkv, slice(2 * dim, None), own_RLD + mixed_RLD)
-        return heads_of(qk_RLE, v_RLD, self.num_heads, angles)
+            q_rlD, k_RLD = part_of(self.qkv, slice(2 * dim), own_RLD).chunk(2, dim=-1)
+            v_RLD = part_of(self.qkv, slice(2 * dim, None), of_values_RLD)
+        return heads_of(q_rlD, k_RLD, v_RLD, self.num_heads, angles, read)
 
     def merge(
         self, x_RLD: Float[Tensor, "R L D"], attended_RNLH: Float[Tensor, "R N L H"]
@@ -83,11 +92,21 @@ class GptBlock(Layer):
 
 
 def heads_of(
-    qk_RLE: Float[Tensor, "R L E"], v_RLD: Float[Tensor, "R L D"], num_heads: int, angles: Angles | None
+    q_rlD: Float[Tensor, "r l D"],
+    k_RLD: Float[Tensor, "R L D"],
+    v_RLD: Float[Tensor, "R L D"],
+    num_heads: int,
+    angles: Angles | None,
+    read: Read | None = None,
 ) -> Heads:
-    """Queries and keys, side by side in E = 2 D, and values, split into heads and turned."""
-    q_RNLH, k_RNLH = qk_RLE.unflatten(-1, (2, num_heads, -1)).permute(2, 0, 3, 1, 4)
-    v_RNLH = v_RLD.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    """Queries, keys and values, split into heads and turned.
+
+    Args:
+        angles: of all slots.
+        read: which of them have queries; by default all.
+    """
+    q_rNlH, k_RNLH, v_RNLH = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q_rlD, k_RLD, v_RLD))
     if angles is not None:
-        q_RNLH, k_RNLH = rope(q_RNLH, angles), rope(k_RNLH, angles)
-    return q_RNLH, k_RNLH, v_RNLH
+        q_rNlH = rope(q_rNlH, angles if read is None else read.angles(angles))
+        k_RNLH = rope(k_RNLH, angles)
+    return q_rNlH, k_RNLH, v_RNLH

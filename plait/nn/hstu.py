@@ -1,6 +1,7 @@
 """The block of the `hstu` trunk: attention with SiLU for a softmax, gated by a projection of its own input. No MLP.
 
-Shape letters: R rows, L slots of a row (Q queries and K keys, the same or others), D width, N heads, H head width.
+Shape letters: R rows, L slots of a row (Q queries and K keys, the same or others), r and l those that are read
+(`Read`), D width, N heads, H head width.
 """
 
 from typing import final
@@ -14,9 +15,11 @@ from plait.nn.block import Layer, Where
 from plait.nn.blockwise import SILU, attend_blockwise
 from plait.nn.config import TrunkConfig
 from plait.nn.dropout import Dropout
+from plait.nn.gpt import heads_of
 from plait.nn.initialising import Linear, layer_norm, normal
 from plait.nn.linear import part_of
-from plait.nn.positions import Angles, rope
+from plait.nn.positions import Angles
+from plait.nn.read import Read, read_of
 from plait.nn.relative import RelativeBias, relative_bias
 from plait.nn.visibility import Segments, Visibility
 
@@ -67,50 +70,54 @@ class HstuBlock(Layer):
 
     def update(
         self, x_RLD: Float[Tensor, "R L D"], where: Where, mixed_RLD: Float[Tensor, "R L D"] | None = None
-    ) -> Float[Tensor, "R L D"]:
+    ) -> Float[Tensor, "r l D"]:
         """The residual stream after the block. Strict where something is mixed into values (`project`)."""
-        u_RLD, q_RNLH, k_RNLH, v_RNLH = self.project(x_RLD, where.angles, mixed_RLD)
-        attended_RNLH = where.silu(
-            (q_RNLH, k_RNLH, v_RNLH),
+        u_rlD, *qkv = self.project(x_RLD, where.angles, mixed_RLD, where.read)
+        attended_rNlH = where.silu(
+            (qkv[0], qkv[1], qkv[2]),
             self.bias,
             scale=self.scale,
             norm_len=self.norm_len,
             strict=mixed_RLD is not None,
         )
-        return self.merge(x_RLD, u_RLD, attended_RNLH)
+        return self.merge(read_of(x_RLD, where.read), u_rlD, attended_rNlH)
 
     def project(
         self,
         x_RLD: Float[Tensor, "R L D"],
         angles: Angles | None,
         mixed_RLD: Float[Tensor, "R L D"] | None = None,
+        read: Read | None = None,
     ) -> tuple[
-        Float[Tensor, "R L D"], Float[Tensor, "R N L H"], Float[Tensor, "R N L H"], Float[Tensor, "R N L H"]
+        Float[Tensor, "r l D"], Float[Tensor, "r N l H"], Float[Tensor, "R N L H"], Float[Tensor, "R N L H"]
     ]:
         """The gate, queries, keys and values; with `angles`, queries and keys turned to their positions.
 
         Args:
             mixed_RLD: is added to the normalised states that values are made from.
+            read: which slots have gates and queries; by default all.
         """
-        uvqk_RLD4 = self._uvqk(self.norm(x_RLD), mixed_RLD)
-        if self.silu_all:
-            u_RLD, *vqk = F.silu(uvqk_RLD4).chunk(4, dim=-1)
-        else:
-            u_RLD, *vqk = uvqk_RLD4.chunk(4, dim=-1)
-            u_RLD = F.silu(u_RLD)
-        v_RNLH, q_RNLH, k_RNLH = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in vqk)
-        if angles is not None:
-            q_RNLH, k_RNLH = rope(q_RNLH, angles), rope(k_RNLH, angles)
-        return u_RLD, q_RNLH, k_RNLH, v_RNLH
+        u_rlD, v_RLD, q_rlD, k_RLD = self._uvqk(self.norm(x_RLD), mixed_RLD, read)
+        return u_rlD, *heads_of(q_rlD, k_RLD, v_RLD, self.num_heads, angles, read)
 
-    def _uvqk(self, own_RLD: Tensor, mixed_RLD: Tensor | None) -> Tensor:
-        if mixed_RLD is None:
-            return self.uvqk(own_RLD)
-        dim = own_RLD.shape[-1]
-        u_RLD = part_of(self.uvqk, slice(dim), own_RLD)
-        v_RLD = part_of(self.uvqk, slice(dim, 2 * dim), own_RLD + mixed_RLD)
-        qk_RLE = part_of(self.uvqk, slice(2 * dim, None), own_RLD)
-        return torch.cat([u_RLD, v_RLD, qk_RLE], dim=-1)
+    def _uvqk(
+        self, own_RLD: Tensor, mixed_RLD: Tensor | None, read: Read | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if mixed_RLD is None and read is None:
+            uvqk_RLD4 = self.uvqk(own_RLD)
+            u_RLD, v_RLD, q_RLD, k_RLD = (F.silu(uvqk_RLD4) if self.silu_all else uvqk_RLD4).chunk(4, dim=-1)
+            return u_RLD if self.silu_all else F.silu(u_RLD), v_RLD, q_RLD, k_RLD
+        read_rlD, of_values_RLD = (
+            read_of(own_RLD, read),
+            own_RLD if mixed_RLD is None else own_RLD + mixed_RLD,
+        )
+        u_rlD, v_RLD, q_rlD, k_RLD = (
+            part_of(self.uvqk, slice(part * own_RLD.shape[-1], (part + 1) * own_RLD.shape[-1]), x)
+            for part, x in enumerate((read_rlD, of_values_RLD, read_rlD, own_RLD))
+        )
+        if not self.silu_all:
+            return F.silu(u_rlD), v_RLD, q_rlD, k_RLD
+        return F.silu(u_rlD), F.silu(v_RLD), F.silu(q_rlD), F.silu(k_RLD)
 
     def merge(
         self,

@@ -1,10 +1,10 @@
 """The trunk: positions enter, blocks follow, a norm ends it; where actions are fused late, a final pooling, too.
 
-Shape letters: R rows, L slots of a row, D width, N heads.
+Shape letters: R rows, L slots of a row, r and l those that are read (`Read`), D width, N heads.
 """
 
 from collections.abc import Set
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,9 +19,18 @@ from plait.nn.hstu import HstuBlock
 from plait.nn.initialising import layer_norm
 from plait.nn.packed import Packed
 from plait.nn.positions import Angles, EnteringPositions, alibi_slopes, rope_angles
+from plait.nn.read import Read
 from plait.nn.visibility import Segments
 
 Block = Layer | MixedValueBlock | DualHelixBlock
+
+
+class TokensAndPairs(NamedTuple):
+    """What a trunk's work grows with."""
+
+    tokens: int
+    pairs: float  # along which these tokens attend
+    strict_pairs: float  # those that are left where no token sees its own event, whose action its value holds
 
 
 class Trunk(nn.Module):
@@ -63,27 +72,43 @@ class Trunk(nn.Module):
         x_RLD: Float[Tensor, "R L D"],
         segments: Segments,
         action_RLD: Float[Tensor, "R L D"] | None = None,
-    ) -> Float[Tensor, "R L D"]:
-        """Hidden states of every slot.
+        read: Read | None = None,
+    ) -> Float[Tensor, "r l D"]:
+        """Hidden states of the slots that are read.
 
         Args:
             x_RLD: the tokens' embeddings, without positions.
             action_RLD: the embeddings of the actions that no token shows, at the slots of their events.
+            read: which slots are read: their states come in one row, in the order of their cells. By default all are,
+                in the rows of `x_RLD`.
 
         Raises:
             ValueError: a user has more tokens than there are positions.
         """
-        return self.through(x_RLD, action_RLD, self.where(segments))
+        where = self.where(segments)
+        return self.through(x_RLD, action_RLD, where, None if read is None else where.reading(read))
 
     def through(
-        self, x_RLD: Float[Tensor, "R L D"], action_RLD: Float[Tensor, "R L D"] | None, where: Where
-    ) -> Float[Tensor, "R L D"]:
-        """As `forward`, attending as `where` says: to one another, or to histories encoded before (`OverKeys`)."""
+        self,
+        x_RLD: Float[Tensor, "R L D"],
+        action_RLD: Float[Tensor, "R L D"] | None,
+        where: Where,
+        last: Where | None = None,
+    ) -> Float[Tensor, "r l D"]:
+        """As `forward`, attending as `where` says: to one another, or to histories encoded before (`OverKeys`).
+
+        Args:
+            last: the same, where only some slots are read. So the last place attends. (A pooling is the last place; its
+                keys are made of the states of all slots, so of the blocks nothing can be left out.)
+        """
         x_RLD = self.enter(x_RLD, where.segments)
         action_RLD = None if action_RLD is None else self.dropout(action_RLD)
-        for block in self.blocks:
-            x_RLD, action_RLD = block(x_RLD, action_RLD, where)
-        return self.leave(x_RLD, action_RLD, where)
+        last = where if last is None else last
+        of_last_block = last if self.pooling is None else where
+        for number, block in enumerate(self.blocks, 1):
+            at = of_last_block if number == len(self.blocks) else where
+            x_RLD, action_RLD = block(x_RLD, action_RLD, at)
+        return self.leave(x_RLD, action_RLD, last)
 
     def where(self, segments: Segments) -> Packed:
         """What all blocks share of a batch's places."""
@@ -102,8 +127,8 @@ class Trunk(nn.Module):
         return self.dropout(self.positions(x_RLD, segments))
 
     def leave(
-        self, x_RLD: Float[Tensor, "R L D"], action_RLD: Float[Tensor, "R L D"] | None, where: Where
-    ) -> Float[Tensor, "R L D"]:
+        self, x_RLD: Float[Tensor, "r l D"], action_RLD: Float[Tensor, "R L D"] | None, where: Where
+    ) -> Float[Tensor, "_ _ D"]:
         """Hidden states after the last block: normalised, with the actions pooled where they are fused late."""
         hidden_RLD = self.norm(x_RLD)
         return hidden_RLD if self.pooling is None else self.pooling(hidden_RLD, action_RLD, where)
@@ -119,16 +144,26 @@ class Trunk(nn.Module):
                 found.append(f"layer {number}")
         return (*found, *(() if self.pooling is None else ("pooling",)))
 
-    def flops(self, num_tokens: int, num_pairs: float, num_strict_pairs: float) -> float:
+    def flops(self, every: TokensAndPairs, read: TokensAndPairs | None = None) -> float:
         """FLOPs of a forward pass: every matrix product.
 
         Args:
-            num_pairs: along which tokens attend.
-            num_strict_pairs: those that are left where no token sees its own event, whose action its value holds.
+            every: of all tokens.
+            read: of those that are read, by default all: where tokens attend last, of others only keys and values are
+                made.
         """
-        weights = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
-        pairs = (self.num_attentions - self.num_strict) * num_pairs + self.num_strict * num_strict_pairs
-        return 2.0 * weights * num_tokens + 4.0 * self.config.dim * pairs
+        dim, read = self.config.dim, every if read is None else read
+        last = self.blocks[-1] if self.pooling is None else self.pooling
+        of_last = _num_weights(last) - 2 * dim**2
+        of_all = _num_weights(self) - of_last
+        pairs = (self.num_attentions - self.num_strict) * every.pairs + self.num_strict * every.strict_pairs
+        pairs += read.strict_pairs - every.strict_pairs if self.num_strict else read.pairs - every.pairs
+        return 2.0 * (of_all * every.tokens + of_last * read.tokens) + 4.0 * dim * pairs
+
+
+def _num_weights(module: nn.Module) -> int:
+    """Of matrices."""
+    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
 
 
 def layer_of(kind: TrunkKind) -> type[Layer]:

@@ -6,14 +6,17 @@ neither are padding and rows that are looked up.
 
 from typing import assert_never
 
-from torch import nn
+from jaxtyping import Int64
+from torch import Tensor, nn
 
 from plait.layouts.cost import BACKWARD
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Inputs, Questions
 from plait.models.ranker import Ranker
 from plait.nn.encoders import ItemEncoder
+from plait.nn.read import Read
 from plait.nn.towers import Mmoe, PersonalGate, PleLevel
+from plait.nn.trunk import TokensAndPairs
 from plait.nn.visibility import Segments, Visibility
 
 
@@ -34,21 +37,32 @@ def _flops_of_histories(model: GenerativeRecommender, inputs: Inputs) -> float:
     """FLOPs, forward, of all that stands between embeddings and what heads read."""
     if isinstance(model, Ranker):
         return model.flops(inputs)
+    every = _amounts(model, inputs, None)
+    return model.trunk.flops(every, None if inputs.read is None else _amounts(model, inputs, inputs.read))
+
+
+def _amounts(model: GenerativeRecommender, inputs: Inputs, read: Read | None) -> TokensAndPairs:
     segments = inputs.segments
-    strict_pairs = num_pairs(segments, strict=True) if model.layout.rides else 0.0
-    return model.trunk.flops(inputs.num_tokens, num_pairs(segments), strict_pairs)
+    strict_pairs = num_pairs(segments, strict=True, read=read) if model.layout.rides else 0.0
+    num_tokens = inputs.num_tokens if read is None else len(read.cell_M)
+    return TokensAndPairs(num_tokens, num_pairs(segments, read=read), strict_pairs)
 
 
-def num_pairs(segments: Segments, strict: bool = False) -> float:
+def num_pairs(segments: Segments, strict: bool = False, read: Read | None = None) -> float:
     """How many pairs of slots attend, a slot's own included: n (n + 1) / 2 for n causal tokens.
 
     Args:
         strict: without the slots of the same event: n (n - 1) / 2.
+        read: which slots do; by default all.
     """
-    is_token_RL = segments.segment_RL >= 0
+    seen_C = _num_seen(segments, strict).flatten()
+    return float(seen_C[(segments.segment_RL >= 0).flatten() if read is None else read.cell_M].sum())
+
+
+def _num_seen(segments: Segments, strict: bool) -> Int64[Tensor, "R L"]:
     if segments.seen_RL is None and segments.event_RL is None:
-        return float((segments.index_RL + (not strict))[is_token_RL].sum())
-    return float(Visibility(segments, segments).num_seen(strict)[is_token_RL].sum())
+        return segments.index_RL + (not strict)
+    return Visibility(segments, segments).num_seen(strict)
 
 
 def weight_flops(module: nn.Module) -> float:

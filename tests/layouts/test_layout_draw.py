@@ -1,5 +1,6 @@
 """The drawing: what is drawn is what is trained."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -104,7 +105,7 @@ def reaches(layout: Layout, num_events: int, num_candidates: int) -> list[np.nda
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packed, "attend", watched)
-        model_of(layout)(inputs)
+        model_of(layout)(replace(inputs, read=None))
     return [
         np.stack(
             [

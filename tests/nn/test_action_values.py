@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from action_trunks import (
     EVERY_FAMILY,
     EVERY_KIND,
@@ -27,7 +28,7 @@ from plait.nn.action_values import ActionPooling, DualHelixBlock, MixedValueBloc
 from plait.nn.attention import attend
 from plait.nn.block import Where
 from plait.nn.hstu import HstuBlock
-from plait.nn.trunk import Trunk
+from plait.nn.trunk import TokensAndPairs, Trunk
 from plait.nn.visibility import Segments
 
 
@@ -101,8 +102,8 @@ def test_the_leak_test_notices_a_residual_over_the_values(kind, monkeypatch):
 
 
 def test_the_leak_test_notices_a_gate_of_mixed_values(monkeypatch):
-    def _uvqk(block, own_RLD, mixed_RLD):
-        return block.uvqk(own_RLD if mixed_RLD is None else own_RLD + mixed_RLD)
+    def _uvqk(block, own_RLD, mixed_RLD, read):
+        return F.silu(block.uvqk(own_RLD if mixed_RLD is None else own_RLD + mixed_RLD)).chunk(4, dim=-1)
 
     monkeypatch.setattr(HstuBlock, "_uvqk", _uvqk)
     assert_caught(check_no_leak, trunk_of("mvp_early", kind="hstu"))
@@ -324,6 +325,6 @@ def test_flops_are_those_of_the_products_that_run(family):
     num_layers, dim = SMALL.num_layers, SMALL.dim
     mixed = {"lfa": 0, "dhn": 2 * num_layers}.get(family, num_layers)
     counted += mixed * 2 * 16 * 3 * dim * dim  # their qkv runs in two parts, past the hooks
-    assert trunk.flops(16, 0.0, 0.0) == counted
+    assert trunk.flops(TokensAndPairs(16, 0.0, 0.0)) == counted
     attentions = {"lfa": 3, "mvp_early": 2, "mvp": 3, "dhn": 5}[family]
-    assert trunk.flops(0, 1.0, 1.0) == 4 * dim * attentions
+    assert trunk.flops(TokensAndPairs(0, 1.0, 1.0)) == 4 * dim * attentions

@@ -103,9 +103,9 @@ def the(choices: str, exposure: Exposure = Exposure()) -> Combination:
 def attend_to_all(monkeypatch):
     """A slot sees the later slots of its user as well."""
 
-    def broken(q, k, v, segments, *, slopes_N=None, strict=False):
+    def broken(q, k, v, segments, **rest):
         both_ways = replace(segments, seen_RL=torch.full_like(segments.segment_RL, 10**6))
-        return attend_reference(q, k, v, both_ways, slopes_N=slopes_N, strict=strict)
+        return attend_reference(q, k, v, both_ways, **rest)
 
     monkeypatch.setattr(packed, "attend", broken)
 
@@ -113,9 +113,11 @@ def attend_to_all(monkeypatch):
 def attend_across_users(monkeypatch):
     """A slot sees the row before it, whoever owns it."""
 
-    def broken(q, k, v, segments, *, slopes_N=None, strict=False):
+    def broken(q, k, v, segments, *, keys=None, **rest):
+        if keys is not None:  # what is read alone: the layer before is broken
+            return attend_reference(q, k, v, segments, keys=keys, **rest)
         row = Segments(torch.zeros_like(segments.segment_RL), segments.position_RL)
-        return attend_reference(q, k, v, row, slopes_N=slopes_N, strict=strict)
+        return attend_reference(q, k, v, row, **rest)
 
     monkeypatch.setattr(packed, "attend", broken)
 

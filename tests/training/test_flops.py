@@ -1,6 +1,7 @@
 """FLOPs of a step, against torch's own count of what ran."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -30,7 +31,7 @@ from plait.nn.encoders import ItemEncoding
 from plait.nn.heads import ActionHeads
 from plait.nn.losses import RetrievalLoss
 from plait.nn.towers import TowerConfig
-from plait.nn.visibility import Segments
+from plait.nn.visibility import Segments, Visibility
 from plait.schema import EventBatch
 from plait.training import flops
 from plait.training.flops import num_pairs, step_flops, weight_flops
@@ -44,11 +45,11 @@ def counted(model: GenerativeRecommender, inputs: Inputs) -> float:
     times backward: torch knows no product over fewer than all pairs, so none runs here."""
     attended: list[float] = []
 
-    def attend(q_RNLH, k_RNLH, v_RNLH, segments, *_, strict=False, **__):
-        visible_RQK = segments.strictly_visible_RQK if strict else segments.visible_RQK
+    def attend(q_RNQH, k_RNLH, v_RNLH, segments, *_, keys=None, strict=False, **__):
+        visible_RQK = Visibility(segments, keys or segments).dense(strict)
         pairs = visible_RQK[segments.segment_RL >= 0].sum()
-        attended.append(6 * 2 * q_RNLH.shape[1] * q_RNLH.shape[3] * float(pairs))
-        return q_RNLH + k_RNLH + v_RNLH
+        attended.append(6 * 2 * q_RNQH.shape[1] * q_RNQH.shape[3] * float(pairs))
+        return q_RNQH + (k_RNLH + v_RNLH).mean(2, keepdim=True)
 
     with pytest.MonkeyPatch.context() as patch, FlopCounterMode(display=False) as counter:
         for name in ("attend", "attend_biased", "attend_silu"):
@@ -134,6 +135,24 @@ def test_candidates_and_requests_cost_what_torch_counts(layout, exposure, reques
     check_counted(model, inputs)
 
 
+def check_read(
+    layout: str, trunk: TrunkConfig, changed: Callable[[Inputs], Inputs] = lambda its: its
+) -> None:
+    """Candidates of one request, which are a part of their rows."""
+    model = model_of(resolve(layout), settings=ModelSettings(trunk=trunk))
+    inputs = training_inputs(plan_of(model.layout, candidate_requests=1), in_requests(3))
+    assert inputs.read is not None and 0 < len(inputs.read.cell_M) < inputs.num_tokens
+    assert step_flops(model, changed(inputs)) == counted(model, inputs)
+    assert step_flops(model, inputs) < step_flops(model, replace(inputs, read=None))
+
+
+@pytest.mark.parametrize("kind", ["gpt", "hstu"])
+@pytest.mark.parametrize("layout", ["genrank", "lac", "interleaved", *RIDES])
+def test_rows_that_nobody_reads_cost_what_torch_counts(layout, kind):
+    check_read(layout, replace(trunk_of(), kind=kind))
+    assert_caught(check_read, layout, trunk_of(), lambda its: replace(its, read=None))
+
+
 def test_rides_of_candidates_cost_what_torch_counts():
     exposure = Exposure(same_request="blind")
     model = model_of(resolve("attn_mvp"), settings=ModelSettings(trunk=trunk_of(), exposure=exposure))
@@ -176,7 +195,9 @@ def test_a_gradient_that_nobody_computes_is_noticed(known, left_out, monkeypatch
 
 @pytest.mark.parametrize("name", RIDES)
 def test_pairs_of_events_with_themselves_are_noticed(name, monkeypatch):
-    monkeypatch.setattr(flops, "num_pairs", lambda segments, strict=False: num_pairs(segments))
+    monkeypatch.setattr(
+        flops, "num_pairs", lambda segments, strict=False, read=None: num_pairs(segments, read=read)
+    )
     assert_caught(check_step, name, trunk_of())
 
 
