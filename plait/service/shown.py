@@ -122,7 +122,7 @@ def _read(folder: Path, name: str) -> pl.DataFrame:
         return pl.concat([pl.read_parquet(file, glob=False) for file in files], how="diagonal_relaxed")
     if name == ANSWERS:
         raise ValueError(
-            f"{folder} holds no answers ({name}-*.parquet); name the folder of plait serve --log-answers"
+            f"{folder} holds no answers ({name}-*.parquet); name the folder that a service logged its answers in"
         )
     texts = dict.fromkeys(("event_id", "request_id", "user", "event"), pl.String)
     return pl.DataFrame(schema={**texts, "time": pl.Datetime("us", "UTC")})
