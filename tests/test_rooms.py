@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "answer_tables": {"data", "engine"},
     "conditions": {"data", "engine", "layouts"},
     "recommender": MODEL | {"data", "answer_tables", "conditions"},
-    "exporting": MODEL | {"data", "recommender"},
+    "exporting": MODEL | {"counts", "data", "recommender"},
     "evaluation": MODEL | {"data", "metrics", "randomness", "counts", "baselines"},
     "training": MODEL | {"counts", "data", "evaluation", "randomness", "allocation", "notices"},
     "lum": MODEL | {"conditions", "data", "evaluation", "recommender"},

@@ -52,7 +52,7 @@ def check(
     recommender, data = model_and_data(model_folder, finished_run(folder), dataset, device)
     user_U = users_to_check(data.train_user_counts(), recommender.model, seed)
     histories = in_items_of(recommender, data, data.histories(user_U))
-    more_ways = [] if exported == "none" else [exported_way(recommender.model, exported)]
+    more_ways = [] if exported == "none" else [exported_way(exported)]
     found = check_agreement(recommender.model, histories, seed, more_ways)
     if json:
         told = {"compared": found.compared, "left_out": found.left_out}

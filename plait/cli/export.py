@@ -41,7 +41,7 @@ def export(
     format
         onnx, for onnxruntime; torch, a program of torch.export.
     without_counts
-        Export the network alone, where counts belong to the model: its answers are then others.
+        Export the network alone, where counts belong to the model: its answers are then others, and take less room.
     """
     check_can_hold_export(out)  # before a model is loaded for nothing
     folder, model_folder = run_and_model(run)

@@ -78,7 +78,7 @@ class CountedPart:
         user_MK = self.of_user(asked)
         if not self.reads_item:
             return user_MK[None]
-        return np.stack([self.part.scale.score_of(self._means(asked.item_M)), user_MK])
+        return np.stack([self.part.scale.score_of(self.means(asked.item_M)), user_MK])
 
     def of_user(self, asked: ActionQuestions) -> Float64[np.ndarray, "M K"]:
         """What the user's events add to a score."""
@@ -86,7 +86,8 @@ class CountedPart:
         shift_M_ = self.part.scale.shift(self._sums(asked), self.damping.user, self.totals.mean_K)
         return np.broadcast_to(shift_M_, (len(asked.item_M), self.num_columns))
 
-    def _means(self, item_M: Int64[np.ndarray, " M"]) -> Float64[np.ndarray, "M K"]:
+    def means(self, item_M: Int64[np.ndarray, " M"]) -> Float64[np.ndarray, "M K"]:
+        """The damped means of items; of those that came later, the mean of all."""
         assert self.damping.item is not None, "items count beside a model"
         known_M = np.where(item_M < len(self.totals.events_V), item_M, UNKNOWN_ITEM)  # items that came later
         return self.totals.means(known_M, self.damping.item)
@@ -95,7 +96,7 @@ class CountedPart:
         """What the events of each question lack to what was to be expected, an old one less."""
         y_EK = self.part.columns(asked.action_EA[:, self.action].astype(np.float64))
         is_known_E = ~np.isnan(y_EK[:, 0])
-        lacking_EC = self.part.scale.to_sum(y_EK[is_known_E], self._means(asked.item_E[is_known_E]))
+        lacking_EC = self.part.scale.to_sum(y_EK[is_known_E], self.means(asked.item_E[is_known_E]))
         before_E1 = np.concatenate([[0], np.cumsum(is_known_E)])
         return rows.sums_of_windows(
             lacking_EC, before_E1[asked.first_M], before_E1[asked.end_M], self.damping.decay

@@ -2,7 +2,7 @@
 actions is in `plait.counts.actions`.
 
 Shape letters: H histories, S their events laid end to end, oldest first, V1 items by dense index with the unknown one,
-I items of a larger catalogue likewise, T terms.
+I items of a larger catalogue likewise, T terms, R the rarest items.
 """
 
 from collections.abc import Iterator
@@ -45,6 +45,18 @@ class Tables:
         found = {"rules": True, "EASE": self.ease is not None, "own frequency": self.reads_own}
         return tuple(name for name, is_there in found.items() if is_there)
 
+    @property
+    def share_V1(self) -> Float64[np.ndarray, " V1"]:
+        """The share of events that items have, none of them impossible."""
+        return (self.popularity_V1 + 0.5) / (self.popularity_V1 + 0.5).sum()
+
+    @property
+    def rarest(self) -> Int64[np.ndarray, " R"]:
+        """The rarest tenth of the items with training events."""
+        counted = np.flatnonzero(self.popularity_V1)
+        order = counted[np.argsort(self.popularity_V1[counted], kind="stable")]
+        return order[: int(np.ceil(RAREST * len(order)))]
+
     def terms(
         self, item_S: Int64[np.ndarray, " S"], start_H1: Int64[np.ndarray, " H1"], num_items: int
     ) -> Iterator[Float32[np.ndarray, "H I"]]:
@@ -67,18 +79,15 @@ class Tables:
         weight_S = rows.recent(start_H1, self.decay, self.last)
         recent = rows.rows_of(item_S, start_H1, num_items, weight_S)
         total_H1 = np.maximum(recent.sum(axis=1), np.finfo(np.float32).tiny)[:, None]
-        share_V1 = (self.popularity_V1 + 0.5) / (self.popularity_V1 + 0.5).sum()
         followed_HV1 = items.scores(recent, self.rules) / total_H1
-        yield np.log((1 - SMOOTHING) * followed_HV1 + SMOOTHING * share_V1)
+        yield np.log((1 - SMOOTHING) * followed_HV1 + SMOOTHING * self.share_V1)
         if self.ease is not None:
             yield items.scores(rows.items_met(item_S, start_H1, num_items), self.ease)
         if self.reads_own:
             yield np.log1p(rows.rows_of(item_S, start_H1, num_items).toarray())
 
     def _with_new(self, term_HV1: Float32[np.ndarray, "H V1"], num_items: int) -> Float32[np.ndarray, "H I"]:
-        counted = np.flatnonzero(self.popularity_V1)
-        order = counted[np.argsort(self.popularity_V1[counted], kind="stable")]
-        rarest = order[: int(np.ceil(RAREST * len(order)))]
+        counted, rarest = np.flatnonzero(self.popularity_V1), self.rarest
         mean_H1 = (
             term_HV1[:, rarest].mean(axis=1, keepdims=True) if len(rarest) else np.zeros((len(term_HV1), 1))
         )

@@ -3,8 +3,6 @@
 Shape letters: U users, C candidates of a user.
 """
 
-from copy import copy
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,15 +19,13 @@ from plait.exporting.comparing import LATER_S, arrays_of, exported_logits
 from plait.exporting.exported import Exported, Format
 from plait.exporting.supported import problems_of_exporting
 from plait.exporting.writing import about_of, check_installed, fp32_copy, write_programs
-from plait.models.generative import GenerativeRecommender
 
 SCORES_PER_STEP = 1 << 24  # of tokens against one another, which an exported program holds at a time
 
 
-def exported_way(model: GenerativeRecommender, format: Format) -> Way:
-    """By exported programs, which are the network alone: where counts belong to the model, both sides are without."""
-    without = ", without counts" if model.counts is not None and model.counts.pay else ""
-    return Way(f"exported to {format}{without}", partial(_ask_exported, format), partial(_why_not, format))
+def exported_way(format: Format) -> Way:
+    """By exported programs."""
+    return Way(f"exported to {format}", partial(_ask_exported, format), partial(_why_not, format))
 
 
 def _why_not(format: Format, case: CheckCase) -> str:
@@ -37,13 +33,12 @@ def _why_not(format: Format, case: CheckCase) -> str:
         check_installed(format)
     except ValueError as error:
         return str(error)
-    return "; ".join(problems_of_exporting(case.model, without_counts=True))
+    return "; ".join(problems_of_exporting(case.model))
 
 
 def _ask_exported(format: Format, case: CheckCase) -> Pair:
     """All users at one moment, some at a time."""
-    network, moment = copy(case.model), case.later
-    network.counts = None
+    network, moment = case.model, case.later
     with TemporaryDirectory() as folder:
         write_programs(fp32_copy(network), about_of(network, format), Path(folder))
         files.seal(Path(folder))
@@ -59,4 +54,4 @@ def _ask_exported(format: Format, case: CheckCase) -> Pair:
     found = {name: np.concatenate([part[name] for part in parts]).astype(np.float64) for name in parts[0]}
     if NEXT_ITEM in found:
         found[NEXT_ITEM] = found[NEXT_ITEM][..., case.items - FIRST_ITEM]
-    return replace(case, model=network).trained_later, found
+    return case.trained_later, found

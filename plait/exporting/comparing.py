@@ -57,27 +57,23 @@ def arrays_of(events: EventBatch, names: tuple[str, ...], num_events: int) -> di
 def native_logits(
     model: GenerativeRecommender, events: EventBatch, item_UC: Int64[np.ndarray, "U C"], at_s: int
 ) -> Logits:
-    """What the engine says, counts left out."""
-    counts, model.counts = model.counts, None
-    try:
-        last_U = events.request_E[events.start_U1[1:] - 1].tolist()
-        plain = encode(events, model.plan.window, model.plan.lead, request_name_U=last_U)
-        state, found = one_pass.encode(model, plain), Logits()
-        if "a" in fields_asked(model):
-            count_U = np.full(len(item_UC), item_UC.shape[1])
-            parts = [*one_pass.outputs_of_lists(
-                model, state, item_UC.reshape(-1), count_U, at_s=at_s, request_name=TO_COME
-            )]  # fmt: skip
-            for action, *out in zip(model.config.actions, *parts, strict=True):
-                found[action.name] = torch.cat(out).cpu().numpy().reshape(*item_UC.shape, -1)
-        if "i" in fields_asked(model):
-            item_UV, score_UV = one_pass.retrieve(
-                model, state, model.config.num_items, False, at_s=at_s, request_name=TO_COME
-            )
-            found[NEXT_ITEM] = np.take_along_axis(score_UV, np.argsort(item_UV, axis=1), axis=1)[:, None]
-        return found
-    finally:
-        model.counts = counts
+    """What the engine says."""
+    last_U = events.request_E[events.start_U1[1:] - 1].tolist()
+    plain = encode(events, model.plan.window, model.plan.lead, request_name_U=last_U)
+    state, found = one_pass.encode(model, plain), Logits()
+    if "a" in fields_asked(model):
+        count_U = np.full(len(item_UC), item_UC.shape[1])
+        parts = [*one_pass.outputs_of_lists(
+            model, state, item_UC.reshape(-1), count_U, at_s=at_s, request_name=TO_COME
+        )]  # fmt: skip
+        for action, *out in zip(model.config.actions, *parts, strict=True):
+            found[action.name] = torch.cat(out).cpu().numpy().reshape(*item_UC.shape, -1)
+    if "i" in fields_asked(model):
+        item_UV, score_UV = one_pass.retrieve(
+            model, state, model.config.num_items, False, at_s=at_s, request_name=TO_COME
+        )
+        found[NEXT_ITEM] = np.take_along_axis(score_UV, np.argsort(item_UV, axis=1), axis=1)[:, None]
+    return found
 
 
 def exported_logits(

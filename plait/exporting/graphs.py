@@ -15,10 +15,19 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from plait.exporting.counted import (
+    AddedToActions,
+    AddedToItems,
+    OfUsers,
+    action_counts,
+    item_counts,
+    met_items,
+)
 from plait.exporting.dense import AmongThemselves, OverHistory, Terms
 from plait.layouts.arrange import MASK, START, candidate_tokens
 from plait.layouts.audit import TargetAudit, reader
 from plait.layouts.facts import Fact, Field, Token
+from plait.models.counted_actions import with_counts
 from plait.models.generative import LEARNED, GenerativeRecommender
 from plait.nn.action_kinds import modelled
 from plait.nn.visibility import NO_REQUEST_BEFORE, Clock, Segments
@@ -63,7 +72,8 @@ class Answering:
 
     def state_names(self, encoded: Iterable[str]) -> tuple[str, ...]:
         """What of an encoded history is read."""
-        own = f"hidden_{self.field}", f"late_{self.field}"
+        counted = ("met_item", "met_weight") if self.field == "i" else ("counted",)
+        own = f"hidden_{self.field}", f"late_{self.field}", *counted
         of_keys = () if self.reads_history else ("keys", "position", "key_time_s", "requests", "last_time_s")
         return tuple(name for name in encoded if name in (*own, *of_keys))
 
@@ -75,6 +85,8 @@ class Encode(nn.Module):
         super().__init__()
         self.model, self.facts = model, Facts(model)
         self.answers = tuple(answers)
+        counts = action_counts(model.counts) if any(each.field == "a" for each in self.answers) else None
+        self.of_users = None if counts is None else OfUsers(counts, model.config.num_items)
 
     def forward(self, history: Tensors) -> Tensors:
         """By name, what `Score` and `Rank` take.
@@ -94,6 +106,18 @@ class Encode(nn.Module):
                 found[f"late_{each.field}"] = torch.stack(late, dim=1)
             if each.reads_history:
                 found[f"hidden_{each.field}"] = self._hidden_at(hidden_ULD, history["length"], each)
+        return found | self._counted(history, places)
+
+    def _counted(self, history: Tensors, places: "Places") -> Tensors:
+        """What counts need of histories. Those of items read the events before the window that the model reads."""
+        found, of_items = Tensors(), item_counts(self.model.counts)
+        if of_items is not None and any(each.field == "i" for each in self.answers):
+            read_UT, length_U1 = places.read(self.model.plan.lead), history["length"][:, None]
+            met = met_items(of_items.tables, history["item"], length_U1, read_UT)
+            found["met_item"], found["met_weight"] = met
+        if self.of_users is not None:
+            action_UTA = self.facts.in_range(history["actions"])
+            found["counted"] = self.of_users(history["item"], action_UTA, places.inside_UT)
         return found
 
     def _encoded(self, history: Tensors, places: "Places") -> tuple[Tensor, Tensor]:
@@ -221,6 +245,8 @@ class Score(nn.Module):
     def __init__(self, model: GenerativeRecommender, answering: Answering) -> None:
         super().__init__()
         self.answer = Answer(model, answering)
+        counts = action_counts(model.counts)
+        self.added = None if counts is None else AddedToActions(counts, model.config.num_items)
 
     def forward(self, state: Tensors) -> Tensors:
         """By action's name what is expected, in the log's units, U x C, or U x C x values; by `logits of NAME` the
@@ -233,17 +259,26 @@ class Score(nn.Module):
         state_MD = self.answer(state, item_UC).flatten(0, 1)
         heads = model.heads
         assert heads is not None, "a layout that scores has heads"
-        out, size = heads(state_MD), item_UC.shape
+        out, size = self._with_counts(heads(state_MD), state), item_UC.shape
         found = {name: x.unflatten(0, size) for name, x in heads.expected(out).items()}
         logits = zip(model.config.actions, out, strict=True)
         return found | {f"logits of {action.name}": x.unflatten(0, size) for action, x in logits}
+
+    def _with_counts(self, out: tuple[Tensor, ...], state: Tensors) -> tuple[Tensor, ...]:
+        model = self.answer.model
+        counts = action_counts(model.counts)
+        if self.added is None or counts is None or model.heads is None:
+            return out
+        added_UCX = self.added(state["candidates"], state["counted"])
+        return with_counts(model.heads.kinds, out, counts, added_UCX.flatten(0, 1))
 
 
 class Rank(nn.Module):
     """Logits of the next item over the catalogue; -inf for row 0, the unknown item."""
 
     key_VD: Tensor
-    offset_V: Tensor
+    bias_V: Tensor
+    hidden_V: Tensor  # -inf where an item is never answered
 
     def __init__(self, model: GenerativeRecommender, answering: Answering) -> None:
         super().__init__()
@@ -252,17 +287,23 @@ class Rank(nn.Module):
         with torch.no_grad():
             item_VD, bias_V = model.compared(model.items.table()), model.bias_of_items()
             key_VD = model.retrieval.keys(item_VD)
-            offset_V = key_VD.new_zeros(len(key_VD)) if bias_V is None else bias_V.clone()
-            offset_V[UNKNOWN_ITEM] = -torch.inf
+            zero_V = key_VD.new_zeros(len(key_VD))
+            hidden_V = zero_V.index_fill(0, torch.tensor([UNKNOWN_ITEM]), -torch.inf)
         self.register_buffer("key_VD", key_VD.detach().clone())
-        self.register_buffer("offset_V", offset_V)
+        self.register_buffer("bias_V", zero_V if bias_V is None else bias_V.detach().clone())
+        self.register_buffer("hidden_V", hidden_V)
+        counts = item_counts(model.counts)
+        self.added = None if counts is None else AddedToItems(counts, model.config.num_items)
 
     def forward(self, state: Tensors) -> Tensors:
         first = state.get("hidden_i", state.get("keys"))
         assert first is not None, "a history was encoded"
         no_item_U1 = torch.full_like(first.flatten(1)[:, :1], UNKNOWN_ITEM, dtype=torch.int64)
         state_UD = self.answer(state, no_item_U1)[:, 0]
-        return {"logits": self.answer.model.retrieval.queries(state_UD) @ self.key_VD.T + self.offset_V}
+        score_UV = self.answer.model.retrieval.queries(state_UD) @ self.key_VD.T + self.bias_V
+        if self.added is not None:
+            score_UV = self.added(score_UV, state["met_item"], state["met_weight"])
+        return {"logits": score_UV + self.hidden_V}
 
 
 class Facts(nn.Module):
@@ -286,12 +327,16 @@ class Facts(nn.Module):
         assert encoder is not None
         if not encoder.actions:
             return encoder.table.weight.new_zeros(*raw_A.shape[:-1], encoder.table.embedding_dim)
-        raw_EA = raw_A.flatten(0, -2) if raw_A.ndim > 1 else raw_A[None]
+        raw_EA = self.in_range(raw_A.flatten(0, -2) if raw_A.ndim > 1 else raw_A[None])
         columns = zip(encoder.actions, raw_EA.unbind(1), strict=True)
-        unit = [modelled(action.kind).to_unit(_within(raw, *action.kind.bounds)) for action, raw in columns]
+        unit = [modelled(action.kind).to_unit(raw_E) for action, raw_E in columns]
         row_EJ, weight_EJ = encoder.rows_at(torch.stack(unit, dim=1))
         vector_ED = (nn.functional.embedding(row_EJ, encoder.table.weight) * weight_EJ[..., None]).sum(1)
         return vector_ED.view(*raw_A.shape[:-1], vector_ED.shape[1])
+
+    def in_range(self, raw_A: Float[Tensor, "*shape A"]) -> Float[Tensor, "*shape A"]:
+        columns = zip(self.model.config.actions, raw_A.unbind(-1), strict=True)
+        return torch.stack([_within(raw, *action.kind.bounds) for action, raw in columns], dim=-1)
 
     def no_action(self) -> Float[Tensor, " D"]:
         """Of an action that is missing."""
@@ -335,6 +380,8 @@ class Facts(nn.Module):
 class Places:
     """Where the events of histories stand: in the window that questions about what comes next have."""
 
+    event_UT: Int64[Tensor, "U T"]  # its number in the row
+    first_U1: Int64[Tensor, "U 1"]  # the number of the window's first
     position_UT: Int64[Tensor, "U T"]  # number of the event in its window
     inside_UT: Bool[Tensor, "U T"]
     time_s_UT: Int64[Tensor, "U T"]
@@ -354,7 +401,12 @@ class Places:
             request_UT = opens_UT.long().cumsum(1)
             gap_s_UT = _since_request_before(opens_UT, event_UT, first_U1, time_s_UT)
         position_UT = (event_UT - first_U1) * inside_UT
-        return cls(position_UT, inside_UT, time_s_UT, request_UT, gap_s_UT)
+        return cls(event_UT, first_U1, position_UT, inside_UT, time_s_UT, request_UT, gap_s_UT)
+
+    def read(self, lead: int) -> Bool[Tensor, "U T"]:
+        """Whether events are in the window, or among so many before it."""
+        is_lead_UT = (self.event_UT >= self.first_U1 - lead) & (self.event_UT < self.first_U1)
+        return self.inside_UT | is_lead_UT
 
     def segments(self, stride: int) -> Segments:
         """Of all tokens."""

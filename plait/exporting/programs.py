@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from plait.engine.agreement_cases import fields_asked
+from plait.exporting.counted import action_counts
 from plait.exporting.graphs import Answering, Encode, Rank, Score, Tensors
 from plait.models.generative import GenerativeRecommender
 
@@ -43,6 +44,9 @@ AXES: dict[str, tuple[str, ...]] = {  # of what may be of any size; other axes a
     "hidden_i": ("users",),
     "late_a": ("users",),
     "late_i": ("users",),
+    "met_item": ("users", "events"),
+    "met_weight": ("users", "events"),
+    "counted": ("users",),
 }
 
 
@@ -75,7 +79,7 @@ def history_names(model: GenerativeRecommender) -> tuple[str, ...]:
     trunk = model.config.settings.trunk
     reads = {
         "item": True,
-        "actions": "a" in model.layout.embedded,
+        "actions": "a" in model.layout.embedded or action_counts(model.counts) is not None,
         "time_s": trunk.reads_time,
         "request": trunk.reads_requests or model.plan.window.opens_within > 1,
         "length": True,

@@ -36,7 +36,20 @@ def _head(about: About) -> str:
     return (
         f"# An exported recommender\n\nLayout `{about.layout}`. Weights and arithmetic are fp32. "
         f"Model {about.model[:16]}, format version {about.format_version}, made by {', '.join(about.made_by)}."
-        f"{left_out}"
+        f"{left_out}{_counts(about)}"
+    )
+
+
+def _counts(about: About) -> str:
+    """What of the answers is counted, by what the programs read."""
+    read = {port.name for ports in about.programs.values() for port in ports.inputs}
+    counted = {"met_item": "`rank`", "counted": "`score`"}
+    inside = [program for name, program in counted.items() if name in read]
+    if not inside:
+        return ""
+    return (
+        f"\n\n**Counts are in the programs.** What counting adds to the answers of {' and '.join(inside)} is there: "
+        "tables are gathered and added. Nothing is left to add."
     )
 
 

@@ -4,23 +4,19 @@ from collections.abc import Iterator
 
 from plait.engine.agreement_cases import fields_asked
 from plait.models.generative import GenerativeRecommender
-from plait.wording import setting
 
 
-def check_exportable(model: GenerativeRecommender, *, without_counts: bool = False) -> None:
+def check_exportable(model: GenerativeRecommender) -> None:
     """
-    Args:
-        without_counts: the network alone is wanted, where counts belong to the model.
-
     Raises:
         ValueError: the model reads something that programs of tensors are not told.
     """
-    problems = list(problems_of_exporting(model, without_counts=without_counts))
+    problems = list(problems_of_exporting(model))
     if problems:
         raise ValueError(f"layout '{model.layout}' cannot be exported as the model is: {'; '.join(problems)}")
 
 
-def problems_of_exporting(model: GenerativeRecommender, *, without_counts: bool) -> Iterator[str]:
+def problems_of_exporting(model: GenerativeRecommender) -> Iterator[str]:
     config, exposure = model.config, model.plan.exposure
     if not fields_asked(model):
         yield "it neither scores a given item nor retrieves one"
@@ -46,9 +42,3 @@ def problems_of_exporting(model: GenerativeRecommender, *, without_counts: bool)
         yield f"it reads {what}, whose values an exported program cannot code; train without them"
     if config.settings.late.num_groups:
         yield "model.late counts features of the history for its heads; train without them"
-    if model.counts is not None and model.counts.pay and not without_counts:
-        yield (
-            "counts stand beside the network and add to its answers, and tables of counts are no part of an exported "
-            "program; export the network alone "
-            f"({setting('without_counts', True)}), or train with {setting('model.counts', 'none')}"
-        )

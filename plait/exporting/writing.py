@@ -47,13 +47,14 @@ def export(
     """Writes a recommender as programs that need no Plait, over an export that the folder holds.
 
     `encode` takes histories, `score` what it gives with candidates, `rank` what it gives; numbers of users, events and
-    candidates are free. Weights are fp32. Before anything is put in place, the programs are compared with the engine
-    on three sizes that were not traced.
+    candidates are free. Weights are fp32, and counts beside the model are tables in the programs. Before anything is
+    put in place, the programs are compared with the engine on three sizes that were not traced.
 
     Args:
         folder: new, empty, or with an earlier export.
         format: onnx, for onnxruntime; torch, of `torch.export`, for a torch of this version.
-        without_counts: the network alone, of a model whose answers counts add to. README and `export.json` say so.
+        without_counts: the network alone, of a model whose answers counts add to, which takes less room. README and
+            `export.json` say so.
 
     Returns:
         How far the programs' logits lie from the engine's.
@@ -64,13 +65,13 @@ def export(
         OSError: the folder cannot be written (disk full, no permission).
     """
     model, folder = recommender.model, Path(folder)
-    check_exportable(model, without_counts=without_counts)
+    check_exportable(model)
     check_can_hold_export(folder)
     check_installed(format)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    network = fp32_copy(model)
+    network = fp32_copy(model, without_counts=without_counts)
     with files.draft_folder(folder.parent, folder.name) as draft:
-        about = write_programs(network, about_of(model, format), draft)
+        about = write_programs(network, about_of(model, format, without_counts=without_counts), draft)
         save_vocabulary(draft, recommender.vocabulary, recommender.columns)
         (draft / README).write_text(readme(about, recommender.columns))
         files.seal(draft)
@@ -80,8 +81,9 @@ def export(
     return found
 
 
-def about_of(model: GenerativeRecommender, format: Format) -> About:
+def about_of(model: GenerativeRecommender, format: Format, *, without_counts: bool = False) -> About:
     """What stands in `export.json`, before there are programs."""
+    leaves_out = without_counts and model.counts is not None and model.counts.pay
     return About(
         format_version=FORMAT_VERSION,
         format=format,
@@ -91,7 +93,7 @@ def about_of(model: GenerativeRecommender, format: Format) -> About:
         actions=model.config.actions,
         num_items=model.config.num_items,
         events_read=events_read(model),
-        left_out=("counts",) if model.counts is not None and model.counts.pay else (),
+        left_out=("counts",) if leaves_out else (),
         programs={},
     )
 
@@ -126,11 +128,12 @@ def check_installed(format: Format) -> tuple[str, ...]:
         raise ValueError(f"format = '{format}' needs {error.name}, which is not installed: {EXTRA}") from None
 
 
-def fp32_copy(model: GenerativeRecommender) -> GenerativeRecommender:
-    """A copy in fp32, for the programs that are made of it."""
+def fp32_copy(model: GenerativeRecommender, *, without_counts: bool = False) -> GenerativeRecommender:
+    """A copy in fp32, for the programs that are made of it, with the model's counts or without them."""
     copy = GenerativeRecommender(model.config)
     copy.load_state_dict({name: tensor.detach().float().cpu() if tensor.is_floating_point() else tensor.cpu()
                           for name, tensor in model.state_dict().items()})  # fmt: skip
+    copy.counts = None if without_counts else model.counts
     return copy.eval()
 
 

@@ -69,7 +69,7 @@ class ActionHeads(nn.Module):
             return of_state
         constants = self.constant_L.float().split(self.constant_widths)
         return tuple(
-            torch.cat([out_MC, constant_C.expand(len(out_MC), -1)], dim=1)
+            torch.cat([out_MC, constant_C.expand(out_MC.shape[0], -1)], dim=1)
             for out_MC, constant_C in zip(of_state, constants, strict=True)
         )
 

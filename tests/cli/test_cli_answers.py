@@ -345,12 +345,12 @@ def test_a_run_without_its_data_cannot_be_checked(
 def test_a_run_is_exported(run: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "exported"
     words = "export", run, "--format", "torch", "--out", out, "--json"
-    found = json.loads(said_by(capsys, *words, "--without-counts"))
+    found = json.loads(said_by(capsys, *words))
     assert {each["logits"] for each in found["compared"]} == {"next item", "rating", "liked"}
     assert all(each["difference"] <= each["allowed"] for each in found["compared"])
     assert (out / "score.pt2").is_file() and "# An exported recommender" in (out / "README.md").read_text()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").touch()
     assert "holds something that is no exported model" in complaint(
-        capsys, 2, "export", run, "--without-counts", "--out", tmp_path / "mine"
+        capsys, 2, "export", run, "--out", tmp_path / "mine"
     )

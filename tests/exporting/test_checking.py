@@ -28,7 +28,7 @@ def programs_as_they_stand(monkeypatch):
 
 
 def checked(model: GenerativeRecommender) -> Check:
-    found = check(model, drawn_histories(model, 6, seed=1), 0, [exported_way(model, "torch")])
+    found = check(model, drawn_histories(model, 6, seed=1), 0, [exported_way("torch")])
     assert found.agrees, [each for each in found.compared if not each.agrees]
     return found
 
@@ -57,10 +57,10 @@ def test_what_is_not_exported_is_said(monkeypatch):
     model = model_for("lac")
     model.plan = replace(model.plan, exposure=Exposure(same_request="blind"))
     batch = batch_of([5, 7, 4])
-    found = check(model, batch, 0, [exported_way(model, "torch")])
+    found = check(model, batch, 0, [exported_way("torch")])
     assert "exported to torch: same_request = 'blind' hides events" in found.left_out[-1]
     monkeypatch.setitem(writing.PACKAGES, "onnx", ("no-such-package",))
-    found = check(model_for("lac"), batch, 0, [exported_way(model, "onnx")])
+    found = check(model_for("lac"), batch, 0, [exported_way("onnx")])
     assert "exported to onnx: format = 'onnx' needs no-such-package" in found.left_out[-1]
     ways = {each.way for each in found.compared}
     assert len(ways) > 4 and not any(way.startswith("exported") for way in ways)

@@ -14,13 +14,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from scipy import sparse
+from drawn_counts import counting, item_counts
 from test_graphs import model_for
 from tiny import NUM_ITEMS, assert_caught, model_of, trunk_of
 
 import plait
 from plait import files
-from plait.counts.beside import Counts, ItemCounts, Tables
+from plait.counts.beside import Counts
 from plait.data.history import Columns
 from plait.data.vocabulary import Vocabulary
 from plait.engine.state_file import hash_of
@@ -55,10 +55,10 @@ def of_torch(tmp_path_factory) -> tuple[GenerativeRecommender, Path]:
 
 @pytest.fixture(scope="module")
 def of_onnx(tmp_path_factory) -> tuple[GenerativeRecommender, Path]:
-    """Requests, times, a window that steps, and values of actions in one model."""
+    """Requests, times, a window that steps, values of actions and counts in one model."""
     pytest.importorskip("onnxruntime", reason="the extra [export] is part of [test]")
     model, folder = (
-        model_for("lac_patched", positions="genrank", step=2, num_layers=1),
+        counting(model_for("lac_patched", positions="genrank", step=2, num_layers=1)),
         tmp_path_factory.mktemp("onnx") / "out",
     )
     plait.export(recommender_of(model), folder, "onnx")
@@ -224,16 +224,17 @@ def test_what_cannot_be_exported_is_refused(model, words):
 
 
 def test_counts_are_left_out_by_choice_alone(monkeypatch, tmp_path):
-    model = model_for("item")
-    nothing = sparse.csr_array((NUM_ITEMS + 1, NUM_ITEMS + 1))
-    tables = Tables(np.zeros(NUM_ITEMS + 1), nothing, 3, 0.5, None, reads_own=False)
-    counts = ItemCounts(tables, np.array([1.0, 0.5]), "")
-    model.counts = Counts(counts, None, "causal")
-    with pytest.raises(ValueError, match=r"counts stand beside the network .* \(without_counts = True\)"):
-        plait.export(recommender_of(model), tmp_path / "out", "torch")
+    model, out = counting(model_for("lac")), tmp_path / "out"
     writes_nothing(monkeypatch, [])
-    plait.export(recommender_of(model), tmp_path / "out", "torch", without_counts=True)
-    assert model.counts.items is counts
-    assert "**Left out: counts.**" in (tmp_path / "out/README.md").read_text()
-    model.counts = Counts(replace(counts, weight_T=np.array([1.0, 0.0])), None, "causal")
-    supported.check_exportable(model)
+    plait.export(recommender_of(model), out, "torch")
+    told = (out / "README.md").read_text()
+    assert "**Counts are in the programs.**" in told and "of `rank` and `score`" in told
+    assert "Left out" not in told and "met_weight" in told
+    plait.export(recommender_of(model), out, "torch", without_counts=True)
+    told = (out / "README.md").read_text()
+    assert "**Left out: counts.**" in told and "met_weight" not in told and "in the programs.**" not in told
+    assert model.counts is not None and model.counts.pay
+    silent = replace(item_counts(), weight_T=np.array([1.0, 0.0, 0.0, 0.0]))
+    model.counts = Counts(silent, None, "causal")
+    plait.export(recommender_of(model), out, "torch", without_counts=True)
+    assert "ounts" not in (out / "README.md").read_text()
