@@ -1,7 +1,9 @@
 """WarpRec's server beside Plait's: one shape, one load, and each against its own capacity.
 
-python benchmarks/serve_beside_warprec.py FOLDER       into benchmarks/results/serve_beside_warprec.json
-python benchmarks/serve_beside_warprec.py FOLDER --seconds 4 --out /tmp/warprec.json      a look at it
+python benchmarks/serve_beside_warprec.py FOLDER       about 12 minutes where nothing else runs
+python benchmarks/serve_beside_warprec.py FOLDER --seconds 3 --out /tmp/warprec.json      a look at it
+
+It writes benchmarks/results/serve_beside_warprec.json.
 
 WarpRec (MIT; sisinflab) serves its models on Ray Serve. It needs Python 3.12 and an environment of its own, which is
 made in FOLDER where it is not there yet (about 7 GB): --python names the Python.
@@ -34,6 +36,8 @@ from provenance import write_result
 from serve import DIM, ITEMS, LAYERS, OF_CAPACITY, SETTINGS, USERS, WINDOW, progress, trained
 
 from plait.load.client import Address, Client
+from plait.load.figures import quantile_ms
+from plait.load.loops import closed_loop
 from plait.load.machine import held_memory_mb, processor_s
 from plait.load.measuring import Load
 from plait.load.mix import Kind
@@ -76,29 +80,36 @@ class AskingWarpRec:
 
 async def measured(served: Served, seconds: float, is_warprec: bool) -> dict[str, Any]:
     """Memory, and for each kind of question its capacity and the stages beyond it."""
-    told: dict[str, Any] = {"url": served.url, "ready_s": served.ready_s, "memory_mb": {}}
+    told: dict[str, Any] = {"ready_s": served.ready_s, "memory_mb": {}}
     async with Client(Address.of(served.url), patience_s=PATIENCE_S) as client:
         for kind in KINDS:
-            settings = replace(SETTINGS, mix={kind: 1.0}, seconds=seconds)
+            settings = replace(SETTINGS, rates=(), mix={kind: 1.0}, seconds=seconds, patience_s=PATIENCE_S)
             asking: Any = AskingWarpRec(client) if is_warprec else client
             told[kind] = await of_kind(Load(asking, None, PEOPLE, settings, progress), served)  # type: ignore[arg-type]
-            told["memory_mb"][f"after {kind}"] = sum(held_memory_mb(pid) or 0.0 for pid in family(served.pid))
+            told["memory_mb"][f"after {kind}"] = memory_mb(served.pid)
     return told
 
 
 async def of_kind(load: Load, served: Served) -> dict[str, Any]:
-    warmed = await load.warm()
-    before_s, capacity = taken_s(served.pid), await load.capacity()
-    answers = sum(step.per_s * max(3.0, load.settings.seconds / 6) for step in capacity.steps)
-    cost_ms = (taken_s(served.pid) - before_s) / answers * 1e3
+    warmed, alone = await load.warm(), await one_by_one(load, served)
+    capacity = await load.capacity()
     rates = [(times, times * capacity.per_s) for times in OF_CAPACITY if capacity.per_s]
     stages = [await load.stage(f"{times} x capacity", rate) for times, rate in rates]
     return {
         "warmed": None if warmed is None else asdict(warmed),
+        "one by one": alone,
         "capacity": asdict(capacity),
-        "processor_ms": round(cost_ms, 1),
         "stages": [asdict(stage) for stage in stages],
     }
+
+
+async def one_by_one(load: Load, served: Served) -> dict[str, Any]:
+    """Requests that wait for each other: what one takes, and costs all processes of the server."""
+    seconds, before_s = load.settings.seconds / 2, taken_s(served.pid)
+    answers = await closed_loop(load.client.send, load.requests().draw, 1, seconds)
+    cost_ms = (taken_s(served.pid) - before_s) / len(answers) * 1e3
+    p50_ms = quantile_ms([answer.latency_s for answer in answers], 0.5)
+    return {"p50_ms": p50_ms, "processor_ms": round(cost_ms, 1), "times": len(answers)}
 
 
 def family(pid: int) -> list[int]:
@@ -117,6 +128,10 @@ def parent_and_birth(pid: int) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return int(words[1]), int(words[19])
+
+
+def memory_mb(pid: int) -> float:
+    return round(sum(held_memory_mb(one) or 0.0 for one in family(pid)), 1)
 
 
 def taken_s(pid: int) -> float:
@@ -144,7 +159,7 @@ def warprec(folder: Path, commands: Path) -> Iterator[Served]:
         f"server:\n  host: 127.0.0.1\n  port: {port}\n"
         f"endpoints:\n  - name: sasrec\n    checkpoint: {folder / 'sasrec.pth'}\n"
     )
-    quiet = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+    quiet = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(folder)}
     with open(folder / "warprec.log", "wb") as log:
         command = [commands / "warprec.serve", "-c", folder / "serve.yml"]
         child = subprocess.Popen(command, env=quiet, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
@@ -198,7 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--python", default="python3.12")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of a stage")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of a stage")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results" / "serve_beside_warprec.json"
     )
@@ -215,7 +230,8 @@ def main() -> None:
             "plait without kept states": measure_plait(run, asked.seconds, ["--state-memory-mb", "0"]),
         }
     load = {"before": before, "after": round(os.getloadavg()[0], 1), "why": "the machine is shared"}
-    write_result(asked.out, {"load": load, "shape": SHAPE, "settings": asdict(SETTINGS), **told})
+    settings = asdict(replace(SETTINGS, rates=(), seconds=asked.seconds, patience_s=PATIENCE_S))
+    write_result(asked.out, {"load": load, "shape": SHAPE, "settings": settings, **told})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryFile
 
-MAP_OF_LMDB = "data.mdb"
+MAP_OF_LMDB = "/data.mdb"
 
 
 def held_memory_mb(pid: int) -> float | None:
@@ -28,7 +28,7 @@ def pss_kb(smaps: str) -> int:
     for line in smaps.splitlines():
         name, _, rest = line.partition(" ")
         if not name.endswith(":"):  # the head of a map: its range, and at the end its file
-            counts = not line.rstrip().endswith(MAP_OF_LMDB)
+            counts = MAP_OF_LMDB not in line
         elif name == "Pss:" and counts:
             total += int(rest.split()[0])
     return total

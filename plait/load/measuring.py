@@ -222,10 +222,12 @@ class Load:
             raise ValueError(refusal(self.client, path, reply))
 
     def _tell(self, found: StageFigures, answers: Sequence[Answer]) -> None:
+        good = good_answers(answers, self.settings.deadline_ms / 1e3)
+        self.report(f"{found.name}: {good:,} of {len(answers):,} requests had a good answer")
         if not found.is_valid:
             self.report(
                 f"{found.name}: the generator did not keep it: it sent up to {found.behind_most_ms:,.0f} ms late "
-                f"({found.behind_p99_ms:,.0f} ms at the 99th percentile of {len(answers)}), so these figures are not "
+                f"({found.behind_p99_ms:,.0f} ms at the 99th percentile of {len(answers):,}), so these figures are not "
                 "valid; ask for less, or run it on a machine with more to spare"
             )
 

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import IO
 
 SERVE = "import sys; from plait.cli import main; sys.exit(main(sys.argv[1:]))"
 SERVING = " at http://"  # in the line that says where, which is told when the model is ready
@@ -67,14 +69,13 @@ def _started(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], st
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     try:
-        url = _address_of(child)
-        yield child, url, time.perf_counter() - begin_s
+        yield child, _address_of(child), time.perf_counter() - begin_s
     finally:
         _stop(child)
 
 
 def _address_of(child: "subprocess.Popen[str]") -> str:
-    """As the service tells it.
+    """As the service tells it. What it says later is read and left: a full pipe would stop it.
 
     Raises:
         ValueError: it ended before.
@@ -84,15 +85,23 @@ def _address_of(child: "subprocess.Popen[str]") -> str:
     for line in child.stderr:
         said.append(line.strip())
         if SERVING in line:
+            threading.Thread(target=_read_to_end, args=(child.stderr,), daemon=True).start()
             return f"http://{line.strip().rpartition(SERVING)[2]}"
+    child.stderr.close()
     raise ValueError(f"the service did not start: {' / '.join(said[-3:]) or 'without a word'}")
+
+
+def _read_to_end(stream: IO[str]) -> None:
+    with stream:
+        for _ in stream:
+            pass
 
 
 def _stop(child: "subprocess.Popen[str]") -> None:
     """As one stops a service, and if it does not stop, at once."""
     child.terminate()
     try:
-        child.communicate(timeout=STOP_S)
+        child.wait(STOP_S)
     except subprocess.TimeoutExpired:
         child.kill()
-        child.communicate()
+        child.wait()

@@ -263,6 +263,7 @@ def test_verbs_stand_in_the_order_of_work_and_groups_after_what_is_common(capsys
         "export",
         "lum",
         "serve",
+        "bench",
         "new-key",
         "study",
     ]

@@ -1,10 +1,10 @@
 """The verb that loads a service, and tells what its users would wait."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -104,15 +104,21 @@ def serve(
             seconds=seconds, mix=mix_of(mix) if mix else {}, candidates=candidates, users=users, hit_rate=hit_rate,
             deadline_ms=deadline_ms, connections=connections, seed=seed,
         )  # fmt: skip
-        found = asyncio.run(
-            measure_load(url, settings, lambda line: say(line, screen), key=key, ids=ids, own=own)
-        )
+        loading = measure_load(url, settings, lambda line: say(line, screen), key=key, ids=ids, own=own)
+        found = _done(loading)
     if out is not None:
         text = msgspec.json.format(msgspec.json.encode(found))
         write_whole(out, lambda aside: aside.write_bytes(text + b"\n"))
     show_json(found) if json else _show(found)
     if found.complaint:
         raise Unfinished(found.complaint)
+
+
+def _done(loading: "Coroutine[Any, Any, LoadReport]") -> "LoadReport":
+    try:
+        return asyncio.run(loading)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the load ended early, and its figures are not kept") from None
 
 
 def _check_packages() -> None:
