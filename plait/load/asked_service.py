@@ -35,6 +35,7 @@ class Described(msgspec.Struct, frozen=True):
     items: int
     can_retrieve: bool
     can_score: bool
+    actions: list[str]
     columns: _LogColumns
 
 

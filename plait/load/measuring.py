@@ -160,7 +160,7 @@ class Load:
         """
         settings, took_s = self.settings, list[float]()
         if "append" in settings.mix:
-            await self._answered(self.requests().of_kind("append").message, "/v1/events")
+            await self._append_one()
         path = "/v1/score" if "score" in settings.mix else "/v1/retrieve"
         if path == "/v1/retrieve" and "retrieve" not in settings.mix:
             return None
@@ -215,6 +215,18 @@ class Load:
 
     def _processor_s(self) -> float | None:
         return None if self.own is None else processor_s(self.own.pid)
+
+    async def _append_one(self) -> None:
+        """An event like those that are kept; or where a kept one has columns that none may be sent with, without
+        them."""
+        reply = await replied(self.client, self.requests().of_kind("append").message)
+        if reply.status == 422:
+            form = self.population.event
+            assert form is not None, "a population is asked for what a mix needs"
+            self.population = replace(self.population, event=form.without_others(self.described.actions))
+            reply = await replied(self.client, self.requests().of_kind("append").message)
+        if reply.status != 200:
+            raise ValueError(refusal(self.client, "/v1/events", reply))
 
     async def _answered(self, message: bytes, path: str) -> None:
         reply = await replied(self.client, message)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, cycle
 from typing import Any, assert_never, final
 
@@ -30,6 +30,15 @@ class EventForm:
     item: str
     time: str | None
     last: Any = None
+
+    def without_others(self, actions: Sequence[str]) -> "EventForm":
+        """With the item, the time and actions alone.
+
+        >>> EventForm({"item": 1, "liked": 1, "shop": "a"}, "item", None).without_others(["liked"]).row
+        {'item': 1, 'liked': 1}
+        """
+        stay = {self.item, self.time, *actions}
+        return replace(self, row={name: value for name, value in self.row.items() if name in stay})
 
     def filled(self, item: Any, nth: int) -> dict[str, Any]:
         """The nth event. A time that is spelled as text stays as it is; events of one time stand as they came."""

@@ -13,6 +13,7 @@ MODEL = {
     "version": "1",
     "layout": "lac",
     "items": 60,
+    "actions": ["rating"],
     "can_retrieve": True,
     "can_score": True,
     "columns": {"user": "user", "item": "item", "time": "time"},

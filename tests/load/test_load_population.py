@@ -217,6 +217,19 @@ def test_the_capacity_is_searched_and_loaded(monkeypatch: pytest.MonkeyPatch) ->
     assert [stage.name for stage in found.stages] == ["0.5 x capacity", "4 x capacity"]
 
 
+def test_columns_that_may_not_be_sent_are_left_out() -> None:
+    """A kept event may have columns of the data that the model does not know."""
+
+    async def strict(path: str, body: Any) -> Answered:
+        is_known = path != "/v1/events" or body["events"][0]["event"].keys() <= {"item", "time"}
+        return await at_once(path, body) if is_known else (422, {"detail": "a column that nobody knows"}, {})
+
+    settings = LoadSettings(rates=(30.0,), seconds=0.5, mix={"append": 1.0}, users=2)
+    found, asked = loaded(settings, answer=strict, model={**MODEL, "actions": []})
+    (kind,) = found.stages[0].kinds
+    assert kind.outcomes == {"good": kind.requests} and "rating" in asked[0][1]["events"][0]["event"]
+
+
 def test_hits_are_those_that_the_service_counted() -> None:
     """Metrics of the stage alone: before it, everybody was looked for in vain."""
     settings = LoadSettings(
