@@ -13,7 +13,7 @@ from words import COLUMNS, Capture, complaint, numbered, plait, prepared_by, sai
 
 from plait.cli import check, output, user_state
 from plait.data import Dataset
-from plait.engine import agreement_ways
+from plait.engine import agreement_ways, recorded
 from plait.evaluation.answers import measure
 from plait.evaluation.run_files import load_answers, load_result
 from plait.layouts.draw import catalogue_rows
@@ -333,12 +333,15 @@ def test_a_run_that_disagrees_ends_with_1(
     )
 
 
-def test_a_run_without_its_data_cannot_be_checked(
+def test_a_run_without_its_data_is_checked_by_what_was_kept_of_it(
     dataset: Dataset, run: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = replace(load_result(run), dataset_folder=str(dataset.folder / "gone"))
     monkeypatch.setattr(check, "finished_run", lambda folder: gone)
-    assert "which is no longer there; name the folder" in complaint(capsys, 2, "check", run)
+    said = said_by(capsys, "check", run, *ALONE)
+    assert re.search(r"histories: \d+ that were kept beside the model, since .*gone is no longer there", said)
+    monkeypatch.setattr(recorded, "RECORDED", "none.safetensors")
+    assert "has no none.safetensors: it was trained before" in complaint(capsys, 2, "check", run)
     assert "seed: 0" in said_by(capsys, "check", run, "--dataset", dataset.folder, *ALONE)
 
 
