@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from plait.data import Dataset
-from plait.engine.agreement import fields_asked, users_to_check
+from plait.engine.agreement import users_to_check
+from plait.engine.agreement_cases import fields_asked
 from plait.engine.recorded import save_recorded
 from plait.models.generative import GenerativeRecommender
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import astuple, replace
 from pathlib import Path
 
@@ -356,4 +357,19 @@ def test_a_run_is_exported(run: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "mine/notes.txt").touch()
     assert "holds something that is no exported model" in complaint(
         capsys, 2, "export", run, "--out", tmp_path / "mine"
+    )
+
+
+def test_an_index_is_built_and_asked(run: Path, capsys: Capture, tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="the extra [ann] is part of [test]")
+    mine = shutil.copytree(run, tmp_path / "run")
+    asked = ("recommend", mine, "--user", "u03", "-k", 4, "--json")
+    assert "build an index with `plait index`" in complaint(capsys, 2, *asked, "--index")
+    found = json.loads(said_by(capsys, "index", mine, "--kind", "ivf", "--num-probes", 1, "-k", 5, "--json"))
+    assert found["recall"] == 1.0 and found["recall_k"] == 5 and found["num_lists"] == 1
+    exact, by_index = (json.loads(said_by(capsys, *asked, *more)) for more in ((), ("--index",)))
+    assert [row["item"] for row in by_index] == [row["item"] for row in exact]
+    assert "recall@" in said_by(capsys, "index", mine)
+    assert "lists of --users are exact" in complaint(
+        capsys, 2, "recommend", mine, "--users", "all", "--out", tmp_path / "o.parquet", "--index"
     )
