@@ -53,6 +53,8 @@ from plait.data.logs.tables import open_tables
 from plait.data.vocabulary import Vocabulary
 from plait.engine import one_pass
 from plait.engine.attention import Attention, attention
+from plait.engine.by_index import retrieve_by_index
+from plait.engine.item_index import ItemIndex, load_index
 from plait.engine.ranking import keys_of_items
 from plait.engine.similar import similar as similar_items
 from plait.engine.state import State, called
@@ -376,11 +378,13 @@ class Recommender:
         allow: Sequence[Any] | None = None,
         deny: Sequence[Any] | None = None,
         mask: Sequence[bool] | np.ndarray | None = None,
+        index: ItemIndex | None = None,
     ) -> pl.DataFrame:
         """The `k` items most likely to come next: user, rank, item and score (a logit), best first.
 
         Exact: every item of the catalogue is looked at, a part at a time. Filters leave the scores of the others as
-        they are.
+        they are. With an index some are looked at: scores are exact, items may be missed, and a warning says of how
+        many users the filters left too few, who are then answered exactly.
 
         Args:
             at: when they are shown, as in `score`.
@@ -389,10 +393,12 @@ class Recommender:
             allow: the only items that may be answered.
             deny: items that may not.
             mask: for each of `items`, in their order, whether it may; see `mask`.
+            index: of this model, as `plait index` makes it: `load_index`.
 
         Raises:
-            ValueError: the layout cannot retrieve. Or `k` is no whole number, or more than the filters leave to a user.
-                Or the time is needed and not given, or lies before the last event. Or as `mask`.
+            ValueError: the layout cannot retrieve, or the index is of another model. Or `k` is no whole number, or more
+                than the filters leave to a user. Or the time is needed and not given, or lies before the last event.
+                Or as `mask`.
         """
         check_can_work()
         num_items = num_shown(k)
@@ -400,16 +406,20 @@ class Recommender:
         kept_I = None
         if not (allow is None and deny is None and mask is None):
             kept_I = np.concatenate([[False], self.mask(allow, deny) & self._checked_mask(mask)])
-        item_UK, score_UK = one_pass.retrieve(
-            self.model,
-            state,
-            num_items,
-            filter_seen,
-            at_s=at_s,
-            request_name=request_name,
-            kept_I=kept_I,
-            condition_UG=self._condition_of_all(state, condition),
-        )
+        moment: dict[str, Any] = {"at_s": at_s, "request_name": request_name, "kept_I": kept_I}
+        moment["condition_UG"] = self._condition_of_all(state, condition)
+        if index is None:
+            item_UK, score_UK = one_pass.retrieve(self.model, state, num_items, filter_seen, **moment)
+        else:
+            item_UK, score_UK, num_exact = retrieve_by_index(
+                self.model, state, num_items, filter_seen, index, **moment
+            )
+            if num_exact:
+                warnings.warn(
+                    f"index: behind the filters it has fewer than {num_items} items for {num_exact} of "
+                    f"{state.events.num_users} users; these are answered from the whole catalogue",
+                    stacklevel=2,
+                )
         return ranked_rows(self.vocabulary, state, item_UK, score_UK)
 
     def attention(
@@ -485,6 +495,16 @@ class Recommender:
         return condition_of_all(
             self.model.layout, self.model.config.conditions, condition, state.events.num_users
         )
+
+    def load_index(self, folder: Path | str) -> ItemIndex:
+        """The index of items that `plait index` put into this model's folder.
+
+        Raises:
+            ValueError: there is none, or it is damaged, of another format version or of another model; or faiss is not
+                installed.
+        """
+        check_can_work()
+        return load_index(self.model, Path(folder))
 
     def mask(
         self, allow: Sequence[Any] | None = None, deny: Sequence[Any] | None = None

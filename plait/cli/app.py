@@ -58,7 +58,7 @@ HELD_BY_APPS = {
 }
 IN_ORDER_OF_WORK = (
     "data", "simulate", "layouts", "compare", "train", "rank", "evaluate", "recommend", "score", "similar",
-    "check", "export", "lum", "serve", "bench", "new-key", "study",
+    "index", "check", "export", "lum", "serve", "bench", "new-key", "study",
 )  # fmt: skip
 
 for place, verb in enumerate(IN_ORDER_OF_WORK):

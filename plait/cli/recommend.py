@@ -38,6 +38,7 @@ def recommend(
     at: str | None = None,
     condition: str | None = None,
     filter_seen: bool | None = None,
+    index: bool = False,
     allow: Path | None = None,
     deny: Path | None = None,
     titles: Path | None = None,
@@ -74,6 +75,8 @@ def recommend(
         NAME=VALUE,NAME=VALUE, under which they are asked for: needed by models whose layout shows conditions.
     filter_seen
         Leave out the items that the user has met; without it, as the run was judged (protocol.filter-seen).
+    index
+        Look at the candidates of the index that `plait index` built, not at every item. Of one --user.
     allow
         A file with the only items to recommend, the column called as in the log, or item.
     deny
@@ -103,6 +106,8 @@ def recommend(
         raise ValueError(
             "give --user for one list, which is printed, or --users (a file, or all) and --out for a table of many"
         )
+    if index and users is not None:
+        raise ValueError("--index: it answers one --user; lists of --users are exact, leave it out")
     if out is not None:
         check_takes_table(out)
         if titles is not None:
@@ -123,8 +128,11 @@ def recommend(
         write_answers(lists, out, screen, json=json)
         return
     assert user is not None
+    near = model.load_index(model_folder) if index else None
     state = state_as_logged(model, asking.data, np.array([asking.data.user_index(user)]))
-    found = model.retrieve(state, k, filter_seen=filter_seen, at=at, condition=asked_under, mask=kept_V)
+    found = model.retrieve(
+        state, k, filter_seen=filter_seen, at=at, condition=asked_under, mask=kept_V, index=near
+    )
     found = titled(found.drop("user"), model.columns, asking.data, titles, title_column)
     knows_when = at is not None or not needs_time(model.model.layout, model.model.config.settings, "a")
     if audit(model.model.layout).can_score != "no" and knows_when:

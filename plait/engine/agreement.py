@@ -51,10 +51,14 @@ class Check:
 
 
 def users_to_check(
-    length_U: Int64[np.ndarray, " U"], model: GenerativeRecommender, seed: int
+    length_U: Int64[np.ndarray, " U"],
+    model: GenerativeRecommender,
+    seed: int,
+    num_users: int = NUM_USERS,
+    num_ends: int = NUM_ENDS,
 ) -> Int64[np.ndarray, " W"]:
-    """Up to NUM_USERS users who have an event behind another: those of the shortest and of the longest histories, then
-    in equal parts those who fill the model's window and any others, drawn.
+    """Up to `num_users` users who have an event behind another: those of the shortest and of the longest histories,
+    then in equal parts those who fill the model's window and any others, drawn.
 
     Raises:
         ValueError: there are none.
@@ -66,10 +70,10 @@ def users_to_check(
         )
     by_length_W = user_W[np.argsort(length_U[user_W], kind="stable")]
     drawn_W = np.random.default_rng(seed).permutation(user_W)
-    past_W = drawn_W[length_U[drawn_W] > model.plan.window.longest][: NUM_USERS // 2]
-    in_order = np.concatenate([by_length_W[:NUM_ENDS], by_length_W[-NUM_ENDS:], past_W, drawn_W])
+    past_W = drawn_W[length_U[drawn_W] > model.plan.window.longest][: num_users // 2]
+    in_order = np.concatenate([by_length_W[:num_ends], by_length_W[-num_ends:], past_W, drawn_W])
     _, first = np.unique(in_order, return_index=True)
-    return np.sort(in_order[np.sort(first)][:NUM_USERS])
+    return np.sort(in_order[np.sort(first)][:num_users])
 
 
 @torch.no_grad()

@@ -63,6 +63,13 @@ class Moment:
     def training(self) -> EventBatch:
         return joined_histories(self.context, self.to_come)
 
+    def under(self, condition_UG: Int64[np.ndarray, "U G"]) -> "Moment":
+        """The same questions, asked under other conditions."""
+        condition_SG = np.repeat(condition_UG, self.num_asked, axis=0)
+        condition_EG = np.repeat(condition_SG, self.to_come.num_events_U, axis=0)
+        to_come = replace(self.to_come, condition_EG=condition_EG)
+        return replace(self, condition_UG=condition_UG, to_come=to_come)
+
     @property
     def label_S(self) -> Int64[np.ndarray, " S"]:
         return self.training.start_U1[1:] - self.to_come.num_events_U
@@ -179,6 +186,15 @@ class CheckCase:
             by_item_WZ = np.argsort(item_WZ, axis=1)
             found[NEXT_ITEM] = np.take_along_axis(score_WZ.astype(np.float64), by_item_WZ, axis=1)[:, None]
         return found
+
+    def scores_of_interests(self, interest_UD: Float[np.ndarray, "U D"]) -> Float[np.ndarray, "U Z"]:
+        """What interests of `query` say of the items, as if they were states."""
+        plan, device = self.model.plan, next(self.model.parameters()).device
+        contexts = window(self.later.history, plan.window, plan.lead)
+        state_UD = torch.from_numpy(interest_UD).to(device)
+        parts = self.catalogue.parts(state_UD, beside_of(self.model, contexts))
+        item_UZ = np.tile(self.items, (self.num_users, 1))
+        return scores_at(parts, item_UZ).double().cpu().numpy()
 
     @cached_property
     def some(self) -> Int64[np.ndarray, " W"]:

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from plait.engine import one_pass, steps
-from plait.engine.agreement_cases import NUM_OTHERS, CheckCase, Logits, joined_parts
+from plait.engine.agreement_cases import NEXT_ITEM, NUM_OTHERS, TO_COME, CheckCase, Logits, joined_parts
+from plait.engine.asking import answers_conditions
 from plait.engine.multiplying import multiplied_in, served_in
 from plait.engine.state import State, append, before, behind, chosen_users
 from plait.engine.state_file import load_state, save_state
@@ -22,6 +23,8 @@ from plait.engine.state_parts import joined_states, some_of_state
 from plait.models.generative import GenerativeRecommender
 from plait.models.saving import load_model, save_model
 from plait.schema import EventBatch
+
+NUM_CONDITIONS = 3  # of a user, in one query
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,24 @@ def _ask_stored_and_loaded(case: CheckCase) -> Pair:
     return case.trained_later, replace(case, model=loaded).asked(state, moment, case.everyone(), moment.at_s)
 
 
+def _ask_group(case: CheckCase) -> Pair:
+    """Each user under its own condition and under its neighbour's, in one query; training asks under one at a time."""
+    model, moment = case.model, case.later
+    asked = [np.roll(moment.condition_UG, shift, axis=0) for shift in range(NUM_CONDITIONS)]
+    interest_UND = one_pass.query(
+        model, case.state(moment.history), np.stack(asked, axis=1), at_s=moment.at_s, request_name=TO_COME
+    )
+    expected = [case.trained(moment.under(condition_UG), "fp32")[NEXT_ITEM] for condition_UG in asked]
+    found = [case.scores_of_interests(interest_UND[:, nth]) for nth in range(NUM_CONDITIONS)]
+    return {NEXT_ITEM: np.concatenate(expected, axis=1)}, {NEXT_ITEM: np.stack(found, axis=1)}
+
+
+def _not_queried(case: CheckCase) -> str:
+    if answers_conditions(case.model.layout):
+        return ""
+    return f"layout '{case.model.layout}' is not asked under conditions"
+
+
 def _ask_as_multiplied(case: CheckCase) -> Pair:
     """Both in the arithmetic that the model was trained and tested in."""
     precision = case.model.config.arithmetic
@@ -204,6 +225,7 @@ WAYS: tuple[Way, ...] = (
     Way("appended event by event", _ask_appended, _keeps_no_keys),
     Way("states split and joined", _ask_split_and_joined, _keeps_no_keys),
     Way("stored and loaded", _ask_stored_and_loaded),
+    Way("many conditions in one query", _ask_group, _not_queried),
     Way("in the arithmetic of its training", _ask_as_multiplied, _multiplies_alike, _of_arithmetic),
     Way("in the arithmetic of this machine", _ask_as_served, _served_alike, _of_served),
 )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64
+from torch import Tensor
 
 from plait.engine.ranking import Scores, Seen, without
 from plait.engine.state import called
@@ -53,6 +54,22 @@ class Filters:
             counts_S &= self.kept_I[self.seen.item_S]
         user_S = np.repeat(np.arange(self.num_users), np.diff(self.seen.start_U1))
         return left_U - np.bincount(user_S[counts_S], minlength=self.num_users)
+
+    @property
+    def most_seen(self) -> int:
+        """The most items that are filtered as seen of one user."""
+        return 0 if self.seen is None else int(np.diff(self.seen.start_U1).max(initial=0))
+
+    def kept_of(self, item_UC: Int64[Tensor, "U C"]) -> Bool[Tensor, "U C"]:
+        """Whether each user's candidates may be in its list; the unknown item never is."""
+        kept_UC = item_UC != UNKNOWN_ITEM
+        if self.kept_I is not None:
+            kept_UC &= torch.from_numpy(self.kept_I)[item_UC]
+        if self.seen is not None:
+            for user in range(self.num_users):
+                seen = self.seen.of(slice(user, user + 1)).item_S
+                kept_UC[user] &= ~torch.isin(item_UC[user], torch.from_numpy(seen))
+        return kept_UC
 
     def check_left(self, k: int, id_U: Sequence[Hashable]) -> None:
         """

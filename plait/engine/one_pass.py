@@ -185,20 +185,28 @@ def retrieve(
     """As `plain.retrieve`, in one pass."""
     filters = asking.checked_filters(model, state, k, filter_seen, kept_I)
     coming = asking.coming_of(model, "i", state, at_s, request_name)
+    catalogue, found = catalogue_of(model), []
+    for users, state_uD in item_states(model, state, coming, condition_UG):
+        some = coming.of(users)
+        found += asking.best_of_users(model, catalogue, some.events, state_uD, k, filters.of(users))
+    item_UK, score_UK = (np.concatenate(each) for each in zip(*found, strict=True))
+    return item_UK, score_UK
+
+
+def item_states(
+    model: GenerativeRecommender, state: State, coming: Coming, condition_UG: Int64[np.ndarray, "U G"] | None
+) -> Iterator[tuple[slice, Float32[Tensor, "u D"]]]:
+    """What the next item is predicted from, step by step."""
     item_U, count_U = asking.no_item(coming.events)[:, 0], np.ones(coming.events.num_users, dtype=np.int64)
     context_UF = np.tile(asking.no_context(coming.events), (len(count_U), 1))
     if condition_UG is None:
         condition_UG = asking.no_condition(coming.events)
-    catalogue, found, first = catalogue_of(model), [], 0
+    first = 0
     for state_uD, _ in _answers(
         model, state, coming, "i", item_U, count_U, context_UF, condition_UG, late=None
     ):
-        users = slice(first, first + len(state_uD))
-        some = coming.of(users)
-        found += asking.best_of_users(model, catalogue, some.events, state_uD, k, filters.of(users))
-        first = users.stop
-    item_UK, score_UK = (np.concatenate(each) for each in zip(*found, strict=True))
-    return item_UK, score_UK
+        yield slice(first, first + len(state_uD)), state_uD
+        first += len(state_uD)
 
 
 @torch.no_grad()

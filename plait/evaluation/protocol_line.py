@@ -13,7 +13,8 @@ from plait.layouts import Layout
 from plait.models.generative import ModelSettings
 from plait.nn.ranker_settings import settings_of_ranker
 
-# Settings that the line tells in words of its own. Any other stands there by name where it differs from its default.
+# Settings that the line tells in words of its own, or that change no result. Any other stands there by name where it
+# differs from its default.
 IN_WORDS = {
     "model": "retrieval_weight action_weights",
     "model.trunk": "kind dim num_layers num_heads positions dropout",
@@ -24,7 +25,7 @@ IN_WORDS = {
     "model.late": "windows similar",
     "optim": "learning_rate schedule warmup_steps users_per_step precision",
     "protocol": "max_events window_step window patience select max_epochs max_tokens max_flops supervise "
-    "candidate_requests sample filter_seen negatives seed",
+    "candidate_requests sample filter_seen negatives seed recorded",
 }
 
 

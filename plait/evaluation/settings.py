@@ -84,6 +84,9 @@ class Protocol:
     lists: Annotated[Lists, WHOLE] = LISTS
     """Lengths k of HR@k, NDCG@k and recall@k, ascending; 10 is one of them, since NDCG@10 stands for retrieval. A
     comparison shows those from 10 on."""
+    recorded: Annotated[int, Between(0, 4096, "a few dozen are enough to check a model by")] = 32
+    """Users whose histories are kept beside the model, so that it can be checked without the data. They are real ones.
+    0: none."""
     seed: Annotated[int, SEED] = 0
     """What every random draw follows from."""
 

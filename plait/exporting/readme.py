@@ -194,7 +194,7 @@ def _limits(about: About) -> str:
         "there were earlier; longer rows give the same answers and cost more.\n"
         "- Candidates come after the whole history, in a request of their own. They never see one another.\n"
         "- `score` holds users x heads x candidates x tokens numbers at a time: ask about a million in parts.\n"
-        "- An action beyond its range counts as the nearest value in it. Item numbers must be those of the table.\n"
+        "- An action beyond its range is taken as the nearest value in it. Item numbers must be those of the table.\n"
         "- Seen items are not filtered.\n"
         "- `hashes.json` lists the SHA-256 of every file."
     )

@@ -148,7 +148,7 @@ def refusal(client: Client, path: str, reply: Reply) -> str:
     said = read_body(reply.body).detail or "without a word"
     where = f"{client.address}{path.partition('?')[0]}"
     if reply.status == 401:
-        return f"{where} refuses the key ({said}); give one that `plait new-key` made for it: --key KEY"
+        return f"{where} refuses the key ({said}); give one that `plait new-key` made for it"
     if reply.status == 403:
         return f"{where} refuses ({said}); a load needs a key with the scopes ask, users, append where it appends"
     return f"{where} answers {reply.status} ({said}); expected an answer of `plait serve`"
@@ -164,7 +164,7 @@ async def told_users(client: Client, least: int, most: int) -> list[str]:
     if len(found) < least:
         raise ValueError(
             f"{client.address} tells of {len(found)} users with a history, and {least} are needed; ask about fewer "
-            "(--users), or serve with the run's data"
+            "users, or serve with the run's data"
         )
     return found
 

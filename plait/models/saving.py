@@ -1,5 +1,5 @@
 """A model's folder: `model.safetensors`, `config.json`, and `counts.safetensors` where counts belong to the model; no
-pickle."""
+pickle. A run keeps some histories beside it."""
 
 import errno
 from pathlib import Path
@@ -16,6 +16,7 @@ from plait.models.generative import GenerativeRecommender, ModelConfig
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+RECORDED = "histories.safetensors"  # of some users, beside the model of a run (`plait.engine.recorded`)
 AGAIN = "save the model there again, or train it again"
 
 
@@ -35,7 +36,7 @@ def save_model(model: GenerativeRecommender, folder: Path) -> None:
         OSError: the folder cannot be written (disk full, no permission).
     """
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    for name in (CONFIG, COUNTS):
+    for name in (CONFIG, COUNTS, RECORDED):
         (folder / name).unlink(missing_ok=True)
 
     def write_weights(aside: Path) -> None:
@@ -57,7 +58,7 @@ def save_model(model: GenerativeRecommender, folder: Path) -> None:
 def put_in_place(draft: Path, folder: Path) -> None:
     """Moves the files of a saved model into a folder, over those of another. While the folder holds some of each it
     has no configuration, which `load_model` refuses."""
-    for name in (CONFIG, COUNTS):
+    for name in (CONFIG, COUNTS, RECORDED):
         (folder / name).unlink(missing_ok=True)
     moved = [path for path in draft.iterdir() if path.name != files.HASHES]
     for path in sorted(moved, key=lambda path: path.name == CONFIG):

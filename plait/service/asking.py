@@ -16,6 +16,7 @@ from plait.service.problems import Problem
 
 LATE = "the deadline passed before the model answered"
 MOST_SPARE = 32  # works that wait for spare time
+MARGIN = 1.25  # of the time that is left: a mean is often exceeded
 SLOW = 0.2  # the weight of the newest time in the mean
 
 
@@ -32,6 +33,7 @@ class Answered:
 class _Waiting:
     deployed: Deployed
     question: Question
+    deadline_s: float  # on `time.monotonic`'s clock, like the next
     future: "Future[Answered]" = field(default_factory=Future)
     entered_s: float = field(default_factory=time.monotonic)
 
@@ -53,6 +55,7 @@ class Asking:
         self._spare: deque[Callable[[], None]] = deque()
         self._changed, self._closed = threading.Condition(), False
         self.mean_s = 0.0  # of one question in the model's thread
+        self._busy_until_s = 0.0  # when the pass that runs should end
         self.observe: Callable[[int, float], None] = lambda size, took_s: None
         self._thread = threading.Thread(target=self._run, name="plait-model", daemon=True)
         self._thread.start()
@@ -85,7 +88,7 @@ class Asking:
             Problem: too many wait, or the question is refused.
         """
         left_s = deadline_s - time.monotonic()
-        waiting = self._enter(deployed, question, left_s)
+        waiting = self._enter(_Waiting(deployed, question, deadline_s), left_s)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(waiting.future), max(0.0, left_s))
         except TimeoutError:
@@ -131,12 +134,16 @@ class Asking:
         with self._changed, suppress(ValueError):  # the model has taken it
             self._queue.remove(waiting)
 
-    def _enter(self, deployed: Deployed, question: Question, left_s: float) -> _Waiting:
-        waiting = _Waiting(deployed, question)
+    def _enter(self, waiting: _Waiting, left_s: float) -> _Waiting:
+        """Takes a question, or says at once that it would wait in vain.
+
+        It waits for the pass that runs, for the questions before it, and for its own answer.
+        """
         with self._changed:
             self._check_open()
-            would_take_s = (len(self._queue) + 1) * self.mean_s
-            if self.is_full or (self._queue and would_take_s > left_s):
+            running_s = max(0.0, self._busy_until_s - time.monotonic())
+            would_take_s = running_s + (len(self._queue) + 1) * self.mean_s
+            if self.is_full or ((self._queue or running_s) and MARGIN * would_take_s > left_s):
                 raise self.busy()
             self._queue.append(waiting)
             self._changed.notify()
@@ -162,8 +169,22 @@ class Asking:
             if self._wait_s and len(self._queue) < self._most_together:
                 time.sleep(self._wait_s)
             with self._changed:
-                taken = [self._queue.popleft() for _ in range(min(self._most_together, len(self._queue)))]
+                taken = self._taken()
+                self._busy_until_s = time.monotonic() + len(taken) * self.mean_s
             self._answer([each for each in taken if each.future.set_running_or_notify_cancel()])
+            self._busy_until_s = 0.0
+
+    def _taken(self) -> list[_Waiting]:
+        """The questions of the next pass: the first of the queue, and those behind it whose company makes no one late.
+        (All of a pass are answered when it ends.)"""
+        taken = [self._queue.popleft()]
+        begin_s, earliest_s = time.monotonic(), taken[0].deadline_s
+        while self._queue and len(taken) < self._most_together:
+            earliest_s = min(earliest_s, self._queue[0].deadline_s)
+            if begin_s + (len(taken) + 1) * self.mean_s > earliest_s:
+                break
+            taken.append(self._queue.popleft())
+        return taken
 
     def _answer(self, taken: list[_Waiting]) -> None:
         for deployed in {id(each.deployed): each.deployed for each in taken}.values():

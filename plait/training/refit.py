@@ -40,6 +40,7 @@ from plait.training.budget import Caps, Steps
 from plait.training.loop import Fitted, train_steps
 from plait.training.memory import check_fits_memory, forget_peak_memory, peak_memory_mb
 from plait.training.progress import Progress, Spent
+from plait.training.recorded import record_histories
 from plait.training.run import (
     LOCK,
     busy_message,
@@ -218,3 +219,5 @@ def _save(
     (folder / MODEL).mkdir(exist_ok=True)
     save_model(fitted.model, folder / MODEL)
     save_vocabulary(folder / MODEL, whole.items, columns_read(whole))
+    protocol = held_out.settings.protocol
+    record_histories(fitted.model, whole, protocol.recorded, protocol.seed, folder / MODEL)

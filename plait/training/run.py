@@ -46,6 +46,7 @@ from plait.notices import Watch
 from plait.training.arithmetic import arithmetic_of_run
 from plait.training.loop import Fitted, train_model
 from plait.training.memory import check_fits_memory, forget_peak_memory, peak_memory_mb
+from plait.training.recorded import record_histories
 from plait.training.start import Start
 from plait.wording import differences, setting
 
@@ -176,6 +177,8 @@ def _save_checkpoints(
         model_folder.mkdir(exist_ok=True)
         save_model(fitted.model, model_folder)
         save_vocabulary(model_folder, dataset.items, columns_read(dataset))
+        protocol = settings.protocol
+        record_histories(fitted.model, dataset, protocol.recorded, protocol.seed, model_folder)
 
 
 @dataclass(frozen=True)

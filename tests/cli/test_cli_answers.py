@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import astuple, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from words import COLUMNS, Capture, complaint, numbered, plait, prepared_by, sai
 
 from plait.cli import check, output, user_state
 from plait.data import Dataset
-from plait.engine import agreement_ways
+from plait.engine import agreement_ways, recorded
 from plait.evaluation.answers import measure
 from plait.evaluation.run_files import load_answers, load_result
 from plait.layouts.draw import catalogue_rows
@@ -333,12 +334,15 @@ def test_a_run_that_disagrees_ends_with_1(
     )
 
 
-def test_a_run_without_its_data_cannot_be_checked(
+def test_a_run_without_its_data_is_checked_by_what_was_kept_of_it(
     dataset: Dataset, run: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = replace(load_result(run), dataset_folder=str(dataset.folder / "gone"))
     monkeypatch.setattr(check, "finished_run", lambda folder: gone)
-    assert "which is no longer there; name the folder" in complaint(capsys, 2, "check", run)
+    said = said_by(capsys, "check", run, *ALONE)
+    assert re.search(r"histories: \d+ that were kept beside the model, since .*gone is no longer there", said)
+    monkeypatch.setattr(recorded, "RECORDED", "none.safetensors")
+    assert "has no none.safetensors: it was trained before" in complaint(capsys, 2, "check", run)
     assert "seed: 0" in said_by(capsys, "check", run, "--dataset", dataset.folder, *ALONE)
 
 
@@ -353,4 +357,19 @@ def test_a_run_is_exported(run: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "mine/notes.txt").touch()
     assert "holds something that is no exported model" in complaint(
         capsys, 2, "export", run, "--out", tmp_path / "mine"
+    )
+
+
+def test_an_index_is_built_and_asked(run: Path, capsys: Capture, tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="the extra [ann] is part of [test]")
+    mine = shutil.copytree(run, tmp_path / "run")
+    asked = ("recommend", mine, "--user", "u03", "-k", 4, "--json")
+    assert "build an index with `plait index`" in complaint(capsys, 2, *asked, "--index")
+    found = json.loads(said_by(capsys, "index", mine, "--kind", "ivf", "--num-probes", 1, "-k", 5, "--json"))
+    assert found["recall"] == 1.0 and found["recall_k"] == 5 and found["num_lists"] == 1
+    exact, by_index = (json.loads(said_by(capsys, *asked, *more)) for more in ((), ("--index",)))
+    assert [row["item"] for row in by_index] == [row["item"] for row in exact]
+    assert "recall@" in said_by(capsys, "index", mine)
+    assert "lists of --users are exact" in complaint(
+        capsys, 2, "recommend", mine, "--users", "all", "--out", tmp_path / "o.parquet", "--index"
     )

@@ -259,6 +259,7 @@ def test_verbs_stand_in_the_order_of_work_and_groups_after_what_is_common(capsys
         "recommend",
         "score",
         "similar",
+        "index",
         "check",
         "export",
         "lum",

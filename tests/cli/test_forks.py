@@ -42,6 +42,7 @@ def all_calls():
         "Recommender.item_interests": model.item_interests,
         "Recommender.save_state": lambda: model.save_state(state, f"{model_folder}-state"),
         "Recommender.load_state": lambda: model.load_state(f"{model_folder}-state"),
+        "Recommender.load_index": lambda: model.load_index(model_folder),
         "Recommender.mask": lambda: model.mask(deny=["i01"]),
         "Recommender.similar": lambda: model.similar(["i01"], 1),
         "Recommender.value": lambda: model.value("liked"),

@@ -83,6 +83,8 @@ def checked(model: GenerativeRecommender) -> Check:
         (model_for("genrank", history="full"), 6, 2),
         (model_for("lac", "dlrm_v3", time_anchor="request"), 4, 3),
         (model_for("interleaved", "rab", time_anchor="next"), 4, 3),
+        (model_for("lum"), 7, 1),
+        (model_for("lum", "genrank"), 7, 1),
     ],
     ids=lambda case: str(case.layout) if isinstance(case, torch.nn.Module) else str(case),
 )
@@ -260,6 +262,18 @@ def keys_stored_in_half(monkeypatch):
     monkeypatch.setattr(agreement_ways, "load_state", rounded)
 
 
+def conditions_that_change_places(monkeypatch):
+    """Of one query: the interest under one condition is answered as that under another."""
+    right = one_pass.query
+    turned = lambda model, state, condition_UNG, **more: right(model, state, condition_UNG[:, ::-1], **more)  # noqa: E731
+    monkeypatch.setattr(one_pass, "query", turned)
+
+
+def conditions_that_see_each_other(monkeypatch):
+    """Of one query; lists of one condition stay as they are."""
+    candidates_that_see_each_other(monkeypatch)
+
+
 @pytest.mark.usefixtures("shapes_are_not_checked")
 @pytest.mark.parametrize(
     ("mutant", "model"),
@@ -276,6 +290,8 @@ def keys_stored_in_half(monkeypatch):
         (keys_stored_in_half, model_for("lac")),
         (window_cut_without_encoding_again, model_for("lac", "alibi")),
         (normaliser_by_the_longest_of_the_batch, model_for("lac", kind="hstu")),
+        (conditions_that_change_places, model_for("lum")),
+        (conditions_that_see_each_other, model_for("lum")),
     ],
     ids=lambda case: getattr(case, "__name__", ""),
 )

@@ -62,7 +62,7 @@ def test_rows_that_nobody_reads_change_nothing(trunk, positions, monkeypatch):
         if (combination.trunk, combination.positions) == (trunk, positions):
             for case in cases(combination):
                 met = {name: count + met[name] for name, count in check_parity(case).items()}
-    assert_not_vacuous(met, above=5)
+    assert_not_vacuous(met, above=2)  # few go together with DLRM-v3's positions
 
 
 def without_the_first(inputs: Inputs) -> Inputs:

@@ -134,7 +134,7 @@ def test_a_log_of_other_numbers_is_caught(
 def test_late_answers_are_logged_as_counts(
     logged: Service, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(logged.deployed), "state_of", lambda self, user: time.sleep(0.3))
+    monkeypatch.setattr(type(logged.first.deployed), "state_of", lambda self, user: time.sleep(0.3))
     answer = ask(logged, "/v1/retrieve", {"user": 191, "k": 2}, headers={"plait-deadline-ms": "30"}).json()
     found = written(logged, folder, "answers")
     assert found["answered_by"].to_list() == ["fallback"] * 2 == [answer["answered_by"]] * 2

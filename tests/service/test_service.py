@@ -431,24 +431,29 @@ def test_who_would_wait_in_vain_is_told_at_once(service: Service, monkeypatch: p
 
 
 def test_going_down_answers_what_was_taken(tmp_path: Path, data: Dataset) -> None:
-    service = service_of(tmp_path, data)
+    service, may_go = service_of(tmp_path, data), threading.Event()
+    holding = threading.Thread(target=service.asking.between_questions, args=(lambda: may_go.wait(60),))
 
     async def all_at_once() -> list[int]:
+        holding.start()
         async with client_of(service) as client:
+            event = await asked(client, "/v1/events", {"events": [rating_event("z", 191)]})
+            assert event.status_code == 200
             tasks = [
                 asyncio.create_task(asked(client, "/v1/retrieve", {"user": 191 + n % 3})) for n in range(6)
             ]
-            tasks.append(
-                asyncio.create_task(asked(client, "/v1/events", {"events": [rating_event("z", 191)]}))
-            )
-            while not service.asking.num_waiting:
-                await asyncio.sleep(0)
-            await asyncio.to_thread(service.close)
+            while service.asking.num_waiting < len(tasks):
+                await asyncio.sleep(0.01)
+            closing = asyncio.create_task(asyncio.to_thread(service.close))
+            while service.is_ready:
+                await asyncio.sleep(0.01)
+            may_go.set()
+            await closing
             tasks.append(asyncio.create_task(asked(client, "/readyz", method="GET")))
             tasks.append(asyncio.create_task(asked(client, "/v1/retrieve", {"user": 191})))
             return [(await task).status_code for task in tasks]
 
-    assert asyncio.run(all_at_once()) == [200] * 7 + [503, 503]
+    assert asyncio.run(all_at_once()) == [200] * 6 + [503, 503]
 
 
 # Versions

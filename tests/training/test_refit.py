@@ -21,7 +21,7 @@ from plait.evaluation.run_files import (
     load_result,
     of_checkpoint,
 )
-from plait.models.saving import load_model
+from plait.models.saving import RECORDED, load_model
 from plait.training import loop
 from plait.training.refit import run_refit
 from plait.training.run import run_training
@@ -102,7 +102,7 @@ def test_a_refit_trains_on_every_row_and_is_not_judged_by_them(of, dataset, tmp_
         (answers_without_counts(tmp_path, result), answers_without_counts(of, held_out)),
     ):
         assert (found.rank_Q == expected.rank_Q).all()
-    assert (tmp_path / WITHOUT_COUNTS).is_file()
+    assert (tmp_path / WITHOUT_COUNTS).is_file() and (tmp_path / MODEL / RECORDED).is_file()
     assert (result.settings, result.protocol) == (held_out.settings, held_out.protocol)
     evaluate(tmp_path)
     said = " ".join(capsys.readouterr().out.split())

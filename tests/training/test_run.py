@@ -16,6 +16,7 @@ from small_runs import STEPS_PER_EPOCH, Killed, kill_before_step, settings_of, s
 from tiny import prepared, random_log
 
 from plait.data.storage.locks import in_turn
+from plait.engine.recorded import load_recorded
 from plait.evaluation import answers
 from plait.evaluation.answers import answers_of, measure
 from plait.evaluation.run_files import (
@@ -34,6 +35,7 @@ from plait.models.saving import load_model
 from plait.nn.device import resolve_device
 from plait.training import loop
 from plait.training import run as run_module
+from plait.training.recorded import record_histories
 from plait.training.run import LOCK, run_training
 
 CLOCKS = ("train_wall_s", "train_cpu_s")
@@ -63,6 +65,17 @@ def test_a_run_leaves_what_it_promises(dataset, tmp_path):
     assert result.content_hash == dataset.manifest.content_hash
     assert result.train_cpu_s and 0 < result.train_cpu_s == rows[-1]["train_cpu_s"]
     assert result.selection == "ndcg@10"
+    model = load_model(tmp_path / MODEL)
+    kept = load_recorded(model, tmp_path / MODEL)
+    users = np.flatnonzero(dataset.train_user_counts() > 1)
+    assert kept.num_users == len(users) > 10
+    np.testing.assert_array_equal(kept.item_E, dataset.histories(users).item_E)
+    (tmp_path / "alone").mkdir()
+    record_histories(model, dataset, 0, 0, tmp_path / "alone")
+    assert not list((tmp_path / "alone").iterdir())
+    record_histories(model, dataset, 9, 0, tmp_path / "alone")
+    few = load_recorded(model, tmp_path / "alone")
+    assert few.num_users == 9 and few.num_events_U.max() == kept.num_events_U.max()
 
 
 def test_the_saved_model_is_the_one_that_gave_the_answers(dataset, tmp_path):
