@@ -45,8 +45,7 @@ class Answer:
         return len(self.found["items"])
 
 
-@dataclass(frozen=True)
-class Happened:
+class Happened(msgspec.Struct, frozen=True, gc=False):
     """An event that was stored, and when it came."""
 
     time_us: int

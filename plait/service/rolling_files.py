@@ -10,7 +10,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar, final
@@ -49,11 +49,13 @@ class RollingSettings:
             raise ValueError(f"{self.most_rows} rows in memory are fewer than the {self.file_rows} of a file")
 
 
-@dataclass(frozen=True)
-class _Waiting(Generic[Record]):
-    record: Record
-    num_rows: int
+@dataclass
+class _File(Generic[Record]):
+    """Records that will be one file. They are gathered as such, so that taking and dropping them is no work."""
+
     since_s: float
+    records: list[Record] = field(default_factory=list)
+    num_rows: int = 0
 
 
 @final
@@ -85,7 +87,7 @@ class RollingFiles(Generic[Record]):
             told,
             failed,
         )
-        self._waiting: deque[_Waiting[Record]] = deque()
+        self._files: deque[_File[Record]] = deque()  # none of them is being written
         self._num_rows, self._not_before_s, self._closed = 0, 0.0, False
         self._changed = threading.Condition()
         _make_ready(settings.folder, name)
@@ -97,9 +99,11 @@ class RollingFiles(Generic[Record]):
         with self._changed:
             fits = not self._closed and self._num_rows + num_rows <= self._settings.most_rows
             if fits:
-                self._waiting.append(_Waiting(record, num_rows, time.monotonic()))
+                file = self._file_for(num_rows)
+                file.records.append(record)
+                file.num_rows += num_rows
                 self._num_rows += num_rows
-                if len(self._waiting) == 1 or self._num_rows >= self._settings.file_rows:
+                if self._num_rows == num_rows or self._is_full():
                     self._changed.notify()
         if not fits:
             self._told("no room", num_rows)
@@ -111,42 +115,42 @@ class RollingFiles(Generic[Record]):
             self._changed.notify()
         self._thread.join()
 
-    def _run(self) -> None:
-        _remove_old(self._settings, self._name)
-        while taken := self._next():
-            self._write(taken)
-            _remove_old(self._settings, self._name)
+    def _file_for(self, num_rows: int) -> _File[Record]:
+        """The last file, or a new one where it has no room."""
+        if not self._files or self._files[-1].num_rows + num_rows > self._settings.file_rows:
+            self._files.append(_File(time.monotonic()))
+        return self._files[-1]
 
-    def _next(self) -> list[_Waiting[Record]]:
-        """The records of a file, when it is time for one; none when the log is closed and empty."""
+    def _is_full(self) -> bool:
+        return len(self._files) > 1 or self._files[0].num_rows >= self._settings.file_rows
+
+    def _run(self) -> None:
+        while not self._closed or self._files:
+            _remove_old(self._settings, self._name)
+            if file := self._next():
+                self._write(file)
+
+    def _next(self) -> _File[Record] | None:
+        """A file, when it is time for one; None when it was not for a while."""
         with self._changed:
-            while (left_s := self._left_s()) > 0:
-                if not self._changed.wait(min(left_s, LOOK_S)):
-                    _remove_old(self._settings, self._name)
-            taken: list[_Waiting[Record]] = []
-            rows = 0
-            for each in self._waiting:
-                if taken and rows + each.num_rows > self._settings.file_rows:
-                    break
-                taken.append(each)
-                rows += each.num_rows
-            return taken
+            if (left_s := self._left_s()) > 0:
+                self._changed.wait(min(left_s, LOOK_S))
+            return self._files.popleft() if self._files and self._left_s() <= 0 else None
 
     def _left_s(self) -> float:
         """How long until a file is begun."""
         if self._closed:
             return 0.0
-        if not self._waiting:
+        if not self._files:
             return LOOK_S
-        now_s, is_full = time.monotonic(), self._num_rows >= self._settings.file_rows
-        due_s = 0.0 if is_full else self._waiting[0].since_s + self._settings.file_s
-        return max(due_s, self._not_before_s) - now_s
+        due_s = 0.0 if self._is_full() else self._files[0].since_s + self._settings.file_s
+        return max(due_s, self._not_before_s) - time.monotonic()
 
-    def _write(self, taken: list[_Waiting[Record]]) -> None:
+    def _write(self, file: _File[Record]) -> None:
         """Rows leave the memory when they are in a file, or when nothing can be made of them."""
         fate: Fate = "written"
         try:
-            content = parquet_bytes(self._table([each.record for each in taken]))
+            content = parquet_bytes(self._table(file.records))
         except Exception:  # ours to mend; the answers that come are worth more than this thread
             content, fate = None, "lost"
         try:
@@ -154,16 +158,15 @@ class RollingFiles(Generic[Record]):
                 _write_file(self._settings.folder, self._name, content)
         except OSError:
             self._failed()
-            self._not_before_s = time.monotonic() + RETRY_S
-            if not self._closed:
-                return
+            with self._changed:
+                self._not_before_s = time.monotonic() + RETRY_S
+                if not self._closed:
+                    self._files.appendleft(file)
+                    return
             fate = "lost"
-        rows = sum(each.num_rows for each in taken)
         with self._changed:
-            for _ in taken:
-                self._waiting.popleft()
-            self._num_rows -= rows
-        self._told(fate, rows)
+            self._num_rows -= file.num_rows
+        self._told(fate, file.num_rows)
 
 
 def _make_ready(folder: Path, name: str) -> None:

@@ -209,6 +209,44 @@ def test_a_log_without_bounds_is_caught(tmp_path: Path, monkeypatch: pytest.Monk
     assert_caught(check_full, tmp_path, monkeypatch)
 
 
+def check_nobody_waits_for_removal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Counter:
+    """While a disk hangs over files that are old, rows are taken."""
+    may_go_on, asked = threading.Event(), threading.Event()
+
+    def remove_old(settings: RollingSettings, name: str) -> None:
+        asked.set()
+        may_go_on.wait(2)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rolling_files, "_remove_old", remove_old)
+        with rolling(folder, keep_days=2) as (log, told):
+            assert asked.wait(20)
+            begin_s = time.monotonic()
+            added(log, 3)
+            took_s = time.monotonic() - begin_s
+            may_go_on.set()
+            assert took_s < 1
+    return told
+
+
+def test_nobody_waits_for_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_nobody_waits_for_removal(tmp_path, monkeypatch) == {"written": 3}
+
+
+def test_a_log_that_is_held_while_old_files_go_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = RollingFiles._run
+
+    def held(self: RollingFiles) -> None:
+        with self._changed:
+            rolling_files._remove_old(self._settings, self._name)
+        right(self)
+
+    monkeypatch.setattr(RollingFiles, "_run", held)
+    assert_caught(check_nobody_waits_for_removal, tmp_path, monkeypatch)
+
+
 # A disk that fails
 
 
