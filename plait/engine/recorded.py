@@ -52,8 +52,8 @@ def load_recorded(model: GenerativeRecommender, folder: Path) -> EventBatch:
     path = folder / RECORDED
     if not path.is_file():
         raise ValueError(
-            f"{folder} has no {RECORDED}: it was trained before histories were kept, or with {setting('protocol.recorded', 0)}; "
-            f"{INSTEAD}"
+            f"{folder} has no {RECORDED}: it was trained before histories were kept, or with "
+            f"{setting('protocol.recorded', 0)}; {INSTEAD}"
         )
     files.check_hashes(folder, INSTEAD, RECORDED)
     try:
