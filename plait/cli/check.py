@@ -48,8 +48,8 @@ def check(
     exported
         What the model is exported to, to be asked so, too; it takes a minute. none: it is not.
     dataset
-        A prepared folder, or a name of `plait data list`, with the users' histories; without it, the dataset
-        that the run was trained on or, where that is gone, what was kept of it beside the model.
+        A prepared folder, or a name of `plait data list`, with the users' histories. Without it, the dataset
+        that the run was trained on; where that is gone, what was kept of it beside the model.
     device
         What the model runs on; auto is cuda where there is one.
     """

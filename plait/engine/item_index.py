@@ -25,6 +25,7 @@ from plait.engine.one_pass import weights_version
 from plait.engine.ranking import FIRST_ITEM, AddedScores, best, keys_of_items
 from plait.engine.state_file import hash_of
 from plait.models.generative import GenerativeRecommender
+from plait.wording import setting
 
 FORMAT_VERSION = 1
 INDEX, ABOUT = "index.faiss", "index.json"
@@ -108,7 +109,9 @@ def index_of_items(model: GenerativeRecommender, kind: Kind, num_probes: int | N
     match kind:
         case "hnsw":
             if num_probes is not None:
-                raise ValueError(f"num_probes = {num_probes}: they are of kind = 'ivf'; leave them out")
+                raise ValueError(
+                    f"{setting('num_probes', num_probes)}: they are of kind = 'ivf'; leave them out"
+                )
             index = faiss.IndexHNSWFlat(width, LINKS, faiss.METRIC_INNER_PRODUCT)
             index.hnsw.efConstruction = BUILT_WITH
         case "ivf":
@@ -227,7 +230,9 @@ def _checked_probes(num_probes: int | None, num_lists: int) -> int:
     if num_probes is None:
         return usual_probes(num_lists)
     if not 1 <= num_probes <= num_lists:
-        raise ValueError(f"num_probes = {num_probes}: expected 1 to {num_lists}, the lists of the index")
+        raise ValueError(
+            f"{setting('num_probes', num_probes)}: expected 1 to {num_lists}, the lists of the index"
+        )
     return num_probes
 
 

@@ -19,10 +19,11 @@ from plait.engine.state_file import hash_of
 from plait.models.generative import GenerativeRecommender
 from plait.models.saving import RECORDED
 from plait.schema import EventBatch
+from plait.wording import setting
 
 FORMAT_VERSION = 1
 ABOUT = "recorded"  # in the file's header
-INSTEAD = "name the data that the model was trained on, with --dataset"
+INSTEAD = "name the data that the model was trained on, if it is at hand"
 
 
 class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,8 +52,8 @@ def load_recorded(model: GenerativeRecommender, folder: Path) -> EventBatch:
     path = folder / RECORDED
     if not path.is_file():
         raise ValueError(
-            f"{folder} has no {RECORDED}: it was trained before histories were kept, or with protocol.recorded = 0; "
-            f"{INSTEAD}"
+            f"{folder} has no {RECORDED}: it was trained before histories were kept, or with "
+            f"{setting('protocol.recorded', 0)}; {INSTEAD}"
         )
     files.check_hashes(folder, INSTEAD, RECORDED)
     try:

@@ -44,7 +44,7 @@ def test_a_damaged_or_missing_file_or_one_of_another_is_refused(saved):
     model, path = load_model(saved), saved / RECORDED
     arrays, content = load_file(path), path.read_bytes()
     path.write_bytes(content[:-8])
-    with pytest.raises(ValueError, match=r"histories.safetensors is damaged .* with --dataset"):
+    with pytest.raises(ValueError, match=r"histories.safetensors is damaged .* at hand"):
         load_recorded(model, saved)
 
     def written(about):
