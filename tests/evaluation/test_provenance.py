@@ -70,6 +70,7 @@ def test_what_decides_a_result_stands_in_its_line(dataset, changed, words):
 DEFAULTS = {"model": ModelSettings(), "optim": Optim(precision="fp32"), "protocol": Protocol()}
 APART = {
     "protocol.seed",  # the seeds are the line's own argument: one line is of several
+    "protocol.recorded",  # changes no result: what is kept beside the model
     "model.ranker.search",  # hard search and its category come together
     "model.ranker.category",
     # What is read of interests comes with their files, whose hash a run keeps.
