@@ -28,7 +28,8 @@ from plait.models.generative import GenerativeRecommender
 from plait.wording import setting
 
 FORMAT_VERSION = 1
-INDEX, ABOUT = "index.faiss", "index.json"
+FOLDER = "index"  # in the model's, with hashes of its own: a model stays the version that it is when it gets an index
+INDEX, ABOUT = f"{FOLDER}/items.faiss", f"{FOLDER}/about.json"
 AGAIN = "build the index again"
 EXTRA = "pip install 'plait[ann]'"
 
@@ -45,7 +46,7 @@ Kind = Literal["hnsw", "ivf"]
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`index.json`."""
+    """`about.json`."""
 
     format_version: int
     kind: Kind
@@ -128,6 +129,7 @@ def index_of_items(model: GenerativeRecommender, kind: Kind, num_probes: int | N
 
 def save_index(index: ItemIndex, folder: Path) -> None:
     """Writes an index into its model's folder, over another. What says whose it is comes last."""
+    (folder / FOLDER).mkdir(exist_ok=True)
     (folder / ABOUT).unlink(missing_ok=True)
     content = _faiss().serialize_index(index.faiss_index).tobytes()
     files.write_listed(folder / INDEX, lambda aside: aside.write_bytes(content))
@@ -146,7 +148,7 @@ def load_index(model: GenerativeRecommender, folder: Path) -> ItemIndex:
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}; build an index with `plait index`")
     faiss = _faiss()
-    files.check_hashes(folder, AGAIN, ABOUT, INDEX)
+    files.check_hashes(folder / FOLDER, AGAIN)
     try:
         about = msgspec.json.decode((folder / ABOUT).read_bytes(), type=About)
     except msgspec.MsgspecError as error:
@@ -158,7 +160,10 @@ def load_index(model: GenerativeRecommender, folder: Path) -> ItemIndex:
     if about.model != hash_of(model):
         raise ValueError(f"{folder / INDEX} is of another model, whose items lie elsewhere; {AGAIN}")
     content = np.frombuffer((folder / INDEX).read_bytes(), dtype=np.uint8)
-    index = faiss.deserialize_index(content)
+    try:
+        index = faiss.deserialize_index(content)
+    except RuntimeError as error:  # where the hashes are lost, so that nobody noticed before
+        raise ValueError(f"{folder / INDEX} cannot be read ({error}); {AGAIN}") from None
     return ItemIndex(about, index, _keys(model), model, weights_version(model))
 
 

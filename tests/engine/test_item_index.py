@@ -3,12 +3,18 @@ what is damaged or of another model is refused."""
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
+from scipy import sparse
 from tiny import assert_caught, batch_of, model_of, trunk_of
 
+from plait import files
+from plait.cli.bulk import Asking
+from plait.counts.beside import Counts, ItemCounts, Tables
 from plait.data.history import Columns
 from plait.data.vocabulary import Vocabulary
 from plait.engine import item_index, one_pass
@@ -16,14 +22,17 @@ from plait.engine.by_index import measured_recall, retrieve_by_index
 from plait.engine.item_index import ABOUT, INDEX, ItemIndex, index_of_items, load_index, save_index
 from plait.engine.state import State, encode
 from plait.models.generative import GenerativeRecommender, ModelSettings
+from plait.models.saving import save_model
 from plait.nn.losses import RetrievalLoss
 from plait.recommender import Recommender
+from plait.service.service import Model
 
 pytest.importorskip("faiss", reason="the extra [ann] is part of [test]")
 
 NUM_ITEMS = 2_000
 LENGTHS = (5, 9, 2, 12)
 K, PROBES = 10, 12
+FakeData = SimpleNamespace(manifest=SimpleNamespace(content_hash="of data"))
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +113,23 @@ def test_recall_is_the_share_of_the_exact_answer(model, indices):
     assert found["all lists"] == 1.0 and 0 < found["ivf"] < 1.0
 
 
+def counts_that_outweigh_the_model() -> Counts:
+    """Rules by which 20 items follow each."""
+    rng, size = np.random.default_rng(2), NUM_ITEMS + 1
+    rules = sparse.random_array((size, size), density=0.01, rng=rng, dtype=np.float32).tocsr()
+    tables = Tables(np.ones(size), rules, 5, 0.7, None, reads_own=False)
+    return Counts(ItemCounts(tables, np.array([0.1, 1.0]), ""), None, "causal")
+
+
+def test_what_counts_add_most_to_is_a_candidate(model, indices, monkeypatch):
+    alone = exact_scores(model, state_of(model))
+    monkeypatch.setattr(model, "counts", counts_that_outweigh_the_model())
+    assert not np.allclose(exact_scores(model, state_of(model))[:, 1:], alone[:, 1:], atol=0.1)
+    all_is_found(model, indices["hnsw"])
+    monkeypatch.setattr(item_index, "OF_COUNTS", 0)
+    assert_caught(check_answers, model, indices["hnsw"])
+
+
 def without_the_bias(monkeypatch):
     right = item_index._with_one
 
@@ -174,10 +200,38 @@ def test_an_index_is_saved_with_whose_it_is_and_how_good(model, indices, tmp_pat
         retrieve_by_index(other, state, K, True, loaded)
     about = (tmp_path / ABOUT).read_bytes()
     (tmp_path / ABOUT).write_bytes(about + b" ")
-    with pytest.raises(ValueError, match=r"index.json is damaged .* build the index again"):
+    with pytest.raises(ValueError, match=r"about.json is damaged .* build the index again"):
         load_index(model, tmp_path)
     (tmp_path / INDEX).unlink()
-    with pytest.raises(ValueError, match=r"has no index.faiss; build an index with `plait index`"):
+    with pytest.raises(ValueError, match=r"has no index/items.faiss; build an index with `plait index`"):
+        load_index(model, tmp_path)
+
+
+def check_version_stays(indices: dict[str, ItemIndex], folder: Path) -> None:
+    """Of a model that gets an index: what serves it does not swap it, and lists of many users go on."""
+    asked, version = Asking(None, FakeData, folder), Model("one", folder, None).version()
+    named = asked.named
+    save_index(indices["ivf"], folder)
+    assert len(version) > 8 and Model("one", folder, None).version() == version and asked.named == named
+
+
+def test_an_index_leaves_the_models_version_as_it_is(model, indices, tmp_path, monkeypatch):
+    save_model(model, tmp_path)
+    check_version_stays(indices, tmp_path)
+    hashes = files.Hashes.read(tmp_path)
+    assert hashes is not None and "model.safetensors" in hashes.files
+    monkeypatch.setattr(item_index, "INDEX", "items.faiss")
+    assert_caught(check_version_stays, indices, tmp_path)
+
+
+def test_an_index_that_lost_its_hashes_and_is_damaged_is_refused(model, indices, tmp_path):
+    save_index(indices["hnsw"], tmp_path)
+    (tmp_path / item_index.FOLDER / files.HASHES).unlink()
+    (tmp_path / INDEX).write_bytes((tmp_path / INDEX).read_bytes()[:200])
+    with (
+        pytest.warns(UserWarning, match="has no hashes.json"),
+        pytest.raises(ValueError, match=r"items.faiss cannot be read .* build the index again"),
+    ):
         load_index(model, tmp_path)
 
 
