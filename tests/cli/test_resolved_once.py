@@ -44,8 +44,10 @@ def check_train(dataset: Dataset, out: Path) -> None:
     assert counted == {
         "resolve": 1,
         "resolve_device": 1,
+        # Of conditions; of the model, and of its hash beside kept histories, twice each; of the result that is shown, and
+        # for what is asked next.
         "parse": 7,
-    }  # of conditions; of the model, twice; of its hash beside kept histories, twice; of the result, and for what is next
+    }
 
 
 def test_a_training_resolves_layout_and_device_once(dataset: Dataset, tmp_path: Path) -> None:
