@@ -33,6 +33,7 @@ from plait.load.own_service import OwnService
 from plait.load.population import ANSWERED_IN, Population, Requests
 from plait.load.report import Capacity, LoadReport, OwnFigures, Step, Warmed
 from plait.load.settings import LoadSettings
+from plait.wording import setting
 
 Report = Callable[[str], None]
 PATIENT = {ANSWERED_IN: "600000"}  # of questions that are no part of a stage
@@ -89,11 +90,11 @@ async def _population(
         users, items = list(ids.users), list(ids.items)
     if len(users) < least:
         raise ValueError(
-            f"the data has {len(users)} users, and {least} are needed; ask about fewer (--users)"
+            f"the data has {len(users)} users, and {least} are needed; ask about fewer ({setting('users')})"
         )
     if "score" in settings.mix and len(items) < settings.candidates:
         raise ValueError(
-            f"--candidates {settings.candidates}: {len(items)} items were found; ask for so many, or fewer"
+            f"{setting('candidates', settings.candidates)}: {len(items)} items were found; ask for so many, or fewer"
         )
     order = np.random.default_rng([settings.seed, 1]).permutation(len(users)).tolist()
     shuffled = [users[place] for place in order]

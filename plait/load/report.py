@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plait.load.figures import Ms, StageFigures
+from plait.wording import setting
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class LoadReport:
         if self.capacity is not None and not self.capacity.per_s:
             return (
                 f"nobody who waited for an answer got one by the model within {self.settings['deadline_ms']:g} ms, so "
-                "there is no capacity to load with; give more time (--deadline-ms), or see the service's /metrics"
+                f"there is no capacity to load with; give more time ({setting('deadline_ms')}), or see the "
+                "service's /metrics"
             )
         return ""

@@ -16,7 +16,7 @@ from plait.wording import asked_in_shell, setting
 PACKAGE = Path(plait.__file__).parent
 SHELL_ROOMS = ("cli", "papers")  # they are asked from a shell alone
 OF_OTHER_PROGRAMS = {"downloading.py", "provenance.py"}  # pip's and git's
-WITH_A_COMMAND = {"keys.py", "presentation.py"}  # that readers of a page may run as it is
+WITH_A_COMMAND = {"keys.py", "presentation.py", "own_service.py"}  # that readers of a page may run as it is
 OPTION = re.compile(r"(?<![\w-])--[a-z]")
 
 

@@ -44,8 +44,8 @@ def check_train(dataset: Dataset, out: Path) -> None:
     assert counted == {
         "resolve": 1,
         "resolve_device": 1,
-        # Of conditions; of the model, and of its hash beside kept histories, twice each; of the result that is shown, and
-        # for what is asked next.
+        # Of conditions; of the model, and of its hash beside kept histories, twice each; of the result that is
+        # shown, and for what is asked next.
         "parse": 7,
     }
 

@@ -153,7 +153,7 @@ def test_what_a_service_tells_of_itself() -> None:
 MISTAKES = {
     "wrong key": (SETTINGS, {"key": "right"}, "refuses the key .*plait new-key"),
     "too many users": (replace(SETTINGS, users=50), {}, "tells of 9 users .* 51 are needed"),
-    "too many candidates": (replace(SETTINGS, candidates=61), {}, "--candidates 61: 60 items"),
+    "too many candidates": (replace(SETTINGS, candidates=61), {}, "candidates = 61: 60 items"),
     "cannot": (SETTINGS, {"model": {**MODEL, "can_score": False}}, "asks to score, and layout 'lac' cannot"),
     "another service": (SETTINGS, {"model": {"name": "x"}}, "but not as `plait serve`"),
 }
