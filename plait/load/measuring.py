@@ -176,7 +176,8 @@ class Load:
         return found
 
     async def capacity(self, settings: LoadSettings | None = None) -> Capacity:
-        """How much the service can take: more and more askers, as long as they get more. Maybe nothing in time."""
+        """How much the service can take: more and more askers, as long as they get more, and nearly all they ask for.
+        Maybe nothing in time. (Who is refused asks again at once: of a mix, the quick kinds alone would be counted.)"""
         draw, steps = self.requests(settings).draw, list[Step]()
         seconds, deadline_s = max(STEP_S, self.settings.seconds / 6), self.settings.deadline_ms / 1e3
         for askers in ASKERS:
@@ -185,9 +186,10 @@ class Load:
             good = good_answers(answers, deadline_s) / took_s
             steps.append(Step(askers, round(len(answers) / took_s, 2), round(good, 2)))
             self.report(f"{askers} askers: {good:.1f} good answers a second")
-            if not still_grows(steps):
+            if not (still_grows(steps) and steps[-1].is_answered):
                 break
-        return Capacity(max(step.good_per_s for step in steps), tuple(steps))
+        answered = [step for step in steps if step.is_answered] or steps
+        return Capacity(max(step.good_per_s for step in answered), tuple(steps))
 
     async def stage(self, name: str, per_s: float, settings: LoadSettings | None = None) -> StageFigures:
         """One rate of arrivals for so long as the settings say."""

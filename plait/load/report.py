@@ -7,6 +7,8 @@ from typing import Any
 from plait.load.figures import Ms, StageFigures
 from plait.wording import setting
 
+ANSWERED = 0.95  # the share of good answers at which a load is still within the capacity
+
 
 @dataclass(frozen=True)
 class Warmed:
@@ -29,6 +31,15 @@ class Step:
     askers: int
     per_s: float
     good_per_s: float
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether nearly all got a good answer.
+
+        >>> Step(2, per_s=50.0, good_per_s=49.0).is_answered, Step(32, per_s=600.0, good_per_s=300.0).is_answered
+        (True, False)
+        """
+        return self.good_per_s >= ANSWERED * self.per_s
 
 
 @dataclass(frozen=True)

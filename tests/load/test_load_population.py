@@ -15,7 +15,7 @@ from plait.load.answers import read_body
 from plait.load.asked_service import default_mix, described_service, event_form, told_items, told_users
 from plait.load.client import Address, Client
 from plait.load.measuring import measure_load
-from plait.load.mix import mix_of
+from plait.load.mix import Mix, mix_of
 from plait.load.population import EventForm, Population, Requests
 from plait.load.report import LoadReport
 from plait.load.settings import LoadSettings
@@ -215,6 +215,28 @@ def test_the_capacity_is_searched_and_loaded(monkeypatch: pytest.MonkeyPatch) ->
     assert found.capacity.per_s == max(step.good_per_s for step in found.capacity.steps)
     assert [stage.per_s for stage in found.stages] == [0.5 * found.capacity.per_s, 4 * found.capacity.per_s]
     assert [stage.name for stage in found.stages] == ["0.5 x capacity", "4 x capacity"]
+
+
+def test_a_mix_whose_scores_are_refused_is_beyond_the_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One score at a time, 20 ms each; more are refused at once, and appends take no time at all."""
+
+    async def one_at_a_time(path: str, body: Any) -> Answered:
+        if path == "/v1/score":
+            if room.locked():
+                return 429, {"detail": "the queue is full"}, {}
+            async with room:
+                await asyncio.sleep(0.02)
+        return await at_once(path, body)
+
+    room = asyncio.Semaphore(1)
+    monkeypatch.setattr(measuring, "STEP_S", 0.5)
+    mix: Mix = {"append": 0.5, "score": 0.5}
+    settings = LoadSettings(rates=(), of_capacity=(0.5,), seconds=0.3, mix=mix, users=2, candidates=5)
+    found, _ = loaded(settings, answer=one_at_a_time)
+    assert found.capacity is not None
+    *_, last = found.capacity.steps
+    assert not last.is_answered and last.good_per_s > found.capacity.per_s
+    assert found.capacity.per_s <= 110, "a score for every append, and 50 scores a second"
 
 
 def test_columns_that_may_not_be_sent_are_left_out() -> None:
