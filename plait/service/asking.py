@@ -56,7 +56,7 @@ class Asking:
         self._changed, self._closed = threading.Condition(), False
         self.mean_s = 0.0  # of one question in the model's thread
         self._busy_until_s = 0.0  # when the pass that runs should end
-        self.observe: Callable[[int, float], None] = lambda size, took_s: None
+        self.observe: Callable[[str, int, float], None] = lambda model, size, took_s: None
         self._thread = threading.Thread(target=self._run, name="plait-model", daemon=True)
         self._thread.start()
 
@@ -196,7 +196,7 @@ class Asking:
                 found = [error] * len(mine)
             took_s = time.monotonic() - begin_s
             self.mean_s += SLOW * (took_s / len(mine) - self.mean_s)
-            self.observe(len(mine), took_s)
+            self.observe(deployed.name, len(mine), took_s)
             for each, answer in zip(mine, found, strict=True):
                 if isinstance(answer, Exception):
                     each.future.set_exception(answer)

@@ -8,7 +8,7 @@ from plait.engine.filters import Filters
 from plait.engine.state import State
 from plait.recommender import Recommender
 from plait.schema import UNSEEN_VALUE
-from plait.service.wire import InterestsRequest, QueryRequest
+from plait.service.wire import Conditioned, InterestsRequest, QueryRequest
 
 
 def interests(recommender: Recommender, state: State, asked: InterestsRequest) -> dict[str, Any]:
@@ -17,19 +17,18 @@ def interests(recommender: Recommender, state: State, asked: InterestsRequest) -
     Raises:
         ValueError: as `Recommender.query`.
     """
-    found = recommender.query(state, asked.conditions, at=asked.at)[INTEREST]
     return {
         "conditions": asked.conditions,
         "unseen": [unseen_of(recommender, condition) for condition in asked.conditions],
-        "interests": list(found.to_numpy()),
+        "interests": _vectors(recommender, state, asked),
     }
 
 
 def nearest(recommender: Recommender, state: State, asked: QueryRequest) -> dict[str, Any]:
-    """The items that come next most likely, under each condition by itself.
+    """The items that come next most likely, under each condition by itself; by choice with the interests.
 
     Raises:
-        ValueError: as `Recommender.retrieve`.
+        ValueError: as `Recommender.retrieve`, or `Recommender.query`.
     """
     left = Filters.joined(len(recommender.items), state.seen_U, asked.filter_seen, None).left_U
     k = int(min(asked.k, left[0]))
@@ -43,7 +42,13 @@ def nearest(recommender: Recommender, state: State, asked: QueryRequest) -> dict
         "conditions": asked.conditions,
         "unseen": [unseen_of(recommender, condition) for condition in asked.conditions],
         "lists": lists or [none] * len(asked.conditions),
+        **({"interests": _vectors(recommender, state, asked)} if asked.with_interests else {}),
     }
+
+
+def _vectors(recommender: Recommender, state: State, asked: Conditioned) -> list[Any]:
+    """One for each condition."""
+    return list(recommender.query(state, asked.conditions, at=asked.at)[INTEREST].to_numpy())
 
 
 def unseen_of(recommender: Recommender, condition: Mapping[str, Any]) -> Sequence[str]:

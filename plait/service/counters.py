@@ -30,10 +30,18 @@ class Counters:
             registry=self.registry,
         )
         self.together = Histogram(
-            "plait_questions_together", "Questions in one pass", buckets=SIZES, registry=self.registry
+            "plait_questions_together",
+            "Questions in one pass",
+            ["model"],
+            buckets=SIZES,
+            registry=self.registry,
         )
         self.model = Histogram(
-            "plait_model_seconds", "One pass of the model", buckets=LATENCY_S, registry=self.registry
+            "plait_model_seconds",
+            "One pass of the model",
+            ["model"],
+            buckets=LATENCY_S,
+            registry=self.registry,
         )
         self.commit = Histogram(
             "plait_commit_seconds",

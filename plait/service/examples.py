@@ -32,7 +32,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "of an item": {"history": [{"item_id": 242, "timestamp": 1_600_000_000}], "item": 302},
     },
     "/v1/query": {
-        "of a user": {"user": "196", "conditions": [{"scenario": "search"}, {"scenario": "home"}], "k": 5}
+        "of a user": {"user": "196", "conditions": [{"scenario": "search"}, {"scenario": "home"}], "k": 5},
+        "with interests": {"user": "196", "conditions": [{"scenario": "search"}], "with_interests": True},
     },
     "/v1/interests": {
         "of a user": {"user": "196", "conditions": [{"scenario": "search"}, {}]},

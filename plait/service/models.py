@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -105,6 +105,20 @@ def check_same_log(one: Deployed, other: Deployed) -> None:
             f"the model {other.name} reads another log than {one.name}: its {', '.join(apart)} differ; serve it with a "
             "store of its own"
         )
+
+
+def not_all_new(failed: Mapping[str, Problem], done: Sequence[dict[str, Any]]) -> Problem:
+    """What one is told who wanted new versions and did not get them all.
+
+    Args:
+        failed: by model.
+        done: what became of the others.
+    """
+    if not done and len(failed) == 1:
+        (problem,) = failed.values()
+        return problem
+    told = "; ".join(f"{name}: {problem.detail}" for name, problem in failed.items())
+    return Problem(409, "no new model", told, models=done)
 
 
 def _without_paths(error: Exception, folder: Path) -> str:

@@ -79,10 +79,13 @@ def _reloading(service: Service, report: Report) -> Callable[[int, FrameType | N
 
     def reload() -> None:
         try:
-            for done in service.reload():
-                state = "swapped" if done["swapped"] else "served already"
-                report(f"model {done['model']} {done['version']}: {state}")
+            found, told = service.reload(), None
         except Problem as problem:
-            report(f"reload: {problem.detail}")
+            found, told = problem.more.get("models", []), problem.detail
+        for done in found:
+            state = "swapped" if done["swapped"] else "served already"
+            report(f"model {done['model']} {done['version']}: {state}")
+        if told is not None:
+            report(f"reload: {told}")
 
     return lambda number, frame: threading.Thread(target=reload, name="plait-reload", daemon=True).start()

@@ -20,7 +20,7 @@ from plait.service.counters import Counters
 from plait.service.deployed import BY_MODEL, Deployed, Found, Question
 from plait.service.fallback import Fallback
 from plait.service.keys import read_keys
-from plait.service.models import Model, Served, check_same_log
+from plait.service.models import Model, Served, check_same_log, not_all_new
 from plait.service.practice import practise
 from plait.service.problems import Problem
 from plait.service.rolling_files import RollingSettings
@@ -127,7 +127,7 @@ class Service:
             deployed = self.of(asked.model).deployed
         else:
             able = [name for name, served in self.served.items() if served.deployed.can(asked)]
-            name = self.traffic.split.model_of("" if asked.user is None else str(asked.user), able)
+            name = self.traffic.split.model_of(None if asked.user is None else str(asked.user), able)
             deployed = self.first.deployed if name is None else self.served[name].deployed
         deployed.check_can(asked)
         return deployed
@@ -218,9 +218,9 @@ class Service:
             return None
         return int(self.clock_s() * PER_S[columns.time_unit])
 
-    def _observe(self, size: int, took_s: float) -> None:
-        self.counters.together.observe(size)
-        self.counters.model.observe(took_s)
+    def _observe(self, model: str, size: int, took_s: float) -> None:
+        self.counters.together.labels(model).observe(size)
+        self.counters.model.labels(model).observe(took_s)
 
     # Models
 
@@ -237,12 +237,18 @@ class Service:
         """Takes the versions that lie in the folders now: of one model, or of all, one after the other.
 
         Raises:
-            Problem: as `Served.reload`; models before it have turned, and the others go on.
+            Problem: as `Served.reload`, when all were tried; `models` in it are those that did not fail.
         """
-        done = []
+        done, failed = [], {}
         for served in self.served.values() if name is None else [self.of(name)]:
-            done.append(served.reload())
+            try:
+                done.append(served.reload())
+            except Problem as problem:
+                failed[served.model.name] = problem
+                continue
             self.counters.swaps.labels(served.model.name).inc(done[-1]["swapped"])
+        if failed:
+            raise not_all_new(failed, done)
         return done
 
     def close(self) -> None:

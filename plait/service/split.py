@@ -40,8 +40,11 @@ class Split:
         """Every user to the first; the others answer those who name them."""
         return cls(((first, 1.0), *((name, 0.0) for name in others)))
 
-    def model_of(self, user: str, among: Collection[str]) -> str | None:
+    def model_of(self, user: str | None, among: Collection[str]) -> str | None:
         """The model of a user among those that can answer; None where none of these has a share.
+
+        Args:
+            user: None is nobody's history. Nothing is there to share by, so it is the first's, whatever the salt.
 
         >>> Split((("a", 1.0), ("b", 0.0))).model_of("196", {"a", "b"})
         'a'
@@ -49,6 +52,8 @@ class Split:
         with_share = [(name, share) for name, share in self.share if share and name in among]
         if not with_share:
             return None
+        if user is None:
+            return with_share[0][0]
         return max(with_share, key=lambda each: each[1] / -math.log(self._unit(each[0], user)))[0]
 
     def _unit(self, model: str, user: str) -> float:

@@ -84,6 +84,7 @@ class QueryRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     k: Annotated[int, Meta(ge=1, le=MOST_ITEMS)] = 10
     filter_seen: bool = True
     at: Spelled | None = None
+    with_interests: bool = False
 
 
 class InterestsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

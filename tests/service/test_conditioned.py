@@ -94,7 +94,9 @@ def check_interests(service: Service, data: Dataset, folders: dict[str, Path]) -
         expected = np.stack(model.query(state, ASKED)["interest"])
         answer = found(service, "/v1/interests", user=user, conditions=ASKED)
         np.testing.assert_allclose(answer["interests"], expected, rtol=1e-4, atol=1e-5)
-        lists = found(service, "/v1/query", user=user, conditions=ASKED, k=4)["lists"]
+        queried = found(service, "/v1/query", user=user, conditions=ASKED, k=4, with_interests=True)
+        np.testing.assert_allclose(queried["interests"], expected, rtol=1e-4, atol=1e-5)
+        lists = queried["lists"]
         for condition, its in zip(ASKED, lists, strict=True):
             table = model.retrieve(state, 4, condition=condition)
             assert (
@@ -170,7 +172,9 @@ def test_who_has_no_history_gets_no_interest_and_popular_items(both: Service) ->
     )
     answer = found(both, "/v1/query", user="nobody", conditions=ASKED, k=3)
     assert answer["answered_by"] == "fallback" and [len(its["items"]) for its in answer["lists"]] == [3, 3, 3]
-    assert found(both, "/v1/query", conditions=ASKED, k=1_000)["lists"][0]["items"]
+    assert "interests" not in found(both, "/v1/query", user="nobody", conditions=ASKED, with_interests=True)
+    plain = found(both, "/v1/query", conditions=ASKED, k=1_000)
+    assert plain["lists"][0]["items"] and "interests" not in plain
     assert "expected" in found(both, "/v1/query", 422, conditions=[])["detail"].lower()
 
 

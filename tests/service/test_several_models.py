@@ -3,7 +3,8 @@
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from served import MANY_MS, ask, asked, client_of, rating_event, recommender_of
 from tiny import assert_caught, assert_not_vacuous
 
 from plait.data import Dataset
-from plait.service.asking import MOST_SPARE
+from plait.service.asking import MOST_SPARE, Asking
 from plait.service.deployed import Deployed, Question
 from plait.service.models import Model
+from plait.service.running import _reloading
 from plait.service.service import Service, seed
 from plait.service.settings import ServiceSettings
 from plait.service.shadow import Shadow
 from plait.service.split import Split, Traffic
+from plait.service.wire import RetrieveRequest
 from plait.store.history import Retention
 from plait.store.lmdb_store import LmdbStore
 
@@ -71,6 +74,7 @@ def check_split(split: Split, moved: Split) -> None:
 
 SPLIT = Split((("a", 6.0), ("b", 3.0), ("c", 1.0)))
 MOVED = Split((("a", 6.0), ("b", 3.0), ("c", 2.0)))
+OF_40_USERS = "baaabababaaaabaabaacababbacaabaababaaaac"  # who answers the users 0, 1, ...
 
 
 def test_a_split_is_as_stated_and_moves_no_more_users_than_it_must():
@@ -97,6 +101,40 @@ def test_a_share_that_is_none_is_refused(share: float):
         Split((("a", 1.0), ("b", share)))
     with pytest.raises(ValueError, match="every share is 0"):
         Split((("a", 0.0),))
+
+
+def check_process(split: Split) -> None:
+    """What other processes found, and this one will find after every start."""
+    assert "".join(split.model_of(str(user), "abc") or "" for user in range(40)) == OF_40_USERS
+
+
+def test_a_split_is_the_same_in_every_process():
+    check_process(SPLIT)
+
+
+def test_a_hash_of_this_process_alone_is_caught(monkeypatch):
+    monkeypatch.setattr(
+        Split, "_unit", lambda self, *parts: (hash((self.salt, *parts)) % 2**32 + 0.5) / 2**32
+    )
+    assert_caught(check_process, SPLIT)
+
+
+def check_nobodys(of_salt: Callable[[str], Split]) -> None:
+    """A history of nobody is the first's that can answer and has a share, whatever the salt."""
+    salts = [str(salt) for salt in range(40)]
+    assert {of_salt(salt).model_of(None, ["a", "b", "c"]) for salt in salts} == {"a"}
+    assert {of_salt(salt).model_of(None, ["c", "b"]) for salt in salts} == {"b"}
+    assert Split((("a", 0.0), ("b", 1.0))).model_of(None, ["a", "b"]) == "b"
+
+
+def test_a_history_of_nobody_is_the_first_s():
+    check_nobodys(lambda salt: Split(SPLIT.share, salt))
+
+
+def test_a_history_of_nobody_that_is_hashed_is_caught(monkeypatch):
+    right = Split.model_of
+    monkeypatch.setattr(Split, "model_of", lambda self, user, among: right(self, user or "", among))
+    assert_caught(check_nobodys, lambda salt: Split(SPLIT.share, salt))
 
 
 # Who answers
@@ -126,7 +164,7 @@ def test_users_are_shared_among_those_that_can_answer(tmp_path: Path, data: Data
         assert {answered_by(service, "/v1/score", user=user, items=[242]) for user in users} == {"first"}
         assert {answered_by(service, user=user, with_actions=True) for user in users} == {"first"}
         history = [{"item_id": 242, "timestamp": 1_600_000_000}]
-        assert answered_by(service, user=None, history=history) in ("first", "items")
+        assert answered_by(service, user=None, history=history) == "first"
         shares = {
             each["model"]: each["share"] for each in ask(service, "/v1/models", method="GET").json()["models"]
         }
@@ -169,6 +207,71 @@ def test_one_model_changes_its_version_alone(several: Service, tmp_path: Path, d
     weights.write_bytes(weights.read_bytes()[:-9])
     broken = ask(several, "/v1/models/reload")
     assert broken.status_code == 409 and answered_by(several, model="items") == "items"
+
+
+def check_reload(service: Service, folder: Path, data: Dataset) -> None:
+    """A model that cannot be loaded keeps none beside it from its new version, wherever it stands."""
+    before = {name: its.deployed for name, its in service.served.items()}
+    for name, layout in LAYOUTS.items():
+        recommender_of(data, layout, scale=0.7).save_pretrained(folder / name)
+    weights = next((folder / "first").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-9])
+    told = ask(service, "/v1/models/reload")
+    assert told.status_code == 409 and told.json()["detail"].startswith("first: ")
+    after = {name: its.deployed for name, its in service.served.items()}
+    assert [before[name] is after[name] for name in LAYOUTS] == [True, False, False]
+    assert [(its["model"], its["swapped"]) for its in told.json()["models"]] == [
+        ("second", True),
+        ("items", True),
+    ]
+    assert [answered_by(service, model=name) for name in LAYOUTS] == list(LAYOUTS)
+    page = ask(service, "/metrics", method="GET").text
+    assert (
+        'plait_swaps_total{model="second"} 1.0' in page and 'plait_swaps_total{model="first"} 1.0' not in page
+    )
+
+
+def test_a_model_that_fails_to_load_leaves_the_others_alone(several: Service, tmp_path: Path, data: Dataset):
+    check_reload(several, tmp_path, data)
+
+
+def test_a_reload_that_ends_at_the_first_failure_is_caught(
+    several: Service, tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Service, "reload", lambda self, name: [its.reload() for its in self.served.values()])
+    assert_caught(check_reload, several, tmp_path, data)
+
+
+def test_a_signal_tells_of_every_model(several: Service, tmp_path: Path, data: Dataset):
+    said: list[str] = []
+    failed = threading.Event()
+    report = lambda line: (said.append(line), failed.set() if line.startswith("reload:") else None)  # noqa: E731
+    recommender_of(data, scale=0.7).save_pretrained(tmp_path / "second")
+    (tmp_path / "first" / "hashes.json").unlink()
+    _reloading(several, report)(1, None)
+    assert failed.wait(60)
+    second, items = (several.served[name].deployed.version for name in ("second", "items"))
+    assert said[:2] == [f"model second {second}: swapped", f"model items {items}: served already"]
+    assert len(said) == 3 and said[2].startswith("reload: first: ") and str(tmp_path) not in said[2]
+
+
+def test_passes_are_counted_by_model(several: Service):
+    answered_by(several)
+    answered_by(several, model="items")
+    page = ask(several, "/metrics", method="GET").text
+    for name, count in (("first", "1.0"), ("items", "1.0")):
+        assert f'plait_model_seconds_count{{model="{name}"}} {count}' in page
+        assert f'plait_questions_together_count{{model="{name}"}} {count}' in page
+
+
+@pytest.mark.parametrize("path", ["/v1/retrieve", "/v1/score", "/v1/why", "/v1/query", "/v1/interests"])
+def test_a_misspelt_model_is_no_other_model(several: Service, path: str):
+    body = {"user": 191, "items": [242]} if path == "/v1/score" else {"user": 191}
+    if path in ("/v1/query", "/v1/interests"):
+        body["conditions"] = [{}]
+    refused = ask(several, path, {**body, "modle": "second"})
+    assert refused.status_code == 422 and "a field that is none of" in refused.json()["detail"]
+    assert "modle" not in refused.text and "model" in refused.json()["detail"]
 
 
 def test_what_a_page_asks_for_is_of_the_model_that_is_named(several: Service):
@@ -274,12 +377,63 @@ def test_a_shadow_that_is_shown_is_caught(shadowed: Service, alone: Service, mon
     assert_caught(check_shadow, shadowed, alone)
 
 
-def test_questions_go_before_a_shadow_and_what_is_too_much_is_dropped(
-    shadowed: Service, monkeypatch: pytest.MonkeyPatch
-):
+def check_order(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is for spare time and came first is done after every question that waits, one at a time."""
     order: list[str] = []
-    right = Shadow.compare
-    monkeypatch.setattr(Shadow, "compare", lambda self, *asked: (order.append("shadow"), right(self, *asked)))
+    deployed, question = service.first.deployed, Question(RetrieveRequest(user=191))
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Deployed,
+            "answer",
+            lambda self, asked: order.extend(["question"] * len(asked)) or [{} for _ in asked],
+        )
+        late: list[Any] = []
+
+        def first_spare() -> None:
+            order.append("spare")
+            late.append(service.asking._enter(deployed, question, 60.0))
+
+        hold, held = threading.Event(), threading.Event()
+        works = lambda: (held.set(), hold.wait(30))  # noqa: E731
+        blocking = threading.Thread(target=service.asking.between_questions, args=(works,))
+        blocking.start()
+        held.wait(30)
+        assert service.asking.in_spare_time(first_spare)
+        assert service.asking.in_spare_time(lambda: order.append("spare"))
+        waiting = [service.asking._enter(deployed, question, 60.0) for _ in range(20)]
+        hold.set()
+        blocking.join()
+        for one in waiting:
+            one.future.result(30)
+        outcomes(service)
+        late[0].future.result(30)
+    assert order == ["question"] * 20 + ["spare", "question", "spare"]
+
+
+def test_questions_go_before_a_shadow(shadowed: Service, monkeypatch: pytest.MonkeyPatch):
+    check_order(shadowed, monkeypatch)
+
+
+def test_a_shadow_that_goes_before_questions_is_caught(shadowed: Service, monkeypatch: pytest.MonkeyPatch):
+    def at_once(self: Asking, work: Callable[[], None]) -> bool:
+        self._works.append((work, Future()))
+        return True
+
+    monkeypatch.setattr(Asking, "in_spare_time", at_once)
+    assert_caught(check_order, shadowed, monkeypatch)
+
+
+def test_an_answer_does_not_wait_for_its_shadow(shadowed: Service, monkeypatch: pytest.MonkeyPatch):
+    begun, hold = threading.Event(), threading.Event()
+    monkeypatch.setattr(Shadow, "compare", lambda self, *asked: (begun.set(), hold.wait(30)))
+    try:
+        assert answered_by(shadowed) == "first"
+        assert begun.wait(30) and not hold.is_set(), "it was answered while the shadow still works"
+    finally:
+        hold.set()
+
+
+def test_every_question_of_many_is_compared_or_dropped(shadowed: Service):
     hold, held = threading.Event(), threading.Event()
     num_questions = MOST_SPARE + 5
 
@@ -300,7 +454,6 @@ def test_questions_go_before_a_shadow_and_what_is_too_much_is_dropped(
             hold.set()
             for answer in await asyncio.gather(*waiting):
                 assert answer.status_code == 200
-                order.append("answer")
             await blocking
 
     asyncio.run(all_at_once())
