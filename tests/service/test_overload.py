@@ -18,6 +18,8 @@ MEAN_S = 10.0  # of a question, as the queue believes: far from what a busy mach
 class Held:
     """A model that answers when it may."""
 
+    name = "held"
+
     def __init__(self) -> None:
         self.begun, self.may_answer = threading.Event(), threading.Event()
 
