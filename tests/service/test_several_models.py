@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -15,7 +16,7 @@ from served import MANY_MS, ask, asked, client_of, rating_event, recommender_of
 from tiny import assert_caught, assert_not_vacuous
 
 from plait.data import Dataset
-from plait.service.asking import MOST_SPARE, Asking
+from plait.service.asking import MOST_SPARE, Asking, _Waiting
 from plait.service.deployed import Deployed, Question
 from plait.service.models import Model
 from plait.service.running import _reloading
@@ -391,7 +392,7 @@ def check_order(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
 
         def first_spare() -> None:
             order.append("spare")
-            late.append(service.asking._enter(deployed, question, 60.0))
+            late.append(service.asking._enter(_Waiting(deployed, question, time.monotonic() + 60), 60.0))
 
         hold, held = threading.Event(), threading.Event()
         works = lambda: (held.set(), hold.wait(30))  # noqa: E731
@@ -400,7 +401,10 @@ def check_order(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
         held.wait(30)
         assert service.asking.in_spare_time(first_spare)
         assert service.asking.in_spare_time(lambda: order.append("spare"))
-        waiting = [service.asking._enter(deployed, question, 60.0) for _ in range(20)]
+        waiting = [
+            service.asking._enter(_Waiting(deployed, question, time.monotonic() + 60), 60.0)
+            for _ in range(20)
+        ]
         hold.set()
         blocking.join()
         for one in waiting:
