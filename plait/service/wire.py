@@ -33,14 +33,19 @@ class AppendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     events: Annotated[tuple[SentEvent, ...], Meta(min_length=1, max_length=MOST_EVENTS)]
 
 
-class RetrieveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every question says: which model is asked, about whom, and when."""
+
     model: Text | None = None  # one of those that are served; None: as they share the users
     user: Id | None = None
     history: Annotated[tuple[Columns, ...], Meta(min_length=1, max_length=MOST_HISTORY)] | None = None
     before: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    at: Spelled | None = None
+
+
+class RetrieveRequest(_Question, frozen=True, kw_only=True):
     k: Annotated[int, Meta(ge=1, le=MOST_ITEMS)] = 10
     filter_seen: bool = True
-    at: Spelled | None = None
     allow: Annotated[tuple[Id, ...], Meta(max_length=MOST_FILTERED)] | None = None
     deny: Annotated[tuple[Id, ...], Meta(max_length=MOST_FILTERED)] | None = None
     with_actions: bool = False
@@ -49,53 +54,33 @@ class RetrieveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
-class ScoreRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ScoreRequest(_Question, frozen=True, kw_only=True):
     items: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=MOST_CANDIDATES)]
-    model: Text | None = None  # one of those that are served; None: as they share the users
-    user: Id | None = None
-    history: Annotated[tuple[Columns, ...], Meta(min_length=1, max_length=MOST_HISTORY)] | None = None
-    before: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
-    at: Spelled | None = None
     context: Columns = {}
     value: Annotated[str, Meta(max_length=2_000)] | None = None
     condition: Columns | None = None
 
 
-class WhyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WhyRequest(_Question, frozen=True, kw_only=True):
     """With an item: its actions are asked about. Without one: what comes next."""
 
     item: Id | None = None
-    model: Text | None = None  # one of those that are served; None: as they share the users
-    user: Id | None = None
-    history: Annotated[tuple[Columns, ...], Meta(min_length=1, max_length=MOST_HISTORY)] | None = None
-    before: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
-    at: Spelled | None = None
     context: Columns = {}
 
 
-class QueryRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class QueryRequest(_Question, frozen=True, kw_only=True):
     """What a user would want under each of some conditions."""
 
     conditions: Annotated[tuple[Columns, ...], Meta(min_length=1, max_length=MOST_CONDITIONS)]
-    model: Text | None = None
-    user: Id | None = None
-    history: Annotated[tuple[Columns, ...], Meta(min_length=1, max_length=MOST_HISTORY)] | None = None
-    before: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     k: Annotated[int, Meta(ge=1, le=MOST_ITEMS)] = 10
     filter_seen: bool = True
-    at: Spelled | None = None
     with_interests: bool = False
 
 
-class InterestsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class InterestsRequest(_Question, frozen=True, kw_only=True):
     """The vectors that a ranker reads, one for each condition."""
 
     conditions: Annotated[tuple[Columns, ...], Meta(min_length=1, max_length=MOST_CONDITIONS)]
-    model: Text | None = None
-    user: Id | None = None
-    history: Annotated[tuple[Columns, ...], Meta(min_length=1, max_length=MOST_HISTORY)] | None = None
-    before: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
-    at: Spelled | None = None
 
 
 Conditioned = QueryRequest | InterestsRequest
