@@ -13,11 +13,23 @@ MALLOPT = (
 
 def keep_freed_memory() -> bool:
     """Keeps large temporaries in the process from now on; whether the C library takes it. Safe to call again."""
-    try:
-        libc = ctypes.CDLL(None)
-    except (OSError, TypeError):  # Windows has no handle for "this process"
-        return False
-    if not hasattr(libc, "gnu_get_libc_version"):  # another libc may number its parameters differently
+    libc = _glibc()
+    if libc is None:
         return False
     accepted = [libc.mallopt(parameter, value) == 1 for parameter, value in MALLOPT]
     return all(accepted)
+
+
+def give_back_freed_memory() -> bool:
+    """Gives the kernel what is free now, in about 15 ms; whether anything was. What needs memory next faults it in."""
+    libc = _glibc()
+    return libc is not None and libc.malloc_trim(0) == 1
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """None where the C library is another, which may number its parameters differently."""
+    try:
+        libc = ctypes.CDLL(None)
+    except (OSError, TypeError):  # Windows has no handle for "this process"
+        return None
+    return libc if hasattr(libc, "gnu_get_libc_version") else None

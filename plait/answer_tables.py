@@ -74,19 +74,19 @@ def action_columns(
     return columns
 
 
-def with_actions(
-    answer: pl.DataFrame,
-    columns: Sequence[tuple[str, Float32[np.ndarray, " M"]]],
-    taken: Sequence[str] = (),
-) -> pl.DataFrame:
-    """The rows with these columns behind.
-
-    Args:
-        taken: names that none of them may have.
-    """
+def as_answered(
+    columns: Sequence[tuple[str, Float32[np.ndarray, " M"]]], taken: Sequence[str] = ()
+) -> dict[str, Float32[np.ndarray, " M"]]:
+    """The columns by their names in an answer, where "user", "item" and what is taken stand before them."""
+    found: dict[str, Float32[np.ndarray, " M"]] = {}
     for name, value_M in columns:
-        answer = answer.with_columns(pl.Series(_free(name, (*answer.columns, *taken)), value_M))
-    return answer
+        found[_free(name, ("user", "item", *taken, *found))] = value_M
+    return found
+
+
+def with_answers(answer: pl.DataFrame, columns: Mapping[str, Float[np.ndarray, " M"]]) -> pl.DataFrame:
+    """The rows with these columns behind."""
+    return answer.with_columns([pl.Series(name, value_M) for name, value_M in columns.items()])
 
 
 def _free(name: str, taken: Sequence[str]) -> str:

@@ -19,11 +19,12 @@ from jaxtyping import Bool
 
 from plait.answer_tables import (
     action_columns,
+    as_answered,
     known_items,
     num_shown,
     ranked_rows,
     rows_of_pairs,
-    with_actions,
+    with_answers,
 )
 from plait.baselines.actions import Predictor
 from plait.baselines.asking import WHOLE, BaselineQuestions, Histories, SameRequest
@@ -163,7 +164,7 @@ class CountingScorer:
         )
         predicted = self.fitted.predicted(asked, asked.item_Q)
         answer = rows_of_pairs(self.dataset.items, history.state, item_UC)
-        return with_actions(answer, action_columns(self.dataset.actions, predicted, len(answer)))
+        return with_answers(answer, as_answered(action_columns(self.dataset.actions, predicted, len(answer))))
 
 
 def _encoded(dataset: Dataset, history: Frame | EventBatch) -> CountedHistory:

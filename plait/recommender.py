@@ -18,16 +18,17 @@ from typing import Any, final
 import msgspec
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 
 from plait.answer_tables import (
     action_columns,
+    as_answered,
     ids_of,
     known_items,
     num_shown,
     ranked_rows,
     rows_of_lists,
-    with_actions,
+    with_answers,
 )
 from plait.conditions import (
     condition_codes,
@@ -268,9 +269,11 @@ class Recommender:
         check_can_work()
         item_C = known_items(self.vocabulary, items)
         count_U = np.full(state.events.num_users, len(item_C))
-        return self._scored(
-            state, np.tile(item_C, len(count_U)), count_U, at, context or {}, condition, value
+        item_M = np.tile(item_C, len(count_U))
+        columns = self.score_dense(
+            state, item_M, count_U, at=at, context=context, condition=condition, value=value
         )
+        return with_answers(rows_of_lists(self.vocabulary, state, item_M, count_U), columns)
 
     def score_lists(
         self,
@@ -299,18 +302,33 @@ class Recommender:
             )
         item_M = known_items(self.vocabulary, [item for its in items for item in its])
         count_U = np.array([len(its) for its in items], dtype=np.int64)
-        return self._scored(state, item_M, count_U, at, context or {}, condition, value)
+        columns = self.score_dense(
+            state, item_M, count_U, at=at, context=context, condition=condition, value=value
+        )
+        return with_answers(rows_of_lists(self.vocabulary, state, item_M, count_U), columns)
 
-    def _scored(
+    def score_dense(
         self,
         state: State,
         item_M: Int64[np.ndarray, " M"],
         count_U: Int64[np.ndarray, " U"],
-        at: Any,
-        context: Mapping[str, Any],
-        condition: Mapping[str, Any] | None,
-        value: str | Value | None,
-    ) -> pl.DataFrame:
+        *,
+        at: Any = None,
+        context: Mapping[str, Any] | None = None,
+        condition: Mapping[str, Any] | None = None,
+        value: str | Value | None = None,
+    ) -> dict[str, Float[np.ndarray, " M"]]:
+        """The columns of `score_lists` alone, for those who have no need of a table.
+
+        Args:
+            item_M: dense numbers of known items (`Vocabulary.index_of`), `count_U` of each user.
+            at, context, condition, value: as in `score`.
+
+        Raises:
+            ValueError: as `score`.
+        """
+        check_can_work()
+        context = context or {}
         if isinstance(value, str):
             value = self.value(value)
         at_s, request_name = self._when(at)
@@ -325,14 +343,13 @@ class Recommender:
             context_UF=context_UF,
             condition_UG=self._condition_of_all(state, condition),
         )
-        answer = rows_of_lists(self.vocabulary, state, item_M, count_U)
-        columns = action_columns(self.actions, predicted, len(answer))
-        answer = with_actions(answer, columns, taken=() if value is None else (VALUE,))
+        columns = action_columns(self.actions, predicted, len(item_M))
         if value is None:
-            return answer
+            return as_answered(columns)
         moment = self._numbers_of_context(context)
-        value_M = value.of(dict(columns), item_M, moment, partial(_candidate, answer))
-        return answer.with_columns(pl.Series(VALUE, value_M))
+        candidate = partial(_candidate, self.vocabulary, state, item_M, count_U)
+        value_M = value.of(dict(columns), item_M, moment, candidate)
+        return {**as_answered(columns, taken=(VALUE,)), VALUE: value_M}
 
     def value(self, formula: str, item_numbers: Any = None) -> Value:
         """A ranking value for `score`: arithmetic over predicted actions, numbers of items and of the context.
@@ -723,8 +740,14 @@ class Recommender:
         return events
 
 
-def _candidate(answer: pl.DataFrame, row: int) -> str:
-    user, item = answer.select("user", "item").row(row)
+def _candidate(
+    vocabulary: Vocabulary,
+    state: State,
+    item_M: Int64[np.ndarray, " M"],
+    count_U: Int64[np.ndarray, " U"],
+    place: int,
+) -> str:
+    user, item = rows_of_lists(vocabulary, state, item_M, count_U).row(place)
     return f"{called(user)}, item {item!r}"
 
 

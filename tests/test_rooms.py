@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "fitting": MODEL | {"data", "evaluation", "training", "recommender", "notices"},
     "store": set(),
     "load": set(),
-    "service": MODEL | {"conditions", "data", "recommender", "store"},
+    "service": MODEL | {"allocation", "conditions", "data", "recommender", "store"},
     "counting_recommender": {"answer_tables", "baselines", "data", "engine", "evaluation", "recommender"},
     "rankers": {
         "compare",

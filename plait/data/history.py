@@ -138,32 +138,11 @@ def read_history(
         ValueError: a column is missing, of the wrong type, or holds a value that breaks a rule; or there is no user
             column, and something that may have been meant for it: a column, an index, or a table of users.
     """
-    frame = _as_frame(history)
-    has_users = columns.user in frame.columns
-    if not has_users:
-        _check_one_user(history, frame, columns, actions, users)
-    frame = _with_missing_actions(frame, columns, actions)
-    if needs_request and columns.request is not None:
-        _check_requests(frame, columns.request)
-    ordering = () if columns.order is None else (columns.order,)
-    form = columns.time_form
-    timing = () if form is None else form.columns
-    check_columns(frame.columns, (columns.item, *timing, *ordering), "the history")
-    if not has_users:
-        frame = frame.with_columns(pl.lit(0).alias(columns.user))
-    if has_users:
-        frame = frame.with_columns(_user_ids_of(frame[columns.user], columns))
-    times_in = [] if form is None else [rules.time_column(form, frame.schema, rules.latest_event_s())]
-    actions_in = [action_column(action, frame.schema[action.name]) for action in actions]
-    ids_in = [rules.given_id_column(name, frame.schema[name]) for name in (columns.user, columns.item)]
-    order_in = [
-        replace(_given_column(name, frame.schema[name]), name=f"order of {name}") for name in ordering
-    ]
-    values = _checked(frame, [*ids_in, *times_in, *order_in, *actions_in])
-    place = (*(column.name for column in times_in), *(column.name for column in order_in))
+    read = _read_rows(history, columns, actions, users, needs_request)
+    place, form, has_users = read.place, columns.time_form, read.has_users
     by = (columns.user, *place)
-    order = values.select(pl.arg_sort_by(*by, maintain_order=True)).to_series()
-    frame, values = frame[order], values[order]
+    order = read.values.select(pl.arg_sort_by(*by, maintain_order=True)).to_series()
+    frame, values = read.frame[order], read.values[order]
     user_E = frame[columns.user].rank("dense").to_numpy().astype(np.int64) - 1
     # Without times, each event is a request of its own and later than those above it.
     tick = values[form.column] if form is not None else pl.Series(np.arange(len(frame)) * MICROSECONDS_PER_S)
@@ -197,6 +176,60 @@ def read_history(
         request_name_U=tuple(request_name_E.gather(last_U)) if has_names else (None,) * len(last_U),
         place_U=tuple(values.select(place)[last_U].iter_rows()) if place else ((),) * len(last_U),
     )
+
+
+def event_places(
+    events: pl.DataFrame, columns: Columns, actions: tuple[Action, ...], needs_request: bool = False
+) -> list[tuple[Any, ...]]:
+    """Where each event stands in the order of the log, as `History.place_U`, of events of any users.
+
+    Args:
+        events: without the user column; the rest as in `read_history`, whose every rule is held.
+
+    Raises:
+        ValueError: as `read_history`.
+    """
+    read = _read_rows(events, columns, actions, None, needs_request)
+    code_context(columns.context, read.frame, "the history")
+    code_context(columns.conditions, read.frame, "the history")
+    return read.values.select(read.place).rows() if read.place else [()] * len(events)
+
+
+@dataclass(frozen=True)
+class _ReadRows:
+    """The rows of a table that breaks no rule, in its order."""
+
+    frame: pl.DataFrame  # as given, with the columns that it lacked
+    values: pl.DataFrame  # what the columns mean
+    place: tuple[str, ...]  # of those, what orders events
+    has_users: bool
+
+
+def _read_rows(
+    history: Any, columns: Columns, actions: tuple[Action, ...], users: Any, needs_request: bool
+) -> _ReadRows:
+    """Arguments and errors of `read_history`."""
+    frame = _as_frame(history)
+    has_users = columns.user in frame.columns
+    if not has_users:
+        _check_one_user(history, frame, columns, actions, users)
+    frame = _with_missing_actions(frame, columns, actions)
+    if needs_request and columns.request is not None:
+        _check_requests(frame, columns.request)
+    ordering = () if columns.order is None else (columns.order,)
+    form = columns.time_form
+    timing = () if form is None else form.columns
+    check_columns(frame.columns, (columns.item, *timing, *ordering), "the history")
+    user_E = _user_ids_of(frame[columns.user], columns) if has_users else pl.lit(0).alias(columns.user)
+    frame = frame.with_columns(user_E)
+    times_in = [] if form is None else [rules.time_column(form, frame.schema, rules.latest_event_s())]
+    actions_in = [action_column(action, frame.schema[action.name]) for action in actions]
+    ids_in = [rules.given_id_column(name, frame.schema[name]) for name in (columns.user, columns.item)]
+    order_in = [
+        replace(_given_column(name, frame.schema[name]), name=f"order of {name}") for name in ordering
+    ]
+    values = _checked(frame, [*ids_in, *times_in, *order_in, *actions_in])
+    return _ReadRows(frame, values, tuple(column.name for column in (*times_in, *order_in)), has_users)
 
 
 def _user_ids_of(user_E: pl.Series, columns: Columns) -> pl.Series:
@@ -276,7 +309,8 @@ def _with_missing_actions(frame: pl.DataFrame, columns: Columns, actions: tuple[
             + (f"; did you mean {absent[0]!r} by {near[0]!r}?" if near else ".")
             + f" Leave such columns out where {absent[0]!r} is missing in every event"
         )
-    return frame.with_columns(pl.lit(None).alias(action.name) for action in actions if action.name in absent)
+    empty = [pl.lit(None).alias(action.name) for action in actions if action.name in absent]
+    return frame.with_columns(empty) if empty else frame
 
 
 def _as_frame(history: Any) -> pl.DataFrame:

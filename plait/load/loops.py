@@ -25,6 +25,8 @@ class Request:
     message: bytes
 
 
+AWAKE_S = 0.0015
+
 Send = Callable[[bytes], Awaitable[Reply]]
 Draw = Callable[[], Request]
 
@@ -34,9 +36,15 @@ async def open_loop(send: Send, draw: Draw, due_R: Float64[np.ndarray, " R"]) ->
     begin_s, tasks = time.perf_counter(), list[asyncio.Task[Answer]]()
     for due_s in due_R.tolist():
         request = draw()
-        await asyncio.sleep(max(0.0, begin_s + due_s - time.perf_counter()))
+        await _moment(begin_s + due_s)
         tasks.append(asyncio.create_task(_asked(send, request, begin_s, due_s)))
     return list(await asyncio.gather(*tasks))
+
+
+async def _moment(due_s: float) -> None:
+    """Waits until `time.perf_counter` says so. Event loops wake a millisecond late, so the rest is waited awake."""
+    while (left_s := due_s - time.perf_counter()) > 0:
+        await asyncio.sleep(max(0.0, left_s - AWAKE_S))
 
 
 async def closed_loop(send: Send, draw: Draw, askers: int, seconds: float) -> list[Answer]:

@@ -1,8 +1,9 @@
 """In which precision, and by which library, matrices are multiplied."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal, final
 
 import torch
 
@@ -27,10 +28,35 @@ def products_by(precision: Precision) -> Iterator[None]:
     if precision != "fp32_onednn":
         yield
         return
-    switch = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch puts it there as it is imported
-    before = switch.fp32_precision
-    switch.fp32_precision = "bf16"
+    _SWITCH.turn_on()
     try:
         yield
     finally:
-        switch.fp32_precision = before
+        _SWITCH.turn_off()
+
+
+@final
+class _Switch:
+    """On as long as any thread wants it. (If each put back what it found, the last could put back another's.)"""
+
+    def __init__(self) -> None:
+        self._lock, self._wanted, self._before = threading.Lock(), 0, ""
+
+    def turn_on(self) -> None:
+        with self._lock:
+            if not self._wanted:
+                self._before, self._its.fp32_precision = self._its.fp32_precision, "bf16"
+            self._wanted += 1
+
+    def turn_off(self) -> None:
+        with self._lock:
+            self._wanted -= 1
+            if not self._wanted:
+                self._its.fp32_precision = self._before
+
+    @property
+    def _its(self) -> Any:
+        return torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch puts it there as it is imported
+
+
+_SWITCH = _Switch()

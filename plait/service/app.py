@@ -336,8 +336,8 @@ class _Guarded:
             route == PAGE and self.service.keys
         ):  # a browser opens it, and then asks for a key
             return
-        if route in QUESTIONS and self.service.asking.is_full:  # before its body is read
-            raise self.service.asking.busy()
+        if route in QUESTIONS:  # before its body is read
+            self.service.asking.check_has_room(_deadline_s(request, self.service))
         if not self.service.keys:
             host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
             if host.strip("[]") not in LOOPBACK:

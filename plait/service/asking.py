@@ -15,7 +15,6 @@ from plait.service.deployed import Deployed, Found, Question
 from plait.service.problems import Problem
 
 LATE = "the deadline passed before the model answered"
-MOST_SPARE = 32  # works that wait for spare time
 MARGIN = 1.25  # of the time that is left: a mean is often exceeded
 SLOW = 0.2  # the weight of the newest time in the mean
 
@@ -52,7 +51,6 @@ class Asking:
         self._most_waiting, self._most_together, self._wait_s = most_waiting, most_together, batch_wait_s
         self._queue: deque[_Waiting] = deque()
         self._works: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._spare: deque[Callable[[], None]] = deque()
         self._changed, self._closed = threading.Condition(), False
         self.mean_s = 0.0  # of one question in the model's thread
         self._busy_until_s = 0.0  # when the pass that runs should end
@@ -64,11 +62,22 @@ class Asking:
     def num_waiting(self) -> int:
         return len(self._queue)
 
-    @property
-    def is_full(self) -> bool:
-        return len(self._queue) >= self._most_waiting
+    def check_has_room(self, deadline_s: float) -> None:
+        """Raises Problem where a question of that deadline would wait in vain.
 
-    def busy(self) -> Problem:
+        It would wait for the pass that runs, for the questions before it, and for its own answer.
+
+        Args:
+            deadline_s: on `time.monotonic`'s clock.
+        """
+        now_s, waiting = time.monotonic(), len(self._queue)
+        running_s = max(0.0, self._busy_until_s - now_s)
+        would_take_s = running_s + (waiting + 1) * self.mean_s
+        would_be_late = MARGIN * would_take_s > deadline_s - now_s
+        if waiting >= self._most_waiting or ((waiting or running_s) and would_be_late):
+            raise self._busy()
+
+    def _busy(self) -> Problem:
         """What one is told for whom there is no room."""
         after_s = max(1, math.ceil(len(self._queue) * self.mean_s))
         return Problem(
@@ -87,8 +96,8 @@ class Asking:
         Raises:
             Problem: too many wait, or the question is refused.
         """
+        waiting = self._enter(_Waiting(deployed, question, deadline_s))
         left_s = deadline_s - time.monotonic()
-        waiting = self._enter(_Waiting(deployed, question, deadline_s), left_s)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(waiting.future), max(0.0, left_s))
         except TimeoutError:
@@ -109,20 +118,8 @@ class Asking:
             self._changed.notify()
         return done.result()
 
-    def in_spare_time(self, work: Callable[[], None]) -> bool:
-        """Whether something will be done in the model's thread once no question waits; it may not raise.
-
-        A question that comes meanwhile waits for one such work at most.
-        """
-        with self._changed:
-            if self._closed or len(self._spare) >= MOST_SPARE:
-                return False
-            self._spare.append(work)
-            self._changed.notify()
-        return True
-
     def close(self) -> None:
-        """Answers what waits, and takes nothing more. What was left for spare time is not done."""
+        """Answers what waits, and takes nothing more."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -134,17 +131,11 @@ class Asking:
         with self._changed, suppress(ValueError):  # the model has taken it
             self._queue.remove(waiting)
 
-    def _enter(self, waiting: _Waiting, left_s: float) -> _Waiting:
-        """Takes a question, or says at once that it would wait in vain.
-
-        It waits for the pass that runs, for the questions before it, and for its own answer.
-        """
+    def _enter(self, waiting: _Waiting) -> _Waiting:
+        """Takes a question, or says at once that it would wait in vain."""
         with self._changed:
             self._check_open()
-            running_s = max(0.0, self._busy_until_s - time.monotonic())
-            would_take_s = running_s + (len(self._queue) + 1) * self.mean_s
-            if self.is_full or ((self._queue or running_s) and MARGIN * would_take_s > left_s):
-                raise self.busy()
+            self.check_has_room(waiting.deadline_s)
             self._queue.append(waiting)
             self._changed.notify()
         return waiting
@@ -156,15 +147,13 @@ class Asking:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._queue or self._works or self._spare or self._closed):
+                while not (self._queue or self._works or self._closed):
                     self._changed.wait()
                 if self._closed and not (self._queue or self._works):
                     return
             while self._works:
                 _do(*self._works.popleft())
             if not self._queue:
-                if self._spare:
-                    self._spare.popleft()()
                 continue
             if self._wait_s and len(self._queue) < self._most_together:
                 time.sleep(self._wait_s)

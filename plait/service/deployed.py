@@ -1,14 +1,14 @@
 """A model that answers: questions in, answers out, many at a time, with the states of users in memory.
 
-Shape letters: Q questions, M candidates, K items of a list.
+Shape letters: Q questions, M candidates, C those that the model knows, K items of a list.
 """
 
+import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, assert_never, final
 
 import numpy as np
-import polars as pl
 
 from plait.engine.asking import answers_conditions, needs_time, reads_condition
 from plait.engine.filters import Filters
@@ -61,8 +61,8 @@ class _Ready:
     state: State
     k: int = 0
     kept_V: Any = None
-    items: list[Any] = field(default_factory=list)  # those of a score that the model knows
-    known_M: Any = None  # which of the candidates of a score they are
+    item_C: Any = None  # those candidates of a score that the model knows
+    known_M: Any = None  # which they are
 
     @property
     def kind(self) -> Hashable:
@@ -76,7 +76,7 @@ class _Ready:
 
 @final
 class Deployed:
-    """One version of a model. It answers in one thread at a time.
+    """One version of a model. It answers one thread at a time.
 
     Args:
         rows: how it reads and keeps events; by default those of this model alone.
@@ -105,6 +105,7 @@ class Deployed:
             ScoreRequest: self.can_score and needs_time(recommender.model.layout, settings, "a"),
         }
         self._values: dict[str, Value] = {}
+        self._answering = threading.Lock()
 
     def check_can(self, asked: Asked) -> None:
         """Raises Problem where the layout has no such answer."""
@@ -139,6 +140,10 @@ class Deployed:
 
     def answer(self, questions: Sequence[Question]) -> list[Found | Exception]:
         """An answer to each, or why there is none; questions that go together are asked together."""
+        with self._answering:  # a shadow is asked by another thread, and may be asked by name
+            return self._answers(questions)
+
+    def _answers(self, questions: Sequence[Question]) -> list[Found | Exception]:
         answers: list[Found | Exception | None] = [None] * len(questions)
         groups: dict[Hashable, list[_Ready]] = {}
         for place, question in enumerate(questions):
@@ -268,16 +273,16 @@ class Deployed:
         if isinstance(question.asked, WhyRequest | QueryRequest | InterestsRequest):
             return {"answered_by": BY_MODEL, **self._by_itself(question.asked, state)}
         if isinstance(asked, ScoreRequest):
-            known_M = dense_items(self.recommender, asked.items) != UNKNOWN_ITEM
-            items = [str(item) for item, is_known in zip(asked.items, known_M, strict=True) if is_known]
-            if not items:
+            item_M = dense_items(self.recommender, asked.items)
+            known_M = item_M != UNKNOWN_ITEM
+            if not known_M.any():
                 return {
                     "answered_by": BY_MODEL,
                     "items": asked.items,
                     "status": _status(known_M),
                     **self._no_actions(asked),
                 }
-            return _Ready(place, question, state, items=items, known_M=known_M)
+            return _Ready(place, question, state, item_C=item_M[known_M], known_M=known_M)
         assert isinstance(asked, RetrieveRequest), "the other two are answered above"
         kept_V = self._kept(asked)
         kept_I = None if kept_V is None else np.concatenate([[False], kept_V])
@@ -331,17 +336,21 @@ class Deployed:
             mine = one.question.asked
             if isinstance(mine, RetrieveRequest) and mine.with_actions:
                 at = one.question.now if mine.at is None and self.needs_time[ScoreRequest] else mine.at
-                table = self.recommender.score(one.state, items[part], at=at, condition=mine.condition)
-                answer["actions"] = _columns(table)
+                item_K = dense_items(self.recommender, items[part])
+                columns = self.recommender.score_dense(
+                    one.state, item_K, np.array([len(item_K)]), at=at, condition=mine.condition
+                )
+                answer["actions"] = columns
             answers.append(answer)
         return answers
 
     def _scored(self, group: Sequence[_Ready]) -> list[Found | Exception]:
         asked = group[0].question.asked
         assert isinstance(asked, ScoreRequest)
-        table = self.recommender.score_lists(
+        found = self.recommender.score_dense(
             _joined(group),
-            [one.items for one in group],
+            np.concatenate([one.item_C for one in group]),
+            np.array([len(one.item_C) for one in group]),
             at=asked.at,
             context=asked.context,
             condition=asked.condition,
@@ -352,15 +361,14 @@ class Deployed:
         for one in group:
             mine = one.question.asked
             assert isinstance(mine, ScoreRequest)
-            part, begin = table[begin : begin + len(one.items)], begin + len(one.items)
-            known_M = one.known_M
-            columns = {name: _spread(value, known_M) for name, value in _columns(part).items()}
+            part, begin = slice(begin, begin + len(one.item_C)), begin + len(one.item_C)
+            columns = {name: _spread(value_M[part], one.known_M) for name, value_M in found.items()}
             value = {} if mine.value is None else {VALUE: columns.pop(VALUE)}
             answers.append(
                 {
                     "answered_by": BY_MODEL,
                     "items": mine.items,
-                    "status": _status(known_M),
+                    "status": _status(one.known_M),
                     "actions": columns,
                     **value,
                 }
@@ -438,10 +446,6 @@ def _at(asked: Any, now: Any) -> Any:
 
 def _joined(group: Sequence[_Ready]) -> State:
     return group[0].state if len(group) == 1 else joined_states([one.state for one in group])
-
-
-def _columns(table: pl.DataFrame) -> dict[str, np.ndarray]:
-    return {name: table[name].to_numpy() for name in table.columns[2:]}
 
 
 def _spread(value: np.ndarray, known_M: np.ndarray) -> np.ndarray:

@@ -11,14 +11,13 @@ import msgspec
 import polars as pl
 
 from plait.data.columns.actions import read_as
-from plait.data.history import read_history
+from plait.data.history import event_places
 from plait.recommender import Recommender
 from plait.schema import Feature, Number
 from plait.service.problems import Problem, refused
 from plait.store.history import place_of
 
 Row = dict[str, Any]
-FIRST = 10**9  # users of a table that is checked are numbers of one length
 
 
 @dataclass(frozen=True)
@@ -84,21 +83,13 @@ class Rows:
             Problem: a row breaks a rule of the log.
         """
         columns, model = self.recommender.columns, self.recommender.model
-        ids = pl.Series(columns.user, range(FIRST, FIRST + len(rows)))
-        user = ids if columns.user_ids == "numbers" else ids.cast(pl.String)
         try:
-            read = read_history(
-                self.frame(rows).insert_column(0, user),
-                columns,
-                self.recommender.actions,
-                self.recommender.vocabulary,
-                needs_request=model.reads_requests,
+            places = event_places(
+                self.frame(rows), columns, self.recommender.actions, needs_request=model.reads_requests
             )
         except ValueError as error:
             raise refused(error, self.known) from error
-        assert read.place_U is not None and read.user_ids is not None, "rows have places and users"
-        place_of_user = dict(zip(map(str, read.user_ids), read.place_U, strict=True))
-        return [place_of(*(place or (0,))) for place in (place_of_user[str(id)] for id in ids)]
+        return [place_of(*(place or (0,))) for place in places]
 
     @property
     def types(self) -> dict[str, str]:

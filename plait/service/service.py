@@ -9,6 +9,7 @@ from typing import Any, final
 
 import msgspec
 
+from plait.allocation import give_back_freed_memory
 from plait.data.columns.times import PER_S
 from plait.data.dataset import Dataset
 from plait.data.history import Columns
@@ -27,6 +28,7 @@ from plait.service.rolling_files import RollingSettings
 from plait.service.rows import Row, Rows, described_types, packed
 from plait.service.settings import ServiceSettings
 from plait.service.shadow import Shadow
+from plait.service.spare import SpareThread
 from plait.service.split import Split, Traffic
 from plait.service.wire import AppendRequest, Asked, RetrieveRequest, ScoreRequest, SentEvent
 from plait.store.group_commit import Closed, GroupCommit
@@ -42,6 +44,7 @@ from plait.store.history import (
 
 SEED = "\0seed"  # the user whose history says what the store began with; no request can name it
 SEED_USERS = 64  # in one transaction
+GIVE_BACK_S = 10.0  # between two times; each is paid with some 20 ms of processor time
 
 
 @final
@@ -78,6 +81,7 @@ class Service:
         self.appending: GroupCommit[tuple[Rows, AppendRequest], list[Outcome]] = GroupCommit(
             self._append, refusals=(ValueError, Problem)
         )
+        self.spare, self._given_back_s = SpareThread(), time.monotonic()
         self.is_ready, self.shadow = False, Shadow(self.counters)
         state_bytes = int(settings.state_memory_mb * 1e6) // len(models)
         self.served: dict[str, Served] = {}
@@ -88,8 +92,7 @@ class Service:
                 check_same_log(self.first.deployed, self.served[model.name].deployed)
             self.answer_log = None if log is None else AnswerLog(log, self.counters, clock_s)
         except BaseException:
-            self.asking.close()
-            self.appending.close()
+            self._close_threads()
             raise
         self.is_ready = True
 
@@ -148,7 +151,7 @@ class Service:
         shadow = self.served[name].deployed
         if not isinstance(question.asked, RetrieveRequest | ScoreRequest) or not shadow.can(question.asked):
             return
-        if not self.asking.in_spare_time(partial(self.shadow.compare, shadow, question, shown)):
+        if not self.spare.take(partial(self.shadow.compare, shadow, question, shown)):
             self.shadow.dropped(shadow)
 
     async def append(self, asked: AppendRequest) -> list[Outcome]:
@@ -221,6 +224,13 @@ class Service:
     def _observe(self, model: str, size: int, took_s: float) -> None:
         self.counters.together.labels(model).observe(size)
         self.counters.model.labels(model).observe(took_s)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """What passes of many questions took and freed stays in the process otherwise (`plait.allocation`)."""
+        now_s = time.monotonic()
+        if now_s - self._given_back_s > GIVE_BACK_S and self.spare.take(give_back_freed_memory):
+            self._given_back_s = now_s
 
     # Models
 
@@ -254,11 +264,15 @@ class Service:
     def close(self) -> None:
         """Answers and writes what waits."""
         self.is_ready = False
-        self.asking.close()
-        self.appending.close()
+        self._close_threads()
         if self.answer_log is not None:
             self.answer_log.close()
         self.store.close()
+
+    def _close_threads(self) -> None:
+        self.asking.close()
+        self.spare.close()
+        self.appending.close()
 
 
 def unavailable(error: StoreUnavailable) -> Problem:

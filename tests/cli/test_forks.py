@@ -14,6 +14,7 @@ pytestmark = pytest.mark.skipif(
 
 CHILD = """
 import os, signal, sys
+import numpy as np
 import polars as pl
 import plait
 from plait.data import forks
@@ -36,6 +37,7 @@ def all_calls():
         "Recommender.append": lambda: model.append(state, {"item": "i03", "time": 3}),
         "Recommender.score": lambda: model.score(state, ["i01"]),
         "Recommender.score_lists": lambda: model.score_lists(state, [["i01"]]),
+        "Recommender.score_dense": lambda: model.score_dense(state, np.array([1]), np.array([1])),
         "Recommender.retrieve": lambda: model.retrieve(state, 2),
         "Recommender.query": lambda: model.query(state, [{}]),
         "Recommender.attention": lambda: model.attention(state),

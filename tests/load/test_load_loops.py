@@ -126,6 +126,19 @@ def test_a_generator_that_cannot_keep_the_rate_says_by_how_much() -> None:
     assert answers[-1].latency_s >= 0.59, "its own lateness is in the latency"
 
 
+def test_no_request_is_sent_before_it_is_due() -> None:
+    async def begun() -> list[float]:
+        async with fake_service(at_once) as fake, Client(Address.of(fake.url)) as client:
+            due_R = np.linspace(0.0, 0.2, 41)
+            return [
+                answer.begun_s - answer.due_s
+                for answer in await open_loop(client.send, asking(client), due_R)
+            ]
+
+    behind_s = asyncio.run(begun())
+    assert len(behind_s) == 41 and min(behind_s) >= 0
+
+
 def test_capacity_is_what_a_closed_loop_gets() -> None:
     """Of a service that takes 20 ms by request, one at a time: 50 a second at most, however many ask."""
     found: dict[int, float] = {}

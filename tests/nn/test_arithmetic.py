@@ -8,8 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import assert_caught
 
 from plait.nn import arithmetic
+from plait.nn import precision as precision_module
 from plait.nn.arithmetic import (
     EXACT,
     MARGIN,
@@ -141,3 +143,41 @@ def test_onednn_is_taken_for_fp32_only_where_it_is_exact(monkeypatch):
     with pytest.raises(ValueError, match="on this machine's cpu there is none: train with fp32"):
         check_exact("fp32_onednn", "cpu")
     assert arithmetic_of("bf16", 16, "cpu") == Arithmetic("bf16", "asked for")
+
+
+def check_threads_leave_the_switch(before: str) -> None:
+    """The first that came goes first, and the other is inside still."""
+    switch, first, second = (
+        torch.backends.mkldnn.matmul,
+        products_by("fp32_onednn"),
+        products_by("fp32_onednn"),
+    )
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert switch.fp32_precision == "bf16", "somebody wants it still"
+    second.__exit__(None, None, None)
+    assert switch.fp32_precision == before
+
+
+def test_the_switch_of_the_process_goes_off_with_the_last_who_wants_it():
+    check_threads_leave_the_switch(torch.backends.mkldnn.matmul.fp32_precision)
+
+
+def test_a_switch_that_each_puts_back_as_it_found_it_is_caught(monkeypatch):
+    switch = torch.backends.mkldnn.matmul
+    before, found = switch.fp32_precision, list[str]()
+
+    def turn_on(self):
+        found.append(switch.fp32_precision)
+        switch.fp32_precision = "bf16"
+
+    def turn_off(self):
+        switch.fp32_precision = found.pop(0)
+
+    monkeypatch.setattr(precision_module._Switch, "turn_on", turn_on)
+    monkeypatch.setattr(precision_module._Switch, "turn_off", turn_off)
+    try:
+        assert_caught(lambda: check_threads_leave_the_switch(before))
+    finally:
+        switch.fp32_precision = before

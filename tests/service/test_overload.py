@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from tiny import assert_caught
 
+from plait.service.app import app_of
 from plait.service.asking import Asking, _Waiting
 from plait.service.problems import Problem
+from plait.service.service import Service
 
 MEAN_S = 10.0  # of a question, as the queue believes: far from what a busy machine could add
 
@@ -46,9 +48,9 @@ def check_entering(asking: Asking) -> None:
         await asyncio.to_thread(held.begun.wait, 60)
         try:
             with pytest.raises(Problem, match="the queue is full") as refused:
-                asking._enter(_Waiting(held, None, 0.0), left_s=1.8 * MEAN_S)  # type: ignore[arg-type]
+                asking._enter(_Waiting(held, None, time.monotonic() + 1.8 * MEAN_S))  # type: ignore[arg-type]
             assert refused.value.status == 429
-            asking._enter(_Waiting(held, None, time.monotonic() + 1_000), left_s=4 * MEAN_S)  # type: ignore[arg-type]
+            asking._enter(_Waiting(held, None, time.monotonic() + 4 * MEAN_S))  # type: ignore[arg-type]
         except BaseException as error:
             raise AssertionError("the wrong one was refused") from error
         finally:
@@ -100,3 +102,44 @@ def test_no_question_is_made_late_by_company(left: list[float], taken: list[int]
     asking.close()  # no thread takes them
     asking.mean_s = MEAN_S
     assert numbers_taken(asking, [MEAN_S * each for each in left]) == taken
+
+
+def check_refused_unread(service: Service, deadline_ms: str) -> None:
+    """A question that would wait in vain is refused before a byte of its body is read."""
+
+    async def ask_twice() -> int:
+        told: list[dict[str, Any]] = []
+
+        async def body() -> dict[str, Any]:
+            raise AssertionError("the body was read")
+
+        async def send(message: dict[str, Any]) -> None:
+            told.append(message)
+
+        headers = {"host": "localhost", "content-type": "application/json", "plait-deadline-ms": deadline_ms}
+        scope = {"type": "http", "method": "POST", "path": "/v1/retrieve", "query_string": b"", "headers":
+                 [(name.encode(), value.encode()) for name, value in headers.items()]}  # fmt: skip
+        await app_of(service)(scope, body, send)
+        return int(told[0]["status"])
+
+    held = Held()
+    service.asking.mean_s = MEAN_S
+    running = threading.Thread(
+        target=lambda: asyncio.run(service.asking.ask(held, None, time.monotonic() + 60))  # type: ignore[arg-type]
+    )
+    running.start()
+    held.begun.wait(60)
+    try:
+        assert asyncio.run(ask_twice()) == 429
+    finally:
+        held.may_answer.set()
+        running.join()
+
+
+def test_a_question_that_would_be_late_is_refused_before_it_is_read(service: Service) -> None:
+    check_refused_unread(service, str(1e3 * 1.8 * MEAN_S))
+
+
+def test_a_question_that_has_time_enough_is_read(service: Service) -> None:
+    with pytest.raises(AssertionError, match="the body was read"):
+        check_refused_unread(service, str(1e3 * 4 * MEAN_S))

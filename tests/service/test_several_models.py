@@ -1,6 +1,5 @@
 """Several models of one log: who answers whom, a shadow that nobody sees, and a version of one that changes alone."""
 
-import asyncio
 import threading
 import time
 from collections import Counter
@@ -12,19 +11,18 @@ from typing import Any
 
 import msgspec
 import pytest
-from served import MANY_MS, ask, asked, client_of, rating_event, recommender_of
+from served import ask, rating_event, recommender_of
 from tiny import assert_caught, assert_not_vacuous
 
 from plait.data import Dataset
-from plait.service.asking import MOST_SPARE, Asking, _Waiting
 from plait.service.deployed import Deployed, Question
 from plait.service.models import Model
 from plait.service.running import _reloading
-from plait.service.service import Service, seed
+from plait.service.service import GIVE_BACK_S, Service, seed
 from plait.service.settings import ServiceSettings
 from plait.service.shadow import Shadow
+from plait.service.spare import MOST_SPARE, SpareThread
 from plait.service.split import Split, Traffic
-from plait.service.wire import RetrieveRequest
 from plait.store.history import Retention
 from plait.store.lmdb_store import LmdbStore
 
@@ -318,10 +316,7 @@ def shadowed(tmp_path: Path, data: Dataset) -> Iterator[Service]:
 
 def outcomes(service: Service) -> Counter:
     """What became of the shadow's answers, when all are done."""
-    service.asking.between_questions(lambda: None)
-    while service.asking._spare:
-        service.asking.between_questions(lambda: threading.Event().wait(0.01))
-    service.asking.between_questions(lambda: None)
+    service.spare._works.join()
     (samples,) = service.counters.shadowed.collect()
     return Counter(
         {its.labels["outcome"]: int(its.value) for its in samples.samples if its.name.endswith("_total")}
@@ -378,53 +373,54 @@ def test_a_shadow_that_is_shown_is_caught(shadowed: Service, alone: Service, mon
     assert_caught(check_shadow, shadowed, alone)
 
 
-def check_order(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is for spare time and came first is done after every question that waits, one at a time."""
-    order: list[str] = []
-    deployed, question = service.first.deployed, Question(RetrieveRequest(user=191))
+def check_questions_go_on(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many are answered by the model, and in time, while one shadow takes for ever."""
+    begun, hold = threading.Event(), threading.Event()
     with monkeypatch.context() as patched:
-        patched.setattr(
-            Deployed,
-            "answer",
-            lambda self, asked: order.extend(["question"] * len(asked)) or [{} for _ in asked],
-        )
-        late: list[Any] = []
-
-        def first_spare() -> None:
-            order.append("spare")
-            late.append(service.asking._enter(_Waiting(deployed, question, time.monotonic() + 60), 60.0))
-
-        hold, held = threading.Event(), threading.Event()
-        works = lambda: (held.set(), hold.wait(30))  # noqa: E731
-        blocking = threading.Thread(target=service.asking.between_questions, args=(works,))
-        blocking.start()
-        held.wait(30)
-        assert service.asking.in_spare_time(first_spare)
-        assert service.asking.in_spare_time(lambda: order.append("spare"))
-        waiting = [
-            service.asking._enter(_Waiting(deployed, question, time.monotonic() + 60), 60.0)
-            for _ in range(20)
-        ]
-        hold.set()
-        blocking.join()
-        for one in waiting:
-            one.future.result(30)
-        outcomes(service)
-        late[0].future.result(30)
-    assert order == ["question"] * 20 + ["spare", "question", "spare"]
+        patched.setattr(Shadow, "compare", lambda self, *asked: (begun.set(), hold.wait(60)))
+        try:
+            for nth in range(20):
+                answer = ask(
+                    service, "/v1/retrieve", {"user": 191}, headers={"plait-deadline-ms": "2000"}
+                ).json()
+                assert answer["answered_by"] == "model", nth
+                assert begun.wait(30) and not hold.is_set()
+        finally:
+            hold.set()
 
 
-def test_questions_go_before_a_shadow(shadowed: Service, monkeypatch: pytest.MonkeyPatch):
-    check_order(shadowed, monkeypatch)
+def test_questions_do_not_wait_for_a_shadow(shadowed: Service, monkeypatch: pytest.MonkeyPatch):
+    check_questions_go_on(shadowed, monkeypatch)
 
 
-def test_a_shadow_that_goes_before_questions_is_caught(shadowed: Service, monkeypatch: pytest.MonkeyPatch):
-    def at_once(self: Asking, work: Callable[[], None]) -> bool:
-        self._works.append((work, Future()))
+def test_a_shadow_in_the_thread_of_questions_is_caught(shadowed: Service, monkeypatch: pytest.MonkeyPatch):
+    def in_the_same(self: SpareThread, work: Callable[[], object]) -> bool:
+        shadowed.asking._works.append((work, Future()))
         return True
 
-    monkeypatch.setattr(Asking, "in_spare_time", at_once)
-    assert_caught(check_order, shadowed, monkeypatch)
+    monkeypatch.setattr(SpareThread, "take", in_the_same)
+    assert_caught(check_questions_go_on, shadowed, monkeypatch)
+
+
+def test_a_model_answers_one_thread_at_a_time(shadowed: Service, monkeypatch: pytest.MonkeyPatch):
+    """The shadow may be asked by its name, too."""
+    inside, most = [], []
+
+    def answers(self: Deployed, questions: Sequence[Question]) -> list[Any]:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+        return [{} for _ in questions]
+
+    monkeypatch.setattr(Deployed, "_answers", answers)
+    shadow = shadowed.served["second"].deployed
+    threads = [threading.Thread(target=shadow.answer, args=([None],)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 8
 
 
 def test_an_answer_does_not_wait_for_its_shadow(shadowed: Service, monkeypatch: pytest.MonkeyPatch):
@@ -437,46 +433,35 @@ def test_an_answer_does_not_wait_for_its_shadow(shadowed: Service, monkeypatch: 
         hold.set()
 
 
-def test_every_question_of_many_is_compared_or_dropped(shadowed: Service):
-    hold, held = threading.Event(), threading.Event()
-    num_questions = MOST_SPARE + 5
-
-    async def all_at_once() -> None:
-        async with client_of(shadowed) as client:
-            blocker = asyncio.to_thread(
-                shadowed.asking.between_questions, lambda: (held.set(), hold.wait(30))
-            )
-            blocking = asyncio.create_task(blocker)
-            await asyncio.to_thread(held.wait, 30)
-            body = {"user": 191, "k": 2}
-            waiting = [
-                asyncio.create_task(asked(client, "/v1/retrieve", body, headers=MANY_MS))
-                for _ in range(num_questions)
-            ]
-            while shadowed.asking.num_waiting < num_questions:
-                await asyncio.sleep(0.01)
-            hold.set()
-            for answer in await asyncio.gather(*waiting):
-                assert answer.status_code == 200
-            await blocking
-
-    asyncio.run(all_at_once())
+def test_every_question_of_many_is_compared_or_dropped(shadowed: Service, monkeypatch: pytest.MonkeyPatch):
+    hold, num_questions, right = threading.Event(), MOST_SPARE + 5, Shadow.compare
+    monkeypatch.setattr(Shadow, "compare", lambda self, *asked: (hold.wait(60), right(self, *asked)))
+    for _ in range(num_questions):
+        assert answered_by(shadowed, k=2) == "first"
+    hold.set()
     found = outcomes(shadowed)
-    assert found["compared"] + found["dropped"] == num_questions and found["compared"] >= 1
-    assert found["failed"] == 0
+    assert found["compared"] + found["dropped"] == num_questions
+    assert found["compared"] in (MOST_SPARE, MOST_SPARE + 1), "those that waited, and the one that was held"
 
 
-def test_spare_time_holds_so_many_works_and_no_more(shadowed: Service):
-    hold, held = threading.Event(), threading.Event()
-    blocking = threading.Thread(
-        target=shadowed.asking.between_questions, args=(lambda: (held.set(), hold.wait(30)),)
-    )
-    blocking.start()
-    held.wait(30)
-    done: list[int] = []
-    taken = [shadowed.asking.in_spare_time(lambda: done.append(1)) for _ in range(MOST_SPARE + 3)]
+def test_spare_works_wait_so_many_and_no_more():
+    spare, begun, hold, done = SpareThread(), threading.Event(), threading.Event(), list[int]()
+    assert spare.take(lambda: (begun.set(), hold.wait(60))) and begun.wait(30)
+    taken = [spare.take(lambda nth=nth: done.append(nth)) for nth in range(MOST_SPARE + 3)]
     assert taken == [True] * MOST_SPARE + [False] * 3 and not done
     hold.set()
-    blocking.join()
+    spare._works.join()
+    assert done == list(range(MOST_SPARE)), "in the order that they came"
+    spare.close()
+    assert not spare.take(done.clear), "it is going down"
+
+
+def test_freed_memory_is_given_back_in_spare_time(shadowed: Service, monkeypatch: pytest.MonkeyPatch):
+    """After a pass, and not after each."""
+    given: list[int] = []
+    monkeypatch.setattr("plait.service.service.give_back_freed_memory", lambda: given.append(1))
+    shadowed._given_back_s -= GIVE_BACK_S
+    for _ in range(5):
+        answered_by(shadowed)
     outcomes(shadowed)
-    assert len(done) == MOST_SPARE
+    assert given == [1]
