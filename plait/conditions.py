@@ -4,6 +4,7 @@ Shape letters: U users, N conditions of a user, G columns of conditions, W width
 """
 
 import difflib
+import re
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from plait.schema import UNSEEN_VALUE, Feature, shortened
 from plait.wording import setting
 
 USER, INTEREST = "user", "interest"  # columns of an answer, beside those of the conditions
+OWN = "own"  # the condition that an event comes with, as far as it is known before the item
 
 
 def conditions_frame(conditions: Any, what: str = "conditions") -> pl.DataFrame:
@@ -48,6 +50,26 @@ def text_of(condition: Mapping[str, Any]) -> str:
     ('hour=9, scenario=search', 'unknown')
     """
     return ", ".join(f"{name}={condition[name]}" for name in sorted(condition)) or "unknown"
+
+
+def condition_of(text: str, names: Sequence[str]) -> dict[str, str]:
+    """The condition of a key.
+
+    Args:
+        names: of all features that a model is asked under.
+
+    Raises:
+        ValueError: it is the key of none.
+
+    >>> condition_of("hour=9, scenario=search, by name", ["scenario", "hour"]), condition_of("unknown", [])
+    ({'hour': '9', 'scenario': 'search, by name'}, {})
+    """
+    known = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    _, *parts = re.split(rf"(?:^|, )({known})=", text) if names else [text]
+    found = dict(zip(parts[::2], parts[1::2], strict=True))
+    if text_of(found) != text:
+        raise ValueError(f"{text!r} is no condition of {', '.join(names) or 'nothing'}")
+    return found
 
 
 def condition_codes(frame: pl.DataFrame, num: int, features: Sequence[Feature]) -> Int64[np.ndarray, "N G"]:

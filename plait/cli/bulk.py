@@ -25,8 +25,8 @@ from plait.data import Dataset
 from plait.data.logs.tables import collect
 from plait.engine.filters import Filters
 from plait.engine.value import Value
-from plait.files import Hashes, sha256
-from plait.models.saving import WEIGHTS
+from plait.files import sha256
+from plait.models.saving import model_hash
 from plait.recommender import Recommender
 from plait.schema import UNKNOWN_ITEM, shortened
 
@@ -44,9 +44,7 @@ class Asking:
     @property
     def named(self) -> dict[str, str]:
         """Both, by what they hold."""
-        hashes = Hashes.read(self.folder)
-        model = hashes.sha256 if hashes else sha256(self.folder / WEIGHTS)
-        return {"model": model, "dataset": self.data.manifest.content_hash}
+        return {"model": model_hash(self.folder), "dataset": self.data.manifest.content_hash}
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ def serve(
     log_answers: Path | None = None,
     log_answers_s: float = 60.0,
     log_answers_days: float | None = None,
+    interests: Path | None = None,
     threads: int | None = None,
     device: Device = "auto",
 ) -> None:
@@ -105,6 +106,8 @@ def serve(
         Rows wait at most so long in memory, where a kill loses them.
     log_answers_days
         Files of that folder are removed when they are so old; by default all stay.
+    interests
+        What a large user model said of users before, as `plait lum query` writes it, for rankers that read interests.
     threads
         Of the model's arithmetic; by default as torch has them.
     device
@@ -124,6 +127,7 @@ def serve(
     from plait.service.running import run as run_service
     from plait.service.service import Service, seed
     from plait.service.settings import ServiceSettings
+    from plait.service.told import InterestTable
 
     screen = progress_console()
     settings = ServiceSettings(
@@ -133,6 +137,7 @@ def serve(
     )  # fmt: skip
     models = [_model_of(each, device, screen) for each in (run, *beside)]
     traffic = _traffic([model.name for model in models], split, split_salt, shadow)
+    table = None if interests is None else InterestTable.read(interests)
     log = None
     if log_answers is not None:
         log = RollingSettings(folder=log_answers, file_s=log_answers_s, keep_days=log_answers_days)
@@ -145,7 +150,7 @@ def serve(
         if histories and data is not None:
             users = seed(keeping, data, recommenders[0])
             say(f"histories of {users} users taken from {data.folder}", screen)
-        service = Service(models, keeping, settings, traffic, log=log)
+        service = Service(models, keeping, settings, traffic, log=log, interests=table)
     except BaseException:
         keeping.close()
         raise

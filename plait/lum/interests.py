@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int64
 
-from plait.conditions import INTEREST, condition_codes, conditions_frame, text_of
+from plait.conditions import INTEREST, OWN, condition_codes, conditions_frame, text_of
 from plait.data import Dataset
 from plait.data.dataset import EventPart, Targets
 from plait.engine.asking import Coming
@@ -26,7 +26,6 @@ from plait.models.generative import GenerativeRecommender
 from plait.recommender import Recommender
 from plait.schema import MISSING_VALUE
 
-OWN = "own"  # the condition that an event came with, as far as it was known before the item
 BYTES_PER_NUMBER = 2  # half precision
 
 

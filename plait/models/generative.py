@@ -116,6 +116,10 @@ class ModelConfig:
     arithmetic: Multiplied | None = None
     """What matrices were multiplied in when it was trained and tested; None where that was not recorded."""
     window_step: int = 1  # S: windows begin anew every so many events
+    told_conditions: tuple[str, ...] = ()
+    """Of a ranker that reads interests: under which conditions those were that it was trained with, in their order."""
+    told_version: str = ""
+    """The version of the user model that they were of."""
 
     def __post_init__(self) -> None:
         for action in self.actions:

@@ -7,6 +7,8 @@ Shape letters: M questions (candidates), N tokens, S tokens of encoded histories
 width of what is read, W width of the last layer.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -25,7 +27,7 @@ from plait.nn.encoded import Encoded, Keys
 from plait.nn.encoders import ItemVectors
 from plait.nn.heads import ActionHeads
 from plait.nn.initialising import Linear, normal
-from plait.nn.interests import InterestFeatures, InterestRows, InterestSource
+from plait.nn.interests import InterestFeatures, InterestLookup, InterestRows
 from plait.nn.ranker_settings import RankerSettings
 from plait.nn.rankers import Amounts, Asked, Behaviours, Interest, extractor_of
 from plait.nn.target_attention import Moments
@@ -78,7 +80,7 @@ class Ranker(GenerativeRecommender):
         self.extractor = extractor_of(settings, trunk.dim, trunk.num_heads, self.actions is not None)
         num_in = self.extractor.num_out + trunk.dim * (1 if self.users is None else 2)
         self.interest_features: InterestFeatures | None = None
-        self.interests: InterestSource | None = None  # where they are looked up; training sets it
+        self.interests: InterestLookup | None = None  # where they are looked up; training sets it
         if settings.interests.width:
             self.interest_features = InterestFeatures(settings.interests)
             num_in += self.interest_features.num_out
@@ -87,6 +89,19 @@ class Ranker(GenerativeRecommender):
         if settings.kind == "sim" and settings.search == "soft":
             self.search_layers = _layers(2 * trunk.dim, settings.hidden, trunk.dropout)
             self.search_heads = ActionHeads(config.actions, settings.hidden[-1], TowerConfig(kind="linear"))
+
+    @property
+    def reads_interests(self) -> bool:
+        return self.interest_features is not None
+
+    @contextmanager
+    def told(self, interests: InterestLookup | None) -> Iterator[None]:
+        """Looks interests up there, for the time inside."""
+        before, self.interests = self.interests, interests
+        try:
+            yield
+        finally:
+            self.interests = before
 
     def forward(self, inputs: Inputs) -> list[Float[Tensor, "M W"]]:
         """For the questions of the inputs, what the heads read."""

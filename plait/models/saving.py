@@ -28,6 +28,12 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     weights_sha256: str = ""  # of the other file, in models of before files had hashes
 
 
+def model_hash(folder: Path) -> str:
+    """What tells a saved model from all others; a part of it is the version of its interests."""
+    hashes = files.Hashes.read(folder)
+    return hashes.sha256 if hashes else files.sha256(folder / WEIGHTS)
+
+
 def save_model(model: GenerativeRecommender, folder: Path) -> None:
     """Writes the files, the configuration last; the folder must exist. A model that it holds is forgotten first, so
     that a kill leaves no weights of one with the configuration of another.

@@ -69,14 +69,8 @@ class InterestRows:
         return InterestRows(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 
-@runtime_checkable
-class InterestSource(Protocol):
+class InterestLookup(Protocol):
     """Where interests are looked up, by what they are about: never copied into rows of a log."""
-
-    @property
-    def sha256(self) -> str:
-        """Of all that it holds."""
-        ...
 
     def of(
         self,
@@ -90,6 +84,26 @@ class InterestSource(Protocol):
             user_M, item_M: dense users and items.
             number_M: which event of its user it is, from 0.
         """
+        ...
+
+
+@runtime_checkable
+class InterestSource(InterestLookup, Protocol):
+    """Interests to train with."""
+
+    @property
+    def sha256(self) -> str:
+        """Of all that it holds."""
+        ...
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Under which the user model was asked, in the order of the vectors."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Of the user model; "" where nothing tells."""
         ...
 
 

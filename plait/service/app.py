@@ -104,7 +104,7 @@ def _add_questions(app: FastAPI, service: Service) -> None:
     async def _answer(request: Request, kind: type[Any]) -> Response:
         deadline_s = _deadline_s(request, service)
         asked = decoded(await _body(request, service), kind)
-        answered = await service.answer(asked, deadline_s)
+        answered = await service.answer(asked, deadline_s, request.state.request_id)
         if service.answer_log is not None:
             service.answer_log.answered(request.state.request_id, asked, answered.found)
         response = _json({"request_id": request.state.request_id, **answered.found})
@@ -210,6 +210,8 @@ def _described(service: Service, served: Served) -> dict[str, Any]:
         "can_retrieve": deployed.can_retrieve,
         "can_score": deployed.can_score,
         "conditions": [feature.name for feature in config.conditions] if deployed.answers_conditions else [],
+        "reads_interests": deployed.reads_interests,
+        "told_by": service.telling.teller_name(deployed.name),
         "window": [config.max_events, config.window_step],
         "columns": {"user": deployed.recommender.columns.user, "item": deployed.recommender.columns.item,
                     "time": deployed.recommender.columns.time},

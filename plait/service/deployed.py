@@ -4,7 +4,8 @@ Shape letters: Q questions, M candidates, C those that the model knows, K items 
 """
 
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, assert_never, final
 
@@ -16,6 +17,7 @@ from plait.engine.state import State
 from plait.engine.state_parts import joined_states
 from plait.engine.value import Value
 from plait.layouts import audit
+from plait.models.ranker import Ranker
 from plait.recommender import VALUE, Recommender
 from plait.schema import UNKNOWN_ITEM
 from plait.service.conditioned import interests, nearest
@@ -23,6 +25,7 @@ from plait.service.fallback import Fallback, dense_items
 from plait.service.problems import Problem, refused
 from plait.service.rows import Rows, unpacked
 from plait.service.states import CachedState, StateCache
+from plait.service.told import ItemInterests, Told, ToldOfPass
 from plait.service.why import why
 from plait.service.wire import (
     Asked,
@@ -46,6 +49,7 @@ class Question:
 
     asked: Asked
     now: Any = None  # as the log writes times; None where it has none
+    told: Told = Told()  # to a ranker that reads interests
 
     @property
     def user(self) -> str | None:
@@ -80,6 +84,7 @@ class Deployed:
 
     Args:
         rows: how it reads and keeps events; by default those of this model alone.
+        hash: `plait.models.saving.model_hash` of its folder, whose beginning is the version of its interests.
     """
 
     def __init__(
@@ -91,13 +96,15 @@ class Deployed:
         fallback: Fallback | None,
         state_bytes: int,
         rows: Rows | None = None,
+        hash: str = "",
     ) -> None:
         self.name, self.version, self.recommender = name, version, recommender
         self.store, self.fallback, self.states = store, fallback, StateCache(state_bytes)
-        self.rows = rows or Rows(recommender)
+        self.rows, self.hash = rows or Rows(recommender), hash
         self.reads_condition = reads_condition(recommender.model.layout)
         self.answers_conditions = answers_conditions(recommender.model.layout)
         verdict = audit(recommender.model.layout)
+        self.item_interests: ItemInterests | None = None  # of the user model that a ranker was trained with
         self.can_retrieve, self.can_score = verdict.can_retrieve, verdict.can_score != "no"
         settings = recommender.model.config.settings
         self.needs_time = {
@@ -106,6 +113,11 @@ class Deployed:
         }
         self._values: dict[str, Value] = {}
         self._answering = threading.Lock()
+
+    @property
+    def reads_interests(self) -> bool:
+        """Whether it is a ranker that a user model is asked for."""
+        return isinstance(self.recommender.model, Ranker) and self.recommender.model.reads_interests
 
     def check_can(self, asked: Asked) -> None:
         """Raises Problem where the layout has no such answer."""
@@ -347,15 +359,16 @@ class Deployed:
     def _scored(self, group: Sequence[_Ready]) -> list[Found | Exception]:
         asked = group[0].question.asked
         assert isinstance(asked, ScoreRequest)
-        found = self.recommender.score_dense(
-            _joined(group),
-            np.concatenate([one.item_C for one in group]),
-            np.array([len(one.item_C) for one in group]),
-            at=asked.at,
-            context=asked.context,
-            condition=asked.condition,
-            value=None if asked.value is None else self._value(asked.value),
-        )
+        with self._telling(group):
+            found = self.recommender.score_dense(
+                _joined(group),
+                np.concatenate([one.item_C for one in group]),
+                np.array([len(one.item_C) for one in group]),
+                at=asked.at,
+                context=asked.context,
+                condition=asked.condition,
+                value=None if asked.value is None else self._value(asked.value),
+            )
         answers: list[Found | Exception] = []
         begin = 0
         for one in group:
@@ -371,9 +384,21 @@ class Deployed:
                     "status": _status(one.known_M),
                     "actions": columns,
                     **value,
+                    **({"interests": one.question.told.source} if self.reads_interests else {}),
                 }
             )
         return answers
+
+    @contextmanager
+    def _telling(self, group: Sequence[_Ready]) -> Iterator[None]:
+        """A ranker looks up what is known of the users of this pass, for the time inside."""
+        model, items = self.recommender.model, self.item_interests
+        if items is None or not isinstance(model, Ranker):
+            yield
+            return
+        told = [one.question.told for one in group]
+        with model.told(ToldOfPass.of_questions(told, len(model.config.told_conditions), items)):
+            yield
 
     def _value(self, formula: str) -> Value:
         if formula not in self._values:
@@ -445,7 +470,9 @@ def _at(asked: Any, now: Any) -> Any:
 
 
 def _joined(group: Sequence[_Ready]) -> State:
-    return group[0].state if len(group) == 1 else joined_states([one.state for one in group])
+    """Users are numbered as they stand in the group."""
+    state = group[0].state if len(group) == 1 else joined_states([one.state for one in group])
+    return replace(state, events=replace(state.events, user_U=np.arange(len(group))))
 
 
 def _spread(value: np.ndarray, known_M: np.ndarray) -> np.ndarray:

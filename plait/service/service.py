@@ -14,6 +14,7 @@ from plait.data.columns.times import PER_S
 from plait.data.dataset import Dataset
 from plait.data.history import Columns
 from plait.data.log_rows import check_can_spell, log_rows
+from plait.models.saving import model_hash
 from plait.recommender import Recommender
 from plait.service.answer_log import AnswerLog
 from plait.service.asking import Answered, Asking
@@ -30,6 +31,8 @@ from plait.service.settings import ServiceSettings
 from plait.service.shadow import Shadow
 from plait.service.spare import SpareThread
 from plait.service.split import Split, Traffic
+from plait.service.telling import Telling
+from plait.service.told import InterestTable
 from plait.service.wire import AppendRequest, Asked, RetrieveRequest, ScoreRequest, SentEvent
 from plait.store.group_commit import Closed, GroupCommit
 from plait.store.history import (
@@ -44,6 +47,7 @@ from plait.store.history import (
 
 SEED = "\0seed"  # the user whose history says what the store began with; no request can name it
 SEED_USERS = 64  # in one transaction
+RANKING = 3.0  # mean times that a ranker keeps for itself, when it waits for interests
 GIVE_BACK_S = 10.0  # between two times; each is paid with some 20 ms of processor time
 
 
@@ -56,6 +60,7 @@ class Service:
         traffic: which of them answers whom; by default the first one all.
         clock_s: unix seconds, for questions that name no time.
         log: where answers and events are logged; None: nowhere.
+        interests: of users, known from before, for rankers that read them.
 
     Raises:
         ValueError: a model cannot be served, or not beside the others.
@@ -69,6 +74,7 @@ class Service:
         traffic: Traffic | None = None,
         clock_s: Callable[[], float] = time.time,
         log: RollingSettings | None = None,
+        interests: InterestTable | None = None,
     ) -> None:
         self.store, self.settings, self.clock_s = store, settings, clock_s
         names = [model.name for model in models]
@@ -85,11 +91,13 @@ class Service:
         self.is_ready, self.shadow = False, Shadow(self.counters)
         state_bytes = int(settings.state_memory_mb * 1e6) // len(models)
         self.served: dict[str, Served] = {}
+        self.telling = Telling(self.served, self.asking.ask, interests)
         self._kept: dict[str, str] = {}  # the columns that any model reads, and how their values are kept
         try:
             for model in models:
                 self.served[model.name] = Served(model, partial(self._loaded, state_bytes=state_bytes))
                 check_same_log(self.first.deployed, self.served[model.name].deployed)
+            self.telling.introduce()
             self.answer_log = None if log is None else AnswerLog(log, self.counters, clock_s)
         except BaseException:
             self._close_threads()
@@ -102,16 +110,28 @@ class Service:
 
     # Questions
 
-    async def answer(self, asked: Asked, deadline_s: float) -> Answered:
+    async def answer(self, asked: Asked, deadline_s: float, request_id: str = "") -> Answered:
         """One answer of one version of the model.
+
+        Args:
+            request_id: by which a ranker will be asked about the same request.
 
         Raises:
             Problem: there is none.
         """
         deployed = self._chosen(asked)
         question = Question(asked, self._now(deployed.recommender.columns))
+        if isinstance(asked, ScoreRequest) and deployed.reads_interests:
+            wait_s = deadline_s - time.monotonic() - RANKING * self.asking.mean_s
+            question = replace(question, told=await self.telling.told(deployed, asked, wait_s))
+        ranked = asked if isinstance(asked, RetrieveRequest) and asked.rank_with is not None else None
+        if ranked is not None:
+            self.telling.check_can_rank(ranked)
+        answering = asyncio.ensure_future(self.asking.ask(deployed, question, deadline_s))
+        if ranked is not None:  # behind the question itself
+            self.telling.begin(ranked, question, request_id, deadline_s)
         try:
-            answered = await self.asking.ask(deployed, question, deadline_s)
+            answered = await answering
         except StoreUnavailable as error:
             raise unavailable(error) from error
         self.counters.answered.labels(deployed.name, answered.found["answered_by"]).inc()
@@ -193,6 +213,7 @@ class Service:
             StoreUnavailable
         """
         known = await asyncio.to_thread(self.store.delete, user)
+        self.telling.forget(user)
         for served in self.served.values():
             served.forget(user)
         return known
@@ -239,7 +260,16 @@ class Service:
         fallback = None if model.dataset is None else Fallback.of(model.dataset, recommender)
         rows = Rows(recommender, self._kept)
         self._kept.update(rows.types | self._kept)
-        deployed = Deployed(model.name, version, recommender, self.store, fallback, state_bytes, rows)
+        deployed = Deployed(
+            model.name,
+            version,
+            recommender,
+            self.store,
+            fallback,
+            state_bytes,
+            rows,
+            model_hash(model.folder),
+        )
         self.asking.between_questions(lambda: practise(deployed))
         return deployed
 
@@ -257,6 +287,7 @@ class Service:
                 failed[served.model.name] = problem
                 continue
             self.counters.swaps.labels(served.model.name).inc(done[-1]["swapped"])
+        self.telling.introduce()
         if failed:
             raise not_all_new(failed, done)
         return done

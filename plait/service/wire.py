@@ -14,6 +14,7 @@ UNKNOWN_FIELD = re.compile(r"unknown field `.*`( - at `.*)?$", re.DOTALL)
 
 Text = Annotated[str, Meta(max_length=512)]
 Id = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f]+$")] | int
+RequestId = Annotated[str, Meta(min_length=1, max_length=64)]
 Scalar = Text | int | float | bool | None
 Columns = Annotated[dict[Text, Scalar], Meta(max_length=256)]
 Spelled = Text | int | float
@@ -26,7 +27,7 @@ class SentEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: Annotated[str, Meta(min_length=1, max_length=128)]
     user: Id
     event: Columns
-    request_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None  # the answer that it is about
+    request_id: RequestId | None = None  # the answer that it is about
 
 
 class AppendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,6 +53,9 @@ class RetrieveRequest(_Question, frozen=True, kw_only=True):
     condition: Columns | None = (
         None  # under which a model of conditions is asked; what is not named is missing
     )
+    rank_with: Text | None = (
+        None  # a ranker that will be asked about the same request: its interests are asked for
+    )
 
 
 class ScoreRequest(_Question, frozen=True, kw_only=True):
@@ -59,6 +63,7 @@ class ScoreRequest(_Question, frozen=True, kw_only=True):
     context: Columns = {}
     value: Annotated[str, Meta(max_length=2_000)] | None = None
     condition: Columns | None = None
+    request_id: RequestId | None = None  # the request whose interests a ranker reads
 
 
 class WhyRequest(_Question, frozen=True, kw_only=True):

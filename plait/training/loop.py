@@ -544,7 +544,7 @@ class _Run:
 
 def _give_interests(model: GenerativeRecommender, interests: InterestSource | None) -> None:
     """Raises ValueError where a model reads interests and there are none, or the other way round."""
-    reads_them = isinstance(model, Ranker) and model.interest_features is not None
+    reads_them = isinstance(model, Ranker) and model.reads_interests
     if reads_them != (interests is not None):
         raise ValueError(
             "the model reads interests, and none are given: train it by `plait rank train` with their files"

@@ -81,6 +81,8 @@ def run_training(
     settings = replace(settings, interests=interests.sha256 if interests else "")
     config = config_of(dataset, settings)
     config = config if start is None else start.config_for(config)
+    if interests is not None:
+        config = replace(config, told_conditions=interests.conditions, told_version=interests.version)
     check_fits_memory(config)
     if (folder / RESULT).exists():
         finished = _finished(dataset, settings, folder)
