@@ -149,9 +149,9 @@ class InterestTable:
         try:
             table = pl.read_parquet(path, columns=list(COLUMNS), glob=False)
         except (OSError, pl.exceptions.PolarsError) as error:
+            why = str(error).splitlines()[0]
             raise ValueError(
-                f"{path} holds no users' interests ({error}); expected {', '.join(COLUMNS)}, as `plait lum query` "
-                "writes it"
+                f"{path} holds no users' interests ({why}); expected {', '.join(COLUMNS)}, as `plait lum query` writes it"
             ) from None
         versions = table["version"].unique().to_list()
         if len(versions) != 1:
