@@ -151,7 +151,7 @@ class InterestTable:
         except (OSError, pl.exceptions.PolarsError) as error:
             why = str(error).splitlines()[0]
             raise ValueError(
-                f"{path} holds no users' interests ({why}); expected {', '.join(COLUMNS)}, as `plait lum query` writes it"
+                f"{path} holds no interests ({why}); expected {', '.join(COLUMNS)}, as `plait lum query` writes it"
             ) from None
         versions = table["version"].unique().to_list()
         if len(versions) != 1:
