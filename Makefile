@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: compare test test-portable test-page test-serve-page test-serve check docs clean
+.PHONY: compare test test-portable test-page test-serve-page test-serve test-schema check docs clean
 
 compare: $(READY)
 	$(BIN)/plait compare ml-100k --layouts item,interleaved,pc,lac,lac_patched --seeds 2 --out runs/ml-100k
@@ -42,6 +42,14 @@ test-serve: $(READY)
 	@command -v "$${REDIS:-redis-server}" > /dev/null || { echo "no redis-server: apt-get install redis-server, or name one in REDIS"; exit 1; }
 	PLAIT_FUZZ_CASES=10000 PLAIT_KILLS=100 PLAIT_REDIS="$${REDIS:-redis-server}" OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest tests/store tests/service tests/cli/test_cli_serve.py
+
+# 10,000 cases that Schemathesis makes of the service's description. It gets an environment of its own.
+test-schema: $(READY)
+	$(PYTHON) -m venv .venv/schemathesis
+	.venv/schemathesis/bin/python -m pip install --quiet schemathesis==4.32.5
+	rm -rf runs/schema
+	PYTHONPATH=.:tests:tests/service:tests/compare OMP_NUM_THREADS=1 $(BIN)/python tests/service/schema_cases.py \
+		.venv/schemathesis/bin/schemathesis runs/schema
 
 check: $(READY)
 	$(BIN)/ruff check .

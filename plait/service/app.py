@@ -10,6 +10,7 @@ import orjson
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from plait.service.asking import Answered
@@ -60,6 +61,7 @@ def app_of(service: Service) -> ASGIApp:
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _query_problem)
+    app.add_exception_handler(Exception, _our_mistake)
     _add_questions(app, service)
     _add_users(app, service)
     _add_operations(app, service)
@@ -279,13 +281,25 @@ async def _problem(request: Request, error: Exception) -> Response:
 async def _http_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     what = {404: "no such route", 405: "no such method"}.get(error.status_code, "refused")
-    return _response(Problem(error.status_code, what, "see /openapi.json for what can be asked"))
+    headers = {"Allow": _allowed(request)} if error.status_code == 405 else {}
+    return _response(Problem(error.status_code, what, "see /openapi.json for what can be asked", headers))
+
+
+def _allowed(request: Request) -> str:
+    """The methods of a path, whose routes are one for each."""
+    found = [route for route in request.app.routes if isinstance(route, Route)]
+    methods = {m for route in found if route.path_regex.match(request.url.path) for m in route.methods or ()}
+    return ", ".join(sorted(methods))
 
 
 async def _query_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     names = sorted({str(its["loc"][-1]) for its in error.errors() if its["loc"][0] == "query"})
     return _response(Problem(422, "wrong query", f"see /openapi.json for what {', '.join(names)} may be"))
+
+
+async def _our_mistake(request: Request, error: Exception) -> Response:
+    return _response(Problem(500, "our mistake", "the service failed; its log says where"))
 
 
 class _Guarded:
@@ -324,10 +338,6 @@ class _Guarded:
             await self.app(scope, receive, send_safely)
         except Problem as problem:
             await _response(problem)(scope, receive, send_safely)
-        except Exception:
-            failed = Problem(500, "our mistake", "the service failed; its log says where")
-            await _response(failed)(scope, receive, send_safely)
-            raise
         finally:
             self.service.counters.requests.labels(route, str(status)).inc()
             self.service.counters.latency.labels(route).observe(time.monotonic() - arrived_s)

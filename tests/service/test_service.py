@@ -632,3 +632,27 @@ def test_what_counts_is_counted(service: Service) -> None:
 
 def test_problems_are_exceptions_with_a_body() -> None:
     assert Problem(404, "no such thing", "why", more=1).body["type"] == "urn:plait:problem:no-such-thing"
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/v1/score", "POST"), ("/v1/users/191", "DELETE, GET"), ("/v1/models", "GET"), ("/metrics", "GET")],
+)
+def test_a_method_that_is_none_names_those_that_are(service: Service, path: str, allowed: str) -> None:
+    answer = ask(service, path, method="PATCH")
+    assert answer.status_code == 405 and answer.headers["allow"] == allowed
+    assert "allow" not in ask(service, "/nowhere", method="GET").headers
+
+
+def test_a_mistake_of_ours_is_a_problem_and_tells_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Deployed, questions: Any) -> Any:
+        raise RuntimeError("s3cret")
+
+    monkeypatch.setattr(Deployed, "answer", broken)
+    answer = ask(service, "/v1/retrieve", {"user": "191"})
+    assert answer.status_code == 500 and answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["title"] == "our mistake" and "s3cret" not in answer.text
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert 'route="/v1/retrieve",status="500"} 1.0' in ask(service, "/metrics", method="GET").text
