@@ -75,10 +75,14 @@ def check_rows(seed: int = 0) -> None:
             assert coarsest_unit(times_N, (1_000, 250)) == [*divides, 1][0]
 
 
+def use_blocks_of(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for constant in ("BLOCK", "COUNTED", "LEAST_COUNTED"):
+        monkeypatch.setattr(coding, constant, rows)
+
+
 @pytest.mark.parametrize("block", [1, 2, 7, 1 << 16])
 def test_the_order_of_rows_does_not_depend_on_the_block(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coding, "BLOCK", block)
-    monkeypatch.setattr(coding, "COUNTED", block)
+    use_blocks_of(block, monkeypatch)
     check_rows()
 
 
@@ -97,6 +101,6 @@ def test_rows_that_are_taken_for_ordered_are_caught(monkeypatch: pytest.MonkeyPa
 def test_a_prepared_log_does_not_depend_on_the_block(
     block: int, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coding, "BLOCK", block)
+    use_blocks_of(block, monkeypatch)
     again = prepared(random_log(), tmp_path / "again")
     assert again.manifest.content_hash == dataset.manifest.content_hash

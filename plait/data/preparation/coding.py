@@ -15,6 +15,7 @@ from plait.data.columns.ids import LARGEST_SIGNED
 MOST_COMPARED = 1_000  # texts: difflib is slow
 BLOCK = 1 << 16  # rows worked on at a time where that spares a large temporary array
 COUNTED = 1 << 20  # rows counted at a time: more than there are codes, mostly
+LEAST_COUNTED = 1 << 20  # of fewer rows, numpy's order is found before scipy is loaded
 
 
 def dense_codes(values: pl.Series) -> tuple[Int32[np.ndarray, " N"], pl.Series]:
@@ -89,7 +90,7 @@ def _above(chunk: pl.Series, low: int) -> Int64[np.ndarray, " N"]:
 def stable_argsort(key_N: Integer[np.ndarray, " N"]) -> Integer[np.ndarray, " N"]:
     """The order that sorts non-negative keys, equal keys in their old order.
 
-    Dense keys are counted, which is several times as fast as sorting. Of others, key and row number share one word
+    Many dense keys are counted, which is several times as fast as sorting. Of others, key and row number share one word
     where they fit, because numpy sorts words several times faster than it sorts indices.
 
     >>> stable_argsort(np.array([2, 0, 2, 1])).tolist()
@@ -97,7 +98,7 @@ def stable_argsort(key_N: Integer[np.ndarray, " N"]) -> Integer[np.ndarray, " N"
     """
     assert key_N.min(initial=0) >= 0, "keys must not be negative"
     largest, row_bits = int(key_N.max(initial=0)), max(len(key_N) - 1, 0).bit_length()
-    if largest <= len(key_N) <= np.iinfo(np.int32).max:
+    if LEAST_COUNTED <= len(key_N) <= np.iinfo(np.int32).max and largest <= len(key_N):
         return _order_by_counting(key_N, largest + 1)
     if largest.bit_length() + row_bits > 63:
         return np.argsort(key_N, kind="stable")
