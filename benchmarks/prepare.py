@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SEED = 7
 HERE = Path(__file__).resolve().parent
 ROUNDS = 3  # all variants in turn within each
-PAIRS = 9  # of another checkout and this one
+PAIRS = 7  # of another checkout and this one
 CHUNK_ROWS = 1_000_000
 EVENTS_PER_USER = 50
 TWO_YEARS_S = 2 * 365 * 86_400
@@ -192,6 +192,7 @@ def compare(rows: int, out: Path, before: Path) -> None:
             for name in list(checkouts)[:: 1 if pair % 2 else -1]:
                 out_of_run = Path(folder) / "prepared"
                 runs[name].append(measure("plait", log, out_of_run, checkouts[name]))
+                print(name, runs[name][-1], file=sys.stderr)
                 shutil.rmtree(out_of_run)
     ratios = [
         after["processor_s"] / before["processor_s"] for before, after in zip(*runs.values(), strict=True)
