@@ -2,15 +2,21 @@
 
     python benchmarks/prepare.py 10_000_000 --out benchmarks/results/prepare.json
     python benchmarks/prepare.py 30_000_000 --out benchmarks/results/prepare_30m.json --alone
+    python benchmarks/prepare.py 10_000_000 --out benchmarks/results/prepare_before.json --before CHECKOUT
 
 Both read the same CSV file and sort it by (user, time), ties in the order of the file. pandas then gathers
 lists per user, in memory; plait checks every row, encodes ids, counts ties and duplicates, runs the (idle)
 k-core, hashes and writes its memory-mapped folder through to the disk. The results must be equal. Each
 measurement is a process of its own; its peak memory is the kernel's, above what the imports took.
+
+The third command tells what changes did: another checkout and this one take turns. Processor seconds are those of all
+threads, in the program and in the kernel; a ratio is the median over pairs, with the quartiles beside it.
 """
 
 import json
+import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -21,13 +27,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-from provenance import write_result
+from provenance import commit_of, write_result
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SEED = 7
+HERE = Path(__file__).resolve().parent
 ROUNDS = 3  # all variants in turn within each
+PAIRS = 7  # of another checkout and this one
 CHUNK_ROWS = 1_000_000
 EVENTS_PER_USER = 50
 TWO_YEARS_S = 2 * 365 * 86_400
@@ -93,22 +101,34 @@ def child(name: str, log: Path, out: Path) -> None:
     else:
         import pandas  # noqa: F401
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begin = time.perf_counter()
+    begin, begin_processor = time.perf_counter(), time.process_time()
     result = RUNS[name](log, out)
-    seconds = time.perf_counter() - begin
+    seconds, processor_s = time.perf_counter() - begin, time.process_time() - begin_processor
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if name == "pandas":
         result.to_pickle(out)  # outside the clock, for `check_equal`
-    print(json.dumps({"seconds": round(seconds, 2), "base_mb": base >> 10, "peak_mb": peak >> 10}))
+    took = {"seconds": round(seconds, 2), "processor_s": round(processor_s, 2)}
+    print(json.dumps(took | {"base_mb": base >> 10, "peak_mb": peak >> 10}))
+
+
+def measure(name: str, log: Path, out: Path, checkout: Path = HERE.parent) -> dict[str, float]:
+    path = os.pathsep.join(map(str, (checkout, HERE)))
+    command = [sys.executable, __file__, "--child", name, str(log), str(out)]
+    env = os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    printed = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(printed.splitlines()[-1])
 
 
 def summary_of(measured: list[dict[str, float]]) -> dict[str, float]:
-    """The median time with its range, and the largest peak."""
-    seconds = sorted(each["seconds"] for each in measured)
+    """Median times with their ranges, and the largest peak."""
+    seconds, processor_s = (sorted(each[key] for each in measured) for key in ("seconds", "processor_s"))
     return {
         "seconds": statistics.median(seconds),
         "min_s": seconds[0],
         "max_s": seconds[-1],
+        "processor_s": statistics.median(processor_s),
+        "min_processor_s": processor_s[0],
+        "max_processor_s": processor_s[-1],
         "base_mb": measured[0]["base_mb"],
         "peak_mb": max(each["peak_mb"] for each in measured),
     }
@@ -142,9 +162,7 @@ def main(rows: int, out: Path, names: tuple[str, ...]) -> None:
         for round_ in range(ROUNDS):
             for name in names:
                 out_of_run = Path(folder) / (name if round_ == 0 else f"{name}-{round_}")
-                command = [sys.executable, __file__, "--child", name, str(log), str(out_of_run)]
-                printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                runs[name].append(json.loads(printed.splitlines()[-1]))
+                runs[name].append(measure(name, log, out_of_run))
         results = {name: summary_of(measured) for name, measured in runs.items()}
         if "pandas" in names:
             check_equal(Path(folder) / "plait", Path(folder) / "pandas")
@@ -163,6 +181,33 @@ def main(rows: int, out: Path, names: tuple[str, ...]) -> None:
     write_result(out, record)
 
 
+def compare(rows: int, out: Path, before: Path) -> None:
+    """Another checkout and this one in turns, of which either begins every other pair."""
+    checkouts = {"before": before.resolve(), "after": HERE.parent}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.csv"
+        write_log(log, rows)
+        for pair in range(PAIRS):
+            for name in list(checkouts)[:: 1 if pair % 2 else -1]:
+                out_of_run = Path(folder) / "prepared"
+                runs[name].append(measure("plait", log, out_of_run, checkouts[name]))
+                print(name, runs[name][-1], file=sys.stderr)
+                shutil.rmtree(out_of_run)
+    ratios = [
+        after["processor_s"] / before["processor_s"] for before, after in zip(*runs.values(), strict=True)
+    ]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    record = {
+        "rows": rows,
+        "pairs": PAIRS,
+        "checkouts": {name: commit_of(at) for name, at in checkouts.items()},
+    }
+    record |= {"results": {name: summary_of(measured) for name, measured in runs.items()}}
+    record |= {"processor_ratio": round(middle, 3), "quartiles": [round(low, 3), round(high, 3)]}
+    write_result(out, record)
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["--child", name, log, out]:
@@ -171,5 +216,7 @@ if __name__ == "__main__":
             main(int(rows), Path(out), tuple(RUNS))
         case [rows, "--out", out, "--alone"]:
             main(int(rows), Path(out), ("plait",))
+        case [rows, "--out", out, "--before", before]:
+            compare(int(rows), Path(out), Path(before))
         case _:
             sys.exit(__doc__)

@@ -10,17 +10,18 @@ from pathlib import Path
 
 
 def provenance() -> dict[str, str]:
-    here = Path(__file__).parent
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True
-    )
     return {
-        "commit": commit.stdout.strip(),
+        "commit": commit_of(Path(__file__).parent),
         "command": "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "machine": f"{processor()}, {os.cpu_count()} cores, {memory_gib():.0f} GiB, {platform.system()}",
         "python": platform.python_version(),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def commit_of(checkout: Path) -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(command, cwd=checkout, capture_output=True, text=True).stdout.strip()
 
 
 def processor() -> str:

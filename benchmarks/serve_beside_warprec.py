@@ -41,7 +41,7 @@ from plait.load.loops import closed_loop
 from plait.load.machine import held_memory_mb, processor_s
 from plait.load.measuring import Load
 from plait.load.mix import Kind
-from plait.load.own_service import own_service
+from plait.load.own_service import own_service, stop
 from plait.load.population import Population
 
 VERSION = "2.2.8"  # of WarpRec: the one that this was written against
@@ -168,7 +168,7 @@ def warprec(folder: Path, commands: Path) -> Iterator[Served]:
         wait_for(f"{url}{ROUTES['/v1/score']}", b'{"user_id":"0","items":["0"]}', child)
         yield Served(url, child.pid, round(time.perf_counter() - begin_s, 2))
     finally:
-        stop(child)
+        stop_all(child)
 
 
 def wait_for(url: str, body: bytes, child: "subprocess.Popen[bytes]") -> None:
@@ -184,15 +184,10 @@ def wait_for(url: str, body: bytes, child: "subprocess.Popen[bytes]") -> None:
     raise TimeoutError(f"WarpRec's server did not answer within {READY_S:g} s")
 
 
-def stop(child: "subprocess.Popen[bytes]") -> None:
+def stop_all(child: "subprocess.Popen[bytes]") -> None:
     """Asks it to end, and then ends what it left."""
     births = {pid: parent_and_birth(pid)[1] for pid in family(child.pid)}
-    child.terminate()
-    try:
-        child.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
+    stop(child, STOP_S)
     for pid, birth in births.items():
         if birth and parent_and_birth(pid)[1] == birth:  # the very process, and no later one of its number
             os.kill(pid, signal.SIGKILL)

@@ -19,7 +19,7 @@ from typing import Literal
 
 import cyclopts
 import numpy as np
-from provenance import write_result
+from provenance import commit_of, write_result
 
 app = cyclopts.App()
 Precision = Literal["bf16", "fp32"]
@@ -47,7 +47,7 @@ def compare(
             times_ms[name].append([took_ms[id(process)] for process in served])
     for process in served:
         process.communicate()
-    commits = dict(zip(("before", "after"), map(_commit, checkouts), strict=True))
+    commits = dict(zip(("before", "after"), map(commit_of, checkouts), strict=True))
     write_result(
         out, commits | {"rounds": rounds} | {name: _summary(pairs) for name, pairs in times_ms.items()}
     )
@@ -136,11 +136,6 @@ def _summary(pairs: list[list[float]]) -> dict[str, object]:
         "ratio": middle,
         "quartiles": [low, high],
     }
-
-
-def _commit(checkout: Path) -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

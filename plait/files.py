@@ -88,6 +88,18 @@ def check_hashes(folder: Path, advice: str, *names: str) -> None:
         raise ValueError(f"{error}; {advice}") from error
 
 
+def check_format_version(path: Path, found: int | None, expected: int, advice: str) -> None:
+    """Raises ValueError where a file is of a format that this version of Plait does not read.
+
+    >>> check_format_version(Path("about.json"), 2, 1, "save it again")
+    Traceback (most recent call last):
+        ...
+    ValueError: about.json is of format version 2, this Plait reads 1; save it again
+    """
+    if found != expected:
+        raise ValueError(f"{path} is of format version {found}, this Plait reads {expected}; {advice}")
+
+
 def seal(folder: Path, known: Mapping[str, str] = MappingProxyType({})) -> None:
     """Lists all files of a folder that is whole now.
 

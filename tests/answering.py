@@ -4,14 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import polars as pl
-from tiny import ACTIONS, NUM_ITEMS, batch_of, model_of
+from tiny import ACTIONS, NUM_ITEMS, batch_of, model_of, started, trunk_of
 
-from plait.data.history import Columns
+from plait.data import Dataset
+from plait.data.history import Columns, columns_read
 from plait.data.vocabulary import Vocabulary
 from plait.engine.state import State
-from plait.models.generative import ModelSettings
+from plait.evaluation.run_files import RunSettings
+from plait.evaluation.settings import Protocol
+from plait.layouts import resolve
+from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.recommender import Recommender
 from plait.schema import Action, Feature
+from plait.training.run import config_of
 
 ITEMS = [f"i{item:02d}" for item in range(NUM_ITEMS)]
 USERS = ["u0", "u1", "u2"]
@@ -25,11 +30,21 @@ def untrained(
     settings: ModelSettings | None = None,
 ) -> Recommender:
     """Knows the items i00, i01, ... and columns called user, item and time."""
-    from plait.layouts import resolve
-
     columns = Columns(user="user", item="item", time="time", time_unit="s", user_ids="text", context=context)
     model = model_of(resolve(layout), actions=actions, settings=settings, context=context)
     return Recommender(model, Vocabulary.of_items(pl.Series("item_id", ITEMS)), columns)
+
+
+def asked_under(data: Dataset, layout: str) -> Recommender:
+    """Of a dataset with conditions, with large weights; what is known of conditions is only what it reads of them."""
+    asked = RunSettings(
+        layout=str(resolve(layout)), model=ModelSettings(trunk=trunk_of()), protocol=Protocol(max_events=9)
+    )
+    model = started(GenerativeRecommender(config_of(data, asked))).eval()
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.3)
+    model.items.describe(data.item_features, data.train_item_counts())
+    return Recommender(model, data.items, columns_read(data))
 
 
 def state_of(recommender: Recommender) -> State:

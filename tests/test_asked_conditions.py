@@ -5,19 +5,14 @@ import warnings
 import numpy as np
 import polars as pl
 import pytest
+from answering import asked_under
 from polars.testing import assert_frame_equal
-from tiny import ACTIONS, assert_caught, random_log, started, trunk_of
+from tiny import ACTIONS, assert_caught, random_log
 
 from plait.conditions import conditions_frame
 from plait.data import Dataset, prepare
-from plait.data.history import columns_read
-from plait.evaluation.run_files import RunSettings
-from plait.evaluation.settings import Protocol
-from plait.layouts import resolve
-from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.recommender import Recommender
 from plait.schema import Category, Feature
-from plait.training.run import config_of
 
 GENRES = pl.DataFrame(
     {"item": [f"i{n:02d}" for n in range(17)], "genre": ["x|y" if n % 3 else "z" for n in range(17)]}
@@ -33,20 +28,9 @@ def data(tmp_path_factory) -> Dataset:
     )  # fmt: skip
 
 
-def asking(data: Dataset, layout: str) -> Recommender:
-    """Untrained, with large weights."""
-    settings = ModelSettings(trunk=trunk_of())
-    asked = RunSettings(layout=str(resolve(layout)), model=settings, protocol=Protocol(max_events=9))
-    model = started(GenerativeRecommender(config_of(data, asked))).eval()
-    for parameter in model.parameters():
-        parameter.data.normal_(std=0.3)
-    model.items.describe(data.item_features, data.train_item_counts())
-    return Recommender(model, data.items, columns_read(data))
-
-
 @pytest.fixture(scope="module")
 def lum(data) -> Recommender:
-    return asking(data, "lum")
+    return asked_under(data, "lum")
 
 
 ASKED = [{"scenario": "home"}, {"scenario": "search", "genre": "z"}, {"genre": "x|y"}, {}]
@@ -113,7 +97,7 @@ def test_lists_need_a_condition_and_are_what_interests_are_most_similar_to(lum):
 
 
 def test_a_layout_without_conditions_reads_and_takes_none(data):
-    lac, log = asking(data, "lac"), random_log().filter(user="u03")
+    lac, log = asked_under(data, "lac"), random_log().filter(user="u03")
     state = lac.encode(log.drop("scenario"))
     assert state.events.condition_EG.shape[1] == 0
     assert_frame_equal(

@@ -153,10 +153,7 @@ def load_index(model: GenerativeRecommender, folder: Path) -> ItemIndex:
         about = msgspec.json.decode((folder / ABOUT).read_bytes(), type=About)
     except msgspec.MsgspecError as error:
         raise ValueError(f"{folder / ABOUT} cannot be read ({error}); {AGAIN}") from None
-    if about.format_version != FORMAT_VERSION:
-        raise ValueError(
-            f"{folder / ABOUT} is of format version {about.format_version}, this Plait reads {FORMAT_VERSION}; {AGAIN}"
-        )
+    files.check_format_version(folder / ABOUT, about.format_version, FORMAT_VERSION, AGAIN)
     if about.model != hash_of(model):
         raise ValueError(f"{folder / INDEX} is of another model, whose items lie elsewhere; {AGAIN}")
     content = np.frombuffer((folder / INDEX).read_bytes(), dtype=np.uint8)

@@ -62,10 +62,7 @@ def load_recorded(model: GenerativeRecommender, folder: Path) -> EventBatch:
             events = EventBatch(**{field.name: file.get_tensor(field.name) for field in fields(EventBatch)})
     except (OSError, SafetensorError, msgspec.DecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}); {INSTEAD}") from None
-    if about.format_version != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} is of format version {about.format_version}, this Plait reads {FORMAT_VERSION}; {INSTEAD}"
-        )
+    files.check_format_version(path, about.format_version, FORMAT_VERSION, INSTEAD)
     if about.model != hash_of(model):
         raise ValueError(f"{path} is of another model than the one beside it; {INSTEAD}")
     return events

@@ -174,10 +174,7 @@ def _about_of(folder: Path) -> About:
         raise ValueError(f"{folder} holds no exported model: it has no {ABOUT}; {AGAIN}")
     try:
         version = msgspec.json.decode(path.read_bytes(), type=_Version).format_version
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"{path} is of format version {version}, this Plait reads {FORMAT_VERSION}; {AGAIN}"
-            )
+        files.check_format_version(path, version, FORMAT_VERSION, AGAIN)
         return msgspec.json.decode(path.read_bytes(), type=About)
     except msgspec.MsgspecError as error:
         raise ValueError(f"{path} is damaged ({error}); {AGAIN}") from None

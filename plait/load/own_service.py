@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO
+from typing import IO, Any
 
 SERVE = "import sys; from plait.cli import main; sys.exit(main(sys.argv[1:]))"
 SERVING = " at http://"  # in the line that says where, which is told when the model is ready
@@ -71,7 +71,7 @@ def _started(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], st
     try:
         yield child, _address_of(child), time.perf_counter() - begin_s
     finally:
-        _stop(child)
+        stop(child)
 
 
 def _address_of(child: "subprocess.Popen[str]") -> str:
@@ -97,11 +97,11 @@ def _read_to_end(stream: IO[str]) -> None:
             pass
 
 
-def _stop(child: "subprocess.Popen[str]") -> None:
-    """As one stops a service, and if it does not stop, at once."""
+def stop(child: "subprocess.Popen[Any]", within_s: float = STOP_S) -> None:
+    """As one stops a service, and if it does not stop within that time, at once."""
     child.terminate()
     try:
-        child.wait(STOP_S)
+        child.wait(within_s)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()

@@ -12,7 +12,7 @@ from tiny import assert_caught, assert_not_vacuous, prepared, random_log
 
 from plait.data import Dataset, Temporal
 from plait.data.preparation import coding
-from plait.data.preparation.coding import coarsest_unit, order_events, stable_argsort
+from plait.data.preparation.coding import coarsest_unit, counts, order_events, stable_argsort, ticks
 from plait.data.simulator import Knows, Oracle, World, oracle, simulate
 
 oracle_module = sys.modules["plait.data.simulator.oracle"]  # the package gives the function this name
@@ -59,25 +59,37 @@ def test_the_oracles_answers_do_not_depend_on_the_users_at_once(
 
 
 def check_rows(seed: int = 0) -> None:
-    """Orders against numpy's and units against plain arithmetic, of keys with many ties."""
+    """Orders and counts against numpy's, units against plain arithmetic, of keys with many ties."""
     rng = np.random.default_rng(seed)
     for num_rows in (0, 1, 2, 6, 7, 8, 13, 14, 15, 97):
         user_N, tick_N, tiebreak_N = (rng.integers(0, 5, num_rows) for _ in range(3))
         assert stable_argsort(user_N).tolist() == np.argsort(user_N, kind="stable").tolist()
+        assert counts(user_N.astype(np.int32), 4).tolist() == np.bincount(user_N, minlength=4).tolist()
         for time_N, tiebreak in itertools.product((tick_N, np.sort(tick_N)), (None, tiebreak_N)):
             keys = (user_N, time_N, *([] if tiebreak is None else [tiebreak]), np.arange(num_rows))
             assert order_events(user_N, time_N, tiebreak).tolist() == np.lexsort(keys[::-1]).tolist()
         for odd, step in itertools.product(range(num_rows), (250, 1)):
-            ticks = 4_000 * tick_N
-            ticks[odd] += step
-            divides = [unit for unit in (1_000, 250) if all(tick % unit == 0 for tick in ticks.tolist())]
-            assert coarsest_unit(ticks, (1_000, 250)) == [*divides, 1][0]
+            times_N = 4_000 * tick_N
+            times_N[odd] += step
+            divides = [unit for unit in (1_000, 250) if all(time % unit == 0 for time in times_N.tolist())]
+            assert coarsest_unit(times_N, (1_000, 250)) == [*divides, 1][0]
+
+
+def use_blocks_of(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for constant in ("BLOCK", "COUNTED", "LEAST_COUNTED"):
+        monkeypatch.setattr(coding, constant, rows)
 
 
 @pytest.mark.parametrize("block", [1, 2, 7, 1 << 16])
 def test_the_order_of_rows_does_not_depend_on_the_block(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coding, "BLOCK", block)
+    use_blocks_of(block, monkeypatch)
     check_rows()
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(2**31 - 1, np.int32), (2**31, np.int64)])
+def test_ticks_take_32_bits_where_all_of_them_fit(largest: int, dtype: type) -> None:
+    found_N = ticks(np.array([largest, 0, 7]) * 1_000, 1_000)
+    assert found_N.dtype == dtype and found_N.tolist() == [largest, 0, 7]
 
 
 def test_rows_that_are_taken_for_ordered_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +101,6 @@ def test_rows_that_are_taken_for_ordered_are_caught(monkeypatch: pytest.MonkeyPa
 def test_a_prepared_log_does_not_depend_on_the_block(
     block: int, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coding, "BLOCK", block)
+    use_blocks_of(block, monkeypatch)
     again = prepared(random_log(), tmp_path / "again")
     assert again.manifest.content_hash == dataset.manifest.content_hash

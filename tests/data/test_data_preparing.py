@@ -149,8 +149,10 @@ def test_codes_are_ranks(spread):
     assert (value.to_numpy() == expected_value).all() and (code == expected_code).all()
 
 
-@pytest.mark.parametrize("top", [3, 2**62])  # row numbers fit beside the key, and do not
-def test_stable_argsort(top):
+@pytest.mark.parametrize("top", [3, 2**40, 2**62])  # keys are dense; row numbers fit beside them, and do not
+@pytest.mark.parametrize("least_counted", [0, 1 << 20])
+def test_stable_argsort(top, least_counted, monkeypatch):
+    monkeypatch.setattr(coding, "LEAST_COUNTED", least_counted)
     key = np.random.default_rng(0).integers(0, 3, 1_001) * (top // 3)
     assert (coding.stable_argsort(key) == np.argsort(key, kind="stable")).all()
 

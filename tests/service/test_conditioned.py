@@ -8,17 +8,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from answering import asked_under
 from served import RATING, ask, rating_event, served_log
 from test_fuzz import statuses
-from tiny import assert_caught, assert_not_vacuous, started, trunk_of
+from tiny import assert_caught, assert_not_vacuous
 
 import plait
 from plait.data import Dataset
-from plait.data.history import columns_read
-from plait.evaluation.run_files import RunSettings
-from plait.evaluation.settings import Protocol
-from plait.layouts import resolve
-from plait.models.generative import GenerativeRecommender, ModelSettings
 from plait.recommender import Recommender
 from plait.schema import Category
 from plait.service.conditioned import unseen_of
@@ -45,25 +41,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     )  # fmt: skip
 
 
-def asking(data: Dataset, layout: str) -> Recommender:
-    """Untrained, with large weights; what is known of conditions is only what it reads of them."""
-    from plait.training.run import config_of
-
-    asked = RunSettings(
-        layout=str(resolve(layout)), model=ModelSettings(trunk=trunk_of()), protocol=Protocol(max_events=9)
-    )
-    model = started(GenerativeRecommender(config_of(data, asked))).eval()
-    for parameter in model.parameters():
-        parameter.data.normal_(std=0.3)
-    model.items.describe(data.item_features, data.train_item_counts())
-    return Recommender(model, data.items, columns_read(data))
-
-
 @pytest.fixture(scope="module")
 def folders(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {name: tmp_path_factory.mktemp("models") / name for name in ("lac", "lum")}
     for name, folder in found.items():
-        asking(data, name).save_pretrained(folder)
+        asked_under(data, name).save_pretrained(folder)
     return found
 
 

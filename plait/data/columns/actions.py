@@ -103,7 +103,8 @@ def action_column(action: Action, dtype: DType) -> Column:
 
 def known_values(value_E: Float32[np.ndarray, " E"]) -> Float32[np.ndarray, " N"]:
     """Those that are not missing."""
-    return value_E[~np.isnan(value_E)]
+    is_missing_E = np.isnan(value_E)
+    return value_E[~is_missing_E] if is_missing_E.any() else value_E
 
 
 @final

@@ -12,7 +12,7 @@ from typing import Any, assert_never
 import msgspec
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float32, Float64, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int32, Int64, Integer
 
 from plait.data.columns import rules
 from plait.data.columns.ids import Held, held_by, ids_as, joined_ids
@@ -417,7 +417,7 @@ def gather_context(
     features: Sequence[Feature],
     columns: dict[str, np.ndarray],
     label_of: Mapping[str, pl.Series],
-    row_E: Int64[np.ndarray, " E"],
+    row_E: Integer[np.ndarray, " E"],
     is_train_E: Bool[np.ndarray, " E"],
 ) -> tuple[tuple[Feature, ...], Int32[np.ndarray, "E C"]]:
     """The context features fitted on training events, and the codes of every event.

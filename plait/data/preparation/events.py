@@ -169,7 +169,7 @@ def _count_missing(actions: Sequence[Action], action_EA: np.ndarray) -> dict[str
 
 def _fit(actions: Sequence[Action], action_EA: np.ndarray, is_train_E: np.ndarray) -> tuple[Action, ...]:
     """The actions with what their kinds take from training rows."""
-    values = (known_values(action_EA[is_train_E, index]) for index in range(len(actions)))
+    values = (known_values(action_EA[:, index][is_train_E]) for index in range(len(actions)))
     return tuple(
         msgspec.structs.replace(action, kind=read_as(action.kind).fitted(value_N))
         for action, value_N in zip(actions, values, strict=True)

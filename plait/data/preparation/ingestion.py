@@ -20,7 +20,7 @@ from plait.data.columns.times import MICROSECONDS_PER_S, UNIT_NAMES, fitting_uni
 from plait.data.logs.tables import LogTable, check_columns, collect, reading
 from plait.data.logs.text import decimal_hint, with_decimal_points
 from plait.data.manifest import Settings, SplitColumn
-from plait.data.preparation.coding import dense_codes
+from plait.data.preparation.coding import dense_codes, joined
 from plait.schema import Category, Number
 from plait.wording import setting
 
@@ -112,7 +112,7 @@ def ingest(
         if role in ("user", "item", "request", "order") or isinstance(column.dtype, pl.Categorical):
             columns[role], ids[role] = dense_codes(column)
         else:
-            columns[role] = column.to_numpy()
+            columns[role] = joined(column)
     if settings.time is None:
         columns["time"] = np.arange(len(columns["user"]), dtype=np.int64) * MICROSECONDS_PER_S
     context_label = {role: labels for role, labels in ids.items() if role.startswith("context")}

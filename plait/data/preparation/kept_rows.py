@@ -11,7 +11,7 @@ import polars as pl
 from plait.data.columns.times import MICROSECONDS_PER_S
 from plait.data.manifest import Settings, left_out
 from plait.data.preparation import sequences
-from plait.data.preparation.coding import coarsest_unit, gathered, order_events
+from plait.data.preparation.coding import coarsest_unit, counts, order_events, ticks
 from plait.data.preparation.ingestion import LogRows
 from plait.wording import setting
 
@@ -55,8 +55,8 @@ def kept_rows(log: LogRows, settings: Settings) -> KeptRows:
     Raises:
         ValueError: nothing is left.
     """
-    rows_U = np.bincount(log.columns["user"], minlength=len(log.user_id))
-    rows, core, removed = _filtered(_sorted(log, rows_U), settings)
+    rows, rows_U = _sorted(log)
+    rows, core, removed = _filtered(rows, settings)
     if len(rows.row_N) == 0:
         gone = (removed[key] for key in ("duplicates_removed", "single_event_rows", "core_rows"))
         raise ValueError(
@@ -67,16 +67,19 @@ def kept_rows(log: LogRows, settings: Settings) -> KeptRows:
     return KeptRows(rows, core.user_rows_U, core.item_rows_V, lost, removed)
 
 
-def _sorted(log: LogRows, rows_U: np.ndarray) -> SortedRows:
-    tick_N = log.columns.pop("time")
-    unit = coarsest_unit(tick_N, (MICROSECONDS_PER_S, 1_000))  # short keys sort faster
-    tick_N = tick_N // unit
+def _sorted(log: LogRows) -> tuple[SortedRows, np.ndarray]:
+    """The rows by user and time, and how many each user has."""
+    unit = coarsest_unit(log.columns["time"], (MICROSECONDS_PER_S, 1_000))  # short keys sort faster
+    tick_N = ticks(log.columns.pop("time"), unit)
     user_N = log.columns.pop("user")
+    rows_U = counts(user_N, len(log.user_id))
     # Of events at one time, those of training first where a column splits and none orders.
     row_N = order_events(user_N, tick_N, log.columns.get("order", log.columns.get("part")))
-    item_N, tick_N = gathered((log.columns.pop("item"), tick_N), row_N)
+    # One by one: each takes the memory that the one before it left.
+    item_N = log.columns.pop("item").take(row_N)
+    tick_N = tick_N.take(row_N)
     user_N = np.repeat(np.arange(len(rows_U), dtype=np.int32), rows_U)  # sorted, that is
-    return SortedRows(user_N, item_N, tick_N, row_N, MICROSECONDS_PER_S // unit)
+    return SortedRows(user_N, item_N, tick_N, row_N, MICROSECONDS_PER_S // unit), rows_U
 
 
 def _filtered(rows: SortedRows, settings: Settings) -> tuple[SortedRows, sequences.Core, dict[str, int]]:

@@ -58,7 +58,7 @@ def numbered(kept: KeptRows, log: LogRows) -> NumberedEvents:
         start_U1=start_U1,
         item_E=item_E,
         request_E=request_E,
-        time_s_E=rows.tick_N if rows.ticks_per_s == 1 else rows.tick_N // rows.ticks_per_s,
+        time_s_E=np.floor_divide(rows.tick_N, rows.ticks_per_s, dtype=np.int64),
         row_E=rows.row_N,
         user_id=user_id,
         item_id=item_id,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer
 
-from plait.data.preparation.coding import stable_argsort
+from plait.data.preparation.coding import counts, stable_argsort
 
 
 def repeats_previous(*columns_N: Integer[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
@@ -63,7 +63,7 @@ def k_core(
     user_N: Int32[np.ndarray, " N"], item_N: Int32[np.ndarray, " N"], min_user: int, min_item: int
 ) -> Core:
     """The largest set of rows in which every user has `min_user` rows and every item `min_item`."""
-    user_rows_U, item_rows_V = np.bincount(user_N), np.bincount(item_N)
+    user_rows_U, item_rows_V = counts(user_N), counts(item_N)
     users, items = np.count_nonzero(user_rows_U), np.count_nonzero(item_rows_V)
     keep_N = np.ones(len(user_N), dtype=bool)
     while True:
