@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from answering import asked_under
 from hypothesis import given
 from hypothesis import strategies as st
 from served import MANY_MS, asked, client_of
-from test_conditioned import asking
 from test_conditioned import data as data  # a fixture
 from tiny import assert_caught, started, trunk_of
 
@@ -69,9 +69,9 @@ def ranker_of(data: Dataset, lum: Recommender, version: str) -> Recommender:
 @pytest.fixture(scope="module")
 def folders(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {name: tmp_path_factory.mktemp("told") / name for name in ("lum", "din", "lac")}
-    lum = asking(data, "lum")
+    lum = asked_under(data, "lum")
     lum.save_pretrained(found["lum"])
-    asking(data, "lac").save_pretrained(found["lac"])
+    asked_under(data, "lac").save_pretrained(found["lac"])
     ranker_of(data, lum, model_hash(found["lum"])[:16]).save_pretrained(found["din"])
     return found
 
@@ -382,7 +382,7 @@ def test_a_table_tells_what_it_has_of_its_version(tmp_path: Path):
 
 
 def test_a_ranker_is_told_by_a_table(tmp_path: Path, data: Dataset, folders: dict[str, Path]):
-    width = asking(data, "lum").model.config.settings.trunk.dim
+    width = asked_under(data, "lum").model.config.settings.trunk.dim
     table_of(width, model_hash(folders["lum"])[:16]).write_parquet(tmp_path / "users.parquet")
     service = served(tmp_path, data, folders, InterestTable.read(tmp_path / "users.parquet"))
     try:
