@@ -1,7 +1,8 @@
 """What requests hold, and what is wrong with those that hold something else."""
 
 import re
-from typing import Annotated, TypeVar
+from collections.abc import Iterator
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -11,6 +12,8 @@ from plait.service.problems import Problem
 MOST_CONDITIONS = 64
 MOST_CANDIDATES, MOST_EVENTS, MOST_HISTORY, MOST_ITEMS, MOST_FILTERED = 10_000, 1_000, 10_000, 1_000, 100_000
 UNKNOWN_FIELD = re.compile(r"unknown field `.*`( - at `.*)?$", re.DOTALL)
+
+LONG, WHOLE = re.compile(rb"\d{19,}"), range(-(2**63), 2**64)
 
 Text = Annotated[str, Meta(max_length=512)]
 Id = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f]+$")] | int
@@ -104,9 +107,29 @@ def decoded(body: bytes, kind: type[Kind]) -> Kind:
         raise Problem(422, "wrong request", f"{text}; see /openapi.json") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Problem(400, "malformed JSON", "the body is no JSON; send one object, in UTF-8") from None
+    _check_numbers(body)
     if isinstance(found, Asked):
         _check_whose(found)
     return found
+
+
+def _check_numbers(body: bytes) -> None:
+    """Raises Problem where a whole number is longer than answers, which repeat ids, can hold."""
+    if LONG.search(body) and any(number not in WHOLE for number in _whole_numbers(msgspec.json.decode(body))):
+        raise Problem(
+            422,
+            "wrong request",
+            "a whole number takes more than 64 bits; write it as text; see /openapi.json",
+        )
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+    match value:
+        case int():
+            yield value
+        case dict() | list():
+            for each in value.values() if isinstance(value, dict) else value:
+                yield from _whole_numbers(each)
 
 
 def _check_whose(asked: Asked) -> None:

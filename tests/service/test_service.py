@@ -656,3 +656,24 @@ def test_a_mistake_of_ours_is_a_problem_and_tells_nothing(
     assert answer.json()["title"] == "our mistake" and "s3cret" not in answer.text
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert 'route="/v1/retrieve",status="500"} 1.0' in ask(service, "/metrics", method="GET").text
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**400])
+def test_numbers_that_no_answer_can_hold_are_refused(service: Service, number: int) -> None:
+    event = {"item_id": 242, "timestamp": 1_500_000_000, "rating": number}
+    items = [242]
+    for body in (
+        {"user": 191, "items": [*items, number]},
+        {"user": number, "items": items},
+        {"history": [event], "items": items},
+    ):
+        answer = ask(service, "/v1/score", body)
+        assert answer.status_code == 422 and "64 bits" in answer.json()["detail"], answer.text
+        assert str(number) not in answer.text
+
+
+def test_numbers_of_64_bits_are_ids_like_others(service: Service) -> None:
+    items = [242, 2**64 - 1, -(2**63), str(2**64)]
+    answer = ask(service, "/v1/score", {"user": 191, "items": items})
+    assert answer.status_code == 200 and answer.json()["items"] == items
+    assert answer.json()["status"] == ["ok"] + 3 * ["unknown item"]

@@ -2,46 +2,16 @@
 
 import os
 import signal
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import redis
+from real_redis import free_port, server_of
 
 from plait.store.history import Append, StoredEvent, StoreUnavailable, place_of
 from plait.store.redis_store import RedisStore
 
 pytestmark = pytest.mark.skipif("PLAIT_REDIS" not in os.environ, reason="needs redis-server: make test-serve")
 KILLS = max(1, int(os.environ.get("PLAIT_KILLS", "3")) // 10)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-@contextmanager
-def server_of(folder: Path, port: int, sync: str = "always") -> Iterator[subprocess.Popen]:
-    words = ["--port", port, "--dir", folder, "--save", "", "--appendonly", "yes", "--appendfsync", sync]
-    command = [os.environ["PLAIT_REDIS"], *map(str, words)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
-        client = redis.Redis(port=port)
-        for _ in range(200):
-            try:
-                client.ping()
-                break
-            except redis.RedisError:  # it starts, or reads its log
-                time.sleep(0.05)
-        client.close()
-        try:
-            yield child
-        finally:
-            child.kill()
 
 
 def test_a_server_that_syncs_less_is_refused(tmp_path: Path) -> None:
