@@ -5,10 +5,10 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
+from shape_checker import check_shapes  # before the package, whose import it changes
 from tiny import prepared, random_log
 
 from plait.cli import main
@@ -44,19 +44,22 @@ def every_float() -> Iterator[None]:
 WHOLE_RUNS = ("cli", "compare", "exporting", "papers", "service", "store", "test_docs.py")
 
 
-@pytest.fixture(autouse=True)
-def shapes_where_they_are_made(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Rooms' own tests check shapes. In those of whole commands that would take half the time."""
-    is_whole = request.path.name in WHOLE_RUNS or request.path.parent.name in WHOLE_RUNS
-    jaxtyping.config.update("jaxtyping_disable", is_whole)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Rooms' own tests check shapes. In those of whole commands, and in what they share, that would take half the
+    time."""
+    check_shapes(item.path.name not in WHOLE_RUNS and item.path.parent.name not in WHOLE_RUNS)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    check_shapes(True)
 
 
 @pytest.fixture
-def shapes_are_not_checked(shapes_where_they_are_made: None) -> None:
+def shapes_are_not_checked() -> None:
     """The same calls come a thousand times here, with shapes that all other tests check."""
-    jaxtyping.config.update("jaxtyping_disable", True)
+    check_shapes(False)
 
 
 @pytest.fixture(scope="session", autouse=True)
