@@ -1,6 +1,7 @@
 """What several rooms' tests share: one tiny prepared dataset, and a finished run on it."""
 
 import gc
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from plait.compare import serving
 from plait.data import Dataset
 from plait.nn import arithmetic
 from plait.nn.arithmetic import Measured
+from plait.training import refit
+from plait.training import run as run_of_training
 
 # The same cases in every run, whoever starts it: a test that fails here fails everywhere.
 settings.register_profile("plait", derandomize=True, deadline=None, database=None)
@@ -76,6 +79,23 @@ def requests_are_measured_once() -> Iterator[None]:
     """A comparison ends with a fifth of a second of each request, which would be a third of its time here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(serving, "MOST_TIMES", 1)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def peaks_of_memory_are_the_processes() -> Iterator[None]:
+    """To start one over collects garbage before every training, which takes longer than most trainings here do."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (run_of_training, refit):
+            patch.setattr(module, "forget_peak_memory", lambda: True)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def power_does_not_fail() -> Iterator[None]:
+    """Files are renamed and named as ever. That they reach the disk first, no test can tell, and many wait for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
         yield
 
 
