@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: compare test test-portable test-page test-serve-page test-serve test-schema check docs clean
+.PHONY: compare test test-portable test-combinations test-page test-serve-page test-serve test-schema check docs clean
 
 compare: $(READY)
 	$(BIN)/plait compare ml-100k --layouts item,interleaved,pc,lac,lac_patched --seeds 2 --out runs/ml-100k
@@ -17,6 +17,10 @@ test: $(READY) check
 # The quick part again, with kernels of another processor: what demands equal bits of them fails here or there.
 test-portable: $(READY)
 	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/nn tests/layouts tests/metrics
+
+# Every combination of layout, trunk, positions and exposure, where `make test` meets each two or three of their choices.
+test-combinations: $(READY)
+	PLAIT_EVERY_COMBINATION=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/properties/test_combinations.py
 
 # The report's page in headless Chromium at three widths, by day and night, and printed, with axe-core. Needs Debian's
 # chromium (or CHROMIUM=path) and npm. Pictures lie in runs/page/pictures.

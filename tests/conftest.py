@@ -1,14 +1,15 @@
 """What several rooms' tests share: one tiny prepared dataset, and a finished run on it."""
 
 import gc
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
+from shape_checker import check_shapes  # before the package, whose import it changes
 from tiny import prepared, random_log
 
 from plait.cli import main
@@ -16,6 +17,8 @@ from plait.compare import serving
 from plait.data import Dataset
 from plait.nn import arithmetic
 from plait.nn.arithmetic import Measured
+from plait.training import refit
+from plait.training import run as run_of_training
 
 # The same cases in every run, whoever starts it: a test that fails here fails everywhere.
 settings.register_profile("plait", derandomize=True, deadline=None, database=None)
@@ -44,19 +47,22 @@ def every_float() -> Iterator[None]:
 WHOLE_RUNS = ("cli", "compare", "exporting", "papers", "service", "store", "test_docs.py")
 
 
-@pytest.fixture(autouse=True)
-def shapes_where_they_are_made(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Rooms' own tests check shapes. In those of whole commands that would take half the time."""
-    is_whole = request.path.name in WHOLE_RUNS or request.path.parent.name in WHOLE_RUNS
-    jaxtyping.config.update("jaxtyping_disable", is_whole)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Rooms' own tests check shapes. In those of whole commands, and in what they share, that would take half the
+    time."""
+    check_shapes(item.path.name not in WHOLE_RUNS and item.path.parent.name not in WHOLE_RUNS)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    check_shapes(True)
 
 
 @pytest.fixture
-def shapes_are_not_checked(shapes_where_they_are_made: None) -> None:
+def shapes_are_not_checked() -> None:
     """The same calls come a thousand times here, with shapes that all other tests check."""
-    jaxtyping.config.update("jaxtyping_disable", True)
+    check_shapes(False)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -73,6 +79,23 @@ def requests_are_measured_once() -> Iterator[None]:
     """A comparison ends with a fifth of a second of each request, which would be a third of its time here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(serving, "MOST_TIMES", 1)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def peaks_of_memory_are_the_processes() -> Iterator[None]:
+    """To start one over collects garbage before every training, which takes longer than most trainings here do."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (run_of_training, refit):
+            patch.setattr(module, "forget_peak_memory", lambda: True)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def power_does_not_fail() -> Iterator[None]:
+    """Files are renamed and named as ever. That they reach the disk first, no test can tell, and many wait for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
         yield
 
 

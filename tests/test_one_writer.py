@@ -9,6 +9,7 @@ import ast
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ class Found:
     well: int = 0  # calls that write where they may
 
 
+@cache  # a mutant is one file among hundreds that are as they were
 def writes_of(source: str) -> Found:
     """Calls that write past the one writer, and how many do not."""
     found, tree = Found(), ast.parse(source)

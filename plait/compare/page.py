@@ -5,6 +5,7 @@ them on narrow screens; without it everything is there.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,12 @@ def page_template() -> Any:
         import jinja2
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("an HTML report needs jinja2: pip install 'plait[report]'") from error
+    return _compiled(jinja2)
+
+
+@cache
+def _compiled(jinja2: Any) -> Any:
+    """Once in a process: it takes a third of a second."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("plait", "compare"),
         autoescape=True,

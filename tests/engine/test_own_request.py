@@ -154,6 +154,7 @@ def check_beyond_the_window() -> None:
     check_own_request(models(SHORT, learned), long_log(), first=4)
 
 
+@pytest.mark.usefixtures("shapes_are_not_checked")
 def test_what_comes_at_the_time_of_the_last_event_is_answered_as_trained():
     check_own_request(models(MAX_EVENTS), tied_log())
 

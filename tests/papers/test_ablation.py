@@ -51,6 +51,7 @@ def place(out: Path, **more: Any) -> Place:
     return Place(out=out, report=quiet, device="cpu", command="plait study", **{"quick": True, **more})
 
 
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_a_study_runs_in_seconds_and_records_nothing(study: Study, tmp_path: Path) -> None:
     parts = [

@@ -39,12 +39,6 @@ from plait.training import loop
 RATING = (Action("rating", Regression(1, 5)),)
 
 
-@pytest.fixture(autouse=True)
-def memory_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It collects garbage before every run, which takes longer than these runs do."""
-    monkeypatch.setattr("plait.training.run.forget_peak_memory", lambda: False)
-
-
 def quiet(line: str) -> None:
     """Says nothing."""
 
@@ -78,6 +72,7 @@ def shown(result: StudyResult) -> str:
     return screen.file.getvalue()  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize("study", lac.STUDIES, ids=lambda study: study.name)
 def test_a_study_runs_in_seconds_and_records_nothing(study: Study, tmp_path: Path) -> None:
     result = run_study(study, place(tmp_path))
