@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 
 import numpy as np
+import polars as pl
 import pytest
 from small_runs import PROTOCOL
-from tiny import assert_caught, assert_not_vacuous, part_of, random_log
+from tiny import ACTIONS, assert_caught, assert_not_vacuous, part_of, random_log
 
 import plait
 from plait import counting_recommender
@@ -80,6 +81,27 @@ def test_baselines_score_as_they_are_judged(dataset, judged, monkeypatch):
         lambda state, is_counted_E: right(state, ~is_counted_E),
     )
     assert_caught(check_actions, dataset, judged, ["item and user"])
+
+
+def test_what_a_request_hides_is_not_counted(tmp_path):
+    """Lists are those that counting is judged by, of histories that end where the request of the answer begins."""
+    columns = {name: name for name in ("user", "item", "time", "request")}
+    log = random_log().with_columns(request=pl.int_range(pl.len()).over("user") // 3)
+    data = plait.prepare(log, **columns, actions=list(ACTIONS), out=tmp_path / "data", min_item_events=1)
+    judged_LK = baselines_of(data, KEPT, "blind", tmp_path / "judged")[1]["sequential rules"].top_LK
+    blind, causal = (
+        plait.CountingRecommender.fit(data, "sequential rules", protocol=KEPT, same_request=kind)
+        for kind in ("blind", "causal")
+    )
+    met = {"other lists": 0}
+    for user in range(data.num_users):
+        whole = data.history(user)
+        end = int(np.flatnonzero(whole.request_E == whole.request_E[-1])[0])
+        history = blind.encode(part_of(whole, 0, 0, end))
+        found = blind.retrieve(history, filter_seen=False)["item"].to_list()
+        assert found == data.items.ids_at(judged_LK[user].astype(np.int64)).to_list()
+        met["other lists"] += found != causal.retrieve(history, filter_seen=False)["item"].to_list()
+    assert_not_vacuous(met)
 
 
 def test_tables_of_the_log_are_read_as_models_read_them(dataset):

@@ -135,6 +135,19 @@ def test_a_row_is_appended_in_any_form(recommender, log, row):
     assert not answers(recommender, found).equals(answers(recommender, state))
 
 
+@pytest.mark.parametrize(
+    "column",
+    [list, tuple, np.array, lambda values: np.array(values, dtype=object), pd.Series, pl.Series],
+    ids=["list", "tuple", "numpy", "numpy of objects", "pandas", "polars"],
+)
+def test_a_mapping_holds_columns_of_any_kind(recommender, log, column):
+    history = of_users(log, "u03", "u11").select("user", "item", "time")
+    given = {name: column(values) for name, values in history.to_dict(as_series=False).items()}
+    found, expected = recommender.encode(given), recommender.encode(history)
+    assert found.id_U == expected.id_U == ("u03", "u11")
+    assert_same_events(found.events, expected.events)
+
+
 def test_a_history_without_users_is_nobodys(recommender, log):
     """Not that of a user 0, whom the log may have."""
     state = recommender.encode(of_users(log, "u03").drop("user"))

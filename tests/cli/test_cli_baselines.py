@@ -4,7 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import polars as pl
 import pytest
+from tiny import ACTIONS as TINY_ACTIONS
+from tiny import random_log
 from words import SMALL, Capture, complaint, heard_of, said_by
 
 import plait
@@ -12,6 +15,7 @@ from plait.cli.runs import data_of
 from plait.data import Dataset
 from plait.evaluation import counting
 from plait.evaluation.run_files import load_result
+from plait.models.questions import Exposure
 
 
 def line_of(said: str) -> str:
@@ -39,6 +43,42 @@ def test_evaluate_tells_what_lists_hold_and_slices_on_request(run: Path, capsys:
     told = msgspec.json.decode(said_by(capsys, "evaluate", run, "--json"))["beyond_accuracy"]
     assert {"coverage@10", "novelty@10", "frequent@10"} == set(told["lists"])
     assert sum(its["slice"]["num_answers"] for its in told["slices"]) == 2 * 23, "by item, and by user"
+
+
+def test_a_run_that_was_asked_without_its_request_is_counted_so(
+    run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nth = pl.int_range(pl.len()).over("user")
+    data = plait.prepare(
+        random_log().with_columns(request=nth // 4),
+        user="user",
+        item="item",
+        time="time",
+        request="request",
+        actions=list(TINY_ACTIONS),
+        out=tmp_path / "data",
+        min_item_events=1,
+    )
+    result = load_result(run)
+    model = replace(result.settings.model, exposure=Exposure(same_request="blind"))
+    asked = replace(result, settings=replace(result.settings, model=model))
+    monkeypatch.setattr("plait.cli.counted.finished_run", lambda folder: asked)
+    monkeypatch.setattr("plait.cli.counted.data_of", lambda result: data)
+    protocol, found = replace(asked.settings.protocol, filter_seen=False), {}
+    for kind in ("causal", "blind"):
+        counts = plait.CountingRecommender.fit(data, "sequential rules", protocol=protocol, same_request=kind)
+        scorer = plait.CountingScorer.fit(data, "item-and-user", same_request=kind)
+        history = data.history(3)
+        found[kind] = (
+            counts.retrieve(counts.encode(history), 5, filter_seen=False)["score"].to_list(),
+            scorer.score(scorer.encode(history), ["i01", "i02"])["rating"].to_list(),
+        )
+    assert found["causal"][0] != found["blind"][0] and found["causal"][1] != found["blind"][1]
+    words = ("--user", "u03", "--json", "--baseline")
+    listed = said_by(capsys, "recommend", run, *words, "sequential rules", "-k", 5, "--no-filter-seen")
+    rated = said_by(capsys, "score", run, *words, "item-and-user", "--items", "i01,i02")
+    assert [row["score"] for row in msgspec.json.decode(listed)] == pytest.approx(found["blind"][0])
+    assert [row["rating"] for row in msgspec.json.decode(rated)] == pytest.approx(found["blind"][1])
 
 
 def test_a_run_whose_data_is_gone_says_so(run: Path, tmp_path: Path) -> None:

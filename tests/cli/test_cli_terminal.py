@@ -1,5 +1,6 @@
 """Terminals of every width, pipes, consoles without colour and of old encodings; answers for programs."""
 
+import importlib
 import io
 import json
 import re
@@ -11,6 +12,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from cyclopts import App
 from tiny import assert_caught, prepared, random_log
 from words import SMALL, Capture, commands, complaint, heard_of, plait, said_by, told_by, train
 
@@ -186,6 +188,35 @@ def test_progress_is_no_part_of_the_answer_and_can_be_left_out(
     quiet = said_by(capsys, *train(dataset, tmp_path / "quiet", "-q"))
     figures = re.findall(r"^hr@10 .+$", said, re.MULTILINE)
     assert figures and figures == re.findall(r"^hr@10 .+$", quiet, re.MULTILINE)
+
+
+def takes_quiet(command: App) -> bool:
+    takes = command.assemble_argument_collection() if command.default_command else ()
+    return any("--quiet" in argument.names for argument in takes)
+
+
+def test_every_verb_that_can_be_quiet_is(
+    dataset: Dataset, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = ("--out", tmp_path / "out")
+    words = {
+        "train": (dataset.folder, *out),
+        "compare": (dataset.folder, "--layouts", "item", *out),
+        "study": (),
+        "rank train": (dataset.folder, "--ranker", "din", *out),
+        "lum pretrain": (dataset.folder, *out),
+        "bench serve": ("http://127.0.0.1:9",),
+    }
+    assert words.keys() == {" ".join(path) for path, command in commands() if takes_quiet(command)}
+
+    def stopped(*, quiet: bool = False) -> None:
+        raise ValueError(f"quiet is {quiet}")
+
+    for verb, more in words.items():
+        module = importlib.import_module(f"plait.cli.{verb.replace(' ', '.')}")
+        monkeypatch.setattr(module, "progress_console", stopped)
+        for quiet, given in ((False, ()), (True, ("--quiet",))):
+            assert f"quiet is {quiet}" in complaint(capsys, 2, *verb.split(), *more, *given), verb
 
 
 def check_goes_on(said: str, model: Path) -> None:

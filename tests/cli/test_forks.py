@@ -30,9 +30,18 @@ def all_calls():
     data.user_ids()
     history = {"item": ["i01", "i02"], "time": [1, 2]}
     state = model.encode(history)
+    counts, scorer = plait.CountingRecommender.fit(data, "popularity"), plait.CountingScorer.fit(data, "item mean")
+    counted = counts.encode(history)
     calls = {
         "prepare": lambda: prepare("child"),
         "fit": lambda: plait.fit(data),
+        "refit": lambda: plait.refit(model_folder),
+        "CountingRecommender.fit": lambda: plait.CountingRecommender.fit(data, "popularity"),
+        "CountingRecommender.encode": lambda: counts.encode(history),
+        "CountingRecommender.retrieve": lambda: counts.retrieve(counted, 2),
+        "CountingScorer.fit": lambda: plait.CountingScorer.fit(data, "item mean"),
+        "CountingScorer.encode": lambda: scorer.encode(history),
+        "CountingScorer.score": lambda: scorer.score(counted, ["i01"]),
         "Recommender.encode": lambda: model.encode(history),
         "Recommender.append": lambda: model.append(state, {"item": "i03", "time": 3}),
         "Recommender.score": lambda: model.score(state, ["i01"]),
@@ -59,7 +68,8 @@ def all_calls():
         "Dataset.train_item_counts": plait.Dataset.open(data_folder).train_item_counts,
         "Dataset.open, train_batch": lambda: plait.Dataset.open(data_folder).train_batch(data.train_users(), 5, 0),
     }
-    public = {f"Recommender.{name}" for name, method in vars(plait.Recommender).items()
+    public = {f"{of.__name__}.{name}" for of in (plait.Recommender, plait.CountingRecommender, plait.CountingScorer)
+              for name, method in vars(of).items()
               if not name.startswith("_") and not isinstance(method, property)}
     assert public <= set(calls), public - set(calls)
     return calls

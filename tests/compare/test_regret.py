@@ -93,6 +93,16 @@ def test_nobody_passes_the_oracle(world, datasets, trained):
     assert set(counts) == expected | ({"rmse", "rmse_scaled"} if world != "toy" else set())
 
 
+def test_items_and_actions_are_each_held_against_what_is_known_of_them(datasets, monkeypatch):
+    less, more = Knows(), Knows(time=True)
+    monkeypatch.setattr(regret, "oracle", lambda dataset, part, knows, same_request: knows)
+    monkeypatch.setattr(regret, "metrics_of", lambda knows, *asked: {"hr@10": knows, "auc:liked": knows})
+    for of_items, of_actions in ((less, more), (more, less), (less, less)):
+        monkeypatch.setattr(regret, "knows_of", lambda runs, found=(of_items, of_actions): found)
+        found = limits(datasets["toy"], [settings_of()], [0, 1])
+        assert found == {seed: {"hr@10": of_items, "auc:liked": of_actions} for seed in (0, 1)}
+
+
 @pytest.mark.parametrize("world", WORLDS)
 def test_the_oracle_lacks_nothing_to_itself(world, datasets):
     best = resampled(limits(datasets[world], [settings_of()], [0])[0])

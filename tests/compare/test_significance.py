@@ -19,7 +19,16 @@ from tiny import assert_caught, assert_not_vacuous
 
 from plait.compare import significance
 from plait.compare.results import Contrast, against
-from plait.compare.significance import LEVEL, SeedScatter, Side, as_drawn, drawn, interval, tell_apart
+from plait.compare.significance import (
+    LEVEL,
+    SeedScatter,
+    Side,
+    as_drawn,
+    drawn,
+    interval,
+    scattering_apart,
+    tell_apart,
+)
 from plait.metrics.intervals import Bootstrap, bootstrap
 from plait.metrics.scoring import auc, labelled, rmse
 from plait.metrics.statistic import Parts, Statistic, mean_over_users
@@ -241,6 +250,15 @@ def test_a_layout_whose_seeds_scatter_more_leaves_the_pool(monkeypatch: pytest.M
     check_loner()
     monkeypatch.setattr(significance, "_loners", lambda scatters: set())
     assert_caught(check_loner)
+
+
+@pytest.mark.parametrize("num_layouts", [2, 3, 5])
+def test_who_scatters_more_is_found_beside_any_number_of_others(num_layouts: int) -> None:
+    value_LSU = next(equal(num_layouts, 3, 1.0, 1.0))
+    assert scattering_apart(sides_of(value_LSU)) == set()
+    value_LSU[1] += 300.0 * np.array([-1.0, 0.0, 1.0])[:, None]
+    assert scattering_apart(sides_of(value_LSU)) == {"layout 1"}
+    assert scattering_apart(sides_of(value_LSU[1:2])) == set(), "nobody to hold it against"
 
 
 def check_paired_by_seed(trained_as: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from plait.data import sources
 from plait.data.sources import downloading, prepared
-from plait.data.sources.recipe import ITEM, TIME, USER
+from plait.data.sources.recipe import ITEM, TIME, USER, agrees
 from plait.schema import FIRST_VALUE
 
 ROWS = 60
@@ -282,6 +282,20 @@ def test_the_catalogue_is_complete_and_names_are_unique():
     for recipe in recipes:
         assert recipe.fetch and recipe.actions and recipe.what and recipe.origin.startswith("https://")
         assert {USER, ITEM, TIME}.isdisjoint(action.name for action in recipe.actions)
+
+
+def test_a_stated_count_is_exact_and_a_rounded_one_half_a_step_wide():
+    for published, first, last in (
+        ("1682", 1_682, 1_682),
+        ("94.8K", 94_750, 94_850),
+        ("95K", 94_500, 95_500),
+        ("1.71M", 1_705_000, 1_715_000),
+    ):
+        assert [agrees(published, count) for count in (first, last)] == [True, True], published
+        step = 1 if first == last else (last - first) // 10
+        assert [agrees(published, count) for count in (first - step, last + step)] == [False, False], (
+            published
+        )
 
 
 def test_archives_give_only_what_matches(tmp_path):

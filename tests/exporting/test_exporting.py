@@ -2,10 +2,12 @@
 of another version."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from plait.counts.beside import Counts
 from plait.data.history import Columns
 from plait.data.vocabulary import Vocabulary
 from plait.engine.state_file import hash_of
-from plait.exporting import supported, writing
+from plait.exporting import programs, supported, writing
 from plait.exporting.comparing import Difference, differences_on_drawn
 from plait.exporting.exported import ABOUT, FORMAT_VERSION, About, Exported
 from plait.layouts import resolve
@@ -182,6 +184,24 @@ def test_an_export_replaces_another_and_nothing_else(of_torch, tmp_path, monkeyp
     plait.export(recommender_of(of_torch[0]), folder, "torch")
     assert (folder / "encode.pt2").read_bytes() == b""
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_exporters_say_nothing_of_their_insides_and_everything_else_is_heard(capsys):
+    logger = logging.getLogger("torch.onnx")
+    heard = logging.StreamHandler(sys.stdout)
+    logger.addHandler(heard)
+    try:
+        with pytest.raises(RuntimeError), programs._quietly():
+            logger.warning("of a pass")
+            warnings.warn("of an operator", UserWarning, stacklevel=1)
+            logger.error("a fault")
+            raise RuntimeError
+        logger.warning("after it")
+    finally:
+        logger.removeHandler(heard)
+    assert capsys.readouterr().out == "a fault\nafter it\n"
+    with pytest.warns(UserWarning, match="after it"):
+        warnings.warn("after it", UserWarning, stacklevel=1)
 
 
 def test_a_package_that_is_missing_is_named(of_torch, tmp_path, monkeypatch):

@@ -133,6 +133,17 @@ def test_a_seed_gives_the_same_draws_however_they_are_cut(monkeypatch):
     assert not np.array_equal(mean_of(value_U, seed=1).value_D, whole.value_D)
 
 
+def test_signs_are_flipped_alike_however_they_are_cut(monkeypatch):
+    """Blocks whose flips fill whole bytes: seven draws of 64 users, and fewer in the last block."""
+    value_U = np.random.default_rng(6).random((2, 64))
+    pair = tuple(bootstrap(mean_over_users(np.arange(64), of_U), num_draws=100) for of_U in value_U)
+    whole, difference = intervals.departures([pair]), paired_difference(*pair)
+    monkeypatch.setattr(intervals, "BLOCK_ELEMENTS", 7 * 64)
+    assert whole.shape == (1, 100)
+    np.testing.assert_allclose(intervals.departures([pair]), whole, rtol=1e-9)
+    assert paired_difference(*pair) == difference
+
+
 def test_the_average_over_runs_is_the_average_draw_by_draw():
     rng = np.random.default_rng(7)
     value_UR = rng.random((U, 3))

@@ -43,3 +43,6 @@ def test_a_layout_that_reads_its_answers_is_refused_by_default(layout: str, data
     told = replace(ModelSettings(), allow_leaks=True)
     assert GenerativeRecommender(config(layout, told)).layout == Layout.parse(layout, allow_leaks=True)
     assert_caught(check_refused, layout, told, dataset)
+    settings = RunSettings(layout=layout, model=told)
+    assert settings.parsed_layout == Layout.parse(layout, allow_leaks=True)
+    assert config_of(dataset, settings).layout == layout

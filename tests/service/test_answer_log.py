@@ -16,10 +16,12 @@ from tiny import assert_caught, assert_not_vacuous
 
 from plait.data import Dataset
 from plait.service import answer_log, rolling_files
+from plait.service.answer_log import Answer
 from plait.service.models import Model
 from plait.service.rolling_files import RollingSettings
 from plait.service.service import Service, seed
 from plait.service.settings import ServiceSettings
+from plait.service.wire import RetrieveRequest, ScoreRequest
 from plait.store.history import Retention
 from plait.store.lmdb_store import LmdbStore
 
@@ -129,6 +131,19 @@ def test_a_log_of_other_numbers_is_caught(
     right = answer_log._floats
     monkeypatch.setattr(answer_log, "_floats", lambda values, num_rows: right(values, num_rows)[::-1])
     assert_caught(check_holds_what_was_answered, tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    "asked", [RetrieveRequest(user=1), ScoreRequest(items=(), user=1)], ids=["list", "scores"]
+)
+def test_a_table_of_nothing_has_the_columns_of_any_other(asked: RetrieveRequest | ScoreRequest) -> None:
+    told = {"model": "lac", "version": "v", "answered_by": "model"}
+    tables = [
+        answer_log.answers_table([Answer("r", 0, asked, told | {"items": ids, "scores": [0.5] * len(ids)})])
+        for ids in ([], ["a"])
+    ]
+    assert [len(table) for table in tables] == [0, 1] and tables[0].schema == tables[1].schema
+    assert pl.concat(tables).equals(tables[1])
 
 
 def test_late_answers_are_logged_as_counts(

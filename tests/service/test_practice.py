@@ -52,13 +52,18 @@ def test_a_version_that_does_not_practise_is_caught(
     assert_caught(check_practised, tmp_path, data, monkeypatch)
 
 
+@pytest.mark.parametrize(
+    ("of", "name"),
+    [(Deployed, "_retrieved"), (Deployed, "_scored"), (plait.Recommender, "append")],
+    ids=["retrieve", "score", "append"],
+)
 def test_a_model_that_cannot_answer_is_not_served(
-    tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch, of: type, name: str
 ) -> None:
-    def broken(self: Deployed, *given: Any) -> Any:
+    def broken(self: Any, *given: Any) -> Any:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(Deployed, "_retrieved", broken)
+    monkeypatch.setattr(of, name, broken)
     with pytest.raises(ValueError, match="the model cannot answer: no memory"):
         service_of(tmp_path, data)
 

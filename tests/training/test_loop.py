@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -25,6 +26,7 @@ from plait.layouts import CATALOGUE
 from plait.models.generative import GenerativeRecommender
 from plait.models.questions import Exposure
 from plait.nn.config import TrunkConfig
+from plait.nn.heads import ActionHeads
 from plait.nn.losses import RetrievalLoss
 from plait.randomness import Randomness
 from plait.schema import Action, Regression
@@ -100,6 +102,25 @@ def check_resume(dataset: Dataset, settings: RunSettings, folder: Path) -> None:
 )
 def test_a_killed_run_goes_on_to_the_same_bits(dataset, settings, tmp_path):
     check_resume(dataset, settings, tmp_path)
+
+
+def num_labels_at_the_start(dataset: Dataset, folder: Path, most: int) -> int:
+    labels: list[torch.Tensor] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "START_LABELS", most)
+        patch.setattr(ActionHeads, "start_at", lambda heads, label_EA, late_EF=None: labels.append(label_EA))
+        kill_before_step(patch, 1)
+        with pytest.raises(Killed):
+            fitted(dataset, folder, settings_of())
+    (label_EA,) = labels
+    return len(label_EA)
+
+
+def test_a_new_model_starts_at_the_actions_of_as_many_steps_as_it_takes(dataset, tmp_path):
+    """Of one step where they are enough, of some, and of all where there are few."""
+    one, some, each = (num_labels_at_the_start(dataset, tmp_path, most) for most in (1, 60, 10**6))
+    asked_U = np.minimum(dataset.train_user_counts(), settings_of().protocol.max_events + 1)
+    assert 1 <= one < 60 <= some < each == asked_U.sum()
 
 
 @pytest.fixture(scope="module")
