@@ -3,7 +3,7 @@
 python tests/service/schema_cases.py SCHEMATHESIS FOLDER [CASES]
 
 SCHEMATHESIS is the program, which has an environment of its own. It runs with one seed after the other until there are
-so many cases. Ids that it makes up are unknown: 404 and 409 are answers to them, and so is every other status below 500.
+so many cases. Ids that it makes up are unknown: 404 and 409 are answers to them, as is every other status below 500.
 """
 
 import itertools
