@@ -124,12 +124,10 @@ class Service:
         if isinstance(asked, ScoreRequest) and deployed.reads_interests:
             wait_s = deadline_s - time.monotonic() - RANKING * self.asking.mean_s
             question = replace(question, told=await self.telling.told(deployed, asked, wait_s))
-        ranked = asked if isinstance(asked, RetrieveRequest) and asked.rank_with is not None else None
-        if ranked is not None:
-            self.telling.check_can_rank(ranked)
+        teller = self.telling.teller_of(asked) if isinstance(asked, RetrieveRequest) else None
         answering = asyncio.ensure_future(self.asking.ask(deployed, question, deadline_s))
-        if ranked is not None:  # behind the question itself
-            self.telling.begin(ranked, question, request_id, deadline_s)
+        if teller is not None and isinstance(asked, RetrieveRequest):  # behind the question itself
+            self.telling.begin(teller, asked, question, request_id, deadline_s)
         try:
             answered = await answering
         except StoreUnavailable as error:

@@ -19,9 +19,10 @@ Ask = Callable[[Deployed, Question, float], Awaitable[Answered]]
 
 
 @dataclass(frozen=True, eq=False)
-class _Teller:
+class Teller:
     """A user model as it is served, and what of it a ranker was trained with."""
 
+    ranker: Deployed
     deployed: Deployed
     version: str
     conditions: tuple[str, ...]
@@ -39,14 +40,14 @@ class Telling:
     def __init__(self, served: Mapping[str, Served], ask: Ask, table: InterestTable | None = None) -> None:
         self._served, self._ask = served, ask
         self._flights, self._precomputed = Flights(), Precomputed(table)
-        self._tellers: dict[str, _Teller] = {}  # by the name of the ranker
+        self._tellers: dict[str, Teller] = {}  # by the name of the ranker
 
     def introduce(self) -> None:
         """After a version came: each ranker gets the items of the user model whose interests it was trained with."""
         tellers = {}
         for name, served in self._served.items():
             ranker = served.deployed
-            found = self._teller_of(ranker) if ranker.reads_interests else None
+            found = self._found(ranker) if ranker.reads_interests else None
             if found is None:
                 ranker.item_interests = None
                 continue
@@ -60,10 +61,41 @@ class Telling:
         teller = self._tellers.get(ranker)
         return None if teller is None else teller.deployed.name
 
-    def begin(self, asked: RetrieveRequest, question: Question, request_id: str, deadline_s: float) -> None:
+    def teller_of(self, asked: RetrieveRequest) -> Teller | None:
+        """Who tells the ranker that a request names; None where it names none.
+
+        Raises:
+            Problem: no interests can be asked for that ranker.
+        """
+        if asked.rank_with is None:
+            return None
+        ranker, teller = self._served.get(asked.rank_with), self._tellers.get(asked.rank_with)
+        if ranker is None:
+            raise Problem(
+                404, "unknown model", f"no model is called so; served are {', '.join(self._served)}"
+            )
+        if not ranker.deployed.reads_interests:
+            raise Problem(
+                422, "not this model", "rank_with names a model that reads no interests; leave it out"
+            )
+        if teller is None:
+            raise Problem(
+                422,
+                "not this model",
+                "no model that is served is the version whose interests the ranker was trained with; GET /v1/models "
+                "says who tells whom",
+            )
+        return teller
+
+    def begin(
+        self,
+        teller: Teller,
+        asked: RetrieveRequest,
+        question: Question,
+        request_id: str,
+        deadline_s: float,
+    ) -> None:
         """Asks the user model what the ranker of a request will read, in the queue of questions."""
-        assert asked.rank_with is not None
-        teller = self._tellers[asked.rank_with]
         names = [feature.name for feature in teller.deployed.recommender.model.config.conditions]
         conditions: list[dict[str, Any]] = [
             dict(asked.condition or {}) if text == OWN else condition_of(text, names)
@@ -79,34 +111,15 @@ class Telling:
         key = Key(request_id, question.user, teller.version)
         self._flights.begin(key, self._queried(teller, Question(its, question.now), deadline_s))
 
-    def check_can_rank(self, asked: RetrieveRequest) -> None:
-        """Raises Problem where no interests can be asked for the ranker that a request names."""
-        ranker = self._served.get(asked.rank_with or "")
-        if ranker is None:
-            raise Problem(
-                404, "unknown model", f"no model is called so; served are {', '.join(self._served)}"
-            )
-        if not ranker.deployed.reads_interests:
-            raise Problem(
-                422, "not this model", "rank_with names a model that reads no interests; leave it out"
-            )
-        if asked.rank_with not in self._tellers:
-            raise Problem(
-                422,
-                "not this model",
-                "no model that is served is the version whose interests the ranker was trained with; GET /v1/models "
-                "says who tells whom",
-            )
-
     async def told(self, ranker: Deployed, asked: ScoreRequest, wait_s: float) -> Told:
         """What a ranker is told of a user: what its request asked, else what is known from before, else nothing.
 
         Args:
             wait_s: for how long a query that is on its way may be waited for.
         """
-        if ranker.name not in self._tellers:
+        teller, user = self._tellers.get(ranker.name), None if asked.user is None else str(asked.user)
+        if teller is None or teller.ranker is not ranker:  # a version of the ranker that came meanwhile
             return Told()
-        teller, user = self._tellers[ranker.name], None if asked.user is None else str(asked.user)
         if asked.request_id is not None:
             found = await self._flights.read(Key(asked.request_id, user, teller.version), wait_s)
             if found is not None:
@@ -120,7 +133,7 @@ class Telling:
         self._precomputed.forget(user)
 
     async def _queried(
-        self, teller: _Teller, question: Question, deadline_s: float
+        self, teller: Teller, question: Question, deadline_s: float
     ) -> Float32[np.ndarray, "Q W"] | None:
         try:
             answered = await self._ask(teller.deployed, question, deadline_s)
@@ -133,10 +146,10 @@ class Telling:
             self._precomputed.keep(question.user, teller.version, teller.conditions, found)
         return found
 
-    def _teller_of(self, ranker: Deployed) -> _Teller | None:
+    def _found(self, ranker: Deployed) -> Teller | None:
         config = ranker.recommender.model.config
         for served in self._served.values():
             deployed, version = served.deployed, config.told_version
             if deployed.answers_conditions and version and deployed.hash.startswith(version):
-                return _Teller(deployed, version, config.told_conditions)
+                return Teller(ranker, deployed, version, config.told_conditions)
         return None

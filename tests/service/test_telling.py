@@ -351,6 +351,19 @@ def test_models_say_who_tells_whom(three: Service):
     assert told_by == {"lum": (False, None), "din": (True, "lum"), "lac": (False, None)}
 
 
+def test_another_version_of_a_ranker_is_told_nothing(three: Service):
+    """It may read other conditions than the one that was introduced."""
+    din = three.served["din"].deployed
+    other = Deployed("din", "v2", din.recommender, three.store, None, 1_000)
+
+    async def told(client: httpx.AsyncClient) -> list[str]:
+        await retrieved(client)
+        asked = ScoreRequest(user=191, items=(242,), request_id="r1")
+        return [(await three.telling.told(its, asked, 60.0)).source for its in (din, other)]
+
+    assert talk(three, told) == ["queried", "none"]
+
+
 # Interests from before
 
 
