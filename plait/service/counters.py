@@ -66,6 +66,12 @@ class Counters:
         self.swaps = Counter(
             "plait_swaps", "Versions that took the place of another", ["model"], registry=self.registry
         )
+        self.told = Counter(
+            "plait_told",
+            "Answers of rankers that read interests, by what they were told",
+            ["model", "interests"],
+            registry=self.registry,
+        )
         self._add_shadow()
         self._add_log()
 

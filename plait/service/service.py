@@ -133,6 +133,8 @@ class Service:
         except StoreUnavailable as error:
             raise unavailable(error) from error
         self.counters.answered.labels(deployed.name, answered.found["answered_by"]).inc()
+        if "interests" in answered.found and deployed.reads_interests:
+            self.counters.told.labels(deployed.name, answered.found["interests"]).inc()
         self._shadowed(deployed, question, answered.found)
         return replace(
             answered, found={"model": deployed.name, "version": deployed.version, **answered.found}

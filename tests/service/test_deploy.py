@@ -27,6 +27,7 @@ LABELLED = (
     "requests",
     "latency",
     "answered",
+    "told",
     "events",
     "lookups",
     "shadowed",

@@ -196,6 +196,9 @@ def test_without_a_query_it_takes_older_interests_and_then_none(
 
     before, older, other = talk(three, in_turns)
     assert [its["interests"] for its in (before, older, other)] == ["none", "precomputed", "none"]
+    page = talk(three, lambda client: asked(client, "/metrics", method="GET")).text
+    for source, number in (("none", 2), ("queried", 1), ("precomputed", 1)):
+        assert f'plait_told_total{{interests="{source}",model="din"}} {number}.0' in page
     assert_close(before["actions"]["rating"], expected(data, folders, knows=False))
     assert_close(older["actions"]["rating"], expected(data, folders))
     assert_close(other["actions"]["rating"], expected(data, folders, 192, knows=False))
