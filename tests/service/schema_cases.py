@@ -24,11 +24,15 @@ EXAMPLES = 50  # of an operation and a seed: many more at once take ever longer
 GENERATED = re.compile(r"([\d,]+) generated")
 
 
-def cases_of(schemathesis: str, url: str, seed: int) -> int:
-    """How many cases a seed gave. Raises CalledProcessError where one failed, whose report is shown."""
+def cases_of(schemathesis: str, url: str, seed: int, folder: Path) -> int:
+    """How many cases a seed gave. Raises CalledProcessError where one failed, whose report is shown.
+
+    Args:
+        folder: where Schemathesis keeps what it has met.
+    """
     command = [schemathesis, "run", f"{url}/openapi.json", "--checks", ",".join(CHECKS), "--seed", str(seed)]
     command += ["--max-examples", str(EXAMPLES), "--suppress-health-check", "all"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=folder)
     found = GENERATED.search(done.stdout)
     if done.returncode or found is None:
         print(done.stdout)
@@ -45,7 +49,7 @@ def main(schemathesis: str, folder: Path, cases: int) -> None:
         serving = next(line for line in shop.stdout if " at http://" in line)
         url, made = "http://" + serving.strip().rpartition("http://")[2], 0
         for seed in itertools.count(1):
-            made += cases_of(schemathesis, url, seed)
+            made += cases_of(schemathesis, url, seed, folder)
             assert shop.poll() is None, "the service died"
             print(f"{made:,} of {cases:,} cases, none failed", flush=True)
             if made >= cases:
@@ -56,4 +60,8 @@ def main(schemathesis: str, folder: Path, cases: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 10_000)
+    main(
+        str(Path(sys.argv[1]).absolute()),
+        Path(sys.argv[2]).absolute(),
+        int(sys.argv[3]) if len(sys.argv) > 3 else 10_000,
+    )
