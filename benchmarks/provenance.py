@@ -25,13 +25,15 @@ def commit_of(checkout: Path) -> str:
 
 
 def processor() -> str:
-    """The processor's name as the kernel tells it, and whether it multiplies bf16 matrices (AMX)."""
+    """The processor's name as the kernel tells it, and what it multiplies bf16 matrices by, if by anything."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return platform.machine()
     lines = dict(line.split("\t", 1) for line in info.read_text().splitlines() if "\t" in line)
     name = lines.get("model name", platform.machine()).lstrip(": \t")
-    return name + (" with AMX" if "amx_bf16" in info.read_text() else "")
+    has = set(lines.get("flags", "").split())
+    classes = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 bf16"}
+    return name + next((f" with {its}" for flag, its in classes.items() if flag in has), "")
 
 
 def memory_gib() -> float:
