@@ -1,15 +1,11 @@
-"""Four logs on which a model with counts beside it is held against counting: a shop, short videos, two simulated worlds.
+"""Four logs on which a model with counts is held against counting: a shop, short videos and two simulated worlds.
 
     python benchmarks/floors.py --data DIR --out runs/floors
-    for log in videos films-like shop-like; do
-        plait compare runs/floors/$log --layouts lac --seeds 2 --protocol.max-events 200 --out runs/floors/$log-lac
-    done
-    plait compare complete-journey --layouts lac --seeds 2 --protocol.max-events 200 --protocol.no-filter-seen \
-        --out runs/floors/complete-journey-lac
+    plait compare runs/floors/videos --layouts lac --seeds 2 --protocol.max-events 200 --out runs/floors/videos-lac
 
-`videos` is KuaiRand's sample of impressions that were liked or hated; `DIR` holds it. The worlds differ in what moves
-them: in `films-like` moods and the last item do and users seldom come back, in `shop-like` scenarios and popularity do
-and users come back to what they took (compare it with `--protocol.no-filter-seen`, too).
+and likewise `films-like`; `shop-like` and `complete-journey` with `--protocol.no-filter-seen`, since users come back to
+what they took. `videos` is KuaiRand's sample of impressions that were liked or hated; `DIR` holds it. The worlds differ
+in what moves them: in `films-like` moods and the last item, in `shop-like` scenarios and popularity.
 """
 
 from pathlib import Path
@@ -21,7 +17,9 @@ from plait.data.simulator import World, simulate
 
 WORLDS = {
     "films-like": World(num_users=2000, num_events=60, num_items=1500, mood=1.5, follow=1.5, seed=1),
-    "shop-like": World(num_users=2000, num_events=60, num_items=600, popularity=1.1, scenario_choice=1.2, seed=2),
+    "shop-like": World(
+        num_users=2000, num_events=60, num_items=600, popularity=1.1, scenario_choice=1.2, seed=2
+    ),
 }
 
 
