@@ -8,7 +8,8 @@ one thread, the median of the rounds with the range beside it, and ratios are of
 - `cached`: the history was encoded before. `with history`: it is encoded, too. Both in fp32, and as `bf16`.
 - `products`: those of `cached` alone, in fp32 by MKL and by oneDNN (where that is exact here), and in bf16. The floor
   of each is the fastest of its kind.
-- `one by one`: one forward pass for each of a few candidates, times C over their number. `--whole` runs all.
+- `one by one`: one forward pass for each of a few candidates, times C over their number. `--whole` runs all of them for
+  `lac` among the architectures.
 - `append`: events one after the other, between two beginnings of a window, S = T / 8. `first` moves the keys into rooms
   that they can grow in; `reads` is the time to read weights and keys once.
 - FLOPs are those of the LAC paper, equations 2 to 5, in attention and in all of the trunk.
@@ -277,10 +278,11 @@ def main(
             add("appended", appended(num_users, 1024, dim, num_layers, way))
     for layout, kind in ARCHITECTURES:
         sizes = architecture_events, architecture_candidates
-        add("architectures", scored(layout, kind, dim, num_layers, *sizes, rounds, whole))
+        all_of_them = whole and (layout, kind) == ARCHITECTURES[0]
+        add("architectures", scored(layout, kind, dim, num_layers, *sizes, rounds, all_of_them))
     for num_events in events:
         for count in candidates:
-            add("scored", scored("lac", "gpt", dim, num_layers, num_events, count, rounds, whole))
+            add("scored", scored("lac", "gpt", dim, num_layers, num_events, count, rounds, whole=False))
 
 
 if __name__ == "__main__":
