@@ -1,7 +1,7 @@
 """What a ranker is told of a user: interests that a large user model was asked for while the request was on its way, or
 before.
 
-A cache of both, in the event loop's thread alone (LUM paper, section 4.6 and figure 5).
+A cache of both, in the event loop's thread alone (LUM paper, section 4.4 and figure 5).
 
 Shape letters: M questions, Q conditions, W width of an interest, R rows of vectors, V1 rows of the item table.
 """
