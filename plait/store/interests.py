@@ -20,7 +20,7 @@ def packed_interests(kept: Sequence[KeptInterests]) -> bytes:
     return _encoder.encode(tuple(kept))
 
 
-def unpacked_interests(raw: bytes | None) -> tuple[KeptInterests, ...]:
+def unpacked_interests(raw: bytes | memoryview | None) -> tuple[KeptInterests, ...]:
     """Nothing where there is nothing."""
     return () if raw is None else _decoder.decode(raw)
 
