@@ -61,7 +61,7 @@ def fates(service: Service) -> dict[str, float]:
 
 def check_lasts(place: Path, data: Dataset, folders: dict[str, Path]) -> None:
     """A restarted service tells a ranker what was asked before, once for each user, from the store."""
-    for turn in (retrieved, None):
+    for turn in (queried, None):
         service = served(place, data, folders)
         try:
             if turn is not None:
@@ -78,6 +78,12 @@ def check_lasts(place: Path, data: Dataset, folders: dict[str, Path]) -> None:
     )  # half precision
     apart = exact - np.array(expected(data, folders, knows=False), dtype=float)
     assert np.abs(apart).max() > 1e-2, "interests matter"
+
+
+async def queried(client: httpx.AsyncClient) -> None:
+    """A query, and an answer that waits for it."""
+    await retrieved(client)
+    assert (await ranked(client, request_id="r1"))["interests"] == "queried"
 
 
 async def thrice(client: httpx.AsyncClient) -> list[dict[str, Any]]:
@@ -122,7 +128,7 @@ def test_interests_of_another_version_are_counted_and_not_told(
 ):
     """The user model changed while the service was down, and its ranker with it."""
     first = served(tmp_path, data, folders)
-    talk(first, retrieved)
+    talk(first, queried)
     first.close()
     other = {**folders, "lum": tmp_path / "other" / "lum", "din": tmp_path / "other" / "din"}
     lum = Recommender.from_pretrained(folders["lum"], "cpu")
