@@ -126,6 +126,7 @@ def test_with_keys_the_page_opens_and_nothing_else_does(tmp_path, data):
     service = service_of(tmp_path, data, keys=file)
     paths = (
         "/v1/items?search=2",
+        "/v1/conditions",
         "/v1/layout",
         "/v1/comparison",
         "/v1/comparison/report.html",
