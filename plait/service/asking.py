@@ -18,9 +18,7 @@ from plait.service.told import Told
 LATE = "the deadline passed before the model answered"
 MARGIN = 1.25  # of the time that is left: a mean is often exceeded
 SLOW = 0.2  # the weight of the newest time in the mean
-MOST_PUT_OFF_S = (
-    0.1  # for so long a step of other work gives way; else it would never be done where questions never end
-)
+MOST_PUT_OFF_S = 0.1  # that a step of other work gives way: where questions never end, it would never be done
 
 
 @dataclass(frozen=True)
