@@ -208,6 +208,7 @@ class RowCounts(msgspec.Struct, frozen=True, kw_only=True):
     unseen_items: int = 0  # of `items`: in the feature table, and without any event
     items_without_features: int = 0  # of `items`: not in the feature table; all their features are missing
     users_without_features: int = 0
+    without_vector: dict[str, int] = {}  # condition -> events whose value its table of vectors lacks
 
 
 class ActionFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -299,6 +300,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=2)
 
 
+CONDITION_VECTORS = "condition_vectors"  # the files with them, before the place of the condition
 DECLARED = ("actions", "item_features", "user_features", "context", "conditions")
 COLUMN, TEXT, FLAG = "the name of a column", "text", "True or False"
 FEATURES = "kinds by name, such as {'genre': plait.Category()}, or a list of plait.Feature"

@@ -32,6 +32,7 @@ from plait.schema import (
     Feature,
     FeatureKind,
     FeatureTable,
+    Keyed,
     Number,
     Vector,
     check_unique,
@@ -327,6 +328,8 @@ def fit_feature(feature: Feature, train: pl.Series, every: pl.Series) -> Feature
     """The feature with its values or buckets taken from `train`, and what shapes need to know from `every` row."""
     kind: FeatureKind
     match feature.kind:
+        case Keyed():
+            kind = feature.kind  # its values are those of its table
         case Category():
             kind = msgspec.structs.replace(feature.kind, values=_distinct(train))
         case Categories():

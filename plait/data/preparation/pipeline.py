@@ -9,6 +9,7 @@ import msgspec
 
 from plait.data.columns import features
 from plait.data.columns.features import DescribedTable, Features
+from plait.data.columns.keyed import declared_keyed, tables_of
 from plait.data.columns.missing import Missing, check_missing, with_missing
 from plait.data.columns.times import TimeUnit
 from plait.data.dataset import Dataset
@@ -22,7 +23,7 @@ from plait.data.preparation.ingestion import ingest, log_columns
 from plait.data.preparation.prepared_folder import Origin, prepared_alone, write_prepared
 from plait.data.storage.caches import cached_folder, file_stamps, made_once
 from plait.data.storage.whole_folders import whole_folder
-from plait.schema import Action, ActionKind, Feature, Vector
+from plait.schema import Action, ActionKind, Feature, Keyed, Vector
 
 
 def prepare(
@@ -90,7 +91,8 @@ def prepare(
         context: columns of the log that are known when an item is shown, before any action: categories and
             numbers.
         conditions: columns of the log that are known before the item, and that a model may be asked under: a scenario,
-            a query. Categories and numbers. An action cannot be one: it is known only after its item.
+            a query. Categories and numbers; and a text whose frozen embedding stands in a Parquet file, by key:
+            {"query": plait.Vector("queries.parquet")}. An action cannot be one: it is known only after its item.
         item_conditions: names of `item_features` to ask under: what someone would see of a genre. Asked, never given:
             an item's own value tells which item it is, so metrics under it say *condition known*.
         split: what is held out: each user's last two events, what lies behind two times, or what a column of the log
@@ -130,7 +132,7 @@ def prepare(
         item_features=with_missing(declared(item_features, Feature), missing),
         user_features=with_missing(declared(user_features, Feature), missing),
         context=with_missing(declared(context, Feature), missing),
-        conditions=with_missing(declared(conditions, Feature), missing),
+        conditions=declared_keyed(with_missing(declared(conditions, Feature), missing)),
         item_conditions=tuple(item_conditions),
         keep_unseen_items=keep_unseen_items,
         time_format=time_format,
@@ -148,8 +150,9 @@ def prepare(
         with prepared_alone(folder, overwrite) as alone:
             tables = open_tables(source, text, text.columns, log_columns(settings), item)
             about = features.describe_all(items, users, settings)
+            vectors = tables_of(settings.conditions)
             log = ingest(tables, settings, {of: table.held for of, table in about.items()})
-            events = events_of(log, settings, about)
+            events = events_of(log, settings, about, vectors)
             origin = _origin(name, note, tables, about, settings)
             known: dict[str, str] = {}
             with whole_folder(folder, known) as aside:
@@ -183,6 +186,7 @@ def _origin(
 def _fingerprints(settings: Settings, *sources: Any) -> list[tuple[object, ...]]:
     """Of all that is read: the tables, and the files of vectors."""
     kinds = [feature.kind for feature in settings.item_features]
-    vectors = [Path(kind.file) for kind in kinds if isinstance(kind, Vector) and kind.file]
+    kinds += [feature.kind for feature in settings.conditions]
+    vectors = [Path(kind.file) for kind in kinds if isinstance(kind, Vector | Keyed) and kind.file]
     given = [fingerprint(source) for source in sources if source is not None]
     return [*given, *(stamp for file in vectors for stamp in file_stamps(file))]
