@@ -470,7 +470,7 @@ class Recommender:
             return asked.retrieve(
                 state,
                 k,
-                filter_seen,
+                filter_seen=filter_seen,
                 at=at,
                 condition=frame.row(0, named=True),
                 allow=allow,

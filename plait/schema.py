@@ -428,6 +428,11 @@ class Number(msgspec.Struct, frozen=True, tag="number"):
         check_number("buckets", self.buckets, Between(2, 65_536, "each has a vector of its own"))
 
 
+@final
+class Statistic(Number, frozen=True, tag="statistic"):
+    """A number that preparation counts on the log's training rows, and no table has a column of."""
+
+
 class Vector(msgspec.Struct, frozen=True, tag="vector"):
     """A frozen embedding of the row's content, scaled to length 1."""
 
@@ -435,7 +440,7 @@ class Vector(msgspec.Struct, frozen=True, tag="vector"):
     width: int = 0  # numbers in one vector; preparation fits it
 
 
-FeatureKind = Category | Keyed | Categories | Number | Vector
+FeatureKind = Category | Keyed | Categories | Number | Statistic | Vector
 
 
 class Feature(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True):

@@ -149,6 +149,9 @@ class Settings(
     time_offset: str | None = None
     negative_ids: Literal["keep", "refuse"] | None = None  # None: kept where they look like hashes
     text: TextFormat = AS_FOUND
+    item_statistics: tuple[
+        str, ...
+    ] = ()  # of items, counted on training rows: features beside those of the table
     item_title: str | None = None  # the column of the item table that people call an item by
 
     def __post_init__(self) -> None:
@@ -318,6 +321,7 @@ EXPECTED = {
     "split": "plait.LeaveOneOut(), or as plait.Temporal(validation=0.1, test=0.1) or plait.SplitColumn('fold')",
     "on_bad_row": "'stop' or 'reject'",
     **dict.fromkeys(DECLARED[1:], FEATURES),
+    "item_statistics": "a list of 'count' and 'rate:ACTION', such as ('count', 'rate:like')",
     "item_conditions": "names of item features, such as ('genre',)",
     "text": "plait.TextFormat(), such as plait.TextFormat(separator=';', decimal_comma=True)",
     **dict.fromkeys(("name", "note"), TEXT),

@@ -111,7 +111,7 @@ class FeatureEncoder(nn.Module):
         ends = np.cumsum([feature.num_columns for feature in features]).tolist()
         for end, feature in zip(ends, features, strict=True):
             if isinstance(feature.kind, Keyed):
-                self.keyed[str(end - 1)].vector_KW[FIRST_VALUE:] = torch.tensor(vectors[feature.name])
+                self._keyed_at(str(end - 1)).vector_KW[FIRST_VALUE:] = torch.tensor(vectors[feature.name])
 
     def with_more(
         self, features: Sequence[Feature], vectors: Mapping[str, Float32[np.ndarray, "K W"]]
@@ -122,7 +122,7 @@ class FeatureEncoder(nn.Module):
         ends = np.cumsum([feature.num_columns for feature in features]).tolist()
         more = {str(end - 1): vectors.get(feature.name) for end, feature in zip(ends, features, strict=True)}
         grown.keyed = nn.ModuleDict(
-            {column: embedding.with_more(more[column]) for column, embedding in self.keyed.items()}
+            {column: self._keyed_at(column).with_more(more[column]) for column in self.keyed}
         )
         return grown
 
@@ -131,12 +131,17 @@ class FeatureEncoder(nn.Module):
         if not self.keyed:
             return self.codes(code_UC).sum(1)
         learned_UC = code_UC.clone()
-        for column in map(int, self.keyed):
-            learned_UC[:, column].masked_fill_(code_UC[:, column] >= FIRST_VALUE, PADDING)
+        for place in map(int, self.keyed):
+            learned_UC[:, place].masked_fill_(code_UC[:, place] >= FIRST_VALUE, PADDING)
         vector_UD = self.codes(learned_UC).sum(1)
         for column, embedding in self.keyed.items():
             vector_UD = vector_UD + embedding(code_UC[:, int(column)])
         return vector_UD
+
+    def _keyed_at(self, column: str) -> "KeyedEmbedding":
+        embedding = self.keyed[column]
+        assert isinstance(embedding, KeyedEmbedding), "columns of codes are of no other module here"
+        return embedding
 
 
 class KeyedEmbedding(nn.Module):

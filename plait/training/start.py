@@ -37,6 +37,7 @@ from plait.schema import (
     FeatureKind,
     Keyed,
     Number,
+    Statistic,
     Vector,
 )
 from plait.wording import differences
@@ -281,6 +282,8 @@ def _declared_kind(kind: FeatureKind) -> FeatureKind:
             return Category()
         case Categories(separator=separator):
             return Categories(separator)
+        case Statistic(buckets=buckets):
+            return Statistic(buckets)
         case Number(buckets=buckets):
             return Number(buckets)
         case Vector(width=width):

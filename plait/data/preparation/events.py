@@ -15,6 +15,7 @@ from plait.data.columns import features
 from plait.data.columns.actions import known_values, read_as
 from plait.data.columns.features import DescribedTable, Known
 from plait.data.columns.keyed import KeyedVectors, with_tables
+from plait.data.columns.statistics import Counted, counted_features, parse_statistics
 from plait.data.facts import facts_of
 from plait.data.manifest import CONDITION_VECTORS, Facts, RowCounts, Settings, Split
 from plait.data.preparation.ingestion import LogRows
@@ -84,6 +85,7 @@ def events_of(
     tables = _id_tables(events, unseen_id, points.is_train_E)
     trained_U = np.logical_or.reduceat(points.is_train_E, events.start_U1[:-1])
     known = features.fit_tables(about, tables, trained_U)
+    known = with_statistics(known, settings, arrays, points.is_train_E, tables["items"])
     if (titles := features.titles_of(about, tables["items"]["item_id"])) is not None:
         tables["items"] = tables["items"].with_columns(titles.fill_null(""))
     of_events, code_EC = features.gather_context(
@@ -138,6 +140,31 @@ def events_of(
         described={
             what: ", ".join(described.tables) for what, described in about.items() if described.features
         },
+    )
+
+
+def with_statistics(
+    known: Known,
+    settings: Settings,
+    arrays: Mapping[str, np.ndarray],
+    is_train_E: np.ndarray,
+    items: pl.DataFrame,
+) -> Known:
+    """What is known of items, and behind it what training rows say of them."""
+    if not settings.item_statistics:
+        return known
+    own = known.fitted.get("item_features", ())
+    declared = parse_statistics(settings.item_statistics, settings.actions, [each.name for each in own])
+    trained = Counted(
+        arrays["item"][is_train_E], arrays["action"][is_train_E], settings.actions, items.height + 1
+    )
+    is_train_V = np.concatenate([[False], (items["train_events"] > 0).to_numpy()])
+    fitted, code_VK = counted_features(declared, trained, is_train_V)
+    code_VK = np.concatenate([known.arrays.get("item_code", code_VK[:, :0]), code_VK], axis=1)
+    return Known(
+        known.fitted | {"item_features": (*own, *fitted)},
+        known.arrays | {"item_code": code_VK},
+        known.lacking,
     )
 
 

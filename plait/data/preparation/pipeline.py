@@ -54,6 +54,7 @@ def prepare(
     context: Features = (),
     conditions: Features = (),
     item_conditions: Sequence[str] = (),
+    item_statistics: Sequence[str] = (),
     keep_unseen_items: bool = False,
     missing: Missing = MappingProxyType({}),
     negative_ids: Literal["keep", "refuse"] | None = None,
@@ -95,6 +96,8 @@ def prepare(
             {"query": plait.Vector("queries.parquet")}. An action cannot be one: it is known only after its item.
         item_conditions: names of `item_features` to ask under: what someone would see of a genre. Asked, never given:
             an item's own value tells which item it is, so metrics under it say *condition known*.
+        item_statistics: features of items that are counted on training rows, before the cut: "count", the number of an
+            item's events, and "rate:ACTION", how often a binary action happens on it, damped.
         split: what is held out: each user's last two events, what lies behind two times, or what a column of the log
             says (`LeaveOneOut`, `Temporal`, `SplitColumn`).
         keep_unseen_items: items of `items` without an event left are in the catalogue too, untrained.
@@ -134,6 +137,7 @@ def prepare(
         context=with_missing(declared(context, Feature), missing),
         conditions=declared_keyed(with_missing(declared(conditions, Feature), missing)),
         item_conditions=tuple(item_conditions),
+        item_statistics=tuple(item_statistics),
         keep_unseen_items=keep_unseen_items,
         time_format=time_format,
         time_offset=time_offset,
