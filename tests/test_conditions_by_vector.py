@@ -161,6 +161,26 @@ def test_vectors_are_stored_once_by_key(data):
     assert said == ["query: 1 of 369 events have a value that its table of vectors lacks: unseen"]
 
 
+def test_training_goes_on_with_a_larger_table(model, tmp_path):
+    """The weights are the trained ones, the vectors those of the new data."""
+    more = pl.concat([vectors_of(), pl.DataFrame({"text": ["aa"], "vector": [[1.0] * WIDTH]}, schema_overrides={
+        "vector": pl.List(pl.Float32)}).cast({"vector": vectors_of().schema["vector"]})])  # fmt: skip
+    data = prepare(
+        a_log(), user="user", item="item", time="time", actions=ACTIONS, min_item_events=1, out=tmp_path / "data",
+        conditions={"query": Vector(write(tmp_path, more))},
+    )  # fmt: skip
+    model.save_pretrained(tmp_path / "before")
+    protocol, optim = Protocol(max_epochs=1), Optim(learning_rate=1e-9, warmup_steps=1)
+    start_from = tmp_path / "before"
+    after = fit(
+        data, start_from=start_from, optim=optim, protocol=protocol, device="cpu", report=lambda line: None
+    )
+    keyed, before = after.model.conditions.keyed["0"], model.model.conditions.keyed["0"]
+    assert len(keyed.vector_KW) == len(before.vector_KW) + 1
+    np.testing.assert_array_equal(keyed.vector_KW[FIRST_VALUE:], data.condition_vectors()["query"])
+    np.testing.assert_allclose(keyed.project.weight.detach(), before.project.weight.detach(), atol=1e-6)
+
+
 BROKEN = {
     "row 2 .key 'b'. has no vector, or NaN, as 1 of 2": {"k": ["a", "b"], "v": [[1.0, 2.0], [np.nan] * 2]},
     "vector of row 2 is not finite in all": {"k": ["a", "b"], "v": [[1.0, 2.0], [np.nan, 1.0]]},

@@ -180,7 +180,7 @@ def declared_keyed(features: Sequence[Feature]) -> tuple[Feature, ...]:
     )
 
 
-def tables_of(features: Sequence[Feature]) -> dict[str, KeyedVectors]:
+def vector_tables(features: Sequence[Feature]) -> dict[str, KeyedVectors]:
     """The tables that features name, by the features' names."""
     return {
         feature.name: read_vectors(feature.kind.file, str(feature.kind.file))

@@ -9,7 +9,7 @@ import msgspec
 
 from plait.data.columns import features
 from plait.data.columns.features import DescribedTable, Features
-from plait.data.columns.keyed import declared_keyed, tables_of
+from plait.data.columns.keyed import declared_keyed, vector_tables
 from plait.data.columns.missing import Missing, check_missing, with_missing
 from plait.data.columns.times import TimeUnit
 from plait.data.dataset import Dataset
@@ -154,7 +154,7 @@ def prepare(
         with prepared_alone(folder, overwrite) as alone:
             tables = open_tables(source, text, text.columns, log_columns(settings), item)
             about = features.describe_all(items, users, settings)
-            vectors = tables_of(settings.conditions)
+            vectors = vector_tables(settings.conditions)
             log = ingest(tables, settings, {of: table.held for of, table in about.items()})
             events = events_of(log, settings, about, vectors)
             origin = _origin(name, note, tables, about, settings)
