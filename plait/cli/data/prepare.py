@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
+from plait.cli.asked_under import tables_by_name
 from plait.cli.datasets import show_dataset
 from plait.data import Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat
 from plait.data import prepare as prepare_log
@@ -50,6 +51,7 @@ def prepare(
     user_feature: Annotated[tuple[str, ...], FEATURES] = (),
     context: Annotated[tuple[str, ...], FEATURES] = (),
     condition: Annotated[tuple[str, ...], FEATURES] = (),
+    condition_vectors: Annotated[tuple[str, ...], FEATURES] = (),
     keep_unseen_items: Annotated[bool, FEATURES] = False,
     missing: Annotated[tuple[str, ...], ROWS] = (),
     negative_ids: Annotated[Literal["keep", "refuse"] | None, ROWS] = None,
@@ -134,6 +136,8 @@ def prepare(
         NAME:category or NAME:number, or a text whose frozen embedding stands beside it in a Parquet file:
         query:vector:queries.parquet. Of the item it is a feature: NAME:item, asked and never given. No action
         is one.
+    condition_vectors
+        NAME=FILE.parquet, the file of a condition NAME:vector; once for each.
     keep_unseen_items
         Items of --items without an event are in the catalogue too, known by their features alone.
     missing
@@ -197,6 +201,7 @@ def prepare(
             user_features=[Feature.parse(text) for text in user_feature],
             context=[Feature.parse(text) for text in context],
             conditions=[Feature.parse(text) for text in condition if not _names_item(text)],
+            condition_vectors=tables_by_name(condition_vectors),
             item_statistics=_names(item_statistics),
             item_conditions=[text.partition(":")[0] for text in condition if _names_item(text)],
             keep_unseen_items=keep_unseen_items,

@@ -18,6 +18,7 @@ from jaxtyping import Float32
 from plait.data.columns.values import feature_values
 from plait.data.logs.frames import as_frame
 from plait.schema import Feature, Keyed, Vector, shortened
+from plait.wording import setting
 
 ENCODER = b"encoder"  # the key of a Parquet file's metadata that names what made the vectors
 
@@ -170,23 +171,37 @@ def told_vectors(
     return frame, told
 
 
-def declared_keyed(features: Sequence[Feature]) -> tuple[Feature, ...]:
-    """Conditions with their vectors' tables: a vector of a file is one that is looked up there by the log's value."""
+def declared_keyed(features: Sequence[Feature], given: Mapping[str, Any]) -> tuple[Feature, ...]:
+    """Conditions with their vectors' tables: a vector is one that is looked up by the log's value, in a file or in a
+    table that is given.
+
+    Raises:
+        ValueError: a table is given for no vector.
+    """
+    vectors = [feature.name for feature in features if isinstance(feature.kind, Vector)]
+    for name in given:
+        if name not in vectors:
+            raise ValueError(
+                f"{setting('condition_vectors')} has a table for {name!r}, and the conditions that are vectors are "
+                f"{', '.join(vectors) or 'none'}: declare it as one, {name}:vector"
+            )
     return tuple(
         msgspec.structs.replace(feature, kind=Keyed(file=feature.kind.file))
-        if isinstance(feature.kind, Vector) and feature.kind.file
+        if isinstance(feature.kind, Vector) and (feature.kind.file or feature.name in given)
         else feature
         for feature in features
     )
 
 
-def vector_tables(features: Sequence[Feature]) -> dict[str, KeyedVectors]:
-    """The tables that features name, by the features' names."""
-    return {
-        feature.name: read_vectors(feature.kind.file, str(feature.kind.file))
-        for feature in features
-        if isinstance(feature.kind, Keyed)
-    }
+def vector_tables(features: Sequence[Feature], given: Mapping[str, Any]) -> dict[str, KeyedVectors]:
+    """The tables that are given, or that features name, by the features' names."""
+    tables = {}
+    for feature in features:
+        if isinstance(feature.kind, Keyed):
+            source = given.get(feature.name, feature.kind.file)
+            what = str(source) if isinstance(source, str | Path) else f"vectors of {feature.name!r}"
+            tables[feature.name] = read_vectors(source, what)
+    return tables
 
 
 def with_tables(features: Sequence[Feature], tables: Mapping[str, KeyedVectors]) -> tuple[Feature, ...]:

@@ -53,6 +53,7 @@ def prepare(
     user_features: Features = (),
     context: Features = (),
     conditions: Features = (),
+    condition_vectors: Mapping[str, Any] = MappingProxyType({}),
     item_conditions: Sequence[str] = (),
     item_statistics: Sequence[str] = (),
     keep_unseen_items: bool = False,
@@ -94,6 +95,8 @@ def prepare(
         conditions: columns of the log that are known before the item, and that a model may be asked under: a scenario,
             a query. Categories and numbers; and a text whose frozen embedding stands in a Parquet file, by key:
             {"query": plait.Vector("queries.parquet")}. An action cannot be one: it is known only after its item.
+        condition_vectors: by condition that is such a vector without a file, the table in its place: a Parquet file or
+            a frame, with a column of keys and one of lists of numbers.
         item_conditions: names of `item_features` to ask under: what someone would see of a genre. Asked, never given:
             an item's own value tells which item it is, so metrics under it say *condition known*.
         item_statistics: features of items that are counted on training rows, before the cut: "count", the number of an
@@ -135,7 +138,7 @@ def prepare(
         item_features=with_missing(declared(item_features, Feature), missing),
         user_features=with_missing(declared(user_features, Feature), missing),
         context=with_missing(declared(context, Feature), missing),
-        conditions=declared_keyed(with_missing(declared(conditions, Feature), missing)),
+        conditions=declared_keyed(with_missing(declared(conditions, Feature), missing), condition_vectors),
         item_conditions=tuple(item_conditions),
         item_statistics=tuple(item_statistics),
         keep_unseen_items=keep_unseen_items,
@@ -154,7 +157,7 @@ def prepare(
         with prepared_alone(folder, overwrite) as alone:
             tables = open_tables(source, text, text.columns, log_columns(settings), item)
             about = features.describe_all(items, users, settings)
-            vectors = vector_tables(settings.conditions)
+            vectors = vector_tables(settings.conditions, condition_vectors)
             log = ingest(tables, settings, {of: table.held for of, table in about.items()})
             events = events_of(log, settings, about, vectors)
             origin = _origin(name, note, tables, about, settings)
@@ -166,7 +169,14 @@ def prepare(
 
     if out is not None:
         return make(Path(out))
-    kept = cached_folder(None, name, settings, name, note, _fingerprints(settings, source, items, users))
+    kept = cached_folder(
+        None,
+        name,
+        settings,
+        name,
+        note,
+        _fingerprints(settings, source, items, users, *condition_vectors.values()),
+    )
     return make(kept) if overwrite else made_once(kept, lambda: make(kept))
 
 
