@@ -272,8 +272,18 @@ class Recommender:
 
     def _told(self, conditions: Any) -> tuple["Recommender", pl.DataFrame]:
         """Conditions as a table of keys, and who knows the vectors that were given in place of some."""
-        frame, told = told_vectors(conditions_frame(conditions), self.model.config.conditions)
+        frame = conditions_frame(conditions)
+        if not any(isinstance(feature.kind, Keyed) for feature in self.model.config.conditions):
+            return self, frame
+        frame, told = told_vectors(frame, self.model.config.conditions)
         return (self._with_vectors(told) if told else self), frame
+
+    def _knowing(self, condition: Mapping[str, Any] | None) -> tuple["Recommender", Mapping[str, Any] | None]:
+        """One condition likewise."""
+        if not condition:
+            return self, condition
+        asked, frame = self._told([condition])
+        return asked, condition if asked is self else frame.row(0, named=True)
 
     def score(
         self,
@@ -368,11 +378,10 @@ class Recommender:
         """
         check_can_work()
         context = context or {}
-        if condition and (told := self._told([condition]))[0] is not self:
-            asked, frame = told
-            named = frame.row(0, named=True)
+        asked, condition = self._knowing(condition)
+        if asked is not self:
             return asked.score_dense(
-                state, item_M, count_U, at=at, context=context, condition=named, value=value
+                state, item_M, count_U, at=at, context=context, condition=condition, value=value
             )
         if isinstance(value, str):
             value = self.value(value)
@@ -463,8 +472,8 @@ class Recommender:
                 Or as `mask`.
         """
         check_can_work()
-        if condition and (told := self._told([condition]))[0] is not self:
-            asked, frame = told
+        asked, condition = self._knowing(condition)
+        if asked is not self:
             if index is not None:
                 raise ValueError("an index answers under keys; leave it out, or add_condition_vectors first")
             return asked.retrieve(
@@ -472,7 +481,7 @@ class Recommender:
                 k,
                 filter_seen=filter_seen,
                 at=at,
-                condition=frame.row(0, named=True),
+                condition=condition,
                 allow=allow,
                 deny=deny,
                 mask=mask,
