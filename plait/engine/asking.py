@@ -237,7 +237,8 @@ def candidate_lists_of(
     condition_MG: Int64[np.ndarray, "M G"],
 ) -> EventBatch:
     """Lists of candidates, of some of the users: their items and conditions, no actions yet."""
-    user_M = np.repeat(user_B, count_B)
+    user_M, events = np.repeat(user_B, count_B), coming.events
+    number_U = events.number_E[events.start_U1[1:] - 1] + 1  # what comes is the next event
     return EventBatch(
         user_U=coming.events.user_U[user_B],
         start_U1=np.concatenate([[0], np.cumsum(count_B)]),
@@ -246,6 +247,7 @@ def candidate_lists_of(
         action_EA=np.full((len(item_M), coming.events.action_EA.shape[1]), np.nan, dtype=np.float32),
         time_s_E=coming.time_s_U[user_M],
         request_E=coming.request_U[user_M],
+        number_E=number_U[user_M],
         context_EF=np.repeat(context_BF, count_B, axis=0),
         condition_EG=condition_MG,
     )

@@ -20,6 +20,7 @@ IN_WORDS = {
     "model.trunk": "kind dim num_layers num_heads positions dropout",
     "model.exposure": "same_request history time_anchor",
     "model.ranker": "kind recent_events top_k search category",
+    "model.two_tower": "kind recent_events",
     "model.retrieval": "kind l2_norm temperature",
     "model.tower": "kind gate",
     "model.late": "windows similar",
@@ -165,6 +166,9 @@ def _words_of_training(dataset: Dataset, model: ModelSettings, optim: Optim, pro
 
 def _words_of_trunk(model: ModelSettings) -> str:
     trunk, ranker = model.trunk, model.ranker
+    towers = model.two_tower
+    if towers.is_on:
+        return f"two towers {towers.kind} d = {trunk.dim}, the mean of the last {towers.recent_events} events"
     if not ranker.is_on:
         return (
             f"trunk {trunk.kind} d = {trunk.dim}, {trunk.num_layers} layers, {trunk.num_heads} heads, "
