@@ -31,6 +31,7 @@ from plait.papers.logs import Simulated
 from plait.papers.study import Finding, Place, Trial, shrunk
 from plait.rankers.interests import Interests
 from plait.rankers.rows import ranker_rows
+from plait.rankers.two_tower import is_two_tower_row
 from plait.recommender import Recommender
 from plait.training.run import run_training
 
@@ -76,13 +77,15 @@ class InterestTrial:
         of_rankers = shrunk(
             RunSettings(layout="genrank", model=self.model, optim=self.optim, protocol=self.protocol)
         )
+        has_rankers = not all(map(is_two_tower_row, self.rankers))
+        layers = {"hidden": (8,)} if has_rankers else {}
         return replace(
             self,
             early=self.early.quick(),
             late=self.late.quick(),
             lum=shrunk(self.lum),
             layouts=tuple(Variant(its.name, shrunk(its.settings)) for its in self.layouts),
-            model=replace(of_rankers.model, ranker=replace(self.model.ranker, hidden=(8,))),
+            model=replace(of_rankers.model, ranker=replace(self.model.ranker, **layers)),
             protocol=of_rankers.protocol,
             optim=of_rankers.optim,
             num_seeds=1,

@@ -19,7 +19,7 @@ from tiny import (
 )
 
 from plait.engine import one_pass, plain
-from plait.engine.state import append, encode
+from plait.engine.state import encode
 from plait.layouts.packing import pack, pad
 from plait.models import two_tower as module
 from plait.models.building import built
