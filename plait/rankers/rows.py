@@ -18,7 +18,7 @@ from plait.nn.towers import TowerConfig
 from plait.nn.two_tower import TwoTowerSettings
 from plait.rankers.interests import Interests
 from plait.rankers.settings import EVERY_REQUEST, RankerName, run_settings
-from plait.rankers.two_tower import is_two_tower_row, two_tower_row
+from plait.rankers.two_tower import is_two_tower_row, of_positions, two_tower_row
 from plait.wording import setting
 
 Told = Literal["", "lum", "feature", "match"]
@@ -65,15 +65,10 @@ def ranker_rows(
         )
         for name, (kind, of) in zip(others, told, strict=True)
     ]
-    rows += [two_tower_row(name, model, optim, _of_positions(protocol), interests) for name in retrievers]
+    rows += [two_tower_row(name, model, optim, of_positions(protocol), interests) for name in retrievers]
     _check_all_read(model, rows, beside_layouts)
     by_name = {row.name: row for row in rows}
     return [by_name[name] for name in names]
-
-
-def _of_positions(protocol: Protocol) -> Protocol:
-    """A retriever is asked about every event where it stands, as a layout that predicts items is."""
-    return replace(protocol, supervise="all", candidate_requests=1, sample="user")
 
 
 def layout_settings(model: ModelSettings, has_rankers: bool) -> ModelSettings:

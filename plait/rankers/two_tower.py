@@ -102,3 +102,8 @@ def _towers_told(interests: TowerInterests, told: TowersTold) -> TowerInterests:
             return TowerInterests(user=False)
         case _:
             assert_never(told)
+
+
+def of_positions(protocol: Protocol) -> Protocol:
+    """A retriever is asked about every event where it stands, as a layout that predicts items is."""
+    return replace(protocol, supervise="all", candidate_requests=1, sample="user")
