@@ -1,6 +1,7 @@
 """What scoring candidates in one pass costs beside one forward pass for each, and beside its matrix products alone.
 
-    python benchmarks/one_pass.py --out benchmarks/results/one_pass.json
+    python benchmarks/one_pass.py --parts architectures --parts scored --whole --out benchmarks/results/one_pass.json
+    python benchmarks/one_pass.py --parts appended --out benchmarks/results/append.json
 
 One user with a history of T events, C candidates. Variants take turns within every round; times are processor time of
 one thread, the median of the rounds with the range beside it, and ratios are of the same run.
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import cyclopts
 import numpy as np
@@ -51,6 +53,7 @@ ARCHITECTURES = (
     ("lac", "hstu"),
 )
 
+Part = Literal["appended", "architectures", "scored"]
 Variant = Callable[[], object]
 Times = dict[str, dict[str, float]]
 
@@ -252,13 +255,14 @@ def main(
     num_layers: int = 4,
     rounds: int = 5,
     whole: bool = False,
+    parts: Sequence[Part] = get_args(Part),
 ) -> None:
     """Measures every choice and writes one JSON file; after each part what there is so far."""
     switches = tune_process()
     torch.set_num_threads(1)
-    found: dict[str, list[dict[str, object]]] = {"appended": [], "architectures": [], "scored": []}
+    found: dict[Part, list[dict[str, object]]] = {part: [] for part in parts}
 
-    def add(part: str, result: dict[str, object]) -> None:
+    def add(part: Part, result: dict[str, object]) -> None:
         found[part].append(result)
         print(part, {name: value for name, value in result.items() if name != "times"}, flush=True)
         write_result(
@@ -273,14 +277,14 @@ def main(
             },
         )
 
-    for num_users in users:
+    for num_users in users if "appended" in parts else ():
         for way in ("fp32", "bf16"):
             add("appended", appended(num_users, 1024, dim, num_layers, way))
-    for layout, kind in ARCHITECTURES:
+    for layout, kind in ARCHITECTURES if "architectures" in parts else ():
         sizes = architecture_events, architecture_candidates
         all_of_them = whole and (layout, kind) == ARCHITECTURES[0]
         add("architectures", scored(layout, kind, dim, num_layers, *sizes, rounds, all_of_them))
-    for num_events in events:
+    for num_events in events if "scored" in parts else ():
         for count in candidates:
             add("scored", scored("lac", "gpt", dim, num_layers, num_events, count, rounds, whole=False))
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+RESULTS = "benchmarks/results"
+
 
 def provenance() -> dict[str, str]:
     return {
@@ -20,8 +22,13 @@ def provenance() -> dict[str, str]:
 
 
 def commit_of(checkout: Path) -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(command, cwd=checkout, capture_output=True, text=True).stdout.strip()
+    """With `-dirty` behind it where a file differs from it that is no result."""
+    changed = _git(checkout, "status", "--porcelain", "--untracked-files=no", "--", ":/", f":!/{RESULTS}")
+    return _git(checkout, "rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
+
+
+def _git(checkout: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=checkout, capture_output=True, text=True).stdout.strip()
 
 
 def processor() -> str:

@@ -39,6 +39,7 @@ from plait.conditions import (
 )
 from plait.data.columns import rules
 from plait.data.columns.features import code_context, new_items, numbers_of
+from plait.data.columns.keyed import KeyedVectors, read_vectors, told_vectors, with_more_keys
 from plait.data.columns.times import MICROSECONDS_PER_S
 from plait.data.columns.values import feature_values
 from plait.data.forks import check_can_work
@@ -75,6 +76,7 @@ from plait.schema import (
     Action,
     Category,
     EventBatch,
+    Keyed,
     Number,
     code_columns,
     shortened,
@@ -236,6 +238,53 @@ class Recommender:
         ids, table = new_items(items, self.columns.item, features, self.vocabulary, self.columns.text)
         return Recommender(self.model.with_items(table), self.vocabulary.with_more(ids), self.columns)
 
+    def add_condition_vectors(self, **tables: Any) -> "Recommender":
+        """A recommender that knows more values of conditions, by their frozen vectors alone: nothing is trained.
+
+        Args:
+            tables: by condition a Parquet file or a frame, with a column of keys and one of vectors as the model was
+                prepared with. Keys that it knows already stay as they are.
+
+        Raises:
+            ValueError: the model has no such condition with vectors, or the table does not fit: another width, another
+                encoder, a key twice, a vector that is not finite.
+        """
+        check_can_work()
+        return self._with_vectors({name: read_vectors(table, name) for name, table in tables.items()})
+
+    def _with_vectors(self, tables: Mapping[str, KeyedVectors]) -> "Recommender":
+        conditions = {feature.name: feature for feature in self.model.config.conditions}
+        more = {}
+        for name, vectors in tables.items():
+            keyed = [each for each, feature in conditions.items() if isinstance(feature.kind, Keyed)]
+            if name not in keyed:
+                raise ValueError(
+                    f"condition {name!r} has no vectors; the model has those of {', '.join(keyed) or 'none'}: prepare "
+                    f"with {name}:vector:FILE.parquet as a condition, and train again"
+                )
+            conditions[name], more[name] = with_more_keys(conditions[name], vectors, f"condition {name!r}")
+        features = tuple(conditions.values())
+        of_moment = {feature.name: feature for feature in features}
+        columns = msgspec.structs.replace(
+            self.columns, conditions=tuple(of_moment[each.name] for each in self.columns.conditions)
+        )
+        return Recommender(self.model.with_condition_vectors(features, more), self.vocabulary, columns)
+
+    def _told(self, conditions: Any) -> tuple["Recommender", pl.DataFrame]:
+        """Conditions as a table of keys, and who knows the vectors that were given in place of some."""
+        frame = conditions_frame(conditions)
+        if not any(isinstance(feature.kind, Keyed) for feature in self.model.config.conditions):
+            return self, frame
+        frame, told = told_vectors(frame, self.model.config.conditions)
+        return (self._with_vectors(told) if told else self), frame
+
+    def _knowing(self, condition: Mapping[str, Any] | None) -> tuple["Recommender", Mapping[str, Any] | None]:
+        """One condition likewise."""
+        if not condition:
+            return self, condition
+        asked, frame = self._told([condition])
+        return asked, condition if asked is self else frame.row(0, named=True)
+
     def score(
         self,
         state: State,
@@ -329,6 +378,11 @@ class Recommender:
         """
         check_can_work()
         context = context or {}
+        asked, condition = self._knowing(condition)
+        if asked is not self:
+            return asked.score_dense(
+                state, item_M, count_U, at=at, context=context, condition=condition, value=value
+            )
         if isinstance(value, str):
             value = self.value(value)
         at_s, request_name = self._when(at)
@@ -418,6 +472,20 @@ class Recommender:
                 Or as `mask`.
         """
         check_can_work()
+        asked, condition = self._knowing(condition)
+        if asked is not self:
+            if index is not None:
+                raise ValueError("an index answers under keys; leave it out, or add_condition_vectors first")
+            return asked.retrieve(
+                state,
+                k,
+                filter_seen=filter_seen,
+                at=at,
+                condition=condition,
+                allow=allow,
+                deny=deny,
+                mask=mask,
+            )
         num_items = num_shown(k)
         at_s, request_name = self._when(at)
         kept_I = None
@@ -483,7 +551,9 @@ class Recommender:
         Source: the LUM paper, section 4.2.
         """
         check_can_work()
-        frame = conditions_frame(conditions)
+        asked, frame = self._told(conditions)
+        if asked is not self:
+            return asked.query(state, frame, at=at)
         num = len(conditions) if isinstance(conditions, Sequence) else frame.height
         code_NG = condition_codes(frame, num, self.model.config.conditions)
         at_s, request_name = self._when(at)

@@ -394,6 +394,17 @@ class Category(msgspec.Struct, frozen=True, tag="category"):
     values: tuple[str, ...] = ()  # those of training rows, ascending; preparation fits them
 
 
+@final
+class Keyed(Category, frozen=True, tag="keyed", omit_defaults=True, repr_omit_defaults=True):
+    """A category whose values are the keys of a table of frozen embeddings: a query text and what an encoder makes of
+    it. Models read the vector, so that a value without training events means what its neighbours mean."""
+
+    file: str | None = None  # Parquet: a column of keys, and one of lists of numbers
+    width: int = 0  # numbers in one vector; preparation fits it, and all below
+    digest: str = ""  # SHA-256 of keys and vectors
+    encoder: str = ""  # what made the vectors, where the table's metadata name it
+
+
 class Categories(msgspec.Struct, frozen=True, tag="categories"):
     """Any number of values at once: genres, tags. Their vectors are averaged."""
 
@@ -417,6 +428,11 @@ class Number(msgspec.Struct, frozen=True, tag="number"):
         check_number("buckets", self.buckets, Between(2, 65_536, "each has a vector of its own"))
 
 
+@final
+class Statistic(Number, frozen=True, tag="statistic"):
+    """A number that preparation counts on the log's training rows, and no table has a column of."""
+
+
 class Vector(msgspec.Struct, frozen=True, tag="vector"):
     """A frozen embedding of the row's content, scaled to length 1."""
 
@@ -424,7 +440,7 @@ class Vector(msgspec.Struct, frozen=True, tag="vector"):
     width: int = 0  # numbers in one vector; preparation fits it
 
 
-FeatureKind = Category | Categories | Number | Vector
+FeatureKind = Category | Keyed | Categories | Number | Statistic | Vector
 
 
 class Feature(msgspec.Struct, frozen=True, omit_defaults=True, repr_omit_defaults=True):

@@ -13,7 +13,7 @@ import pytest
 from tiny import assert_caught, assert_not_vacuous
 
 from plait.cli.data.prepare import prepare
-from plait.schema import Action, ActionKind, Feature, FeatureKind, Regression
+from plait.schema import Action, ActionKind, Feature, FeatureKind, Keyed, Regression, Statistic
 
 ROOT = Path(__file__).parent.parent
 DATA = (ROOT / "docs" / "guides" / "own-log.md").read_text()
@@ -30,7 +30,12 @@ WORDS: dict[str, tuple[str, str, object]] = {
     "SEPARATOR": ("|", "separator", "|"),
     "FILE.npy": ("of/all.npy", "file", "of/all.npy"),
 }
-KINDS = {kind.__struct_config__.tag: kind for kind in get_args(ActionKind) + get_args(FeatureKind)}
+UNWRITTEN = (Keyed, Statistic)  # preparation makes them, of a vector among conditions and of a statistic
+KINDS = {
+    kind.__struct_config__.tag: kind
+    for kind in get_args(ActionKind) + get_args(FeatureKind)
+    if kind not in UNWRITTEN
+}
 
 
 def message_of(parse: Callable[[str], object]) -> str:

@@ -30,6 +30,24 @@ def parse_condition(text: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in parts)
 
 
+def tables_by_name(texts: Sequence[str]) -> dict[str, str]:
+    """Files by condition.
+
+    Raises:
+        ValueError: a text is no NAME=FILE, or a name stands twice.
+
+    >>> tables_by_name(["query=queries.parquet"])
+    {'query': 'queries.parquet'}
+    """
+    for text in texts:
+        if not all(text.partition("=")):
+            raise ValueError(
+                f"--condition-vectors {text!r}: expected NAME=FILE.parquet; once for each condition"
+            )
+    check_unique([text.partition("=")[0] for text in texts], "--condition-vectors")
+    return dict(text.split("=", 1) for text in texts)
+
+
 def conditions_of(texts: Sequence[str], file: Path | None) -> list[Mapping[str, Any]]:
     """Those of the command line, then those of a table, a row each; a null in it says that nothing is known.
 

@@ -78,6 +78,7 @@ def simulate(
     temporal: tuple[float, float] | None = None,
     shows_scenario: bool = False,
     condition: tuple[Literal["scenario", "query"], ...] = (),
+    query_width: int = 0,
     overwrite: bool = False,
     changes: Annotated[WorldChanges, Parameter(name="*", group=Group("World", sort_key=1))] = WorldChanges(),
 ) -> None:
@@ -100,6 +101,9 @@ def simulate(
         Models see the scenario, as a feature of the event.
     condition
         scenario or query: what models may be asked under, before the item is known; once for each.
+    query_width
+        Numbers of a query's vector: queries are then texts of many wordings, known by their vectors. 0: a query is the
+        name of its category.
     overwrite
         Replace a prepared folder.
     """
@@ -111,6 +115,7 @@ def simulate(
         split=split,
         shows_scenario=shows_scenario,
         conditions=condition,
+        query_width=query_width,
         overwrite=overwrite,
     )
     counts = dataset.manifest.counts

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float32, Int64
 from plait import files
 from plait.data.columns.ids import id_series
 from plait.data.forks import check_can_work
-from plait.data.manifest import FORMAT_VERSION, Manifest, Temporal, why_left_out
+from plait.data.manifest import CONDITION_VECTORS, FORMAT_VERSION, Manifest, Temporal, why_left_out
 from plait.data.preparation.coding import similar_texts
 from plait.data.queries import met_before, queries, training_rows
 from plait.data.storage.whole_folders import (
@@ -31,7 +31,7 @@ from plait.data.storage.whole_folders import (
 )
 from plait.data.vocabulary import Vocabulary
 from plait.data.windows import Windows, concatenated_ranges, opened_with_request, windows
-from plait.schema import UNKNOWN_ITEM, Action, EventBatch, Feature, FeatureTable
+from plait.schema import UNKNOWN_ITEM, Action, EventBatch, Feature, FeatureTable, Keyed
 from plait.window_rule import WindowRule
 
 AGAIN = "prepare the log again, or simulate it again"
@@ -211,6 +211,14 @@ class Dataset:
         columns."""
         by_name = {feature.name: feature for feature in self.manifest.item_features}
         return (*self.manifest.conditions, *(by_name[name] for name in self.item_conditions))
+
+    def condition_vectors(self) -> dict[str, Float32[np.ndarray, "K W"]]:
+        """By condition, the frozen vectors of length 1 of its values, in the order of those."""
+        return {
+            feature.name: self._map(f"{CONDITION_VECTORS}{place}")
+            for place, feature in enumerate(self.manifest.conditions)
+            if isinstance(feature.kind, Keyed)
+        }
 
     @property
     def item_conditions(self) -> tuple[str, ...]:

@@ -77,6 +77,8 @@ def summary_lines(manifest: Manifest) -> Iterator[str]:
     conditions += [f"{name} (of the item: asked, never given)" for name in manifest.settings.item_conditions]
     if conditions:
         yield f"conditions: {', '.join(conditions)}"
+    for name, events in counts.without_vector.items():
+        yield f"{name}: {events:,} of {counts.events:,} events have a value that its table of vectors lacks: unseen"
     if facts is not None:
         yield from _lines_of_facts(manifest, facts)
 

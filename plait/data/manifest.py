@@ -149,6 +149,9 @@ class Settings(
     time_offset: str | None = None
     negative_ids: Literal["keep", "refuse"] | None = None  # None: kept where they look like hashes
     text: TextFormat = AS_FOUND
+    item_statistics: tuple[
+        str, ...
+    ] = ()  # of items, counted on training rows: features beside those of the table
     item_title: str | None = None  # the column of the item table that people call an item by
 
     def __post_init__(self) -> None:
@@ -208,6 +211,7 @@ class RowCounts(msgspec.Struct, frozen=True, kw_only=True):
     unseen_items: int = 0  # of `items`: in the feature table, and without any event
     items_without_features: int = 0  # of `items`: not in the feature table; all their features are missing
     users_without_features: int = 0
+    without_vector: dict[str, int] = {}  # condition -> events whose value its table of vectors lacks
 
 
 class ActionFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -299,6 +303,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=2)
 
 
+CONDITION_VECTORS = "condition_vectors"  # the files with them, before the place of the condition
 DECLARED = ("actions", "item_features", "user_features", "context", "conditions")
 COLUMN, TEXT, FLAG = "the name of a column", "text", "True or False"
 FEATURES = "kinds by name, such as {'genre': plait.Category()}, or a list of plait.Feature"
@@ -316,6 +321,7 @@ EXPECTED = {
     "split": "plait.LeaveOneOut(), or as plait.Temporal(validation=0.1, test=0.1) or plait.SplitColumn('fold')",
     "on_bad_row": "'stop' or 'reject'",
     **dict.fromkeys(DECLARED[1:], FEATURES),
+    "item_statistics": "a list of 'count' and 'rate:ACTION', such as ('count', 'rate:like')",
     "item_conditions": "names of item features, such as ('genre',)",
     "text": "plait.TextFormat(), such as plait.TextFormat(separator=';', decimal_comma=True)",
     **dict.fromkeys(("name", "note"), TEXT),

@@ -33,29 +33,22 @@ class OwnService:
 
 
 @contextmanager
-def own_service(run: Path, place: Path, words: Sequence[str] = ()) -> Iterator[OwnService]:
+def own_service(
+    run: Path, place: Path, words: Sequence[str] = (), begin: Sequence[str] = ()
+) -> Iterator[OwnService]:
     """Serves a run, from a store in a temporary folder in `place`. Starts twice: the first start fills the store.
 
     Args:
         words: further ones of `plait serve`.
+        begin: of the command, in place of `plait`: of who puts something beside the service into its process.
 
     Raises:
         ValueError: it does not start; says what it said.
     """
     with TemporaryDirectory(prefix=".plait-load-", dir=place) as folder:
         store = Path(folder) / "store"
-        command = [
-            sys.executable,
-            "-c",
-            SERVE,
-            "serve",
-            str(run),
-            "--port",
-            "0",
-            "--store",
-            str(store),
-            *words,
-        ]
+        plait = tuple(begin) or (sys.executable, "-c", SERVE)
+        command = [*plait, "serve", str(run), "--port", "0", "--store", str(store), *words]
         with _started(command) as (_, _, filling_s):
             pass
         with _started(command) as (child, url, ready_s):

@@ -5,6 +5,7 @@ slots of all rows), D width, W width at which states and items are compared, P s
 point into), V items of the catalogue (with row 0 for unknown items).
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Annotated, Literal, assert_never
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from plait.counts.beside import Counts
@@ -431,6 +432,22 @@ class GenerativeRecommender(nn.Module):
         grown.load_state_dict(weights)
         grown.counts = self.counts
         return grown.to(next(self.parameters()).device).train(self.training)
+
+    def with_condition_vectors(
+        self, conditions: tuple[Feature, ...], vectors: Mapping[str, Float32[np.ndarray, "K W"]]
+    ) -> "GenerativeRecommender":
+        """A model that knows more keys of conditions; it shares all weights with this one.
+
+        Args:
+            conditions: the model's own, with more values behind theirs.
+            vectors: of length 1, of the values that are added, by condition.
+        """
+        assert self.conditions is not None, "only models that show conditions are given vectors of them"
+        grown = copy.copy(self)
+        grown._modules = dict(self._modules)
+        grown.conditions = self.conditions.with_more(conditions, vectors)
+        grown.config = replace(self.config, conditions=conditions)
+        return grown
 
     def without_unread(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A saved model's weights but for those of modules that its layout does not read, which nothing trained. Models

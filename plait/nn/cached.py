@@ -27,6 +27,8 @@ from plait.nn.read import Read
 from plait.nn.relative import RelativeBias
 from plait.nn.visibility import Segments
 
+WIDENED_PER_STEP = 1 << 20  # numbers of keys, and as many of values: what is widened stays in the cache
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -296,6 +298,25 @@ def softmax_and_sum(
     """
     if q_GNXH.device.type != "cpu":
         return softmax_and_sum_reference(q_GNXH, k_GNKH, v_GNKH, term_GN1K)
+    if q_GNXH.shape[2] == 1 and q_GNXH.dtype != torch.float32:
+        return _widened(q_GNXH, k_GNKH, v_GNKH, term_GN1K)
+    return _fused(q_GNXH, k_GNKH, v_GNKH, term_GN1K)
+
+
+def _widened(
+    q_GN1H: Tensor, k_GNKH: Tensor, v_GNKH: Tensor, term_GN1K: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """In fp32, a few lists at a time: the kernel takes a single row of bf16 several times as long as this does."""
+    step, found = max(1, WIDENED_PER_STEP // k_GNKH[0].numel()), []
+    for at in range(0, len(q_GN1H), step):
+        q, k, v = (x[at : at + step].float() for x in (q_GN1H, k_GNKH, v_GNKH))
+        found.append(_fused(q, k, v, None if term_GN1K is None else term_GN1K[at : at + step]))
+    out_GN1H, lse_GN1 = (torch.cat(each) for each in zip(*found, strict=True))
+    return out_GN1H.to(q_GN1H.dtype), lse_GN1
+
+
+def _fused(q_GNXH: Tensor, k_GNKH: Tensor, v_GNKH: Tensor, term_GN1K: Tensor | None) -> tuple[Tensor, Tensor]:
+    """By torch's own kernel."""
     mask_GN1K = None if term_GN1K is None else term_GN1K.to(q_GNXH.dtype)
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q_GNXH, k_GNKH, v_GNKH, attn_mask=mask_GN1K

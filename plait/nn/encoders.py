@@ -6,7 +6,8 @@ encoded, F coded features, C code columns (one for each feature, several where i
 coded feature, X width of a row's frozen vectors side by side, Y width of all that is learned of it.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -14,22 +15,24 @@ from typing import Annotated
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Float32, Int, Int64
 from torch import Tensor, nn
 
 from plait.limits import SHARE, WIDTH, check_numbers
 from plait.nn.action_kinds import modelled
 from plait.nn.actions import scaled
 from plait.nn.dropout import DrawingModule
-from plait.nn.initialising import Linear, VectorTable, init_columns, unset
+from plait.nn.initialising import Linear, VectorTable, init_columns, normal, unset
 from plait.schema import (
     FIRST_VALUE,
     MISSING_VALUE,
     PADDING,
     UNKNOWN_ITEM,
     Action,
+    Category,
     Feature,
     FeatureTable,
+    Keyed,
 )
 
 MISSING = -1.0  # stands where a missing value's knot is
@@ -91,11 +94,84 @@ class FeatureEncoder(nn.Module):
 
     def __init__(self, features: Sequence[Feature], dim: int) -> None:
         super().__init__()
-        self.codes = CodeEmbedding(features, dim)
+        self.codes = CodeEmbedding([learned_part(feature) for feature in features], dim)
+        ends = np.cumsum([feature.num_columns for feature in features]).tolist()
+        self.keyed = nn.ModuleDict(
+            {
+                str(end - 1): KeyedEmbedding(feature.num_codes, feature.kind.width, dim)
+                for end, feature in zip(ends, features, strict=True)
+                if isinstance(feature.kind, Keyed)
+            }
+        )
+
+    def describe(
+        self, features: Sequence[Feature], vectors: Mapping[str, Float32[np.ndarray, "K W"]]
+    ) -> None:
+        """Takes over the frozen vectors of features that have them, by name."""
+        ends = np.cumsum([feature.num_columns for feature in features]).tolist()
+        for end, feature in zip(ends, features, strict=True):
+            if isinstance(feature.kind, Keyed):
+                self._keyed_at(str(end - 1)).vector_KW[FIRST_VALUE:] = torch.tensor(vectors[feature.name])
+
+    def with_more(
+        self, features: Sequence[Feature], vectors: Mapping[str, Float32[np.ndarray, "K W"]]
+    ) -> "FeatureEncoder":
+        """An encoder with these frozen vectors, by feature, behind the others of it. It shares the weights."""
+        grown = copy.copy(self)
+        grown._modules = dict(self._modules)
+        ends = np.cumsum([feature.num_columns for feature in features]).tolist()
+        more = {str(end - 1): vectors.get(feature.name) for end, feature in zip(ends, features, strict=True)}
+        grown.keyed = nn.ModuleDict(
+            {column: self._keyed_at(column).with_more(more[column]) for column in self.keyed}
+        )
+        return grown
 
     def forward(self, code_UC: Int[Tensor, "U C"]) -> Float[Tensor, "U D"]:
         """Raises ValueError where there are more or fewer columns than the features have."""
-        return self.codes(code_UC).sum(1)
+        if not self.keyed:
+            return self.codes(code_UC).sum(1)
+        learned_UC = code_UC.clone()
+        for place in map(int, self.keyed):
+            learned_UC[:, place].masked_fill_(code_UC[:, place] >= FIRST_VALUE, PADDING)
+        vector_UD = self.codes(learned_UC).sum(1)
+        for column, embedding in self.keyed.items():
+            vector_UD = vector_UD + embedding(code_UC[:, int(column)])
+        return vector_UD
+
+    def _keyed_at(self, column: str) -> "KeyedEmbedding":
+        embedding = self.keyed[column]
+        assert isinstance(embedding, KeyedEmbedding), "columns of codes are of no other module here"
+        return embedding
+
+
+class KeyedEmbedding(nn.Module):
+    """Frozen vectors by key, projected (LUM paper, section 4.1.2: the query text of a condition token). Missing and
+    unseen values are zero here."""
+
+    vector_KW: Tensor
+
+    def __init__(self, num_codes: int, width: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("vector_KW", torch.zeros(num_codes, width, dtype=torch.float32))
+        self.project = Linear(width, dim, normal(0.02), bias=False)  # of length 1: like a learned vector
+
+    def with_more(self, vector_KW: Float32[np.ndarray, "K W"] | None) -> "KeyedEmbedding":
+        """With these vectors behind the others; it shares the weights."""
+        if vector_KW is None:
+            return self
+        grown = copy.copy(self)
+        grown._buffers = {
+            "vector_KW": torch.cat([self.vector_KW, torch.tensor(vector_KW).to(self.vector_KW)])
+        }
+        return grown
+
+    def forward(self, code_U: Int[Tensor, " U"]) -> Float[Tensor, "U D"]:
+        return self.project(self.vector_KW[code_U].to(self.project.weight.dtype))
+
+
+def learned_part(feature: Feature) -> Feature:
+    """What of a feature has trained vectors: of one with frozen vectors, only missing and unseen."""
+    return Feature(feature.name, Category()) if isinstance(feature.kind, Keyed) else feature
 
 
 @dataclass(frozen=True, eq=False)

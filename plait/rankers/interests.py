@@ -2,7 +2,9 @@
 
 Two tables. Of users: `user` (the log's id), `event` (which of the user's events the interest is for, from 0, counted as
 preparation kept them), `condition`, `interest`, and `version` where it is known. Of items: `item`, `interest`,
-`version`. An interest for an event knows only what came before it; whoever writes the files answers for that.
+`version`. An interest for an event knows only what came before it; whoever writes the files answers for that. In
+place of `event`, a table of users may have `time` and `items`, as `plait data shown --interests` writes it: the
+interest is for the user's events of that unix second with one of those items.
 
 Shape letters: M questions, Q conditions, W width of an interest, K keys of a condition, R rows of vectors, V items.
 """
@@ -22,6 +24,7 @@ from plait.nn.interests import InterestRows
 
 EVENTS = 1 << 32  # of a user, at most: keys are user * EVENTS + event
 OF_USERS, OF_ITEMS = ("user", "event", "condition", "interest"), ("item", "interest")
+OF_SHOWN = ("user", "time", "items", "condition", "interest")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,25 +65,23 @@ class Interests:
             ValueError: a column is missing or of the wrong type, vectors differ in width or hold no finite numbers, a
                 key stands twice, or there are several versions.
         """
-        tables = {path: _table(path, OF_USERS) for path in of_users} | {of_items: _table(of_items, OF_ITEMS)}
+        tables = {path: _table(path, OF_USERS, OF_SHOWN) for path in of_users}
+        tables |= {of_items: _table(of_items, OF_ITEMS)}
         version = _one_version(tables)
         vectors = {path: _vectors(path, table) for path, table in tables.items()}
         _check_one_width(vectors)
         items, item_vector_RW = tables.pop(of_items), vectors.pop(of_items)
-        users = pl.concat(table.select(OF_USERS[:-1]) for table in tables.values())
         vector_RW, of_all = np.concatenate(list(vectors.values())), " and ".join(map(str, of_users))
-        conditions = tuple(sorted(users["condition"].unique().to_list()))
-        user_R = dataset.users.index_of(users["user"])
-        key_R = np.where(user_R == dataset.users.unknown, -1, user_R * EVENTS + users["event"].to_numpy())
-        of_condition = users["condition"].to_numpy()
-        keyed = tuple(_keyed(of_all, key_R, of_condition == condition) for condition in conditions)
+        keyed = _by_condition(of_all, tables, dataset)
         item_R = dataset.items.index_of(items["item"])
         item_row_V = np.full(dataset.num_items + 1, -1, dtype=np.int64)
         known_r = np.flatnonzero(item_R != dataset.items.unknown)
         _check_once(str(of_items), item_R[known_r])
         item_row_V[item_R[known_r]] = known_r
         hashes = "".join(map(sha256, [*of_users, of_items]))
-        return cls(conditions, keyed, vector_RW, item_row_V, item_vector_RW, version, hashes)
+        return cls(
+            tuple(keyed), tuple(keyed.values()), vector_RW, item_row_V, item_vector_RW, version, hashes
+        )
 
     @property
     def width(self) -> int:
@@ -130,11 +131,52 @@ def _taken(vector_RW: np.ndarray, row_X: np.ndarray) -> np.ndarray:
     return np.where((row_X >= 0)[..., None], vector_RW[np.maximum(row_X, 0)], np.float32(0))
 
 
-def _table(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
+def _by_condition(of_all: str, tables: Mapping[Path, pl.DataFrame], dataset: Dataset) -> dict[str, _Keyed]:
+    """The vectors of users by condition; they stand in the order of the tables, end to end."""
+    begins, parts = np.cumsum([0, *(table.height for table in tables.values())]), []
+    for begin, table in zip(begins.tolist(), tables.values(), strict=False):
+        rows = table.drop("interest").with_row_index("row", begin)
+        parts.append(_keys(rows if "event" in rows.columns else _of_events(rows, dataset), dataset))
+    keys = pl.concat(parts)
+    key_R, row_R, of_condition = (keys[name].to_numpy() for name in ("key", "row", "condition"))
+    conditions = sorted({name for table in tables.values() for name in table["condition"].unique().to_list()})
+    return {name: _keyed(of_all, key_R, row_R, of_condition == name) for name in conditions}
+
+
+def _keys(rows: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
+    """`key`, -1 of users who are not in the dataset; `row`; `condition`."""
+    user_R = dataset.users.index_of(rows["user"])
+    key_R = np.where(user_R == dataset.users.unknown, -1, user_R * EVENTS + rows["event"].to_numpy())
+    return pl.DataFrame({"key": key_R, "row": rows["row"].cast(pl.Int64), "condition": rows["condition"]})
+
+
+def _of_events(rows: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
+    """Rows of users, seconds and items as rows of the dataset's events; those of none are left out."""
+    events = dataset.histories(np.arange(dataset.num_users))
+    known = pl.DataFrame(
+        {
+            "of": np.repeat(np.arange(dataset.num_users), events.num_events_U),
+            "time": events.time_s_E,
+            "item": events.item_E.astype(np.int64),
+            "event": events.number_E,
+        }
+    )
+    asked = rows.explode("items")
+    asked = asked.with_columns(
+        pl.Series("of", dataset.users.index_of(asked["user"])),
+        pl.Series("item", dataset.items.index_of(asked["items"])),
+        pl.col("time").cast(pl.Int64),
+    )
+    return asked.join(known, on=["of", "time", "item"], how="inner", maintain_order="left_right")
+
+
+def _table(path: Path, *ways: tuple[str, ...]) -> pl.DataFrame:
+    """A table with the columns of one of the ways, which tells what is missing of the first."""
     try:
         table = pl.read_parquet(path, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from None
+    columns = next((way for way in ways if set(way) <= set(table.columns)), ways[0])
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise ValueError(
@@ -192,11 +234,13 @@ def _check_one_width(vectors: Mapping[Path, Float32[np.ndarray, "_ _"]]) -> None
             )
 
 
-def _keyed(path: str, key_R: Int64[np.ndarray, " R"], is_of_it_R: np.ndarray) -> _Keyed:
-    row_K = np.flatnonzero(is_of_it_R & (key_R >= 0))
-    _check_once(path, key_R[row_K])
-    order_K = np.argsort(key_R[row_K], kind="stable")
-    return _Keyed(key_R[row_K][order_K], row_K[order_K])
+def _keyed(
+    path: str, key_R: Int64[np.ndarray, " R"], row_R: Int64[np.ndarray, " R"], is_of_it_R: np.ndarray
+) -> _Keyed:
+    chosen_K = np.flatnonzero(is_of_it_R & (key_R >= 0))
+    _check_once(path, key_R[chosen_K])
+    order_K = chosen_K[np.argsort(key_R[chosen_K], kind="stable")]
+    return _Keyed(key_R[order_K], row_R[order_K])
 
 
 def _check_once(path: str, key_K: Int64[np.ndarray, " K"]) -> None:

@@ -2,10 +2,12 @@
 
 FOLDER/answers-*.parquet  a row for each item of each answer to /v1/retrieve and /v1/score
 FOLDER/events-*.parquet   a row for each event that /v1/events stored
+FOLDER/interests-*.parquet  a row for each interest that a ranker read for an answer to /v1/score
 
-Both name users. `plait.service.shown` joins them into a log.
+All name users. `plait.service.shown` joins them into a log, and `plait.service.shown_interests` into interests to train
+a ranker with: logged interests are consumed again (LUM paper, section 4.4).
 
-Shape letters: A answers, R rows of all of them end to end.
+Shape letters: A answers, R rows of all of them end to end, W width of an interest.
 """
 
 import time
@@ -17,18 +19,31 @@ from typing import Any, final
 import msgspec
 import numpy as np
 import polars as pl
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
+from plait.service.asking import Answered
 from plait.service.counters import Counters
 from plait.service.deployed import Found
 from plait.service.rolling_files import RollingFiles, RollingSettings
+from plait.service.told import Told
 from plait.service.wire import Asked, RetrieveRequest, ScoreRequest, SentEvent
 from plait.store.history import Outcome
 
-ANSWERS, EVENTS = "answers", "events"
+ANSWERS, EVENTS, INTERESTS = "answers", "events", "interests"
 EXPECTED = "expected_"  # before the name of each column of expected actions
 MOMENT = pl.Datetime("us", "UTC")
-TEXTS = ("model", "version", "request_id", "asked", "user", "at", "answered_by", "why", "question")
+TEXTS = (
+    "model",
+    "version",
+    "request_id",
+    "asked",
+    "user",
+    "at",
+    "answered_by",
+    "why",
+    "interests",
+    "question",
+)
 
 
 @dataclass(frozen=True)
@@ -52,9 +67,27 @@ class Happened(msgspec.Struct, frozen=True, gc=False):
     sent: SentEvent
 
 
+@dataclass(frozen=True)
+class Informed:
+    """What a ranker was told for an answer; the interests that it lacked are none."""
+
+    request_id: str
+    time_us: int
+    model: str
+    asked: ScoreRequest
+    told: Told
+
+    @property
+    def known(self) -> list[tuple[str, Float32[np.ndarray, " W"]]]:
+        """Conditions with their interests."""
+        assert self.told.interest_QW is not None, "of nothing there is no row"
+        pairs = zip(self.told.conditions, self.told.interest_QW, strict=True)
+        return [(condition, interest_W) for condition, interest_W in pairs if not np.isnan(interest_W).any()]
+
+
 @final
 class AnswerLog:
-    """Answers and events as they come, written to files aside from whoever answers.
+    """Answers, events and interests as they come, written to files aside from whoever answers.
 
     Args:
         clock_s: unix seconds.
@@ -73,12 +106,20 @@ class AnswerLog:
         self._events: RollingFiles[Happened] = RollingFiles(
             settings, EVENTS, happened_table, *_counting(counters, EVENTS)
         )
+        self._interests: RollingFiles[Informed] = RollingFiles(
+            settings, INTERESTS, read_table, *_counting(counters, INTERESTS)
+        )
 
-    def answered(self, request_id: str, asked: Asked, found: Found) -> None:
+    def answered(self, request_id: str, asked: Asked, answered: Answered) -> None:
         """A whole answer, with the model that gave it. An empty one, or one to another question, showed nothing."""
-        if isinstance(asked, RetrieveRequest | ScoreRequest) and found["items"]:
-            answer = Answer(request_id, self._now_us(), asked, found)
-            self._answers.add(answer, answer.num_rows)
+        found, told = answered.found, answered.told
+        if not isinstance(asked, RetrieveRequest | ScoreRequest) or not found["items"]:
+            return
+        answer = Answer(request_id, self._now_us(), asked, found)
+        self._answers.add(answer, answer.num_rows)
+        if isinstance(asked, ScoreRequest) and "interests" in found and told.interest_QW is not None:
+            informed = Informed(request_id, answer.time_us, found["model"], asked, told)
+            self._interests.add(informed, len(told.conditions))
 
     def stored(self, events: Iterable[SentEvent], outcomes: Iterable[Outcome]) -> None:
         """Events with what became of them: one that is sent again happened once."""
@@ -91,6 +132,7 @@ class AnswerLog:
         """Writes what waits."""
         self._answers.close()
         self._events.close()
+        self._interests.close()
 
     def _now_us(self) -> int:
         return int(self._clock_s() * 1e6)
@@ -127,6 +169,24 @@ def happened_table(events: Sequence[Happened]) -> pl.DataFrame:
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)).with_columns(times)
 
 
+def read_table(answers: Sequence[Informed]) -> pl.DataFrame:
+    """A row for each interest that a ranker read: of which request, user and condition, from which version, and how it
+    was known. `asked_request_id` is the request that the ranker's question named."""
+    rows = [(its, condition, interest_W) for its in answers for condition, interest_W in its.known]
+    columns = {
+        "request_id": [its.request_id for its, _, _ in rows],
+        "asked_request_id": [its.asked.request_id for its, _, _ in rows],
+        "user": [None if its.asked.user is None else str(its.asked.user) for its, _, _ in rows],
+        "model": [its.model for its, _, _ in rows],
+        "version": [its.told.version for its, _, _ in rows],
+        "source": [its.told.source for its, _, _ in rows],
+        "condition": [condition for _, condition, _ in rows],
+    }
+    vectors = pl.Series("interest", [interest_W.tolist() for _, _, interest_W in rows], pl.List(pl.Float32))
+    times = pl.Series("time", [its.time_us for its, _, _ in rows], dtype=pl.Int64).cast(MOMENT)
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)).with_columns(times, vectors)
+
+
 def _told(answer: Answer) -> dict[str, str | None]:
     """What all rows of an answer share. Lists of allowed and denied items may be long, and are left out."""
     asked, found = answer.asked, answer.found
@@ -146,6 +206,7 @@ def _told(answer: Answer) -> dict[str, str | None]:
         "at": None if asked.at is None else str(asked.at),
         "answered_by": found["answered_by"],
         "why": found.get("why"),
+        "interests": found.get("interests"),
         "question": msgspec.json.encode(more, order="deterministic").decode(),
     }
 

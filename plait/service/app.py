@@ -104,11 +104,10 @@ def _add_questions(app: FastAPI, service: Service) -> None:
         return await _answer(request, InterestsRequest)
 
     async def _answer(request: Request, kind: type[Any]) -> Response:
-        deadline_s = _deadline_s(request, service)
         asked = decoded(await _body(request, service), kind)
-        answered = await service.answer(asked, deadline_s, request.state.request_id)
+        answered = await service.answer(asked, request.state.deadline_s, request.state.request_id)
         if service.answer_log is not None:
-            service.answer_log.answered(request.state.request_id, asked, answered.found)
+            service.answer_log.answered(request.state.request_id, asked, answered)
         response = _json({"request_id": request.state.request_id, **answered.found})
         response.headers["server-timing"] = server_timing(answered)
         return response
@@ -212,6 +211,7 @@ def _described(service: Service, served: Served) -> dict[str, Any]:
         "can_retrieve": deployed.can_retrieve,
         "can_score": deployed.can_score,
         "conditions": [feature.name for feature in config.conditions] if deployed.answers_conditions else [],
+        "reads_condition": deployed.reads_condition,
         "reads_interests": deployed.reads_interests,
         "told_by": service.telling.teller_name(deployed.name),
         "window": [config.max_events, config.window_step],
@@ -249,7 +249,7 @@ async def _body(request: Request, service: Service) -> bytes:
 
 
 def _deadline_s(request: Request, service: Service) -> float:
-    """On `time.monotonic`'s clock: the request's budget from its arrival on."""
+    """On `time.monotonic`'s clock: the request's budget from its arrival on. Raises Problem where it is no number."""
     given = request.headers.get(DEADLINE)
     budget_ms = service.settings.deadline_ms
     if given is not None:
@@ -349,7 +349,8 @@ class _Guarded:
         ):  # a browser opens it, and then asks for a key
             return
         if route in QUESTIONS:  # before its body is read
-            self.service.asking.check_has_room(_deadline_s(request, self.service))
+            request.state.deadline_s = _deadline_s(request, self.service)
+            self.service.asking.check_has_room(request.state.deadline_s)
         if not self.service.keys:
             host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
             if host.strip("[]") not in LOOPBACK:
@@ -389,6 +390,7 @@ def _route(path: str) -> str:
         "/v1/events",
         *QUESTIONS,
         "/v1/items",
+        "/v1/conditions",
         "/v1/layout",
         "/v1/comparison",
         "/v1/models",

@@ -13,19 +13,23 @@ from typing import Any, final
 
 from plait.service.deployed import Deployed, Found, Question
 from plait.service.problems import Problem
+from plait.service.told import Told
 
 LATE = "the deadline passed before the model answered"
 MARGIN = 1.25  # of the time that is left: a mean is often exceeded
 SLOW = 0.2  # the weight of the newest time in the mean
+MOST_PUT_OFF_S = 0.1  # that a step of other work gives way: where questions never end, it would never be done
 
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer, how long its question waited, and how long the pass of the model took that answered it."""
+    """An answer, how long its question waited, how long the pass of the model took that answered it, and what a ranker
+    was told for it."""
 
     found: Found
     waited_s: float
     model_s: float  # 0 where counts answered after the deadline
+    told: Told = Told()
 
 
 @dataclass(eq=False)
@@ -52,6 +56,7 @@ class Asking:
         self._queue: deque[_Waiting] = deque()
         self._works: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._changed, self._closed = threading.Condition(), False
+        self._idle = threading.Event()  # no question waits, and none is answered
         self.mean_s = 0.0  # of one question in the model's thread
         self._busy_until_s = 0.0  # when the pass that runs should end
         self.observe: Callable[[str, int, float], None] = lambda model, size, took_s: None
@@ -118,6 +123,17 @@ class Asking:
             self._changed.notify()
         return done.result()
 
+    def give_way(self) -> bool:
+        """Called before each step of a work that nobody waits for: waits until no question waits or is answered, but
+        not for ever. Whether the work goes on: not when the service goes down."""
+        self._idle.wait(MOST_PUT_OFF_S)
+        return not self._closed
+
+    def in_its_thread(self, work: Callable[[], Any]) -> Any:
+        """A step of such a work that only the model's thread can do. As `between_questions`."""
+        self.give_way()
+        return self.between_questions(work)
+
     def close(self) -> None:
         """Answers what waits, and takes nothing more."""
         with self._changed:
@@ -136,6 +152,7 @@ class Asking:
         with self._changed:
             self._check_open()
             self.check_has_room(waiting.deadline_s)
+            self._idle.clear()
             self._queue.append(waiting)
             self._changed.notify()
         return waiting
@@ -148,6 +165,7 @@ class Asking:
         while True:
             with self._changed:
                 while not (self._queue or self._works or self._closed):
+                    self._idle.set()
                     self._changed.wait()
                 if self._closed and not (self._queue or self._works):
                     return

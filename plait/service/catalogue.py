@@ -63,14 +63,17 @@ class Catalogue:
 
 @final
 class Catalogues:
-    """The catalogue of the first model's version that is served, made when it is first asked for."""
+    """The catalogue of each model's version that is served, made when it is first asked for."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._made: tuple[Deployed, Catalogue] | None = None
+        self._made: dict[str, tuple[Deployed, Catalogue]] = {}
 
-    def now(self) -> Catalogue:
-        deployed = self._service.first.deployed
-        if self._made is None or self._made[0] is not deployed:
-            self._made = deployed, Catalogue.of(deployed.recommender, self._service.first.model.dataset)
-        return self._made[1]
+    def of(self, model: str | None) -> Catalogue:
+        """That of a model; of the first where none is named. Raises Problem where none is called so."""
+        served = self._service.of(model)
+        deployed, made = served.deployed, self._made.get(served.model.name)
+        if made is None or made[0] is not deployed:
+            made = deployed, Catalogue.of(deployed.recommender, served.model.dataset)
+            self._made[served.model.name] = made
+        return made[1]

@@ -72,6 +72,18 @@ class Counters:
             ["model", "interests"],
             registry=self.registry,
         )
+        self.queries_failed = Counter(
+            "plait_queries_failed",
+            "Queries of interests that failed otherwise than by a deadline, a full queue or a missing history",
+            ["model", "error"],
+            registry=self.registry,
+        )
+        self.kept = Counter(
+            "plait_interests_kept",
+            "Interests of users by what became of them on their way into the store or out of it",
+            ["fate"],
+            registry=self.registry,
+        )
         self._add_shadow()
         self._add_log()
 

@@ -40,6 +40,7 @@ from plait.store.history import Head, Store
 
 MOST_APPENDED = 16  # events that are appended one by one; more are encoded anew
 BY_MODEL, BY_COUNTS = "model", "fallback"
+EPOCH = "epoch"  # of the history, in an answer to a question that wants to know it
 Found = dict[str, Any]  # members of an answer
 
 
@@ -50,6 +51,7 @@ class Question:
     asked: Asked
     now: Any = None  # as the log writes times; None where it has none
     told: Told = Told()  # to a ranker that reads interests
+    wants_epoch: bool = False  # of the history that is read
 
     @property
     def user(self) -> str | None:
@@ -222,7 +224,7 @@ class Deployed:
             self.state_of(user)
         return len(users)
 
-    def state_of(self, user: str) -> State | None:
+    def state_of(self, user: str) -> CachedState | None:
         """The state of a user's whole history as it is now; None where there is none."""
         num_forgotten = self.states.num_forgotten
         head = self.store.head(user)
@@ -234,7 +236,7 @@ class Deployed:
             entry = self._encoded(user)
         if entry is not None:
             self.states.put(user, entry, num_forgotten)
-        return None if entry is None else entry.state
+        return entry
 
     def _caught_up(self, user: str, head: Head) -> CachedState | None:
         """The cached state with the events that came since; None where it is of another history, or far behind."""
@@ -270,20 +272,21 @@ class Deployed:
         return replace(state, id_U=(user,))
 
     def _ready(self, place: int, question: Question) -> _Ready | Found:
-        asked = question.asked
+        asked, epoch = question.asked, {}
         if question.user is not None:
-            state = self.state_of(question.user)
-            if state is None and isinstance(asked, WhyRequest | InterestsRequest):
+            entry = self.state_of(question.user)
+            if entry is None and isinstance(asked, WhyRequest | InterestsRequest):
                 raise Problem(404, "no history", "the user has no history to read; append events first")
-            if state is None:
+            if entry is None:
                 return self.fall_back(question, "the user has no history")
+            state, epoch = entry.state, {EPOCH: entry.epoch} if question.wants_epoch else {}
         else:
             assert asked.history is not None, "a user or a history is given"
             state = self.encoded([self.rows.spelled(row) for row in asked.history], asked.before)
         if self.needs_time[_answers_as(asked)] and asked.at is None:
             question = replace(question, asked=_at(asked, question.now))
         if isinstance(question.asked, WhyRequest | QueryRequest | InterestsRequest):
-            return {"answered_by": BY_MODEL, **self._by_itself(question.asked, state)}
+            return {"answered_by": BY_MODEL, **epoch, **self._by_itself(question.asked, state)}
         if isinstance(asked, ScoreRequest):
             item_M = dense_items(self.recommender, asked.items)
             known_M = item_M != UNKNOWN_ITEM

@@ -14,6 +14,7 @@ from plait.data.history import Columns
 from plait.files import Hashes
 from plait.service.deployed import Deployed
 from plait.service.problems import Problem, without_values
+from plait.service.spare import in_spare_time
 
 VERSION_LENGTH = 12
 
@@ -44,13 +45,17 @@ class Served:
 
     Args:
         load: makes a version ready to answer.
+        give_way: called before each step of what a new version costs beside the questions that are answered; waits
+            for those, and says whether to go on.
 
     Raises:
         ValueError: the folder is not whole, or its model cannot answer.
     """
 
-    def __init__(self, model: Model, load: Callable[[Model, str], Deployed]) -> None:
-        self.model, self._load = model, load
+    def __init__(
+        self, model: Model, load: Callable[[Model, str], Deployed], give_way: Callable[[], bool]
+    ) -> None:
+        self.model, self._load, self._give_way = model, load, give_way
         self._coming: Deployed | None = None  # the version that is about to be served
         self._swapping = threading.Lock()
         self.deployed = load(model, model.version())
@@ -63,34 +68,45 @@ class Served:
 
     def reload(self) -> dict[str, Any]:
         """Takes the version that lies in the folder now: loads it aside, lets it practise, warms the users asked about
-        last, then turns. Requests that began with the old version are answered by it.
+        last, then turns. Requests that began with the old version are answered by it. All of that is done in spare
+        time, in steps that give way to questions.
 
         Raises:
             Problem: the folder is not whole, or holds a model of other columns; the old version goes on.
         """
         with self._swapping:
-            old = self.deployed
-            try:
-                version = self.model.version()
-                if version == old.version:
-                    return {"model": old.name, "version": version, "swapped": False}
-                new = self._load(self.model, version)
-                check_same_log(old, new)
-                if self.model.version() != version:
-                    raise ValueError("the model's folder changed while it was read; try again")
-            except (ValueError, OSError) as error:
-                raise Problem(
-                    409,
-                    "no new model",
-                    f"{_without_paths(error, self.model.folder)}; the version {old.version} goes on",
-                ) from error
-            self._coming = new
-            try:
-                warmed = new.warm(old.states.users(), lambda: True)
-                self.deployed = new
-            finally:
-                self._coming = None
-            return {"model": new.name, "version": version, "swapped": True, "warmed_users": warmed}
+            return in_spare_time(self._turned)
+
+    def _turned(self) -> dict[str, Any]:
+        old, new = self.deployed, self._new()
+        if new is None:
+            return {"model": old.name, "version": old.version, "swapped": False}
+        self._coming = new
+        try:
+            warmed = new.warm(old.states.users(), self._give_way)
+            self.deployed = new
+        finally:
+            self._coming = None
+        return {"model": new.name, "version": new.version, "swapped": True, "warmed_users": warmed}
+
+    def _new(self) -> Deployed | None:
+        """The version that lies in the folder now; None where it is the one that answers. Raises Problem."""
+        old = self.deployed
+        try:
+            version = self.model.version()
+            if version == old.version:
+                return None
+            new = self._load(self.model, version)
+            check_same_log(old, new)
+            if self.model.version() != version:
+                raise ValueError("the model's folder changed while it was read; try again")
+        except (ValueError, OSError) as error:
+            raise Problem(
+                409,
+                "no new model",
+                f"{_without_paths(error, self.model.folder)}; the version {old.version} goes on",
+            ) from error
+        return new
 
 
 def check_same_log(one: Deployed, other: Deployed) -> None:

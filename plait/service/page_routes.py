@@ -13,6 +13,7 @@ from fastapi import FastAPI, Query, Response
 
 from plait.layouts import audit, draw
 from plait.layouts.notation import Layout
+from plait.schema import Categories, Category, Feature, Number
 from plait.service.catalogue import MOST_FOUND, Catalogues
 from plait.service.comparison import comparison_of, report_of, summary_of
 from plait.service.problems import Problem
@@ -22,6 +23,7 @@ from plait.store.history import StoreUnavailable
 PAGE, FOLDER, INDEX = "/page", "/page/", "index.html"
 MOST_TEXT, MOST_LOOKED_AT = 200, 200
 MOST_NAMED = 100  # ids in one address
+MOST_VALUES = 1_000  # of a condition, to choose from
 KINDS = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -81,8 +83,9 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
         search: str = Query("", max_length=MOST_TEXT),
         k: int = Query(20, ge=1, le=MOST_FOUND),
         id: list[str] = Query([], max_length=MOST_NAMED),
+        model: str | None = Query(None, max_length=MOST_TEXT),
     ) -> Response:
-        found = await asyncio.to_thread(lambda: catalogues.now().found(search, k, id))
+        found = await asyncio.to_thread(lambda: catalogues.of(model).found(search, k, id))
         return _json({"items": found})
 
     @app.get(
@@ -93,6 +96,11 @@ def _add_lookups(app: FastAPI, service: Service) -> None:
         search: str = Query("", max_length=MOST_TEXT), k: int = Query(10, ge=1, le=MOST_FOUND)
     ) -> Response:
         return _json({"users": await asyncio.to_thread(_users, service, search, k)})
+
+    @app.get("/v1/conditions", summary="What a model is asked under, and the values that it knows")
+    async def conditions(model: str | None = Query(None, max_length=MOST_TEXT)) -> Response:
+        config = service.of(model).deployed.recommender.model.config
+        return _json({"conditions": [condition_said(feature) for feature in config.conditions]})
 
     @app.get("/v1/layout", summary="The layout: its tokens, who sees whom, and its audit")
     async def layout(model: str | None = Query(None, max_length=MOST_TEXT)) -> Response:
@@ -136,6 +144,18 @@ def _users(service: Service, search: str, most: int) -> list[str]:
     except StoreUnavailable as error:
         raise unavailable(error) from error
     return found
+
+
+def condition_said(feature: Feature) -> dict[str, Any]:
+    """Its name, its kind, some of the values that training events have, and how many more there are.
+
+    >>> condition_said(Feature("scenario", Category(("home", "search"))))
+    {'name': 'scenario', 'kind': 'category', 'values': ('home', 'search'), 'more': 0}
+    """
+    values = feature.kind.values if isinstance(feature.kind, Category | Categories) else ()
+    kind = "number" if isinstance(feature.kind, Number) else "category"
+    shown = values[:MOST_VALUES]
+    return {"name": feature.name, "kind": kind, "values": shown, "more": len(values) - len(shown)}
 
 
 def _drawn(layout: Layout) -> dict[str, Any]:

@@ -4,7 +4,9 @@ Libraries are read, memory is taken, and ways of multiplying are chosen when the
 wait for that, and past their deadline get counts.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from plait.data.columns.times import PER_S
@@ -13,24 +15,28 @@ from plait.service.deployed import Deployed, Question
 from plait.service.rows import Row
 from plait.service.wire import RetrieveRequest, ScoreRequest
 
+Step = Callable[[Callable[[], Any]], Any]
 CANDIDATES = 1_000
 BEGAN = datetime(2020, 1, 1, tzinfo=UTC)
 
 
-def practise(deployed: Deployed) -> int:
+def practise(deployed: Deployed, step: Step = lambda work: work()) -> int:
     """Answers a retrieve and a score of the longest history that the model reads, and appends to it; how many answers.
 
     Nothing of it is stored or kept in memory.
+
+    Args:
+        step: does a piece of it, none of which takes longer than a question, in the thread that will answer.
 
     Raises:
         ValueError: the model does not answer.
     """
     rows = practice_rows(deployed)
     try:
-        state = deployed.encoded(rows[:-1])
-        deployed.recommender.append(state, deployed.rows.frame(rows[-1:]))
+        state = step(lambda: deployed.encoded(rows[:-1]))
+        step(lambda: deployed.recommender.append(state, deployed.rows.frame(rows[-1:])))
         questions = _questions(deployed, rows)
-        answers = deployed.answer(questions)
+        answers = [answer for one in questions for answer in step(partial(deployed.answer, [one]))]
     except Exception as error:
         raise ValueError(f"the model cannot answer: {error}") from error
     for answer in answers:

@@ -91,11 +91,12 @@ class Service:
         self.is_ready, self.shadow = False, Shadow(self.counters)
         state_bytes = int(settings.state_memory_mb * 1e6) // len(models)
         self.served: dict[str, Served] = {}
-        self.telling = Telling(self.served, self.asking.ask, interests)
+        self.telling = Telling(self.served, self.asking.ask, store, self.counters, interests, clock_s)
         self._kept: dict[str, str] = {}  # the columns that any model reads, and how their values are kept
         try:
             for model in models:
-                self.served[model.name] = Served(model, partial(self._loaded, state_bytes=state_bytes))
+                load = partial(self._loaded, state_bytes=state_bytes)
+                self.served[model.name] = Served(model, load, self.asking.give_way)
                 check_same_log(self.first.deployed, self.served[model.name].deployed)
             self.telling.introduce()
             self.answer_log = None if log is None else AnswerLog(log, self.counters, clock_s)
@@ -124,10 +125,10 @@ class Service:
         if isinstance(asked, ScoreRequest) and deployed.reads_interests:
             wait_s = deadline_s - time.monotonic() - RANKING * self.asking.mean_s
             question = replace(question, told=await self.telling.told(deployed, asked, wait_s))
-        teller = self.telling.teller_of(asked) if isinstance(asked, RetrieveRequest) else None
+        query = self.telling.query_of(question)
         answering = asyncio.ensure_future(self.asking.ask(deployed, question, deadline_s))
-        if teller is not None and isinstance(asked, RetrieveRequest):  # behind the question itself
-            self.telling.begin(teller, asked, question, request_id, deadline_s)
+        if query is not None:  # behind the question itself
+            self.telling.begin(query, request_id, deadline_s)
         try:
             answered = await answering
         except StoreUnavailable as error:
@@ -137,7 +138,9 @@ class Service:
             self.counters.told.labels(deployed.name, answered.found["interests"]).inc()
         self._shadowed(deployed, question, answered.found)
         return replace(
-            answered, found={"model": deployed.name, "version": deployed.version, **answered.found}
+            answered,
+            found={"model": deployed.name, "version": deployed.version, **answered.found},
+            told=question.told,
         )
 
     def _chosen(self, asked: Asked) -> Deployed:
@@ -257,7 +260,9 @@ class Service:
 
     def _loaded(self, model: Model, version: str, state_bytes: int) -> Deployed:
         recommender = Recommender.from_pretrained(model.folder, model.device)
-        fallback = None if model.dataset is None else Fallback.of(model.dataset, recommender)
+        self.asking.give_way()
+        fallback = self._fallback_of(model, recommender)
+        self.asking.give_way()
         rows = Rows(recommender, self._kept)
         self._kept.update(rows.types | self._kept)
         deployed = Deployed(
@@ -270,8 +275,15 @@ class Service:
             rows,
             model_hash(model.folder),
         )
-        self.asking.between_questions(lambda: practise(deployed))
+        practise(deployed, self.asking.in_its_thread)
         return deployed
+
+    def _fallback_of(self, model: Model, recommender: Recommender) -> Fallback | None:
+        """That of the version that answers, where the two know the same items: it counts the same events."""
+        served = self.served.get(model.name)
+        if served is not None and served.deployed.recommender.items.equals(recommender.items):
+            return served.deployed.fallback
+        return None if model.dataset is None else Fallback.of(model.dataset, recommender)
 
     def reload(self, name: str | None = None) -> list[dict[str, Any]]:
         """Takes the versions that lie in the folders now: of one model, or of all, one after the other.
@@ -304,6 +316,7 @@ class Service:
         self.asking.close()
         self.spare.close()
         self.appending.close()
+        self.telling.close()
 
 
 def unavailable(error: StoreUnavailable) -> Problem:

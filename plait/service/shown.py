@@ -21,7 +21,7 @@ from plait.service.rows import Rows, unpacked
 
 REQUEST = "request_id"  # where the log has no column of that meaning
 KEYS = ["request_id", "user", "item"]  # of a row in the log of answers
-OF_ANSWERS = ("asked", "position", "model", "version", "answered_by", "score", "value")
+OF_ANSWERS = ("asked", "position", "model", "version", "answered_by", "interests", "score", "value")
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Shown:
     """A row for each item that a user was shown or did something with, by user and time.
 
     Beside the log's own columns: `shown` (an answer held it) and `taken` (an event is about it), and of the answer
-    `asked`, `position`, `model`, `version`, `answered_by`, `score`, `value` and `expected_...`. Where the log has a
-    column of that name, it is called `answer_...`.
+    `asked`, `position`, `model`, `version`, `answered_by`, `interests` (how a ranker knew them), `score`, `value` and
+    `expected_...`. Where the log has a column of that name, it is called `answer_...`.
     """
 
     table: pl.DataFrame
@@ -146,7 +146,7 @@ def _spelled_events(events: pl.DataFrame, recommender: Recommender) -> pl.DataFr
     missing = [action.name for action in recommender.actions if action.name not in own.columns]
     own = own.with_columns(pl.lit(None).alias(name) for name in missing)
     item = own[columns.item].cast(pl.String).alias("item")
-    when_us = events["time"].dt.epoch("us") if columns.time is None else _us(own[columns.time], columns)
+    when_us = events["time"].dt.epoch("us") if columns.time is None else times_us(own[columns.time], columns)
     request_id = events["request_id"]
     if columns.request is not None:
         request_id = own.select(pl.coalesce(request_id, pl.col(columns.request).cast(pl.String))).to_series()
@@ -192,7 +192,7 @@ def _as_logged(table: pl.DataFrame, columns: Columns, recommender: Recommender) 
     """Rows in the order of users and times, under the names of the log, and in its forms."""
     shown_us = table["time"].dt.epoch("us")
     if columns.time is not None:
-        shown_us = pl.select(pl.coalesce(_us(table["at"], columns), shown_us)).to_series()
+        shown_us = pl.select(pl.coalesce(times_us(table["at"], columns), shown_us)).to_series()
     when_us = pl.select(pl.coalesce(shown_us, table["when_us"] if "when_us" in table.columns else None))
     table = table.with_columns(when_us.to_series().alias("when_us"))
     table = table.sort("user", "when_us", "request_id", "position", maintain_order=True)
@@ -210,7 +210,7 @@ def _as_logged(table: pl.DataFrame, columns: Columns, recommender: Recommender) 
     return pl.DataFrame([series.alias(name) for name, series in ours.items()])
 
 
-def _us(times: pl.Series, columns: Columns) -> pl.Series:
+def times_us(times: pl.Series, columns: Columns) -> pl.Series:
     """Microseconds since 1970 of times as the log writes them."""
     assert columns.time is not None
     form = TimeForm(column="at", unit=columns.time_unit, format=columns.time_format)

@@ -4,11 +4,15 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from queue import Full, Queue
-from typing import final
+from typing import TypeVar, final
+
+Done = TypeVar("Done")
 
 MOST_SPARE = 32  # works that wait
-NICENESS = 10  # about a tenth of the processor, where another thread wants it
+NICENESS = 10  # more than the process has: about a tenth of the processor, where another thread wants it
+MOST_NICENESS = 19  # the system knows no more
 
 
 @final
@@ -41,8 +45,20 @@ class SpareThread:
         self._thread.join()
 
     def _run(self) -> None:
-        if sys.platform == "linux":  # elsewhere niceness is of the whole process
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        lower_priority()
         while (work := self._works.get()) is not None:
             work()
             self._works.task_done()
+
+
+def in_spare_time(work: Callable[[], Done]) -> Done:
+    """Does it in a thread of low priority, as are those that it starts; waits for it, and raises as it does."""
+    with ThreadPoolExecutor(1, "plait-coming", lower_priority) as pool:
+        return pool.submit(work).result()
+
+
+def lower_priority() -> None:
+    """Of the thread that calls."""
+    if sys.platform == "linux":  # elsewhere niceness is of the whole process
+        niceness = min(MOST_NICENESS, os.getpriority(os.PRIO_PROCESS, os.getpid()) + NICENESS)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)

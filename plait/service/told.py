@@ -1,7 +1,7 @@
 """What a ranker is told of a user: interests that a large user model was asked for while the request was on its way, or
 before.
 
-A cache of both, in the event loop's thread alone (LUM paper, section 4.6 and figure 5).
+A cache of both, in the event loop's thread alone (LUM paper, section 4.4 and figure 5).
 
 Shape letters: M questions, Q conditions, W width of an interest, R rows of vectors, V1 rows of the item table.
 """
@@ -21,8 +21,9 @@ from jaxtyping import Bool, Float, Float32, Int64
 from plait.conditions import INTEREST, USER
 from plait.data.vocabulary import Vocabulary
 from plait.nn.interests import InterestRows
+from plait.store.history import KeptInterests
 
-Source = Literal["queried", "precomputed", "none"]
+Source = Literal["queried", "last", "precomputed", "none"]
 MOST_FLIGHTS = 4_096  # requests whose interests are kept; the oldest are let go
 MOST_KEPT = 20_000  # users whose last interests are kept
 COLUMNS = (USER, "condition", INTEREST, "version")
@@ -30,10 +31,18 @@ COLUMNS = (USER, "condition", INTEREST, "version")
 
 @dataclass(frozen=True, eq=False)
 class Told:
-    """What is known of the user of a question; NaN in place of an interest that is not."""
+    """What is known of the user of a question; NaN in place of an interest that is not.
+
+    Args:
+        source: `queried`: asked with the request. `last`: what was last asked of the user. `precomputed`: of a table.
+        version: of the user model that said it.
+        conditions: by their keys.
+    """
 
     source: Source = "none"
     interest_QW: Float32[np.ndarray, "Q W"] | None = None
+    version: str = ""
+    conditions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +174,9 @@ class InterestTable:
         row_UN[user_R, [conditions.index(name) for name in table["condition"]]] = np.arange(len(table))
         return cls(str(versions[0]), users, row_UN, conditions, table[INTEREST].to_numpy())
 
+    def knows(self, user: str) -> bool:
+        return int(self.users.index_of(pl.Series([user]))[0]) != self.users.unknown
+
     def of(self, user: str, conditions: Sequence[str]) -> Float32[np.ndarray, "Q W"] | None:
         """NaN under conditions that are not there; None where nothing is."""
         place = int(self.users.index_of(pl.Series([user]))[0])
@@ -180,12 +192,12 @@ class InterestTable:
 
 
 @final
-class Precomputed:
-    """What is known of users from before: their last interests of this process, else those of a table."""
+class LastInterests:
+    """What was last said of users: so many of them, those asked about longest ago out first. A cache of the store."""
 
-    def __init__(self, table: InterestTable | None = None, most: int = MOST_KEPT) -> None:
-        self._table, self._most, self._gone = table, most, set[str]()
-        self._last: OrderedDict[tuple[str, str], dict[str, Float32[np.ndarray, " W"]]] = OrderedDict()
+    def __init__(self, most: int = MOST_KEPT) -> None:
+        self._most, self.num_forgotten = most, 0  # times that a user was forgotten
+        self._last: OrderedDict[tuple[str, str], Mapping[str, Float32[np.ndarray, " W"]]] = OrderedDict()
 
     def keep(
         self, user: str, version: str, conditions: Sequence[str], interest_QW: Float32[np.ndarray, "Q W"]
@@ -195,21 +207,60 @@ class Precomputed:
         while len(self._last) > self._most:
             self._last.popitem(last=False)
 
-    def of(
-        self, user: str | None, version: str, conditions: Sequence[str]
-    ) -> Float32[np.ndarray, "Q W"] | None:
-        """NaN under conditions that are not there; None where nothing is."""
-        if user is None:
-            return None
+    def recall(
+        self, user: str, version: str, kept: Sequence[KeptInterests], num_forgotten: int
+    ) -> list[bool]:
+        """Takes what the store has, unless something newer was said meanwhile; of each, whether it is of the version.
+        That there is nothing is kept in mind, too.
+
+        Args:
+            num_forgotten: as it stood before the store was read: where anybody was forgotten since, it may be of that
+                very user.
+        """
+        of_version = [its.version == version for its in kept]
+        if num_forgotten != self.num_forgotten or self.knows(user, version):
+            return of_version
+        its = next((its for its in kept if its.version == version and its.conditions), None)
+        if its is None:
+            self.keep(user, version, (), np.zeros((0, 0), np.float32))
+        else:
+            vectors = np.frombuffer(its.vectors, "<f2").astype(np.float32)
+            self.keep(user, version, its.conditions, vectors.reshape(len(its.conditions), -1))
+        return of_version
+
+    def knows(self, user: str, version: str) -> bool:
+        """Whether anybody has looked, or asked."""
+        return (user, version) in self._last
+
+    def of(self, user: str, version: str, conditions: Sequence[str]) -> Float32[np.ndarray, "Q W"] | None:
+        """None where not all are there."""
         last = self._last.get((user, version))
-        if last is not None and last.keys() >= set(conditions):
-            return np.stack([last[name] for name in conditions])
+        if last is None or not last.keys() >= set(conditions):
+            return None
+        return np.stack([last[name] for name in conditions])
+
+    def forget(self, user: str) -> None:
+        """After it is gone from the store."""
+        self.num_forgotten += 1
+        for key in [key for key in self._last if key[0] == user]:
+            del self._last[key]
+
+
+@final
+class Precomputed:
+    """What a table says of users, without those who were deleted."""
+
+    def __init__(self, table: InterestTable | None = None) -> None:
+        self._table = table
+        self._gone: set[str] = set()  # users of the table; of others it has nothing to tell
+
+    def of(self, user: str, version: str, conditions: Sequence[str]) -> Float32[np.ndarray, "Q W"] | None:
+        """NaN under conditions that are not there; None where nothing is."""
         if self._table is None or self._table.version != version or user in self._gone:
             return None
         return self._table.of(user, conditions)
 
     def forget(self, user: str) -> None:
         """Until the table is read again, which must not hold the user any more."""
-        self._gone.add(user)
-        for key in [key for key in self._last if key[0] == user]:
-            del self._last[key]
+        if self._table is not None and self._table.knows(user):
+            self._gone.add(user)

@@ -66,6 +66,17 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     last: bytes
 
 
+class KeptInterests(msgspec.Struct, frozen=True, array_like=True):
+    """What one version of a user model last said of a user."""
+
+    user: str
+    epoch: int  # of the history that it was asked from
+    version: str  # of the user model
+    time_us: int  # when it was asked, since 1970
+    conditions: tuple[str, ...]
+    vectors: bytes  # one for each condition, end to end, in half precision, little-endian
+
+
 @dataclass(frozen=True)
 class StoredHistory:
     """A user's events, oldest first, with their keys."""
@@ -119,6 +130,17 @@ class Store(Protocol):
 
     def delete(self, user: str) -> bool:
         """Forgets a user wholly, and returns when that is safe; whether anything was known."""
+
+    def keep_interests(self, new: Sequence[KeptInterests]) -> list[bool]:
+        """Keeps what user models said of users, in place of what the same version said before, and returns when it is
+        safe; whether each was of the history that is there (`plait.store.interests`).
+
+        Raises:
+            StoreUnavailable: maybe some were kept.
+        """
+
+    def interests(self, user: str) -> tuple[KeptInterests, ...]:
+        """What each version last said of a user, the newest first."""
 
     def num_users(self) -> int: ...
 

@@ -3,6 +3,7 @@
 LMDB/users   key of the user -> its head
 LMDB/events  key of the user + key of the event -> its id and content
 LMDB/ids     key of the user + key of the event's id -> digest of the event
+LMDB/interests  key of the user -> what user models last said of it
 """
 
 import fcntl
@@ -22,6 +23,7 @@ from plait.store.history import (
     Change,
     Durability,
     Head,
+    KeptInterests,
     Outcome,
     Retention,
     StoredEvent,
@@ -35,6 +37,7 @@ from plait.store.history import (
     place_in,
     trimmed,
 )
+from plait.store.interests import may_be_kept, packed_interests, unpacked_interests, with_newer
 
 MAP_BYTES = 1 << 38  # of addresses, not of disk: 256 GiB
 LOCK = "writer.lock"
@@ -75,13 +78,13 @@ class LmdbStore:
             self._env = lmdb.open(
                 str(folder),
                 map_size=map_bytes,
-                max_dbs=3,
+                max_dbs=4,
                 sync=durability == "power",
                 metasync=durability == "power",
                 readahead=False,
             )
-            self._users, self._events, self._ids = (
-                self._env.open_db(name) for name in (b"users", b"events", b"ids")
+            self._users, self._events, self._ids, self._interests = (
+                self._env.open_db(name) for name in (b"users", b"events", b"ids", b"interests")
             )
         except lmdb.Error as error:
             os.close(self._lock)
@@ -114,10 +117,19 @@ class LmdbStore:
         user_key = key_of_user(user)
         with _told(), self._env.begin(write=True) as txn:
             known = txn.delete(user_key, db=self._users)
+            txn.delete(user_key, db=self._interests)
             for table in (self._events, self._ids):
                 for key, _ in list(self._rows(txn, table, user_key)):
                     txn.delete(user_key + key, db=table)
         return known
+
+    def keep_interests(self, new: Sequence[KeptInterests]) -> list[bool]:
+        with _told(), self._env.begin(write=True) as txn:
+            return [self._keep(txn, key_of_user(its.user), its) for its in new]
+
+    def interests(self, user: str) -> tuple[KeptInterests, ...]:
+        with _told(), self._env.begin() as txn:
+            return unpacked_interests(txn.get(key_of_user(user), db=self._interests))
 
     def num_users(self) -> int:
         with _told(), self._env.begin() as txn:
@@ -128,6 +140,12 @@ class LmdbStore:
         self._env.sync(True)
         self._env.close()
         os.close(self._lock)
+
+    def _keep(self, txn: lmdb.Transaction, user_key: bytes, new: KeptInterests) -> bool:
+        if not may_be_kept(new, self._head(txn, user_key)):
+            return False
+        kept = unpacked_interests(txn.get(user_key, db=self._interests))
+        return txn.put(user_key, packed_interests(with_newer(kept, new)), db=self._interests)
 
     def _append(self, txn: lmdb.Transaction, group: Sequence[Append]) -> list[Outcome]:
         users = {each.user: key_of_user(each.user) for each in group}

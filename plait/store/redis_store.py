@@ -4,12 +4,14 @@
 {plait:USER}:keys    sorted set of the keys of its events
 {plait:USER}:events  key of an event -> its id and content
 {plait:USER}:ids     key of an event's id -> digest of the event
+{plait:USER}:interests  what user models last said of it
 """
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast, final
+from functools import partial
+from typing import Any, TypeVar, cast, final
 
 import msgspec
 import redis
@@ -18,6 +20,7 @@ from plait.store.history import (
     Append,
     Durability,
     Head,
+    KeptInterests,
     Outcome,
     Retention,
     StoredEvent,
@@ -31,6 +34,9 @@ from plait.store.history import (
     place_in,
     trimmed,
 )
+from plait.store.interests import may_be_kept, packed_interests, unpacked_interests, with_newer
+
+Done = TypeVar("Done")
 
 TRIES = 100  # when others write the same users at the same time
 PREFIX = b"plait"
@@ -82,7 +88,7 @@ class RedisStore:
 
     def append(self, groups: Sequence[Sequence[Append]]) -> list[list[Outcome]]:
         with _told():
-            return [self._append(group) for group in groups]
+            return [self._again(partial(self._try, group)) for group in groups]
 
     def head(self, user: str) -> Head | None:
         with _told():
@@ -106,10 +112,18 @@ class RedisStore:
         return StoredHistory(head, tuple(keys), tuple(events))
 
     def delete(self, user: str) -> bool:
-        names = [_name(user, part) for part in (b"head", b"keys", b"events", b"ids")]
+        names = [_name(user, part) for part in (b"head", b"keys", b"events", b"ids", b"interests")]
         with _told(), self.client.pipeline(transaction=True) as pipe:
             pipe.delete(*names)
             return bool(pipe.execute()[0])
+
+    def keep_interests(self, new: Sequence[KeptInterests]) -> list[bool]:
+        with _told():
+            return [self._again(partial(self._keep, its)) for its in new]
+
+    def interests(self, user: str) -> tuple[KeptInterests, ...]:
+        with _told():
+            return unpacked_interests(cast("bytes | None", self.client.get(_name(user, b"interests"))))
 
     def num_users(self) -> int:
         with _told():
@@ -118,14 +132,26 @@ class RedisStore:
     def close(self) -> None:
         self.client.close()
 
-    def _append(self, group: Sequence[Append]) -> list[Outcome]:
+    def _again(self, write: Callable[[], Done]) -> Done:
         """Tried again where another service wrote the same users meanwhile."""
         for _ in range(TRIES):
             try:
-                return self._try(group)
+                return write()
             except redis.WatchError:
                 continue
         raise StoreUnavailable("other services write the same users without a pause; try again")
+
+    def _keep(self, new: KeptInterests) -> bool:
+        head, its = _name(new.user, b"head"), _name(new.user, b"interests")
+        with self.client.pipeline(transaction=True) as pipe:
+            pipe.watch(head, its)
+            if not may_be_kept(new, _head(pipe.get(head))):
+                return False
+            kept = unpacked_interests(cast("bytes | None", pipe.get(its)))
+            pipe.multi()
+            pipe.set(its, packed_interests(with_newer(kept, new)))
+            pipe.execute()
+        return True
 
     def _try(self, group: Sequence[Append]) -> list[Outcome]:
         users = list(dict.fromkeys(each.user for each in group))

@@ -283,6 +283,8 @@ class _Run:
             model.items.describe(self.dataset.item_features, self.dataset.train_item_counts())
         if isinstance(model, TwoTower) and model.interests is not None:
             model.describe_items(model.interests)
+        if model.conditions is not None:
+            model.conditions.describe(model.config.conditions, self.dataset.condition_vectors())
         if model.item_bias is not None:
             model.item_bias.count(torch.from_numpy(self.dataset.train_item_counts()).to(self.device))
         label_MA, late_MF = self._sample_of_actions()

@@ -24,6 +24,7 @@ from plait.files import sha256
 from plait.layouts import resolve
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
 from plait.models.saving import CONFIG, WEIGHTS, load_model
+from plait.nn.encoders import learned_part
 from plait.schema import (
     FIRST_VALUE,
     MISSING_VALUE,
@@ -34,7 +35,9 @@ from plait.schema import (
     Category,
     Feature,
     FeatureKind,
+    Keyed,
     Number,
+    Statistic,
     Vector,
 )
 from plait.wording import differences
@@ -87,7 +90,11 @@ class Start:
         ids = dataset.item_ids()
         place_V = np.concatenate([[UNKNOWN_ITEM], self.items.index_of(ids)]).astype(np.int64)
         weights, found = model.state_dict(), self.model.state_dict()
-        of_data = {name for name in weights if name in OF_DATA}
+        of_data = {
+            name
+            for name in weights
+            if name in OF_DATA or (name.startswith("conditions.keyed.") and name.endswith(".vector_KW"))
+        }
         moved = self._items(found, place_V) | self._codes(model, found)
         for name in weights.keys() - of_data:
             weights[name].copy_(moved.get(name, found[name]))
@@ -113,7 +120,10 @@ class Start:
             "items.codes.table.weight": (before.item_features, after.item_features),
             "users.codes.table.weight": (before.user_features, after.user_features),
             "context.codes.table.weight": (before.context, after.context),
-            "conditions.codes.table.weight": (before.conditions, after.conditions),
+            "conditions.codes.table.weight": (
+                [learned_part(feature) for feature in before.conditions],
+                [learned_part(feature) for feature in after.conditions],
+            ),
         }
         return {
             name: found[name][torch.from_numpy(rows_before(*features))]
@@ -266,10 +276,14 @@ def _declared(feature: Feature) -> Feature:
 
 def _declared_kind(kind: FeatureKind) -> FeatureKind:
     match kind:
+        case Keyed(width=width, encoder=encoder):
+            return Keyed(width=width, encoder=encoder)
         case Category():
             return Category()
         case Categories(separator=separator):
             return Categories(separator)
+        case Statistic(buckets=buckets):
+            return Statistic(buckets)
         case Number(buckets=buckets):
             return Number(buckets)
         case Vector(width=width):

@@ -144,6 +144,41 @@ async function pasted(page, name) {
   expect((await texts(page, "#history-problem"))[0].startsWith("unknown user"), name, "an unknown user is not told so");
 }
 
+// A large user model beside another: fields for what it is asked under, which are sent with its questions alone.
+async function underConditions({ address }) {
+  const name = "lum", page = await opened(address, name), sent = [];
+  page.on("request", (request) => { if (request.method() === "POST") sent.push([new URL(request.url()).pathname, JSON.parse(request.postData())]); });
+  await loaded(page, "196");
+  expect((await texts(page, "#condition-fields label")).join() === "scenario,hour", name, "not a field for each condition");
+  expect((await texts(page, "#condition-fields option")).join() === "unknown,<b>search</b>,home", name, "not a choice of scenarios");
+  expect((await texts(page, "#recommended .under")).join() === "Asked under scenario unknown, hour unknown.", name, "what was asked under is not said");
+  const before = await texts(page, "#recommended .side:first-child tbody td");
+  sent.length = 0;
+  const field = await page.waitForSelector("aria/scenario[role=\"combobox\"]");
+  await field.select("<b>search</b>");
+  await page.waitForNetworkIdle();
+  await written(page, "aria/hour[role=\"textbox\"]", "9");
+  await page.keyboard.press("Tab");
+  await page.waitForNetworkIdle();
+  expect((await texts(page, "#recommended .under")).join() === "Asked under scenario <b>search</b>, hour 9.", name, "a choice is not said");
+  expect(`${await texts(page, "#recommended .side:first-child tbody td")}` !== `${before}`, name, "a choice moves nothing");
+  const last = (model) => sent.filter(([path, body]) => path === "/v1/retrieve" && body.model === model).at(-1)?.[1].condition;
+  expect(JSON.stringify(last("lum-seed0") ?? last("lum")) === '{"scenario":"<b>search</b>","hour":9}', name, `a choice is not sent: ${JSON.stringify(sent)}`);
+  expect(last("lac") === undefined, name, "a model that is asked under nothing is sent a condition");
+  await picked(page, "#score-search", "fargo");
+  expect((await texts(page, "#scored .side:last-child tbody tr")).length === 1, name, "the other model scores nothing");
+  const wrong = (await texts(page, ".problem:not([hidden])")).filter((text) => text);
+  expect(!wrong.length, name, `a problem is shown: ${wrong}`);
+  for (const scheme of SCHEMES) {
+    await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
+    for (const width of WIDTHS) {
+      await page.setViewport({ width, height: 900 });
+      await look(page, `${name}-${width}-${scheme}`);
+    }
+  }
+  await page.close();
+}
+
 async function withKeys({ address, key }) {
   const name = "keys", page = await opened(address, name);
   await page.waitForSelector("#key-form:not([hidden])");
@@ -176,10 +211,15 @@ for (const [layout, trunk] of CASES) {
   }
   child.kill();
 }
+if (!process.env.ONLY || process.env.ONLY === "lum") {
+  const asked = await served("lum", "gpt");
+  await underConditions(asked).catch((error) => faults.push(`lum: ${error.message}`));
+  asked.child.kill();
+}
 const guarded = await served("lac", "gpt", "keys");
 await withKeys(guarded).catch((error) => faults.push(`keys: ${error.message}`));
 guarded.child.kill();
 await browser.close();
 console.log(faults.join("\n"));
-console.log(`${CASES.length + 1} services looked at, ${faults.length} faults`);
+console.log(`${CASES.length + 2} services looked at, ${faults.length} faults`);
 process.exit(faults.length ? 1 : 0);

@@ -11,6 +11,7 @@ from tiny import random_log
 from words import SMALL, Capture, complaint, heard_of, said_by
 
 import plait
+from plait.cli import evaluate
 from plait.cli.runs import data_of
 from plait.data import Dataset
 from plait.evaluation import counting
@@ -130,3 +131,33 @@ def test_the_verbs_ask_baselines_of_a_dataset_or_a_run(
         (("recommend", dataset.folder / "none", *asked, *rules), "is no folder"),
     ):
         assert message in complaint(capsys, 2, *words)
+
+
+def test_a_run_whose_log_is_gone_says_what_is_not_known(
+    run: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "data_of", lambda result: "its log is gone")
+    said = said_by(capsys, "evaluate", run, "--beyond-accuracy")
+    for what in ("against counting", "beyond accuracy"):
+        assert f"{what}: not known, since its log is gone\n" in said
+    for options in (("--json",), ("--json", "--beyond-accuracy")):
+        answer, told = heard_of(capsys, "evaluate", run, *options)
+        assert msgspec.json.decode(answer)["beyond_accuracy"] is None
+        assert "plait: beyond accuracy: not known, since its log is gone\n" in told
+
+
+def test_what_a_baseline_is_asked_about_is_named(
+    run: Path, dataset: Dataset, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "file").touch()
+    of_baseline = (run, "--baseline", "popularity")
+    for told, words in {
+        "--user is missing: a baseline answers one user": ("recommend", *of_baseline),
+        "give --user and --items: a baseline answers one user": ("score", run, "--baseline", "item and user"),
+        "--layout is missing: give one, or --from RUN": ("train", dataset.folder, "--out", tmp_path / "run"),
+        "the dataset is missing: a prepared folder": ("train", "--layout", "lac", "--out", tmp_path / "run"),
+        "file is a file; name a folder that the answer": (
+            "recommend", run, "--users", "all", "--out", tmp_path / "file" / "answer.parquet",
+        ),
+    }.items():  # fmt: skip
+        assert told in complaint(capsys, 2, *words)

@@ -8,15 +8,17 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
 import pytest
 from cyclopts import App
+from cyclopts.completion.detect import ShellDetectionError
 from tiny import assert_caught, prepared, random_log
 from words import SMALL, Capture, commands, complaint, heard_of, plait, said_by, told_by, train
 
-from plait.cli import command_line
+from plait.cli import command_line, completion
 from plait.data import Dataset
 
 LAYOUTS = "item,lac,i[t] -> (i[t+1], a[t])"
@@ -275,6 +277,14 @@ def test_completion_knows_every_verb_and_option(tmp_path: Path, capsys: Capture)
             takes = [argument for argument in takes if argument.parameter.parse is not False]
             options = {name[2:] for argument in takes for name in argument.names if name.startswith("--")}
             assert path[-1] in text and all(name in text for name in options), (shell, path)
+
+
+def test_a_shell_that_is_not_known_is_asked_for(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(**options: object) -> None:
+        raise ShellDetectionError("no shell was found")
+
+    monkeypatch.setattr(completion, "app", SimpleNamespace(install_completion=nowhere))
+    assert "no shell was found; say which with --shell" in complaint(capsys, 2, "--install-completion")
 
 
 def test_verbs_stand_in_the_order_of_work_and_groups_after_what_is_common(capsys: Capture) -> None:

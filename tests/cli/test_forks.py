@@ -58,6 +58,7 @@ def all_calls():
         "Recommender.similar": lambda: model.similar(["i01"], 1),
         "Recommender.value": lambda: model.value("liked"),
         "Recommender.add_items": lambda: model.add_items({"item": ["new"]}),
+        "Recommender.add_condition_vectors": lambda: model.add_condition_vectors(query={}),
         "Recommender.save_pretrained": lambda: model.save_pretrained(f"{model_folder}-saved"),
         "Recommender.from_pretrained": lambda: plait.Recommender.from_pretrained(model_folder),
         "Dataset.item_ids": plait.Dataset.open(data_folder).item_ids,

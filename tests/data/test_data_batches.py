@@ -251,3 +251,24 @@ def test_cuts_outside_the_log_are_refused(tmp_path):
             out=tmp_path,
             split=Temporal(5, 7),
         )
+
+
+@pytest.mark.parametrize(
+    ("split", "events", "told"),
+    [
+        (Temporal(1_000_000_001, 1_000_000_002), 9, "no event lies between the cuts, so nothing is left"),
+        (LeaveOneOut(), 2, "leaves no event to train on: every user has fewer than three"),
+    ],
+)
+def test_a_split_that_leaves_a_part_empty_is_refused(split, events, told, tmp_path):
+    log = pl.DataFrame(
+        {
+            "user": [user for user in range(3) for _ in range(events)],
+            "item": [nth % 5 for nth in range(3 * events)],
+            "time": [1_000_000_000 + 60 * nth for nth in range(3 * events)],
+        }
+    )
+    columns = {name: name for name in log.columns}
+    least = {"min_user_events": 1, "min_item_events": 1}
+    with pytest.raises(ValueError, match=told):
+        prepare(log, **columns, actions={}, out=tmp_path, split=split, **least)

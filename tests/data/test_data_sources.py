@@ -1,8 +1,10 @@
 import dataclasses
 import gzip
+import io
 import json
 import tarfile
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -331,3 +333,40 @@ def test_a_server_that_is_not_there_fails_fast(tmp_path, monkeypatch):
     monkeypatch.setattr(downloading.urllib.request, "urlopen", urlopen)
     with pytest.raises(OSError, match="timed out"):
         downloading.download("https://example.org/file.zip", tmp_path)
+
+
+@pytest.mark.parametrize("announced", [None, 3, 4])
+def test_a_transfer_that_ends_early_is_told(tmp_path, monkeypatch, announced):
+    class Answer(io.BytesIO):
+        headers = {} if announced is None else {"Content-Length": str(announced)}
+
+    def urlopen(url, timeout):
+        return Answer(b"abc")
+
+    monkeypatch.setattr(downloading.urllib.request, "urlopen", urlopen)
+    if announced == 4:
+        with pytest.raises(OSError, match=r"file.zip ended after 3 of 4 bytes"):
+            downloading.download("https://example.org/file.zip", tmp_path)
+    else:
+        assert downloading.download("https://example.org/file.zip", tmp_path).read_bytes() == b"abc"
+
+
+def test_a_wheel_comes_from_the_index_that_pip_knows(tmp_path, monkeypatch):
+    ran = []
+
+    def run(command, **options):
+        ran.append(command)
+        if len(ran) == 2:
+            return SimpleNamespace(returncode=1, stderr="a warning\nERROR: no network\n")
+        (tmp_path / "logs-1-py3.whl").touch()
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(downloading.subprocess, "run", run)
+    assert downloading.download_wheel("logs==1", tmp_path) == tmp_path / "logs-1-py3.whl"
+    with pytest.raises(OSError, match=r"^pip download logs==1: ERROR: no network$"):
+        downloading.download_wheel("logs==1", tmp_path)
+    for asked in ran:
+        assert asked[1:4] == ["-m", "pip", "--disable-pip-version-check"] and "logs==1" in asked
+        assert asked[asked.index("--timeout") + 1 : asked.index("--retries") + 2] == ["5", "--retries", "0"]
+        assert {"download", "--no-deps"} < set(asked) and asked[-2:] == ["--dest", str(tmp_path)]
+        assert asked[asked.index("--only-binary") + 1] == ":all:"

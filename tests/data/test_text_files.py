@@ -368,6 +368,16 @@ def test_options_that_cannot_be(options: dict, message: str) -> None:
         TextFormat(**options)
 
 
+def test_bytes_that_no_text_has_leave_no_mark_for_a_separator() -> None:
+    """A separator of several characters is read as one that does not occur; the last free one is still found."""
+    options = TextFormat(separator="::")
+    for free in ("\x02", "\x1f"):
+        others = "".join(mark for mark in delimited_text.STAND_INS if mark != free)
+        assert rows_of(f"user::item\na::b{others}\n", options) == [("a", f"b{others}")]
+    with pytest.raises(ValueError, match="is hardly text: it holds all of"):
+        rows_of(f"user::item\na::b{delimited_text.STAND_INS}\n", options)
+
+
 def test_prepare_takes_a_text_format_alone() -> None:
     with pytest.raises(ValueError, match=r"text: found 'latin-1', expected plait\.TextFormat"):
         check_types({"text": "latin-1"})

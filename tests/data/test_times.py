@@ -125,6 +125,8 @@ def test_offsets_that_are_none_and_zones_that_times_name(tmp_path):
         prepare(
             log_of([NOON] * 3, ahead=[2] * 3), time="time", time_offset="ahead", out=tmp_path / "bad", **ALL
         )
+    with pytest.raises(ValueError, match="offsets from UTC holds Float64; expected text such as \\+0200"):
+        prepare(log_of(times, ahead=[2.0] * 3), time="time", time_offset="ahead", out=tmp_path / "bad", **ALL)
 
 
 @pytest.mark.parametrize(

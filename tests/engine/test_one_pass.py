@@ -454,6 +454,20 @@ def test_the_fused_kernel_gives_the_softmax_and_its_sum():
             torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("lists_per_step", [1, 2, 9])
+def test_a_single_query_of_bf16_is_the_softmax_of_what_it_rounds(lists_per_step, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(3, 2, n, 6, generator=generator).bfloat16() for n in (1, 9, 9))
+    monkeypatch.setattr(cached, "WIDENED_PER_STEP", lists_per_step * k[0].numel())
+    for term in (None, torch.randn(3, 1, 1, 9, generator=generator), torch.randn(3, 2, 1, 9)):
+        out, lse = softmax_and_sum(q, k, v, term)
+        exact, exact_lse = softmax_and_sum_reference(q.double(), k.double(), v.double(), term)
+        assert out.dtype == torch.bfloat16
+        torch.testing.assert_close(out.double(), exact, rtol=2**-8, atol=1e-6)  # rounded once, at the end
+        torch.testing.assert_close(lse.double(), exact_lse.double(), rtol=1e-6, atol=1e-6)
+        assert (out[0] - out[1]).abs().max() > 0.1, "lists are alike: proves too little"
+
+
 def test_models_that_need_the_time_say_so():
     model = model_for(next(case for case in CASES if case.positions == "dlrm_v3" and case.name == "lac"))
     assert needs_time(model.layout, model.config.settings, "a")

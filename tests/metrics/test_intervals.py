@@ -109,6 +109,8 @@ def test_an_undefined_metric_stays_undefined():
     with pytest.raises(ValueError, match="not defined for one of the two"):
         paired_difference(undefined, undefined)
     assert average([undefined, undefined]).value is None
+    with pytest.raises(ValueError, match="average: no runs"):
+        average([])
 
 
 def test_draws_without_the_metric_are_left_out():

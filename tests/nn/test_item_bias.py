@@ -39,6 +39,12 @@ def test_the_rarest_tenth_is_of_the_items_that_training_meets_and_takes_all_equa
     torch.testing.assert_close(bias()[1], (count_V[bias.is_rare_V] + 0.5).log().mean())
 
 
+@pytest.mark.parametrize(("known", "rarest"), [(10, 1), (40, 4), (100, 10)])
+def test_a_tenth_is_a_tenth(known, rarest):
+    bias = counted("popularity", torch.arange(known + 1))
+    assert bias.is_rare_V.nonzero()[:, 0].tolist() == list(range(1, rarest + 1))
+
+
 def test_where_no_item_has_events_all_are_alike():
     for kind in ("popularity", "learned"):
         assert not counted(kind, torch.zeros(V, dtype=torch.int64))().any()

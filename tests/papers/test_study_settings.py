@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ from plait.compare.comparing import Variant
 from plait.data.simulator import World
 from plait.evaluation.run_files import RunSettings
 from plait.layouts import CATALOGUE
-from plait.papers import STUDIES, genrank
+from plait.papers import STUDIES, genrank, speed
 from plait.papers.ablation import Ablation, Arm
 from plait.papers.derived_logs import Declared, DescribedLog
 from plait.papers.logs import Simulated, StudyLog
@@ -234,3 +235,41 @@ def test_the_papers_figure_under_a_heading_is_the_same_in_every_part() -> None:
     other = replace(change, paper=tuple(None if figure is None else figure + 1 for figure in change.paper))
     changes = tuple(other if its is change else its for its in part.changes)
     assert_caught(check_headings, replace(study, parts=(*study.parts, replace(part, changes=changes))))
+
+
+def within(value: object, kind: type) -> Iterator[Any]:
+    """Every value of a kind that a part holds, at whatever depth."""
+    if isinstance(value, kind):
+        yield value
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from within(getattr(value, field.name), kind)
+    elif isinstance(value, tuple | Mapping):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from within(one, kind)
+
+
+def check_quick(parts: Sequence[StudyPart]) -> None:
+    """In its quick form each side of a part trains one epoch of a tiny trunk, of a few users, and nothing gets lost."""
+    met = Counter({"settings": 0, "worlds": 0})
+    for part in parts:
+        quick = part.quick()
+        named, known = [[variant.name for variant in within(its, Variant)] for its in (quick, part)]
+        assert named == known
+        for settings in within(quick, RunSettings):
+            trunk, protocol = settings.model.trunk, settings.protocol
+            found, most = (trunk.num_layers, protocol.max_epochs, protocol.max_events), (2, 1, 11)
+            assert all(its <= its_most for its, its_most in zip(found, most, strict=True)), (part.name, found)
+            met["settings"] += 1
+        for log in quick.logs:
+            world = world_of(log)
+            assert world is not None and world.num_users <= 41, (part.name, log)
+            met["worlds"] += 1
+    assert_not_vacuous(met, above=30)
+
+
+def test_a_quick_form_is_quick_on_each_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [part for study in STUDIES for part in parts_of(study)]
+    check_quick(parts)
+    monkeypatch.setattr(speed, "shrunk", lambda settings: settings)
+    assert_caught(check_quick, parts)

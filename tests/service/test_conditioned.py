@@ -16,11 +16,12 @@ from tiny import assert_caught, assert_not_vacuous
 import plait
 from plait.data import Dataset
 from plait.recommender import Recommender
-from plait.schema import Category
+from plait.schema import Categories, Category, Feature, Number
 from plait.service.conditioned import unseen_of
 from plait.service.deployed import Deployed
 from plait.service.examples import EXAMPLES
 from plait.service.models import Model
+from plait.service.page_routes import condition_said
 from plait.service.service import Service, seed
 from plait.service.settings import ServiceSettings
 from plait.service.split import Split, Traffic
@@ -170,3 +171,25 @@ def test_examples_of_conditions_are_answered_and_odd_ones_refused(both: Service)
             sent += 1
     met = asyncio.run(statuses(both, 80))
     assert_not_vacuous({"sent": sent, "200": met[200], "422": met[422]}, 2)
+
+
+def test_a_page_is_told_what_to_choose_from(both: Service):
+    def told(model: str) -> list[dict[str, Any]]:
+        answer = ask(both, f"/v1/conditions?model={model}", method="GET")
+        assert answer.status_code == 200, answer.text
+        return answer.json()["conditions"]
+
+    scenario = {"name": "scenario", "kind": "category", "values": ["home", "search"], "more": 0}
+    assert told("lum") == [scenario]
+    assert ask(both, "/v1/conditions?model=nobody", method="GET").status_code == 404
+    listed = ask(both, "/v1/models", method="GET").json()["models"]
+    assert {its["model"]: its["reads_condition"] for its in listed} == {"lum": True, "lac": False}
+
+
+def test_of_many_values_a_page_is_told_some():
+    many = Feature("query", Category(tuple(f"{n:05d}" for n in range(1_234))))
+    said = condition_said(many)
+    assert len(said["values"]) == 1_000 and said["more"] == 234
+    assert condition_said(Feature("hour", Number()))["kind"] == "number"
+    genres = condition_said(Feature("genre", Categories("|", ("a", "b"))))
+    assert genres["values"] == ("a", "b") and genres["kind"] == "category"

@@ -34,6 +34,8 @@ LABELLED = (
     "shadow_difference",
     "logged",
     "log_failures",
+    "queries_failed",
+    "kept",
 )  # of which there is no line before the first
 
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from served import ask
 from tiny import assert_caught
 
+from plait.service import app as app_module
 from plait.service.app import app_of
 from plait.service.asking import Asking, _Waiting
 from plait.service.problems import Problem
@@ -143,3 +145,24 @@ def test_a_question_that_would_be_late_is_refused_before_it_is_read(service: Ser
 def test_a_question_that_has_time_enough_is_read(service: Service) -> None:
     with pytest.raises(AssertionError, match="the body was read"):
         check_refused_unread(service, str(1e3 * 4 * MEAN_S))
+
+
+def check_reads_once(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline of a request is read where it is admitted, and nowhere else."""
+    read, right = [], app_module._deadline_s
+
+    def counted(request: Any, of: Service) -> float:
+        read.append(request.headers.get("plait-deadline-ms"))
+        return right(request, of)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(app_module, "_deadline_s", counted)
+        body = {"user": 191, "k": 2}
+        assert ask(service, "/v1/retrieve", body, headers={"plait-deadline-ms": "60000"}).status_code == 200
+        for wrong in ("soon", "0", "-1", "600001", "nan"):
+            assert ask(service, "/v1/retrieve", body, headers={"plait-deadline-ms": wrong}).status_code == 422
+    assert read == ["60000", "soon", "0", "-1", "600001", "nan"]
+
+
+def test_a_deadline_is_read_once(service: Service, monkeypatch: pytest.MonkeyPatch):
+    check_reads_once(service, monkeypatch)

@@ -48,7 +48,7 @@ def test_a_version_practises_before_it_is_served(
 def test_a_version_that_does_not_practise_is_caught(
     tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plait.service.service.practise", lambda deployed: 0)
+    monkeypatch.setattr("plait.service.service.practise", lambda deployed, step: 0)
     assert_caught(check_practised, tmp_path, data, monkeypatch)
 
 

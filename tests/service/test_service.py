@@ -443,6 +443,8 @@ def test_keys_may_do_what_their_scopes_say(tmp_path: Path, data: Dataset) -> Non
                 service, path, body, method=method, headers={**MANY_MS, "authorization": f"Bearer {key}"}
             )
             assert answer.status_code == (200 if scope == needed else 403)
+            lacks = f"the key may not do this; it needs the scope {needed}"
+            assert scope == needed or answer.json()["detail"] == lacks
         for given in ("", "Bearer ", "Bearer plait_x", f"Basic {keys[needed]}", "Bearer \xe9"):
             answer = ask(
                 service, path, body, method=method, headers={"authorization": given.encode("latin-1")}
@@ -460,7 +462,26 @@ def test_files_of_keys(tmp_path: Path) -> None:
         with pytest.raises(ValueError):
             add_key(file, name, scopes)
     file.chmod(0o644)
-    with pytest.raises(ValueError, match="chmod"):
+    with pytest.raises(ValueError, match=r"keys.json may be read by others; chmod 600 it"):
+        read_keys(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, r"is missing; make a key with: plait new-key .*keys.json --name NAME"),
+        ("[]", r"holds no keys; make one with: plait new-key .*keys.json --name NAME"),
+        ("{}", r"holds no keys \(Expected `array`, got `object`"),
+        ('[{"name":"a","sha256":"b","scopes":["all"]}]', r"holds no keys \(Invalid enum value 'all'"),
+        ('[{"name":"a","sha256":"b","scopes":[],"rate":1}]', r"holds no keys \(.*unknown field `rate`"),
+    ],
+)
+def test_a_file_without_keys_lets_nobody_in(tmp_path: Path, content: str | None, told: str) -> None:
+    file = tmp_path / "keys.json"
+    if content is not None:
+        file.write_text(content)
+        file.chmod(0o600)
+    with pytest.raises(ValueError, match=told):
         read_keys(file)
 
 

@@ -126,6 +126,7 @@ def test_with_keys_the_page_opens_and_nothing_else_does(tmp_path, data):
     service = service_of(tmp_path, data, keys=file)
     paths = (
         "/v1/items?search=2",
+        "/v1/conditions",
         "/v1/layout",
         "/v1/comparison",
         "/v1/comparison/report.html",
@@ -259,11 +260,13 @@ def test_the_comparison_is_that_which_the_run_lies_in(tmp_path, data):
         (policy,) = report.headers.get_list("content-security-policy")
         assert policy.startswith("sandbox allow-scripts;") and "same-origin" not in policy
         (tmp_path / "mine" / "summary.json").write_text("{")
-        assert got(service, "/v1/comparison").status_code == 404
+        broken = got(service, "/v1/comparison")
+        assert broken.status_code == 404 and "cannot be read; compare again" in broken.json()["detail"]
     finally:
         service.close()
 
 
 def test_a_run_of_its_own_has_no_comparison(service):
     for path in ("/v1/comparison", "/v1/comparison/report.html"):
-        assert got(service, path).status_code == 404
+        none = got(service, path)
+        assert none.status_code == 404 and "lies in no comparison" in none.json()["detail"]

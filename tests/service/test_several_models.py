@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import polars as pl
 import pytest
-from served import ask, rating_event, recommender_of
+from served import RATING, ask, rating_event, recommender_of, served_log
 from tiny import assert_caught, assert_not_vacuous
 
+import plait
 from plait.data import Dataset
+from plait.service.catalogue import Catalogues
 from plait.service.deployed import Deployed, Question
 from plait.service.models import Model
 from plait.service.running import _reloading
@@ -465,3 +468,56 @@ def test_freed_memory_is_given_back_in_spare_time(shadowed: Service, monkeypatch
         answered_by(shadowed)
     outcomes(shadowed)
     assert given == [1]
+
+
+# Catalogues
+
+
+def check_catalogues(service: Service, data: Dataset) -> None:
+    """Each model's items, with its data's titles; the first one's where none is named."""
+
+    def found(query: str) -> list[str]:
+        answer = ask(service, f"/v1/items?{query}", method="GET")
+        assert answer.status_code == 200, answer.text
+        return [item["id"] for item in answer.json()["items"]]
+
+    assert found("search=242") == found("search=242&model=lac") == ["242"]
+    assert found("search=242&model=other") == ["9242"] and found("search=9242") == []
+    assert found("search=285") == found("search=285&model=other") == ["285"]
+    refused = ask(service, "/v1/items?search=2&model=nobody", method="GET")
+    assert refused.status_code == 404 and "served are lac, other" in refused.json()["detail"]
+
+
+@pytest.fixture
+def unlike(tmp_path: Path, data: Dataset) -> Iterator[Service]:
+    """Two models of one log, of which one was trained on other items."""
+    other = plait.prepare(
+        served_log().with_columns(pl.col("item_id").replace({242: 9_242, 302: 9_302})), user="user_id", item="item_id",
+        time="timestamp", actions=list(RATING), out=tmp_path / "others", min_item_events=1,
+    )  # fmt: skip
+    models = []
+    for name, its in (("lac", data), ("other", other)):
+        recommender_of(its).save_pretrained(tmp_path / name)
+        models.append(Model(name, tmp_path / name, its, "cpu"))
+    store = LmdbStore(tmp_path / "store", "process", Retention())
+    seed(store, data, recommender_of(data))
+    service = Service(models, store, ServiceSettings())
+    yield service
+    service.close()
+
+
+def test_each_model_has_a_catalogue_of_its_own(unlike: Service, data: Dataset) -> None:
+    check_catalogues(unlike, data)
+    other = unlike.served["other"].model
+    assert other.dataset is not None
+    recommender_of(other.dataset, scale=1.1).save_pretrained(other.folder)
+    assert unlike.reload("other")[0]["swapped"]
+    check_catalogues(unlike, data)
+
+
+def test_one_catalogue_for_all_is_caught(
+    unlike: Service, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Catalogues.of
+    monkeypatch.setattr(Catalogues, "of", lambda self, model: right(self, None))
+    assert_caught(check_catalogues, unlike, data)

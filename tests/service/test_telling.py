@@ -1,6 +1,7 @@
 """A ranker is told interests that were asked for while its request was on its way, else older ones, else none."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -35,11 +36,13 @@ from plait.recommender import Recommender
 from plait.service import deployed as deployed_module
 from plait.service.deployed import Deployed, Question
 from plait.service.models import Model
+from plait.service.problems import Problem
 from plait.service.service import Service, seed
 from plait.service.settings import ServiceSettings
-from plait.service.told import InterestTable, Precomputed
+from plait.service.telling import Query, Telling
+from plait.service.told import Flights, InterestTable, LastInterests, Precomputed
 from plait.service.wire import RetrieveRequest, ScoreRequest
-from plait.store.history import Retention
+from plait.store.history import Retention, StoreUnavailable
 from plait.store.lmdb_store import LmdbStore
 
 CONDITIONS = OWN, "scenario=search"  # as a ranker's files of interests name them, in their order
@@ -195,9 +198,9 @@ def test_without_a_query_it_takes_older_interests_and_then_none(
         return [before, await ranked(client), await ranked(client, user=192, request_id="r1")]
 
     before, older, other = talk(three, in_turns)
-    assert [its["interests"] for its in (before, older, other)] == ["none", "precomputed", "none"]
+    assert [its["interests"] for its in (before, older, other)] == ["none", "last", "none"]
     page = talk(three, lambda client: asked(client, "/metrics", method="GET")).text
-    for source, number in (("none", 2), ("queried", 1), ("precomputed", 1)):
+    for source, number in (("none", 2), ("queried", 1), ("last", 1)):
         assert f'plait_told_total{{interests="{source}",model="din"}} {number}.0' in page
     assert_close(before["actions"]["rating"], expected(data, folders, knows=False))
     assert_close(older["actions"]["rating"], expected(data, folders))
@@ -390,11 +393,27 @@ def test_a_table_tells_what_it_has_of_its_version(tmp_path: Path):
     assert half_QW is not None and np.isnan(half_QW[0]).all()
     np.testing.assert_array_equal(half_QW[1], told[2].astype(np.float32))
     assert known.of("191", "v2", CONDITIONS) is None and known.of("193", "v1", CONDITIONS) is None
-    assert known.of(None, "v1", CONDITIONS) is None and known.of("192", "v1", (OWN,)) is None
-    known.keep("191", "v1", CONDITIONS, np.ones((2, 12), np.float32))
-    assert (known.of("191", "v1", CONDITIONS[::-1]) == 1).all(), "the last goes before the table"
+    assert known.of("192", "v1", (OWN,)) is None
     known.forget("191")
     assert known.of("191", "v1", CONDITIONS) is None
+
+
+def check_forgets_in_no_room(known: Precomputed) -> None:
+    for user in map(str, range(1_000)):
+        known.forget(user)
+    assert len(known._gone) <= 2
+
+
+def test_users_who_are_in_no_table_take_no_room_when_they_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    table_of().write_parquet(tmp_path / "users.parquet")
+    known = Precomputed(InterestTable.read(tmp_path / "users.parquet"))
+    check_forgets_in_no_room(Precomputed())
+    check_forgets_in_no_room(known)
+    assert known._gone == {"191", "192"} and known.of("191", "v1", CONDITIONS) is None
+    monkeypatch.setattr(InterestTable, "knows", lambda self, user: True)
+    assert_caught(check_forgets_in_no_room, known)
 
 
 def test_a_ranker_is_told_by_a_table(tmp_path: Path, data: Dataset, folders: dict[str, Path]):
@@ -408,7 +427,7 @@ def test_a_ranker_is_told_by_a_table(tmp_path: Path, data: Dataset, folders: dic
 
 
 def test_the_last_interests_of_so_many_users_are_kept():
-    known = Precomputed(most=2)
+    known = LastInterests(most=2)
     for user in ("a", "b", "a", "c"):
         known.keep(user, "v1", CONDITIONS, np.ones((2, 3), np.float32))
     found = [known.of(user, "v1", CONDITIONS) is not None for user in "abc"]
@@ -455,3 +474,58 @@ def test_a_condition_is_whole_in_what_is_asked(three: Service):
     ((name, its),) = sent
     assert name == "lum" and its.conditions == ({"scenario": "home"}, {"scenario": "search"})
     assert isinstance(its.user, int) and RetrieveRequest(user=191).rank_with is None
+
+
+# Queries that fail
+
+
+def check_a_failure_is_counted(service: Service, caplog: pytest.LogCaptureFixture, error: Exception) -> None:
+    """Nobody reads what failed, nothing is said of it by the event loop, and its kind is logged once."""
+    unheard: list[Any] = []
+
+    async def failing(deployed: Deployed, question: Question, deadline_s: float) -> Any:
+        raise error
+
+    async def thrice(client: httpx.AsyncClient) -> str:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: unheard.append(context))
+        for nth in range(3):
+            await retrieved(client, user=191 + nth)
+        service.telling._flights = Flights()  # the tasks are gone, and would be complained of
+        gc.collect()
+        await asyncio.sleep(0)
+        return (await asked(client, "/metrics", method="GET")).text
+
+    service.telling._ask = failing
+    with caplog.at_level("ERROR", logger="plait.service.telling"):
+        page = talk(service, thrice)
+    name = type(error).__name__
+    assert not unheard, unheard
+    assert f'plait_queries_failed_total{{error="{name}",model="lum"}} 3.0' in page
+    assert [name in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("gone"), RuntimeError("ours")], ids=["store", "ours"])
+def test_a_query_that_fails_is_counted_and_logged_once(
+    three: Service, caplog: pytest.LogCaptureFixture, error: Exception
+):
+    check_a_failure_is_counted(three, caplog, error)
+
+
+def test_a_failure_that_nobody_takes_is_caught(
+    three: Service, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    async def untaken(self: Telling, query: Query, deadline_s: float) -> Any:
+        return await self._ask(query.teller.deployed, query.question, deadline_s)
+
+    monkeypatch.setattr(Telling, "_queried", untaken)
+    assert_caught(check_a_failure_is_counted, three, caplog, RuntimeError("ours"))
+
+
+def test_a_query_without_time_is_no_failure(three: Service, caplog: pytest.LogCaptureFixture):
+    async def refusing(deployed: Deployed, question: Question, deadline_s: float) -> Any:
+        raise Problem(429, "too many wait", "the queue is full")
+
+    three.telling._ask = refusing
+    with caplog.at_level("ERROR", logger="plait.service.telling"):
+        talk(three, retrieved)
+    assert not caplog.records and "plait_queries_failed_total{" not in three.counters.page().decode()

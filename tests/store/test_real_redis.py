@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from real_redis import free_port, server_of
 
-from plait.store.history import Append, StoredEvent, StoreUnavailable, place_of
+from plait.store.history import Append, KeptInterests, StoredEvent, StoreUnavailable, place_of
 from plait.store.redis_store import RedisStore
 
 pytestmark = pytest.mark.skipif("PLAIT_REDIS" not in os.environ, reason="needs redis-server: make test-serve")
@@ -46,3 +46,27 @@ def test_kills_of_the_server_lose_nothing_that_was_acknowledged(tmp_path: Path) 
         store.close()
     assert len(acknowledged) >= 40 * KILLS and refused
     assert set(acknowledged) <= ids and len(ids) == history.head.count == len(history.events)
+
+
+def test_a_kill_of_the_server_loses_no_interests_that_were_acknowledged(tmp_path: Path) -> None:
+    port, last = free_port(), 0
+    with server_of(tmp_path, port) as server:
+        store = RedisStore.at(f"redis://localhost:{port}/0")
+        store.append([[Append("u", StoredEvent("e", place_of(0), b""))]])
+        head = store.head("u")
+        assert head is not None
+        for n in range(1, 60):
+            if n == 40:
+                os.kill(server.pid, signal.SIGKILL)
+            try:
+                if store.keep_interests([KeptInterests("u", head.epoch, "v", n, ("own",), b"x" * 50)]) == [
+                    True
+                ]:
+                    last = n
+            except StoreUnavailable:
+                pass
+    with server_of(tmp_path, port):
+        (its,) = store.interests("u")
+        assert 39 <= last <= its.time_us < 60
+        assert store.delete("u") and store.interests("u") == ()
+        store.close()

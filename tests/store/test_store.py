@@ -184,6 +184,15 @@ def test_what_is_stored_is_there_again(tmp_path: Path) -> None:
     assert lmdb_store(tmp_path).history("u").events[0].content == b"x"
 
 
+@pytest.mark.parametrize(("keep", "step"), [(0, 1), (-1, 1), (7, 0), (None, 0)])
+def test_a_retention_that_keeps_nothing_is_refused(keep: int | None, step: int) -> None:
+    with pytest.raises(
+        ValueError, match=f"retention of {keep} events in steps of {step}: expected 1 or more"
+    ):
+        Retention(keep, step)
+    assert Retention(1, 1).dropped(3) == 2 and Retention(None, 1).dropped(3) == 0
+
+
 def test_a_full_store_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
     store = LmdbStore(tmp_path / "small", "process", map_bytes=1 << 17)
     stored = 0

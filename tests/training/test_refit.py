@@ -94,6 +94,8 @@ def test_a_refit_trains_on_every_row_and_is_not_judged_by_them(of, dataset, tmp_
     result, held_out = load_result(tmp_path), load_result(of)
     again = [str(line).partition(": none")[0] for line in lines if "counted again on all rows" in str(line)]
     assert again == ["model/: counts", "model/: counts of rating", "model/: counts of liked"], lines
+    epochs = [line for line in map(str, lines) if line.startswith("epoch ")]
+    assert epochs and all(float(line.split("loss ")[1].split()[0]) > 0 for line in epochs), lines
     assert not same_weights(weights_of(tmp_path), weights_of(of))
     popularity = model.model.item_bias.popularity_V[1:]
     assert torch.allclose(popularity, torch.from_numpy(np.log(whole.train_item_counts()[1:] + 0.5)).float())

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
+from plait.cli.asked_under import tables_by_name
 from plait.cli.datasets import show_dataset
 from plait.data import Explode, LeaveOneOut, SplitColumn, Temporal, TextFormat
 from plait.data import prepare as prepare_log
@@ -45,10 +46,12 @@ def prepare(
     items: Annotated[Path | None, FEATURES] = None,
     item_feature: Annotated[tuple[str, ...], FEATURES] = (),
     item_title: Annotated[str | None, FEATURES] = None,
+    item_statistics: Annotated[str, FEATURES] = "",
     users: Annotated[Path | None, FEATURES] = None,
     user_feature: Annotated[tuple[str, ...], FEATURES] = (),
     context: Annotated[tuple[str, ...], FEATURES] = (),
     condition: Annotated[tuple[str, ...], FEATURES] = (),
+    condition_vectors: Annotated[tuple[str, ...], FEATURES] = (),
     keep_unseen_items: Annotated[bool, FEATURES] = False,
     missing: Annotated[tuple[str, ...], ROWS] = (),
     negative_ids: Annotated[Literal["keep", "refuse"] | None, ROWS] = None,
@@ -119,6 +122,9 @@ def prepare(
         A column of that table, and its kind; once for each.
     item_title
         A column of that table with what people call an item; recommendations show it, and no model reads it.
+    item_statistics
+        Features of items that are counted on training rows, before the cut: count, the number of an item's events, and
+        rate:ACTION, how often a binary action happens on it, damped; several between commas.
     users
         Likewise, a file or folder with a row per user.
     user_feature
@@ -127,7 +133,11 @@ def prepare(
         A column of the log that is known when an item is shown: a category or a number; once for each.
     condition
         What is known before the item, and asked under; once for each. Of the moment it is a column of the log:
-        NAME:category or NAME:number. Of the item it is a feature: NAME:item, asked and never given. No action is one.
+        NAME:category or NAME:number, or a text whose frozen embedding stands beside it in a Parquet file:
+        query:vector:queries.parquet. Of the item it is a feature: NAME:item, asked and never given. No action
+        is one.
+    condition_vectors
+        NAME=FILE.parquet, the file of a condition NAME:vector; once for each.
     keep_unseen_items
         Items of --items without an event are in the catalogue too, known by their features alone.
     missing
@@ -191,6 +201,8 @@ def prepare(
             user_features=[Feature.parse(text) for text in user_feature],
             context=[Feature.parse(text) for text in context],
             conditions=[Feature.parse(text) for text in condition if not _names_item(text)],
+            condition_vectors=tables_by_name(condition_vectors),
+            item_statistics=_names(item_statistics),
             item_conditions=[text.partition(":")[0] for text in condition if _names_item(text)],
             keep_unseen_items=keep_unseen_items,
             missing=parse_missing(missing),

@@ -1,10 +1,11 @@
 """The verb that asks a large user model what users want: step 2."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, assert_never
 
 from plait.cli.arguments import Device, Json
-from plait.cli.asked_under import conditions_of
+from plait.cli.asked_under import conditions_of, tables_by_name
 from plait.cli.bulk import Asking, users_of
 from plait.cli.lum.seen import trained_until
 from plait.cli.lum.tables import InterestsOfEvents, InterestsOfItems, InterestsOfUsers, version_of
@@ -27,6 +28,7 @@ def query(
     of: Of = "users",
     condition: tuple[str, ...] = (),
     conditions: Path | None = None,
+    condition_vectors: tuple[str, ...] = (),
     own: bool = True,
     most: int = 4,
     users: str = "all",
@@ -57,6 +59,9 @@ def query(
         NAME=VALUE, several of one condition between commas; once for each condition.
     conditions
         A table with a row for each condition, and a column for each name.
+    condition_vectors
+        NAME=FILE.parquet: more values of a condition that is known by vectors, with theirs, beside those that the model
+        was prepared with; once for each such condition.
     own
         Of events: ask under what each came with, too. What is of its item is not given: it would tell the item.
     most
@@ -78,6 +83,10 @@ def query(
     folder, model_folder = run_and_model(run)
     result, screen = finished_run(folder), progress_console()
     asking = Asking(*model_and_data(model_folder, result, dataset, device), model_folder)
+
+    if condition_vectors:
+        more = tables_by_name(condition_vectors)
+        asking = replace(asking, model=asking.model.add_condition_vectors(**more))
 
     def report(line: str) -> None:
         say(line, screen)

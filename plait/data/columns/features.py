@@ -32,12 +32,15 @@ from plait.schema import (
     Feature,
     FeatureKind,
     FeatureTable,
+    Keyed,
     Number,
+    Statistic,
     Vector,
     check_unique,
 )
 from plait.wording import setting
 
+COUNT = "count"  # the name of a statistic of items: their events
 Features = Mapping[str, FeatureKind] | Sequence[Feature]
 
 
@@ -263,9 +266,14 @@ def new_items(
         ValueError: as `describe`; an id is not of the catalogue's type; a row has more values or a wider vector
             than preparation met.
     """
-    table = describe(source, id_column, features, "item", text, text.item_columns)
+    declared = [feature for feature in features if not isinstance(feature.kind, Statistic)]
+    table = describe(source, id_column, declared, "item", text, text.item_columns)
     new_ids = unseen_ids(table, items)
     values, _ = _aligned(table, new_ids)
+    for feature in features:
+        if isinstance(feature.kind, Statistic):  # no event yet: a count of 0, and no rate
+            number = 0.0 if feature.name == COUNT else None
+            values = values.with_columns(pl.lit(number, dtype=pl.Float64).alias(feature.name))
     return new_ids, tabulate(features, values)[1:]
 
 
@@ -327,6 +335,8 @@ def fit_feature(feature: Feature, train: pl.Series, every: pl.Series) -> Feature
     """The feature with its values or buckets taken from `train`, and what shapes need to know from `every` row."""
     kind: FeatureKind
     match feature.kind:
+        case Keyed():
+            kind = feature.kind  # its values are those of its table
         case Category():
             kind = msgspec.structs.replace(feature.kind, values=_distinct(train))
         case Categories():

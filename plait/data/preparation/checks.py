@@ -3,6 +3,7 @@
 from typing import Any
 
 from plait.data.columns.features import check_context
+from plait.data.columns.statistics import parse_statistics
 from plait.data.columns.times import check_format
 from plait.data.manifest import Settings, Temporal, declared
 from plait.schema import Action, Vector, check_unique
@@ -13,6 +14,8 @@ def check_settings(settings: Settings) -> None:
     """Raises ValueError where settings do not go together."""
     check_context(settings.context)
     _check_conditions(settings)
+    names = [feature.name for feature in settings.item_features]
+    parse_statistics(settings.item_statistics, settings.actions, names)
     _check_columns_differ(settings)
     _check_times(settings)
 

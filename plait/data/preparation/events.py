@@ -5,6 +5,7 @@ Shape letters: E events kept, A actions, U users, V items, C context features.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
@@ -13,15 +14,17 @@ import polars as pl
 from plait.data.columns import features
 from plait.data.columns.actions import known_values, read_as
 from plait.data.columns.features import DescribedTable, Known
+from plait.data.columns.keyed import KeyedVectors, with_tables
+from plait.data.columns.statistics import Counted, counted_features, parse_statistics
 from plait.data.facts import facts_of
-from plait.data.manifest import Facts, RowCounts, Settings, Split
+from plait.data.manifest import CONDITION_VECTORS, Facts, RowCounts, Settings, Split
 from plait.data.preparation.ingestion import LogRows
 from plait.data.preparation.kept_rows import kept_rows
 from plait.data.preparation.numbering import NumberedEvents, Ties, numbered
 from plait.data.preparation.splits import split_points
 from plait.data.queries import count_queries
 from plait.data.vocabulary import Vocabulary
-from plait.schema import Action, Feature, code_columns
+from plait.schema import UNSEEN_VALUE, Action, Feature, Keyed, code_columns
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,17 @@ class Events:
         )
 
 
-def events_of(log: LogRows, settings: Settings, about: Mapping[str, DescribedTable]) -> Events:
+def events_of(
+    log: LogRows,
+    settings: Settings,
+    about: Mapping[str, DescribedTable],
+    vectors: Mapping[str, KeyedVectors] = MappingProxyType({}),
+) -> Events:
     """Sorts, filters, numbers and splits the rows, and fits actions and features on those of training.
 
     Args:
         about: the feature tables, under "item" and "user".
+        vectors: of conditions that have them, by name.
 
     Raises:
         ValueError: nothing is left, or nothing to train on; the split does not fit the log.
@@ -76,10 +85,15 @@ def events_of(log: LogRows, settings: Settings, about: Mapping[str, DescribedTab
     tables = _id_tables(events, unseen_id, points.is_train_E)
     trained_U = np.logical_or.reduceat(points.is_train_E, events.start_U1[:-1])
     known = features.fit_tables(about, tables, trained_U)
+    known = with_statistics(known, settings, arrays, points.is_train_E, tables["items"])
     if (titles := features.titles_of(about, tables["items"]["item_id"])) is not None:
         tables["items"] = tables["items"].with_columns(titles.fill_null(""))
     of_events, code_EC = features.gather_context(
-        settings.of_events, log.columns, log.context_label, events.row_E, points.is_train_E
+        with_tables(settings.of_events, vectors),
+        log.columns,
+        log.context_label,
+        events.row_E,
+        points.is_train_E,
     )
     num_context = len(settings.context)
     context, conditions = of_events[:num_context], of_events[num_context:]
@@ -94,6 +108,11 @@ def events_of(log: LogRows, settings: Settings, about: Mapping[str, DescribedTab
     )
     arrays |= known.arrays | ({"context": context_EC} if context else {})
     arrays |= {"condition": condition_EG} if condition_EG.shape[1] else {}
+    arrays |= {
+        f"{CONDITION_VECTORS}{place}": vectors[feature.name].vector_KW
+        for place, feature in enumerate(conditions)
+        if feature.name in vectors
+    }
     return Events(
         arrays=arrays,
         tables=tables,
@@ -111,6 +130,7 @@ def events_of(log: LogRows, settings: Settings, about: Mapping[str, DescribedTab
             unseen_items=len(unseen_id),
             missing=_count_missing(settings.actions, arrays["action"]),
             split_requests=events.ties.split_requests,
+            without_vector=without_vector(conditions, condition_EG),
             **removed,
             **known.lacking,
             **count_queries(events.start_U1, points.validation_U, points.test_U),
@@ -121,6 +141,40 @@ def events_of(log: LogRows, settings: Settings, about: Mapping[str, DescribedTab
             what: ", ".join(described.tables) for what, described in about.items() if described.features
         },
     )
+
+
+def with_statistics(
+    known: Known,
+    settings: Settings,
+    arrays: Mapping[str, np.ndarray],
+    is_train_E: np.ndarray,
+    items: pl.DataFrame,
+) -> Known:
+    """What is known of items, and behind it what training rows say of them."""
+    if not settings.item_statistics:
+        return known
+    own = known.fitted.get("item_features", ())
+    declared = parse_statistics(settings.item_statistics, settings.actions, [each.name for each in own])
+    trained = Counted(
+        arrays["item"][is_train_E], arrays["action"][is_train_E], settings.actions, items.height + 1
+    )
+    is_train_V = np.concatenate([[False], (items["train_events"] > 0).to_numpy()])
+    fitted, code_VK = counted_features(declared, trained, is_train_V)
+    code_VK = np.concatenate([known.arrays.get("item_code", code_VK[:, :0]), code_VK], axis=1)
+    return Known(
+        known.fitted | {"item_features": (*own, *fitted)},
+        known.arrays | {"item_code": code_VK},
+        known.lacking,
+    )
+
+
+def without_vector(conditions: Sequence[Feature], condition_EG: np.ndarray) -> dict[str, int]:
+    """Events whose value the table of vectors lacks, by condition."""
+    return {
+        feature.name: int((code_E == UNSEEN_VALUE).sum())
+        for feature, code_E in zip(conditions, condition_EG.T, strict=False)  # those of items stand behind
+        if isinstance(feature.kind, Keyed)
+    }
 
 
 def _of_items(names: Sequence[str], known: Known, item_E: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import msgspec
 
 from plait.data.columns import features
 from plait.data.columns.features import DescribedTable, Features
+from plait.data.columns.keyed import declared_keyed, vector_tables
 from plait.data.columns.missing import Missing, check_missing, with_missing
 from plait.data.columns.times import TimeUnit
 from plait.data.dataset import Dataset
@@ -22,7 +23,7 @@ from plait.data.preparation.ingestion import ingest, log_columns
 from plait.data.preparation.prepared_folder import Origin, prepared_alone, write_prepared
 from plait.data.storage.caches import cached_folder, file_stamps, made_once
 from plait.data.storage.whole_folders import whole_folder
-from plait.schema import Action, ActionKind, Feature, Vector
+from plait.schema import Action, ActionKind, Feature, Keyed, Vector
 
 
 def prepare(
@@ -52,7 +53,9 @@ def prepare(
     user_features: Features = (),
     context: Features = (),
     conditions: Features = (),
+    condition_vectors: Mapping[str, Any] = MappingProxyType({}),
     item_conditions: Sequence[str] = (),
+    item_statistics: Sequence[str] = (),
     keep_unseen_items: bool = False,
     missing: Missing = MappingProxyType({}),
     negative_ids: Literal["keep", "refuse"] | None = None,
@@ -90,9 +93,14 @@ def prepare(
         context: columns of the log that are known when an item is shown, before any action: categories and
             numbers.
         conditions: columns of the log that are known before the item, and that a model may be asked under: a scenario,
-            a query. Categories and numbers. An action cannot be one: it is known only after its item.
+            a query. Categories and numbers; and a text whose frozen embedding stands in a Parquet file, by key:
+            {"query": plait.Vector("queries.parquet")}. An action cannot be one: it is known only after its item.
+        condition_vectors: by condition that is such a vector without a file, the table in its place: a Parquet file or
+            a frame, with a column of keys and one of lists of numbers.
         item_conditions: names of `item_features` to ask under: what someone would see of a genre. Asked, never given:
             an item's own value tells which item it is, so metrics under it say *condition known*.
+        item_statistics: features of items that are counted on training rows, before the cut: "count", the number of an
+            item's events, and "rate:ACTION", how often a binary action happens on it, damped.
         split: what is held out: each user's last two events, what lies behind two times, or what a column of the log
             says (`LeaveOneOut`, `Temporal`, `SplitColumn`).
         keep_unseen_items: items of `items` without an event left are in the catalogue too, untrained.
@@ -130,8 +138,9 @@ def prepare(
         item_features=with_missing(declared(item_features, Feature), missing),
         user_features=with_missing(declared(user_features, Feature), missing),
         context=with_missing(declared(context, Feature), missing),
-        conditions=with_missing(declared(conditions, Feature), missing),
+        conditions=declared_keyed(with_missing(declared(conditions, Feature), missing), condition_vectors),
         item_conditions=tuple(item_conditions),
+        item_statistics=tuple(item_statistics),
         keep_unseen_items=keep_unseen_items,
         time_format=time_format,
         time_offset=time_offset,
@@ -148,8 +157,9 @@ def prepare(
         with prepared_alone(folder, overwrite) as alone:
             tables = open_tables(source, text, text.columns, log_columns(settings), item)
             about = features.describe_all(items, users, settings)
+            vectors = vector_tables(settings.conditions, condition_vectors)
             log = ingest(tables, settings, {of: table.held for of, table in about.items()})
-            events = events_of(log, settings, about)
+            events = events_of(log, settings, about, vectors)
             origin = _origin(name, note, tables, about, settings)
             known: dict[str, str] = {}
             with whole_folder(folder, known) as aside:
@@ -159,7 +169,14 @@ def prepare(
 
     if out is not None:
         return make(Path(out))
-    kept = cached_folder(None, name, settings, name, note, _fingerprints(settings, source, items, users))
+    kept = cached_folder(
+        None,
+        name,
+        settings,
+        name,
+        note,
+        _fingerprints(settings, source, items, users, *condition_vectors.values()),
+    )
     return make(kept) if overwrite else made_once(kept, lambda: make(kept))
 
 
@@ -183,6 +200,7 @@ def _origin(
 def _fingerprints(settings: Settings, *sources: Any) -> list[tuple[object, ...]]:
     """Of all that is read: the tables, and the files of vectors."""
     kinds = [feature.kind for feature in settings.item_features]
-    vectors = [Path(kind.file) for kind in kinds if isinstance(kind, Vector) and kind.file]
+    kinds += [feature.kind for feature in settings.conditions]
+    vectors = [Path(kind.file) for kind in kinds if isinstance(kind, Vector | Keyed) and kind.file]
     given = [fingerprint(source) for source in sources if source is not None]
     return [*given, *(stamp for file in vectors for stamp in file_stamps(file))]

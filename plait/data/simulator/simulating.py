@@ -1,6 +1,7 @@
 """`simulate`: a world's log as a prepared folder like any other, with its truth beside it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,24 @@ from plait.data.simulator.drawing import DrawnLog, draw_log
 from plait.data.simulator.world import WORLD, World
 from plait.data.storage.whole_folders import whole_folder, write_bytes, write_table
 from plait.limits import WHOLE, check_fits, check_number
-from plait.schema import Action, Category
+from plait.schema import Action, Category, Vector
 from plait.wording import setting
 
 TRUTH = "truth.parquet"  # row by row what no model is told: type, mood, scenario, query, trace
 SCENARIO, QUERY = "scenario", "query"  # columns of both
 KNOWN_BEFORE = (SCENARIO, QUERY)  # what a world has to ask under
+QUERIES = "queries.parquet"  # the vectors of queries
+WORDINGS = 12  # of a category, where queries have vectors
 NUMBERS_PER_EVENT = 12  # of 8 bytes, held at once while a log is drawn, beside two for each response
 NOTE = "simulated; world.json holds the settings and the seed"
+
+
+@dataclass(frozen=True)
+class WordedQueries:
+    """What events ask for, in words of many kinds."""
+
+    text_E: pl.Series
+    table: pl.DataFrame  # a vector for every wording
 
 
 def simulate(
@@ -31,6 +42,7 @@ def simulate(
     split: Split = LeaveOneOut(),
     shows_scenario: bool = False,
     conditions: Sequence[str] = (),
+    query_width: int = 0,
     name: str | None = None,
     overwrite: bool = False,
 ) -> Dataset:
@@ -39,6 +51,8 @@ def simulate(
     Args:
         shows_scenario: gives models the scenario, as a context feature of the event.
         conditions: what models may be asked under, of "scenario" and "query".
+        query_width: numbers of a query's vector: queries are then texts of many wordings, and what they have in common
+            stands in their vectors, a mixture of categories plus noise. 0: a query is the name of its category.
 
     Raises:
         ValueError: `out` is taken, the split leaves a segment empty, or the world has no such conditions.
@@ -47,9 +61,18 @@ def simulate(
     out = Path(out)
     _check_fits(world)
     _check_conditions(world, conditions)
+    if query_width and QUERY not in conditions:
+        raise ValueError(
+            f"{setting('query_width', query_width)}: queries are no condition here; take {setting('condition')} query"
+        )
+    if query_width and query_width < world.num_categories:
+        raise ValueError(
+            f"{setting('query_width', query_width)}: expected at least {world.num_categories}, one for each category"
+        )
     with prepared_alone(out, overwrite) as alone:
         log = draw_log(world)
-        _write(world, log, out, alone, split, shows_scenario, conditions, name or out.name)
+        queries = worded_queries(world, log, query_width) if query_width else None
+        _write(world, log, out, alone, split, shows_scenario, conditions, name or out.name, queries)
     return Dataset.open(out)
 
 
@@ -62,18 +85,23 @@ def _write(
     shows_scenario: bool,
     conditions: Sequence[str],
     name: str,
+    queries: WordedQueries | None,
 ) -> None:
     with whole_folder(out) as folder:
         alone()
         prepare(
-            visible(world, log),
+            visible(world, log) if queries is None else visible(world, log).with_columns(queries.text_E),
             user="user_id",
             item="item_id",
             time="timestamp",
             request="request_id",
             actions=[response.action for response in world.responses],
             context={SCENARIO: Category()} if shows_scenario else {},
-            conditions={condition: Category() for condition in conditions},
+            conditions={
+                condition: Vector() if queries is not None and condition == QUERY else Category()
+                for condition in conditions
+            },
+            condition_vectors={QUERY: queries.table} if queries is not None else {},
             out=folder,
             name=name,
             note=NOTE,
@@ -83,6 +111,31 @@ def _write(
         )
         write_bytes(folder / WORLD, world.to_json())
         write_table(folder / TRUTH, _hidden(log))
+        if queries is not None:
+            write_table(folder / QUERIES, queries.table)
+
+
+def worded_queries(world: World, log: DrawnLog, width: int) -> WordedQueries:
+    """Queries in one of `WORDINGS` wordings of their category; the last of each no event has.
+
+    A wording's vector is its category's axis, a mixture of all categories, and noise.
+    """
+    rng = np.random.default_rng([world.seed, width])
+    B = world.num_categories
+    category_K = np.repeat(np.arange(B), WORDINGS)
+    mixture_KB = 0.8 * np.eye(B)[category_K] + 0.2 * rng.dirichlet(np.ones(B), len(category_K))
+    vector_KW = np.pad(mixture_KB, ((0, 0), (0, width - B))) + rng.normal(
+        scale=0.2 / np.sqrt(width), size=(len(category_K), width)
+    )
+    texts = [
+        f"category {1 + place // WORDINGS}, wording {1 + place % WORDINGS}"
+        for place in range(len(category_K))
+    ]
+    wording_E = rng.integers(0, WORDINGS - 1, len(log.query_E))
+    asked = zip(log.query_E.tolist(), wording_E.tolist(), strict=True)
+    text_E = [texts[(query - 1) * WORDINGS + wording] if query else None for query, wording in asked]
+    table = pl.DataFrame({"text": texts, "vector": vector_KW.astype(np.float32)})
+    return WordedQueries(pl.Series(QUERY, text_E, dtype=pl.String), table)
 
 
 def _check_conditions(world: World, conditions: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 // Recommendations and scores of one model or two, each beside how far it moved since the history was loaded.
 import { post } from "./api.js";
+import { under } from "./conditions.js";
 import { byId, fill, make, moved, number, show } from "./dom.js";
 import { learn, named, nameOf } from "./names.js";
 import { picker } from "./picker.js";
@@ -7,8 +8,8 @@ import { picker } from "./picker.js";
 const SHOWN = 10, COMPARED = 100; // items that are shown; of the loaded history, to tell how far they moved
 
 export class Answers {
-  constructor(history, why) {
-    Object.assign(this, { history, why, models: [], scored: [], turn: 0 });
+  constructor(history, conditions, why) {
+    Object.assign(this, { history, conditions, why, models: [], scored: [], turn: 0 });
     this.loaded = new Map(); // of each model, by item: what was answered of the loaded history
     picker(byId("score-item"), "Search the catalogue by id or title", "score-search", (item) => this.score(item.id));
   }
@@ -47,8 +48,8 @@ export class Answers {
 
   async recommendations(model) {
     if (!model.can_retrieve) return [make("p", { class: "note" }, "This layout predicts no items. Score items below.")];
-    const asked = { with_actions: model.can_score, ...model.named };
-    const before = await this.before(model, "retrieve", () => post("/v1/retrieve", { ...this.history.whoseLoaded, ...asked, k: COMPARED }));
+    const asked = { with_actions: model.can_score, ...model.named, ...this.conditions.of(model) };
+    const before = await this.before(model, `retrieve ${JSON.stringify(asked)}`, () => post("/v1/retrieve", { ...this.history.whoseLoaded, ...asked, k: COMPARED }));
     const found = this.history.isChanged ? await post("/v1/retrieve", { ...this.history.whose, ...asked, k: SHOWN }) : before.answer;
     const items = found.items.slice(0, SHOWN);
     await learn(items);
@@ -58,21 +59,21 @@ export class Answers {
       ["score", found.scores[place], before.of("score", id)],
       ...columns.map((name) => [name, found.actions[name][place], before.of(name, id)])], place, before));
     fill(table, `Recommended by ${model.title}`, this.headings(["score", ...columns], true), rows);
-    return [notice(found), scrolled(`Recommended by ${model.title}`, table)];
+    return [under(model, asked), notice(found), scrolled(`Recommended by ${model.title}`, table)];
   }
 
   async scores(model) {
     if (!this.scored.length) return null;
     if (!model.can_score) return [make("p", { class: "note" }, "This layout scores no given item.")];
-    const asked = { items: this.scored, ...model.named };
-    const before = await this.before(model, `score ${this.scored}`, () => post("/v1/score", { ...this.history.whoseLoaded, ...asked }));
+    const asked = { items: this.scored, ...model.named, ...this.conditions.of(model) };
+    const before = await this.before(model, `score ${JSON.stringify(asked)}`, () => post("/v1/score", { ...this.history.whoseLoaded, ...asked }));
     const found = this.history.isChanged ? await post("/v1/score", { ...this.history.whose, ...asked }) : before.answer;
     const columns = Object.keys(found.actions), table = make("table");
     const rows = found.items.map((id, place) => found.status[place] === "ok"
       ? this.line(model, id, columns.map((name) => [name, found.actions[name][place], before.of(name, id)]), null, null)
       : make("tr", {}, make("th", { scope: "row", class: "title" }, named(id)), make("td", { colspan: columns.length + 1 }, found.status[place])));
     fill(table, `Scored by ${model.title}`, this.headings(columns, false), rows);
-    return [notice(found), scrolled(`Scored by ${model.title}`, table)];
+    return [under(model, asked), notice(found), scrolled(`Scored by ${model.title}`, table)];
   }
 
   async before(model, kind, ask) {
@@ -95,8 +96,9 @@ export class Answers {
     const label = `Why ${nameOf(id)}, by ${model.title}`;
     const asked = model.can_score ? id : null;
     const button = make("button", { type: "button", "aria-label": label, click: () => this.why(model, asked, id) }, "Why");
+    const why = model.reads_condition ? "–" : button; // of an answer under a condition nobody tells why
     const rank = place === null ? null : make("td", {}, String(place + 1), this.history.isChanged ? rankMoved(place, before.places.get(String(id))) : null);
-    return make("tr", {}, rank, make("th", { scope: "row", class: "title" }, named(id)), make("td", {}, button), cells);
+    return make("tr", {}, rank, make("th", { scope: "row", class: "title" }, named(id)), make("td", {}, why), cells);
   }
 }
 

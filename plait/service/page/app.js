@@ -2,9 +2,11 @@
 import { Answers } from "./answers.js";
 import { get, useKey } from "./api.js";
 import { showComparison } from "./comparison.js";
+import { Conditions } from "./conditions.js";
 import { byId, make, say, show } from "./dom.js";
 import { History } from "./history.js";
 import { showLayouts } from "./layout.js";
+import { askCatalogues } from "./names.js";
 import { Why } from "./why.js";
 
 let isBuilt = false;
@@ -43,9 +45,16 @@ function build(models) {
   byId("served").textContent = `Serves ${models.map(({ title }) => title).join(", ")}: ${items} items.`;
   const history = new History(models[0], (what) => changed(what));
   const why = new Why(history);
-  const answers = new Answers(history, (...asked) => why.ask(...asked));
-  const sides = chosen(models, (some) => { answers.models = some; showLayouts(some); if (!history.isEmpty) changed({ isNew: false }); });
-  answers.models = sides;
+  const conditions = new Conditions(() => { if (!history.isEmpty) changed({ isNew: false }); });
+  const answers = new Answers(history, conditions, (...asked) => why.ask(...asked));
+  const sides = chosen(models, (some) => { beside(some); if (!history.isEmpty) changed({ isNew: false }); });
+
+  function beside(some) {
+    answers.models = some;
+    askCatalogues(some);
+    showLayouts(some);
+    conditions.showFor(some);
+  }
 
   async function changed({ isNew }) {
     show(byId("answers"), true);
@@ -53,7 +62,7 @@ function build(models) {
     await Promise.all([answers.refresh({ isNew }), isNew ? null : why.again()]);
   }
 
-  showLayouts(sides);
+  beside(sides);
   showComparison();
   history.suggest();
 }

@@ -1,7 +1,6 @@
 // A field that searches the catalogue, and a button for every item that it finds.
-import { get } from "./api.js";
 import { announce, make } from "./dom.js";
-import { remember } from "./names.js";
+import { found } from "./names.js";
 
 const WAIT_MS = 200;
 
@@ -16,10 +15,9 @@ export function picker(root, label, id, pick) {
     const mine = ++asked, text = input.value.trim();
     if (!text) return list.replaceChildren();
     try {
-      const { items } = await get("/v1/items", [["search", text], ["k", "20"]]);
+      const items = await found(text);
       if (mine !== asked) return;
       problem.hidden = true;
-      remember(items);
       list.replaceChildren(...items.map(choice));
       announce(items.length ? `${items.length} items found` : "No item found");
       if (!items.length) list.append(make("li", { class: "note" }, "No item is called so."));
