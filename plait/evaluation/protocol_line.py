@@ -26,7 +26,7 @@ IN_WORDS = {
     "model.late": "windows similar",
     "optim": "learning_rate schedule warmup_steps users_per_step precision",
     "protocol": "max_events window_step window patience select max_epochs max_tokens max_flops supervise "
-    "candidate_requests sample filter_seen negatives seed recorded",
+    "candidate_requests sample asked_from_s filter_seen negatives seed recorded",
 }
 
 
@@ -157,7 +157,13 @@ def _words_of_training(dataset: Dataset, model: ModelSettings, optim: Optim, pro
         *_words_of_heads(dataset, model),
         f"retrieval loss {retrieval.kind} softmax, {'cosine' if retrieval.l2_norm else 'inner product'} / "
         f"{retrieval.temperature:g}",
-        f"supervised on {supervised}" + (", each a sample of its own" if protocol.sample == "event" else ""),
+        f"supervised on {supervised}"
+        + (", each a sample of its own" if protocol.sample == "event" else "")
+        + (
+            ""
+            if protocol.asked_from_s is None
+            else f", from {protocol.asked_from_s} on; before, history alone"
+        ),
         f"AdamW {optim.learning_rate:g} {optim.schedule}, {optim.warmup_steps} steps of warm-up, "
         f"{optim.users_per_step} users a step, {optim.precision}",
         f"selected by validation {select}, patience {protocol.patience}, cap {protocol.cap}",

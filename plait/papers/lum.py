@@ -133,7 +133,7 @@ def paper_settings(*more: Setting) -> tuple[Setting, ...]:
             "training",
             "not said",
             f"{OF_RANKERS.max_epochs} epochs on the first seven tenths, rate {RATE:g} to 0; asked about the last "
-            f"{OF_RANKERS.candidate_requests} requests",
+            f"{OF_RANKERS.candidate_requests} requests, rankers about those after the user model's training alone",
         ),
         Setting(
             "interests", "not said", "of events after the user model's training alone; before, a learned none"
@@ -278,7 +278,14 @@ table_3 = Study(
         Setting(
             "training",
             "not said",
-            f"{OF_RETRIEVAL.max_epochs} epochs on the first seven tenths, rate {RATE:g} to 0",
+            f"{OF_RETRIEVAL.max_epochs} epochs on the first seven tenths, rate {RATE:g} to 0; two towers are asked "
+            "about events after the user model's training alone",
+        ),
+        Setting(
+            "losses",
+            "not said",
+            "rows differ by them: EBR's cosine / 0.2 under full softmax; SASRec and HSTU as `plait train` has them, "
+            "the inner product / 1",
         ),
         Setting(
             "answers",
