@@ -79,14 +79,14 @@ class InterestTrial:
             RunSettings(layout="genrank", model=self.model, optim=self.optim, protocol=self.protocol)
         )
         has_rankers = not all(map(is_two_tower_row, self.rankers))
-        layers = {"hidden": (8,)} if has_rankers else {}
+        hidden = (8,) if has_rankers else self.model.ranker.hidden
         return replace(
             self,
             early=self.early.quick(),
             late=self.late.quick(),
             lum=shrunk(self.lum),
             layouts=tuple(Variant(its.name, shrunk(its.settings)) for its in self.layouts),
-            model=replace(of_rankers.model, ranker=replace(self.model.ranker, **layers)),
+            model=replace(of_rankers.model, ranker=replace(self.model.ranker, hidden=hidden)),
             protocol=of_rankers.protocol,
             optim=of_rankers.optim,
             num_seeds=1,
