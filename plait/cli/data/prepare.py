@@ -123,8 +123,8 @@ def prepare(
     item_title
         A column of that table with what people call an item; recommendations show it, and no model reads it.
     item_statistics
-        Features of items that are counted on training rows, before the cut: count, the number of an item's events, and
-        rate:ACTION, how often a binary action happens on it, damped; several between commas.
+        Features of items that are counted on training rows, before the cut, with commas between them. count: an item's
+        events. rate:ACTION: how often a binary action happens on it, damped.
     users
         Likewise, a file or folder with a row per user.
     user_feature

@@ -64,8 +64,8 @@ def train_ranker(
     history
         What events of a history show: items with their actions, or items alone.
     interests
-        What a user model said of users before their events, as `plait lum query --of events` writes it, or what a
-        served ranker read, as `plait data shown --interests` does; one file or several, such as one for each part.
+        What a user model said of users before their events: `plait lum query --of events` writes it, and `plait data
+        shown --interests` what a served ranker read. One file or several, such as one for each part.
     item_interests
         What it says of items: `plait lum query --of items`.
     device
