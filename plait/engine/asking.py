@@ -228,6 +228,13 @@ def candidates_of(
     )
 
 
+def _next_numbers(events: EventBatch) -> Int64[np.ndarray, " U"]:
+    """The number of the event that comes after each user's events here; 0 where there are none."""
+    has_any_U, number_U = events.num_events_U > 0, np.zeros(events.num_users, dtype=np.int64)
+    number_U[has_any_U] = events.number_E[events.start_U1[1:][has_any_U] - 1] + 1
+    return number_U
+
+
 def candidate_lists_of(
     coming: Coming,
     user_B: Int64[np.ndarray, " B"],
@@ -237,8 +244,8 @@ def candidate_lists_of(
     condition_MG: Int64[np.ndarray, "M G"],
 ) -> EventBatch:
     """Lists of candidates, of some of the users: their items and conditions, no actions yet."""
-    user_M, events = np.repeat(user_B, count_B), coming.events
-    number_U = events.number_E[events.start_U1[1:] - 1] + 1  # what comes is the next event
+    user_M = np.repeat(user_B, count_B)
+    number_U = _next_numbers(coming.events)
     return EventBatch(
         user_U=coming.events.user_U[user_B],
         start_U1=np.concatenate([[0], np.cumsum(count_B)]),
