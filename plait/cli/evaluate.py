@@ -70,7 +70,8 @@ def _show(run: Path, result: Result, found: Mapping[str, Estimate], dataset: Dat
         headings.append(NumberHeading("model/"))
         rows = [[*row, deployed.get(row[0], row[1])] for row in rows]
     ranker, layout = result.settings.model.ranker, Layout.parse(result.settings.layout, allow_leaks=True)
-    what = ranker.kind if ranker.is_on else name_of(layout)
+    towers = result.settings.model.two_tower
+    what = ranker.kind if ranker.is_on else towers.kind if towers.is_on else name_of(layout)
     out = console()
     show(FittedTable(headings, rows, title=f"{what} on {result.dataset}"), out)
     say(_when_chosen(result), out)

@@ -228,6 +228,13 @@ def candidates_of(
     )
 
 
+def _next_numbers(events: EventBatch) -> Int64[np.ndarray, " U"]:
+    """The number of the event that comes after each user's events here; 0 where there are none."""
+    has_any_U, number_U = events.num_events_U > 0, np.zeros(events.num_users, dtype=np.int64)
+    number_U[has_any_U] = events.number_E[events.start_U1[1:][has_any_U] - 1] + 1
+    return number_U
+
+
 def candidate_lists_of(
     coming: Coming,
     user_B: Int64[np.ndarray, " B"],
@@ -238,6 +245,7 @@ def candidate_lists_of(
 ) -> EventBatch:
     """Lists of candidates, of some of the users: their items and conditions, no actions yet."""
     user_M = np.repeat(user_B, count_B)
+    number_U = _next_numbers(coming.events)
     return EventBatch(
         user_U=coming.events.user_U[user_B],
         start_U1=np.concatenate([[0], np.cumsum(count_B)]),
@@ -246,6 +254,7 @@ def candidate_lists_of(
         action_EA=np.full((len(item_M), coming.events.action_EA.shape[1]), np.nan, dtype=np.float32),
         time_s_E=coming.time_s_U[user_M],
         request_E=coming.request_U[user_M],
+        number_E=number_U[user_M],
         context_EF=np.repeat(context_BF, count_B, axis=0),
         condition_EG=condition_MG,
     )

@@ -20,7 +20,6 @@ from plait.layouts.facts import Field
 from plait.layouts.packing import in_one_row
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Inputs, query_inputs
-from plait.models.ranker import Ranker
 from plait.schema import EventBatch
 
 OWN = -1  # the number of the event to come
@@ -78,8 +77,10 @@ def attention(
 def _check(model: GenerativeRecommender, state: State, item: int | None) -> None:
     if state.events.num_users != 1:
         raise ValueError(f"attention is of one user, and the state is of {state.events.num_users}")
-    if isinstance(model, Ranker):
-        raise ValueError("a ranker has no trunk whose attention could be shown; ask a layout over a trunk")
+    if not model.config.settings.has_trunk:
+        raise ValueError(
+            "a ranker or two towers have no trunk whose attention could be shown; ask a layout over a trunk"
+        )
     if item is not None:
         asking.check_can_score(model, np.array([[item]]))
     elif not audit(model.layout).can_retrieve:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from plait.engine import steps
 from plait.models.generative import GenerativeRecommender
+from plait.models.two_tower import TwoTower
 from plait.nn.encoders import ItemEncoder
 from plait.nn.losses import RetrievalLoss
 from plait.schema import UNKNOWN_ITEM, EventBatch
@@ -154,12 +155,16 @@ def catalogue_of(model: GenerativeRecommender) -> Catalogue:
     if not items.features:
         table_VD = items.table()[FIRST_ITEM:]
         item_V = torch.arange(FIRST_ITEM, items.num_items + 1, device=table_VD.device)
-        key_VD = retrieval.keys(model.compared(table_VD))
+        key_VD = retrieval.keys(model.compared(table_VD, item_V))
         return Catalogue(retrieval, key_VD, item_V, np.arange(len(item_V) + 1), bias_I)
     like_V = first_alike(items)
+    if isinstance(model, TwoTower):  # a user model tells apart what has features alike
+        like_V = torch.arange(FIRST_ITEM, items.num_items + 1, device=like_V.device)
     first_W, count_W = like_V.unique(return_counts=True)
     at_a_time = steps.even(len(first_W), steps.rows_per_step(items.project.in_features))
-    key_WD = retrieval.keys(torch.cat([model.compared(items(first_W[part])) for part in at_a_time]))
+    key_WD = retrieval.keys(
+        torch.cat([model.compared(items(first_W[part]), first_W[part]) for part in at_a_time])
+    )
     start_W1 = np.concatenate([[0], count_W.cumsum(0).cpu().numpy()])
     return Catalogue(retrieval, key_WD, like_V.argsort(stable=True) + FIRST_ITEM, start_W1, bias_I)
 

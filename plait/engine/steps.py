@@ -14,6 +14,7 @@ from jaxtyping import Int64
 
 from plait.models.generative import GenerativeRecommender
 from plait.models.ranker import Ranker
+from plait.models.two_tower import TwoTower
 
 STEP_BYTES = 256 << 20  # of a forward pass: what its tokens take at the peak, beside the weights
 STATE_BYTES = (
@@ -40,7 +41,7 @@ def bytes_per_token(model: GenerativeRecommender) -> int:
 
 def kept_bytes_per_token(model: GenerativeRecommender) -> int:
     """What is kept of a token of an encoded history: keys and values, hidden state, position and time."""
-    if isinstance(model, Ranker):  # an event's item and its actions
+    if isinstance(model, Ranker | TwoTower):  # an event's item and its actions, or its user's features
         return 16 + 2 * next(model.parameters()).element_size() * model.config.settings.trunk.dim
     trunk = model.trunk
     return 16 + next(trunk.parameters()).element_size() * (2 * trunk.num_attentions + 1) * trunk.config.dim

@@ -20,12 +20,13 @@ IN_WORDS = {
     "model.trunk": "kind dim num_layers num_heads positions dropout",
     "model.exposure": "same_request history time_anchor",
     "model.ranker": "kind recent_events top_k search category",
+    "model.two_tower": "kind recent_events",
     "model.retrieval": "kind l2_norm temperature",
     "model.tower": "kind gate",
     "model.late": "windows similar",
     "optim": "learning_rate schedule warmup_steps users_per_step precision",
     "protocol": "max_events window_step window patience select max_epochs max_tokens max_flops supervise "
-    "candidate_requests sample filter_seen negatives seed recorded",
+    "candidate_requests sample asked_from_s filter_seen negatives seed recorded",
 }
 
 
@@ -156,7 +157,13 @@ def _words_of_training(dataset: Dataset, model: ModelSettings, optim: Optim, pro
         *_words_of_heads(dataset, model),
         f"retrieval loss {retrieval.kind} softmax, {'cosine' if retrieval.l2_norm else 'inner product'} / "
         f"{retrieval.temperature:g}",
-        f"supervised on {supervised}" + (", each a sample of its own" if protocol.sample == "event" else ""),
+        f"supervised on {supervised}"
+        + (", each a sample of its own" if protocol.sample == "event" else "")
+        + (
+            ""
+            if protocol.asked_from_s is None
+            else f", from {protocol.asked_from_s} on; before, history alone"
+        ),
         f"AdamW {optim.learning_rate:g} {optim.schedule}, {optim.warmup_steps} steps of warm-up, "
         f"{optim.users_per_step} users a step, {optim.precision}",
         f"selected by validation {select}, patience {protocol.patience}, cap {protocol.cap}",
@@ -165,6 +172,9 @@ def _words_of_training(dataset: Dataset, model: ModelSettings, optim: Optim, pro
 
 def _words_of_trunk(model: ModelSettings) -> str:
     trunk, ranker = model.trunk, model.ranker
+    towers = model.two_tower
+    if towers.is_on:
+        return f"two towers {towers.kind} d = {trunk.dim}, the mean of the last {towers.recent_events} events"
     if not ranker.is_on:
         return (
             f"trunk {trunk.kind} d = {trunk.dim}, {trunk.num_layers} layers, {trunk.num_heads} heads, "

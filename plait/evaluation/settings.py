@@ -77,6 +77,9 @@ class Protocol:
     sample: Sample = "user"
     """What supervise = candidates takes as one sample. user: all candidates of a user. event: each for itself, in an
     order of its own (GenRank paper, section 3.1: point-wise order)."""
+    asked_from_s: int | None = None
+    """Training asks about no event before this time (unix seconds): earlier ones are history alone. Where a user model
+    was trained on the events before a cut, that is the cut: what it says of them is of events that it saw."""
     filter_seen: bool = True
     """Items that a user has met are not recommended; an answer among them is a miss."""
     negatives: Annotated[int | None, WHOLE] = None
@@ -101,6 +104,11 @@ class Protocol:
             raise ValueError(
                 f"{setting('protocol.window_step', self.step)}: expected at most "
                 f"{setting('protocol.max_events', self.max_events)}, the events of a window"
+            )
+        if self.asked_from_s is not None and (self.sample, self.window) != ("user", "last"):
+            raise ValueError(
+                f"{setting('protocol.asked_from_s', self.asked_from_s)} is for {setting('protocol.sample', 'user')} "
+                f"and {setting('protocol.window', 'last')}: other windows may end before that time"
             )
         self._check_lists()
         _ = self.selection

@@ -22,6 +22,8 @@ def problems_of_exporting(model: GenerativeRecommender) -> Iterator[str]:
         yield "it neither scores a given item nor retrieves one"
     if config.settings.ranker.is_on:
         yield "it is a ranker, which has no trunk to encode histories with; export a model with model.ranker off"
+    if config.settings.two_tower.is_on:
+        yield "it is of two towers, which have no trunk to encode histories with; export a model over a trunk"
     if "c" in model.layout.fields:
         yield "it shows conditions, whose values an exported program cannot code; use a layout without them"
     if model.items is None:

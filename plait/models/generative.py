@@ -41,6 +41,7 @@ from plait.nn.read import Read
 from plait.nn.sampling import Sampler
 from plait.nn.towers import TowerConfig
 from plait.nn.trunk import Trunk
+from plait.nn.two_tower import TwoTowerSettings
 from plait.nn.watched import Watching
 from plait.schema import Action, Feature, FeatureTable, code_columns
 from plait.window_rule import WindowRule
@@ -65,6 +66,7 @@ class ModelSettings:
     items: ItemEncoding = ItemEncoding()
     late: LateSettings = LateSettings()
     ranker: RankerSettings = RankerSettings()
+    two_tower: TwoTowerSettings = TwoTowerSettings()
     counts: Literal["none", "auto"] = "none"
     """Whether what counting knows is added to what is predicted, after training. auto: as far as the validation says
     that it helps. Not in training, where the network would overfit what counts leave."""
@@ -87,12 +89,19 @@ class ModelSettings:
     @property
     def reads_time(self) -> bool:
         """Whether it matters when events happened, a candidate's own among them."""
-        return self.ranker.reads_time if self.ranker.is_on else self.trunk.reads_time
+        if self.ranker.is_on:
+            return self.ranker.reads_time
+        return self.has_trunk and self.trunk.reads_time
 
     @property
     def reads_requests(self) -> bool:
         """Whether positions depend on which events were exposed together."""
-        return self.trunk.reads_requests and not self.ranker.is_on
+        return self.trunk.reads_requests and self.has_trunk
+
+    @property
+    def has_trunk(self) -> bool:
+        """Whether neither a ranker nor two towers stand in its place."""
+        return not (self.ranker.is_on or self.two_tower.is_on)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +217,7 @@ class GenerativeRecommender(nn.Module):
         self.conditions = FeatureEncoder(config.conditions, dim) if "c" in embedded else None
         self.actions = ActionEncoder(config.actions, dim) if "a" in embedded else None
         self.specials = nn.ParameterDict({field: unset(len(LEARNED), dim) for field in sorted(embedded)})
-        if not settings.ranker.is_on:  # a ranker has none (`plait.models.ranker`)
+        if settings.has_trunk:
             self.trunk = Trunk(settings.trunk, config.num_positions, layout.rides)
         self.heads: ActionHeads | None = None
         if "a" in layout.predicts:
@@ -301,7 +310,7 @@ class GenerativeRecommender(nn.Module):
             match questions.target.fact.field:
                 case "i":
                     assert items is not None, "a layout that predicts items reads them"
-                    items = ItemVectors(self.compared(items.vector_UD), items.item_U)
+                    items = ItemVectors(self.compared(items.vector_UD, items.item_U), items.item_U)
                     item_M = inputs.item_E[questions.label_M]
                     losses["retrieval"] = retrieval_loss(
                         self.retrieval, state_MD, items, item_M, self.sampler, negative_S, bias_V
@@ -344,8 +353,14 @@ class GenerativeRecommender(nn.Module):
         assert self.items is not None, "a layout that predicts items reads them"
         return self.retrieval.logits(state_MD, self.compared(self.items.table()), self.bias_of_items())
 
-    def compared(self, item_UD: Float[Tensor, "U D"]) -> Float[Tensor, "U W"]:
-        """Vectors of items as they are compared with states: projected, where the settings say so."""
+    def compared(
+        self, item_UD: Float[Tensor, "U D"], item_U: Int64[Tensor, " U"] | None = None
+    ) -> Float[Tensor, "U W"]:
+        """Vectors of items as they are compared with states: projected, where the settings say so.
+
+        Args:
+            item_U: whose vectors they are; by default all of the catalogue's, in its order.
+        """
         return item_UD if self.item_interest is None else self.item_interest(item_UD)
 
     def bias_of_items(self) -> Float[Tensor, " V"] | None:

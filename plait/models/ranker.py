@@ -7,8 +7,6 @@ Shape letters: M questions (candidates), N tokens, S tokens of encoded histories
 width of what is read, W width of the last layer.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -21,6 +19,7 @@ from plait.layouts import Layout
 from plait.layouts.facts import Field
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs, LaterInputs, Questions
+from plait.models.told import ReadsInterests
 from plait.nn.dice import Dice
 from plait.nn.dropout import Dropout
 from plait.nn.encoded import Encoded, Keys
@@ -66,7 +65,7 @@ class _Events:
         return cls(kept.k_SNH.squeeze(1), action_SD, encoded.time_s_S, encoded.hidden_SD.long())
 
 
-class Ranker(GenerativeRecommender):
+class Ranker(ReadsInterests, GenerativeRecommender):
     """Embeddings, an extractor, layers with Dice, and the heads of the actions.
 
     Raises:
@@ -89,19 +88,6 @@ class Ranker(GenerativeRecommender):
         if settings.kind == "sim" and settings.search == "soft":
             self.search_layers = _layers(2 * trunk.dim, settings.hidden, trunk.dropout)
             self.search_heads = ActionHeads(config.actions, settings.hidden[-1], TowerConfig(kind="linear"))
-
-    @property
-    def reads_interests(self) -> bool:
-        return self.interest_features is not None
-
-    @contextmanager
-    def told(self, interests: InterestLookup | None) -> Iterator[None]:
-        """Looks interests up there, for the time inside."""
-        before, self.interests = self.interests, interests
-        try:
-            yield
-        finally:
-            self.interests = before
 
     def forward(self, inputs: Inputs) -> list[Float[Tensor, "M W"]]:
         """For the questions of the inputs, what the heads read."""

@@ -13,7 +13,7 @@ from plait.compare.results import Comparison, Summary
 from plait.nn.config import TrunkConfig
 from plait.papers.claims import ClaimVerdict
 from plait.papers.logs import Simulated
-from plait.papers.lum_trial import InterestTrial
+from plait.papers.lum_trial import InterestTrial, cut_of
 from plait.papers.study import Figure, Finding, Place, failures, words_of
 from plait.rankers.rows import ranker_rows
 
@@ -49,7 +49,8 @@ class StepThreeCost:
         for size, trunk in self.sizes.items():
             of_size = self._of_size(trunk)
             interests, took_s = of_size.interests(early, late, folder / f"user-model-{trunk.dim}", place)
-            [row] = ranker_rows(self._ranker, of_size.model, of_size.optim, of_size.protocol, interests)
+            protocol = replace(of_size.protocol, asked_from_s=cut_of(early))
+            [row] = ranker_rows(self._ranker, of_size.model, of_size.optim, protocol, interests)
             its = self.end_to_end.settings
             model = replace(
                 its.model,

@@ -31,6 +31,7 @@ from plait.papers.logs import Simulated
 from plait.papers.study import Finding, Place, Trial, shrunk
 from plait.rankers.interests import Interests
 from plait.rankers.rows import ranker_rows
+from plait.rankers.two_tower import is_two_tower_row
 from plait.recommender import Recommender
 from plait.training.run import run_training
 
@@ -44,8 +45,9 @@ PARTS = "train", "validation", "test"
 class InterestTrial:
     """Rankers with and without interests, and layouts beside them, on what lies after the user model's training.
 
-    Both cuts are of one world. The rankers train on all that lies before the second cut. Of events before the first
-    they are told nothing, since the user model was trained on them: a learned *none* stands there.
+    Both cuts are of one world. The rankers, told or not, are trained on what lies between the cuts: the user model saw
+    what lies before the first, so to them that is history alone. Layouts are trained on all before the second cut, as
+    the user model and the rankers are together.
     """
 
     name: str
@@ -76,13 +78,15 @@ class InterestTrial:
         of_rankers = shrunk(
             RunSettings(layout="genrank", model=self.model, optim=self.optim, protocol=self.protocol)
         )
+        has_rankers = not all(map(is_two_tower_row, self.rankers))
+        hidden = (8,) if has_rankers else self.model.ranker.hidden
         return replace(
             self,
             early=self.early.quick(),
             late=self.late.quick(),
             lum=shrunk(self.lum),
             layouts=tuple(Variant(its.name, shrunk(its.settings)) for its in self.layouts),
-            model=replace(of_rankers.model, ranker=replace(self.model.ranker, hidden=(8,))),
+            model=replace(of_rankers.model, ranker=replace(self.model.ranker, hidden=hidden)),
             protocol=of_rankers.protocol,
             optim=of_rankers.optim,
             num_seeds=1,
@@ -94,15 +98,16 @@ class InterestTrial:
             (log.open(place.logs, place.data) for log in self.logs),
         )
         interests, lum_s = self.interests(early, late, folder, place)
-        trial = self._trial(interests)
+        trial = self._trial(interests, cut_of(early))
         compared = trial.compared(late, study, place)
         found = trial.finding(late, compared, study, place)
         shares = tuple(shares_of(late, trial, compared.statistics, next(iter(self.metrics))))
         notes = (*shares, *interests.missing(late), *self.notes)
         return msgspec.structs.replace(found, notes=(*found.notes, *notes), wall_s=found.wall_s + lum_s)
 
-    def _trial(self, interests: Interests) -> Trial:
-        rows = ranker_rows(self.rankers, self.model, self.optim, self.protocol, interests)
+    def _trial(self, interests: Interests, since_s: int | None) -> Trial:
+        after = replace(self.protocol, asked_from_s=since_s)
+        rows = ranker_rows(self.rankers, self.model, self.optim, after, interests)
         return Trial(
             name=self.name,
             log=self.late,
@@ -125,6 +130,13 @@ class InterestTrial:
         return Interests.read(of_users, files["items"], late), result.wall_s
 
 
+def cut_of(early: Dataset) -> int | None:
+    """Where a user model's training ends, in unix seconds."""
+    split = early.manifest.split
+    assert isinstance(split, Temporal), "the log of a user model is cut in time"
+    return split.cut_validation_s
+
+
 def written_interests(
     model_folder: Path, early: Dataset, late: Dataset, folder: Path, device: str
 ) -> dict[str, Path]:
@@ -137,10 +149,8 @@ def written_interests(
     model = Recommender.from_pretrained(model_folder, device)
     folder.mkdir(parents=True, exist_ok=True)
     _write(interests_of_items(model, version), files["items"])
-    split = early.manifest.split
-    assert isinstance(split, Temporal), "the log of a user model is cut in time"
     for part in PARTS:
-        found = list(_of_part(model, late, part, split.cut_validation_s, version))
+        found = list(_of_part(model, late, part, cut_of(early), version))
         _write(pl.concat(found), files[part])
     return files
 

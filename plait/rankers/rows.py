@@ -15,8 +15,10 @@ from plait.nn.config import TrunkConfig
 from plait.nn.interests import InterestSettings
 from plait.nn.ranker_settings import RankerSettings, settings_of_ranker
 from plait.nn.towers import TowerConfig
+from plait.nn.two_tower import TwoTowerSettings
 from plait.rankers.interests import Interests
 from plait.rankers.settings import EVERY_REQUEST, RankerName, run_settings
+from plait.rankers.two_tower import is_two_tower_row, of_positions, two_tower_row
 from plait.wording import setting
 
 Told = Literal["", "lum", "feature", "match"]
@@ -43,11 +45,12 @@ def ranker_rows(
     Raises:
         ValueError: a name is none, interests are missing or told to no row, or a setting is read by no row.
     """
-    told = [_told(name) for name in names]
-    if interests is not None and not any(of for _, of in told):
-        raise ValueError(
-            f"{setting('interests')}: no row is told of them; name one, such as {told[0][0] if told else 'din'}+lum"
-        )
+    retrievers = [name for name in names if is_two_tower_row(name)]
+    others = [name for name in names if not is_two_tower_row(name)]
+    told = [_told(name) for name in others]
+    if interests is not None and not any("+" in name for name in names):
+        plain = next(iter(names), "din")
+        raise ValueError(f"{setting('interests')}: no row is told of them; name one, such as {plain}+lum")
     rows = [
         Variant(
             name,
@@ -60,15 +63,17 @@ def ranker_rows(
             ),
             _given(name, interests) if of else None,
         )
-        for name, (kind, of) in zip(names, told, strict=True)
+        for name, (kind, of) in zip(others, told, strict=True)
     ]
+    rows += [two_tower_row(name, model, optim, of_positions(protocol), interests) for name in retrievers]
     _check_all_read(model, rows, beside_layouts)
-    return rows
+    by_name = {row.name: row for row in rows}
+    return [by_name[name] for name in names]
 
 
 def layout_settings(model: ModelSettings, has_rankers: bool) -> ModelSettings:
     """What layouts take of a comparison's settings: where rankers stand beside them, not the rankers' own."""
-    return replace(model, ranker=RankerSettings()) if has_rankers else model
+    return replace(model, ranker=RankerSettings(), two_tower=TwoTowerSettings()) if has_rankers else model
 
 
 def _told(name: str) -> tuple[RankerName, Told]:
@@ -98,7 +103,9 @@ def _read(model: ModelSettings, kind: RankerName, told: Told) -> ModelSettings:
     trunk = TrunkConfig(**{name: getattr(model.trunk, name) for name in shared})
     values = {name: getattr(model.ranker, name) for name in own}
     ranker = RankerSettings(**values | {"interests": _switched(model.ranker.interests, told)})
-    return replace(model, trunk=trunk, ranker=ranker, tower=TowerConfig(kind="linear"))
+    return replace(
+        model, trunk=trunk, ranker=ranker, two_tower=TwoTowerSettings(), tower=TowerConfig(kind="linear")
+    )
 
 
 def _switched(interests: InterestSettings, told: Told) -> InterestSettings:
@@ -124,6 +131,7 @@ def _check_all_read(model: ModelSettings, rows: Sequence[Variant], beside_layout
 
 def _read_by_rankers(beside_layouts: bool) -> Iterator[str]:
     """Where settings begin that only rankers read; where they stand alone, those of trunks and towers, too."""
+    yield from (f"model.two_tower.{field.name}" for field in fields(TwoTowerSettings) if field.name != "kind")
     yield from (f"model.ranker.{field.name}" for field in fields(RankerSettings) if field.name != "kind")
     if not beside_layouts:
         yield from ("model.trunk.", "model.tower.")

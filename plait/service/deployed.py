@@ -18,6 +18,7 @@ from plait.engine.state_parts import joined_states
 from plait.engine.value import Value
 from plait.layouts import audit
 from plait.models.ranker import Ranker
+from plait.models.two_tower import TwoTower
 from plait.recommender import VALUE, Recommender
 from plait.schema import UNKNOWN_ITEM
 from plait.service.conditioned import interests, nearest
@@ -78,6 +79,17 @@ class _Ready:
             return ("retrieve", self.k, filters, asked.at, _ordered(asked.condition))
         assert isinstance(asked, ScoreRequest), "all others are answered one by one"
         return ("score", asked.at, _ordered(asked.context), _ordered(asked.condition), asked.value)
+
+
+def check_needs_no_lookup(recommender: Recommender) -> None:
+    """Raises ValueError where two towers look up interests of users: nobody tells them here, and they would answer as
+    if nobody had any. Vectors of items are saved with the model, so the item's tower alone may read them."""
+    model = recommender.model
+    if isinstance(model, TwoTower) and model.reads_interests:
+        raise ValueError(
+            "the model's two towers read interests of users, and the service tells those to rankers alone; train it "
+            "again without them (model.two_tower.interests.user = False, or a row ebr or ebr+item), or serve a ranker"
+        )
 
 
 @final

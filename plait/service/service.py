@@ -19,7 +19,7 @@ from plait.recommender import Recommender
 from plait.service.answer_log import AnswerLog
 from plait.service.asking import Answered, Asking
 from plait.service.counters import Counters
-from plait.service.deployed import BY_MODEL, Deployed, Found, Question
+from plait.service.deployed import BY_MODEL, Deployed, Found, Question, check_needs_no_lookup
 from plait.service.fallback import Fallback
 from plait.service.keys import read_keys
 from plait.service.models import Model, Served, check_same_log, not_all_new
@@ -260,6 +260,7 @@ class Service:
 
     def _loaded(self, model: Model, version: str, state_bytes: int) -> Deployed:
         recommender = Recommender.from_pretrained(model.folder, model.device)
+        check_needs_no_lookup(recommender)
         self.asking.give_way()
         fallback = self._fallback_of(model, recommender)
         self.asking.give_way()

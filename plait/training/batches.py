@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TypeVar, assert_never
 
 import numpy as np
-from jaxtyping import Int64
+import torch
+from jaxtyping import Bool, Int64
 
 from plait.data import Dataset, Targets
 from plait.evaluation.ahead import ahead
@@ -13,7 +15,7 @@ from plait.evaluation.settings import Protocol
 from plait.layouts import Layout
 from plait.layouts.arrange import training_predictions
 from plait.layouts.facts import Field
-from plait.models.inputs import Inputs, training_inputs
+from plait.models.inputs import Inputs, Questions, training_inputs
 from plait.models.late import LateStatistics
 from plait.models.questions import QuestionPlan
 from plait.randomness import Stream, numpy_generator
@@ -24,11 +26,21 @@ Value = TypeVar("Value")
 
 
 def users_of_step(
-    dataset: Dataset, users_per_step: int, seed: int, epoch: int
+    dataset: Dataset, users_per_step: int, seed: int, epoch: int, since_s: int | None = None
 ) -> list[Int64[np.ndarray, " U"]]:
     """The users of every step of an epoch: a function of seed and epoch alone, so the same for every layout."""
-    order_U = numpy_generator(seed, Stream.ORDER, epoch).permutation(dataset.train_users())
+    order_U = numpy_generator(seed, Stream.ORDER, epoch).permutation(_asked_users(dataset, since_s))
     return [order_U[at : at + users_per_step] for at in range(0, len(order_U), users_per_step)]
+
+
+def _asked_users(dataset: Dataset, since_s: int | None) -> Int64[np.ndarray, " U"]:
+    """Whom training asks about: of `since_s` on, those whose last training event is not before it."""
+    user_U = dataset.train_users()
+    if since_s is None:
+        return user_U
+    events = dataset.histories(user_U)
+    last_U = events.start_U1[:-1] + dataset.train_user_counts()[user_U] - 1
+    return user_U[events.time_s_E[last_U] >= since_s]
 
 
 def targets_of_step(dataset: Dataset, users_per_step: int, protocol: Protocol, epoch: int) -> list[Targets]:
@@ -44,7 +56,7 @@ def num_steps(dataset: Dataset, users_per_step: int, protocol: Protocol) -> int:
     """Steps of an epoch."""
     if protocol.sample == "event":
         return len(targets_of_step(dataset, users_per_step, protocol, epoch=0))
-    return len(users_of_step(dataset, users_per_step, protocol.seed, epoch=0))
+    return len(users_of_step(dataset, users_per_step, protocol.seed, 0, protocol.asked_from_s))
 
 
 def training_batch(
@@ -127,9 +139,28 @@ def training_stream(
 
     def make(step: int) -> tuple[Int64[np.ndarray, " U"], Inputs]:
         batch = batch_of(step)
-        return batch.user_U, training_inputs(plan, batch, device=device, late=late)
+        inputs = training_inputs(plan, batch, device=device, late=late)
+        return batch.user_U, asked_from(inputs, batch, protocol.asked_from_s)
 
     return ahead(make, range(first_step, num))
+
+
+def asked_from(inputs: Inputs, batch: EventBatch, since_s: int | None) -> Inputs:
+    """The inputs with only those questions whose event is not before `since_s` (unix seconds); by default all."""
+    if since_s is None:
+        return inputs
+    is_late_E = torch.from_numpy(batch.time_s_E >= since_s).to(inputs.item_E.device)
+    return replace(inputs, questions=tuple(_only(each, is_late_E[each.label_M]) for each in inputs.questions))
+
+
+def _only(asked: Questions, is_asked_M: Bool[torch.Tensor, " M"]) -> Questions:
+    return replace(
+        asked,
+        cell_M=asked.cell_M[is_asked_M],
+        label_M=asked.label_M[is_asked_M],
+        given_M=tuple((field, source_M[is_asked_M]) for field, source_M in asked.given_M),
+        late_MF=None if asked.late_MF is None else asked.late_MF[is_asked_M],
+    )
 
 
 def targets_per_epoch(
@@ -138,9 +169,11 @@ def targets_per_epoch(
     """How many events the first epoch supervises, by what is predicted of them."""
     num, batch_of = _batches(dataset, plan, users_per_step, protocol, epoch=0)
     found: Counter[Field] = Counter()
+    since_s = -np.inf if protocol.asked_from_s is None else protocol.asked_from_s
     for step in range(num):
-        for asked in training_predictions(plan.layout, plan.training_roles(batch_of(step))):
-            found[asked.target.fact.field] += len(asked.label_M)
+        batch = batch_of(step)
+        for asked in training_predictions(plan.layout, plan.training_roles(batch)):
+            found[asked.target.fact.field] += int((batch.time_s_E[asked.label_M] >= since_s).sum())
     return dict(found)
 
 
@@ -153,7 +186,7 @@ def _batches(
             targets = targets_of_step(dataset, users_per_step, protocol, epoch)
             return len(targets), lambda step: dataset.target_batch(targets[step], plan.window, plan.lead)
         case "user":
-            users = users_of_step(dataset, users_per_step, protocol.seed, epoch)
+            users = users_of_step(dataset, users_per_step, protocol.seed, epoch, protocol.asked_from_s)
             return len(users), lambda step: training_batch(dataset, plan, users[step], protocol, epoch, step)
         case _:
             assert_never(plan.sample)

@@ -13,6 +13,7 @@ from plait.layouts.cost import BACKWARD
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import Inputs, Questions
 from plait.models.ranker import Ranker
+from plait.models.two_tower import TwoTower
 from plait.nn.encoders import ItemEncoder
 from plait.nn.read import Read
 from plait.nn.towers import Mmoe, PersonalGate, PleLevel
@@ -35,7 +36,7 @@ def step_flops(model: GenerativeRecommender, inputs: Inputs) -> float:
 
 def _flops_of_histories(model: GenerativeRecommender, inputs: Inputs) -> float:
     """FLOPs, forward, of all that stands between embeddings and what heads read."""
-    if isinstance(model, Ranker):
+    if isinstance(model, Ranker | TwoTower):
         return model.flops(inputs)
     every = _amounts(model, inputs, None)
     return model.trunk.flops(every, None if inputs.read is None else _amounts(model, inputs, inputs.read))

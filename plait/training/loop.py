@@ -37,7 +37,8 @@ from plait.models.building import built
 from plait.models.combining import check_supported
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs
-from plait.models.ranker import Ranker
+from plait.models.told import ReadsInterests
+from plait.models.two_tower import TwoTower
 from plait.nn.arithmetic import Arithmetic, arithmetic_of
 from plait.nn.dropout import draw_from
 from plait.nn.initialising import initialised
@@ -280,6 +281,8 @@ class _Run:
         model = self.model
         if model.items is not None and model.items.features:
             model.items.describe(self.dataset.item_features, self.dataset.train_item_counts())
+        if isinstance(model, TwoTower) and model.interests is not None:
+            model.describe_items(model.interests)
         if model.conditions is not None:
             model.conditions.describe(model.config.conditions, self.dataset.condition_vectors())
         if model.item_bias is not None:
@@ -546,14 +549,16 @@ class _Run:
 
 def _give_interests(model: GenerativeRecommender, interests: InterestSource | None) -> None:
     """Raises ValueError where a model reads interests and there are none, or the other way round."""
-    reads_them = isinstance(model, Ranker) and model.reads_interests
+    reads_them = isinstance(model, ReadsInterests) and model.reads_interests
+    if isinstance(model, TwoTower):
+        reads_them |= model.config.settings.two_tower.interests.of_item
     if reads_them != (interests is not None):
         raise ValueError(
             "the model reads interests, and none are given: train it by `plait rank train` with their files"
             if reads_them
             else "interests are given, and the model reads none"
         )
-    if isinstance(model, Ranker):
+    if isinstance(model, ReadsInterests):
         model.interests = interests
 
 

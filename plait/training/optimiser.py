@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from plait.evaluation.settings import Optim
+from plait.models.two_tower import TwoTower
 from plait.nn.dice import Dice
 from plait.nn.encoders import ItemEncoder
 from plait.nn.heads import ActionHeads
@@ -54,7 +55,7 @@ def _role(owner: nn.Module, name: str) -> Role:
             nn.Linear() | nn.GRU() | ActionHeads()
         ):  # the layers of a stacked tower, and the heads', lie in one matrix
             return "matrix" if name.startswith("weight") else "bias"
-        case RelativeBias() | ItemBias() | Dice() | InterestFeatures():
+        case RelativeBias() | ItemBias() | Dice() | InterestFeatures() | TwoTower():
             return "bias"
         case nn.Embedding() | nn.ParameterDict() | ItemEncoder():  # the last one's: the vector of a new item
             return "embedding"

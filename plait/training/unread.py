@@ -75,6 +75,18 @@ def _by_choice(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
             for each in get_args(TrunkKind)
         ),
         _Reader(
+            config.settings.two_tower.is_on or not [*changed(config.settings.two_tower, "")],
+            ("model.two_tower",),
+            setting("model.two_tower.kind", "ebr"),
+            "here it is none",
+        ),
+        _Reader(
+            not config.settings.two_tower.is_on,
+            (*_OF_TRUNK, "model.trunk.num_heads", "model.trunk.dropout"),
+            setting("model.two_tower.kind", "none"),
+            f"here it is {config.settings.two_tower.kind}",
+        ),
+        _Reader(
             not ranker.is_on, _OF_TRUNK, setting("model.ranker.kind", "none"), f"here it is {ranker.kind}"
         ),
         _Reader(

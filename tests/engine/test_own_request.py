@@ -309,3 +309,9 @@ def test_items_are_of_the_last_request_by_the_exact_time_where_requests_have_no_
     assert same_as_later != is_last
     item = model.retrieve(state, 3, filter_seen=False, at=at)["score"]
     assert item.equals(model.retrieve(state, 3, filter_seen=False)["score"]) != is_last
+
+
+def test_the_number_of_what_comes_is_each_users_own():
+    """A user without events in a context does not get the number of the user before."""
+    for lengths, expected in (((3, 0, 2), [3, 0, 2]), ((0,), [0])):
+        assert asking._next_numbers(batch_of(lengths)).tolist() == expected

@@ -82,6 +82,14 @@ def test_only_rows_that_are_told_read_interests(ran: Path) -> None:
     assert read == {"din": "", "din+lum": told_in(ran).sha256}
 
 
+def test_rankers_told_or_not_are_asked_from_the_cut_on(ran: Path) -> None:
+    early, _ = logs_of(ran)
+    runs, cut_s = ran / "tiny-quick" / TINY.name / "runs", early.manifest.split.cut_validation_s
+    results = [load_result(runs / f"{name}-seed0") for name in ("din", "din+lum")]
+    assert cut_s and [its.settings.protocol.asked_from_s for its in results] == [cut_s, cut_s]
+    assert all(f"from {cut_s} on; before, history alone" in its.protocol for its in results)
+
+
 def test_the_share_is_of_what_the_ranker_lacks(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of users who all score 0.5 without, 0.6 with interests, and 0.9 in the oracle, a quarter of the gap is closed."""
 
@@ -93,7 +101,7 @@ def test_the_share_is_of_what_the_ranker_lacks(ran: Path, monkeypatch: pytest.Mo
         (name, seed): all_have(value) for name, value in (("din", 0.5), ("din+lum", 0.6)) for seed in (0, 1)
     }
     _, late = logs_of(ran)
-    trial = TINY._trial(told_in(ran))
+    trial = TINY._trial(told_in(ran), None)
     [line] = shares_of(late, trial, statistics, "auc:click")  # type: ignore[arg-type]
     assert "+0.1000 auc:click, 25 % (25 to 25 %)" in line
 

@@ -24,6 +24,7 @@ from tiny import assert_caught, started, trunk_of
 from plait.conditions import OWN, condition_of, text_of
 from plait.data import Dataset
 from plait.data.history import columns_read
+from plait.evaluation.settings import Optim, Protocol
 from plait.models.building import built
 from plait.models.generative import ModelSettings
 from plait.models.ranker import Ranker
@@ -31,7 +32,9 @@ from plait.models.saving import model_hash
 from plait.nn.interests import InterestRows, InterestSettings
 from plait.nn.ranker_settings import RankerSettings
 from plait.nn.towers import TowerConfig
+from plait.nn.two_tower import TowerInterests, TwoTowerSettings
 from plait.rankers.settings import RankerProtocol, run_settings
+from plait.rankers.two_tower import two_tower_settings
 from plait.recommender import Recommender
 from plait.service import deployed as deployed_module
 from plait.service.deployed import Deployed, Question
@@ -529,3 +532,30 @@ def test_a_query_without_time_is_no_failure(three: Service, caplog: pytest.LogCa
     with caplog.at_level("ERROR", logger="plait.service.telling"):
         talk(three, retrieved)
     assert not caplog.records and "plait_queries_failed_total{" not in three.counters.page().decode()
+
+
+# Two towers
+
+
+def towers_of(data: Dataset, *, user: bool, item: bool) -> Recommender:
+    from plait.training.run import config_of
+
+    told = TowerInterests(num_conditions=len(CONDITIONS), width=4, user=user, item=item)
+    towers = TwoTowerSettings(hidden=(8,), interests=told)
+    settings = two_tower_settings(ModelSettings(trunk=trunk_of(), two_tower=towers), Optim(), Protocol())
+    config = replace(config_of(data, settings), told_conditions=CONDITIONS, told_version="v1")
+    return Recommender(started(built(config)).eval(), data.items, columns_read(data))
+
+
+def test_towers_that_look_interests_up_are_refused_served_or_reloaded(tmp_path: Path, data: Dataset):
+    """Those whose vectors of items are saved with the model are served."""
+    folder = tmp_path / "ebr"
+    towers_of(data, user=False, item=True).save_pretrained(folder)
+    service = served(tmp_path, data, {"lum": folder})
+    towers_of(data, user=True, item=True).save_pretrained(folder)
+    with pytest.raises(Problem) as refused:
+        service.reload("lum")
+    assert "serve a ranker" in refused.value.detail and refused.value.status == 409
+    service.close()
+    with pytest.raises(ValueError, match=r"two towers read interests of users.*interests.user = False"):
+        served(tmp_path / "other", data, {"lum": folder})

@@ -18,6 +18,7 @@ from plait.data import Dataset
 from plait.evaluation.answers import measure
 from plait.evaluation.run_files import load_result, measured_answers
 from plait.models.ranker import Ranker
+from plait.models.saving import load_model
 from plait.nn.interests import InterestFeatures, InterestRows, InterestSettings
 from plait.rankers.interests import Interests
 from plait.rankers.settings import RankerProtocol, run_settings
@@ -241,3 +242,53 @@ def test_the_verb_counts_what_is_missing(dataset, tmp_path, capsys):
     all_events = dataset.histories(np.arange(dataset.num_users)).item_E.size
     assert lacks <= all_events - both
     assert main(["evaluate", str(tmp_path / "run")]) == 0
+
+
+def weights_told(dataset: Dataset, since_s: int | None, interests: Interests, folder: Path) -> torch.Tensor:
+    """All weights of a ranker that was trained to ask about events from a time on."""
+    protocol = replace(PROTOCOL, asked_from_s=since_s).plain()
+    settings = run_settings("din", model_for("din"), OPTIM, protocol, interests=interests)
+    run_training(dataset, settings, folder, silent, interests=interests)
+    model = load_model(folder / "model")
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def check_in_sample(dataset: Dataset, folder: Path, since_s: int, asked_from_s: int | None) -> None:
+    """Nothing that a user model says of events before its cut, which it saw, reaches a ranker that is told of it."""
+    events = dataset.histories(np.arange(dataset.num_users))
+    user_E, number_E = np.repeat(events.user_U, events.num_events_U), events.number_E
+    is_early_E = events.time_s_E < since_s
+    is_trained_E = number_E < dataset.train_user_counts()[user_E]
+    seen_E = is_early_E & is_trained_E  # not those of validation, which chooses the epoch
+    early = {
+        (dataset.user_ids()[int(user)], int(number))
+        for user, number in zip(user_E[seen_E], number_E[seen_E], strict=True)
+    }
+    assert_not_vacuous(
+        {"seen": int(seen_E.sum()), "later": int((~is_early_E & is_trained_E).sum())},
+        above=10,
+    )
+
+    def left_out(table: pl.DataFrame) -> pl.DataFrame:
+        return table.filter(~pl.Series([key in early for key in table.select("user", "event").iter_rows()]))
+
+    whole = read(written(dataset, folder / "whole"), dataset)
+    without = read(written(dataset, folder / "without", left_out), dataset)
+    found = [
+        weights_told(dataset, asked_from_s, of, folder / f"run-{name}")
+        for name, of in (("whole", whole), ("without", without))
+    ]
+    assert torch.equal(*found)
+
+
+def cut_of(dataset: Dataset) -> int:
+    events = dataset.histories(np.arange(dataset.num_users))
+    return int(np.median(events.time_s_E))
+
+
+def test_a_ranker_asked_from_the_cut_on_is_told_nothing_in_sample(dataset, tmp_path):
+    check_in_sample(dataset, tmp_path, cut_of(dataset), cut_of(dataset))
+
+
+def test_in_sample_interests_are_caught(dataset, tmp_path):
+    assert_caught(check_in_sample, dataset, tmp_path, cut_of(dataset), None)

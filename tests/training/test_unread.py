@@ -16,6 +16,7 @@ from plait.nn.config import HstuSwitches, TrunkConfig
 from plait.nn.encoders import ItemEncoding
 from plait.nn.losses import RetrievalLoss
 from plait.nn.towers import TowerConfig
+from plait.nn.two_tower import TwoTowerSettings
 from plait.schema import Category, Feature, Vector
 from plait.training import unread
 from plait.training.loop import train_model
@@ -135,6 +136,25 @@ REFUSED = [
         "no actions",
         tower(kind="linear") | {"layout": "item"},
     ),
+    (
+        {"two_tower": TwoTowerSettings(recent_events=3)},
+        "model.two_tower.recent_events = 3",
+        "kind = 'ebr'.*is none",
+        {"two_tower": TwoTowerSettings(kind="ebr", recent_events=3), "layout": "item"},
+    ),
+    *(
+        (
+            {
+                "trunk": TrunkConfig(**{name: value}),
+                "two_tower": TwoTowerSettings(kind="ebr"),
+                "layout": "item",
+            },
+            f"model.trunk.{name} = {value}",
+            "kind = 'none'.*is ebr",
+            {"trunk": TrunkConfig(**{name: value}), "layout": "item"},
+        )
+        for name, value in {"num_layers": 3, "num_heads": 4, "dropout": 0.3}.items()
+    ),
 ]
 
 
@@ -219,8 +239,15 @@ def test_every_reader_is_of_settings_that_there_are_and_is_tested():
             found = sections[section]
             for name in path:
                 found = getattr(found, name)  # raises
-    # What is read by a ranker, or by what stands in its place, is tried in test_ranker_training.py.
-    named = {name for reader in readers if "model.ranker.kind" not in reader.who for name in reader.settings}
+    # What is read by a ranker, or by what stands in its place, is tried in test_ranker_training.py. Of what two towers
+    # leave unread, three settings of the trunk stand for all.
+    elsewhere = "model.ranker.kind", "model.two_tower.kind = 'none'"
+    named = {
+        name
+        for reader in readers
+        if not any(other in reader.who for other in elsewhere)
+        for name in reader.settings
+    }
     tested = [*(case[1] for case in REFUSED), *(case[2] for case in SAID), "protocol.window = random"]
     assert len(named) > 15
     assert not {s for s in named if not any(test.startswith(s) for test in tested)}

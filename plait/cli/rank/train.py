@@ -15,6 +15,7 @@ from plait.evaluation.settings import Optim
 from plait.nn.device import resolve_device
 from plait.nn.towers import TowerConfig
 from plait.rankers.settings import RankerName, RankerProtocol, Shown, run_settings
+from plait.rankers.two_tower import of_positions, two_tower_settings
 from plait.training.run import run_training
 
 
@@ -36,7 +37,7 @@ def train_ranker(
     dataset: str,
     /,
     *,
-    ranker: RankerName,
+    ranker: RankerName | Literal["ebr"],
     out: Path,
     history: Shown = "actions",
     interests: tuple[Path, ...] = (),
@@ -56,7 +57,8 @@ def train_ranker(
     dataset
         A prepared folder with an action to predict, or a name of `plait data list`.
     ranker
-        din, dien: the last events. sim, twin: the whole history, of which a search finds what matters.
+        din, dien: the last events. sim, twin: the whole history, of which a search finds what matters. ebr: two
+        towers that retrieve items, and predict no action.
     out
         The run's folder.
     history
@@ -74,7 +76,12 @@ def train_ranker(
     its_model = replace(model_of_verb(model, None), tower=tower)
     opened = open_dataset(dataset)
     told = read_interests(interests, item_interests, opened, screen)
-    settings = run_settings(ranker, its_model, optim, protocol, history, told)
+    if ranker == "ebr":
+        if history != "actions":
+            raise ValueError("--history is of rankers: ebr reads items alone; leave it out")
+        settings = two_tower_settings(model_of_verb(model, None), optim, of_positions(protocol.plain()), told)
+    else:
+        settings = run_settings(ranker, its_model, optim, protocol, history, told)
     with training_bar(screen) as watch:
         run_training(opened, settings, out, lambda line: say(line, screen), on, watch, interests=told)
     tell_trained(out, opened)
