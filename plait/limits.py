@@ -57,6 +57,7 @@ WINDOW = Between(1, 2**20, "a window of a million events")
 WEIGHT = Between(0, 1e6, "of a loss: more drowns all others in rounding")
 SEED = Between(0, MOST_SEED, "64 bits with a sign")
 SHARE = Between(0, 1, "a share", below=True)
+SECONDS = Between(-9 * 10**12, 9 * 10**12, "times are microseconds in 64 bits")
 
 
 def check_number(name: str, value: object, between: Between) -> None:

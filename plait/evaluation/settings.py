@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from plait.evaluation.selection import Selection
 from plait.layouts import Layout
-from plait.limits import MOST_CODES, SEED, SHARE, WHOLE, WINDOW, Between, check_numbers
+from plait.limits import MOST_CODES, SECONDS, SEED, SHARE, WHOLE, WINDOW, Between, check_numbers
 from plait.metrics.table import CHIEF_LIST, CHIEF_RETRIEVAL, LISTS, Lists, Task
 from plait.models.generative import ModelSettings
 from plait.models.questions import QuestionPlan, Sample, Supervise
@@ -77,7 +77,7 @@ class Protocol:
     sample: Sample = "user"
     """What supervise = candidates takes as one sample. user: all candidates of a user. event: each for itself, in an
     order of its own (GenRank paper, section 3.1: point-wise order)."""
-    asked_from_s: int | None = None
+    asked_from_s: Annotated[int | None, SECONDS] = None
     """Training asks about no event before this time (unix seconds): earlier ones are history alone. Where a user model
     was trained on the events before a cut, that is the cut: what it says of them is of events that it saw."""
     filter_seen: bool = True
