@@ -75,6 +75,7 @@ APART = {
     "model.ranker.category",
     # What is read of interests comes with their files, whose hash a run keeps.
     *(f"model.ranker.interests.{name}" for name in ("user", "match", "item", "width", "num_conditions")),
+    *(f"model.two_tower.interests.{name}" for name in ("user", "item", "width", "num_conditions")),
 }
 FIRST = {  # what else must be chosen for a setting to be changed, or for the change to be one
     "model.trunk.rab": {"model.trunk.positions": "rab"},
@@ -82,9 +83,11 @@ FIRST = {  # what else must be chosen for a setting to be changed, or for the ch
     "protocol.sample": {"protocol.supervise": "candidates"},
     "model.ranker.recent_events": {"model.ranker.kind": "din"},
     "model.ranker.top_k": {"model.ranker.kind": "sim"},
+    "model.two_tower.recent_events": {"model.two_tower.kind": "ebr"},
 }
 EXAMPLES = {
     "model.ranker.hidden": (8,),
+    "model.two_tower.hidden": (8,),
     "model.late.windows": (3,),
     "model.action_weights": {"liked": 2.0},
     "optim.betas": (0.5, 0.75),
