@@ -7,7 +7,7 @@ Shape letter: D draws.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar, assert_never
 
 import msgspec
@@ -28,6 +28,7 @@ from plait.papers.study import Figure, Finding, Place, failures, shrunk, words_o
 from plait.training.batches import targets_per_epoch
 
 Unit = Literal["%", "AUC"]
+GAIN = "auc:gain"  # the metric of claims about gains: they are held apart in the first column
 Measured = TypeVar("Measured", float, np.ndarray)
 
 
@@ -46,6 +47,18 @@ class Change:
     variant: str
     baseline: str
     paper: tuple[float | None, ...] = ()  # () where it gives no figures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """What a variant brings over another one in a column, as something that claims hold against other gains.
+
+    The two are trained under the same seeds and asked about the same users, so gains are paired by both.
+    """
+
+    variant: str
+    baseline: str
+    times: float = 1.0  # a claim of "more than twice" is held against twice the gain
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,7 @@ class Ablation:
     columns: Mapping[str, AblationColumn]  # by the name under which claims know it
     changes: tuple[Change, ...]
     claims: tuple[Claim, ...]
+    gains: Mapping[str, Gain] = field(default_factory=dict)  # by the name under which claims know it
     num_seeds: int = 2
     notes: tuple[str, ...] = ()
 
@@ -76,10 +90,15 @@ class Ablation:
         names = [variant.name for arm in self.arms for variant in arm.variants]
         assert len(set(names)) == len(names), f"{self.name}: {names}"
         named = {side for change in self.changes for side in (change.variant, change.baseline)}
-        named |= {side for claim in self.claims for side in (claim.first, claim.second)}
+        named |= {side for gain in self.gains.values() for side in (gain.variant, gain.baseline)}
         assert named <= set(names), f"{self.name}: {named - set(names)}"
-        assert {claim.metric for claim in self.claims} <= set(self.columns), self.name
+        for claim in self.claims:
+            is_of_gains = claim.metric == GAIN
+            known = self.gains.keys() if is_of_gains else set(names)
+            assert {claim.first, claim.second} <= known, f"{self.name}: {claim}"
+            assert is_of_gains or claim.metric in self.columns, f"{self.name}: {claim}"
         assert all(len(change.paper) in (0, len(self.columns)) for change in self.changes), self.name
+        assert not self.gains or self.unit == "AUC", f"{self.name}: gains are differences of AUC"
 
     @property
     def unit(self) -> Unit:
@@ -140,7 +159,7 @@ class Ablation:
             protocol=" || ".join(protocols),
             metrics={f"{name}, {self.unit}": column.paper for name, column in self.columns.items()},
             figures=tuple(self._figures(statistics)),
-            verdicts=judge(self.claims, statistics),
+            verdicts=judge(self.claims, statistics | self.gains_of(statistics)),
             notes=(
                 *self._words_of_baselines(statistics),
                 words_of_epochs(rows),
@@ -169,6 +188,22 @@ class Ablation:
             for change in self.changes
             for at, name in enumerate(self.columns)
         ]
+
+    def gains_of(
+        self, statistics: Mapping[tuple[str, int], Mapping[str, Statistic]]
+    ) -> dict[tuple[str, int], dict[str, Statistic]]:
+        """Each gain of each seed, in the first column, where both of its sides finished."""
+        column = next(iter(self.columns))
+        seeds = dict.fromkeys(seed for _, seed in statistics)
+        return {
+            (name, seed): {
+                GAIN: gain_of(statistics[variant][column], statistics[baseline][column], gain.times)
+            }
+            for name, gain in self.gains.items()
+            for seed in seeds
+            for variant, baseline in [((gain.variant, seed), (gain.baseline, seed))]
+            if column in statistics.get(variant, {}) and column in statistics.get(baseline, {})
+        }
 
     def _words_of_baselines(self, statistics: Mapping[tuple[str, int], Mapping[str, Statistic]]) -> list[str]:
         """What the differences are to: the mean over seeds."""
@@ -230,6 +265,26 @@ def mean_of(statistics: Sequence[Statistic]) -> Statistic:
         num_users,
         lambda: mean_parts([each.parts() for each in statistics]),
     )
+
+
+def gain_of(variant: Statistic, baseline: Statistic, times: float = 1.0) -> Statistic:
+    """So many times what a variant has above its baseline, on the same users; not defined where one of them is not.
+
+    Raises:
+        ValueError: they are of different users.
+
+    >>> from plait.metrics.statistic import mean_over_users
+    >>> new, old = (mean_over_users(np.arange(2), np.array(value_U)) for value_U in ([1.0, 0.5], [0.5, 0.5]))
+    >>> gain_of(new, old, times=2.0).value
+    0.5
+    """
+    if not np.array_equal(variant.user_U, baseline.user_U):
+        raise ValueError("a gain of a variant over another one that was asked about different users")
+
+    def under(weight_DU: Float64[np.ndarray, "D U"]) -> Float64[np.ndarray, " D"]:
+        return times * (variant.under(weight_DU) - baseline.under(weight_DU))
+
+    return Statistic(variant.user_U, under, variant.better, min(variant.num_users, baseline.num_users))
 
 
 def difference_figure(sides: Mapping[str, Side], change: Change, unit: Unit, figure: Figure) -> Figure:

@@ -21,6 +21,7 @@ from plait.compare.results import Floor, Row
 from plait.data import Dataset
 from plait.evaluation.provenance import provenance
 from plait.evaluation.run_files import RunSettings
+from plait.models.generative import ModelSettings
 from plait.notices import Watch
 from plait.papers.claims import Claim, ClaimVerdict, answer, judge
 from plait.papers.logs import NotHere, StudyLog
@@ -285,15 +286,23 @@ def failures(rows: Sequence[Row]) -> tuple[str, ...]:
 
 def shrunk(settings: RunSettings) -> RunSettings:
     """The same run in a second: an epoch of a tiny trunk, with statistics of as many windows that fit it."""
-    trunk = replace(settings.model.trunk, dim=12, num_layers=1, num_heads=2)
     late = replace(settings.model.late, windows=tuple(range(1, 1 + len(settings.model.late.windows))))
     optim = replace(settings.optim, users_per_step=16)
     negatives = None if settings.protocol.negatives is None else 3
     protocol = replace(
         settings.protocol, max_events=7, max_epochs=1, patience=1, validate_every=1, negatives=negatives
     )
-    model = replace(settings.model, trunk=trunk, late=late)
+    model = _small(replace(settings.model, late=late))
     return replace(settings, model=model, optim=optim, protocol=protocol)
+
+
+def _small(model: ModelSettings) -> ModelSettings:
+    """Narrow; of a ranker only what it reads."""
+    trunk = replace(model.trunk, dim=12)
+    if not model.ranker.is_on:
+        return replace(model, trunk=replace(trunk, num_layers=1, num_heads=2))
+    read = replace(trunk, num_heads=2) if model.ranker.reads_time else trunk
+    return replace(model, trunk=read, ranker=replace(model.ranker, hidden=(8,)))
 
 
 def chosen(study: Study, names: Sequence[str]) -> Study:

@@ -22,17 +22,20 @@ from plait.metrics.statistic import Statistic, mean_over_users
 from plait.models.late import LateSettings
 from plait.papers import attnmvp, genrank
 from plait.papers.ablation import (
+    GAIN,
     Ablation,
     AblationColumn,
     Arm,
     Change,
+    Gain,
     Unit,
     column_statistics,
     difference_figure,
+    gain_of,
     mean_of,
     supervised_actions,
 )
-from plait.papers.claims import Claim, sides_of
+from plait.papers.claims import Claim, judge, sides_of
 from plait.papers.logs import ML_1M_LIKED, NotHere, stand_in
 from plait.papers.speed import Race
 from plait.papers.study import Either, Figure, Finding, Place, Study, StudyResult, run_study, shrunk
@@ -108,6 +111,10 @@ EXPECTED = {
     genrank.WINDOWS: {".model.late.windows"},
     genrank.PPNET: {".model.tower.gate"},
     genrank.SIMILAR: {".model.late.similar"},
+    genrank.SEARCHING: {".model.ranker.kind", ".model.ranker.search", ".model.ranker.category"},
+}
+EXPECTED |= {
+    genrank.in_din(genrank.MODULES[name][0]): EXPECTED[genrank.MODULES[name][0]] for name in genrank.IN_DIN
 }
 PARTS = [part for study in STUDIES for part in study.parts]
 PARTS += [its for part in PARTS if isinstance(part, Either) for its in (part.first, part.otherwise)]
@@ -133,10 +140,23 @@ def test_a_change_is_one_change() -> None:
 
 
 def test_every_change_is_claimed_and_every_claim_is_of_a_variant_that_is_shown() -> None:
+    met = {"variants": 0, "gains": 0}
     for ablation in ABLATIONS:
-        claimed = {side for claim in ablation.claims for side in (claim.first, claim.second)}
+        of_gains, of_variants = (
+            {
+                side
+                for claim in ablation.claims
+                if (claim.metric == GAIN) is so
+                for side in (claim.first, claim.second)
+            }
+            for so in (True, False)
+        )
         shown = {side for change in ablation.changes for side in (change.variant, change.baseline)}
-        assert claimed == shown, ablation.name
+        assert of_variants == shown and of_gains == ablation.gains.keys(), ablation.name
+        assert {side for gain in ablation.gains.values() for side in (gain.variant, gain.baseline)} <= shown
+        met["variants"] += len(of_variants)
+        met["gains"] += len(of_gains)
+    assert_not_vacuous(met)
 
 
 def test_the_papers_figures_agree_with_its_text() -> None:
@@ -253,6 +273,54 @@ def test_a_column_is_the_mean_of_its_metrics() -> None:
     assert set(column_statistics({"a": some, "b": some}, columns)) == {"both", "one"}
     with pytest.raises(ValueError, match="different users"):
         mean_of([some, mean_over_users(USER_U + 1, np.ones(len(USER_U)))])
+
+
+def check_gain(of: Callable[..., Statistic]) -> None:
+    rng = np.random.default_rng(5)
+    new, old = (mean_over_users(USER_U, rng.random(len(USER_U))) for _ in range(2))
+    weight_DU = rng.integers(0, 3, (7, len(USER_U))).astype(np.float64)
+    for times in (1.0, 2.0):
+        found = of(new, old, times)
+        np.testing.assert_allclose(
+            found.under(weight_DU), times * (new.under(weight_DU) - old.under(weight_DU))
+        )
+        assert found.better == "higher" and found.num_users == len(USER_U)
+
+
+def test_a_gain_is_that_of_the_same_users() -> None:
+    check_gain(gain_of)
+    assert_caught(check_gain, lambda new, old, times: gain_of(new, old))
+    with pytest.raises(ValueError, match="different users"):
+        gain_of(mean_over_users(USER_U, USER_U / 53), mean_over_users(USER_U + 1, USER_U / 53))
+
+
+def check_claim_of_gains(gain: Callable[..., Gain]) -> None:
+    """Of two modules, one brings three times as much as the other: more than it, and more than twice it."""
+    rng = np.random.default_rng(6)
+    base_U = rng.random(len(USER_U))
+    value = {"old": base_U, "one": base_U + 0.3, "other": base_U + 0.1}
+    found = {
+        (name, seed): {"auc": mean_over_users(USER_U, value_U + 0.001 * rng.random(len(USER_U)))}
+        for name, value_U in value.items()
+        for seed in (0, 1)
+    }
+    gains = {
+        "one": gain(variant="one", baseline="old"),
+        "twice": gain(variant="other", baseline="old", times=2.0),
+    }
+    [arm] = tiny_ablation().arms
+    names = tuple(Variant(name, arm.variants[0].settings) for name in value)
+    claim = Claim(first="one", second="twice", metric=GAIN)
+    change = Change(variant="one", baseline="old")
+    its = tiny_ablation(arms=(Arm(arm.log, names),), changes=(change,), claims=(claim,), gains=gains)
+    [verdict] = judge(its.claims, its.gains_of(found))
+    assert verdict.outcome == "reproduced"
+    assert verdict.why.startswith("+0.10"), verdict.why
+
+
+def test_a_claim_of_gains_is_judged_by_what_modules_bring() -> None:
+    check_claim_of_gains(Gain)
+    assert_caught(check_claim_of_gains, lambda **its: Gain(**its | {"times": 1.0}))
 
 
 def ranker(**protocol: Any) -> Variant:

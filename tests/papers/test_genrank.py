@@ -26,7 +26,12 @@ def variants_of(study) -> list[Variant]:
     return found + [each for race in races for racer in race.racers for each in (racer.cheap, racer.dear)]
 
 
-VARIANTS = {variant.name: variant for study in genrank.STUDIES for variant in variants_of(study)}
+VARIANTS = {
+    variant.name: variant
+    for study in genrank.STUDIES
+    for variant in variants_of(study)
+    if not variant.settings.model.ranker.is_on  # which reads no sequence of candidates
+}
 
 
 def asked(variant: Variant) -> tuple[GenerativeRecommender, Inputs]:
