@@ -20,7 +20,7 @@ from plait.compare.side_tables import side_notes
 from plait.compare.verdict import verdict_of
 from plait.evaluation.settings import Optim
 from plait.layouts import resolve
-from plait.nn.config import TrunkKind
+from plait.nn.config import TrunkKind, TrunkSize
 from plait.nn.device import resolve_device
 from plait.rankers.rows import layout_settings, ranker_rows
 
@@ -36,6 +36,7 @@ def compare(
     seeds: int = 3,
     out: Path,
     trunk: TrunkKind | None = None,
+    size: TrunkSize | None = None,
     device: Device = "auto",
     baselines: bool = True,
     beyond_accuracy: Beyond = False,
@@ -71,13 +72,15 @@ def compare(
         Folder of the runs, rows.jsonl, comparison.json and report.html. Started again, it goes on.
     trunk
         Short for --model.trunk.kind.
+    size
+        Width, blocks and heads of the trunk by its parameters, for --model.trunk.dim, num-layers and num-heads.
     device
         What to train on; auto is cuda where there is one.
     baselines
         Hold the layouts against counting, which trains nothing.
     """
     # Before a dataset is fetched for nothing:
-    on, its_model = resolve_device(device), model_of_verb(model, trunk)
+    on, its_model = resolve_device(device), model_of_verb(model, trunk, size)
     if layouts is None and rankers is None:
         raise ValueError("--layouts is missing: what to compare; name layouts, --rankers, or both")
     names = split_layouts(layouts) if layouts is not None else []

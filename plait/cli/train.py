@@ -24,7 +24,7 @@ from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import Layout, audit, resolve
 from plait.layouts.facts import Field
 from plait.models.generative import ModelSettings
-from plait.nn.config import TrunkKind
+from plait.nn.config import TrunkKind, TrunkSize
 from plait.nn.device import resolve_device
 from plait.schema import Categories, Category, Number
 from plait.training.refit import run_refit
@@ -42,6 +42,7 @@ def train(
     refit: Path | None = None,
     checkpoint: Checkpoint = "deployed",
     trunk: TrunkKind | None = None,
+    size: TrunkSize | None = None,
     device: Device = "auto",
     quiet: Quiet = False,
     model: Annotated[VerbModelSettings, MODEL] = VerbModelSettings(),
@@ -70,12 +71,14 @@ def train(
         Whose steps --refit takes: deployed, or the one beside it.
     trunk
         Short for --model.trunk.kind.
+    size
+        Width, blocks and heads of the trunk by its parameters, for --model.trunk.dim, num-layers and num-heads.
     device
         What to train on; auto is cuda where there is one.
     """
     # Before a dataset is fetched for nothing:
-    its_model, its_protocol = model_of_verb(model, trunk), protocol_of_verb(protocol)
-    usual, usual_protocol = model_of_verb(VerbModelSettings(), None), protocol_of_verb(VerbProtocol())
+    its_model, its_protocol = model_of_verb(model, trunk, size), protocol_of_verb(protocol)
+    usual, usual_protocol = model_of_verb(VerbModelSettings()), protocol_of_verb(VerbProtocol())
     on, screen = resolve_device(device), progress_console(quiet=quiet)
     start = None if from_ is None else Start.of(from_)
     if refit is None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from plait.evaluation.settings import Protocol
 from plait.limits import WIDTH, WINDOW, Between
 from plait.models.generative import ModelSettings
-from plait.nn.config import TrunkKind
+from plait.nn.config import TrunkKind, TrunkSize, sized
 from plait.nn.losses import RetrievalLoss
 
 
@@ -61,11 +61,18 @@ def protocol_of_verb(given: VerbProtocol) -> Protocol:
     return replace(Protocol(**_values(given, Protocol)), window_step=given.step)
 
 
-def model_of_verb(given: VerbModelSettings, kind: TrunkKind | None) -> ModelSettings:
-    """The settings that a verb was given, with another kind of trunk where one is named."""
+def model_of_verb(
+    given: VerbModelSettings, kind: TrunkKind | None = None, size: TrunkSize | None = None
+) -> ModelSettings:
+    """The settings that a verb was given, with another kind or size of trunk where one is named.
+
+    Raises:
+        ValueError: a size is named, and width, blocks or heads are given.
+    """
     model = ModelSettings(**_values(given, ModelSettings))
     model = replace(model, retrieval=RetrievalLoss(**_values(given.retrieval, RetrievalLoss)))
-    return model if kind is None else replace(model, trunk=replace(model.trunk, kind=kind))
+    trunk = model.trunk if kind is None else replace(model.trunk, kind=kind)
+    return replace(model, trunk=trunk if size is None else sized(trunk, size))
 
 
 def _values(given: object, of: type) -> dict[str, Any]:

@@ -120,13 +120,50 @@ class TrunkConfig:
         return self.scheme.adds_requests
 
 
-# 85M is GPT-2 small's trunk, as in the LAC paper. 355M and 774M are GPT-2's own totals, word embeddings
-# included; here the widths are GPT-2's, and more layers (28 for 24, 39 for 36) stand for those embeddings.
+TrunkSize = Literal["tiny", "50m", "85m", "300m", "355m", "774m"]
+HEAD_WIDTH = 64  # of the sizes with names, but for the tiny one
+
 TINY = TrunkConfig()
-SIZE_50M = TrunkConfig(dim=512, num_layers=16, num_heads=8)
-SIZE_85M = TrunkConfig(dim=768, num_layers=12, num_heads=12)
-SIZE_355M = TrunkConfig(dim=1024, num_layers=28, num_heads=16)
-SIZE_774M = TrunkConfig(dim=1280, num_layers=39, num_heads=20)
+# Width and blocks, for so many million parameters of the trunk. 85m is GPT-2 small's, as in the LAC paper; 300m is the
+# LUM paper's (section 5.5). 355m and 774m are GPT-2's own totals, word embeddings included; here the widths are
+# GPT-2's, and more blocks (28 for 24, 39 for 36) stand for those embeddings. A block of gpt has 12 dim ** 2 parameters,
+# one of hstu 5.
+GPT_SHAPES = {"50m": (512, 16), "85m": (768, 12), "300m": (1024, 24), "355m": (1024, 28), "774m": (1280, 39)}
+HSTU_SHAPES = {
+    "50m": (768, 17),
+    "85m": (1024, 16),
+    "300m": (1536, 25),
+    "355m": (1536, 30),
+    "774m": (2048, 37),
+}
+
+
+def sized(trunk: TrunkConfig, size: TrunkSize) -> TrunkConfig:
+    """The trunk in a size with a name.
+
+    Raises:
+        ValueError: its width, its blocks or its heads were chosen, too.
+
+    >>> sized(TrunkConfig(), "85m").num_layers
+    12
+    """
+    for name in ("dim", "num_layers", "num_heads"):
+        if (value := getattr(trunk, name)) != getattr(TrunkConfig(), name):
+            raise ValueError(
+                f"{setting('size', size)} decides width, blocks and heads, and {setting(f'model.trunk.{name}', value)} "
+                "was given, too; leave out one of the two"
+            )
+    if size == "tiny":
+        return trunk  # by its defaults
+    match trunk.kind:
+        case "gpt":
+            dim, num_layers = GPT_SHAPES[size]
+        case "hstu":
+            dim, num_layers = HSTU_SHAPES[size]
+        case _:
+            assert_never(trunk.kind)
+    return replace(trunk, dim=dim, num_layers=num_layers, num_heads=dim // HEAD_WIDTH)
+
 
 TRUNKS = {  # with names, each in the tiny size
     "gpt": TrunkConfig(kind="gpt"),

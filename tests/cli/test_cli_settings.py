@@ -11,9 +11,10 @@ from words import COLUMNS, Capture, commands, complaint, plait, train
 from plait.cli import train as train_verb
 from plait.cli.data.prepare import prepare
 from plait.cli.sections import SECTIONS
+from plait.cli.verb_settings import VerbModelSettings, model_of_verb
 from plait.data import Dataset, Temporal
 from plait.evaluation.run_files import load_result
-from plait.nn.config import TrunkKind
+from plait.nn.config import TrunkConfig, TrunkKind, sized
 
 
 def config(folder: Path, text: str) -> Path:
@@ -138,6 +139,25 @@ def test_the_trunk_has_a_short_name(dataset: Dataset, tmp_path: Path) -> None:
         assert plait(*words, "--trunk", kind, "--out", tmp_path / kind) == 0
         used = load_result(tmp_path / kind).settings.model.trunk
         assert (used.kind, used.dim) == (kind, 8)
+
+
+def test_a_size_with_a_name(dataset: Dataset, tmp_path: Path, capsys: Capture) -> None:
+    words = (
+        "train",
+        dataset.folder,
+        "--layout",
+        "item",
+        "--protocol.max-epochs",
+        1,
+        "--out",
+        tmp_path / "run",
+    )
+    told = complaint(capsys, 2, *words, "--size", "85m", "--model.trunk.dim", 8)
+    assert "--size 85m decides width, blocks and heads" in told and "--model.trunk.dim 8" in told
+    assert not (tmp_path / "run").exists()
+    assert plait(*words, "--size", "tiny") == 0
+    assert load_result(tmp_path / "run").settings.model.trunk == TrunkConfig()
+    assert model_of_verb(VerbModelSettings(), "hstu", "300m").trunk == sized(TrunkConfig(kind="hstu"), "300m")
 
 
 @pytest.mark.parametrize("text", ["[optim]\nlearning_rat = 1.0", "[model.trunk]\ndimm = 8", "[optm]\nx = 1"])

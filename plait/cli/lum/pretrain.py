@@ -10,7 +10,7 @@ from plait.cli.output import progress_console
 from plait.cli.train import Training, train_layout
 from plait.cli.verb_settings import LumModelSettings, VerbProtocol, model_of_verb, protocol_of_verb
 from plait.evaluation.settings import Optim
-from plait.nn.config import TrunkKind
+from plait.nn.config import TrunkKind, TrunkSize
 from plait.nn.device import resolve_device
 from plait.training.start import Start
 
@@ -23,6 +23,7 @@ def pretrain(
     layout: str = "lum",
     from_: Annotated[Path | None, Parameter(name="--from")] = None,
     trunk: TrunkKind | None = None,
+    size: TrunkSize | None = None,
     device: Device = "auto",
     quiet: Quiet = False,
     model: Annotated[LumModelSettings, MODEL] = LumModelSettings(),
@@ -45,6 +46,8 @@ def pretrain(
         A run, or a model's folder, whose weights the training goes on from, with new events and new items.
     trunk
         Short for --model.trunk.kind.
+    size
+        Width, blocks and heads of the trunk by its parameters, for --model.trunk.dim, num-layers and num-heads.
     device
         What to train on; auto is cuda where there is one.
     """
@@ -56,8 +59,8 @@ def pretrain(
             None if from_ is None else Start.of(from_),
             resolve_device(device),
             progress_console(quiet=quiet),
-            model_of_verb(model, trunk),
-            model_of_verb(LumModelSettings(), None),
+            model_of_verb(model, trunk, size),
+            model_of_verb(LumModelSettings()),
             optim,
             protocol_of_verb(protocol),
         )
