@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "limits": {"wording"},
     "randomness": set(),
     "allocation": set(),
+    "waiting_threads": set(),
     "notices": set(),
     "wording": set(),
     "lazy_names": set(),

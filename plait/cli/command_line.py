@@ -19,12 +19,14 @@ from plait.cli.encodings import encode_all
 from plait.cli.settings_file import check_whole_numbers, settings_file
 from plait.cli.unfinished import Disagreement, Unfinished
 from plait.notices import Diverged
+from plait.waiting_threads import let_waiting_threads_sleep
 from plait.wording import asked_in_shell
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
     """Runs one command; `tokens` are the words after `plait`, those of the process where none are given."""
-    keep_freed_memory()  # the process is ours, and so are its streams
+    keep_freed_memory()  # the process is ours, and so are its threads and streams
+    let_waiting_threads_sleep()
     encode_all((sys.stdout, sys.stderr))
     try:
         with asked_in_shell():

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from plait.evaluation.settings import Protocol
 from plait.limits import WIDTH, WINDOW, Between
 from plait.models.generative import ModelSettings
-from plait.nn.config import TrunkKind, TrunkSize, sized
+from plait.nn.config import TrunkKind, TrunkSize, trunk_of_size
 from plait.nn.losses import RetrievalLoss
 
 
@@ -72,7 +72,7 @@ def model_of_verb(
     model = ModelSettings(**_values(given, ModelSettings))
     model = replace(model, retrieval=RetrievalLoss(**_values(given.retrieval, RetrievalLoss)))
     trunk = model.trunk if kind is None else replace(model.trunk, kind=kind)
-    return replace(model, trunk=trunk if size is None else sized(trunk, size))
+    return replace(model, trunk=trunk if size is None else trunk_of_size(trunk, size))
 
 
 def _values(given: object, of: type) -> dict[str, Any]:

@@ -138,13 +138,13 @@ HSTU_SHAPES = {
 }
 
 
-def sized(trunk: TrunkConfig, size: TrunkSize) -> TrunkConfig:
+def trunk_of_size(trunk: TrunkConfig, size: TrunkSize) -> TrunkConfig:
     """The trunk in a size with a name.
 
     Raises:
         ValueError: its width, its blocks or its heads were chosen, too.
 
-    >>> sized(TrunkConfig(), "85m").num_layers
+    >>> trunk_of_size(TrunkConfig(), "85m").num_layers
     12
     """
     for name in ("dim", "num_layers", "num_heads"):

@@ -14,7 +14,7 @@ from plait.cli.sections import SECTIONS
 from plait.cli.verb_settings import VerbModelSettings, model_of_verb
 from plait.data import Dataset, Temporal
 from plait.evaluation.run_files import load_result
-from plait.nn.config import TrunkConfig, TrunkKind, sized
+from plait.nn.config import TrunkConfig, TrunkKind, trunk_of_size
 
 
 def config(folder: Path, text: str) -> Path:
@@ -157,7 +157,9 @@ def test_a_size_with_a_name(dataset: Dataset, tmp_path: Path, capsys: Capture) -
     assert not (tmp_path / "run").exists()
     assert plait(*words, "--size", "tiny") == 0
     assert load_result(tmp_path / "run").settings.model.trunk == TrunkConfig()
-    assert model_of_verb(VerbModelSettings(), "hstu", "300m").trunk == sized(TrunkConfig(kind="hstu"), "300m")
+    assert model_of_verb(VerbModelSettings(), "hstu", "300m").trunk == trunk_of_size(
+        TrunkConfig(kind="hstu"), "300m"
+    )
 
 
 @pytest.mark.parametrize("text", ["[optim]\nlearning_rat = 1.0", "[model.trunk]\ndimm = 8", "[optm]\nx = 1"])
