@@ -39,7 +39,6 @@ from plait.service.wire import (
 )
 from plait.store.history import Head, Store
 
-MOST_APPENDED = 16  # events that are appended one by one; more are encoded anew
 BY_MODEL, BY_COUNTS = "model", "fallback"
 EPOCH = "epoch"  # of the history, in an answer to a question that wants to know it
 Found = dict[str, Any]  # members of an answer
@@ -125,6 +124,7 @@ class Deployed:
             RetrieveRequest: self.can_retrieve and needs_time(recommender.model.layout, settings, "i"),
             ScoreRequest: self.can_score and needs_time(recommender.model.layout, settings, "a"),
         }
+        self.most_appended = 1  # events that are appended one by one; more are encoded anew: see `practise`
         self._values: dict[str, Value] = {}
         self._answering = threading.Lock()
 
@@ -253,7 +253,7 @@ class Deployed:
     def _caught_up(self, user: str, head: Head) -> CachedState | None:
         """The cached state with the events that came since; None where it is of another history, or far behind."""
         entry = self.states.get(user)
-        if entry is None or entry.epoch != head.epoch or head.version - entry.version > MOST_APPENDED:
+        if entry is None or entry.epoch != head.epoch or head.version - entry.version > self.most_appended:
             self.states.misses += 1
             return None
         if head.version == entry.version:

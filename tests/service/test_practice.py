@@ -1,6 +1,7 @@
 """A version answers before it is served."""
 
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from tiny import assert_caught
 import plait
 from plait.data import Dataset
 from plait.service.deployed import Deployed, Question
-from plait.service.practice import practice_rows, practise
+from plait.service.practice import MOST_APPENDED, practice_rows, practise
+from plait.service.rows import packed
+from plait.store.history import Append, StoredEvent
 
 
 def check_practised(folder: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,6 +53,53 @@ def test_a_version_that_does_not_practise_is_caught(
 ) -> None:
     monkeypatch.setattr("plait.service.service.practise", lambda deployed, step: 0)
     assert_caught(check_practised, tmp_path, data, monkeypatch)
+
+
+def check_measured(folder: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state that is behind is appended to as long as that is cheaper than to encode its history anew."""
+    deployed, right = deployed_of(folder, data, "lac"), plait.Recommender.encode
+
+    def slow(self: Any, *given: Any, **more: Any) -> Any:
+        time.sleep(0.3)
+        return right(self, *given, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(plait.Recommender, "encode", slow)
+        practise(deployed)
+    deployed.store.close()
+    assert 2 < deployed.most_appended <= MOST_APPENDED
+
+
+def test_it_is_measured_how_far_behind_a_state_may_be(
+    tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_measured(tmp_path / "measured", data, monkeypatch)
+    monkeypatch.setattr("plait.service.practice.worth_appending", lambda encode_s, append_s: 1)
+    assert_caught(check_measured, tmp_path / "fixed", data, monkeypatch)
+
+
+def test_what_is_further_behind_is_encoded_anew(tmp_path: Path, data: Dataset) -> None:
+    deployed = deployed_of(tmp_path, data, "lac")
+    try:
+        append_to(deployed, "1", 3)
+        for most, anew in ((2, 0), (1, 1)):
+            deployed.most_appended = most
+            deployed.state_of("1")
+            before = deployed.states.misses
+            append_to(deployed, "1", 2)
+            deployed.state_of("1")
+            assert deployed.states.misses - before == anew
+    finally:
+        deployed.store.close()
+
+
+def append_to(deployed: Deployed, user: str, count: int) -> None:
+    head = deployed.store.head(user)
+    first = 0 if head is None else head.count
+    for nth in range(first, first + count):
+        row = {"item_id": "280", "timestamp": 1_700_000_000 + nth, "rating": 4.0}
+        (place,) = deployed.rows.places([row])
+        deployed.store.append([[Append(user, StoredEvent(f"more{nth}", place, packed(row)))]])
 
 
 @pytest.mark.parametrize(
