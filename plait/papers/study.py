@@ -298,11 +298,11 @@ def shrunk(settings: RunSettings) -> RunSettings:
 
 def _small(model: ModelSettings) -> ModelSettings:
     """Narrow; of a ranker only what it reads."""
-    trunk = replace(model.trunk, dim=12)
     if not model.ranker.is_on:
-        return replace(model, trunk=replace(trunk, num_layers=1, num_heads=2))
-    read = replace(trunk, num_heads=2) if model.ranker.reads_time else trunk
-    return replace(model, trunk=read, ranker=replace(model.ranker, hidden=(8,)))
+        return replace(model, trunk=replace(model.trunk, dim=12, num_layers=1, num_heads=2))
+    num_heads = 2 if model.ranker.reads_time else model.trunk.num_heads
+    trunk = replace(model.trunk, dim=12, num_heads=num_heads)
+    return replace(model, trunk=trunk, ranker=replace(model.ranker, hidden=(8,)))
 
 
 def chosen(study: Study, names: Sequence[str]) -> Study:
