@@ -38,9 +38,7 @@ def _asked_users(dataset: Dataset, since_s: int | None) -> Int64[np.ndarray, " U
     user_U = dataset.train_users()
     if since_s is None:
         return user_U
-    events = dataset.histories(user_U)
-    last_U = events.start_U1[:-1] + dataset.train_user_counts()[user_U] - 1
-    return user_U[events.time_s_E[last_U] >= since_s]
+    return user_U[dataset.last_train_times(user_U) >= since_s]
 
 
 def targets_of_step(dataset: Dataset, users_per_step: int, protocol: Protocol, epoch: int) -> list[Targets]:

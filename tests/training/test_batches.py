@@ -26,6 +26,32 @@ def test_every_epoch_meets_every_user_once_in_another_order(dataset):
     assert [len(users_U) for users_U in users_of_step(dataset, 5, seed=0, epoch=0)] == [5, 5, 5, 5, 3]
 
 
+def check_asked_users(dataset: Dataset) -> None:
+    """Training asks about those who have a training event from the cut on, and builds no history to find them."""
+    events = dataset.histories(np.arange(dataset.num_users))
+    user_E = np.repeat(events.user_U, events.num_events_U)
+    is_trained_E = events.number_E < dataset.train_user_counts()[user_E]
+    since_s = int(np.median(events.time_s_E[is_trained_E]))
+    late = set(user_E[is_trained_E & (events.time_s_E >= since_s)].tolist())
+    expected = sorted(late & set(dataset.train_users().tolist()))
+    assert 0 < len(expected) < len(dataset.train_users())
+    assert expected != sorted(set(user_E[events.time_s_E >= since_s].tolist())), "some come later alone"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Dataset, "histories", None)
+        found = np.concatenate(users_of_step(dataset, 5, seed=0, epoch=0, since_s=since_s))
+    assert sorted(found.tolist()) == expected
+
+
+def test_users_are_asked_about_who_have_events_from_the_cut_on(dataset, monkeypatch):
+    check_asked_users(dataset)
+
+    def of_all_events(self: Dataset, user_U: np.ndarray) -> np.ndarray:
+        return self._time_s_E[self._start_U1[user_U + 1] - 1]
+
+    monkeypatch.setattr(Dataset, "last_train_times", of_all_events)
+    assert_caught(check_asked_users, dataset)
+
+
 def in_window(batch: EventBatch) -> list[int]:
     """Items of a batch without its leads."""
     kept = [
