@@ -39,7 +39,13 @@ from plait.conditions import (
 )
 from plait.data.columns import rules
 from plait.data.columns.features import code_context, new_items, numbers_of
-from plait.data.columns.keyed import KeyedVectors, read_vectors, told_vectors, with_more_keys
+from plait.data.columns.keyed import (
+    KeyedVectors,
+    read_vectors,
+    told_vectors,
+    warn_of_unnamed_encoder,
+    with_more_keys,
+)
 from plait.data.columns.times import MICROSECONDS_PER_S
 from plait.data.columns.values import feature_values
 from plait.data.forks import check_can_work
@@ -247,10 +253,16 @@ class Recommender:
 
         Raises:
             ValueError: the model has no such condition with vectors, or the table does not fit: another width, another
-                encoder, a key twice, a vector that is not finite.
+                encoder, a key twice, a vector that is not finite. A warning says where nothing shows whether the
+                encoder is the same.
         """
         check_can_work()
-        return self._with_vectors({name: read_vectors(table, name) for name, table in tables.items()})
+        read = {name: read_vectors(table, name) for name, table in tables.items()}
+        grown = self._with_vectors(read)
+        for feature in self.model.config.conditions:
+            if feature.name in read:
+                warn_of_unnamed_encoder(feature, read[feature.name], f"condition {feature.name!r}")
+        return grown
 
     def _with_vectors(self, tables: Mapping[str, KeyedVectors]) -> "Recommender":
         conditions = {feature.name: feature for feature in self.model.config.conditions}

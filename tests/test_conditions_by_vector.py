@@ -3,8 +3,11 @@
 The log: 15 items in three groups, and queries about one group each. A query's vector is its group's axis plus noise.
 """
 
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import ACTIONS, assert_caught, trunk_of
 
-from plait import fit
+from plait import fit, recommender
 from plait.data import Dataset, prepare
 from plait.data.columns.keyed import read_vectors
 from plait.data.facts import summary_lines
@@ -123,7 +126,7 @@ def test_a_vector_itself_and_one_that_comes_later(model, data, tmp_path):
     axes = [(5 * np.eye(WIDTH)[group] + 0.1).tolist() for group in range(GROUPS)]
     check_new_queries_are_understood(model, data, axes)
     later = pl.DataFrame({"text": [f"later {group}" for group in range(GROUPS)], "vector": axes})
-    grown = model.add_condition_vectors(query=later)
+    grown = model.add_condition_vectors(query=write(tmp_path, later))
     state = model.encode(data.histories(np.arange(3)))
     by_key = grown.query(state, [{"query": "later 1"}, {"query": NEW[0]}])
     as_itself = model.query(state, [{"query": axes[1]}])
@@ -140,6 +143,28 @@ def test_a_vector_itself_and_one_that_comes_later(model, data, tmp_path):
             np.stack(again.query(state, asked)["interest"]), np.stack(saved.query(state, asked)["interest"])
         )
         assert again.model.config.conditions == saved.model.config.conditions
+
+
+def check_unnamed_encoder_is_said(model: Recommender, folder: Path) -> None:
+    later = pl.DataFrame({"text": ["later"], "vector": [[1.0] * WIDTH]})
+    for table in (later, write(folder, later, encoder="")):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            assert "later" in model.add_condition_vectors(query=table).model.config.conditions[0].kind.values
+        assert [
+            re.search(r"'query': the table names no encoder.*of 'mini'", str(its.message)) for its in said
+        ]
+    model.add_condition_vectors(query=write(folder, later))  # of the same, and a warning is an error
+
+
+def test_a_table_without_an_encoders_name_is_said_to_be_so(model, tmp_path, monkeypatch):
+    check_unnamed_encoder_is_said(model, tmp_path)
+    monkeypatch.setattr(recommender, "warn_of_unnamed_encoder", lambda *told: None)
+    assert_caught(check_unnamed_encoder_is_said, model, tmp_path)
+
+
+def test_vectors_that_are_asked_with_need_no_name(model, data):
+    model.query(model.encode(data.histories(np.arange(2))), [{"query": [1.0] * WIDTH}])
 
 
 def test_vectors_are_stored_once_by_key(data):
