@@ -75,6 +75,7 @@ from plait.files import draft_folder
 from plait.limits import MOST_CODES, Between
 from plait.models.generative import GenerativeRecommender
 from plait.models.saving import CONFIG, load_model, put_in_place, save_model
+from plait.models.two_tower import UNTOLD_ADVICE, TwoTower
 from plait.nn.device import resolve_device
 from plait.schema import (
     UNKNOWN_ITEM,
@@ -109,6 +110,7 @@ class Recommender:
         """
         self.model = model
         self.vocabulary = vocabulary
+        self._has_said_untold = False
         # What it does not read need not be in a history.
         self.columns = columns if model.config.conditions else msgspec.structs.replace(columns, conditions=())
 
@@ -498,6 +500,7 @@ class Recommender:
                 deny=deny,
                 mask=mask,
             )
+        self._say_untold()
         num_items = num_shown(k)
         at_s, request_name = self._when(at)
         kept_I = None
@@ -680,6 +683,17 @@ class Recommender:
                 f"{model.config.num_items}. Expected the files of one save_pretrained: save it there again"
             )
         return cls(model.to(resolve_device(device)), vocabulary, columns)
+
+    def _say_untold(self) -> None:
+        """Warns, before the first answer alone, where two towers answer without what they were trained to read."""
+        if self._has_said_untold or not (isinstance(self.model, TwoTower) and self.model.is_untold):
+            return
+        self._has_said_untold = True
+        warnings.warn(
+            "the model's two towers read interests of users, and nothing tells those here: every user is answered with "
+            f"the learned none, as one of whom the user model knows nothing. To be asked like this, {UNTOLD_ADVICE}",
+            stacklevel=3,
+        )
 
     def _places_of(self, items: Any, what: str) -> Int64[np.ndarray, " N"]:
         """The places in `items` of those that the model knows."""
