@@ -488,8 +488,8 @@ class Recommender:
         check_can_work()
         asked, condition = self._knowing(condition)
         if asked is not self:
-            if index is not None:
-                raise ValueError("an index answers under keys; leave it out, or add_condition_vectors first")
+            if index is not None and index.is_of(self.model):
+                index = index.of_grown(asked.model)
             return asked.retrieve(
                 state,
                 k,
@@ -499,6 +499,7 @@ class Recommender:
                 allow=allow,
                 deny=deny,
                 mask=mask,
+                index=index,
             )
         self._say_untold()
         num_items = num_shown(k)
