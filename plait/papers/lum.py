@@ -6,7 +6,7 @@ model alone is told them, and a ranker learns of them by interests. A further pa
 
 from dataclasses import replace
 
-from plait.compare.comparing import Variant
+from plait.compare.variants import Variant
 from plait.data import Temporal
 from plait.data.simulator import World
 from plait.data.simulator.world import CLICK, LIKE

@@ -15,9 +15,10 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from plait.compare.comparing import Compared, Variant, compare_variants
+from plait.compare.comparing import Compared, compare_variants
 from plait.compare.notes import COUNT, origins
 from plait.compare.results import Floor, Row
+from plait.compare.variants import Variant
 from plait.data import Dataset
 from plait.evaluation.provenance import provenance
 from plait.evaluation.run_files import RunSettings
