@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 import zipfile
+from datetime import timedelta
 from types import SimpleNamespace
 
 import numpy as np
@@ -127,6 +128,66 @@ def write_complete_journey(folder):
     frame.write_parquet(folder / "transactions.parquet")
 
 
+def write_promotions(folder):
+    """Product 0 is displayed in store 0 in week 1 alone; household 0 has two campaigns at once, 1 has one, 2 none."""
+    write_complete_journey(folder)
+    log = pl.read_parquet(folder / "transactions.parquet")
+    log.with_columns(week=pl.Series(np.arange(ROWS) % 2 + 1)).write_parquet(folder / "transactions.parquet")
+    promotions = {"product_id": [0, 1, 99], "store_id": [0, 0, 0], "week": [1, 2, 1]}
+    locations = {"display_location": ["7", "0", "9"], "mailer_location": ["0", "A", "D"]}
+    pl.DataFrame(promotions | locations).write_parquet(folder / "promotions.parquet")
+    pl.DataFrame({"campaign_id": [1, 2, 3, 3], "household_id": [0, 0, 1, 0]}).write_parquet(
+        folder / "campaigns.parquet"
+    )
+    first = log["transaction_timestamp"].min().replace(hour=0, minute=0, second=0)
+    day = timedelta(days=1)
+    described = {
+        "campaign_id": [1, 2, 3],
+        "campaign_type": ["Type A", "Type B", "Type C"],
+        "start_date": [first - 2 * day, first - day, first - 9 * day],
+        "end_date": [first + 900 * day, first, first + 900 * day],
+    }
+    pl.DataFrame(described).write_parquet(folder / "campaign_descriptions.parquet")
+
+
+def test_promotions_are_joined_by_product_store_and_week(tmp_path):
+    write_promotions(tmp_path)
+    weeks = np.arange(ROWS) % 2 + 1
+    found = sources.find_recipe("complete-journey-promoted").read(tmp_path).collect()
+    assert found["item_id"].to_list() == ITEMS.tolist(), "rows keep their order and number"
+    displayed = (ITEMS == 0) & (USERS == 0) & (weeks == 1)  # a user's store has the user's number
+    printed = (ITEMS == 1) & (USERS == 0) & (weeks == 2)
+    assert displayed.any() and printed.any() and ((ITEMS == 0) & ~displayed).any()
+    assert found["display"].to_list() == np.where(displayed, "7", "none").tolist()
+    assert found["mailer"].to_list() == np.where(printed, "A", "none").tolist()
+
+
+def test_the_campaign_of_a_day_is_the_one_that_started_last(tmp_path):
+    write_promotions(tmp_path)
+    found = sources.find_recipe("complete-journey-promoted").read(tmp_path).collect()
+    day = pl.from_epoch(pl.Series(SECONDS)).dt.date().to_numpy()
+    first_day = day == day.min()
+    assert (first_day & (USERS == 0)).any() and (~first_day & (USERS == 0)).any()
+    expected = np.where(USERS == 0, np.where(first_day, "Type B", "Type A"), "none")
+    expected = np.where(USERS == 1, "Type C", expected)
+    assert found["campaign"].to_list() == expected.tolist()
+
+
+def test_display_and_mailer_stand_with_the_item_and_never_before_it(tmp_path):
+    write_promotions(tmp_path)
+    data = prepared.get("complete-journey-promoted", cache=tmp_path / "cache", from_files=tmp_path)
+    assert [each.name for each in data.conditions] == ["store_id", "campaign"]
+    assert [each.name for each in data.context] == ["display", "mailer"]
+
+
+@pytest.mark.parametrize("name", ["promotions", "campaigns", "campaign_descriptions"])
+def test_a_missing_table_of_promotions_is_named(tmp_path, name):
+    write_promotions(tmp_path)
+    (tmp_path / f"{name}.parquet").unlink()
+    with pytest.raises(ValueError, match=rf"holds no {name}\.parquet; give the folder with transactions"):
+        sources.find_recipe("complete-journey-promoted").read(tmp_path)
+
+
 FORMATS = {
     "ml-100k": write_100k,
     "ml-100k by RecBole": write_recbole_100k,
@@ -139,6 +200,7 @@ FORMATS = {
     "kuairand-pure": write_kuairand,
     "kuaisar": write_kuaisar,
     "complete-journey": write_complete_journey,
+    "complete-journey-promoted": write_promotions,
 }
 
 

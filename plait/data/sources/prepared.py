@@ -48,8 +48,8 @@ def get(
         stamps = file_stamps(from_files)
     declared = (
         recipe.actions,
-        *filter(None, (recipe.conditions,)),
-    )  # without conditions, folders stay as they were
+        *filter(None, (recipe.conditions, recipe.context)),
+    )  # without either, folders stay as they were
     folder = cached_folder(cache, name, recipe.name, *declared, options, stamps)
     found = open_if_whole(folder)
     if found is not None:
@@ -92,6 +92,7 @@ def _prepare(
         actions=recipe.actions,
         request=REQUEST if recipe.has_request else None,
         conditions=recipe.conditions,
+        context=recipe.context,
         time_unit="ms" if recipe.milliseconds else "s",
         out=folder,
         name=recipe.name,

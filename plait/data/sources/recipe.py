@@ -39,7 +39,7 @@ class Recipe:
     actions: tuple[Action, ...]
     read: Callable[
         [Path], "polars.LazyFrame"
-    ]  # the owner's file or folder -> USER, ITEM, TIME, the actions, REQUEST, the conditions
+    ]  # the owner's file or folder -> USER, ITEM, TIME, the actions, REQUEST, the conditions, the context
     fetch: tuple[
         Callable[[Path], Path], ...
     ]  # tried in turn: downloads into a folder, returns what `read` takes
@@ -47,6 +47,7 @@ class Recipe:
     milliseconds: bool = False  # unit of TIME
     has_request: bool = False
     conditions: tuple[Feature, ...] = ()  # known before the item, and asked under
+    context: tuple[Feature, ...] = ()  # stands with the item, never before it
     # the same -> ITEM and TITLE, or None where the files are not there
     read_titles: Callable[[Path], "polars.LazyFrame | None"] | None = None
 
@@ -59,6 +60,7 @@ class Recipe:
             *(action.name for action in self.actions),
             *([REQUEST] if self.has_request else []),
             *(condition.name for condition in self.conditions),
+            *(feature.name for feature in self.context),
         ]
 
 
