@@ -82,6 +82,7 @@ from plait.schema import Action, check_unique
 from plait.training.arithmetic import made_definite, shared_arithmetic
 from plait.training.batches import check_labels, targets_per_epoch
 from plait.training.run import check_takes_runs, config_of, run_training, write_json
+from plait.training.start import Start
 from plait.training.unread import check_read
 from plait.wording import setting
 
@@ -100,6 +101,7 @@ class Variant:
     name: str
     settings: RunSettings
     interests: InterestSource | None = None  # what a ranker looks up (see `plait.rankers`)
+    start: Start | None = None  # whose weights its runs go on from
 
     @property
     def layout(self) -> Layout:
@@ -228,7 +230,8 @@ def compare_variants(
                     device,
                     watch,
                     arithmetic,
-                    interests=variant.interests,
+                    variant.start,
+                    variant.interests,
                 )
             except Diverged as error:
                 rows.append(_failed(study, variant, seed, error))
