@@ -94,7 +94,7 @@ def _answer(
         count_q,
         np.full(num_moments * num_conditions, UNKNOWN_ITEM),
         np.tile(asking.no_context(events), (num_moments, 1)),
-        condition_qNG.reshape(-1, columns),
+        condition_qNG.reshape(num_moments * num_conditions, columns),
     )
     later = candidate_inputs(
         model.plan,

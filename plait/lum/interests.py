@@ -121,7 +121,7 @@ def interests_of_events(
         ValueError: nothing is asked, or a model that is asked under no condition is given some.
     """
     coming = coming_of_targets(dataset, targets, model)
-    query = query_moments if answers_conditions(model.layout) or asked.conditions else wanted_at_moments
+    query = query_moments if answers_conditions(model.model.layout) or asked.conditions else wanted_at_moments
     condition_QNG = asked.of_users(len(targets))
     if own:
         own_Q1G = own_conditions(dataset, targets)[:, None]
