@@ -25,10 +25,12 @@ from plait.papers.claims import Claim
 from plait.papers.logs import Simulated
 from plait.papers.lum_cost import StepThreeCost
 from plait.papers.lum_incremental import IncrementalRow, IncrementalTrial, UserModel
+from plait.papers.lum_scaling import RECALL as RECALL_OF_ONE
+from plait.papers.lum_scaling import Grown, ScalingLaw
 from plait.papers.lum_speed import PackingAndQueries
 from plait.papers.lum_trial import InterestTrial, told_claims
 from plait.papers.schedule import epochs, optim
-from plait.papers.study import Setting, Study
+from plait.papers.study import Setting, Study, Trial
 
 PAPER = "LUM paper"
 RANKERS = ("din", "dien", "sim", "twin")
@@ -471,4 +473,105 @@ table_6 = Study(
     parts=(STEPS_1_AND_2,),
 )
 
-STUDIES: tuple[Study, ...] = (table_2, table_3, table_4, table_5, table_6, figure_6)
+VARIED = Simulated(
+    name="asked-varied",
+    world=World(
+        num_users=2_000,
+        num_events=80,
+        num_items=2_000,
+        num_categories=24,
+        num_types=20,
+        choice=1.5,
+        responses=(CLICK, LIKE),
+    ),
+    conditions=("scenario",),
+)
+LONGEST, OF_LONGEST = 64, 8  # events of a window, and epochs that it is trained for
+LENGTHS = (4, 8, 16, 32, LONGEST)
+GROWING = {
+    "d = 16, 1 block": TrunkConfig(dim=16, num_layers=1, num_heads=2),
+    "d = 32, 2 blocks": TrunkConfig(dim=32, num_layers=2, num_heads=2),
+    "d = 64, 2 blocks": TrunkConfig(),
+    "d = 128, 3 blocks": TrunkConfig(dim=128, num_layers=3, num_heads=4),
+}
+
+
+def user_model(name: str, trunk: TrunkConfig, num_events: int) -> Variant:
+    """A user model of one size and window. Whatever the window, training reads about as many events, in as many steps,
+    and looks at the validation as often: of a short one, more users are a step, and each is drawn from more often."""
+    times = LONGEST // num_events
+    protocol = epochs(
+        OF_LONGEST * times,
+        max_events=num_events,
+        window="random",
+        validate_every=times,
+        filter_seen=False,
+    )
+    its = replace(
+        LUM,
+        model=replace(LUM.model, trunk=trunk),
+        protocol=protocol,
+        optim=optim(RATE, users_per_step=16 * times),
+    )
+    return Variant(name, its)
+
+
+def growing(name: str, grown: Grown, variants: tuple[Variant, ...], paper: tuple[float, float]) -> ScalingLaw:
+    trial = Trial(
+        name=name,
+        log=VARIED,
+        variants=variants,
+        metrics={RECALL_OF_ONE: "R@10, figure 7"},
+        paper={},
+        claims=(),
+    )
+    return ScalingLaw(trial=trial, grown=grown, paper=paper)
+
+
+scaling = Study(
+    name="lum-scaling",
+    paper=f"{PAPER}, section 5.5, figure 7",
+    question="Does what a user model recalls grow with the logarithm of its size, and of its window?",
+    setting=(
+        Setting(
+            "log",
+            "an industrial log",
+            f"a simulated world of {VARIED.world.num_users:,} users, {VARIED.world.num_items:,} items of "
+            f"{VARIED.world.num_categories} categories, and {VARIED.world.num_types} types of users",
+        ),
+        Setting("conditions", "not said", "the scenario"),
+        Setting("sizes P", "up to 7 billion parameters", f"all weights of {'; '.join(GROWING)}"),
+        Setting(
+            "windows L",
+            "256 to 8,192 events, at 0.3 billion parameters",
+            f"{', '.join(map(str, LENGTHS))} events, at d = 64, 2 blocks",
+        ),
+        Setting("window of the sizes", "not said", f"{LONGEST} events"),
+        Setting(
+            "training",
+            "not said",
+            f"windows at random places, {OF_LONGEST} epochs of the longest; of shorter ones about as many events, and "
+            f"as many steps; rate {RATE:g} to 0",
+        ),
+        Setting(
+            "answers", "not said", "every user's last event, among all items: HR@10 of one answer is R@10"
+        ),
+        Setting("seeds", "not said", "2"),
+    ),
+    parts=(
+        growing(
+            "size",
+            "P",
+            tuple(user_model(size, trunk, LONGEST) for size, trunk in GROWING.items()),
+            (0.0068, 0.1741),
+        ),
+        growing(
+            "window",
+            "L",
+            tuple(user_model(f"{length} events", TrunkConfig(), length) for length in LENGTHS),
+            (0.0147, 0.2326),
+        ),
+    ),
+)
+
+STUDIES: tuple[Study, ...] = (table_2, table_3, table_4, table_5, table_6, figure_6, scaling)
