@@ -486,7 +486,7 @@ VARIED = Simulated(
     ),
     conditions=("scenario",),
 )
-LONGEST, OF_LONGEST = 64, 8  # events of a window, and epochs that it is trained for
+LONGEST, OF_LONGEST = 64, 12  # events of a window, and epochs that it is trained for
 LENGTHS = (4, 8, 16, 32, LONGEST)
 GROWING = {
     "d = 16, 1 block": TrunkConfig(dim=16, num_layers=1, num_heads=2),

@@ -115,6 +115,7 @@ def power_law_lengths(num_users: int = 4096, mean: float = 9.0, longest: int = 5
     """Lengths from 2 to `longest` with probability length ** -s, s chosen for the mean."""
     length = np.arange(2, longest + 1)
     low, high = 0.0, 5.0
+    p = np.full(len(length), 1 / len(length))
     for _ in range(50):
         s = (low + high) / 2
         p = length**-s / (length**-s).sum()

@@ -25,7 +25,4 @@ def going_on(start: Start | None, given: RunSettings, usual: RunSettings) -> Run
     ranker = replace(
         filled.model.ranker, kind=given.model.ranker.kind, interests=given.model.ranker.interests
     )
-    towers = replace(
-        filled.model.two_tower, kind=given.model.two_tower.kind, interests=given.model.two_tower.interests
-    )
-    return replace(filled, model=replace(filled.model, ranker=ranker, two_tower=towers))
+    return replace(filled, model=replace(filled.model, ranker=ranker))

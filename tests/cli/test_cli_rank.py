@@ -77,3 +77,4 @@ def test_it_goes_on_from_a_deployed_ranker(
     )
     said = complaint(capsys, 2, *words[:-2], tmp_path / "other", "--ranker", "din")
     assert "cannot go on from" in said and "model.ranker.kind" in said
+    assert "ebr is none" in complaint(capsys, 2, *words[:-2], tmp_path / "other", "--ranker", "ebr")

@@ -81,6 +81,8 @@ def train_ranker(
         What to train on; auto is cuda where there is one.
     """
     on, screen = resolve_device(device), progress_console(quiet=quiet)
+    if ranker == "ebr" and from_ is not None:
+        raise ValueError(f"--from {from_}: is of rankers, and ebr is none; train it anew")
     start = None if from_ is None else Start.of(from_)
     opened = open_dataset(dataset)
     told = read_interests(interests, item_interests, opened, screen)
