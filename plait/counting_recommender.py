@@ -38,7 +38,8 @@ from plait.engine.state import State
 from plait.engine.state import encode as encode_history
 from plait.evaluation.counting import fitted_predictor, fitted_retriever
 from plait.evaluation.settings import Protocol
-from plait.recommender import NOBODY, Frame
+from plait.given.histories import Frame
+from plait.recommender import NOBODY
 from plait.schema import EventBatch
 
 

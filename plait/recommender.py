@@ -5,12 +5,9 @@ state = model.encode(history)
 model.score(state, items); model.retrieve(state, k=10)
 """
 
-import difflib
 import reprlib
-import time as clock
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, final
@@ -23,7 +20,6 @@ from jaxtyping import Bool, Float, Int64
 from plait.answer_tables import (
     action_columns,
     as_answered,
-    ids_of,
     known_items,
     num_shown,
     ranked_rows,
@@ -33,25 +29,23 @@ from plait.answer_tables import (
 from plait.conditions import (
     condition_codes,
     condition_of_all,
-    conditions_frame,
     interest_rows,
     vectors_column,
 )
-from plait.data.columns import rules
-from plait.data.columns.features import code_context, new_items, numbers_of
-from plait.data.columns.keyed import KeyedVectors, read_vectors, told_vectors, with_more_keys
-from plait.data.columns.times import MICROSECONDS_PER_S
-from plait.data.columns.values import feature_values
+from plait.data.columns.features import new_items
+from plait.data.columns.keyed import (
+    KeyedVectors,
+    read_vectors,
+    warn_of_unnamed_encoder,
+)
 from plait.data.forks import check_can_work
 from plait.data.history import (
     ITEMS,
     Columns,
     History,
     load_vocabulary,
-    read_history,
     save_vocabulary,
 )
-from plait.data.logs.tables import open_tables
 from plait.data.vocabulary import Vocabulary
 from plait.engine import one_pass
 from plait.engine.attention import Attention, attention
@@ -64,32 +58,31 @@ from plait.engine.state import append as append_event
 from plait.engine.state import encode as encode_history
 from plait.engine.state_file import load_state, save_state
 from plait.engine.state_parts import joined_states, state_of_users
-from plait.engine.value import Formula, Value
+from plait.engine.value import Value
 from plait.files import draft_folder
-from plait.limits import MOST_CODES, Between
+from plait.given.formulas import ranking_value
+from plait.given.histories import (
+    Frame,
+    check_takes_users,
+    history_of_batch,
+    history_of_table,
+    with_earlier_events,
+)
+from plait.given.masks import checked_mask, mask_of_items
+from plait.given.moments import codes_of_moment, moment_of, numbers_of_moment
+from plait.given.vectors import grown_by_vectors, told_conditions
 from plait.models.generative import GenerativeRecommender
 from plait.models.saving import CONFIG, load_model, put_in_place, save_model
+from plait.models.two_tower import UNTOLD_ADVICE, TwoTower
 from plait.nn.device import resolve_device
 from plait.schema import (
-    UNKNOWN_ITEM,
-    UNSEEN_VALUE,
     Action,
-    Category,
     EventBatch,
-    Keyed,
-    Number,
-    code_columns,
-    shortened,
 )
 from plait.wording import setting
 
-CENTURY_S = 3_200_000_000  # a request may lie ahead, but not in the milliseconds of a log of seconds
-
 VALUE = "value"  # the column of a formula's values
-EARLIER_EVENTS = Between(0, MOST_CODES, "they are counted by 32 bits")
 NOBODY = (None,)  # the user of a history that names none: no real one, whatever its id
-
-Frame = Any  # whatever polars reads: a dataframe of polars, pandas or Arrow, or a mapping of columns
 
 
 @final
@@ -103,6 +96,7 @@ class Recommender:
         """
         self.model = model
         self.vocabulary = vocabulary
+        self._has_said_untold = False
         # What it does not read need not be in a history.
         self.columns = columns if model.config.conditions else msgspec.structs.replace(columns, conditions=())
 
@@ -139,12 +133,12 @@ class Recommender:
         """
         check_can_work()
         if users is not None:
-            self._check_takes_users(history)
+            check_takes_users(self.columns, history)
         is_batch = isinstance(history, EventBatch)
-        read = self._of_batch(history) if is_batch else self._read(history, users)
+        read = history_of_batch(self.model, self.columns, history) if is_batch else self._read(history, users)
         user_ids = read.user_ids if is_batch else read.user_ids or NOBODY
         state = encode_history(
-            _behind(read.events, before, user_ids),
+            with_earlier_events(read.events, before, user_ids),
             self.model.plan.window,
             self.model.plan.lead,
             user_ids,
@@ -247,35 +241,24 @@ class Recommender:
 
         Raises:
             ValueError: the model has no such condition with vectors, or the table does not fit: another width, another
-                encoder, a key twice, a vector that is not finite.
+                encoder, a key twice, a vector that is not finite. A warning says where nothing shows whether the
+                encoder is the same.
         """
         check_can_work()
-        return self._with_vectors({name: read_vectors(table, name) for name, table in tables.items()})
+        read = {name: read_vectors(table, name) for name, table in tables.items()}
+        grown = self._with_vectors(read)
+        for feature in self.model.config.conditions:
+            if feature.name in read:
+                warn_of_unnamed_encoder(feature, read[feature.name], f"condition {feature.name!r}")
+        return grown
 
     def _with_vectors(self, tables: Mapping[str, KeyedVectors]) -> "Recommender":
-        conditions = {feature.name: feature for feature in self.model.config.conditions}
-        more = {}
-        for name, vectors in tables.items():
-            keyed = [each for each, feature in conditions.items() if isinstance(feature.kind, Keyed)]
-            if name not in keyed:
-                raise ValueError(
-                    f"condition {name!r} has no vectors; the model has those of {', '.join(keyed) or 'none'}: prepare "
-                    f"with {name}:vector:FILE.parquet as a condition, and train again"
-                )
-            conditions[name], more[name] = with_more_keys(conditions[name], vectors, f"condition {name!r}")
-        features = tuple(conditions.values())
-        of_moment = {feature.name: feature for feature in features}
-        columns = msgspec.structs.replace(
-            self.columns, conditions=tuple(of_moment[each.name] for each in self.columns.conditions)
-        )
-        return Recommender(self.model.with_condition_vectors(features, more), self.vocabulary, columns)
+        model, columns = grown_by_vectors(self.model, self.columns, tables)
+        return Recommender(model, self.vocabulary, columns)
 
     def _told(self, conditions: Any) -> tuple["Recommender", pl.DataFrame]:
-        """Conditions as a table of keys, and who knows the vectors that were given in place of some."""
-        frame = conditions_frame(conditions)
-        if not any(isinstance(feature.kind, Keyed) for feature in self.model.config.conditions):
-            return self, frame
-        frame, told = told_vectors(frame, self.model.config.conditions)
+        """Who knows the vectors that were given in place of some keys, and conditions as a table of keys."""
+        frame, told = told_conditions(self.model, conditions)
         return (self._with_vectors(told) if told else self), frame
 
     def _knowing(self, condition: Mapping[str, Any] | None) -> tuple["Recommender", Mapping[str, Any] | None]:
@@ -385,8 +368,8 @@ class Recommender:
             )
         if isinstance(value, str):
             value = self.value(value)
-        at_s, request_name = self._when(at)
-        context_UF = np.tile(self._context(context), (len(count_U), 1))
+        at_s, request_name = moment_of(at, self.columns)
+        context_UF = np.tile(codes_of_moment(context, self.columns), (len(count_U), 1))
         predicted = one_pass.score_lists(
             self.model,
             state,
@@ -400,7 +383,7 @@ class Recommender:
         columns = action_columns(self.actions, predicted, len(item_M))
         if value is None:
             return as_answered(columns)
-        moment = self._numbers_of_context(context)
+        moment = numbers_of_moment(context, self.columns)
         candidate = partial(_candidate, self.vocabulary, state, item_M, count_U)
         value_M = value.of(dict(columns), item_M, moment, candidate)
         return {**as_answered(columns, taken=(VALUE,)), VALUE: value_M}
@@ -422,21 +405,7 @@ class Recommender:
                 the numbers.
         """
         check_can_work()
-        parsed = Formula.parse(formula)
-        actions = [name for action in self.actions for name in action.kind.answer_columns(action.name)]
-        numbers = [feature.name for feature in self.columns.context if isinstance(feature.kind, Number)]
-        wanted = [name for name in parsed.names if name not in (*actions, *numbers)]
-        text = self.columns.text
-        of_items: list[str] = []
-        if item_numbers is not None and wanted:
-            tables = open_tables(item_numbers, text, text.item_columns, wanted)
-            of_items = [name for name in tables[0].schema if name != self.columns.item]
-        parsed.check_names(
-            actions, (*numbers, *of_items), self._without_numbers(has_table=item_numbers is not None)
-        )
-        if not wanted:
-            return Value(parsed)
-        return Value(parsed, numbers_of(item_numbers, self.columns.item, wanted, self.items, text))
+        return ranking_value(formula, item_numbers, self.model.config, self.columns, self.vocabulary)
 
     def retrieve(
         self,
@@ -474,8 +443,8 @@ class Recommender:
         check_can_work()
         asked, condition = self._knowing(condition)
         if asked is not self:
-            if index is not None:
-                raise ValueError("an index answers under keys; leave it out, or add_condition_vectors first")
+            if index is not None and index.is_of(self.model):
+                index = index.of_grown(asked.model)
             return asked.retrieve(
                 state,
                 k,
@@ -485,12 +454,14 @@ class Recommender:
                 allow=allow,
                 deny=deny,
                 mask=mask,
+                index=index,
             )
+        self._say_untold()
         num_items = num_shown(k)
-        at_s, request_name = self._when(at)
+        at_s, request_name = moment_of(at, self.columns)
         kept_I = None
         if not (allow is None and deny is None and mask is None):
-            kept_I = np.concatenate([[False], self.mask(allow, deny) & self._checked_mask(mask)])
+            kept_I = np.concatenate([[False], self.mask(allow, deny) & checked_mask(self.vocabulary, mask)])
         moment: dict[str, Any] = {"at_s": at_s, "request_name": request_name, "kept_I": kept_I}
         moment["condition_UG"] = self._condition_of_all(state, condition)
         if index is None:
@@ -522,7 +493,7 @@ class Recommender:
                 `retrieve`.
         """
         check_can_work()
-        at_s, request_name = self._when(at)
+        at_s, request_name = moment_of(at, self.columns)
         dense = None if item is None else int(known_items(self.vocabulary, [item])[0])
         return attention(
             self.model,
@@ -530,7 +501,7 @@ class Recommender:
             dense,
             at_s=at_s,
             request_name=request_name,
-            context_F=self._context(context or {}),
+            context_F=codes_of_moment(context or {}, self.columns),
         )
 
     def query(
@@ -556,7 +527,7 @@ class Recommender:
             return asked.query(state, frame, at=at)
         num = len(conditions) if isinstance(conditions, Sequence) else frame.height
         code_NG = condition_codes(frame, num, self.model.config.conditions)
-        at_s, request_name = self._when(at)
+        at_s, request_name = moment_of(at, self.columns)
         asked_UNG = np.tile(code_NG, (state.events.num_users, 1, 1))
         interest_UNW = one_pass.query(self.model, state, asked_UNG, at_s=at_s, request_name=request_name)
         return interest_rows(state.id_U, frame, interest_UNW)
@@ -604,12 +575,7 @@ class Recommender:
             ValueError: the items are no list of ids.
         """
         check_can_work()
-        kept_V = np.full(len(self.items), allow is None)
-        if allow is not None:
-            kept_V[self._places_of(allow, "allow")] = True
-        if deny is not None:
-            kept_V[self._places_of(deny, "deny")] = False
-        return kept_V
+        return mask_of_items(self.vocabulary, allow, deny)
 
     def similar(self, items: Sequence[Any], k: int = 10) -> pl.DataFrame:
         """The `k` items most like each of some: item, rank, similar (another item) and cosine, best first.
@@ -669,145 +635,19 @@ class Recommender:
             )
         return cls(model.to(resolve_device(device)), vocabulary, columns)
 
-    def _places_of(self, items: Any, what: str) -> Int64[np.ndarray, " N"]:
-        """The places in `items` of those that the model knows."""
-        ids = ids_of(items)
-        item_N = self.vocabulary.index_of(ids)
-        unknown = ids.filter(item_N == UNKNOWN_ITEM)
-        if len(unknown):
-            warnings.warn(
-                f"{what}: {len(unknown)} of {len(ids)} items are not among the model's {len(self.items)}, such as "
-                f"{unknown[0]!r}; they are never recommended",
-                stacklevel=4,
-            )
-        return item_N[item_N != UNKNOWN_ITEM] - self.vocabulary.first
-
-    def _checked_mask(self, mask: Any) -> Bool[np.ndarray, " V"]:
-        if mask is None:
-            return np.ones(len(self.items), dtype=bool)
-        found = np.asarray(mask)
-        if found.dtype != bool or found.shape != (len(self.items),):
-            raise ValueError(
-                f"mask: expected a truth value for each of the model's {len(self.items)} items, in the order of "
-                f"`items`; found {found.dtype} of shape {found.shape}"
-            )
-        return found
-
-    def _numbers_of_context(self, context: Mapping[str, Any]) -> dict[str, float]:
-        """Of every number among the context, NaN where it is not given."""
-        numbers = {}
-        for feature in self.columns.context:
-            if isinstance(feature.kind, Number):
-                given = pl.DataFrame({feature.name: [context.get(feature.name)]})
-                (number,) = feature_values(feature, given, "context")
-                numbers[feature.name] = float("nan") if number is None else float(number)
-        return numbers
-
-    def _without_numbers(self, *, has_table: bool) -> dict[str, str]:
-        """Names that a formula cannot use, and what it can."""
-        unfit = {}
-        for feature in self.model.config.item_features:
-            if not has_table:
-                unfit[feature.name] = (
-                    f"{feature.name!r} describes items, and of a feature the model keeps no numbers; give a table "
-                    f"that has them, {setting('item_numbers')}"
-                )
-        for feature in self.columns.context:
-            unfit[feature.name] = f"the context {feature.name!r} is a category, which is no number"
-        for action in self.actions:
-            columns = action.kind.answer_columns(action.name)
-            unfit[action.name] = (
-                f"the action {action.name!r} is one of several values; name the chance of one, such as "
-                f'"{columns[0]}", in quotes'
-            )
-        return unfit
-
-    def _when(self, at: Any) -> tuple[int | None, int | None]:
-        """A time as the log writes it, in unix seconds, and in µs what tells it from the times of the log's requests.
-
-        Raises:
-            ValueError: it is none.
-        """
-        if at is None:
-            return None, None
-        form = self.columns.time_form
-        if form is None:
-            raise ValueError(f"at = {at!r}: the log that the model was trained on has no times; leave it out")
-        given = pl.DataFrame({"at": [at]})
-        latest_s = clock.time() + CENTURY_S
-        form = msgspec.structs.replace(form, column="at", offset=None)
-        column = rules.time_column(form, given.schema, latest_s)
-        rule, microseconds = given.select(rules.rule_number([column]), column.value).row(0)
-        if rule:
-            raise ValueError(f"at = {at!r}: {rules.rule_texts([column])[rule - 1]}")
-        return int(microseconds) // MICROSECONDS_PER_S, int(microseconds)
-
-    def _context(self, context: Mapping[str, Any]) -> Int64[np.ndarray, " F"]:
-        names = [feature.name for feature in self.columns.context]
-        for name in context:
-            if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                raise ValueError(
-                    f"context {name!r} was not there in training, so the model cannot read it; it reads "
-                    f"{', '.join(names) or 'no context'}" + (f"; did you mean {near[0]!r}?" if near else "")
-                )
-        frame = pl.DataFrame({name: [value] for name, value in context.items()} or {"no context": [None]})
-        code_F = code_context(self.columns.context, frame, "context")[0]
-        for feature, code in zip(self.columns.context, code_F, strict=True):
-            if code == UNSEEN_VALUE and isinstance(feature.kind, Category):
-                warnings.warn(
-                    f"context {feature.name!r} = {context[feature.name]!r} is unseen: no training event has it, as "
-                    f"they have {shortened(feature.kind.values)}",
-                    stacklevel=4,
-                )
-        return code_F
-
-    def _check_takes_users(self, history: Frame | EventBatch) -> None:
-        if not self.columns.user_features:
-            raise ValueError(
-                "users are given, and the model was trained without user features: leave them out, or prepare the "
-                f"data with {setting('users')} and {setting('user_features')}, and train again"
-            )
-        if isinstance(history, EventBatch):
-            raise ValueError(
-                "users are given beside an EventBatch, which holds their codes already: leave them out"
-            )
-
-    def _of_batch(self, events: EventBatch) -> History:
-        """Where the log names requests, a batch has their numbers alone: an event to come is of none of them."""
-        unnamed = None if self.columns.request is None else (None,) * events.num_users
-        return History(self._conditioned(events), None, (), unnamed, place_U=None)
+    def _say_untold(self) -> None:
+        """Warns, before the first answer alone, where two towers answer without what they were trained to read."""
+        if self._has_said_untold or not (isinstance(self.model, TwoTower) and self.model.is_untold):
+            return
+        self._has_said_untold = True
+        warnings.warn(
+            "the model's two towers read interests of users, and nothing tells those here: every user is answered with "
+            f"the learned none, as one of whom the user model knows nothing. To be asked like this, {UNTOLD_ADVICE}",
+            stacklevel=3,
+        )
 
     def _read(self, history: Frame, users: Frame | None = None) -> History:
-        read = read_history(
-            history, self.columns, self.actions, self.vocabulary, users, self.model.reads_requests
-        )
-        if read.unknown_items and (read.events.item_E == UNKNOWN_ITEM).all():
-            warnings.warn(
-                f"the model knows no item of these events, such as {read.unknown_items[0]!r}: all count as unknown. "
-                f"Its {len(self.items)} items are spelled like {self.items[0]!r}",
-                stacklevel=3,
-            )
-        return replace(read, events=self._conditioned(read.events, of_table=True))
-
-    def _conditioned(self, events: EventBatch, of_table: bool = False) -> EventBatch:
-        """The events with the conditions that the model reads. A table has those of the moment; those of items follow
-        from items."""
-        config, items = self.model.config, self.model.items
-        if not config.conditions:
-            return replace(events, condition_EG=np.zeros((len(events.item_E), 0), dtype=np.int64))
-        if of_table and config.item_conditions:
-            assert items is not None, "a layout that is asked under what items have reads them"
-            columns = code_columns(config.item_conditions, config.item_features)
-            of_item_EK = items.code_VC.cpu().numpy()[events.item_E][:, columns].astype(np.int64)
-            events = replace(events, condition_EG=np.concatenate([events.condition_EG, of_item_EK], axis=1))
-        expected, found = sum(f.num_columns for f in config.conditions), events.condition_EG.shape[1]
-        if found != expected:
-            raise ValueError(
-                f"the events have {found} columns of conditions, and the model reads {expected}: "
-                f"{', '.join(feature.name for feature in config.conditions)}"
-            )
-        return events
+        return history_of_table(self.model, self.columns, self.vocabulary, history, users)
 
 
 def _candidate(
@@ -819,28 +659,3 @@ def _candidate(
 ) -> str:
     user, item = rows_of_lists(vocabulary, state, item_M, count_U).row(place)
     return f"{called(user)}, item {item!r}"
-
-
-def _behind(
-    events: EventBatch, before: int | Mapping[Any, int], user_ids: Sequence[Any] | None
-) -> EventBatch:
-    """Histories that came behind so many events of their users; as they are, where there were none.
-
-    Raises:
-        ValueError: one is no count, or of a user without a history.
-    """
-    if not events.num_users or before == 0:
-        return events
-    ids = events.user_U.tolist() if user_ids is None else user_ids
-    by_user = before if isinstance(before, Mapping) else dict.fromkeys(ids, before)
-    for user, count in by_user.items():
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count not in EARLIER_EVENTS:
-            raise ValueError(
-                f"before = {count!r}, of {called(user)}: expected a whole number, how many events there were before "
-                "the history's first"
-            )
-    strange = sorted(by_user.keys() - set(ids), key=str)
-    if strange:
-        raise ValueError(f"before names {called(strange[0])}, of whom no history is given: leave that out")
-    before_U = np.array([by_user.get(user, 0) for user in ids], dtype=np.int64)
-    return replace(events, number_E=events.number_E + np.repeat(before_U, events.num_events_U))

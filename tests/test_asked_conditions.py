@@ -1,6 +1,7 @@
 """The face under conditions: values as the log spells them, those of items asked and never given."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -11,6 +12,7 @@ from tiny import ACTIONS, assert_caught, random_log
 
 from plait.conditions import conditions_frame
 from plait.data import Dataset, prepare
+from plait.given import histories
 from plait.recommender import Recommender
 from plait.schema import Category, Feature
 
@@ -59,18 +61,12 @@ def test_a_table_answers_as_the_dataset(lum, data):
 
 
 def test_a_history_whose_conditions_are_forgotten_is_caught(lum, data, monkeypatch):
-    monkeypatch.setattr(
-        Recommender, "_conditioned", lambda self, events, of_table=False: right(self, events, of_table)
-    )
+    def forgetful(model, events, of_table=False):
+        return (
+            replace(events, condition_EG=np.zeros((len(events.item_E), 3), np.int64)) if of_table else events
+        )
 
-    def right(self, events, of_table):
-        return forgotten(events) if of_table else events
-
-    def forgotten(events):
-        from dataclasses import replace
-
-        return replace(events, condition_EG=np.zeros((len(events.item_E), 3), dtype=np.int64))
-
+    monkeypatch.setattr(histories, "conditioned", forgetful)
     assert_caught(check_a_table_answers_as_the_dataset, lum, data)
 
 

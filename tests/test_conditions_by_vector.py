@@ -3,20 +3,25 @@
 The log: 15 items in three groups, and queries about one group each. A query's vector is its group's axis plus noise.
 """
 
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from polars.testing import assert_frame_equal
 from tiny import ACTIONS, assert_caught, trunk_of
 
-from plait import fit
+from plait import fit, recommender
 from plait.data import Dataset, prepare
 from plait.data.columns.keyed import read_vectors
 from plait.data.facts import summary_lines
 from plait.data.history import columns_read, read_history
+from plait.engine.item_index import ItemIndex, index_of_items
 from plait.evaluation.settings import Optim, Protocol
 from plait.models.generative import ModelSettings
 from plait.nn.encoders import KeyedEmbedding
@@ -123,7 +128,7 @@ def test_a_vector_itself_and_one_that_comes_later(model, data, tmp_path):
     axes = [(5 * np.eye(WIDTH)[group] + 0.1).tolist() for group in range(GROUPS)]
     check_new_queries_are_understood(model, data, axes)
     later = pl.DataFrame({"text": [f"later {group}" for group in range(GROUPS)], "vector": axes})
-    grown = model.add_condition_vectors(query=later)
+    grown = model.add_condition_vectors(query=write(tmp_path, later))
     state = model.encode(data.histories(np.arange(3)))
     by_key = grown.query(state, [{"query": "later 1"}, {"query": NEW[0]}])
     as_itself = model.query(state, [{"query": axes[1]}])
@@ -140,6 +145,62 @@ def test_a_vector_itself_and_one_that_comes_later(model, data, tmp_path):
             np.stack(again.query(state, asked)["interest"]), np.stack(saved.query(state, asked)["interest"])
         )
         assert again.model.config.conditions == saved.model.config.conditions
+
+
+def check_unnamed_encoder_is_said(model: Recommender, folder: Path) -> None:
+    later = pl.DataFrame({"text": ["later"], "vector": [[1.0] * WIDTH]})
+    for table in (later, write(folder, later, encoder="")):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            assert "later" in model.add_condition_vectors(query=table).model.config.conditions[0].kind.values
+        assert [
+            re.search(r"'query': the table names no encoder.*of 'mini'", str(its.message)) for its in said
+        ]
+    model.add_condition_vectors(query=write(folder, later))  # of the same, and a warning is an error
+
+
+def test_a_table_without_an_encoders_name_is_said_to_be_so(model, tmp_path, monkeypatch):
+    check_unnamed_encoder_is_said(model, tmp_path)
+    monkeypatch.setattr(recommender, "warn_of_unnamed_encoder", lambda *told: None)
+    assert_caught(check_unnamed_encoder_is_said, model, tmp_path)
+
+
+def test_vectors_that_are_asked_with_need_no_name(model, data):
+    model.query(model.encode(data.histories(np.arange(2))), [{"query": [1.0] * WIDTH}])
+
+
+def check_index_answers_under_vectors(model: Recommender, data: Dataset) -> None:
+    """As the whole catalogue does: of so few items all are candidates."""
+    index = index_of_items(model.model, "hnsw")
+    state, found = model.encode(data.histories(np.arange(3))), []
+    for group in range(GROUPS):
+        told = {"query": (5 * np.eye(WIDTH)[group] + 0.1).tolist()}
+        found.append(model.retrieve(state, OF_EACH, filter_seen=False, condition=told, index=index))
+        exact = model.retrieve(state, OF_EACH, filter_seen=False, condition=told)
+        assert_frame_equal(found[-1], exact, rel_tol=1e-5, abs_tol=1e-5)
+    assert len({tuple(table["item"]) for table in found}) == GROUPS, "one answer to all proves nothing"
+
+
+def test_an_index_answers_under_a_vector_itself(model, data, monkeypatch):
+    pytest.importorskip("faiss", reason="the extra [ann] is part of [test]")
+    check_index_answers_under_vectors(model, data)
+    monkeypatch.setattr(
+        ItemIndex, "of_grown", lambda self, grown: replace(self, key_ID=-self.key_ID, model=grown)
+    )
+    assert_caught(check_index_answers_under_vectors, model, data)
+
+
+def test_an_index_of_another_model_is_refused_until_it_is_built_again(model, data, tmp_path):
+    pytest.importorskip("faiss", reason="the extra [ann] is part of [test]")
+    later = pl.DataFrame({"text": ["later"], "vector": [[5.0] + [0.1] * (WIDTH - 1)]})
+    grown = model.add_condition_vectors(query=write(tmp_path, later))
+    state, told = model.encode(data.histories(np.arange(3))), {"query": [0.1] * WIDTH}
+    for condition in (told, {"query": NEW[0]}):
+        with pytest.raises(ValueError, match=r"the index is of another model.*build the index again"):
+            grown.retrieve(state, 3, condition=condition, index=index_of_items(model.model, "hnsw"))
+        built_again = index_of_items(grown.model, "hnsw")
+        found = grown.retrieve(state, 3, condition=condition, index=built_again)
+        assert_frame_equal(found, grown.retrieve(state, 3, condition=condition), rel_tol=1e-5, abs_tol=1e-5)
 
 
 def test_vectors_are_stored_once_by_key(data):

@@ -41,7 +41,7 @@ ABOUT_LUM = """Large user models: trained once, asked for what users want, and r
 
 Example: plait lum query runs/lum --condition scenario=search --out interests.parquet
 """
-ABOUT_RANKERS = """Rankers: DIN, DIEN, SIM and TWIN, trained and tested like layouts.
+ABOUT_RANKERS = """Rankers: DIN, DIEN, SIM, TWIN and RankMixer, trained and tested like layouts.
 
 Example: plait rank train ml-100k --ranker din --out runs/din
 """

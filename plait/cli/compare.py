@@ -59,8 +59,8 @@ def compare(
     layouts
         Names of `plait layouts` or layouts in notation, separated by commas.
     rankers
-        din, dien, sim or twin, separated by commas; with +lum, +feature or +match, one that is told interests. ebr
-        retrieves; with +lum, +user or +item, it is told them.
+        din, dien, sim, twin or rankmixer, separated by commas; with +lum, +feature or +match, one that is told
+        interests. ebr retrieves; with +lum, +user or +item, it is told them.
     interests
         What a user model said of users before their events, as `plait lum query --of events` writes it; one file or
         several, one for each part.

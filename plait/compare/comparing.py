@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import get_args
 
 import msgspec
-import numpy as np
-from jaxtyping import Int64
 
 from plait.compare.examples import examples
 from plait.compare.floor import floor_of
@@ -38,18 +36,18 @@ from plait.compare.results import (
     summarise,
 )
 from plait.compare.serving import serving
+from plait.compare.variants import Variant, check_variants
 from plait.compare.verdict import chief_metrics, verdict_of
-from plait.compare.words import folder_name, run_folder
+from plait.compare.words import run_folder
 from plait.data import Dataset
 from plait.evaluation.answers import measure, targets_of
 from plait.evaluation.beyond_accuracy import TrainingFacts, beyond_accuracy
-from plait.evaluation.checkpoints import rules_of
 from plait.evaluation.counting import BASELINES, Baselines, baselines_of
 from plait.evaluation.counts_effect import CountsInTime, effects
 from plait.evaluation.counts_in_time import counts_in_time
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.provenance import Provenance, provenance
-from plait.evaluation.reachable import Reach, check_can_choose
+from plait.evaluation.reachable import Reach
 from plait.evaluation.run_files import (
     Result,
     RunSettings,
@@ -60,31 +58,24 @@ from plait.evaluation.run_files import (
 from plait.evaluation.settings import Optim, Protocol
 from plait.files import write_whole
 from plait.layouts import Layout, audit, draw, name_of
-from plait.layouts.audit import Audit, reader
+from plait.layouts.audit import Audit
 from plait.layouts.facts import FIELD_NAMES
 from plait.limits import Between, check_setting
 from plait.metrics.intervals import Estimate, average, bootstrap
 from plait.metrics.statistic import Statistic
 from plait.metrics.table import (
-    ERROR_OF_ACTIONS,
-    LOSS_OF_ACTIONS,
     Task,
     shown_of_kind,
     shown_of_retrieval,
     task_of,
 )
-from plait.models.combining import check_supported
 from plait.models.generative import ModelSettings
 from plait.nn.arithmetic import Arithmetic
-from plait.nn.interests import InterestSource
 from plait.notices import Diverged, Watch
-from plait.schema import Action, check_unique
+from plait.schema import Action
 from plait.training.arithmetic import made_definite, shared_arithmetic
-from plait.training.batches import check_labels, targets_per_epoch
-from plait.training.run import check_takes_runs, config_of, run_training, write_json
-from plait.training.start import Start
-from plait.training.unread import check_read
-from plait.wording import setting
+from plait.training.batches import targets_per_epoch
+from plait.training.run import check_takes_runs, run_training, write_json
 
 DRAWS = 1000
 SUMMARY = (
@@ -92,30 +83,6 @@ SUMMARY = (
     "counts", "without_counts", "summaries",
 )  # fmt: skip
 SEEDS = Between(1, 10_000, "every layout is trained with each")
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """One line of a comparison: a name, and everything that decides its runs."""
-
-    name: str
-    settings: RunSettings
-    interests: InterestSource | None = None  # what a ranker looks up (see `plait.rankers`)
-    start: Start | None = None  # whose weights its runs go on from
-
-    @property
-    def layout(self) -> Layout:
-        return self.settings.parsed_layout
-
-    @property
-    def judged_as(self) -> tuple[object, ...]:
-        """What decides which questions it is asked, and how its answers are ranked."""
-        protocol = self.settings.protocol
-        return self.settings.model.exposure.same_request, protocol.filter_seen, protocol.negatives
-
-    def seeded(self, seed: int) -> RunSettings:
-        protocol = dataclasses.replace(self.settings.protocol, seed=seed)
-        return dataclasses.replace(self.settings, protocol=protocol)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +166,7 @@ def compare_variants(
     page_template()  # what the page lacks should be known before hours of training, not after
     check_takes_runs(out)
     check_setting("seeds", num_seeds, SEEDS)
-    _check_variants(variants, dataset)
+    check_variants(variants, dataset)
     arithmetic = shared_arithmetic(out, [variant.settings for variant in variants], device)
     origin = provenance(device, arithmetic)
     study = _Study(dataset, tuple(variants), num_seeds, title, command, arithmetic, origin)
@@ -324,76 +291,6 @@ def shared_line(lines: Mapping[str, str]) -> str:
         if own:
             apart.setdefault(own, []).append(name)
     return "; ".join([*common, *(f"{', '.join(names)}: {own}" for own, names in apart.items())])
-
-
-def _check_variants(variants: Sequence[Variant], dataset: Dataset) -> None:
-    """Before hours are spent on the first of them."""
-    check_unique([folder_name(variant.name) for variant in variants], "variants")
-    for variant in variants:
-        model = variant.settings.model
-        check_supported(variant.layout, dataset.actions, model.trunk, model.exposure, dataset.conditions)
-        check_read(config_of(dataset, variant.settings), variant.settings.protocol)
-        check_labels(dataset, variant.layout)
-        _check_selection(variant, dataset)
-    _check_judged_alike(variants, dataset)
-
-
-def _check_judged_alike(variants: Sequence[Variant], dataset: Dataset) -> None:
-    """Raises ValueError where two variants would be asked other questions, or their answers be ranked by other rules:
-    such numbers cannot stand in one table. What is trained, and what a model is told, may differ."""
-    first, *others = variants
-    for other in others:
-        unlike = [*_ranked_unlike(first, other), *_asked_unlike(first, other, dataset)]
-        if unlike:
-            raise ValueError(
-                f"{first.name} and {other.name} would not be judged alike: {'; '.join(unlike)}. Compare them in tables "
-                f"of their own, each in its own folder ({setting('out')})"
-            )
-
-
-def _ranked_unlike(first: Variant, other: Variant) -> Iterator[str]:
-    """The settings in which they differ that decide what an answer competes with."""
-    for name in ("filter_seen", "negatives"):
-        values = [getattr(variant.settings.protocol, name) for variant in (first, other)]
-        if values[0] != values[1]:
-            yield f"protocol.{name} = {values[0]} and {values[1]}"
-
-
-def _asked_unlike(first: Variant, other: Variant, dataset: Dataset) -> Iterator[str]:
-    """How far their test events are not the same."""
-    of_first, of_other = (_asked(variant, dataset) for variant in (first, other))
-    alone = len(np.setxor1d(of_first, of_other))
-    if alone:
-        yield f"{len(of_first):,} and {len(of_other):,} test events, of which {alone:,} are asked of one alone"
-
-
-def _asked(variant: Variant, dataset: Dataset) -> Int64[np.ndarray, " Q"]:
-    """The test events that a variant is asked about."""
-    plan = variant.settings.protocol.plan(variant.layout, variant.settings.model)
-    return targets_of(dataset, "test", plan).event_Q
-
-
-def _check_selection(variant: Variant, dataset: Dataset) -> None:
-    """Raises ValueError where the best epoch is to be chosen by what the layout or the data do not give."""
-    layout, actions, its = variant.layout, [action.name for action in dataset.actions], variant.settings
-    validation = targets_of(dataset, "validation", its.protocol.plan(layout, its.model))
-    reach = Reach(dataset, layout, its.protocol, validation)
-    rules = rules_of(reach, its.model).values()
-    for metric, _ in (weight for rule in rules for weight in rule.weights):
-        _, of_action, action = metric.partition(":")
-        if reader(layout, "a" if of_action else "i") is None:
-            raise ValueError(
-                f"{setting('protocol.select')} names {metric!r}, and {variant.name} predicts no "
-                f"{'action' if of_action else 'next item'}; leave that layout out, or choose by what all of them give "
-                "(auto chooses for each)"
-            )
-        if of_action and action not in actions and metric not in (LOSS_OF_ACTIONS, ERROR_OF_ACTIONS):
-            raise ValueError(
-                f"{setting('protocol.select')} names {metric!r}, and the data has no action {action!r}, only "
-                f"{', '.join(actions) or 'none'}"
-            )
-    for rule in rules:
-        check_can_choose(reach, rule)
 
 
 def _with_and_without_counts(

@@ -422,6 +422,10 @@ class Dataset:
         end_U = self._validation_U[user_U]
         return end_U - self._ends_before_own_request(Targets(user_U, end_U - 1, end_U, end_U, end_U))
 
+    def last_train_times(self, user_U: Int64[np.ndarray, " U"]) -> Int64[np.ndarray, " U"]:
+        """When the last training event of each training user happened, in unix seconds."""
+        return self._time_s_E[self._validation_U[user_U] - 1]
+
     def num_train_events(self, user_U: Int64[np.ndarray, " U"]) -> Int64[np.ndarray, " U"]:
         return self._validation_U[user_U] - self._start_U1[user_U]
 

@@ -9,7 +9,7 @@ candidates of a user, K items returned.
 """
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
@@ -74,6 +74,11 @@ class ItemIndex:
         """Whether the model's items lie where the index has them."""
         is_known = self.model is model and self.version == weights_version(model)
         return is_known or self.about.model == hash_of(model)
+
+    def of_grown(self, grown: GenerativeRecommender) -> "ItemIndex":
+        """The same index, of its model with more keys of conditions (`with_condition_vectors`): items lie where they
+        were."""
+        return replace(self, model=grown, version=weights_version(grown))
 
     def candidates(self, query_UD: Float[Tensor, "U D"], breadth: int) -> Int64[np.ndarray, "U C"]:
         """Dense items whose inner product with each query is high; UNKNOWN_ITEM where fewer were found."""

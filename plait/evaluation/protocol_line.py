@@ -20,7 +20,7 @@ IN_WORDS = {
     "model.trunk": "kind dim num_layers num_heads positions dropout",
     "model.exposure": "same_request history time_anchor",
     "model.ranker": "kind recent_events top_k search category",
-    "model.two_tower": "kind recent_events",
+    "model.two_tower": "kind recent_events hidden",
     "model.retrieval": "kind l2_norm temperature",
     "model.tower": "kind gate",
     "model.late": "windows similar",
@@ -174,7 +174,11 @@ def _words_of_trunk(model: ModelSettings) -> str:
     trunk, ranker = model.trunk, model.ranker
     towers = model.two_tower
     if towers.is_on:
-        return f"two towers {towers.kind} d = {trunk.dim}, the mean of the last {towers.recent_events} events"
+        layers = ", ".join(map(str, (*towers.hidden, trunk.dim)))
+        return (
+            f"two towers {towers.kind} d = {trunk.dim}, layers of {layers} in each, "
+            f"the mean of the last {towers.recent_events} events"
+        )
     if not ranker.is_on:
         return (
             f"trunk {trunk.kind} d = {trunk.dim}, {trunk.num_layers} layers, {trunk.num_heads} heads, "
@@ -194,13 +198,21 @@ def _words_of_trunk(model: ModelSettings) -> str:
 
 def _words_of_heads(dataset: Dataset, model: ModelSettings) -> list[str]:
     """What enters beside items and actions, and what differs from the plain heads; nothing where nothing does."""
-    manifest, late = dataset.manifest, model.late
+    manifest = dataset.manifest
     features = (*manifest.item_features, *manifest.user_features, *manifest.context)
+    return [
+        *([f"features {', '.join(feature.name for feature in features)}"] if features else []),
+        *([] if model.two_tower.is_on else _words_of_actions(model)),
+    ]
+
+
+def _words_of_actions(model: ModelSettings) -> list[str]:
+    """Of the heads that predict them. Two towers have none."""
+    late = model.late
     counted = [f"the last {window} events" for window in late.windows]
     counted += [f"events of a like {late.similar}"] if late.similar else []
     weights = [f"{name} {weight:g}" for name, weight in sorted(model.action_weights.items())]
     return [
-        *([f"features {', '.join(feature.name for feature in features)}"] if features else []),
         *([f"late features of {', '.join(counted)}"] if counted else []),
         *([f"{model.tower.kind} tower"] if model.tower.kind != "mlp" else []),
         *([f"{model.tower.gate} gate"] if model.tower.gate != "none" else []),

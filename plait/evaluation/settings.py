@@ -142,6 +142,7 @@ class Protocol:
             supervise=self.supervise,
             candidate_requests=self.candidate_requests,
             sample=self.sample,
+            asked_from_s=self.asked_from_s,
         )
 
     def check_asks(self, plan: QuestionPlan) -> None:

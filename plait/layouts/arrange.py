@@ -41,6 +41,16 @@ class Predictions:
     context_end_M: Int64[np.ndarray, " M"]
     given_M: tuple[tuple[Field, Int64[np.ndarray, " M"]], ...]  # sources, as in `Shown`
 
+    def of_labels(self, is_kept_M: Bool[np.ndarray, " M"]) -> "Predictions":
+        """Those of some labels alone."""
+        return Predictions(
+            self.target,
+            self.token_M[is_kept_M],
+            self.label_M[is_kept_M],
+            self.context_end_M[is_kept_M],
+            tuple((field, source_M[is_kept_M]) for field, source_M in self.given_M),
+        )
+
 
 @dataclass(frozen=True)
 class TokenVisibility:

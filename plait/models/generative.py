@@ -222,7 +222,7 @@ class GenerativeRecommender(nn.Module):
         self.heads: ActionHeads | None = None
         if "a" in layout.predicts:
             num_late = settings.late.num_features(config.actions)
-            width = settings.ranker.hidden[-1] if settings.ranker.is_on else dim
+            width = settings.ranker.state_width if settings.ranker.is_on else dim
             self.heads = ActionHeads(config.actions, width, settings.tower, num_late)
         self.retrieval = settings.retrieval.resolved(config.num_items)
         self.state_interest: Linear | None = None

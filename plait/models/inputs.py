@@ -22,7 +22,6 @@ from plait.layouts.arrange import (
     arrange,
     candidate_predictions,
     candidate_tokens,
-    training_predictions,
 )
 from plait.layouts.audit import reader
 from plait.layouts.event_roles import EventRoles, begin_of_request
@@ -96,16 +95,14 @@ def training_inputs(
     late: LateStatistics | None = None,
     counting: Counting | None = None,
 ) -> Inputs:
-    """The tokens of a batch of windows, with every question of training whose event lies inside.
+    """The tokens of a batch of windows, with every question that training asks about an event inside.
 
     Args:
         late: what the model's `late_statistics` says.
         counting: what the model's `counting` says. Training counts nothing.
     """
     roles = plan.training_roles(batch)
-    return _inputs(
-        plan, batch, roles, training_predictions(plan.layout, roles), packer, device, late, counting
-    )
+    return _inputs(plan, batch, roles, plan.asked_in_training(batch, roles), packer, device, late, counting)
 
 
 def query_inputs(

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from plait.layouts import Layout
-from plait.layouts.arrange import candidate_tokens
+from plait.layouts.arrange import Predictions, candidate_tokens, training_predictions
 from plait.layouts.event_roles import (
     EventRoles,
     SameRequest,
@@ -70,6 +70,7 @@ class QuestionPlan:
     supervise: Supervise = "all"
     candidate_requests: int = 1
     sample: Sample = "user"
+    asked_from_s: int | None = None  # training asks about no event before it (unix seconds)
 
     def __post_init__(self) -> None:
         if self.requests_per_sample == 1:
@@ -147,6 +148,14 @@ class QuestionPlan:
                 self.exposure.same_request,
             )
         )
+
+    def asked_in_training(self, batch: EventBatch, roles: EventRoles) -> tuple[Predictions, ...]:
+        """What training asks about a batch of windows of these roles."""
+        found = training_predictions(self.layout, roles)
+        if self.asked_from_s is None:
+            return found
+        is_late_E = batch.time_s_E >= self.asked_from_s
+        return tuple(each.of_labels(is_late_E[each.label_M]) for each in found)
 
     def history_roles(self, batch: EventBatch) -> EventRoles:
         """The roles of a batch of histories, of which nothing is asked yet."""

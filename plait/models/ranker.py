@@ -9,6 +9,7 @@ width of what is read, W width of the last layer.
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from plait.nn.interests import InterestFeatures, InterestLookup, InterestRows
 from plait.nn.ranker_settings import RankerSettings
 from plait.nn.rankers import Amounts, Asked, Behaviours, Interest, extractor_of
 from plait.nn.target_attention import Moments
+from plait.nn.token_mixer import TokenMixer
 from plait.nn.towers import TowerConfig
 from plait.schema import FIRST_VALUE, Feature, Vector, code_columns
 from plait.wording import setting
@@ -66,7 +68,7 @@ class _Events:
 
 
 class Ranker(ReadsInterests, GenerativeRecommender):
-    """Embeddings, an extractor, layers with Dice, and the heads of the actions.
+    """Embeddings, an extractor, layers with Dice or blocks that mix tokens, and the heads of the actions.
 
     Raises:
         ValueError: the layout, the settings or the data are none for a ranker.
@@ -83,7 +85,7 @@ class Ranker(ReadsInterests, GenerativeRecommender):
         if settings.interests.width:
             self.interest_features = InterestFeatures(settings.interests)
             num_in += self.interest_features.num_out
-        self.layers = _layers(num_in, settings.hidden, trunk.dropout)
+        self.layers = _between(num_in, settings, trunk.dropout)
         self.search_layers: nn.Sequential | None = None
         if settings.kind == "sim" and settings.search == "soft":
             self.search_layers = _layers(2 * trunk.dim, settings.hidden, trunk.dropout)
@@ -266,6 +268,19 @@ def check_ranks(layout: Layout, settings: RankerSettings, item_features: tuple[F
             f"{setting('model.ranker.category', settings.category)}: expected an item feature with values to share, of "
             f"which the data has {', '.join(coded) or 'none'}; name one, or search softly"
         )
+
+
+def _between(num_in: int, settings: RankerSettings, dropout: float) -> nn.Module:
+    """What stands between all that is read and the heads."""
+    match settings.kind:
+        case "din" | "dien" | "sim" | "twin":
+            return _layers(num_in, settings.hidden, dropout)
+        case "rankmixer":
+            return TokenMixer(num_in, settings.mixer, dropout)
+        case "none":
+            raise AssertionError("a model without a ranker has a trunk")
+        case _:
+            assert_never(settings.kind)
 
 
 def _layers(num_in: int, hidden: tuple[int, ...], dropout: float) -> nn.Sequential:

@@ -28,6 +28,9 @@ from plait.schema import UNKNOWN_ITEM, FeatureTable
 from plait.wording import setting
 
 RETRIEVED_LAYOUT = "item"  # of the catalogue: what towers take
+UNTOLD_ADVICE = (
+    "train it again without them (model.two_tower.interests.user = False, or a row ebr or ebr+item)"
+)
 
 
 class TwoTower(ReadsInterests, GenerativeRecommender):
@@ -63,6 +66,11 @@ class TwoTower(ReadsInterests, GenerativeRecommender):
             self.register_buffer("item_interest_VW", torch.zeros(config.num_items + 1, width))
             self.register_buffer("has_item_interest_V", torch.zeros(config.num_items + 1, dtype=torch.bool))
         self.item_tower = _tower(dim + width, settings.hidden, dim)
+
+    @property
+    def is_untold(self) -> bool:
+        """Whether it reads interests of users, and has nowhere to look them up: it answers as if nobody had any."""
+        return self.reads_interests and self.interests is None
 
     def init_weights(self, generator: torch.Generator) -> None:
         super().init_weights(generator)

@@ -110,7 +110,8 @@ class Extractor(nn.Module, ABC):
 
 
 class Din(Extractor):
-    """The interest of activation units, and its product with the candidate, as in the authors' published code.
+    """The interest of activation units, and its product with the candidate, as in the authors' published code. Here
+    rankmixer reads the same of a history.
 
     Source: DIN (Zhou et al., KDD 2018).
     """
@@ -254,7 +255,7 @@ class Twin(Extractor):
 def extractor_of(settings: RankerSettings, dim: int, num_heads: int, reads_actions: bool) -> Extractor:
     """The extractor of a kind that is one."""
     match settings.kind:
-        case "din":
+        case "din" | "rankmixer":
             return Din(settings, dim)
         case "dien":
             return Dien(settings, dim)

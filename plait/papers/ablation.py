@@ -14,9 +14,10 @@ import msgspec
 import numpy as np
 from jaxtyping import Float64
 
-from plait.compare.comparing import DRAWS, Compared, Variant, compare_variants
+from plait.compare.comparing import DRAWS, Compared, compare_variants
 from plait.compare.notes import origins
 from plait.compare.significance import Side, drawn, interval, value_of
+from plait.compare.variants import Variant
 from plait.compare.words import number
 from plait.data import Dataset
 from plait.metrics.intervals import check_same_draws

@@ -8,7 +8,7 @@ Differences are those of AUC, as the paper's. What it calls speed-up, time saved
 from dataclasses import replace
 from typing import Literal
 
-from plait.compare.comparing import Variant
+from plait.compare.variants import Variant
 from plait.data import Temporal
 from plait.data.simulator import Response, World
 from plait.data.simulator.world import CLICK, LIKE

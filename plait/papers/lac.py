@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import msgspec
 
-from plait.compare.comparing import Variant
+from plait.compare.variants import Variant
 from plait.data.simulator import World
 from plait.data.simulator.world import LIKE, PURCHASE, WATCH
 from plait.evaluation.run_files import RunSettings

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from plait.compare.comparing import Variant
 from plait.compare.notes import origins_of
+from plait.compare.variants import Variant
 from plait.data import Dataset
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.run_files import MODEL

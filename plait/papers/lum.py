@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import msgspec
 
-from plait.compare.comparing import Variant
+from plait.compare.variants import Variant
 from plait.data import Temporal
 from plait.data.simulator import World
 from plait.data.simulator.world import CLICK, LIKE

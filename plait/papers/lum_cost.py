@@ -7,9 +7,10 @@ The user models are trained for an epoch: what they know changes no cost.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from plait.compare.comparing import Variant, compare_variants
+from plait.compare.comparing import compare_variants
 from plait.compare.notes import origins
 from plait.compare.results import Comparison, Summary
+from plait.compare.variants import Variant
 from plait.nn.config import TrunkConfig
 from plait.papers.claims import ClaimVerdict
 from plait.papers.logs import Simulated

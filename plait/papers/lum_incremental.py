@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from plait.compare.comparing import Variant
+from plait.compare.variants import Variant
 from plait.data import Dataset
 from plait.evaluation.run_files import RunSettings
 from plait.models.late import LateSettings

@@ -16,8 +16,9 @@ import msgspec
 import numpy as np
 from jaxtyping import Float64
 
-from plait.compare.comparing import DRAWS, Compared, Variant
+from plait.compare.comparing import DRAWS, Compared
 from plait.compare.significance import drawn, interval, value_of
+from plait.compare.variants import Variant
 from plait.compare.words import number, signed
 from plait.papers.claims import ClaimVerdict, Outcome, sides_of
 from plait.papers.logs import StudyLog

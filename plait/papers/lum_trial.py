@@ -14,9 +14,9 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from plait.compare.comparing import Variant
 from plait.compare.regret import limits
 from plait.compare.significance import as_drawn, drawn
+from plait.compare.variants import Variant
 from plait.compare.words import signed
 from plait.data import Dataset, Temporal
 from plait.evaluation.run_files import MODEL, RunSettings

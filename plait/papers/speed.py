@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from plait.compare.comparing import Variant, shared_line
+from plait.compare.comparing import shared_line
 from plait.compare.notes import origins_of
+from plait.compare.variants import Variant
 from plait.data import Dataset
 from plait.evaluation.protocol_line import protocol_line
 from plait.evaluation.run_files import Result

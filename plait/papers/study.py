@@ -15,9 +15,10 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from plait.compare.comparing import Compared, Variant, compare_variants
+from plait.compare.comparing import Compared, compare_variants
 from plait.compare.notes import COUNT, origins
 from plait.compare.results import Floor, Row
+from plait.compare.variants import Variant
 from plait.data import Dataset
 from plait.evaluation.provenance import provenance
 from plait.evaluation.run_files import RunSettings
@@ -298,11 +299,11 @@ def shrunk(settings: RunSettings) -> RunSettings:
 
 def _small(model: ModelSettings) -> ModelSettings:
     """Narrow; of a ranker only what it reads."""
-    trunk = replace(model.trunk, dim=12)
     if not model.ranker.is_on:
-        return replace(model, trunk=replace(trunk, num_layers=1, num_heads=2))
-    read = replace(trunk, num_heads=2) if model.ranker.reads_time else trunk
-    return replace(model, trunk=read, ranker=replace(model.ranker, hidden=(8,)))
+        return replace(model, trunk=replace(model.trunk, dim=12, num_layers=1, num_heads=2))
+    num_heads = 2 if model.ranker.reads_time else model.trunk.num_heads
+    trunk = replace(model.trunk, dim=12, num_heads=num_heads)
+    return replace(model, trunk=trunk, ranker=replace(model.ranker, hidden=(8,)))
 
 
 def chosen(study: Study, names: Sequence[str]) -> Study:

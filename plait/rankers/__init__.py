@@ -1,1 +1,1 @@
-"""Rankers: DIN, DIEN, SIM and TWIN trained and tested like everything else."""
+"""Rankers: DIN, DIEN, SIM, TWIN and RankMixer trained and tested like everything else."""

@@ -39,7 +39,7 @@ def fit_ranker(
 
     Args:
         data: a dataset, or the path of a prepared folder. It has an action to predict.
-        ranker: din, dien, sim or twin.
+        ranker: din, dien, sim, twin or rankmixer.
         history: what events of a history show: their items with their actions, or items alone.
         interests: what a user model said before, read for this dataset (`Interests.read`).
         model: `model.ranker` holds the ranker's own settings; its `kind` is `ranker`.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Literal, assert_never, get_args
 
-from plait.compare.comparing import Variant
+from plait.compare.variants import Variant
 from plait.evaluation.protocol_line import changed
 from plait.evaluation.settings import Optim, Protocol
 from plait.models.generative import ModelSettings

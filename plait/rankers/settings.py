@@ -12,7 +12,7 @@ from plait.models.ranker import RANKED_LAYOUT
 from plait.nn.towers import TowerConfig
 from plait.rankers.interests import Interests
 
-RankerName = Literal["din", "dien", "sim", "twin"]
+RankerName = Literal["din", "dien", "sim", "twin", "rankmixer"]
 Shown = Literal["actions", "items"]
 WHOLE_HISTORY = 1_000
 EVERY_REQUEST = WINDOW.most

@@ -6,7 +6,7 @@ A row is named by what it is told: `ebr`, `ebr+lum`, `ebr+user` (the user's towe
 from dataclasses import replace
 from typing import Literal, assert_never
 
-from plait.compare.comparing import Variant
+from plait.compare.variants import Variant
 from plait.evaluation.run_files import RunSettings
 from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import resolve

@@ -18,7 +18,7 @@ from plait.engine.state_parts import joined_states
 from plait.engine.value import Value
 from plait.layouts import audit
 from plait.models.ranker import Ranker
-from plait.models.two_tower import TwoTower
+from plait.models.two_tower import UNTOLD_ADVICE, TwoTower
 from plait.recommender import VALUE, Recommender
 from plait.schema import UNKNOWN_ITEM
 from plait.service.conditioned import interests, nearest
@@ -86,8 +86,8 @@ def check_needs_no_lookup(recommender: Recommender) -> None:
     model = recommender.model
     if isinstance(model, TwoTower) and model.reads_interests:
         raise ValueError(
-            "the model's two towers read interests of users, and the service tells those to rankers alone; train it "
-            "again without them (model.two_tower.interests.user = False, or a row ebr or ebr+item), or serve a ranker"
+            "the model's two towers read interests of users, and the service tells those to rankers alone; "
+            f"{UNTOLD_ADVICE}, or serve a ranker"
         )
 
 

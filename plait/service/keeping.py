@@ -3,10 +3,10 @@
 Nobody waits for them, so a kill loses those of the last second, which the next question asks anew.
 """
 
-import threading
 from collections.abc import Callable
 from typing import Literal, final
 
+from plait.store.gathering import Gathering
 from plait.store.history import KeptInterests, Store
 
 MOST_WAITING = 4_096  # users and versions; more find no room
@@ -24,44 +24,23 @@ class Keeping:
     """
 
     def __init__(self, store: Store, told: Callable[[KeptFate, int], None], every_s: float = EVERY_S) -> None:
-        self._store, self._told, self._every_s = store, told, every_s
-        self._waiting: dict[tuple[str, str], KeptInterests] = {}
-        self._changed, self._closed = threading.Condition(), False
-        self._thread = threading.Thread(target=self._run, name="plait-interests", daemon=True)
-        self._thread.start()
+        self._store, self._told = store, told
+        self._gathering: Gathering[tuple[str, str], KeptInterests] = Gathering(
+            "plait-interests", self._write, most_waiting=MOST_WAITING, every_s=every_s
+        )
 
     def keep(self, its: KeptInterests) -> None:
         """In place of what waits of the same user and version; waits for nothing."""
-        key = its.user, its.version
-        with self._changed:
-            fits = not self._closed and (key in self._waiting or len(self._waiting) < MOST_WAITING)
-            if fits:
-                self._waiting[key] = its
-                self._changed.notify()
-        if not fits:
+        if not self._gathering.put((its.user, its.version), its):
             self._told("no room", 1)
 
     def forget(self, user: str) -> None:
         """Nothing of a user waits from now on. What is being written is of a history that is gone, and is refused."""
-        with self._changed:
-            for key in [key for key in self._waiting if key[0] == user]:
-                del self._waiting[key]
+        self._gathering.forget(lambda key: key[0] == user)
 
     def close(self) -> None:
         """Writes what waits, and takes nothing more."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._closed or self._waiting:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
-                self._changed.wait_for(lambda: self._closed, self._every_s)  # others may come meanwhile
-                together, self._waiting = list(self._waiting.values()), {}
-            if together:
-                self._write(together)
+        self._gathering.close()
 
     def _write(self, together: list[KeptInterests]) -> None:
         try:

@@ -3,11 +3,11 @@
 So an append waits for at most two writes, its own and the one before, however many come at once.
 """
 
-import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar, final
+
+from plait.store.gathering import Gathering
 
 Asked = TypeVar("Asked")
 Done = TypeVar("Done")
@@ -33,42 +33,28 @@ class GroupCommit(Generic[Asked, Done]):
         refusals: tuple[type[Exception], ...] = (ValueError,),
         most_together: int = MOST_TOGETHER,
     ) -> None:
-        self._write, self._refusals, self._most = write, refusals, most_together
-        self._waiting: deque[tuple[Asked, Future[Done]]] = deque()
-        self._changed, self._closed = threading.Condition(), False
-        self._thread = threading.Thread(target=self._run, name="plait-writer", daemon=True)
-        self._thread.start()
+        self._write, self._refusals = write, refusals
+        self._gathering: Gathering[Future[Done], tuple[Asked, Future[Done]]] = Gathering(
+            "plait-writer", self._answer_waiting, most_together=most_together
+        )
 
     def submit(self, asked: Asked) -> "Future[Done]":
         """Raises Closed."""
         future: Future[Done] = Future()
-        with self._changed:
-            if self._closed:
-                raise Closed("the service is going down; try again")
-            self._waiting.append((asked, future))
-            self._changed.notify()
+        if not self._gathering.put(future, (asked, future)):
+            raise Closed("the service is going down; try again")
         return future
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._gathering)
 
     def close(self) -> None:
         """Writes what waits, and takes nothing more."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
+        self._gathering.close()
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._waiting and not self._closed:
-                    self._changed.wait()
-                if not self._waiting:
-                    return
-                together = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
-            self._answer([each for each in together if each[1].set_running_or_notify_cancel()])
+    def _answer_waiting(self, together: "list[tuple[Asked, Future[Done]]]") -> None:
+        self._answer([each for each in together if each[1].set_running_or_notify_cancel()])
 
     def _answer(self, together: "list[tuple[Asked, Future[Done]]]") -> None:
         if not together:

@@ -2,20 +2,17 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import TypeVar, assert_never
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 
 from plait.data import Dataset, Targets
 from plait.evaluation.ahead import ahead
 from plait.evaluation.settings import Protocol
 from plait.layouts import Layout
-from plait.layouts.arrange import training_predictions
 from plait.layouts.facts import Field
-from plait.models.inputs import Inputs, Questions, training_inputs
+from plait.models.inputs import Inputs, training_inputs
 from plait.models.late import LateStatistics
 from plait.models.questions import QuestionPlan
 from plait.randomness import Stream, numpy_generator
@@ -38,9 +35,7 @@ def _asked_users(dataset: Dataset, since_s: int | None) -> Int64[np.ndarray, " U
     user_U = dataset.train_users()
     if since_s is None:
         return user_U
-    events = dataset.histories(user_U)
-    last_U = events.start_U1[:-1] + dataset.train_user_counts()[user_U] - 1
-    return user_U[events.time_s_E[last_U] >= since_s]
+    return user_U[dataset.last_train_times(user_U) >= since_s]
 
 
 def targets_of_step(dataset: Dataset, users_per_step: int, protocol: Protocol, epoch: int) -> list[Targets]:
@@ -139,28 +134,9 @@ def training_stream(
 
     def make(step: int) -> tuple[Int64[np.ndarray, " U"], Inputs]:
         batch = batch_of(step)
-        inputs = training_inputs(plan, batch, device=device, late=late)
-        return batch.user_U, asked_from(inputs, batch, protocol.asked_from_s)
+        return batch.user_U, training_inputs(plan, batch, device=device, late=late)
 
     return ahead(make, range(first_step, num))
-
-
-def asked_from(inputs: Inputs, batch: EventBatch, since_s: int | None) -> Inputs:
-    """The inputs with only those questions whose event is not before `since_s` (unix seconds); by default all."""
-    if since_s is None:
-        return inputs
-    is_late_E = torch.from_numpy(batch.time_s_E >= since_s).to(inputs.item_E.device)
-    return replace(inputs, questions=tuple(_only(each, is_late_E[each.label_M]) for each in inputs.questions))
-
-
-def _only(asked: Questions, is_asked_M: Bool[torch.Tensor, " M"]) -> Questions:
-    return replace(
-        asked,
-        cell_M=asked.cell_M[is_asked_M],
-        label_M=asked.label_M[is_asked_M],
-        given_M=tuple((field, source_M[is_asked_M]) for field, source_M in asked.given_M),
-        late_MF=None if asked.late_MF is None else asked.late_MF[is_asked_M],
-    )
 
 
 def targets_per_epoch(
@@ -169,11 +145,10 @@ def targets_per_epoch(
     """How many events the first epoch supervises, by what is predicted of them."""
     num, batch_of = _batches(dataset, plan, users_per_step, protocol, epoch=0)
     found: Counter[Field] = Counter()
-    since_s = -np.inf if protocol.asked_from_s is None else protocol.asked_from_s
     for step in range(num):
         batch = batch_of(step)
-        for asked in training_predictions(plan.layout, plan.training_roles(batch)):
-            found[asked.target.fact.field] += int((batch.time_s_E[asked.label_M] >= since_s).sum())
+        for asked in plan.asked_in_training(batch, plan.training_roles(batch)):
+            found[asked.target.fact.field] += len(asked.label_M)
     return dict(found)
 
 

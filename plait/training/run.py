@@ -301,7 +301,7 @@ def config_of(dataset: Dataset, settings: RunSettings) -> ModelConfig:
     if dataset.manifest.settings.time is None and ranker.is_on and ranker.reads_time:
         raise ValueError(
             f"{setting('model.ranker.kind', ranker.kind)} reads how long ago events happened, and the log has no "
-            "times, only the order of its rows; use din or dien"
+            "times, only the order of its rows; use din, dien or rankmixer"
         )
     if dataset.manifest.settings.time is None and settings.model.reads_time:
         raise ValueError(

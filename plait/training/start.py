@@ -262,6 +262,12 @@ def _check_reads_beside(before: ModelSettings, after: ModelSettings) -> None:
                 f"{setting(name, new)}, and the model that the training goes on from has {old}: expected the same, or "
                 "none in one of the two; leave them out, or train anew"
             )
+    told, mixes = (before.ranker.interests, after.ranker.interests), after.ranker.kind == "rankmixer"
+    if told[0] != told[1] and mixes and before.ranker.kind == after.ranker.kind:
+        raise ValueError(
+            f"{setting('model.ranker.interests', told[1])}, and the model that the training goes on from has "
+            f"{told[0]}: tokens of rankmixer are cut from all that it reads; expected the same, or train anew"
+        )
     if before.late != after.late and after.tower.kind != "linear":
         raise ValueError(
             f"{setting('model.late', after.late)}, and the model that the training goes on from has {before.late}: "

@@ -12,9 +12,10 @@ from test_floor import floor_under
 from test_page import LAYOUTS, compared, measured, row
 from test_serving import invented
 
-from plait.compare.comparing import Variant, card_of
+from plait.compare.comparing import card_of
 from plait.compare.page import html_page
 from plait.compare.results import Comparison, Example, LayoutCard
+from plait.compare.variants import Variant
 from plait.evaluation.run_files import RunSettings
 from plait.layouts import CATALOGUE
 

@@ -20,12 +20,13 @@ from tiny import assert_caught
 
 from plait.compare import floor, presentation
 from plait.compare.charted import charts as charts_of
-from plait.compare.comparing import Variant, compare_variants
+from plait.compare.comparing import compare_variants
 from plait.compare.floor import floor_of
 from plait.compare.page import html_page, terminal_table
 from plait.compare.results import Comparison, Floor
 from plait.compare.side_tables import counts_tables
 from plait.compare.significance import Side
+from plait.compare.variants import Variant
 from plait.compare.verdict import verdict_of
 from plait.data import Dataset
 from plait.evaluation.counting import Asked, Baselines, ChosenBaseline

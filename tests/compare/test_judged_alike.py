@@ -8,8 +8,9 @@ import pytest
 from small_runs import MODEL, settings_of
 from tiny import assert_caught, prepared, random_log
 
-from plait.compare import comparing
-from plait.compare.comparing import Variant, compare_variants
+from plait.compare import variants as variants_module
+from plait.compare.comparing import compare_variants
+from plait.compare.variants import Variant
 from plait.data import Dataset
 from plait.evaluation.run_files import RunSettings
 from plait.models.questions import Exposure
@@ -58,9 +59,9 @@ def test_other_test_events_have_no_table_in_common(tmp_path):
 def check_last_is_refused(data: Dataset) -> None:
     """By the first look at the variants, which trains nothing."""
     variants = [Variant(name, settings_of(name)) for name in ("item", "lac")]
-    comparing._check_variants(variants[:1], data)
+    variants_module.check_variants(variants[:1], data)
     try:
-        comparing._check_variants(variants, data)
+        variants_module.check_variants(variants, data)
         told = ""
     except ValueError as error:
         told = str(error)
@@ -72,7 +73,7 @@ def test_a_layout_that_the_data_cannot_train_is_refused_before_the_first_is_trai
 
 
 def test_a_layout_that_is_refused_when_its_turn_comes_is_caught(tmp_path, monkeypatch):
-    monkeypatch.setattr(comparing, "check_supported", lambda *_: None)
+    monkeypatch.setattr(variants_module, "check_supported", lambda *_: None)
     assert_caught(check_last_is_refused, prepared(random_log(), tmp_path, actions=()))
 
 
@@ -84,4 +85,4 @@ def test_what_is_told_and_trained_may_differ(dataset, monkeypatch):
         settings_of("lac", max_events=3, max_epochs=1, supervise="candidates", window="random"),
         settings_of("action_in", seed=7),
     ]
-    comparing._check_judged_alike([Variant(str(n), its) for n, its in enumerate(settings)], dataset)
+    variants_module._check_judged_alike([Variant(str(n), its) for n, its in enumerate(settings)], dataset)

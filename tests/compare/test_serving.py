@@ -12,10 +12,11 @@ from tiny import assert_not_vacuous
 
 from plait.compare import serving as measuring
 from plait.compare.charted import serving_chart
-from plait.compare.comparing import Variant, compare_variants
+from plait.compare.comparing import compare_variants
 from plait.compare.page import html_page, terminal_table
 from plait.compare.results import Comparison, Request, Serving, ServingCost
 from plait.compare.side_tables import serving_notes, serving_table
+from plait.compare.variants import Variant
 from plait.data import Dataset
 from plait.engine import one_pass
 

@@ -9,10 +9,11 @@ from rich.console import Console
 from small_runs import settings_of, silent
 from test_page import compared
 
-from plait.compare.comparing import Variant, compare_variants
+from plait.compare.comparing import compare_variants
 from plait.compare.page import html_page, terminal_side_tables, terminal_table
 from plait.compare.results import Comparison
 from plait.compare.side_tables import side_notes, side_tables
+from plait.compare.variants import Variant
 from plait.data import Dataset
 from plait.evaluation.beyond_accuracy import TrainingFacts, beyond_accuracy
 from plait.evaluation.run_files import load_result, measured_answers

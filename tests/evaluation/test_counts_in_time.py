@@ -11,11 +11,12 @@ import pytest
 from small_runs import settings_of, silent
 from tiny import assert_caught, assert_not_vacuous, prepared, random_log
 
-from plait.compare.comparing import Variant, compare_variants
+from plait.compare.comparing import compare_variants
 from plait.compare.notes import notes
 from plait.compare.page import html_page
 from plait.compare.results import Comparison
 from plait.compare.side_tables import counts_in_time_tables
+from plait.compare.variants import Variant
 from plait.data import Dataset, Temporal
 from plait.evaluation import combining
 from plait.evaluation.counts_in_time import ages

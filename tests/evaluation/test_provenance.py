@@ -24,8 +24,11 @@ from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import CATALOGUE, resolve
 from plait.layouts.event_roles import SameRequest
 from plait.models.generative import ModelSettings
+from plait.models.late import LateSettings
 from plait.models.questions import Exposure, History, Supervise
 from plait.nn.positions import TimeAnchor
+from plait.nn.towers import TowerConfig
+from plait.nn.two_tower import TwoTowerSettings
 from plait.training import memory
 from plait.training.memory import forget_peak_memory, peak_memory_mb
 
@@ -84,6 +87,7 @@ FIRST = {  # what else must be chosen for a setting to be changed, or for the ch
     "model.ranker.recent_events": {"model.ranker.kind": "din"},
     "model.ranker.top_k": {"model.ranker.kind": "sim"},
     "model.two_tower.recent_events": {"model.two_tower.kind": "ebr"},
+    "model.two_tower.hidden": {"model.two_tower.kind": "ebr"},
 }
 EXAMPLES = {
     "model.ranker.hidden": (8,),
@@ -165,6 +169,28 @@ def test_settings_without_words_stand_in_the_line_by_name_and_defaults_do_not(da
     assert " = " not in line(dataset, **DEFAULTS).replace("d = 64", "").replace("T = 100", "").replace(
         "(last event = test, one before = validation)", ""
     ).replace("same_request = causal", "")
+
+
+def check_line_of_two_towers(dataset) -> None:
+    """It tells of their layers, and not of heads of actions, which they lack."""
+    heads = replace(
+        MODEL,
+        tower=TowerConfig(kind="linear", gate="ppnet"),
+        late=LateSettings(windows=(3,)),
+        action_weights={"liked": 2.0},
+        retrieval_weight=0.5,
+    )
+    said = "linear tower", "ppnet gate", "late features", "action weights", "retrieval weight"
+    assert all(words in line(dataset, model=heads) for words in said)
+    found = line(dataset, model=replace(heads, two_tower=TwoTowerSettings(kind="ebr", hidden=(9, 7))))
+    assert f"two towers ebr d = {MODEL.trunk.dim}, layers of 9, 7, {MODEL.trunk.dim} in each" in found
+    assert not [words for words in said if words in found]
+
+
+def test_the_line_of_two_towers_tells_what_they_have(dataset, monkeypatch):
+    check_line_of_two_towers(dataset)
+    monkeypatch.setattr(line_module, "_words_of_heads", lambda _, model: line_module._words_of_actions(model))
+    assert_caught(check_line_of_two_towers, dataset)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from tiny import assert_caught, assert_not_vacuous, prepared, random_log
 
 from plait import Recommender
 from plait.cli.evaluate import evaluate
-from plait.compare.comparing import Variant, compare_variants
+from plait.compare.comparing import compare_variants
 from plait.compare.notes import notes
+from plait.compare.variants import Variant
 from plait.compare.words import run_folder
 from plait.counts.beside import Counts
 from plait.data import Dataset, Temporal

@@ -77,6 +77,7 @@ def rankers() -> list[GenerativeRecommender]:
     trunk = TrunkConfig(dim=DIM, num_layers=LAYERS, num_heads=8)
     settings = ModelSettings(trunk=trunk, tower=TowerConfig(kind="linear"))
     extractors = [RankerSettings(kind=kind, hidden=(24, 40)) for kind in ("din", "dien", "sim", "twin")]
+    extractors.append(RankerSettings(kind="rankmixer"))
     configs = [
         ModelConfig(
             layout=layout_of("actions"),

@@ -29,12 +29,14 @@ from plait.models.inputs import Inputs, query_inputs, training_inputs
 from plait.models.ranker import AUXILIARY, Ranker
 from plait.nn.ranker_settings import RankerSettings
 from plait.nn.rankers import Asked, Din
+from plait.nn.token_mixer import MixerSettings
 from plait.nn.towers import TowerConfig
 from plait.rankers.settings import layout_of
 from plait.schema import Category, EventBatch, Feature, FeatureTable
 from plait.training.flops import step_flops
 
-KINDS = ("din", "dien", "sim", "sim hard", "twin")
+KINDS = ("din", "dien", "sim", "sim hard", "twin", "rankmixer")
+MIXER = MixerSettings(num_tokens=3, token_width=9, expansion=1)
 HISTORIES = ("actions", "items")
 GROUP = Feature("group", Category(("a", "b", "c")))
 WINDOW = 6  # shorter than the longest history
@@ -52,7 +54,9 @@ def ranker_of(kind: str, history: str = "actions") -> Ranker:
     settings = ModelSettings(
         trunk=trunk_of(dropout=0.1),
         tower=TowerConfig(kind="linear"),
-        ranker=RankerSettings(kind=name, recent_events=3, top_k=2, hidden=(9, 7), unit_width=5, **hard),
+        ranker=RankerSettings(
+            kind=name, recent_events=3, top_k=2, hidden=(9, 7), unit_width=5, mixer=MIXER, **hard
+        ),
     )
     config = ModelConfig(
         layout=layout_of(history),
@@ -206,7 +210,7 @@ def check_flops(model: Ranker, inputs: Inputs) -> None:
     assert model.flops(inputs) - unread == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("kind", ["din", "dien", "sim", "twin"])
+@pytest.mark.parametrize("kind", ["din", "dien", "sim", "twin", "rankmixer"])
 def test_a_forward_pass_costs_what_torch_counts(kind):
     """Of one candidate after each of equally long histories, where there is no padding."""
     model = ranker_of(kind)

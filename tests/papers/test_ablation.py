@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 from tiny import assert_caught, assert_not_vacuous
 
-from plait.compare.comparing import Variant
 from plait.compare.significance import Side
+from plait.compare.variants import Variant
 from plait.data import Dataset
 from plait.evaluation.settings import Protocol
 from plait.metrics.intervals import Bootstrap, bootstrap

@@ -8,7 +8,7 @@ import torch
 from tiny import ACTIONS, MAX_EVENTS, NUM_ITEMS, assert_caught, assert_not_vacuous, batch_of, started
 from torch import Tensor
 
-from plait.compare.comparing import Variant
+from plait.compare.variants import Variant
 from plait.layouts.arrange import candidate_tokens
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs, training_inputs

@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 from tiny import assert_caught, assert_not_vacuous
 
-from plait.compare.comparing import Variant, compare_variants, shared_line
+from plait.compare.comparing import compare_variants, shared_line
+from plait.compare.variants import Variant
 from plait.data import Dataset
 from plait.data.sources import prepared
 from plait.evaluation.run_files import load_result

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from tiny import assert_caught, assert_not_vacuous
 
-from plait.compare.comparing import Variant
+from plait.compare.variants import Variant
 from plait.data.simulator import World
 from plait.evaluation.run_files import RunSettings
 from plait.layouts import CATALOGUE

@@ -5,13 +5,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from small_runs import PROTOCOL
 from tiny import assert_caught
 
 from plait.data import Dataset
 from plait.evaluation.ahead import ahead
 from plait.layouts import resolve
+from plait.layouts.arrange import Predictions
 from plait.models.generative import ModelSettings
+from plait.models.inputs import Inputs, training_inputs
+from plait.models.late import LateSettings, LateStatistics
+from plait.nn.read import Read
 from plait.schema import EventBatch
 from plait.training import batches
 from plait.training.batches import targets_per_epoch, training_stream, users_of_step
@@ -24,6 +29,32 @@ def test_every_epoch_meets_every_user_once_in_another_order(dataset):
     assert len({tuple(order_U) for order_U in epochs}) == 3
     assert not np.array_equal(epochs[0], np.concatenate(users_of_step(dataset, 5, seed=1, epoch=0)))
     assert [len(users_U) for users_U in users_of_step(dataset, 5, seed=0, epoch=0)] == [5, 5, 5, 5, 3]
+
+
+def check_asked_users(dataset: Dataset) -> None:
+    """Training asks about those who have a training event from the cut on, and builds no history to find them."""
+    events = dataset.histories(np.arange(dataset.num_users))
+    user_E = np.repeat(events.user_U, events.num_events_U)
+    is_trained_E = events.number_E < dataset.train_user_counts()[user_E]
+    since_s = int(np.median(events.time_s_E[is_trained_E]))
+    late = set(user_E[is_trained_E & (events.time_s_E >= since_s)].tolist())
+    expected = sorted(late & set(dataset.train_users().tolist()))
+    assert 0 < len(expected) < len(dataset.train_users())
+    assert expected != sorted(set(user_E[events.time_s_E >= since_s].tolist())), "some come later alone"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Dataset, "histories", None)
+        found = np.concatenate(users_of_step(dataset, 5, seed=0, epoch=0, since_s=since_s))
+    assert sorted(found.tolist()) == expected
+
+
+def test_users_are_asked_about_who_have_events_from_the_cut_on(dataset, monkeypatch):
+    check_asked_users(dataset)
+
+    def of_all_events(self: Dataset, user_U: np.ndarray) -> np.ndarray:
+        return self._time_s_E[self._start_U1[user_U + 1] - 1]
+
+    monkeypatch.setattr(Dataset, "last_train_times", of_all_events)
+    assert_caught(check_asked_users, dataset)
 
 
 def in_window(batch: EventBatch) -> list[int]:
@@ -127,3 +158,66 @@ def test_targets_are_counted_as_the_first_epoch_asks_them(dataset, layout, choic
         for questions in inputs.questions:
             asked[questions.target.fact.field] += len(questions.label_M)
     assert targets_per_epoch(dataset, plan, 5, protocol) == asked and min(asked.values()) >= 23
+
+
+def said_of(inputs: Inputs, batch: EventBatch, since_s: int) -> list[list[object]]:
+    """All that is said of those questions whose event is not before a time: first the cells."""
+    said: list[list[object]] = []
+    for asked in inputs.questions:
+        late_M = torch.from_numpy(batch.time_s_E >= since_s)[asked.label_M]
+        told = [] if asked.late_MF is None else [asked.late_MF.nan_to_num(nan=-1.0)]
+        rows = [asked.cell_M, asked.label_M, *(source_M for _, source_M in asked.given_M), *told]
+        said.append([each[late_M].tolist() for each in rows])
+    return said
+
+
+def check_asked_from(dataset: Dataset, layout: str) -> None:
+    """What is asked from a cut on is all of it that is asked without one, and answers to nothing else are computed."""
+    protocol = replace(PROTOCOL, max_events=9)
+    late = LateStatistics(
+        LateSettings(windows=(3,)), dataset.actions, np.zeros((dataset.num_items + 1, 0), np.int32)
+    )
+    plan = protocol.plan(resolve(layout), ModelSettings())
+    batch = batches.training_batch(dataset, plan, dataset.train_users(), protocol, 0, 0)
+    since_s = int(np.quantile(batch.time_s_E, 0.8))
+    cut = replace(protocol, asked_from_s=since_s).plan(resolve(layout), ModelSettings())
+    whole, found = (training_inputs(each, batch, late=late) for each in (plan, cut))
+    expected = said_of(whole, batch, since_s)
+    assert said_of(found, batch, 0) == expected
+    num_asked, num_all = (sum(len(each.label_M) for each in its.questions) for its in (found, whole))
+    assert 0 < num_asked < num_all / 2
+    assert found.read is not None
+    assert found.read.cell_M.tolist() == sorted({cell for cells, *_ in expected for cell in cells})
+
+
+@pytest.mark.parametrize("layout", ["item", "lac", "pc", "interleaved"])
+def test_what_lies_before_the_cut_is_not_computed(dataset, layout):
+    check_asked_from(dataset, layout)
+
+
+def test_rows_that_answer_nothing_are_caught(dataset, monkeypatch):
+    right = Read.some_of
+
+    def all_of(cells, segment_RL, device):
+        every = np.flatnonzero(segment_RL.reshape(-1) >= 0)
+        return right([every[: len(every) // 2], *cells], segment_RL, device)
+
+    monkeypatch.setattr(Read, "some_of", all_of)
+    assert_caught(check_asked_from, dataset, "lac")
+
+
+def test_questions_that_stay_are_caught(dataset, monkeypatch):
+    monkeypatch.setattr(Predictions, "of_labels", lambda self, is_kept_M: self)
+    assert_caught(check_asked_from, dataset, "lac")
+
+
+def test_targets_from_the_cut_on_are_counted_as_they_are_asked(dataset):
+    times_s = dataset.histories(dataset.train_users()).time_s_E
+    protocol = replace(PROTOCOL, asked_from_s=int(np.quantile(times_s, 0.8)))
+    plan = protocol.plan(resolve("lac"), ModelSettings())
+    asked = Counter[str]()
+    for _, inputs in training_stream(dataset, plan, 5, protocol, 0, 0, "cpu"):
+        for questions in inputs.questions:
+            asked[questions.target.fact.field] += len(questions.label_M)
+    without = targets_per_epoch(dataset, replace(plan, asked_from_s=None), 5, protocol)
+    assert targets_per_epoch(dataset, plan, 5, protocol) == asked and 0 < asked["i"] < without["i"]

@@ -132,3 +132,6 @@ def test_what_is_read_otherwise_is_refused(dataset: Dataset, interests: Interest
     narrow = replace(its.model.ranker, interests=replace(its.model.ranker.interests, item=False))
     with pytest.raises(ValueError, match=r"model.ranker.interests.*the same, or none"):
         told.config_for(config_of(dataset, replace(its, model=replace(its.model, ranker=narrow))))
+    mixed = trained(dataset, asked("rankmixer"))
+    with pytest.raises(ValueError, match=r"tokens of rankmixer are cut from all that it reads"):
+        mixed.config_for(config_of(dataset, asked("rankmixer", interests=interests)))

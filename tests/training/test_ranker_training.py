@@ -19,13 +19,15 @@ from plait.models.generative import ModelSettings
 from plait.models.ranker import Ranker
 from plait.models.saving import load_model
 from plait.nn.ranker_settings import RankerSettings
+from plait.nn.token_mixer import MixerSettings
 from plait.nn.towers import TowerConfig
 from plait.rankers.fitting import fit_ranker
 from plait.rankers.settings import RankerProtocol, layout_of, run_settings
 from plait.schema import Action, Binary
 from plait.training.run import run_training
 
-RANKERS = ("din", "dien", "sim", "twin")
+RANKERS = ("din", "dien", "sim", "twin", "rankmixer")
+MIXER = MixerSettings(num_tokens=4, token_width=16)
 MODEL = ModelSettings(
     trunk=trunk_of(dropout=0.25),
     tower=TowerConfig(kind="linear"),
@@ -38,7 +40,8 @@ def model_for(ranker: str) -> ModelSettings:
     """Without the settings that another ranker reads."""
     read = {"recent_events": 4} if ranker != "twin" else {}
     read |= {"top_k": 3} if ranker in ("sim", "twin") else {}
-    return replace(MODEL, ranker=RankerSettings(hidden=(16, 8), **read))
+    read |= {"mixer": MIXER} if ranker == "rankmixer" else {"hidden": (16, 8)}
+    return replace(MODEL, ranker=RankerSettings(**read))
 
 
 def asked(ranker: str) -> RunSettings:
@@ -80,7 +83,9 @@ def of_tastes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return prepared(tastes(), tmp_path_factory.mktemp("tastes") / "data", [Action("liked", Binary())])
 
 
-@pytest.mark.parametrize(("ranker", "epochs"), [("din", 6), ("dien", 15), ("sim", 6), ("twin", 6)])
+@pytest.mark.parametrize(
+    ("ranker", "epochs"), [("din", 6), ("dien", 15), ("sim", 6), ("twin", 6), ("rankmixer", 6)]
+)
 def test_a_ranker_learns_what_its_history_tells(
     ranker: str, epochs: int, of_tastes: Dataset, tmp_path: Path, shapes_are_not_checked: None
 ) -> None:
@@ -108,7 +113,7 @@ def test_a_log_without_times_takes_rankers_that_read_none(tmp_path):
     dataset = plait.prepare(
         log, user="user", item="item", time=None, actions=list(ACTIONS[1:]), out=tmp_path / "data"
     )
-    with pytest.raises(ValueError, match="use din or dien"):
+    with pytest.raises(ValueError, match="use din, dien or rankmixer"):
         run_training(dataset, asked("twin"), tmp_path / "twin", silent)
     run_training(dataset, asked("din"), tmp_path / "din", silent)
 
@@ -116,7 +121,7 @@ def test_a_log_without_times_takes_rankers_that_read_none(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (RankerSettings(kind="twin", recent_events=3), "read by din, dien or sim"),
+        (RankerSettings(kind="twin", recent_events=3), "read by din, dien, sim or rankmixer"),
         (RankerSettings(kind="din", top_k=3), "read by sim or twin"),
         (RankerSettings(recent_events=3), "here it is none"),
     ],

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from small_runs import STEPS_PER_EPOCH, Killed, kill_before_step, settings_of, silent
 
-from plait.compare.comparing import Variant, compare_variants
+from plait.compare.comparing import compare_variants
+from plait.compare.variants import Variant
 from plait.evaluation.run_files import (
     MODEL,
     RESULT,

@@ -63,8 +63,8 @@ def train_ranker(
     dataset
         A prepared folder with an action to predict, or a name of `plait data list`.
     ranker
-        din, dien: the last events. sim, twin: the whole history, of which a search finds what matters. ebr: two
-        towers that retrieve items, and predict no action.
+        din, dien, rankmixer: the last events. sim, twin: the whole history, of which a search finds what matters. ebr:
+        two towers that retrieve items, and predict no action.
     out
         The run's folder.
     history

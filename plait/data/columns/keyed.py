@@ -4,6 +4,7 @@ Shape letters: K keys, W width of a vector.
 """
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,23 @@ def fitting(known: Feature, vectors: KeyedVectors, what: str) -> None:
             f"{kind.width} of {kind.encoder or 'one without a name'!r}: a text under another encoder means something "
             "else. Encode the texts with the model's encoder, or prepare with this table and train again"
         )
+
+
+def warn_of_unnamed_encoder(known: Feature, vectors: KeyedVectors, what: str) -> None:
+    """Says that vectors of the right width may yet be another encoder's, where one side alone names its own."""
+    kind = known.kind
+    assert isinstance(kind, Keyed), "only features with a table of vectors are compared with one"
+    if kind.encoder == vectors.encoder:
+        return
+    found = (
+        f"the table names encoder {vectors.encoder!r}" if vectors.encoder else "the table names no encoder"
+    )
+    warnings.warn(
+        f"{what}: {found}, and the model reads vectors of {kind.encoder or 'one without a name'!r}: nothing shows that "
+        "they are of the same. A text under another encoder means something else. Give a Parquet file whose metadata "
+        f"{ENCODER.decode()!r} names it, as the one that was prepared with",
+        stacklevel=3,
+    )
 
 
 def with_more_keys(
