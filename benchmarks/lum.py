@@ -4,11 +4,12 @@
 
 One thread, fp32, processor time. Variants take turns within every round; savings are of the medians of one run.
 
-- packing: whole training steps of layout `lum` on packed rows, against rows padded to the longest. What lengths allow
-  is the share of padding.
+- packing: whole training steps of layout `lum` on packed rows, against rows padded to the window.
 - group query: N conditions of every user in one pass, its history encoded within it, against a sequence for each. What
   tokens allow, with histories of T events, is 1 - (2 T + N) / (N (2 T + 1)).
 - losses (`--losses-too`): validation NDCG@10 of a simulated world's items under a scenario and a query, for each loss.
+
+`plait study lum-table-6` measures the first two on a simulated log.
 
 Source: the LUM paper, table 6: 82 % and 78 %.
 """
@@ -21,22 +22,20 @@ from pathlib import Path
 import cyclopts
 import numpy as np
 import torch
-from one_pass import milliseconds
 from provenance import write_result
-from train_step import NUM_ITEMS, batch_of, power_law_lengths, trainable, whole_step
+from train_step import NUM_ITEMS, batch_of, trainable
 
 import plait
 from plait.data.simulator import World, simulate
-from plait.engine import one_pass, plain
 from plait.engine.state import encode
 from plait.evaluation.settings import Protocol
 from plait.layouts import resolve
-from plait.layouts.packing import pack, pad
 from plait.models.generative import GenerativeRecommender, ModelConfig, ModelSettings
-from plait.models.inputs import training_inputs
 from plait.nn.config import TrunkConfig
 from plait.nn.losses import RetrievalLoss
 from plait.nn.runtime import tune_process
+from plait.papers.lum_speed import Technique, group_query, packing, power_law_lengths
+from plait.papers.timing import milliseconds
 from plait.schema import Category, EventBatch, Feature
 
 SCENARIOS = Feature("scenario", Category(tuple("abcdefgh")))
@@ -70,40 +69,31 @@ def with_conditions(batch: EventBatch) -> EventBatch:
     return EventBatch(**vars(batch) | {"condition_EG": condition_E1, "action_EA": batch.action_EA[:, :0]})
 
 
-def packing(dim: int, num_layers: int, max_events: int, num_users: int, rounds: int) -> dict[str, object]:
+def measured(its: Technique, rounds: int) -> dict[str, object]:
+    """Times with and without, what that saves, and which share that is of what the tokens allow."""
+    times = milliseconds({"with": its.fast.run, "without": its.plain.run}, rounds)
+    saved = 1 - times["with"]["median_ms"] / times["without"]["median_ms"]
+    limit = 1 - its.fast.tokens / its.plain.tokens
+    return {"times": times, "saved": saved, "tokens_allow": limit, "share": saved / limit}
+
+
+def packed(dim: int, num_layers: int, max_events: int, num_users: int, rounds: int) -> dict[str, object]:
     length_U = power_law_lengths(num_users, mean=max_events / 5, longest=max_events)
     batch, model = with_conditions(batch_of(length_U)), lum_of(dim, num_layers, max_events)
-    steps = {
-        packer.__name__: whole_step(model, [training_inputs(model.plan, batch, packer)], "fp32")
-        for packer in (pack, pad)
-    }
-    times = milliseconds(steps, rounds)
-    saved = 1 - times["pack"]["median_ms"] / times["pad"]["median_ms"]
-    limit = 1 - float(length_U.mean() / length_U.max())
-    return {"dim": dim, "layers": num_layers, "T": max_events, "users": num_users, "times": times,
-            "saved": saved, "lengths_allow": limit, "share": saved / limit}  # fmt: skip
+    its = packing(model, [batch], model.layout.tokens_per_event * max_events)
+    return {"dim": dim, "layers": num_layers, "T": max_events, "users": num_users, **measured(its, rounds)}
 
 
-def group_query(
+def queried(
     dim: int, num_layers: int, num_events: int, num_users: int, num_conditions: int, rounds: int
 ) -> dict[str, object]:
     batch = with_conditions(batch_of(np.full(num_users, num_events)))
     model = lum_of(dim, num_layers, num_events).eval()
     state = encode(batch, model.plan.window, model.plan.lead)  # without keys: each way encodes
     codes_N1 = 2 + np.arange(num_conditions)[:, None] % (SCENARIOS.num_codes - 2)
-    asked_UNG = np.tile(codes_N1, (num_users, 1, 1))
-    times = milliseconds(
-        {
-            "grouped": lambda: one_pass.query(model, state, asked_UNG),
-            "one by one": lambda: plain.query(model, state, asked_UNG),
-        },
-        rounds,
-    )
-    tokens = 2 * num_events
-    saved = 1 - times["grouped"]["median_ms"] / times["one by one"]["median_ms"]
-    limit = 1 - (tokens + num_conditions) / (num_conditions * (tokens + 1))
+    its = group_query(model, state, np.tile(codes_N1, (num_users, 1, 1)))
     return {"dim": dim, "layers": num_layers, "T": num_events, "users": num_users, "conditions": num_conditions,
-            "times": times, "saved": saved, "tokens_allow": limit, "share": saved / limit}  # fmt: skip
+            **measured(its, rounds)}  # fmt: skip
 
 
 def losses(epochs: int) -> list[dict[str, object]]:
@@ -139,13 +129,13 @@ def main(
     """Measures every choice and writes one JSON file."""
     switches = tune_process()
     torch.set_num_threads(1)
-    packed, queried = [], []
+    of_packing, of_queries = [], []
     for num_events in events:
-        packed.append(packing(dim, num_layers, num_events, 64, rounds))
-        print({name: value for name, value in packed[-1].items() if name != "times"}, flush=True)
+        of_packing.append(packed(dim, num_layers, num_events, 64, rounds))
+        print({name: value for name, value in of_packing[-1].items() if name != "times"}, flush=True)
         for num_conditions in conditions:
-            queried.append(group_query(dim, num_layers, num_events, 16, num_conditions, rounds))
-            print({name: value for name, value in queried[-1].items() if name != "times"}, flush=True)
+            of_queries.append(queried(dim, num_layers, num_events, 16, num_conditions, rounds))
+            print({name: value for name, value in of_queries[-1].items() if name != "times"}, flush=True)
     write_result(
         out,
         {
@@ -154,8 +144,8 @@ def main(
             "processor_class": torch.backends.cpu.get_cpu_capability(),
             "threads": 1,
             "rounds": rounds,
-            "packing": packed,
-            "group_query": queried,
+            "packing": of_packing,
+            "group_query": of_queries,
             "losses": losses(epochs) if losses_too else None,
         },
     )

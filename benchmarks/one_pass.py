@@ -3,7 +3,7 @@
     python benchmarks/one_pass.py --parts architectures --parts scored --whole --out benchmarks/results/one_pass.json
     python benchmarks/one_pass.py --parts appended --out benchmarks/results/append.json
 
-One user with a history of T events, C candidates. Variants take turns within every round; times are processor time of
+One user with a history of T events, C candidates. Steps take turns within every round; times are processor time of
 one thread, the median of the rounds with the range beside it, and ratios are of the same run.
 
 - `cached`: the history was encoded before. `with history`: it is encoded, too. Both in fp32, and as `bf16`.
@@ -18,7 +18,7 @@ one thread, the median of the rounds with the range beside it, and ratios are of
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -41,6 +41,7 @@ from plait.nn.arithmetic import EXACT, measure_multiplying
 from plait.nn.config import TrunkConfig
 from plait.nn.precision import Multiplied, products_by
 from plait.nn.runtime import tune_process
+from plait.papers.timing import Step, milliseconds, summed, timed
 from plait.schema import Action, Regression
 
 ONE_BY_ONE = 8
@@ -54,8 +55,6 @@ ARCHITECTURES = (
 )
 
 Part = Literal["appended", "architectures", "scored"]
-Variant = Callable[[], object]
-Times = dict[str, dict[str, float]]
 
 
 def model_of(
@@ -75,9 +74,7 @@ def model_of(
     return trainable(config).eval()
 
 
-def products(
-    model: GenerativeRecommender, num_keys: int, num_queries: int, multiplied: Multiplied
-) -> Variant:
+def products(model: GenerativeRecommender, num_keys: int, num_queries: int, multiplied: Multiplied) -> Step:
     """The matrix products of `num_queries` tokens that attend to so many keys, and nothing else."""
     config = model.config.settings.trunk
     dtype = torch.bfloat16 if multiplied == "bf16" else torch.float32
@@ -98,7 +95,7 @@ def products(
     return run
 
 
-def by(multiplied: Multiplied, run: Variant) -> Variant:
+def by(multiplied: Multiplied, run: Step) -> Step:
     def in_it() -> None:
         with multiplied_in(multiplied):
             run()
@@ -113,23 +110,6 @@ def ways_of(dim: int) -> list[Multiplied]:
     ]
 
 
-def timed(run: Variant) -> float:
-    """Milliseconds of processor time."""
-    start_s = time.process_time()
-    run()
-    return 1e3 * (time.process_time() - start_s)
-
-
-def summed(taken_ms: Sequence[float]) -> dict[str, float]:
-    return {"median_ms": statistics.median(taken_ms), "min_ms": min(taken_ms), "max_ms": max(taken_ms)}
-
-
-def milliseconds(variants: dict[str, Variant], rounds: int) -> Times:
-    """All in turn within each round, the first of which warms up."""
-    taken = [{name: timed(run) for name, run in variants.items()} for _ in range(rounds + 1)]
-    return {name: summed([each[name] for each in taken[1:]]) for name in variants}
-
-
 def scored(
     layout: str, kind: str, dim: int, num_layers: int, num_events: int, count: int, rounds: int, whole: bool
 ) -> dict[str, object]:
@@ -138,7 +118,7 @@ def scored(
     item_UC = np.random.default_rng(0).integers(1, NUM_ITEMS + 1, (1, count))
     few = count if whole else min(count, ONE_BY_ONE)
     own, keys = len(candidate_tokens(model.layout)), num_events * model.layout.tokens_per_event
-    variants: dict[str, Variant] = {
+    variants: dict[str, Step] = {
         "one by one": lambda: plain.score(model, state, item_UC[:, :few]),
         "encode": by("fp32", lambda: one_pass.encode(model, state)),
         "with history fp32": by("fp32", lambda: one_pass.score(model, state, item_UC)),
@@ -237,7 +217,7 @@ def model_bytes(model: GenerativeRecommender) -> int:
     return sum(weight.nbytes for weight in model.trunk.blocks.parameters())
 
 
-def reading(num_bytes: int) -> Variant:
+def reading(num_bytes: int) -> Step:
     """So many bytes, once."""
     x = torch.ones(num_bytes // 4)
     return x.sum

@@ -18,13 +18,13 @@ from typing import Any
 import cyclopts
 import numpy as np
 import torch
-from one_pass import Variant, milliseconds
 from provenance import write_result
 
 from plait.engine.item_index import BUILT_WITH, LINKS, SEARCHED, SPARE, num_lists_of, recall_of, usual_probes
 from plait.engine.ranking import Catalogue, best_of_parts
 from plait.nn.losses import RetrievalLoss
 from plait.nn.runtime import tune_process
+from plait.papers.timing import Step, milliseconds
 
 
 def catalogue_of(num_items: int, dim: int) -> Catalogue:
@@ -92,7 +92,7 @@ def main(
     indices = faiss_indices(catalogue.key_WD, names)
     for num_queries in (1, 64):
         query_UD = torch.randn(num_queries, dim, generator=torch.Generator().manual_seed(1))
-        variants: dict[str, Variant] = {
+        variants: dict[str, Step] = {
             "exact": lambda query_UD=query_UD: in_steps(catalogue, query_UD, k),
             "floor": catalogue.key_WD.sum
             if num_queries == 1

@@ -8,7 +8,6 @@ step is forward, backward, clipping and AdamW; item heads run on item-predicting
 
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import cyclopts
@@ -17,7 +16,6 @@ import torch
 from provenance import write_result
 
 from plait.data.sources.prepared import get
-from plait.evaluation.settings import Optim
 from plait.layouts import resolve
 from plait.layouts.cost import BACKWARD, trunk_flops
 from plait.layouts.packing import pack, pad
@@ -28,16 +26,15 @@ from plait.nn.dropout import draw_from
 from plait.nn.initialising import initialised
 from plait.nn.precision import autocast
 from plait.nn.runtime import tune_process
+from plait.papers.lum_speed import power_law_lengths
+from plait.papers.timing import Step, whole_step
 from plait.randomness import Stream, torch_generator
 from plait.schema import Action, EventBatch, Regression
 from plait.training.flops import step_flops
-from plait.training.optimiser import make_optimiser
 
 NUM_ITEMS = 3706
 ROUNDS = 7
 SEED = 0
-
-Step = Callable[[], None]
 
 
 def batch_of(length_U: np.ndarray) -> EventBatch:
@@ -73,21 +70,6 @@ def trainable(config: ModelConfig) -> GenerativeRecommender:
     return model
 
 
-def whole_step(model: GenerativeRecommender, inputs: list[Inputs], precision: str) -> Step:
-    optimiser = make_optimiser(model, Optim())
-
-    def step() -> None:
-        for each in inputs:
-            with autocast(precision, "cpu"):
-                loss = model.total(model.losses(each))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-
-    return step
-
-
 def trunk_step(model: GenerativeRecommender, inputs: list[Inputs], precision: str) -> Step:
     """Forward and backward of the trunk alone, over the rows of the inputs."""
     dim = model.config.settings.trunk.dim
@@ -120,17 +102,6 @@ def medians_ms(steps: dict[str, Step]) -> dict[str, dict[str, float]]:
 
 def ml_100k_lengths() -> np.ndarray:
     return get("ml-100k").train_lengths(200)
-
-
-def power_law_lengths(num_users: int = 4096, mean: float = 9.0, longest: int = 50) -> np.ndarray:
-    """Lengths from 2 to `longest` with probability length ** -s, s chosen for the mean."""
-    length = np.arange(2, longest + 1)
-    low, high = 0.0, 5.0
-    for _ in range(50):
-        s = (low + high) / 2
-        p = length**-s / (length**-s).sum()
-        low, high = (s, high) if (p * length).sum() > mean else (low, s)
-    return np.random.default_rng(SEED).choice(length, num_users, p=p)
 
 
 def measure_packing(length_U: np.ndarray, users_per_step: int, precision: str) -> dict[str, object]:

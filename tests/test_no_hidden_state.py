@@ -265,6 +265,7 @@ DRAW_WHEN_BUILT = {"Linear", "Embedding", "Bilinear", "LSTM", "GRU", "MultiheadA
 
 MEANT = {  # file and what it sets
     ("serve.py", "torch.set_num_threads"),  # a process of its own, whose user asks for so many
+    ("timing.py", "torch.set_num_threads"),  # while something is timed; what it was comes back
     ("running.py", "warnings.simplefilter"),  # a process of its own, whose log repeats nothing of requests
     ("programs.py", "warnings.simplefilter"),  # while a program is traced: the exporter warns of itself
 }

@@ -197,7 +197,8 @@ def compare_variants(
                     device,
                     watch,
                     arithmetic,
-                    interests=variant.interests,
+                    variant.start,
+                    variant.interests,
                 )
             except Diverged as error:
                 rows.append(_failed(study, variant, seed, error))

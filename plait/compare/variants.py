@@ -23,6 +23,7 @@ from plait.nn.interests import InterestSource
 from plait.schema import check_unique
 from plait.training.batches import check_labels
 from plait.training.run import config_of
+from plait.training.start import Start
 from plait.training.unread import check_read
 from plait.wording import setting
 
@@ -34,6 +35,7 @@ class Variant:
     name: str
     settings: RunSettings
     interests: InterestSource | None = None  # what a ranker looks up (see `plait.rankers`)
+    start: Start | None = None  # whose weights its runs go on from
 
     @property
     def layout(self) -> Layout:

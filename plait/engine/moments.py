@@ -15,6 +15,7 @@ from plait.engine.asking import Coming
 from plait.engine.multiplying import as_served
 from plait.engine.one_pass import encoded_histories
 from plait.engine.state import chosen_users, joined_histories
+from plait.layouts.arrange import candidate_tokens
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import candidate_inputs
 from plait.models.questions import QuestionPlan
@@ -34,6 +35,15 @@ def query_moments(
         coming: a sequence for each moment: what it is asked from, as far as the model looks.
     """
     asking.check_can_query(model, condition_QNG)
+    return wanted_at_moments(model, coming, condition_QNG)
+
+
+@torch.no_grad()
+def wanted_at_moments(
+    model: GenerativeRecommender, coming: Coming, condition_QNG: Int64[np.ndarray, "Q N G"]
+) -> Float32[np.ndarray, "Q N W"]:
+    """As `query_moments`, of a layout that is asked under no condition, too: each of the N is then what its user would
+    have wanted next (LUM paper, section 5.3: without condition token)."""
     found = [
         _answer(model, coming.of(rows), condition_QNG[rows])
         for rows in _parts(model, coming, len(condition_QNG[0]))
@@ -47,8 +57,11 @@ def num_encodings(plan: QuestionPlan, coming: Coming) -> int:
 
 
 def _opens_window(plan: QuestionPlan, coming: Coming) -> np.ndarray:
-    """Whether a moment's window is not that of the moment before it."""
+    """Whether a moment's window is not that of the moment before it. Where the answer is a history's own state, it
+    never is: of a history the last states alone are kept."""
     events, opens_Q = coming.events, np.ones(coming.events.num_users, dtype=bool)
+    if not candidate_tokens(plan.layout):
+        return opens_Q
     if plan.candidates_share_history and plan.exposure.history == "causal":
         first_Q = events.number_E[events.start_U1[:-1] + events.lead_U]
         opens_Q[1:] = (np.diff(events.user_U) != 0) | (np.diff(first_Q) != 0)
@@ -81,7 +94,7 @@ def _answer(
         count_q,
         np.full(num_moments * num_conditions, UNKNOWN_ITEM),
         np.tile(asking.no_context(events), (num_moments, 1)),
-        condition_qNG.reshape(-1, columns),
+        condition_qNG.reshape(num_moments * num_conditions, columns),
     )
     later = candidate_inputs(
         model.plan,

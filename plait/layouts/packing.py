@@ -34,10 +34,7 @@ def pack(length_U: Int64[np.ndarray, " U"], row_length: int | None = None) -> Pa
     >>> pack(np.array([3, 5, 2])).segment_RL.tolist()
     [[1, 1, 1, 1, 1], [0, 0, 0, 2, 2]]
     """
-    longest = int(length_U.max(initial=1))
-    row_length = longest if row_length is None else row_length
-    if longest > row_length:
-        raise ValueError(f"a user of {longest} tokens does not fit into rows of {row_length}")
+    row_length = _checked_row_length(length_U, row_length)
     row_U = np.zeros(len(length_U), dtype=np.int64)
     column_U = np.zeros(len(length_U), dtype=np.int64)
     rows = _OpenRows(len(length_U), row_length)
@@ -45,6 +42,14 @@ def pack(length_U: Int64[np.ndarray, " U"], row_length: int | None = None) -> Pa
     for user, length in zip(longest_first.tolist(), length_U[longest_first].tolist(), strict=True):
         row_U[user], column_U[user] = rows.take(length)
     return _rows(length_U, row_U, column_U, int((column_U + length_U).max(initial=1)))
+
+
+def _checked_row_length(length_U: Int64[np.ndarray, " U"], row_length: int | None) -> int:
+    longest = int(length_U.max(initial=1))
+    row_length = longest if row_length is None else row_length
+    if longest > row_length:
+        raise ValueError(f"a user of {longest} tokens does not fit into rows of {row_length}")
+    return row_length
 
 
 class _OpenRows:
@@ -81,12 +86,18 @@ def in_one_row(length_U: Int64[np.ndarray, " U"]) -> PackedRows:
     return PackedRows(np.arange(length_U.sum()), np.repeat(np.arange(len(length_U)), length_U)[None])
 
 
-def pad(length_U: Int64[np.ndarray, " U"]) -> PackedRows:
-    """The reference: one user per row, padded on the right to the longest."""
+def pad(length_U: Int64[np.ndarray, " U"], row_length: int | None = None) -> PackedRows:
+    """The reference: one user per row, padded on the right to `row_length` slots (default: the longest user).
+
+    Raises:
+        ValueError: a user is longer than a row.
+
+    >>> pad(np.array([1, 2]), row_length=3).segment_RL.tolist()
+    [[0, -1, -1], [1, 1, -1]]
+    """
     num_users = len(length_U)
-    return _rows(
-        length_U, np.arange(num_users), np.zeros(num_users, dtype=np.int64), int(length_U.max(initial=1))
-    )
+    row_length = _checked_row_length(length_U, row_length)
+    return _rows(length_U, np.arange(num_users), np.zeros(num_users, dtype=np.int64), row_length)
 
 
 def _rows(

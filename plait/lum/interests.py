@@ -18,8 +18,8 @@ from jaxtyping import Float32, Int64
 from plait.conditions import INTEREST, OWN, condition_codes, conditions_frame, text_of
 from plait.data import Dataset
 from plait.data.dataset import EventPart, Targets
-from plait.engine.asking import Coming
-from plait.engine.moments import query_moments
+from plait.engine.asking import Coming, answers_conditions
+from plait.engine.moments import query_moments, wanted_at_moments
 from plait.engine.state import State, before
 from plait.evaluation.answers import in_context
 from plait.models.generative import GenerativeRecommender
@@ -115,17 +115,18 @@ def interests_of_events(
     `time` of the event, `version`, `interest`.
 
     Args:
-        own: asks under what each event came with, too.
+        own: asks under what each event came with, too; a model that is asked under no condition, what comes next.
 
     Raises:
-        ValueError: nothing is asked.
+        ValueError: nothing is asked, or a model that is asked under no condition is given some.
     """
     coming = coming_of_targets(dataset, targets, model)
+    query = query_moments if answers_conditions(model.model.layout) or asked.conditions else wanted_at_moments
     condition_QNG = asked.of_users(len(targets))
     if own:
         own_Q1G = own_conditions(dataset, targets)[:, None]
         condition_QNG = np.concatenate([own_Q1G, condition_QNG], axis=1)
-    interest_QNW = query_moments(model.model, coming, condition_QNG)
+    interest_QNW = query(model.model, coming, condition_QNG)
     num = interest_QNW.shape[1]
     keys = {
         "event": np.repeat(dataset.number_among_own(targets), num),

@@ -118,8 +118,14 @@ class InterestTrial:
             num_seeds=self.num_seeds,
         )
 
-    def interests(self, early: Dataset, late: Dataset, folder: Path, place: Place) -> tuple[Interests, float]:
-        """What the user model says, and how long its training took, in seconds."""
+    def interests(
+        self, early: Dataset, late: Dataset, folder: Path, place: Place, about: Dataset | None = None
+    ) -> tuple[Interests, float]:
+        """What the user model says, and how long its training took, in seconds.
+
+        Args:
+            about: whose users, events and items the interests are of, by their ids; by default the later log itself.
+        """
         place.report("user model")
         run = folder / "lum"
         result = run_training(
@@ -127,7 +133,7 @@ class InterestTrial:
         )
         files = written_interests(run / MODEL, early, late, folder / "interests", place.device)
         of_users = [files[part] for part in PARTS]
-        return Interests.read(of_users, files["items"], late), result.wall_s
+        return Interests.read(of_users, files["items"], about or late), result.wall_s
 
 
 def cut_of(early: Dataset) -> int | None:

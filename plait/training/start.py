@@ -40,7 +40,7 @@ from plait.schema import (
     Statistic,
     Vector,
 )
-from plait.wording import differences
+from plait.wording import differences, setting
 
 SHAPE_NOTHING = "retrieval_weight", "action_weights", "counts"  # of the model's settings: they may differ
 
@@ -71,9 +71,12 @@ class Start:
     def config_for(self, config: ModelConfig) -> ModelConfig:
         """The configuration of a model that goes on from this one: actions stay in the units that it knows.
 
+        A ranker may read late features or interests that this one does without, or leave out those that it reads.
+
         Raises:
             ValueError: the layout, the model's settings or the schema of the data are others; says what differs.
         """
+        _check_reads_beside(self.model.config.settings, config.settings)
         unlike = differences(_shape(self.model.config), _shape(config.with_normaliser()))
         if unlike:
             raise ValueError(
@@ -86,7 +89,8 @@ class Start:
     def into(self, model: GenerativeRecommender, dataset: Dataset) -> None:
         """Gives a new model the weights. Items and values of features are found by their spelling. What the trained
         model lacks starts as what it takes for a new one: of items, the vector of a new item beside their features, or
-        the mean of all where there are no features."""
+        the mean of all where there are no features. Of a matrix that reads more than before, what reads the new weighs
+        nothing yet; of one that reads less, what is left stays: the answers begin as those that are known."""
         ids = dataset.item_ids()
         place_V = np.concatenate([[UNKNOWN_ITEM], self.items.index_of(ids)]).astype(np.int64)
         weights, found = model.state_dict(), self.model.state_dict()
@@ -97,7 +101,8 @@ class Start:
         }
         moved = self._items(found, place_V) | self._codes(model, found)
         for name in weights.keys() - of_data:
-            weights[name].copy_(moved.get(name, found[name]))
+            if name in found:  # a ranker that reads more has weights of its own for that
+                weights[name].copy_(_as_wide(moved.get(name, found[name]), weights[name]))
 
     def _items(self, found: dict[str, Tensor], place_V: Int64[np.ndarray, " V"]) -> dict[str, Tensor]:
         moved = {}
@@ -228,6 +233,48 @@ def codes_before(before: Feature, after: Feature) -> Int64[np.ndarray, " C"]:
     return np.array([MISSING_VALUE, UNSEEN_VALUE, *found], dtype=np.int64)
 
 
+def _as_wide(known: Tensor, new: Tensor) -> Tensor:
+    """A matrix with as many columns as another: what a ranker reads beside comes last.
+
+    >>> _as_wide(torch.ones(1, 2), torch.zeros(1, 3)).tolist(), _as_wide(torch.ones(1, 2), torch.zeros(1, 1)).tolist()
+    ([[1.0, 1.0, 0.0]], [[1.0]])
+    """
+    if known.shape == new.shape:
+        return known
+    assert known.ndim == new.ndim == 2 and len(known) == len(new), "only what is read beside may differ"
+    wide, shared = torch.zeros_like(new), min(known.shape[1], new.shape[1])
+    wide[:, :shared] = known[:, :shared]
+    return wide
+
+
+def _check_reads_beside(before: ModelSettings, after: ModelSettings) -> None:
+    """Raises ValueError where a ranker reads other late features or interests than the one before: it may read some
+    where that one read none, or none of them any more."""
+    if not (before.ranker.is_on and after.ranker.is_on):
+        return
+    for name, (old, new) in {
+        "model.late": (before.late, after.late),
+        "model.ranker.interests": (before.ranker.interests, after.ranker.interests),
+    }.items():
+        none = type(old)()
+        if old != new and none not in (old, new):
+            raise ValueError(
+                f"{setting(name, new)}, and the model that the training goes on from has {old}: expected the same, or "
+                "none in one of the two; leave them out, or train anew"
+            )
+    told, mixes = (before.ranker.interests, after.ranker.interests), after.ranker.kind == "rankmixer"
+    if told[0] != told[1] and mixes and before.ranker.kind == after.ranker.kind:
+        raise ValueError(
+            f"{setting('model.ranker.interests', told[1])}, and the model that the training goes on from has "
+            f"{told[0]}: tokens of rankmixer are cut from all that it reads; expected the same, or train anew"
+        )
+    if before.late != after.late and after.tower.kind != "linear":
+        raise ValueError(
+            f"{setting('model.late', after.late)}, and the model that the training goes on from has {before.late}: "
+            f"its tower, {setting('model.tower.kind', after.tower.kind)}, is made for as many; expected a linear one"
+        )
+
+
 def _middles(edges: tuple[float, ...]) -> list[float]:
     """A number in every bucket.
 
@@ -243,6 +290,9 @@ def _middles(edges: tuple[float, ...]) -> list[float]:
 def _shape(config: ModelConfig) -> dict[str, Any]:
     """What two models must share so that one can take the weights of the other, as plain values."""
     settings: dict[str, Any] = msgspec.to_builtins(config.settings)
+    if config.settings.ranker.is_on:  # what it reads beside is held against the other's apart
+        settings.pop("late")
+        settings["ranker"].pop("interests")
     features = {
         "item_features": config.item_features,
         "user_features": config.user_features,

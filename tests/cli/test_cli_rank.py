@@ -60,3 +60,21 @@ def test_what_no_ranker_reads_is_refused(dataset: Dataset, tmp_path: Path, capsy
         capsys, 2, *words, "--model.ranker.top-k", 7
     )
     assert "--model.ranker.kind none alone" in complaint(capsys, 2, *words, "--model.trunk.num-layers", 1)
+
+
+def test_it_goes_on_from_a_deployed_ranker(
+    ranked: Path, dataset: Dataset, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "later"
+    words = ("rank", "train", dataset.folder, "--from", ranked, "--out", out, "--quiet")
+    assert plait(*words, "--ranker", "sim", "--model.late.windows", 3) == 0
+    settings = msgspec.json.decode((out / SETTINGS).read_bytes(), type=RunSettings)
+    assert settings.goes_on_from and settings.model.late.windows == (3,)
+    assert (settings.model.trunk.dim, settings.model.ranker.hidden, settings.protocol.max_epochs) == (
+        12,
+        (8,),
+        1,
+    )
+    said = complaint(capsys, 2, *words[:-2], tmp_path / "other", "--ranker", "din")
+    assert "cannot go on from" in said and "model.ranker.kind" in said
+    assert "ebr is none" in complaint(capsys, 2, *words[:-2], tmp_path / "other", "--ranker", "ebr")

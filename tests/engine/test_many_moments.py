@@ -15,7 +15,7 @@ from tiny import assert_caught, assert_not_vacuous, model_of, prepared, random_l
 from plait.data import Dataset
 from plait.data.history import columns_read
 from plait.engine import moments, steps
-from plait.engine.moments import num_encodings, query_moments
+from plait.engine.moments import num_encodings, query_moments, wanted_at_moments
 from plait.engine.multiplying import multiplied_in
 from plait.evaluation.answers import in_context
 from plait.layouts import resolve
@@ -98,6 +98,24 @@ def test_many_moments_are_as_one_by_one(name, data):
         assert encoded == len(targets), "histories know when they are asked about"
     else:
         assert encoded < len(targets) * 0.7, "a window is shared"
+
+
+def check_moments_without_conditions(data: Dataset, model: GenerativeRecommender) -> None:
+    targets, coming, condition_QNG = asked_of(data, model)
+    found_QNW = wanted_at_moments(model, coming, condition_QNG[:, :1])
+    close(found_QNW, one_by_one(data, model, targets, condition_QNG[:, :1]))
+    apart = np.abs(np.diff(found_QNW[:, 0], axis=0)).max(axis=1)
+    assert_not_vacuous({"moments apart": int((apart > 1e-4).sum())}, above=30)
+
+
+@pytest.mark.parametrize("name", ["gpt", "hstu"])
+def test_a_layout_without_conditions_says_what_comes_next(name, data, monkeypatch):
+    model = model_of(resolve("item"), settings=SETTINGS[name], max_events=T, window_step=S)
+    check_moments_without_conditions(data, model)
+    with pytest.raises(ValueError, match="is not asked under conditions"):
+        query_moments(model, *asked_of(data, model)[1:])
+    monkeypatch.setattr(moments, "candidate_tokens", lambda layout: layout.tokens)  # windows are shared
+    assert_caught(check_moments_without_conditions, data, model)
 
 
 def test_windows_that_are_wrongly_shared_are_caught(data, monkeypatch):
