@@ -7,7 +7,7 @@
 FuxiCTR (Apache-2.0) gets an environment of its own in FOLDER, where it is not there yet. It reads the rows that Plait
 asks about: a target, and the events of its user that its answer may be computed from. An event is an item and whether
 it was liked; of the target the item alone is known. What its configuration leaves open stands in `SETTINGS`; widths are
-those of Plait's defaults.
+those of Plait's defaults. A step has about as many rows in both, so that an epoch has as many steps.
 
 Every model is trained for as many epochs, and that of the best validation AUC is judged by the test, both by Plait's
 metrics. Times are processor time of one thread, of training alone. `plait - fuxictr` is paired over users.
@@ -30,8 +30,9 @@ from plait.data import Dataset
 from plait.data.dataset import Targets
 from plait.evaluation.answers import Answers, in_context, measure, targets_of
 from plait.evaluation.run_files import RunSettings, load_result, measured_answers
+from plait.evaluation.settings import Optim
 from plait.metrics.intervals import bootstrap, paired_difference
-from plait.rankers.settings import RankerName, RankerProtocol, run_settings
+from plait.rankers.settings import EVERY_REQUEST, RankerName, RankerProtocol, run_settings
 from plait.training.run import run_training
 
 VERSION = "2.3.10"  # of FuxiCTR: the one that this was written against
@@ -39,7 +40,8 @@ LIKED = "liked"
 METRICS = f"auc:{LIKED}", f"gauc:{LIKED}", f"log_loss:{LIKED}"
 PADDING, KINDS = 1, 3  # rows of events: padding, then of each item not liked, liked, and not known
 UNKNOWN = 2
-SETTINGS = {"batch_size": 512, "learning_rate": 1e-3, "dnn_hidden_units": [200, 80]}
+BATCH_SIZE, LEARNING_RATE = 512, 1e-3
+SETTINGS = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "dnn_hidden_units": [200, 80]}
 
 
 def main(
@@ -61,7 +63,8 @@ def main(
     torch.set_num_threads(1)
     dataset, folder = Dataset.open(data), folder.absolute()
     protocol = RankerProtocol(max_events=max_events, max_epochs=epochs, patience=epochs, seed=seed)
-    asked = run_settings(rankers[0], protocol=protocol)
+    optim = Optim(learning_rate=LEARNING_RATE, users_per_step=users_per_step(dataset))
+    asked = run_settings(rankers[0], optim=optim, protocol=protocol)
     theirs, rows = environment(folder / "env", python), {}
     write_rows(dataset, asked, folder / "data")
     for ranker in rankers:
@@ -70,6 +73,7 @@ def main(
             "dim": model.trunk.dim,
             "epochs": epochs,
             "seed": seed,
+            "users_per_step": optim.users_per_step,
             "max_len": asked.protocol.max_events,
             "short": model.ranker.recent_events,
             "top_k": model.ranker.top_k,
@@ -91,6 +95,12 @@ def main(
                 "rows": rows,
             },
         )
+
+
+def users_per_step(dataset: Dataset) -> int:
+    """So many that a step has about as many rows as FuxiCTR's: both take as many steps an epoch."""
+    rows_per_user = len(dataset.train_targets(int(EVERY_REQUEST)).user_Q) / dataset.num_users
+    return max(1, round(BATCH_SIZE / rows_per_user))
 
 
 def environment(folder: Path, python: str) -> Path:
