@@ -72,7 +72,7 @@ def train(
     trunk
         Short for --model.trunk.kind.
     size
-        Width, blocks and heads of the trunk by its parameters, for --model.trunk.dim, num-layers and num-heads.
+        Width, blocks and heads of the trunk, by about how many parameters they make.
     device
         What to train on; auto is cuda where there is one.
     """

@@ -44,8 +44,8 @@ def mixed(x_MTD: Float[Tensor, "M T D"]) -> Float[Tensor, "M T D"]:
     """Token h of the outcome is head h of every token, one after another. Twice is nothing.
 
     >>> import torch
-    >>> mixed(torch.tensor([[[1, 2, 3, 4], [5, 6, 7, 8]]])).tolist()
-    [[[1, 2, 5, 6], [3, 4, 7, 8]]]
+    >>> mixed(torch.tensor([[[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]])).tolist()
+    [[[1.0, 2.0, 5.0, 6.0], [3.0, 4.0, 7.0, 8.0]]]
     """
     return x_MTD.unflatten(2, (x_MTD.shape[1], -1)).transpose(1, 2).flatten(2)
 

@@ -162,7 +162,7 @@ def fitted(
     """The line through the points by least squares, and where it lies in joint draws of them.
 
     >>> x_N, up_N = np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 5.0])
-    >>> line = fitted(x_N, up_N, np.stack([up_N, up_N], axis=1), True)
+    >>> line = fitted(x_N, up_N, np.repeat(up_N[:, None], 100, axis=1), True)
     >>> round(line.slope, 6), round(line.offset, 6), round(line.explained, 6), line.outcome
     (2.0, 1.0, 1.0, 'reproduced')
     """
