@@ -7,7 +7,9 @@
 FuxiCTR (Apache-2.0) gets an environment of its own in FOLDER, where it is not there yet. It reads the rows that Plait
 asks about: a target, and the events of its user that its answer may be computed from. An event is an item and whether
 it was liked; of the target the item alone is known. What its configuration leaves open stands in `SETTINGS`; widths are
-those of Plait's defaults. A step has about as many rows in both, so that an epoch has as many steps.
+those of Plait's defaults. A step has about as many rows in both, so that an epoch has as many steps. Histories are
+whole in Plait, since a window of the last events would leave earlier rows of the training out: `din` reads the last 100
+events of them, as FuxiCTR's does. The other three look at all of them, and FuxiCTR's at the last `max_len`.
 
 Every model is trained for as many epochs, and that of the best validation AUC is judged by the test, both by Plait's
 metrics. Times are processor time of one thread, of training alone. `plait - fuxictr` is paired over users.
@@ -51,18 +53,18 @@ def main(
     out: Path,
     rankers: list[RankerName],
     epochs: int = 3,
-    max_events: int = 100,
+    max_len: int = 100,
     seed: int = 0,
     python: str = "python3",
 ) -> None:
     """Trains each ranker by both, and writes one JSON file; after each what there is so far.
 
     Args:
-        max_events: of a history, the last that are read.
+        max_len: of a history, the last events that FuxiCTR reads. Plait reads what its rankers do by default.
     """
     torch.set_num_threads(1)
     dataset, folder = Dataset.open(data), folder.absolute()
-    protocol = RankerProtocol(max_events=max_events, max_epochs=epochs, patience=epochs, seed=seed)
+    protocol = RankerProtocol(max_epochs=epochs, patience=epochs, seed=seed)
     optim = Optim(learning_rate=LEARNING_RATE, users_per_step=users_per_step(dataset))
     asked = run_settings(rankers[0], optim=optim, protocol=protocol)
     theirs, rows = environment(folder / "env", python), {}
@@ -74,7 +76,8 @@ def main(
             "epochs": epochs,
             "seed": seed,
             "users_per_step": optim.users_per_step,
-            "max_len": asked.protocol.max_events,
+            "max_len": max_len,
+            "max_events": asked.protocol.max_events,
             "short": model.ranker.recent_events,
             "top_k": model.ranker.top_k,
             **SETTINGS,
