@@ -69,6 +69,20 @@ class Targets:
         return shares_Q
 
 
+@dataclass(frozen=True, eq=False)
+class Stretches:
+    """Training events of users, each up to a row: what a sample of training looks back from."""
+
+    user_B: Int64[np.ndarray, " B"]
+    end_B: Int64[np.ndarray, " B"]  # row after the last event
+
+    def __len__(self) -> int:
+        return len(self.user_B)
+
+    def __getitem__(self, rows: Rows) -> "Stretches":
+        return Stretches(self.user_B[rows], self.end_B[rows])
+
+
 @final
 class Dataset:
     """Events of users in time order, with a training, a validation and a test segment per user.
@@ -323,11 +337,40 @@ class Dataset:
             rng: takes a window at a random place of the training events instead.
             opens_within: a window begins with the first of so many events that opens a request, where one does.
         """
-        start_U = self._start_U1[user_U]
-        window = windows(start_U, self._validation_U[user_U], max_events, lead, rng)
-        window = opened_with_request(window, start_U, self._request_E, lead, opens_within)
-        row_E, start_U1 = concatenated_ranges(window.begin_B, window.end_B)
-        return self._batch(user_U, row_E, start_U1, window.lead_B)
+        return self.stretch_batch(self.whole_training(user_U), max_events, lead, rng, opens_within)
+
+    def stretch_batch(
+        self,
+        of: Stretches,
+        max_events: int | Int64[np.ndarray, " B"],
+        lead: int,
+        rng: np.random.Generator | None = None,
+        opens_within: int = 1,
+    ) -> EventBatch:
+        """As `train_batch`, of stretches; a user may come several times."""
+        start_B = self._start_U1[of.user_B]
+        window = windows(start_B, of.end_B, max_events, lead, rng)
+        window = opened_with_request(window, start_B, self._request_E, lead, opens_within)
+        row_E, start_B1 = concatenated_ranges(window.begin_B, window.end_B)
+        return self._batch(of.user_B, row_E, start_B1, window.lead_B)
+
+    def whole_training(self, user_U: Int64[np.ndarray, " U"]) -> Stretches:
+        """All training events of each user."""
+        return Stretches(user_U, self._validation_U[user_U])
+
+    def training_parts(self, num_requests: int, requests_per_part: int) -> Stretches:
+        """The last `num_requests` training requests of each training user in whole parts of so many, counted from the
+        last one: each stretch ends with its part. In the order of the events."""
+        user_U = self.train_users()
+        row_E, start_U1 = concatenated_ranges(self._start_U1[user_U], self._validation_U[user_U])
+        user_E, request_E = np.repeat(user_U, np.diff(start_U1)), self._request_E[row_E]
+        closes_E = np.ones(len(row_E), dtype=bool)
+        closes_E[:-1] = (np.diff(request_E) != 0) | (np.diff(user_E) != 0)
+        user_R, end_R = user_E[closes_E], row_E[closes_E] + 1  # R: requests
+        num_U = np.bincount(user_R, minlength=self.num_users)
+        from_last_R = np.cumsum(num_U)[user_R] - 1 - np.arange(len(user_R))
+        ends_part_R = (from_last_R % requests_per_part == 0) & (from_last_R < num_requests)
+        return Stretches(user_R[ends_part_R], end_R[ends_part_R])
 
     def targets(
         self, part: Literal["validation", "test"], same_request: Literal["causal", "blind"] = "causal"
@@ -417,17 +460,18 @@ class Dataset:
         has_Q = end_Q > self._start_U1[targets.user_Q]
         return replace(targets, history_end_Q=np.where(has_Q, end_Q, targets.history_end_Q))
 
-    def last_request_lengths(self, user_U: Int64[np.ndarray, " U"]) -> Int64[np.ndarray, " U"]:
-        """How many events the last training request of each training user holds."""
-        end_U = self._validation_U[user_U]
-        return end_U - self._ends_before_own_request(Targets(user_U, end_U - 1, end_U, end_U, end_U))
+    def last_request_lengths(self, of: Stretches) -> Int64[np.ndarray, " B"]:
+        """How many events the last request of each stretch holds."""
+        end_B = of.end_B
+        return end_B - self._ends_before_own_request(Targets(of.user_B, end_B - 1, end_B, end_B, end_B))
 
-    def last_train_times(self, user_U: Int64[np.ndarray, " U"]) -> Int64[np.ndarray, " U"]:
-        """When the last training event of each training user happened, in unix seconds."""
-        return self._time_s_E[self._validation_U[user_U] - 1]
+    def last_times(self, of: Stretches) -> Int64[np.ndarray, " B"]:
+        """When the last event of each stretch happened, in unix seconds."""
+        return self._time_s_E[of.end_B - 1]
 
-    def num_train_events(self, user_U: Int64[np.ndarray, " U"]) -> Int64[np.ndarray, " U"]:
-        return self._validation_U[user_U] - self._start_U1[user_U]
+    def stretch_lengths(self, of: Stretches) -> Int64[np.ndarray, " B"]:
+        """How many events each stretch holds."""
+        return of.end_B - self._start_U1[of.user_B]
 
     def _before_own_request(self, targets: Targets) -> Targets:
         """Histories without the target's own request; targets that have none then are left out."""

@@ -26,7 +26,7 @@ IN_WORDS = {
     "model.late": "windows similar",
     "optim": "learning_rate schedule warmup_steps users_per_step precision",
     "protocol": "max_events window_step window patience select max_epochs max_tokens max_flops supervise "
-    "candidate_requests sample asked_from_s filter_seen negatives seed recorded",
+    "candidate_requests sample requests_per_part asked_from_s filter_seen negatives seed recorded",
 }
 
 
@@ -158,7 +158,7 @@ def _words_of_training(dataset: Dataset, model: ModelSettings, optim: Optim, pro
         f"retrieval loss {retrieval.kind} softmax, {'cosine' if retrieval.l2_norm else 'inner product'} / "
         f"{retrieval.temperature:g}",
         f"supervised on {supervised}"
-        + (", each a sample of its own" if protocol.sample == "event" else "")
+        + _words_of_sample(protocol)
         + (
             ""
             if protocol.asked_from_s is None
@@ -168,6 +168,19 @@ def _words_of_training(dataset: Dataset, model: ModelSettings, optim: Optim, pro
         f"{optim.users_per_step} users a step, {optim.precision}",
         f"selected by validation {select}, patience {protocol.patience}, cap {protocol.cap}",
     ]
+
+
+def _words_of_sample(protocol: Protocol) -> str:
+    """What is one sample, where that is not a user."""
+    match protocol.sample:
+        case "user":
+            return ""
+        case "part":
+            return f", parts of {protocol.requests_per_part} requests as samples"
+        case "event":
+            return ", each a sample of its own"
+        case _:
+            assert_never(protocol.sample)
 
 
 def _words_of_trunk(model: ModelSettings) -> str:

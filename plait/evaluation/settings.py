@@ -75,8 +75,11 @@ class Protocol:
     candidate_requests: Annotated[int, WINDOW] = 1
     """How many requests, from the last, supervise = candidates takes."""
     sample: Sample = "user"
-    """What supervise = candidates takes as one sample. user: all candidates of a user. event: each for itself, in an
-    order of its own (GenRank paper, section 3.1: point-wise order)."""
+    """What is one sample where candidates are asked about. user: all candidates of a user. part: those of some
+    consecutive requests, so that a step has more users. event: each for itself, in an order of its own (GenRank paper,
+    section 3.1: point-wise order)."""
+    requests_per_part: Annotated[int, WINDOW] = 8
+    """How many requests sample = part takes together; of candidate_requests, as many whole parts as hold them."""
     asked_from_s: Annotated[int | None, SECONDS] = None
     """Training asks about no event before this time (unix seconds): earlier ones are history alone. Where a user model
     was trained on the events before a cut, that is the cut: what it says of them is of events that it saw."""
@@ -105,10 +108,15 @@ class Protocol:
                 f"{setting('protocol.window_step', self.step)}: expected at most "
                 f"{setting('protocol.max_events', self.max_events)}, the events of a window"
             )
-        if self.asked_from_s is not None and (self.sample, self.window) != ("user", "last"):
+        if self.sample == "part" and self.window != "last":
+            raise ValueError(
+                f"{setting('protocol.sample', 'part')}: a part ends where its requests end; expected "
+                f"{setting('protocol.window', 'last')}, or {setting('protocol.sample', 'user')}"
+            )
+        if self.asked_from_s is not None and (self.sample == "event" or self.window != "last"):
             raise ValueError(
                 f"{setting('protocol.asked_from_s', self.asked_from_s)} is for {setting('protocol.sample', 'user')} "
-                f"and {setting('protocol.window', 'last')}: other windows may end before that time"
+                f"or part and {setting('protocol.window', 'last')}: other windows may end before that time"
             )
         self._check_lists()
         _ = self.selection
@@ -142,6 +150,7 @@ class Protocol:
             supervise=self.supervise,
             candidate_requests=self.candidate_requests,
             sample=self.sample,
+            requests_per_part=self.requests_per_part,
             asked_from_s=self.asked_from_s,
         )
 

@@ -29,7 +29,7 @@ from plait.wording import setting
 
 History = Literal["causal", "full"]
 Supervise = Literal["all", "candidates"]
-Sample = Literal["user", "event"]
+Sample = Literal["user", "part", "event"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,7 @@ class QuestionPlan:
     supervise: Supervise = "all"
     candidate_requests: int = 1
     sample: Sample = "user"
+    requests_per_part: int = 1  # where a sample is a part of a user
     asked_from_s: int | None = None  # training asks about no event before it (unix seconds)
 
     def __post_init__(self) -> None:
@@ -114,12 +115,19 @@ class QuestionPlan:
         return self.exposure.time_anchor == "current"
 
     @property
+    def sample_taken(self) -> Sample:
+        """What is one sample: where every event is asked about where it stands, a user."""
+        return self.sample if self.asks_candidates else "user"
+
+    @property
     def requests_per_sample(self) -> int:
         """How many of a sample's last requests training asks about, where it asks about candidates. A sample of one
         event has a history that ends before its request, so the event is all of its last request."""
-        match self.sample:
+        match self.sample_taken:
             case "user":
                 return self.candidate_requests
+            case "part":
+                return self.requests_per_part
             case "event":
                 return 1
             case _:

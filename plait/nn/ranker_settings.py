@@ -85,7 +85,7 @@ def settings_of_ranker(kind: RankerKind) -> tuple[str, ...]:
         case "sim":
             return *layered, "recent_events", "top_k", "search", "category", "auxiliary_weight"
         case "twin":
-            return *layered, "top_k"
+            return *layered, "recent_events", "top_k"
         case "rankmixer":
             return "interests", "recent_events", "unit_width", "mixer"
         case _:

@@ -231,17 +231,21 @@ class Twin(Extractor):
 
     def __init__(self, settings: RankerSettings, dim: int, num_heads: int, reads_actions: bool) -> None:
         super().__init__()
-        self.top_k, self.dim, self.num_heads = settings.top_k, dim, num_heads
+        self.settings, self.dim, self.num_heads = settings, dim, num_heads
         self.attention = TwinAttention(dim, num_heads, reads_actions)
-        self.num_out = dim
+        self.recent = SearchedAttention(dim, num_heads)
+        self.num_out = dim + self.recent.num_out
 
     def forward(self, happened: Behaviours) -> Interest:
-        blocks = happened.asked.blocks(happened.query_MD.device)
-        return Interest(
-            self.attention(
-                happened.query_MD, happened.item_ND, happened.action_ND, happened.moments, self.top_k, blocks
-            )
+        query_MD, moments = happened.query_MD, happened.moments
+        blocks = happened.asked.blocks(query_MD.device)
+        of_all = self.attention(
+            query_MD, happened.item_ND, happened.action_ND, moments, self.settings.top_k, blocks
         )
+        last = happened.asked.blocks(query_MD.device, self.settings.recent_events)
+        all_of_them = tuple(block.sees_BCH for block in last.blocks)
+        of_last = self.recent(query_MD, happened.event_ND, moments, all_of_them, last)
+        return Interest(torch.cat([of_all, of_last], dim=1))
 
     def flops(self, of: Amounts) -> float:
         dim, reads_actions = self.dim, self.attention.number_of_actions is not None

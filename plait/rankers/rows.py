@@ -17,7 +17,7 @@ from plait.nn.ranker_settings import RankerSettings, settings_of_ranker
 from plait.nn.towers import TowerConfig
 from plait.nn.two_tower import TwoTowerSettings
 from plait.rankers.interests import Interests
-from plait.rankers.settings import EVERY_REQUEST, RankerName, run_settings
+from plait.rankers.settings import RankerName, of_every_request, run_settings
 from plait.rankers.two_tower import is_two_tower_row, of_positions, two_tower_row
 from plait.wording import setting
 
@@ -58,7 +58,7 @@ def ranker_rows(
                 kind,
                 _read(model, kind, of),
                 optim,
-                replace(protocol, candidate_requests=int(EVERY_REQUEST)),
+                of_every_request(protocol),
                 interests=interests if of else None,
             ),
             _given(name, interests) if of else None,

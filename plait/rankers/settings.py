@@ -8,6 +8,7 @@ from plait.evaluation.settings import Optim, Protocol
 from plait.layouts import resolve
 from plait.limits import WINDOW
 from plait.models.generative import ModelSettings
+from plait.models.questions import Sample
 from plait.models.ranker import RANKED_LAYOUT
 from plait.nn.towers import TowerConfig
 from plait.rankers.interests import Interests
@@ -20,10 +21,12 @@ EVERY_REQUEST = WINDOW.most
 
 @dataclass(frozen=True, kw_only=True)
 class RankerProtocol(Protocol):
-    """A protocol with the defaults of rankers: whole histories, and every event of them as a candidate."""
+    """A protocol with the defaults of rankers: whole histories, every event of them as a candidate, and steps of many
+    users, of each some requests: candidates of one user alone say much the same."""
 
     max_events: Annotated[int, WINDOW] = WHOLE_HISTORY
     candidate_requests: Annotated[int, WINDOW] = int(EVERY_REQUEST)
+    sample: Sample = "part"
 
     def plain(self) -> Protocol:
         """The same as a protocol that runs are compared by."""
@@ -50,6 +53,14 @@ def run_settings(
         told = replace(told, num_conditions=len(interests.conditions), width=interests.width)
     ranked = replace(model, ranker=replace(model.ranker, kind=ranker, interests=told))
     return RunSettings(layout=layout_of(history), model=ranked, optim=optim, protocol=plain)
+
+
+def of_every_request(protocol: Protocol) -> Protocol:
+    """A protocol of layouts, as rankers take it: every event is asked about, in parts, unless windows are random."""
+    in_parts = protocol.sample == "user" and protocol.window == "last"
+    return replace(
+        protocol, candidate_requests=int(EVERY_REQUEST), sample="part" if in_parts else protocol.sample
+    )
 
 
 def layout_of(history: Shown) -> str:

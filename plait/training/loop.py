@@ -252,7 +252,7 @@ class _Run:
         self.optimiser = make_optimiser(self.model, optim)
         self.progress = Progress(best=dict.fromkeys(rules, Best()))
         self.best_weights: dict[Checkpoint, dict[str, torch.Tensor]] = {}
-        self.steps_per_epoch = num_steps(dataset, optim.users_per_step, protocol)
+        self.steps_per_epoch = num_steps(dataset, self.model.plan, optim.users_per_step, protocol)
         if not self.steps_per_epoch:
             why = (
                 "no user has two training events, one to see and one to predict; prepare it with later cuts, or with "

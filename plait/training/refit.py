@@ -188,7 +188,8 @@ def _steps_of_all(held_out: Result, refit: Refit, dataset: Dataset) -> int:
     row = next(row for row in held_out.curve if int(row["steps"]) == refit.steps)
     spent = Spent(steps=refit.steps, tokens=int(row["tokens"]), flops=row["flops"])
     settings = held_out.settings
-    per_epoch = num_steps(dataset, settings.optim.users_per_step, settings.protocol)
+    plan = settings.protocol.plan(settings.parsed_layout, settings.model)
+    per_epoch = num_steps(dataset, plan, settings.optim.users_per_step, settings.protocol)
     return Caps(settings.protocol).max_steps(Progress(spent=spent), per_epoch)
 
 

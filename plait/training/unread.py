@@ -116,9 +116,15 @@ def _by_choice(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
             setting("protocol.select", "each"),
             f"here it is {protocol.select}",
         ),
+        _Reader(
+            protocol.sample == "part",
+            ("protocol.requests_per_part",),
+            setting("protocol.sample", "part"),
+            f"here it is {protocol.sample}",
+        ),
         # A sample of one event has the history before that event, wherever it lies.
         _Reader(
-            protocol.sample == "user",
+            protocol.sample != "event",
             ("protocol.window",),
             setting("protocol.sample", "user"),
             "here it is event",
@@ -178,7 +184,7 @@ def _by_layout(config: ModelConfig, protocol: Protocol) -> list[_Reader]:
         _Reader("a" in layout.predicts, of_actions, "predicted actions", none),
         _Reader(
             asks,
-            ("protocol.candidate_requests",),
+            ("protocol.candidate_requests", "protocol.sample", "protocol.requests_per_part"),
             f"candidates ({setting('protocol.supervise', 'candidates')})",
             none,
         ),

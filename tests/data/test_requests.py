@@ -96,7 +96,7 @@ def test_targets_of_candidates_end_before_their_request(data):
 
 def test_windows_hold_the_history_and_the_last_request(data):
     users_U = data.train_users()
-    length_U = data.last_request_lengths(users_U)
+    length_U = data.last_request_lengths(data.whole_training(users_U))
     for user, length in zip(users_U.tolist(), length_U.tolist(), strict=True):
         requests = requests_of(data, user)[: int(data._validation_U[user]) - first_row(data, user)]
         assert length == requests.count(requests[-1])
@@ -104,6 +104,29 @@ def test_windows_hold_the_history_and_the_last_request(data):
     available_U = data._validation_U[users_U] - data._start_U1[users_U]
     assert batch.num_events_U.tolist() == np.minimum(3 + length_U, available_U).tolist()
     assert len(set(length_U.tolist())) > 2
+
+
+def check_parts(data: Dataset, num_requests: int, requests_per_part: int) -> None:
+    """Against the requests of each user, one by one from the last."""
+    expected = []
+    for user in data.train_users().tolist():
+        first = first_row(data, user)
+        requests = requests_of(data, user)[: int(data._validation_U[user]) - first]
+        ends = [
+            at + 1
+            for at in range(len(requests))
+            if at + 1 == len(requests) or requests[at] != requests[at + 1]
+        ]
+        last = ends[::-1][:num_requests]
+        expected += [(user, first + end) for end in last[::requests_per_part][::-1]]
+    of = data.training_parts(num_requests, requests_per_part)
+    assert list(zip(of.user_B.tolist(), of.end_B.tolist(), strict=True)) == expected
+    assert len(expected) > len(data.train_users()) or num_requests == 1
+
+
+@pytest.mark.parametrize(("num_requests", "per_part"), [(1, 1), (100, 1), (100, 2), (3, 2)])
+def test_parts_end_with_every_so_many_th_request_from_the_last(data, num_requests, per_part):
+    check_parts(data, num_requests, per_part)
 
 
 def test_a_target_that_sees_its_request_is_caught(data, monkeypatch):

@@ -213,7 +213,7 @@ def test_an_event_is_asked_about_from_one_context(logs):
 def test_a_way_that_decides_for_itself_is_caught(mutant, logs, monkeypatch):
     match mutant:
         case "training":  # windows that hold one event to come, however long its request
-            monkeypatch.setattr(Dataset, "last_request_lengths", lambda self, user_U: np.ones_like(user_U))
+            monkeypatch.setattr(Dataset, "last_request_lengths", lambda self, of: np.ones_like(of.end_B))
         case "evaluation":
             monkeypatch.setattr(answers, "in_context", lambda dataset, targets, plan: targets)
         case "serving":

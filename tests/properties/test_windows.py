@@ -343,7 +343,7 @@ def numbers(one: EventBatch) -> list[int]:
 
 
 def num_trained(data: Dataset, user: int) -> int:
-    return int(data.num_train_events(np.array([user]))[0])
+    return int(data.stretch_lengths(data.whole_training(np.array([user])))[0])
 
 
 def check_trained(data: Dataset) -> None:
@@ -395,7 +395,9 @@ def test_random_windows_train_every_length(data, layout):
     plan, rule = protocol.plan(resolve(layout), ModelSettings()), WindowRule(3, 3)
     lengths, met = Counter[int](), set()
     for epoch in range(40):
-        batch = batches.training_batch(data, plan, data.train_users(), protocol, epoch, 0)
+        batch = batches.training_batch(
+            data, plan, data.whole_training(data.train_users()), protocol, epoch, 0
+        )
         for user in range(batch.num_users):
             found = numbers(part_of(batch, user, lead=int(batch.lead_U[user])))
             assert found == list(range(found[0], found[-1] + 1)) and len(found) <= rule.longest + 1

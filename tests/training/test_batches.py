@@ -10,6 +10,7 @@ from small_runs import PROTOCOL
 from tiny import assert_caught
 
 from plait.data import Dataset
+from plait.data.dataset import Stretches
 from plait.evaluation.ahead import ahead
 from plait.layouts import resolve
 from plait.layouts.arrange import Predictions
@@ -23,12 +24,15 @@ from plait.training.batches import targets_per_epoch, training_stream, users_of_
 
 
 def test_every_epoch_meets_every_user_once_in_another_order(dataset):
-    epochs = [np.concatenate(users_of_step(dataset, 5, seed=0, epoch=epoch)) for epoch in range(3)]
+    def users(epoch: int, seed: int = 0) -> list[np.ndarray]:
+        return [of.user_B for of in users_of_step(dataset, 5, replace(PROTOCOL, seed=seed), epoch)]
+
+    epochs = [np.concatenate(users(epoch)) for epoch in range(3)]
     for order_U in epochs:
         assert sorted(order_U.tolist()) == dataset.train_users().tolist()
     assert len({tuple(order_U) for order_U in epochs}) == 3
-    assert not np.array_equal(epochs[0], np.concatenate(users_of_step(dataset, 5, seed=1, epoch=0)))
-    assert [len(users_U) for users_U in users_of_step(dataset, 5, seed=0, epoch=0)] == [5, 5, 5, 5, 3]
+    assert not np.array_equal(epochs[0], np.concatenate(users(0, seed=1)))
+    assert [len(users_U) for users_U in users(0)] == [5, 5, 5, 5, 3]
 
 
 def check_asked_users(dataset: Dataset) -> None:
@@ -43,17 +47,17 @@ def check_asked_users(dataset: Dataset) -> None:
     assert expected != sorted(set(user_E[events.time_s_E >= since_s].tolist())), "some come later alone"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Dataset, "histories", None)
-        found = np.concatenate(users_of_step(dataset, 5, seed=0, epoch=0, since_s=since_s))
-    assert sorted(found.tolist()) == expected
+        steps = users_of_step(dataset, 5, replace(PROTOCOL, asked_from_s=since_s), epoch=0)
+    assert sorted(np.concatenate([of.user_B for of in steps]).tolist()) == expected
 
 
 def test_users_are_asked_about_who_have_events_from_the_cut_on(dataset, monkeypatch):
     check_asked_users(dataset)
 
-    def of_all_events(self: Dataset, user_U: np.ndarray) -> np.ndarray:
-        return self._time_s_E[self._start_U1[user_U + 1] - 1]
+    def of_all_events(self: Dataset, of: Stretches) -> np.ndarray:
+        return self._time_s_E[self._start_U1[of.user_B + 1] - 1]
 
-    monkeypatch.setattr(Dataset, "last_train_times", of_all_events)
+    monkeypatch.setattr(Dataset, "last_times", of_all_events)
     assert_caught(check_asked_users, dataset)
 
 
@@ -69,7 +73,7 @@ def in_window(batch: EventBatch) -> list[int]:
 def check_same_events(dataset: Dataset) -> None:
     """Layouts that need events before the window see the same windows as those that do not."""
     protocol = replace(PROTOCOL, max_events=4, window="random")
-    users_U = dataset.train_users()
+    users_U = dataset.whole_training(dataset.train_users())
     windows = {
         name: [
             batches.training_batch(
@@ -143,6 +147,49 @@ def test_point_wise_samples_ask_what_whole_users_ask(dataset):
     assert max(users for users, *_ in asked["event"]) > 5
 
 
+def check_parts(dataset: Dataset) -> None:
+    """An epoch of parts asks what one of whole users does, from the same histories, in as many steps."""
+    layout, asked, sizes = resolve("genrank"), {}, {}
+    every = replace(PROTOCOL, max_events=50, candidate_requests=50)
+    for sample in ("user", "part"):
+        protocol = replace(every, sample=sample, requests_per_part=2)
+        plan, found, sizes[sample] = protocol.plan(layout, ModelSettings()), [], []
+        assert plan.sample_taken == sample
+        for users_U, inputs in training_stream(dataset, plan, 5, protocol, 0, 0, "cpu"):
+            (of_actions,) = inputs.questions
+            seen_RL = inputs.segments.seen_RL
+            assert seen_RL is not None, "candidates do not see each other"
+            event_M = of_actions.label_M
+            order_N = inputs.cell_N.argsort()
+            token_M = order_N[torch.searchsorted(inputs.cell_N[order_N], of_actions.cell_M)]
+            user_M = users_U[inputs.user_N[token_M].numpy()]
+            seen_M = seen_RL.flatten()[of_actions.cell_M].numpy()
+            found += list(zip(user_M, inputs.number_E[event_M.numpy()], seen_M, strict=True))
+            sizes[sample].append(len(set(users_U.tolist())))
+        asked[sample] = sorted(tuple(map(int, each)) for each in found)
+    assert asked["user"] == asked["part"]
+    assert len(asked["part"]) > 3 * len(dataset.train_users())
+    assert len(sizes["user"]) == len(sizes["part"]) and max(sizes["user"]) == 5 < min(sizes["part"])
+
+
+def test_parts_ask_what_whole_users_ask(dataset):
+    check_parts(dataset)
+
+
+def test_parts_that_share_requests_are_caught(dataset, monkeypatch):
+    right = Dataset.training_parts
+    monkeypatch.setattr(Dataset, "training_parts", lambda self, last, _: right(self, last, 1))
+    assert_caught(check_parts, dataset)
+
+
+def test_parts_are_of_candidates():
+    """A layout that is asked about every event where it stands takes whole users."""
+    plan = replace(PROTOCOL, sample="part").plan(resolve("lac"), ModelSettings())
+    assert plan.sample_taken == "user"
+    with pytest.raises(ValueError, match=r"expected protocol.window = 'last'"):
+        replace(PROTOCOL, sample="part", window="random")
+
+
 def test_samples_of_one_event_take_candidates():
     with pytest.raises(ValueError, match=r"take protocol.supervise = 'candidates'"):
         replace(PROTOCOL, sample="event")
@@ -178,7 +225,8 @@ def check_asked_from(dataset: Dataset, layout: str) -> None:
         LateSettings(windows=(3,)), dataset.actions, np.zeros((dataset.num_items + 1, 0), np.int32)
     )
     plan = protocol.plan(resolve(layout), ModelSettings())
-    batch = batches.training_batch(dataset, plan, dataset.train_users(), protocol, 0, 0)
+    whole_users = dataset.whole_training(dataset.train_users())
+    batch = batches.training_batch(dataset, plan, whole_users, protocol, 0, 0)
     since_s = int(np.quantile(batch.time_s_E, 0.8))
     cut = replace(protocol, asked_from_s=since_s).plan(resolve(layout), ModelSettings())
     whole, found = (training_inputs(each, batch, late=late) for each in (plan, cut))

@@ -11,6 +11,7 @@ import torch
 from small_runs import (
     MODEL,
     OPTIM,
+    PROTOCOL,
     STEPS_PER_EPOCH,
     Killed,
     fitted,
@@ -296,7 +297,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("poisoned")
 def test_a_loss_that_is_no_number_stops_and_names_the_batch(dataset, tmp_path):
-    users = users_of_step(dataset, OPTIM.users_per_step, seed=0, epoch=0)[0]
+    users = users_of_step(dataset, OPTIM.users_per_step, PROTOCOL, epoch=0)[0].user_B
     with pytest.raises(
         loop.Diverged, match=r"epoch 1, step 1 of 5, users 'u.*loss nan.*Lower optim"
     ) as stopped:
