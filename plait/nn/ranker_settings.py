@@ -24,7 +24,7 @@ class RankerSettings:
     """none: the trunk. din: activation units. dien: interests that evolve. sim: search, then attention. twin: the same
     attention searches and attends. rankmixer: what din reads, mixed as tokens."""
     recent_events: Annotated[int, WINDOW] = 100
-    """How many last events din, dien, rankmixer and the short-term part of sim look at."""
+    """How many last events din, dien, rankmixer and the short-term parts of sim and twin look at."""
     top_k: Annotated[int, WINDOW] = 50
     """How many events of the whole history sim and twin attend to, once they have searched."""
     search: Search = "soft"
@@ -72,7 +72,7 @@ def settings_of_ranker(kind: RankerKind) -> tuple[str, ...]:
     """The settings that this kind reads, beside its own name.
 
     >>> settings_of_ranker("twin")
-    ('interests', 'hidden', 'top_k')
+    ('interests', 'hidden', 'recent_events', 'top_k')
     """
     layered = "interests", "hidden"
     match kind:

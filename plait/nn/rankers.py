@@ -207,24 +207,19 @@ class Sim(Extractor):
         else:
             found, searched_MD = self.search(query_MD, event_ND, top_k, blocks)
         of_all = self.exact(query_MD, event_ND, happened.moments, found, blocks)
-        last = happened.asked.blocks(device, self.settings.recent_events)
-        all_of_them = tuple(block.sees_BCH for block in last.blocks)
-        of_last = self.recent(query_MD, event_ND, happened.moments, all_of_them, last)
+        of_last = _of_last_events(self.recent, happened, self.settings.recent_events)
         return Interest(torch.cat([of_all, of_last], dim=1), searched_MD)
 
     def flops(self, of: Amounts) -> float:
-        dim, heads = self.dim, self.num_heads
-        of_each = 2.0 * dim**2
-        of_gaps = 2.0 * dim * TIME_BUCKETS + 2.0 * heads * TIME_BUCKETS * GAP_WIDTH
-        attention = of_each * (of.tokens + of.questions) + of_gaps * of.questions
-        attention += 2.0 * GAP_WIDTH * dim * TIME_BUCKETS
-        of_pair = 2.0 * dim + 2.0 * heads * dim
-        search = of_each * (of.tokens + of.questions) + 4.0 * dim * of.pairs
-        return 2 * attention + of_pair * (of.pairs + of.recent_pairs) + (search if self.search else 0.0)
+        search = 2.0 * self.dim**2 * (of.tokens + of.questions) + 4.0 * self.dim * of.pairs
+        attention = self.exact.flops(of.tokens, of.questions, of.pairs)
+        attention += self.recent.flops(of.tokens, of.questions, of.recent_pairs)
+        return attention + (search if self.search else 0.0)
 
 
 class Twin(Extractor):
-    """One attention for the search and for what it finds, over items and cross features apart.
+    """One attention for the search and for what it finds, over items and cross features apart, beside attention to the
+    last events, as sim has it.
 
     Source: TWIN (Chang et al., KDD 2023).
     """
@@ -242,9 +237,7 @@ class Twin(Extractor):
         of_all = self.attention(
             query_MD, happened.item_ND, happened.action_ND, moments, self.settings.top_k, blocks
         )
-        last = happened.asked.blocks(query_MD.device, self.settings.recent_events)
-        all_of_them = tuple(block.sees_BCH for block in last.blocks)
-        of_last = self.recent(query_MD, happened.event_ND, moments, all_of_them, last)
+        of_last = _of_last_events(self.recent, happened, self.settings.recent_events)
         return Interest(torch.cat([of_all, of_last], dim=1))
 
     def flops(self, of: Amounts) -> float:
@@ -253,7 +246,15 @@ class Twin(Extractor):
         of_tokens = (2 + reads_actions) * square + 2.0 * dim * reads_actions
         of_tables = 2.0 * TIME_BUCKETS * GAP_WIDTH * (dim + 1)
         of_pairs = 4.0 * dim * of.pairs
-        return of_tokens * of.tokens + (2 * square + of_gaps) * of.questions + of_tables + of_pairs
+        of_last = self.recent.flops(of.tokens, of.questions, of.recent_pairs)
+        return of_tokens * of.tokens + (2 * square + of_gaps) * of.questions + of_tables + of_pairs + of_last
+
+
+def _of_last_events(attention: SearchedAttention, happened: Behaviours, num: int) -> Float[Tensor, "M X"]:
+    """The short-term interest: attention to all of the last events."""
+    last = happened.asked.blocks(happened.query_MD.device, num)
+    all_of_them = tuple(block.sees_BCH for block in last.blocks)
+    return attention(happened.query_MD, happened.event_ND, happened.moments, all_of_them, last)
 
 
 def extractor_of(settings: RankerSettings, dim: int, num_heads: int, reads_actions: bool) -> Extractor:

@@ -82,6 +82,13 @@ class SearchedAttention(nn.Module):
             pooled.append(torch.cat([value_BACD, gap_BACX], dim=-1).transpose(1, 2).flatten(2))
         return blocks.joined(pooled)
 
+    def flops(self, num_tokens: int, num_questions: int, num_pairs: int) -> float:
+        """FLOPs of a forward pass: every matrix product."""
+        dim, heads = len(self.of_key.weight), self.num_heads
+        of_gaps = 2.0 * dim * TIME_BUCKETS + 2.0 * heads * TIME_BUCKETS * GAP_WIDTH
+        of_each = 2.0 * dim**2 * (num_tokens + num_questions) + of_gaps * num_questions
+        return of_each + 2.0 * GAP_WIDTH * dim * TIME_BUCKETS + (2.0 * dim + 2.0 * heads * dim) * num_pairs
+
     def _heads(self, x_BLD: Tensor) -> Float[Tensor, "B A L K"]:
         return x_BLD.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 

@@ -37,6 +37,7 @@ from plait.models.building import built
 from plait.models.combining import check_supported
 from plait.models.generative import GenerativeRecommender, ModelConfig
 from plait.models.inputs import Inputs
+from plait.models.questions import QuestionPlan
 from plait.models.told import ReadsInterests
 from plait.models.two_tower import TwoTower
 from plait.nn.arithmetic import Arithmetic, arithmetic_of
@@ -252,7 +253,7 @@ class _Run:
         self.optimiser = make_optimiser(self.model, optim)
         self.progress = Progress(best=dict.fromkeys(rules, Best()))
         self.best_weights: dict[Checkpoint, dict[str, torch.Tensor]] = {}
-        self.steps_per_epoch = num_steps(dataset, self.model.plan, optim.users_per_step, protocol)
+        self.steps_per_epoch = num_steps(dataset, self._plan, optim.users_per_step, protocol)
         if not self.steps_per_epoch:
             why = (
                 "no user has two training events, one to see and one to predict; prepare it with later cuts, or with "
@@ -307,11 +308,15 @@ class _Run:
                 break
         return torch.cat(labels) if labels else None, torch.cat(late) if late else None
 
+    @property
+    def _plan(self) -> QuestionPlan:
+        return self.protocol.plan(self.model.layout, self.model.config.settings)
+
     def _stream(self, epoch: int, first_step: int) -> Iterator[tuple[Int64[np.ndarray, " U"], Inputs]]:
         model = self.model
         return training_stream(
             self.dataset,
-            self.protocol.plan(model.layout, model.config.settings),
+            self._plan,
             self.optim.users_per_step,
             self.protocol,
             epoch,

@@ -136,7 +136,7 @@ def _either_kind(name: str) -> str:
     """The rankers that read one of their settings.
 
     >>> _either_kind("top_k"), _either_kind("recent_events")
-    ('sim or twin', 'din, dien, sim or rankmixer')
+    ('sim or twin', 'din, dien, sim, twin or rankmixer')
     """
     kinds = [kind for kind in get_args(RankerKind) if name in settings_of_ranker(kind)]
     return " or ".join(filter(None, (", ".join(kinds[:-1]), kinds[-1])))

@@ -84,6 +84,7 @@ FIRST = {  # what else must be chosen for a setting to be changed, or for the ch
     "model.trunk.rab": {"model.trunk.positions": "rab"},
     "model.retrieval.kind": {"model.retrieval.kind": "full"},  # as auto is for a small catalogue
     "protocol.sample": {"protocol.supervise": "candidates"},
+    "protocol.requests_per_part": {"protocol.sample": "part"},
     "model.ranker.recent_events": {"model.ranker.kind": "din"},
     "model.ranker.top_k": {"model.ranker.kind": "sim"},
     "model.two_tower.recent_events": {"model.two_tower.kind": "ebr"},

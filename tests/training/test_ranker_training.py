@@ -38,8 +38,7 @@ PROTOCOL = RankerProtocol(max_events=6, max_epochs=3)
 
 def model_for(ranker: str) -> ModelSettings:
     """Without the settings that another ranker reads."""
-    read = {"recent_events": 4} if ranker != "twin" else {}
-    read |= {"top_k": 3} if ranker in ("sim", "twin") else {}
+    read = {"recent_events": 4} | ({"top_k": 3} if ranker in ("sim", "twin") else {})
     read |= {"mixer": MIXER} if ranker == "rankmixer" else {"hidden": (16, 8)}
     return replace(MODEL, ranker=RankerSettings(**read))
 
@@ -84,7 +83,7 @@ def of_tastes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.mark.parametrize(
-    ("ranker", "epochs"), [("din", 6), ("dien", 15), ("sim", 6), ("twin", 6), ("rankmixer", 6)]
+    ("ranker", "epochs"), [("din", 6), ("dien", 15), ("sim", 6), ("twin", 6), ("rankmixer", 24)]
 )
 def test_a_ranker_learns_what_its_history_tells(
     ranker: str, epochs: int, of_tastes: Dataset, tmp_path: Path, shapes_are_not_checked: None
@@ -121,7 +120,7 @@ def test_a_log_without_times_takes_rankers_that_read_none(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (RankerSettings(kind="twin", recent_events=3), "read by din, dien, sim or rankmixer"),
+        (RankerSettings(kind="twin", unit_width=3), "read by din or rankmixer"),
         (RankerSettings(kind="din", top_k=3), "read by sim or twin"),
         (RankerSettings(recent_events=3), "here it is none"),
     ],

@@ -173,6 +173,15 @@ def test_a_window_that_samples_of_one_event_do_not_read_is_refused():
     check_read(config(), replace(chosen, window="last"))
 
 
+def test_the_size_of_parts_is_refused_where_samples_are_none():
+    chosen = Protocol(requests_per_part=3)
+    with pytest.raises(
+        ValueError, match=r"^protocol.requests_per_part = 3: is read by protocol.sample = 'part'"
+    ):
+        check_read(config(), chosen)
+    check_read(config(), replace(chosen, sample="part"))
+
+
 @pytest.mark.parametrize("chosen", [{"deploy": "actions"}, {"judge": "deployed"}])
 def test_what_is_for_two_checkpoints_is_refused_where_one_is_kept(chosen):
     with pytest.raises(
@@ -197,6 +206,7 @@ SAID = [
     ({"action_weights": {"liked": 2.0}}, {}, "model.action_weights = {'liked': 2.0}", "lagged_in", "lac"),
     ({"late": LateSettings(windows=(3,))}, {}, "model.late.windows = (3,)", "action_in", "both_out"),
     ({}, {"candidate_requests": 2}, "protocol.candidate_requests = 2", "action_out", "genrank"),
+    ({}, {"sample": "part"}, "protocol.sample = 'part'", "action_out", "genrank"),
     ({}, {"deploy": "actions"}, "protocol.deploy = 'actions'", "item", "lac"),
     ({}, {"judge": "deployed"}, "protocol.judge = 'deployed'", "action_out", "interleaved"),
 ]
@@ -248,7 +258,8 @@ def test_every_reader_is_of_settings_that_there_are_and_is_tested():
         if not any(other in reader.who for other in elsewhere)
         for name in reader.settings
     }
-    tested = [*(case[1] for case in REFUSED), *(case[2] for case in SAID), "protocol.window = random"]
+    tested = [*(case[1] for case in REFUSED), *(case[2] for case in SAID)]
+    tested += ["protocol.window = random", "protocol.requests_per_part = 3"]
     assert len(named) > 15
     assert not {s for s in named if not any(test.startswith(s) for test in tested)}
 
