@@ -23,6 +23,8 @@ from plait.data import Dataset
 from plait.evaluation.provenance import provenance
 from plait.evaluation.run_files import RunSettings
 from plait.models.generative import ModelSettings
+from plait.nn.ranker_settings import settings_of_ranker
+from plait.nn.token_mixer import MixerSettings
 from plait.notices import Watch
 from plait.papers.claims import Claim, ClaimVerdict, answer, judge
 from plait.papers.logs import NotHere, StudyLog
@@ -302,8 +304,11 @@ def _small(model: ModelSettings) -> ModelSettings:
     if not model.ranker.is_on:
         return replace(model, trunk=replace(model.trunk, dim=12, num_layers=1, num_heads=2))
     num_heads = 2 if model.ranker.reads_time else model.trunk.num_heads
-    trunk = replace(model.trunk, dim=12, num_heads=num_heads)
-    return replace(model, trunk=trunk, ranker=replace(model.ranker, hidden=(8,)))
+    trunk, ranker = replace(model.trunk, dim=12, num_heads=num_heads), model.ranker
+    read = settings_of_ranker(ranker.kind)
+    small = {"hidden": (8,), "mixer": MixerSettings(num_tokens=4, token_width=16)}
+    ranker = replace(ranker, **{name: value for name, value in small.items() if name in read})
+    return replace(model, trunk=trunk, ranker=ranker)
 
 
 def chosen(study: Study, names: Sequence[str]) -> Study:

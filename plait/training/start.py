@@ -191,6 +191,7 @@ IDS, NEW_ITEM, IS_NEW, LEARNED_BIAS = (
 OF_DATA = (  # what a model takes over from the data before its first step
     *("items.code_VC", "items.vector_VX", IS_NEW),
     *("item_bias.popularity_V", "item_bias.is_new_V", "item_bias.is_rare_V"),
+    *("item_interest_VW", "has_item_interest_V"),
 )
 
 

@@ -1,7 +1,9 @@
 """Two towers: held against a plain double loop, whatever way they are asked; a state that grew is one encoded anew."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from tiny import (
     trunk_of,
 )
 
+from plait.data import Dataset
 from plait.engine import one_pass, plain
 from plait.engine.state import encode
 from plait.layouts.packing import pack, pad
@@ -31,6 +34,8 @@ from plait.nn.interests import InterestRows
 from plait.nn.losses import RetrievalLoss
 from plait.nn.two_tower import TowerInterests, TwoTowerSettings
 from plait.schema import EventBatch
+from plait.training import start as start_module
+from plait.training.start import Start
 
 WINDOW, RECENT, WIDTH, CONDITIONS = 6, 3, 4, 2
 SWITCHES = {"none": None, "user": (True, False), "item": (False, True), "both": (True, True)}
@@ -77,6 +82,30 @@ def towers_of(switch: str, layout: str = LAYOUTS[0]) -> TwoTower:
         model.interests = Known()
         model.describe_items(Known())
     return model
+
+
+def check_own_vectors(dataset: Dataset, into: Callable[..., None]) -> None:
+    """A tower that goes on from another has the weights of that one, and the vectors of its own user model."""
+    before, after = towers_of("item"), started(built(towers_of("item").config)).eval()
+    assert isinstance(after, TwoTower) and after.no_item_interest_W is not None
+    with torch.no_grad():
+        after.item_interest_VW.fill_(2.0)
+        after.has_item_interest_V.fill_(True)
+    start = Start(before, dataset.items, settings=None, folder=Path("before"), sha256="0")
+    into(start, after, dataset)
+    assert torch.equal(after.no_item_interest_W, before.no_item_interest_W)
+    assert (after.item_interest_VW == 2.0).all() and after.has_item_interest_V.all()
+    assert not torch.equal(before.item_interest_VW, after.item_interest_VW)
+
+
+def test_towers_that_go_on_keep_the_vectors_of_their_own_items(dataset):
+    check_own_vectors(dataset, Start.into)
+
+
+def test_vectors_of_the_tower_before_are_caught(dataset, monkeypatch):
+    kept = tuple(name for name in start_module.OF_DATA if "item_interest" not in name)
+    monkeypatch.setattr(start_module, "OF_DATA", kept)
+    assert_caught(check_own_vectors, dataset, Start.into)
 
 
 def log() -> EventBatch:

@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -40,6 +40,9 @@ from plait.papers.logs import ML_1M_LIKED, NotHere, stand_in
 from plait.papers.speed import Race
 from plait.papers.study import Either, Figure, Finding, Place, Study, StudyResult, run_study, shrunk
 from plait.papers.tables import study_report
+from plait.rankers.settings import RankerName, run_settings
+from plait.training.run import config_of
+from plait.training.unread import check_read
 
 STUDIES = (*attnmvp.STUDIES, *genrank.STUDIES)
 USER_U = np.arange(53)
@@ -342,6 +345,12 @@ def test_supervised_events_are_counted(dataset: Dataset) -> None:
         "last two": 2 * num_users,
         "by event": num_users,
     }
+
+
+@pytest.mark.parametrize("ranker", get_args(RankerName))
+def test_shrunk_rankers_have_settings_that_they_read(ranker: RankerName, dataset: Dataset) -> None:
+    small = shrunk(run_settings(ranker))
+    check_read(config_of(dataset, small), small.protocol)
 
 
 def test_shrunk_settings_count_no_more_events_than_they_see() -> None:
