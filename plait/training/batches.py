@@ -1,4 +1,7 @@
-"""The order of the data, and batches made ahead of the step that needs them."""
+"""The order of the data, and batches made ahead of the step that needs them.
+
+Shape letters: U users, B stretches of users, Q targets.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
