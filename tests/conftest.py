@@ -71,6 +71,7 @@ def measured_alike() -> Iterator[None]:
     found = {"fp32": Measured(1e-3, 3e-7), "fp32_onednn": Measured(1e-3, 6e-7), "bf16": Measured(1e-3, 3e-3)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arithmetic, "measure_multiplying", lambda dim, device: found)
+        patch.setattr(arithmetic, "measure_pairs", lambda dim, device: found)
         yield
 
 

@@ -3,15 +3,17 @@
 A name tells little: AVX-512's bf16 is three times as fast as fp32 on one processor and slower on another. So a probe of
 a few milliseconds multiplies matrices of a model's width, forward and backward, with the casts that training makes. It
 measures time, and error against float64. On a CPU it is the time of the thread that calls: others on the machine do not
-disturb it.
+disturb it. A ranker multiplies little in layers, and much in pairs of a candidate and an event: many small matrices, of
+which the casts are a larger share. So its probe is of those.
 
-Shape letters: N rows, D width, E width after the layer.
+Shape letters: N rows, D width, E width after the layer; B lists, C candidates of a list, H events of a list.
 """
 
 import time
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, final
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,7 @@ WIDER = 4  # times as wide after an MLP's first layer as before
 WIDEST = {"cpu": 256, "cuda": 1024}  # matrices of a probe
 ROWS = {"cpu": 1 << 10, "cuda": 1 << 16}  # at most
 PRODUCT = {"cpu": 1 << 25, "cuda": 1 << 32}  # multiplications of one product, at most
+PAIRS = 16, 16, 128  # lists, candidates and events of a ranker's probe
 ROUNDS = 8
 ENOUGH_S = 0.01  # no further round begins after it
 SEED: Final = 0
@@ -49,15 +52,18 @@ class Arithmetic:
     because: str
 
 
-def arithmetic_of(precision: Precision, dim: int, device: str) -> Arithmetic:
+def arithmetic_of(precision: Precision, dim: int, device: str, ranks: bool = False) -> Arithmetic:
     """A setting made definite for a model of this width on this machine.
+
+    Args:
+        ranks: whether it is a ranker, which multiplies pairs of candidates and events.
 
     Raises:
         ValueError: oneDNN is asked for, and does not multiply fp32 exactly here.
     """
     match precision:
         case "auto":
-            measured = measure_multiplying(dim, device)
+            measured = measure_pairs(dim, device) if ranks else measure_multiplying(dim, device)
             return Arithmetic(choice(measured), in_words(measured))
         case "fp32_onednn":
             check_exact(precision, device)
@@ -108,8 +114,17 @@ def check_exact(precision: Precision, device: str) -> None:
 
 def measure_multiplying(dim: int, device: str) -> dict[Multiplied, Measured]:
     """What each way of multiplying costs on a device, for matrices of a model's width. They take turns."""
+    return _measured(_LayerProbe, dim, device)
+
+
+def measure_pairs(dim: int, device: str) -> dict[Multiplied, Measured]:
+    """The same of a ranker of this width: its candidates attend to their events."""
+    return _measured(_PairProbe, dim, device)
+
+
+def _measured(kind: type["_Probe"], dim: int, device: str) -> dict[Multiplied, Measured]:
     with torch.inference_mode(False), torch.enable_grad():
-        probe = _Probe.of(dim, device)
+        probe = kind.of(dim, device)
         exact = probe.products("fp32", torch.float64)
         ways = _ways(device)
         error = {way: _error(probe.products(way), exact) for way in ways}  # the first time is a warm-up, too
@@ -130,41 +145,81 @@ def _ways(device: str) -> list[Multiplied]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Probe:
-    """A layer's input, its weights, and the gradient of its output."""
+class _Probe(ABC):
+    """Two operands with gradients, and the gradient of what they give."""
 
-    x_ND: Tensor
-    weight_ED: Tensor
-    gradient_NE: Tensor
+    left: Tensor
+    right: Tensor
+    gradient: Tensor
     device: str
 
     @classmethod
+    @abstractmethod
     def of(cls, dim: int, device: str) -> "_Probe":
-        kind = torch.device(device).type
-        width, after = min(dim, WIDEST[kind]), min(WIDER * dim, WIDEST[kind])
-        rows = min(ROWS[kind], PRODUCT[kind] // (width * after))
-        generator = torch.Generator().manual_seed(SEED)
-        shapes = (rows, width), (after, width), (rows, after)
-        x_ND, weight_ED, gradient_NE = (
-            torch.randn(*shape, generator=generator, dtype=torch.float32).to(device) for shape in shapes
-        )
-        return cls(x_ND, weight_ED, gradient_NE, device)
+        """For a model of this width."""
+
+    @staticmethod
+    @abstractmethod
+    def multiplied(left: Tensor, right: Tensor) -> Tensor:
+        """What is measured, forward."""
 
     def products(self, way: Multiplied, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        """The output, and the gradients of input and weights: three products, each of other operands transposed."""
-        x_ND, weight_ED = (each.to(dtype).requires_grad_() for each in (self.x_ND, self.weight_ED))
+        """The output, and the gradients of both operands."""
+        left, right = (each.to(dtype).requires_grad_() for each in (self.left, self.right))
         with products_by(way), autocast(way, self.device):
-            out_NE = F.linear(x_ND, weight_ED)
-            found = torch.autograd.grad(out_NE, [x_ND, weight_ED], self.gradient_NE.to(out_NE.dtype))
-        if self.x_ND.is_cuda:
+            out = self.multiplied(left, right)
+            found = torch.autograd.grad(out, [left, right], self.gradient.to(out.dtype))
+        if self.left.is_cuda:
             torch.cuda.synchronize(self.device)
-        return [out_NE.detach(), *found]
+        return [out.detach(), *found]
 
     def seconds(self, way: Multiplied) -> float:
-        clock = time.perf_counter if self.x_ND.is_cuda else time.thread_time
+        clock = time.perf_counter if self.left.is_cuda else time.thread_time
         start_s = clock()
         self.products(way)
         return clock() - start_s
+
+
+@final
+class _LayerProbe(_Probe):
+    """A layer's input and its weights: three products, each of other operands transposed."""
+
+    @classmethod
+    def of(cls, dim: int, device: str) -> "_LayerProbe":
+        kind = torch.device(device).type
+        width, after = min(dim, WIDEST[kind]), min(WIDER * dim, WIDEST[kind])
+        rows = min(ROWS[kind], PRODUCT[kind] // (width * after))
+        left, right, gradient = _drawn(device, (rows, width), (after, width), (rows, after))
+        return cls(left, right, gradient, device)
+
+    @staticmethod
+    def multiplied(left: Tensor, right: Tensor) -> Tensor:
+        return F.linear(left, right)
+
+
+@final
+class _PairProbe(_Probe):
+    """Candidates and the events of their lists: two products, and four backward."""
+
+    @classmethod
+    def of(cls, dim: int, device: str) -> "_PairProbe":
+        width = min(dim, WIDEST[torch.device(device).type])
+        lists, candidates, events = PAIRS
+        shapes = (lists, candidates, width), (lists, events, width), (lists, candidates, width)
+        left, right, gradient = _drawn(device, *shapes)
+        return cls(left, right, gradient, device)
+
+    @staticmethod
+    def multiplied(left: Tensor, right: Tensor) -> Tensor:
+        query_BCD, key_BHD = left, right
+        score_BCH = (query_BCD @ key_BHD.transpose(1, 2)) * key_BHD.shape[-1] ** -0.5
+        weight_BCH = (score_BCH if score_BCH.dtype == torch.float64 else score_BCH.float()).softmax(dim=-1)
+        return weight_BCH @ key_BHD.to(weight_BCH.dtype)
+
+
+def _drawn(device: str, *shapes: tuple[int, ...]) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(SEED)
+    return (torch.randn(*shape, generator=generator, dtype=torch.float32).to(device) for shape in shapes)
 
 
 def _error(found: list[Tensor], exact: list[Tensor]) -> float:

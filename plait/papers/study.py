@@ -306,8 +306,10 @@ def _small(model: ModelSettings) -> ModelSettings:
     num_heads = 2 if model.ranker.reads_time else model.trunk.num_heads
     trunk, ranker = replace(model.trunk, dim=12, num_heads=num_heads), model.ranker
     read = settings_of_ranker(ranker.kind)
-    small = {"hidden": (8,), "mixer": MixerSettings(num_tokens=4, token_width=16)}
-    ranker = replace(ranker, **{name: value for name, value in small.items() if name in read})
+    if "hidden" in read:
+        ranker = replace(ranker, hidden=(8,))
+    if "mixer" in read:
+        ranker = replace(ranker, mixer=MixerSettings(num_tokens=4, token_width=16))
     return replace(model, trunk=trunk, ranker=ranker)
 
 

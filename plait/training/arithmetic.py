@@ -27,12 +27,12 @@ def arithmetic_of_run(
     Raises:
         ValueError: it began with fp32 by oneDNN, which is not exact on this machine; or its files are not whole.
     """
-    dim = settings.model.trunk.dim
+    dim, ranks = settings.model.trunk.dim, settings.model.ranker.is_on
     if settings.optim.precision != "auto":
         return arithmetic_of(settings.optim.precision, dim, device)
     kept = shared or recorded_arithmetic(folder)
     if kept is None:
-        return arithmetic_of("auto", dim, device)
+        return arithmetic_of("auto", dim, device, ranks)
     check_exact(kept.precision, device)
     return kept
 
@@ -49,19 +49,25 @@ def made_definite(optim: Optim, chosen: Arithmetic) -> Optim:
 
 def shared_arithmetic(folder: Path, settings: Sequence[RunSettings], device: str) -> Arithmetic:
     """What all runs of a comparison multiply in where they leave it open: chosen for the widest model when it began,
-    and kept in its folder. Of one that an earlier version began, what its runs recorded.
+    as rankers multiply where one is among them, and kept in its folder. Of one that an earlier version began, what its
+    runs recorded.
 
     Raises:
         ValueError: a file is not whole.
     """
-    leave_open = [its.model.trunk.dim for its in settings if its.optim.precision == "auto"]
+    leave_open = [its.model for its in settings if its.optim.precision == "auto"]
     if not leave_open:
         return arithmetic_of(settings[0].optim.precision, settings[0].model.trunk.dim, device)
     path = folder / ARITHMETIC
     if path.exists():
         return read_file(path, Arithmetic)
     recorded = map(recorded_arithmetic, sorted(folder.glob("runs/*")))
-    chosen = next(filter(None, recorded), None) or arithmetic_of("auto", max(leave_open), device)
+    chosen = next(filter(None, recorded), None) or arithmetic_of(
+        "auto",
+        max(model.trunk.dim for model in leave_open),
+        device,
+        ranks=any(model.ranker.is_on for model in leave_open),
+    )
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda aside: aside.write_bytes(msgspec.json.format(msgspec.json.encode(chosen))))
     return chosen

@@ -118,7 +118,7 @@ def train_model(
     check_supported(
         config.parsed_layout, dataset.actions, settings.trunk, settings.exposure, dataset.conditions
     )
-    arithmetic = arithmetic or arithmetic_of(optim.precision, config.settings.trunk.dim, device)
+    arithmetic = arithmetic or _arithmetic(optim, config, device)
     optim, config = made_definite(optim, arithmetic), replace(config, arithmetic=arithmetic.precision)
     layout = config.parsed_layout
     plan = protocol.plan(layout, config.settings)
@@ -191,7 +191,7 @@ def train_steps(
 ) -> Fitted:
     """Trains one model for a number of steps, without validation; else as `train_model`, whose arguments these are."""
     keep_freed_memory()
-    arithmetic = arithmetic or arithmetic_of(optim.precision, config.settings.trunk.dim, device)
+    arithmetic = arithmetic or _arithmetic(optim, config, device)
     optim, config = made_definite(optim, arithmetic), replace(config, arithmetic=arithmetic.precision)
     dataset.check_content()
     with (
@@ -550,6 +550,11 @@ class _Run:
         """How soon training gives up."""
         stale = self.progress.stale
         return f", no rise in {stale} of {self.protocol.patience}" if stale else ""
+
+
+def _arithmetic(optim: Optim, config: ModelConfig, device: str) -> Arithmetic:
+    settings = config.settings
+    return arithmetic_of(optim.precision, settings.trunk.dim, device, settings.ranker.is_on)
 
 
 def _give_interests(model: GenerativeRecommender, interests: InterestSource | None) -> None:

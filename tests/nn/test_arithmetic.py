@@ -22,6 +22,7 @@ from plait.nn.arithmetic import (
     check_exact,
     choice,
     measure_multiplying,  # as it is: what other tests use is patched
+    measure_pairs,
 )
 from plait.nn.precision import Multiplied, products_by
 
@@ -90,7 +91,7 @@ def multiplications_of(dim: int, monkeypatch, round_s: float) -> list[int]:
     products = arithmetic._Probe.products
 
     def counted(self, way, dtype=torch.float32):
-        passes.append(3 * self.x_ND.shape[0] * self.weight_ED.numel())
+        passes.append(3 * self.left.shape[0] * self.right.numel())
         return products(self, way, dtype)
 
     monkeypatch.setattr(arithmetic._Probe, "products", counted)
@@ -110,6 +111,21 @@ def test_a_probe_is_short(dim, monkeypatch):
     assert len(long) == 1 + 2 * ways, "the exact products, a warm-up and one round"
     assert len(short) == 1 + ways * (1 + arithmetic.ROUNDS), "no more rounds than this on a fast machine"
     assert max(long + short) <= 3 * arithmetic.PRODUCT["cpu"], "however wide the model is"
+
+
+@pytest.mark.parametrize("dim", [16, 64, 2048])
+def test_a_rankers_probe_is_of_pairs(dim):
+    found = measure_pairs(dim, "cpu")
+    assert set(found) == set(measure_multiplying(dim, "cpu"))
+    assert found["fp32"].error <= EXACT < found["bf16"].error <= ROUNDED
+
+
+@pytest.mark.parametrize("ranks", [False, True])
+def test_a_ranker_is_measured_by_what_it_multiplies(ranks, monkeypatch):
+    slow, fast = Measured(3.0, 3e-7), Measured(1.0, 3e-3)
+    monkeypatch.setattr(arithmetic, "measure_multiplying", lambda dim, device: {"fp32": slow, "bf16": fast})
+    monkeypatch.setattr(arithmetic, "measure_pairs", lambda dim, device: {"fp32": slow, "bf16": slow})
+    assert arithmetic_of("auto", 16, "cpu", ranks).precision == ("fp32" if ranks else "bf16")
 
 
 def test_a_probe_leaves_no_trace():

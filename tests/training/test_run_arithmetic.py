@@ -22,6 +22,7 @@ from plait.files import write_listed
 from plait.models.saving import CONFIG, load_model
 from plait.nn import arithmetic
 from plait.nn.arithmetic import EXACT, WIDEST, Arithmetic, Measured, measure_multiplying
+from plait.nn.ranker_settings import RankerSettings
 from plait.training import loop
 from plait.training.arithmetic import OF_BEFORE, arithmetic_of_run, shared_arithmetic
 from plait.training.run import run_training
@@ -98,6 +99,15 @@ def test_a_comparison_multiplies_alike(dataset, tmp_path, monkeypatch):
     assert len(asked) == 1, "one probe for all"
     assert [told(run) for run in sorted((tmp_path / "runs").iterdir())] == [{"bf16"}] * 2
     assert "bf16" in compared.comparison.protocol
+
+
+def test_a_comparison_with_a_ranker_is_measured_by_pairs(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(arithmetic, "measure_pairs", lambda dim, device: FASTEST["bf16"])
+    ranked = left_open()
+    ranked = replace(ranked, model=replace(ranked.model, ranker=RankerSettings(kind="din")))
+    assert shared_arithmetic(tmp_path / "layouts", [left_open()], "cpu").precision == "fp32"
+    assert shared_arithmetic(tmp_path / "both", [left_open(), ranked], "cpu").precision == "bf16"
+    assert arithmetic_of_run(ranked, tmp_path / "run", "cpu").precision == "bf16"
 
 
 def test_the_arithmetic_of_a_comparison_is_kept(dataset, tmp_path, monkeypatch):
