@@ -105,7 +105,7 @@ def encoded(name: str, layouts: Sequence[str]) -> dict[str, dict[str, int]]:
     for layout in layouts:
         for part in PARTS:
             plan = protocol.plan(resolve(layout), model_of(layout, dataset).config.settings)
-            asked = in_context(dataset, targets_of(dataset, part, plan), plan)
+            asked = in_context(dataset, targets_of(dataset, part, plan, protocol), plan)
             count_B = batch_of_targets(dataset, asked, plan)[1]
             found[f"{layout} {part}"] = {"histories": len(count_B), "targets": len(asked)}
     return found

@@ -122,7 +122,7 @@ def write_rows(dataset: Dataset, asked: RunSettings, folder: Path) -> None:
     plan = asked.protocol.plan(asked.parsed_layout, asked.model)
     parts = {"train": dataset.train_targets(asked.protocol.candidate_requests)}
     for part in ("validation", "test"):
-        parts[part] = in_context(dataset, targets_of(dataset, part, plan), plan)
+        parts[part] = in_context(dataset, targets_of(dataset, part, plan, asked.protocol), plan)
     for part, targets in parts.items():
         rows_of(dataset, targets).write_parquet(folder / f"{part}.parquet")
     events = dataset.histories(np.arange(dataset.num_users))

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from plait.data import Dataset, Targets
+from plait.data.windows import opens_request
 
 WHOLE = 1 << 40  # events: no history is as long
 
@@ -57,10 +58,7 @@ def _history_ends(
         case "causal":
             return row_E
         case "blind":
-            opens_E = np.ones(len(request_E), dtype=bool)
-            opens_E[1:] = np.diff(request_E) != 0
-            opens_E[start_U1[:-1][np.diff(start_U1) > 0]] = True
-            return np.maximum.accumulate(np.where(opens_E, row_E, 0))
+            return np.maximum.accumulate(np.where(opens_request(request_E, start_U1), row_E, 0))
         case _:
             assert_never(same_request)
 

@@ -487,7 +487,8 @@ def _missed_share(study: _Study) -> float:
     """Of what the first variant is asked; the others are filtered alike."""
     first = study.variants[0]
     its = first.settings
-    targets = targets_of(study.dataset, "test", its.protocol.plan(first.layout, its.model))
+    plan = its.protocol.plan(first.layout, its.model)
+    targets = targets_of(study.dataset, "test", plan, its.protocol)
     missed_Q = Reach(study.dataset, first.layout, its.protocol, targets).missed_Q
     return float(missed_Q.mean()) if len(missed_Q) else 0.0
 

@@ -48,14 +48,15 @@ def limits(
 
     Empty where nobody knows the truth of the dataset, and where the runs are not judged on the same questions.
     """
-    judged = {(of.model.exposure.same_request, of.protocol.filter_seen, of.protocol.negatives) for of in runs}
+    judged = {(of.model.exposure.same_request, *of.protocol.judged_by) for of in runs}
     if not (dataset.folder / WORLD).is_file() or len(judged) > 1:
         return {}
     about_items, about_actions = knows_of(runs)
     same_request = runs[0].model.exposure.same_request
-    of_items = of_actions = oracle(dataset, "test", about_items, same_request)
+    rolling = runs[0].protocol.rolling_history
+    of_items = of_actions = oracle(dataset, "test", about_items, same_request, rolling=rolling)
     if about_actions != about_items:
-        of_actions = oracle(dataset, "test", about_actions, same_request)
+        of_actions = oracle(dataset, "test", about_actions, same_request, rolling=rolling)
     found = {}
     for seed in seeds:  # which decides the items that are sampled
         asked = dataset, replace(runs[0].protocol, seed=seed), same_request
@@ -94,7 +95,7 @@ def metrics_of(
         best: its answers about the test.
         same_request: under which it was asked.
     """
-    asked = dataset.targets("test", same_request)
+    asked = dataset.targets("test", same_request, rolling=protocol.rolling_history)
     answers = Answers(
         user_Q=best.user_Q,
         list_Q=dataset.lists(asked),

@@ -15,6 +15,7 @@ from plait.evaluation.answers import targets_of
 from plait.evaluation.checkpoints import rules_of
 from plait.evaluation.reachable import Reach, check_can_choose
 from plait.evaluation.run_files import RunSettings
+from plait.evaluation.settings import JUDGED_BY
 from plait.layouts import Layout
 from plait.layouts.audit import reader
 from plait.metrics.table import ERROR_OF_ACTIONS, LOSS_OF_ACTIONS
@@ -22,7 +23,7 @@ from plait.models.combining import check_supported
 from plait.nn.interests import InterestSource
 from plait.schema import check_unique
 from plait.training.batches import check_labels
-from plait.training.run import config_of
+from plait.training.run import check_told_alike, config_of
 from plait.training.start import Start
 from plait.training.unread import check_read
 from plait.wording import setting
@@ -44,8 +45,7 @@ class Variant:
     @property
     def judged_as(self) -> tuple[object, ...]:
         """What decides which questions it is asked, and how its answers are ranked."""
-        protocol = self.settings.protocol
-        return self.settings.model.exposure.same_request, protocol.filter_seen, protocol.negatives
+        return self.settings.model.exposure.same_request, *self.settings.protocol.judged_by
 
     def seeded(self, seed: int) -> RunSettings:
         protocol = dataclasses.replace(self.settings.protocol, seed=seed)
@@ -60,6 +60,7 @@ def check_variants(variants: Sequence[Variant], dataset: Dataset) -> None:
         check_supported(variant.layout, dataset.actions, model.trunk, model.exposure, dataset.conditions)
         check_read(config_of(dataset, variant.settings), variant.settings.protocol)
         check_labels(dataset, variant.layout)
+        check_told_alike(variant.interests, variant.settings.protocol)
         _check_selection(variant, dataset)
     _check_judged_alike(variants, dataset)
 
@@ -79,7 +80,7 @@ def _check_judged_alike(variants: Sequence[Variant], dataset: Dataset) -> None:
 
 def _ranked_unlike(first: Variant, other: Variant) -> Iterator[str]:
     """The settings in which they differ that decide what an answer competes with."""
-    for name in ("filter_seen", "negatives"):
+    for name in JUDGED_BY:
         values = [getattr(variant.settings.protocol, name) for variant in (first, other)]
         if values[0] != values[1]:
             yield f"protocol.{name} = {values[0]} and {values[1]}"
@@ -95,14 +96,16 @@ def _asked_unlike(first: Variant, other: Variant, dataset: Dataset) -> Iterator[
 
 def _asked(variant: Variant, dataset: Dataset) -> Int64[np.ndarray, " Q"]:
     """The test events that a variant is asked about."""
-    plan = variant.settings.protocol.plan(variant.layout, variant.settings.model)
-    return targets_of(dataset, "test", plan).event_Q
+    protocol = variant.settings.protocol
+    plan = protocol.plan(variant.layout, variant.settings.model)
+    return targets_of(dataset, "test", plan, protocol).event_Q
 
 
 def _check_selection(variant: Variant, dataset: Dataset) -> None:
     """Raises ValueError where the best epoch is to be chosen by what the layout or the data do not give."""
     layout, actions, its = variant.layout, [action.name for action in dataset.actions], variant.settings
-    validation = targets_of(dataset, "validation", its.protocol.plan(layout, its.model))
+    plan = its.protocol.plan(layout, its.model)
+    validation = targets_of(dataset, "validation", plan, its.protocol)
     reach = Reach(dataset, layout, its.protocol, validation)
     rules = rules_of(reach, its.model).values()
     for metric, _ in (weight for rule in rules for weight in rule.weights):

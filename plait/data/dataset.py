@@ -30,13 +30,21 @@ from plait.data.storage.whole_folders import (
     table_digest,
 )
 from plait.data.vocabulary import Vocabulary
-from plait.data.windows import Windows, concatenated_ranges, opened_with_request, windows
+from plait.data.windows import (
+    Stretches,
+    Windows,
+    concatenated_ranges,
+    opened_with_request,
+    opens_request,
+    windows,
+)
 from plait.schema import UNKNOWN_ITEM, Action, EventBatch, Feature, FeatureTable, Keyed
 from plait.window_rule import WindowRule
 
 AGAIN = "prepare the log again, or simulate it again"
 
 EventPart = Literal["train", "validation", "test"]
+HeldOutPart = Literal["validation", "test"]
 TrainingRows = Literal["as prepared", "until test", "all"]
 Rows = Int64[np.ndarray, "R"] | Bool[np.ndarray, "Q"]
 
@@ -67,20 +75,6 @@ class Targets:
         shares_Q = np.zeros(len(self), dtype=bool)
         shares_Q[1:] = (np.diff(self.user_Q) == 0) & (np.diff(self.history_end_Q) == 0)
         return shares_Q
-
-
-@dataclass(frozen=True, eq=False)
-class Stretches:
-    """Training events of users, each up to a row: what a sample of training looks back from."""
-
-    user_B: Int64[np.ndarray, " B"]
-    end_B: Int64[np.ndarray, " B"]  # row after the last event
-
-    def __len__(self) -> int:
-        return len(self.user_B)
-
-    def __getitem__(self, rows: Rows) -> "Stretches":
-        return Stretches(self.user_B[rows], self.end_B[rows])
 
 
 @final
@@ -363,17 +357,20 @@ class Dataset:
         last one: each stretch ends with its part. In the order of the events."""
         user_U = self.train_users()
         row_E, start_U1 = concatenated_ranges(self._start_U1[user_U], self._validation_U[user_U])
-        user_E, request_E = np.repeat(user_U, np.diff(start_U1)), self._request_E[row_E]
-        closes_E = np.ones(len(row_E), dtype=bool)
-        closes_E[:-1] = (np.diff(request_E) != 0) | (np.diff(user_E) != 0)
-        user_R, end_R = user_E[closes_E], row_E[closes_E] + 1  # R: requests
+        closes_E = np.append(opens_request(self._request_E[row_E], start_U1)[1:], True)
+        user_R = np.repeat(user_U, np.diff(start_U1))[closes_E]  # R: requests
+        end_R = row_E[closes_E] + 1
         num_U = np.bincount(user_R, minlength=self.num_users)
         from_last_R = np.cumsum(num_U)[user_R] - 1 - np.arange(len(user_R))
         ends_part_R = (from_last_R % requests_per_part == 0) & (from_last_R < num_requests)
         return Stretches(user_R[ends_part_R], end_R[ends_part_R])
 
     def targets(
-        self, part: Literal["validation", "test"], same_request: Literal["causal", "blind"] = "causal"
+        self,
+        part: HeldOutPart,
+        same_request: Literal["causal", "blind"] = "causal",
+        *,
+        rolling: bool = False,
     ) -> Targets:
         """The events of a segment whose user has any history before the segment, users in order.
 
@@ -381,6 +378,8 @@ class Dataset:
 
         Args:
             same_request: with "blind" it ends where the event's own request begins, if that is earlier.
+            rolling: histories roll on through the segment instead: an event sees those of the segment before it and,
+                with "blind", those before its own request.
         """
         match part:
             case "validation":
@@ -391,7 +390,27 @@ class Dataset:
                 raise ValueError(f"part={part!r}; expected 'validation' or 'test'")
         user_Q, event_Q, end_Q = queries(self._start_U1, begin_U, end_U)
         targets = Targets(user_Q, event_Q, end_Q, end_Q, end_U[user_Q])
+        if rolling:
+            targets = self._rolled_on(targets, same_request)
         return targets if same_request == "causal" else self._before_own_request(targets)
+
+    def _rolled_on(self, targets: Targets, same_request: Literal["causal", "blind"]) -> Targets:
+        """All targets of a segment, each asked about when it comes or, blind, when what the segment has of its request
+        does."""
+        event_Q = targets.event_Q
+        match same_request:
+            case "causal":
+                return Targets(targets.user_Q, event_Q, event_Q, event_Q, event_Q + 1)
+            case "blind":
+                first_Q = np.flatnonzero(np.diff(targets.user_Q, prepend=-1, append=-2))
+                opens_Q = opens_request(self._request_E[event_Q], first_Q)
+                begin_R = event_Q[opens_Q]  # R: requests
+                end_R = event_Q[np.append(opens_Q[1:], True)[: len(event_Q)]] + 1
+                request_Q = np.cumsum(opens_Q) - 1
+                begin_Q = begin_R[request_Q]
+                return Targets(targets.user_Q, event_Q, begin_Q, begin_Q, end_R[request_Q])
+            case _:
+                assert_never(same_request)
 
     def moments(self, part: EventPart) -> Targets:
         """Every event of a segment that has one of its user before it, each to be asked about from all that lay before
@@ -531,11 +550,12 @@ class Dataset:
         return start_Q1, self._item_E[row_S].astype(np.int64)
 
     def lists(self, targets: Targets) -> Int64[np.ndarray, " Q"]:
-        """Which ranked list each target is an answer to, from 0 in their order: all that a user does in a segment is
-        asked from one history. Only events whose request began before the segment have a list of their own, whatever
-        the model: some are asked about them from before that request."""
+        """Which ranked list each target is an answer to, from 0 in their order: those that a user is asked about at
+        one moment, which is all of a segment where histories do not roll on through it. Events whose request began
+        before the segment have a list of their own, whatever the model: some are asked about them from before that
+        request."""
         end_Q = self.before_requests(targets).history_end_Q
-        is_first_Q = np.diff(end_Q, prepend=-1) != 0
+        is_first_Q = (np.diff(end_Q, prepend=-1) != 0) | (np.diff(targets.seen_end_Q, prepend=-1) != 0)
         return np.cumsum(is_first_Q) - 1
 
     @cached_property

@@ -1,14 +1,28 @@
 """Which rows of a prepared dataset make up a batch. Pure functions over offsets, no loop over users.
 
-Shape letters: B sequences of the batch, E rows gathered.
+Shape letters: B sequences of the batch, E rows gathered, R some of the sequences.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64, Integer
 
 from plait.window_rule import events_before_request
+
+
+@dataclass(frozen=True, eq=False)
+class Stretches:
+    """Training events of users, each up to a row: what a sample of training looks back from."""
+
+    user_B: Int64[np.ndarray, " B"]
+    end_B: Int64[np.ndarray, " B"]  # row after the last event
+
+    def __len__(self) -> int:
+        return len(self.user_B)
+
+    def __getitem__(self, rows: Int64[np.ndarray, " R"] | Bool[np.ndarray, " B"]) -> "Stretches":
+        return Stretches(self.user_B[rows], self.end_B[rows])
 
 
 @dataclass(frozen=True)
@@ -70,3 +84,16 @@ def concatenated_ranges(
     length_B = end_B - begin_B
     start_B1 = np.concatenate([[0], np.cumsum(length_B)]).astype(np.int64)
     return np.repeat(begin_B - start_B1[:-1], length_B) + np.arange(start_B1[-1]), start_B1
+
+
+def opens_request(
+    request_E: Integer[np.ndarray, " E"], start_B1: Int64[np.ndarray, " B1"]
+) -> Bool[np.ndarray, " E"]:
+    """Which rows are the first of their request, or of their sequence.
+
+    >>> opens_request(np.array([0, 1, 1, 1]), np.array([0, 3, 4])).tolist()
+    [True, True, False, True]
+    """
+    opens_E = np.diff(request_E, prepend=-1) != 0
+    opens_E[start_B1[:-1][np.diff(start_B1) > 0]] = True
+    return opens_E

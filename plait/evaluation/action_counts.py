@@ -23,6 +23,7 @@ from plait.counts.weighing import FittedTermWeights, HeldOutLabels, TermWeights,
 from plait.data import Dataset, Targets
 from plait.evaluation.answers import batch_of_targets, forward_steps, in_context, targets_of, without_autocast
 from plait.evaluation.counting import spread
+from plait.evaluation.settings import Protocol
 from plait.layouts import audit
 from plait.models.generative import GenerativeRecommender
 from plait.models.inputs import query_inputs
@@ -34,14 +35,16 @@ FEWEST = 100  # labels: from about so many on, the fit is stable
 GRID = {"decay": DECAYS, "item": ITEM_DAMPING, "user": USER_DAMPING}
 
 
-def action_counts_of(model: GenerativeRecommender, dataset: Dataset, device: str) -> ActionCounts:
+def action_counts_of(
+    model: GenerativeRecommender, dataset: Dataset, protocol: Protocol, device: str
+) -> ActionCounts:
     """The counts of actions that belong beside a trained model, which is in evaluation mode and has none yet.
 
     Raises:
         ValueError: there is no validation event to fit the weights by.
     """
     parts = counted_parts(model, dataset)
-    targets = targets_of(dataset, "validation", model.plan)
+    targets = targets_of(dataset, "validation", model.plan, protocol)
     targets = targets[spread(len(targets))]
     term_P = _terms(model, dataset, targets, parts, device)
     label_QA = dataset.target_actions(targets).astype(np.float64)

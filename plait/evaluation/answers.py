@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Literal, TypeVar, assert_never
+from typing import TypeVar, assert_never
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32, Int32, Int64
 from torch import Tensor
 
 from plait.data import Dataset, Targets
+from plait.data.dataset import HeldOutPart
 from plait.engine import steps
 from plait.engine.ranking import (
     AddedScores,
@@ -56,7 +57,6 @@ from plait.randomness import Stream, numpy_generator
 from plait.schema import UNKNOWN_ITEM, Action, EventBatch
 from plait.wording import setting
 
-HeldOutPart = Literal["validation", "test"]
 SAMPLED_AT_A_TIME = 128  # targets that draw their negatives together: of another number, draws are others
 
 Value = TypeVar("Value")
@@ -91,7 +91,7 @@ def answers_of(
     """
     model.eval()
     plan, late = protocol.plan(model.layout, model.config.settings), model.late_statistics()
-    targets = targets_of(dataset, part, plan)
+    targets = targets_of(dataset, part, plan, protocol)
     asked = in_context(dataset, targets, plan)
 
     def prepare(rows: slice) -> tuple[Targets, Inputs, _Histories]:
@@ -145,13 +145,13 @@ def forward_steps(
     return steps.within(cost_Q, steps.tokens_per_step(model), first_Q)
 
 
-def targets_of(dataset: Dataset, part: HeldOutPart, plan: QuestionPlan) -> Targets:
+def targets_of(dataset: Dataset, part: HeldOutPart, plan: QuestionPlan, protocol: Protocol) -> Targets:
     """The held-out events that models are asked about.
 
     Raises:
         ValueError: there are none.
     """
-    targets = dataset.targets(part, plan.exposure.same_request)
+    targets = dataset.targets(part, plan.exposure.same_request, rolling=protocol.rolling_history)
     if len(targets):
         return targets
     why = "no user with an event in it has one before it; prepare it with other cuts, or with the last events held out"
@@ -161,7 +161,7 @@ def targets_of(dataset: Dataset, part: HeldOutPart, plan: QuestionPlan) -> Targe
 
 
 def in_context(dataset: Dataset, targets: Targets, plan: QuestionPlan) -> Targets:
-    """The targets, each from the context that the plan gives it. (None sees others of its segment.)"""
+    """The targets, each from the context that the plan gives it."""
     match plan.context_ends_before:
         case "event":
             return targets

@@ -56,7 +56,7 @@ def counts_of(model: GenerativeRecommender, dataset: Dataset, protocol: Protocol
     model.counts = None
     return Counts(
         item_counts_of(model, dataset, protocol, device) if model.retrieves else None,
-        action_counts_of(model, dataset, device) if model.predicts_actions else None,
+        action_counts_of(model, dataset, protocol, device) if model.predicts_actions else None,
         model.config.settings.exposure.same_request,
     )
 
@@ -77,7 +77,7 @@ def item_counts_of(
         none = np.eye(1 + len(tables.names))[MODEL]
         why = f"the scores of {dataset.num_items:,} items are too many to hold for {FEWEST} answers"
         return ItemCounts(tables, none, f"counts: none, since {why}")
-    targets = targets_of(dataset, "validation", model.plan)
+    targets = targets_of(dataset, "validation", model.plan, protocol)
     targets = targets[spread(len(targets), num_answers)]
     tables, choices = _scaled(tables, _choices(model, dataset, targets, tables, protocol, device))
     found = combination(choices)

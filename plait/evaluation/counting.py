@@ -64,6 +64,7 @@ class Asked(msgspec.Struct, frozen=True):
     seed: int | None  # that negatives follow from; None where the full catalogue is ranked
     version: str  # of Plait
     kept_of_lists: int = 0  # items; 0 in files of before any were kept
+    rolling_history: bool = False
 
     @classmethod
     def of(cls, dataset: Dataset, protocol: Protocol, same_request: SameRequest) -> "Asked":
@@ -75,6 +76,7 @@ class Asked(msgspec.Struct, frozen=True):
             None if protocol.negatives is None else protocol.seed,
             importlib.metadata.version("plait"),
             kept_of_lists("test"),
+            protocol.rolling_history,
         )
 
 
@@ -131,7 +133,7 @@ def _counted_now(
     dataset: Dataset, protocol: Protocol, same_request: SameRequest, folder: Path
 ) -> tuple[Baselines, dict[str, Answers]]:
     start_s, log = time.perf_counter(), training_log(dataset, same_request)
-    validation = _some(dataset, same_request)
+    validation = _some(dataset, protocol, same_request)
     found = list(_counted(dataset, protocol, same_request, log, validation))
     baselines = Baselines(
         Asked.of(dataset, protocol, same_request),
@@ -159,9 +161,9 @@ def _folder_of(folder: Path, name: str) -> Path:
     return folder / name.replace(" ", "-")
 
 
-def _some(dataset: Dataset, same_request: SameRequest) -> Targets:
+def _some(dataset: Dataset, protocol: Protocol, same_request: SameRequest) -> Targets:
     """Those of the validation that settings are chosen by."""
-    targets = dataset.targets("validation", same_request)
+    targets = dataset.targets("validation", same_request, rolling=protocol.rolling_history)
     return targets[spread(len(targets))]
 
 
@@ -178,7 +180,7 @@ def _counted(
     dataset: Dataset, protocol: Protocol, same_request: SameRequest, log: TrainingLog, validation: Targets
 ) -> Iterator[tuple[ChosenBaseline, Answers]]:
     """Every way of counting, fitted one after the other, so that the memory of one is needed at a time."""
-    test = dataset.targets("test", same_request)
+    test = dataset.targets("test", same_request, rolling=protocol.rolling_history)
     if not len(test):
         raise ValueError(f"{dataset.folder} has no test events to evaluate")
     judge = partial(_selected_metric, dataset, protocol, log, validation) if len(validation) else None
@@ -201,7 +203,7 @@ def fitted_retriever(dataset: Dataset, protocol: Protocol, same_request: SameReq
         ValueError: there is none of that name, or it is not counted here.
     """
     baseline = _named(name, retrieval.RETRIEVAL_BASELINES, "ranks items")
-    log, validation = training_log(dataset, same_request), _some(dataset, same_request)
+    log, validation = training_log(dataset, same_request), _some(dataset, protocol, same_request)
     if why := baseline.why_not(log, protocol.filter_seen):
         raise ValueError(f"baseline {baseline.name!r} is not counted here: {why}")
     judge = partial(_selected_metric, dataset, protocol, log, validation) if len(validation) else None
@@ -209,7 +211,7 @@ def fitted_retriever(dataset: Dataset, protocol: Protocol, same_request: SameReq
 
 
 def fitted_predictor(dataset: Dataset, same_request: SameRequest, name: str) -> Predictor:
-    """One way of counting that predicts actions, likewise.
+    """One way of counting that predicts actions, likewise. Histories end where the validation begins.
 
     Raises:
         ValueError: there is none of that name, or the data have no actions.
@@ -217,7 +219,7 @@ def fitted_predictor(dataset: Dataset, same_request: SameRequest, name: str) -> 
     baseline = _named(name, actions.ACTION_BASELINES, "predicts actions")
     if not dataset.actions:
         raise ValueError(f"{dataset.folder} has no actions to predict")
-    log, validation = training_log(dataset, same_request), _some(dataset, same_request)
+    log, validation = training_log(dataset, same_request), _some(dataset, Protocol(), same_request)
     asked = questions(dataset, validation, log) if len(validation) else None
     return next(predictors(log, dataset.actions, asked, [baseline]))
 

@@ -26,7 +26,7 @@ IN_WORDS = {
     "model.late": "windows similar",
     "optim": "learning_rate schedule warmup_steps users_per_step precision",
     "protocol": "max_events window_step window patience select max_epochs max_tokens max_flops supervise "
-    "candidate_requests sample requests_per_part asked_from_s filter_seen negatives seed recorded",
+    "candidate_requests sample requests_per_part asked_from_s filter_seen negatives rolling_history seed recorded",
 }
 
 
@@ -49,7 +49,7 @@ def protocol_line(
     parts = [
         *([dataset.manifest.note] if dataset.manifest.note else []),
         *_words_of_data(dataset),
-        *_words_of_answers(dataset, model),
+        *_words_of_answers(dataset, model, protocol),
         *_words_of_conditions(dataset, layout),
         *_words_of_evaluation(model, protocol),
         *([note] if note else []),
@@ -82,15 +82,14 @@ def _words_of_data(dataset: Dataset) -> list[str]:
     ]
 
 
-def _words_of_answers(dataset: Dataset, model: ModelSettings) -> list[str]:
+def _words_of_answers(dataset: Dataset, model: ModelSettings, protocol: Protocol) -> list[str]:
     """What to know of the test's answers beside how the log was split."""
     found = []
     match dataset.manifest.split:
-        case LeaveOneOut():
-            pass
-        case Temporal() | SplitColumn():
-            own_time = ", each asked about at its own time" if model.exposure.time_anchor != "current" else ""
-            found.append(f"a user's events of a part are the answers to one list{own_time}")
+        case LeaveOneOut() if not protocol.rolling_history:
+            pass  # a part has one event of a user
+        case LeaveOneOut() | Temporal() | SplitColumn():
+            found.append(_words_of_lists(model, protocol))
         case split:
             assert_never(split)
     if dataset.manifest.settings.time is not None and dataset.training_after_test:
@@ -100,6 +99,23 @@ def _words_of_answers(dataset: Dataset, model: ModelSettings) -> list[str]:
     if new:
         found.append(f"{share(new, answers)} of the test answers are items without a training event")
     return found
+
+
+def _words_of_lists(model: ModelSettings, protocol: Protocol) -> str:
+    """What a user's events of one part are asked from, and what they are answers to."""
+    if not protocol.rolling_history:
+        own_time = ", each asked about at its own time" if model.exposure.time_anchor != "current" else ""
+        return (
+            f"a user's events of a part are the answers to one list{own_time}, from what lay before the part"
+        )
+    match model.exposure.same_request:
+        case "causal":
+            one = "event"
+        case "blind":
+            one = "request"
+        case _:
+            assert_never(model.exposure.same_request)
+    return f"histories roll on through a part: each {one} has a list of its own, from all that lay before it"
 
 
 def _words_of_conditions(dataset: Dataset, layout: Layout | None) -> list[str]:
@@ -148,7 +164,8 @@ def _words_of_training(dataset: Dataset, model: ModelSettings, optim: Optim, pro
     }.get(protocol.select, protocol.select)
     last = "request" if protocol.candidate_requests == 1 else f"{protocol.candidate_requests} requests"
     asked = "every request" if protocol.candidate_requests > protocol.max_events else f"the last {last}"
-    candidates = f"{asked} of a window, as candidates"
+    whose = "user" if protocol.sample == "part" else "window"
+    candidates = f"{asked} of a {whose}, as candidates"
     supervised = f"every event of a window (where its token shows the answer: {candidates})"
     if protocol.supervise == "candidates":
         supervised = candidates

@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from plait.data import Dataset, Targets
+from plait.data.dataset import HeldOutPart
 from plait.data.facts import share
 from plait.engine import steps
-from plait.evaluation.answers import HeldOutPart, never_rivals
+from plait.evaluation.answers import never_rivals
 from plait.evaluation.selection import Selection
 from plait.evaluation.settings import Protocol
 from plait.layouts import Layout, audit

@@ -39,6 +39,10 @@ class Optim:
         check_numbers("optim.", self)
 
 
+# Of a protocol, what decides how answers are judged: beside other values, no two results stand in one table.
+JUDGED_BY = "filter_seen", "negatives", "rolling_history"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
     """How a model is trained and judged: everything two results must share to be compared."""
@@ -87,6 +91,9 @@ class Protocol:
     """Items that a user has met are not recommended; an answer among them is a miss."""
     negatives: Annotated[int | None, WHOLE] = None
     """Rank against this many sampled items instead of the full catalogue."""
+    rolling_history: bool = False
+    """A held-out event is asked about from all that its user did before it, events of its own part among them. Else
+    every history ends where the part begins."""
     lists: Annotated[Lists, WHOLE] = LISTS
     """Lengths k of HR@k, NDCG@k and recall@k, ascending; 10 is one of them, since NDCG@10 stands for retrieval. A
     comparison shows those from 10 on."""
@@ -140,6 +147,11 @@ class Protocol:
     def selection(self) -> Selection:
         """What `select` says. Raises ValueError where it says nothing that is measured."""
         return Selection.parse(self.select, self.lists)
+
+    @property
+    def judged_by(self) -> tuple[object, ...]:
+        """The values of `JUDGED_BY`."""
+        return tuple(getattr(self, name) for name in JUDGED_BY)
 
     def plan(self, layout: Layout, model: ModelSettings) -> QuestionPlan:
         """How models of this layout and these settings are asked, in training and after it."""

@@ -9,7 +9,7 @@ Shape letters: N conditions, G columns of conditions, Q events, U users, W width
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import polars as pl
@@ -80,15 +80,28 @@ def interests_of_users(
 
 
 def moments_of(
-    dataset: Dataset, part: EventPart, model: GenerativeRecommender, since_s: int | None = None
+    dataset: Dataset,
+    part: EventPart,
+    model: GenerativeRecommender,
+    since_s: int | None = None,
+    *,
+    rolling: bool = False,
 ) -> Targets:
-    """Every event of a part that has another before it, to be asked about from what lay before it, as the model is
-    asked.
+    """Every event of a part that is asked about, from what lay before it, as the model is asked.
 
     Args:
         since_s: unix seconds; events before are left out, such as those that the model was trained on.
+        rolling: of validation and test, histories roll on through the part (`protocol.rolling_history`). Else they end
+            where it begins, as those of the rankers that read the interests. In training they always roll on.
     """
-    moments = in_context(dataset, dataset.moments(part), model.plan)
+    match part:
+        case "train":
+            moments = dataset.moments(part)
+        case "validation" | "test":
+            moments = dataset.moments(part) if rolling else dataset.targets(part)
+        case _:
+            assert_never(part)
+    moments = in_context(dataset, moments, model.plan)
     return moments if since_s is None else moments[dataset.target_times(moments) >= since_s]
 
 
@@ -111,8 +124,9 @@ def own_conditions(dataset: Dataset, targets: Targets) -> Int64[np.ndarray, "Q G
 def interests_of_events(
     model: Recommender, dataset: Dataset, targets: Targets, asked: Asked, version: str, *, own: bool
 ) -> pl.DataFrame:
-    """A row for each event and condition: `user`, `event` (which of the user's events it is, from 0), `condition`,
-    `time` of the event, `version`, `interest`.
+    """A row for each event and condition: `user`, `event` (which of the user's events it is, from 0), `known` (how many
+    of the user's events lay before what it was asked from ended), `condition`, `time` of the event, `version`,
+    `interest`.
 
     Args:
         own: asks under what each event came with, too; a model that is asked under no condition, what comes next.
@@ -130,6 +144,7 @@ def interests_of_events(
     num = interest_QNW.shape[1]
     keys = {
         "event": np.repeat(dataset.number_among_own(targets), num),
+        "known": np.repeat(dataset.target_lengths(targets), num),
         "condition": np.tile([OWN] * own + asked.texts, len(targets)).tolist(),
         "time": np.repeat(coming.time_s_U, num),
     }

@@ -106,6 +106,11 @@ class InterestSource(InterestLookup, Protocol):
         """Of the user model; "" where nothing tells."""
         ...
 
+    @property
+    def rolling(self) -> bool:
+        """Whether one about a held-out event was computed from events of the same part of its user."""
+        ...
+
 
 class InterestFeatures(nn.Module):
     """Interests beside what a ranker reads. They are fixed: no gradient reaches them. In the place of a missing one

@@ -2,9 +2,11 @@
 
 Two tables. Of users: `user` (the log's id), `event` (which of the user's events the interest is for, from 0, counted as
 preparation kept them), `condition`, `interest`, and `version` where it is known. Of items: `item`, `interest`,
-`version`. An interest for an event knows only what came before it; whoever writes the files answers for that. In
-place of `event`, a table of users may have `time` and `items`, as `plait data shown --interests` writes it: the
-interest is for the user's events of that unix second with one of those items.
+`version`. An interest for an event knows only what came before it; whoever writes the files answers for that. `known`,
+where it is there, says how many of the user's first events it was computed from, at most: of a held-out event, no more
+than a ranker is shown. In place of `event`, a table of users may have `time` and `items`, as `plait data shown
+--interests` writes it: the interest is for the user's events of that unix second with one of those items, and knows all
+that lay before.
 
 Shape letters: M questions, Q conditions, W width of an interest, K keys of a condition, R rows of vectors, V items.
 """
@@ -12,6 +14,7 @@ Shape letters: M questions, Q conditions, W width of an interest, K keys of a co
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -19,12 +22,14 @@ import torch
 from jaxtyping import Float32, Int64
 
 from plait.data import Dataset
+from plait.data.dataset import HeldOutPart
 from plait.files import sha256
 from plait.nn.interests import InterestRows
 
 EVENTS = 1 << 32  # of a user, at most: keys are user * EVENTS + event
 OF_USERS, OF_ITEMS = ("user", "event", "condition", "interest"), ("item", "interest")
 OF_SHOWN = ("user", "time", "items", "condition", "interest")
+KNOWN = "known"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +58,7 @@ class Interests:
     item_vector_RW: Float32[np.ndarray, "R2 W"]
     version: str  # "" where the files name none
     sha256: str  # of all files
+    rolling: bool = False  # one about a held-out event was computed from events of the same part of its user
 
     @classmethod
     def read(cls, of_users: Sequence[Path], of_items: Path, dataset: Dataset) -> "Interests":
@@ -71,8 +77,8 @@ class Interests:
         vectors = {path: _vectors(path, table) for path, table in tables.items()}
         _check_one_width(vectors)
         items, item_vector_RW = tables.pop(of_items), vectors.pop(of_items)
-        vector_RW, of_all = np.concatenate(list(vectors.values())), " and ".join(map(str, of_users))
-        keyed = _by_condition(of_all, tables, dataset)
+        vector_RW, keys = np.concatenate(list(vectors.values())), _keys_of(tables, dataset)
+        keyed = _by_condition(" and ".join(map(str, of_users)), tables, keys)
         item_R = dataset.items.index_of(items["item"])
         item_row_V = np.full(dataset.num_items + 1, -1, dtype=np.int64)
         known_r = np.flatnonzero(item_R != dataset.items.unknown)
@@ -80,7 +86,14 @@ class Interests:
         item_row_V[item_R[known_r]] = known_r
         hashes = "".join(map(sha256, [*of_users, of_items]))
         return cls(
-            tuple(keyed), tuple(keyed.values()), vector_RW, item_row_V, item_vector_RW, version, hashes
+            tuple(keyed),
+            tuple(keyed.values()),
+            vector_RW,
+            item_row_V,
+            item_vector_RW,
+            version,
+            hashes,
+            rolling=_are_rolling(keys, dataset),
         )
 
     @property
@@ -131,23 +144,45 @@ def _taken(vector_RW: np.ndarray, row_X: np.ndarray) -> np.ndarray:
     return np.where((row_X >= 0)[..., None], vector_RW[np.maximum(row_X, 0)], np.float32(0))
 
 
-def _by_condition(of_all: str, tables: Mapping[Path, pl.DataFrame], dataset: Dataset) -> dict[str, _Keyed]:
-    """The vectors of users by condition; they stand in the order of the tables, end to end."""
+def _keys_of(tables: Mapping[Path, pl.DataFrame], dataset: Dataset) -> pl.DataFrame:
+    """The keys of all vectors of users; they stand in the order of the tables, end to end."""
     begins, parts = np.cumsum([0, *(table.height for table in tables.values())]), []
     for begin, table in zip(begins.tolist(), tables.values(), strict=False):
         rows = table.drop("interest").with_row_index("row", begin)
         parts.append(_keys(rows if "event" in rows.columns else _of_events(rows, dataset), dataset))
-    keys = pl.concat(parts)
+    return pl.concat(parts)
+
+
+def _by_condition(of_all: str, tables: Mapping[Path, pl.DataFrame], keys: pl.DataFrame) -> dict[str, _Keyed]:
+    """The vectors of users by condition."""
     key_R, row_R, of_condition = (keys[name].to_numpy() for name in ("key", "row", "condition"))
     conditions = sorted({name for table in tables.values() for name in table["condition"].unique().to_list()})
     return {name: _keyed(of_all, key_R, row_R, of_condition == name) for name in conditions}
 
 
 def _keys(rows: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
-    """`key`, -1 of users who are not in the dataset; `row`; `condition`."""
+    """`key`, -1 of users who are not in the dataset; `row`; `condition`; `known`, 0 where nothing tells."""
     user_R = dataset.users.index_of(rows["user"])
     key_R = np.where(user_R == dataset.users.unknown, -1, user_R * EVENTS + rows["event"].to_numpy())
-    return pl.DataFrame({"key": key_R, "row": rows["row"].cast(pl.Int64), "condition": rows["condition"]})
+    known = rows[KNOWN].cast(pl.Int64) if KNOWN in rows.columns else pl.zeros(rows.height, eager=True)
+    names = {"row": rows["row"].cast(pl.Int64), "condition": rows["condition"], KNOWN: known.cast(pl.Int64)}
+    return pl.DataFrame({"key": key_R, **names})
+
+
+def _are_rolling(keys: pl.DataFrame, dataset: Dataset) -> bool:
+    """Whether one of a held-out event knows more than lay before its part."""
+    parts: tuple[HeldOutPart, ...] = get_args(HeldOutPart)
+    asked = [dataset.targets(part) for part in parts]
+    before = [
+        pl.DataFrame(
+            {
+                "key": targets.user_Q * EVENTS + dataset.number_among_own(targets),
+                "before": dataset.target_lengths(targets),
+            }
+        )
+        for targets in asked
+    ]
+    return not keys.join(pl.concat(before), on="key").filter(pl.col(KNOWN) > pl.col("before")).is_empty()
 
 
 def _of_events(rows: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
@@ -167,7 +202,8 @@ def _of_events(rows: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
         pl.Series("item", dataset.items.index_of(asked["items"])),
         pl.col("time").cast(pl.Int64),
     )
-    return asked.join(known, on=["of", "time", "item"], how="inner", maintain_order="left_right")
+    found = asked.join(known, on=["of", "time", "item"], how="inner", maintain_order="left_right")
+    return found.with_columns(pl.col("event").alias(KNOWN))
 
 
 def _table(path: Path, *ways: tuple[str, ...]) -> pl.DataFrame:
@@ -182,10 +218,11 @@ def _table(path: Path, *ways: tuple[str, ...]) -> pl.DataFrame:
         raise ValueError(
             f"{path} has no column {missing[0]!r}; expected {', '.join(columns)}, found {', '.join(table.columns)}"
         )
-    if "event" in columns and not table["event"].dtype.is_integer():
-        raise ValueError(
-            f"{path}: event is {table['event'].dtype}; expected whole numbers, from 0 for each user"
-        )
+    for name in {"event", KNOWN} & set(table.columns):
+        if not table[name].dtype.is_integer():
+            raise ValueError(
+                f"{path}: {name} is {table[name].dtype}; expected whole numbers, from 0 for each user"
+            )
     if "condition" in columns:
         table = table.with_columns(pl.col("condition").cast(pl.String))
     return table

@@ -35,7 +35,8 @@ def ranker_rows(
 ) -> list[Variant]:
     """A row for each name. It takes the settings that its ranker reads; the others keep their defaults.
 
-    The window is the comparison's. Every event of it is asked about, from what lay before its request.
+    Every training event is asked about, from what lay before its request, as far back as the comparison's window
+    reaches. Where windows are random, those of a window are.
 
     Args:
         names: a ranker, or a ranker and what it is told. `+lum`: as `model.ranker.interests` says. `+feature`: the

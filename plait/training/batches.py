@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from plait.data import Dataset, Targets
-from plait.data.dataset import Stretches
+from plait.data.windows import Stretches
 from plait.evaluation.ahead import ahead
 from plait.evaluation.settings import Protocol
 from plait.layouts import Layout

@@ -24,7 +24,8 @@ from jaxtyping import Int64
 
 from plait.allocation import keep_freed_memory
 from plait.data import Dataset
-from plait.evaluation.answers import HeldOutPart, answers_of, check_negatives, metric_values, targets_of
+from plait.data.dataset import HeldOutPart
+from plait.evaluation.answers import answers_of, check_negatives, metric_values, targets_of
 from plait.evaluation.checkpoints import Checkpoint, Rules, note_on_rules, rules_of
 from plait.evaluation.protocol_line import note_on_requests
 from plait.evaluation.reachable import Reach, check_can_choose, notes_on_reach
@@ -126,7 +127,9 @@ def train_model(
     dataset.check_content()
     check_labels(dataset, layout)
     parts: tuple[HeldOutPart, ...] = get_args(HeldOutPart)
-    reaches = {part: Reach(dataset, layout, protocol, targets_of(dataset, part, plan)) for part in parts}
+    reaches = {
+        part: Reach(dataset, layout, protocol, targets_of(dataset, part, plan, protocol)) for part in parts
+    }
     rules = rules_of(reaches["validation"], config.settings)
     for rule in rules.values():
         check_can_choose(reaches["validation"], rule)

@@ -34,6 +34,7 @@ from plait.evaluation.run_files import (
     read_file,
     save_answers,
 )
+from plait.evaluation.settings import Protocol
 from plait.files import check_hashes, is_listed, write_listed, write_whole
 from plait.layouts import Layout
 from plait.models.generative import GenerativeRecommender, ModelConfig
@@ -81,6 +82,7 @@ def run_training(
     settings = replace(settings, interests=interests.sha256 if interests else "")
     config = config_of(dataset, settings)
     config = config if start is None else start.config_for(config)
+    check_told_alike(interests, settings.protocol)
     if interests is not None:
         config = replace(config, told_conditions=interests.conditions, told_version=interests.version)
     check_fits_memory(config)
@@ -264,6 +266,16 @@ def _result(
 
 def busy_message(folder: Path) -> str:
     return f"{folder}: another process trains there; let it end or stop it, or use another folder"
+
+
+def check_told_alike(interests: InterestSource | None, protocol: Protocol) -> None:
+    """Raises ValueError where interests about held-out events know more of a user than the history that is shown."""
+    if interests is not None and interests.rolling and not protocol.rolling_history:
+        raise ValueError(
+            "interests about events of validation or test were computed from earlier events of the same part, which no "
+            "history of the ranker shows: what they add would be told too high. Ask for them from histories that end "
+            f"where the part begins, as plait lum query does, or set {setting('protocol.rolling_history', True)}"
+        )
 
 
 def check_takes_runs(folder: Path) -> None:

@@ -150,8 +150,9 @@ def test_interests_of_events_are_what_was_wanted_then(
     later = tmp_path / "later.parquet"
     told = told_by(capsys, "lum", "query", lum, "--of", "events", "--part", "test", "--out", later)
     assert "trained on these" not in told
-    moments = data.moments("test")
-    assert pl.read_parquet(later)["event"].to_list() == data.number_among_own(moments).tolist()
+    table, moments = pl.read_parquet(later), data.targets("test")
+    assert table["event"].to_list() == data.number_among_own(moments).tolist()
+    assert table["known"].to_list() == data.target_lengths(moments).tolist()
 
 
 def test_rankers_read_what_is_written(lum: Path, data: Dataset, tmp_path: Path, capsys: Capture) -> None:

@@ -95,7 +95,7 @@ def test_nobody_passes_the_oracle(world, datasets, trained):
 
 def test_items_and_actions_are_each_held_against_what_is_known_of_them(datasets, monkeypatch):
     less, more = Knows(), Knows(time=True)
-    monkeypatch.setattr(regret, "oracle", lambda dataset, part, knows, same_request: knows)
+    monkeypatch.setattr(regret, "oracle", lambda dataset, part, knows, same_request, rolling: knows)
     monkeypatch.setattr(regret, "metrics_of", lambda knows, *asked: {"hr@10": knows, "auc:liked": knows})
     for of_items, of_actions in ((less, more), (more, less), (less, less)):
         monkeypatch.setattr(regret, "knows_of", lambda runs, found=(of_items, of_actions): found)

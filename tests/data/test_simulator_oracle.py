@@ -158,9 +158,10 @@ def left(truth, item, liked):
     return 1 + truth.category_V[item] + (TINY.num_categories if liked else 0)
 
 
-def questions(data, part, knows, same_request):
+def questions(data, part, knows, same_request, rolling):
     """Index and question of every target that is not too long to enumerate."""
-    targets = data.targets(part, same_request)
+    targets = data.targets(part, same_request, rolling=rolling)
+    opens_part_Q = np.diff(targets.user_Q, prepend=-1) != 0
     hidden = oracle_module.pl.read_parquet(data.folder / "truth.parquet")["scenario"].to_list()
     world_item = [id - 1 for id in data.item_ids()]
     is_temporal = isinstance(data.manifest.split, Temporal)
@@ -176,7 +177,7 @@ def questions(data, part, knows, same_request):
         items = [world_item[item - 1] for item in whole.item_E]
         told = hidden[begin : begin + len(items)]
         chance_new = [1 / TINY.request_events] * (between + 1)
-        if is_temporal:
+        if is_temporal and (opens_part_Q[index] or not rolling):
             chance_new[0] = 1.0
         if (
             knows.time or same_request == "blind"
@@ -204,18 +205,19 @@ def questions(data, part, knows, same_request):
         )
 
 
-def chosen(data, part, knows, each, same_request):
+def chosen(data, part, knows, each, same_request, rolling):
     """Some of the questions, of every number of events between."""
     met = {}
-    for index, asked in questions(data, part, knows, same_request):
+    for index, asked in questions(data, part, knows, same_request, rolling):
         met.setdefault(asked.between, []).append((index, asked))
     return [pair for between in sorted(met) for pair in met[between][:each]]
 
 
-def disagreement(data, part, knows, each=EACH, same_request="causal"):
+def disagreement(data, part, knows, each=EACH, same_request="causal", rolling=False):
     """The largest relative difference between oracle and enumeration, and for which numbers of events between."""
-    truth, found, worst, checked = truth_of(TINY), oracle(data, part, knows, same_request), 0.0, set()
-    for index, asked in chosen(data, part, knows, each, same_request):
+    found = oracle(data, part, knows, same_request, rolling=rolling)
+    truth, worst, checked = truth_of(TINY), 0.0, set()
+    for index, asked in chosen(data, part, knows, each, same_request, rolling):
         item_V, moment_A4 = enumerate_all(truth, asked)
         got_V = found.item_probability(np.array([index]))[0]
         wanted = list(item_V[[id - 1 for id in data.item_ids()]])
@@ -260,6 +262,17 @@ def test_so_it_is_where_a_target_is_blind_to_its_own_request(tiny, knows):
     """The enumeration goes through all that may have been of the events of the request that nobody saw."""
     worst, checked = disagreement(tiny, "test", knows, same_request="blind")
     assert checked >= {0, 1} and worst < 1e-9
+
+
+@pytest.mark.parametrize(("same_request", "between"), [("causal", {0}), ("blind", {0, 1, 2})])
+def test_so_it_is_where_histories_roll_on_through_the_part(cut, same_request, between):
+    worst, checked = disagreement(cut, "test", Knows(), each=8, same_request=same_request, rolling=True)
+    assert checked == between and worst < 1e-9
+    whole, cut_off = (
+        oracle(cut, "test", same_request=same_request, rolling=rolls) for rolls in (True, False)
+    )
+    changed_Q = whole.predicted["like"] != cut_off.predicted["like"]
+    assert changed_Q.any() and not changed_Q.all()
 
 
 def forgets_actions(monkeypatch):

@@ -235,7 +235,7 @@ def test_sampled_negatives_are_unseen_items(dataset):
     assert (sampled.rank_Q <= full.rank_Q).all() and (sampled.rank_Q < full.rank_Q).any()
     assert sampled.rank_Q.tolist() == again.rank_Q.tolist() != other.rank_Q.tolist()
     targets, more = (
-        targets_of(dataset, "test", model.plan),
+        targets_of(dataset, "test", model.plan, PROTOCOL),
         replace(PROTOCOL, negatives=fewest + 1),
     )
     check_negatives(dataset, "test", targets, replace(PROTOCOL, negatives=fewest))

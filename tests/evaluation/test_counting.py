@@ -272,8 +272,8 @@ def test_what_is_too_large_to_be_counted_is_left_out_and_said(dataset, tmp_path,
 def test_without_a_validation_part_settings_are_the_usual_ones(dataset, tmp_path, monkeypatch):
     right = Dataset.targets
 
-    def without(self, part, same_request="causal"):
-        targets = right(self, part, same_request)
+    def without(self, part, same_request="causal", **more):
+        targets = right(self, part, same_request, **more)
         return targets[:0] if part == "validation" else targets
 
     monkeypatch.setattr(Dataset, "targets", without)

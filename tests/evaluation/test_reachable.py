@@ -56,7 +56,7 @@ def datasets(tmp_path_factory, dataset) -> dict[str, Dataset]:
 
 def values_of_random_scores(data: Dataset, protocol: Protocol) -> dict[str, set[float]]:
     """By metric."""
-    targets, rng = targets_of(data, "validation", plan_of("lac")), np.random.default_rng(0)
+    targets, rng = targets_of(data, "validation", plan_of("lac"), protocol), np.random.default_rng(0)
     item_C = torch.arange(FIRST_ITEM, FIRST_ITEM + data.num_items)
     found: dict[str, set[float]] = {metric: set() for metric in METRICS}
     for _ in range(60):
@@ -73,7 +73,7 @@ def values_of_random_scores(data: Dataset, protocol: Protocol) -> dict[str, set[
 
 
 def is_refused(data: Dataset, protocol: Protocol, metric: str) -> bool:
-    targets = targets_of(data, "validation", plan_of("lac"))
+    targets = targets_of(data, "validation", plan_of("lac"), Protocol())
     try:
         check_can_choose(Reach(data, resolve("item"), protocol, targets), Selection.parse(metric))
     except ValueError:

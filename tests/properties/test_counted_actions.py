@@ -173,7 +173,7 @@ def test_alone_they_are_the_baseline(data, layout):
 def asked_of(model: GenerativeRecommender, data: Dataset) -> list[tuple[ActionQuestions, np.ndarray]]:
     """What is counted of each test event, and the requests of what is asked from."""
     found = []
-    targets = in_context(data, targets_of(data, "test", model.plan), model.plan)
+    targets = in_context(data, targets_of(data, "test", model.plan, PROTOCOL), model.plan)
     for row in range(len(targets)):
         batch, count_B = batch_of_targets(data, targets[row : row + 1], model.plan)
 
@@ -228,7 +228,7 @@ def test_weights_are_fitted_from_what_evaluation_asks(data, monkeypatch):
     model, fitted = model_of(data, "lac"), []
     right = action_counts.weighed
     monkeypatch.setattr(action_counts, "weighed", lambda labels: fitted.append(labels) or right(labels))
-    found = action_counts_of(model, data, "cpu")
+    found = action_counts_of(model, data, PROTOCOL, "cpu")
     counting(model, data)
     answers = answers_of(model, data, "validation", PROTOCOL)
     assert len(found.actions) == len(data.actions)
@@ -242,12 +242,12 @@ def test_weights_are_fitted_from_what_evaluation_asks(data, monkeypatch):
 
 def test_few_labels_and_labels_that_are_alike_are_said(data, monkeypatch):
     model = model_of(data, "lac")
-    said = [action.said for action in action_counts_of(model, data, "cpu").actions]
+    said = [action.said for action in action_counts_of(model, data, PROTOCOL, "cpu").actions]
     assert all("labels, fewer than 100" in line for line in said)
     monkeypatch.setattr(action_counts, "FEWEST", 2)
     alike = lambda self, targets: np.ones((len(targets), len(ACTIONS)), np.float32)  # noqa: E731
     monkeypatch.setattr(Dataset, "target_actions", alike)
-    counts = action_counts_of(model, data, "cpu")
+    counts = action_counts_of(model, data, PROTOCOL, "cpu")
     assert not counts.pay
     assert all("labels of the validation are alike" in action.said for action in counts.actions)
 

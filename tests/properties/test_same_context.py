@@ -101,7 +101,7 @@ def trained(logs: Logs, combination: Combination, protocol: Protocol) -> Context
 
 def evaluated(logs: Logs, combination: Combination, protocol: Protocol) -> Contexts:
     plan = plan_of(combination, protocol)
-    targets = answers.targets_of(logs.held_out, "test", plan)
+    targets = answers.targets_of(logs.held_out, "test", plan, protocol)
     asked = answers.in_context(logs.held_out, targets, plan)
     batch, num_candidates_U = answers.batch_of_targets(logs.held_out, asked, plan)
     return contexts_of(query_inputs(plan, batch, ("i", "a"), num_candidates_U=num_candidates_U), plan)

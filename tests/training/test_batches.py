@@ -10,7 +10,7 @@ from small_runs import PROTOCOL
 from tiny import assert_caught
 
 from plait.data import Dataset
-from plait.data.dataset import Stretches
+from plait.data.windows import Stretches
 from plait.evaluation.ahead import ahead
 from plait.layouts import resolve
 from plait.layouts.arrange import Predictions

@@ -14,7 +14,8 @@ from test_ranker_training import model_for
 from tiny import assert_caught, assert_not_vacuous, prepared, random_log, started
 
 from plait.cli import main
-from plait.data import Dataset
+from plait.compare.variants import Variant, check_variants
+from plait.data import Dataset, SplitColumn
 from plait.evaluation.answers import measure
 from plait.evaluation.run_files import load_result, measured_answers
 from plait.models.ranker import Ranker
@@ -101,6 +102,38 @@ def test_interests_of_the_next_event_are_caught(dataset, tmp_path):
     interests = read(files, dataset)
     keyed = tuple(replace(of, key_K=of.key_K + 1) for of in interests.keyed)
     assert_caught(check_joined, replace(interests, keyed=keyed), dataset, *files)
+
+
+def knowing(dataset: Dataset, more: int) -> Change:
+    """Says of each event how many lay before it or, where that is fewer, before its part, and so many more."""
+    num_train_U = dict(zip(dataset.user_ids(), dataset.train_user_counts().tolist(), strict=True))
+
+    def told(table: pl.DataFrame) -> pl.DataFrame:
+        known = pl.min_horizontal("event", pl.col("user").replace_strict(num_train_U) + more)
+        return table.with_columns(known=known)
+
+    return told
+
+
+def test_interests_that_know_of_their_own_part_are_refused_unless_histories_do(tmp_path):
+    nth = pl.int_range(pl.len()).over("user")
+    part = pl.when(nth < 4).then(pl.lit("train")).when(nth < 5).then(pl.lit("validation"))
+    log = random_log().with_columns(part=part.otherwise(pl.lit("test")))
+    dataset = prepared(log, tmp_path / "data", split=SplitColumn("part"))
+    for more, rolling in (
+        (0, False),
+        (1, False),
+        (2, True),
+    ):  # the test begins one event after the training's end
+        interests = read(written(dataset, tmp_path / f"{more}", knowing(dataset, more)), dataset)
+        assert interests.rolling == rolling, more
+    settings = run_settings("din", model_for("din"), OPTIM, PROTOCOL, interests=interests)
+    with pytest.raises(ValueError, match=r"earlier events of the same part.*rolling_history = True"):
+        run_training(dataset, settings, tmp_path / "run", silent, interests=interests)
+    with pytest.raises(ValueError, match="earlier events of the same part"):
+        check_variants([Variant("din", settings, interests)], dataset)
+    rolls = replace(settings, protocol=replace(settings.protocol, rolling_history=True))
+    assert run_training(dataset, rolls, tmp_path / "run", silent, interests=interests).epochs == 2
 
 
 def rows_of(num: int = 4) -> InterestRows:

@@ -60,7 +60,10 @@ def test_a_run_of_a_ranker_is_a_run(ranker, dataset, tmp_path):
     assert load_result(tmp_path / "run") == result
     answers = measured_answers(tmp_path / "run", result)
     assert {"auc:liked", "gauc:liked", "log_loss:liked", "ne:liked"} <= set(measure(answers))
-    assert f"ranker {ranker} d = 12" in result.protocol and "every request of a window" in result.protocol
+    assert (
+        f"ranker {ranker} d = 12" in result.protocol
+        and "every request of a user, as candidates" in result.protocol
+    )
     assert "trunk" not in result.protocol and result.train_flops > 0
     model = load_model(tmp_path / "run" / "model")
     assert isinstance(model, Ranker) and model.config.settings.ranker.kind == ranker

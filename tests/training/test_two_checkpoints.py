@@ -149,7 +149,7 @@ KEPT = {
 
 def kept_of(dataset: Dataset, of: RunSettings) -> dict[str, str]:
     layout = resolve(of.layout)
-    targets = targets_of(dataset, "validation", of.protocol.plan(layout, of.model))
+    targets = targets_of(dataset, "validation", of.protocol.plan(layout, of.model), of.protocol)
     rules = rules_of(Reach(dataset, layout, of.protocol, targets), of.model)
     return {checkpoint: str(rule) for checkpoint, rule in rules.items()}
 

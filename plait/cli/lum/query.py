@@ -33,6 +33,7 @@ def query(
     most: int = 4,
     users: str = "all",
     part: EventPart = "train",
+    rolling_history: bool = False,
     at: str | None = None,
     dataset: str | None = None,
     device: Device = "auto",
@@ -71,6 +72,9 @@ def query(
     part
         Which events. Of those that the model was trained on it knows too much: a ranker is better trained on others.
         Of another dataset that is the same log, cut later in time, events before the end of its training are left out.
+    rolling_history
+        Of validation and test: ask about an event from all that lay before it, earlier events of its part among them.
+        Without it a history ends where the part begins, as those of the rankers do that read the interests.
     at
         When users are asked about: a time as the log writes it. Needed by models that know the time.
     dataset
@@ -106,7 +110,7 @@ def query(
             since_s, warned = trained_until(result, asking.data, part)
             if warned:
                 report(warned)
-            table = InterestsOfEvents(asking, asked, part, asks_own, since_s)
+            table = InterestsOfEvents(asking, asked, part, asks_own, since_s, rolling_history)
         case "items":
             table = InterestsOfItems(asking)
         case _:

@@ -78,10 +78,15 @@ class InterestsOfEvents:
     event_part: EventPart
     own: bool
     since_s: int | None = None  # None: all of the part
+    rolling: bool = False
 
     @cached_property
     def targets(self) -> Targets:
-        return moments_of(self.asking.data, self.event_part, self.asking.model.model, self.since_s)
+        return self._moments(self.since_s)
+
+    def _moments(self, since_s: int | None) -> Targets:
+        asking = self.asking
+        return moments_of(asking.data, self.event_part, asking.model.model, since_s, rolling=self.rolling)
 
     @property
     def num_rows(self) -> int:
@@ -96,13 +101,14 @@ class InterestsOfEvents:
         return {
             "verb": "lum query", "of": "events", **self.asking.named, "part": self.event_part, "own": self.own,
             "conditions": "; ".join(self.under.texts), "events_per_part": EVENTS_PER_PART,
+            "rolling_history": self.rolling,
             **({} if self.since_s is None else {"since_s": self.since_s}),
         }  # fmt: skip
 
     @property
     def counted(self) -> dict[str, int]:
         data, asked = self.asking.data, len(self.targets)
-        with_history = len(moments_of(data, self.event_part, self.asking.model.model))
+        with_history = len(self._moments(None))
         counted = {
             "events": asked,
             "events_without_history_left_out": data.num_events(self.event_part) - with_history,

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from plait.data.dataset import Dataset, Targets
+from plait.data.dataset import Dataset, HeldOutPart, Targets
 from plait.data.manifest import LeaveOneOut, Split, SplitColumn, Temporal
 from plait.data.simulator import ahead
 from plait.data.simulator.filtering import Machine, Observed, filtered, machine_of
@@ -20,7 +20,7 @@ from plait.data.simulator.responses import ResponseChances, expected
 from plait.data.simulator.simulating import QUERY, SCENARIO, TRUTH
 from plait.data.simulator.truth import query_chances, truth_of
 from plait.data.simulator.world import World
-from plait.data.windows import concatenated_ranges
+from plait.data.windows import concatenated_ranges, opens_request
 from plait.schema import UNKNOWN_ITEM, Action
 
 USERS_AT_ONCE = 512  # what is held of a user has the size of a world, whatever its catalogue and history
@@ -50,7 +50,7 @@ class Knows:
 
 @dataclass(frozen=True)
 class Oracle:
-    """Exact predictions for every target, in the order of `dataset.targets(part, same_request)`."""
+    """Exact predictions for every target, in the order of `dataset.targets`."""
 
     user_Q: Int64[np.ndarray, " Q"]
     item_Q: Int64[np.ndarray, " Q"]  # dense index of the item that came
@@ -84,9 +84,11 @@ class Oracle:
 
 def oracle(
     dataset: Dataset,
-    part: Literal["validation", "test"],
+    part: HeldOutPart,
     knows: Knows = Knows(),
     same_request: Literal["causal", "blind"] = "causal",
+    *,
+    rolling: bool = False,
 ) -> Oracle:
     """The Bayes-optimal predictions for the held-out events of a simulated dataset.
 
@@ -97,6 +99,7 @@ def oracle(
     Args:
         same_request: whether a target sees the events of its own request that stand before it, or ("blind") none of
             them; what these were, where nobody saw it, changes nothing of the events that follow in that request.
+        rolling: whether histories roll on through the part, as `Dataset.targets` has it.
 
     Raises:
         ValueError: the dataset was not simulated, or its truth does not fit its events.
@@ -104,7 +107,7 @@ def oracle(
     world = World.open(dataset.folder)
     truth = truth_of(world)
     machine = machine_of(world, truth)
-    asked = _asked(dataset, part, same_request)
+    asked = _asked(dataset, part, same_request, rolling)
     asked_under = [feature.name for feature in dataset.conditions]
     if knows.query is None:
         knows = replace(knows, query=QUERY in asked_under)
@@ -144,7 +147,9 @@ class _Asked:
     new_Q: Float64[
         np.ndarray, " Q"
     ]  # 1 where a request begins between the target and the event before it, else 0
-    ends_requests: bool  # no history breaks off inside of a request
+    # Right after the history or, where that is blind, after events of the target's own request.
+    first_Q: Bool[np.ndarray, " Q"]
+    opens_Q: Bool[np.ndarray, " Q"]  # whoever is asked knows that the target opens a request
 
     def hidden(self, name: str, row_E: Int64[np.ndarray, " E"]) -> Int64[np.ndarray, " E"]:
         return self.truth[name].to_numpy()[row_E].astype(np.int64)
@@ -171,7 +176,10 @@ class _Found:
 
 
 def _asked(
-    dataset: Dataset, part: Literal["validation", "test"], same_request: Literal["causal", "blind"]
+    dataset: Dataset,
+    part: HeldOutPart,
+    same_request: Literal["causal", "blind"],
+    rolling: bool,
 ) -> _Asked:
     path = dataset.folder / TRUTH
     truth = pl.read_parquet(path, glob=False) if path.is_file() else None
@@ -181,10 +189,12 @@ def _asked(
         raise ValueError(
             f"{dataset.folder / TRUTH} {found}; expected one row for each of {events} events: simulate again"
         )
-    targets = dataset.targets(part, same_request)
+    targets = dataset.targets(part, same_request, rolling=rolling)
     pairs = dataset.target_batch(targets, 1, 0)  # the last event of the history and the target
     request_Q2 = pairs.request_E.reshape(-1, 2)
-    before_Q = np.where(_is_first(targets), request_Q2[:, 0], np.roll(request_Q2[:, 1], 1))
+    of_user_Q = np.diff(targets.user_Q, prepend=-1) != 0
+    first_Q = np.ones(len(targets), dtype=bool) if rolling else of_user_Q
+    before_Q = np.where(first_Q, request_Q2[:, 0], np.roll(request_Q2[:, 1], 1))
     return _Asked(
         dataset=dataset,
         truth=truth,
@@ -193,7 +203,8 @@ def _asked(
         item_Q=pairs.item_E[1::2],
         label_QA=pairs.action_EA[1::2],
         new_Q=(request_Q2[:, 1] != before_Q).astype(np.float64),
-        ends_requests=same_request == "blind" or _keeps_requests(dataset.manifest.split),
+        first_Q=first_Q,
+        opens_Q=_opens_requests(dataset, first_Q, of_user_Q, same_request),
     )
 
 
@@ -208,18 +219,32 @@ def _keeps_requests(split: Split) -> bool:
             assert_never(split)
 
 
-def _is_first(targets: Targets) -> Bool[np.ndarray, " Q"]:
-    """Which targets are their user's first: right after the history or, where that is blind, after events of their own
-    request."""
-    return np.diff(targets.user_Q, prepend=-1) != 0
+def _opens_requests(
+    dataset: Dataset,
+    first_Q: Bool[np.ndarray, " Q"],
+    of_user_Q: Bool[np.ndarray, " Q"],
+    same_request: Literal["causal", "blind"],
+) -> Bool[np.ndarray, " Q"]:
+    """Which targets open a request whoever is asked: how they are asked, or how the log was split, tells it.
+
+    Args:
+        of_user_Q: which are their user's first.
+    """
+    match same_request:
+        case "causal":
+            return of_user_Q & _keeps_requests(dataset.manifest.split)
+        case "blind":
+            return first_Q
+        case _:
+            assert_never(same_request)
 
 
 def _looked_ahead(
     machine: Machine, asked: _Asked, knows: Knows
 ) -> Iterator[tuple[Int64[np.ndarray, " R"], Float64[np.ndarray, "R L Z"]]]:
-    """Queries, and the chances of state and trace of their events: first of every user's first, then on."""
+    """Queries, and the chances of state and trace of their events: first those right after histories, then on."""
     new_Q = asked.new_Q if knows.time else _chance_of_new(machine, asked)
-    first_U = np.flatnonzero(_is_first(asked.targets))
+    first_U = np.flatnonzero(asked.first_Q)
     count_U = np.diff(first_U, append=len(asked.targets))
     for begin in range(0, len(first_U), USERS_AT_ONCE):
         query_R, left_R = first_U[begin : begin + USERS_AT_ONCE], count_U[begin : begin + USERS_AT_ONCE]
@@ -239,8 +264,7 @@ def _looked_ahead(
 def _chance_of_new(machine: Machine, asked: _Asked) -> Float64[np.ndarray, " Q"]:
     """Requests end by the toss of a coin."""
     chance_Q = np.full(len(asked.targets), 1 / machine.world.request_events)
-    if asked.ends_requests:
-        chance_Q[_is_first(asked.targets)] = 1.0
+    chance_Q[asked.opens_Q] = 1.0
     return chance_Q
 
 
@@ -250,14 +274,11 @@ def _history(asked: _Asked, query_R: Int64[np.ndarray, " R"], knows: Knows) -> O
     is_history_E = np.ones(len(batch.item_E), dtype=bool)
     is_history_E[batch.start_U1[1:] - 1] = False  # the target itself
     start_U1 = batch.start_U1 - np.arange(len(batch.start_U1))
-    request_E = batch.request_E[is_history_E]
-    new_E = np.diff(request_E, prepend=-1) != 0
-    new_E[start_U1[:-1]] = True
     row_E, _ = concatenated_ranges(targets.history_end_Q - np.diff(start_U1), targets.history_end_Q)
     return Observed(
         start_U1=start_U1,
         item_E=asked.world_item(batch.item_E[is_history_E]),
-        new_E=new_E,
+        new_E=opens_request(batch.request_E[is_history_E], start_U1),
         action_EA=batch.action_EA[is_history_E],
         scenario_E=None if knows.scenario == "never" else asked.hidden(SCENARIO, row_E),
     )
