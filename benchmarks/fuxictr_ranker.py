@@ -84,13 +84,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "rows").mkdir()
         model = model_of(name, feature_map, settings, folder)
-        taken_s, validated_s = 0.0, [0.0]
+        taken_s, validated_s, validation_auc = 0.0, [0.0], [0.0]
         evaluate = model.evaluate
 
         def timed_evaluate(*args, **kwargs):
             start_s = time.process_time()
             found = evaluate(*args, **kwargs)
             validated_s[0] += time.process_time() - start_s
+            validation_auc.append(found["AUC"])
             return found
 
         model.evaluate = timed_evaluate
@@ -102,6 +103,7 @@ def main() -> None:
     np.savez(
         out,
         predicted=predicted_Q,
+        validation_auc=max(validation_auc),
         processor_s_per_epoch=taken_s / settings["epochs"],
         num_parameters=sum(weight.numel() for weight in model.parameters()),
         torch=torch.__version__,

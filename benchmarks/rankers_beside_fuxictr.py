@@ -31,6 +31,7 @@ from provenance import write_result
 from plait.data import Dataset
 from plait.data.dataset import Targets
 from plait.evaluation.answers import Answers, in_context, measure, targets_of
+from plait.evaluation.run_files import METRICS as METRICS_FILE
 from plait.evaluation.run_files import RunSettings, load_result, measured_answers
 from plait.evaluation.settings import Optim
 from plait.metrics.intervals import bootstrap, paired_difference
@@ -42,8 +43,8 @@ LIKED = "liked"
 METRICS = f"auc:{LIKED}", f"gauc:{LIKED}", f"log_loss:{LIKED}"
 PADDING, KINDS = 1, 3  # rows of events: padding, then of each item not liked, liked, and not known
 UNKNOWN = 2
-BATCH_SIZE, LEARNING_RATE = 512, 1e-3
-SETTINGS = {"batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE, "dnn_hidden_units": [200, 80]}
+BATCH_SIZE = 512
+SETTINGS = {"batch_size": BATCH_SIZE, "dnn_hidden_units": [200, 80]}
 
 
 def main(
@@ -53,6 +54,7 @@ def main(
     out: Path,
     rankers: list[RankerName],
     epochs: int = 3,
+    learning_rate: float = 1e-3,
     max_len: int = 100,
     seed: int = 0,
     python: str = "python3",
@@ -64,8 +66,8 @@ def main(
     """
     torch.set_num_threads(1)
     dataset, folder = Dataset.open(data), folder.absolute()
-    protocol = RankerProtocol(max_epochs=epochs, patience=epochs, seed=seed)
-    optim = Optim(learning_rate=LEARNING_RATE, users_per_step=users_per_step(dataset))
+    protocol = RankerProtocol(max_epochs=epochs, patience=epochs, seed=seed, select=f"auc:{LIKED}")
+    optim = Optim(learning_rate=learning_rate, users_per_step=users_per_step(dataset))
     asked = run_settings(rankers[0], optim=optim, protocol=protocol)
     theirs, rows = environment(folder / "env", python), {}
     write_rows(dataset, asked, folder / "data")
@@ -75,6 +77,7 @@ def main(
             "dim": model.trunk.dim,
             "epochs": epochs,
             "seed": seed,
+            "learning_rate": learning_rate,
             "users_per_step": optim.users_per_step,
             "max_len": max_len,
             "max_events": asked.protocol.max_events,
@@ -162,6 +165,7 @@ def trained(dataset: Dataset, settings: RunSettings, folder: Path) -> tuple[Answ
     costs = {
         "processor_s_per_epoch": None if result.train_cpu_s is None else result.train_cpu_s / result.epochs,
         "best_epoch": result.best_epoch,
+        "validation_auc": max(row[f"auc:{LIKED}"] for row in map(json.loads, (folder / METRICS_FILE).open())),
         "num_parameters": result.num_parameters,
         "provenance": str(result.provenance),
     }

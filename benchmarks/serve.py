@@ -183,7 +183,8 @@ def put(version: Path, folder: Path) -> None:
 
 
 def engine_alone(run: Path, threads: int) -> dict[str, float]:
-    """The median of the engine alone, for the same question: keys kept, one process, no HTTP."""
+    """The median of the engine alone, for the same questions: of every user in turn, each about candidates of its own.
+    Keys kept, one process, no HTTP."""
     code = f"""
 import json, time, numpy as np, torch
 torch.set_num_threads({threads})
@@ -193,15 +194,16 @@ from plait.engine import one_pass
 from plait.nn.runtime import tune_process
 from plait.recommender import Recommender
 tune_process()
-run = Path({str(run)!r})
+run, rng, took = Path({str(run)!r}), np.random.default_rng(0), []
 model = Recommender.from_pretrained(run / "model", "cpu")
-state = model.encode(Dataset.open(run.parent / "data").history(3))
-item_UC, took = np.random.default_rng(0).permutation({ITEMS})[None, :{SETTINGS.candidates}] + 1, []
-for _ in range(60):
+data = Dataset.open(run.parent / "data")
+states = [model.encode(data.history(user)) for user in range({USERS})]
+for nth in range(4 * {USERS}):
+    item_UC = rng.permutation({ITEMS})[None, :{SETTINGS.candidates}] + 1
     begin = time.perf_counter(), time.process_time()
-    one_pass.score(model.model, state, item_UC)
+    one_pass.score(model.model, states[nth % {USERS}], item_UC)
     took.append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
-print(*np.median(took[10:], axis=0) * 1e3)
+print(*np.median(took[{USERS}:], axis=0) * 1e3)
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     wall_ms, cpu_ms = map(float, told.stdout.split())
