@@ -416,6 +416,39 @@ def check_hstu(page: str) -> None:
     assert rows == expected
 
 
+def check_rolling(page: str) -> None:
+    found = result_of("ml-1m-rolling")
+    metrics = "hr@10", "ndcg@10", "auc:liked", "gauc:liked"
+    (run,), (without,) = found["summaries"], found["without_counts"]
+    counted = {row["name"]: row["metrics"] for row in found["floor"]["rows"]}
+    table = page.partition("Where histories roll on")[2].partition("\n## ")[0]
+    rows = {line.split(" | ")[0]: line.strip("| ").split(" | ")[1:] for line in table.splitlines()}
+    told = [spanned(**run["metrics"][metric]["estimate"]) for metric in metrics]
+    assert [cell.strip("*") for cell in rows["| lac with counts"]] == told
+    alone = [f"{without['metrics'][metric]['estimate']['value']:.4f}" for metric in metrics]
+    assert rows["| the same run without"] == alone
+    recent, mean = counted["item and recent residuals"], counted["item mean"]["gauc:liked"]
+    assert spanned(**recent["auc:liked"]) in table and spanned(**mean) in table
+    difference = found["floor"]["layouts"]["auc:liked"]["lac"]["difference"]
+    assert "{value:.4f} ({low:.4f} to {high:.4f}) above".format(**difference) in table
+
+
+def check_fuxictr(page: str) -> None:
+    """Both sides, the paired difference, and how much less processor time."""
+    table = page.partition("## Rankers beside FuxiCTR's\n")[2].partition("\n## ")[0]
+    rows = {line.split("`")[1]: line for line in table.splitlines() if line.startswith("| `")}
+    found = result_of("rankers_beside_fuxictr")["rows"]
+    assert rows.keys() == found.keys()
+    for ranker, its in found.items():
+        for metric in ("auc:liked", "gauc:liked", "log_loss:liked"):
+            both = f"{its[metric]['plait']['value']:.4f}, {its[metric]['fuxictr']['value']:.4f}"
+            difference = its[metric]["plait - fuxictr"]
+            assert both in rows[ranker]
+            assert spanned(**difference).replace("-0.0000 ", "0.0000 ") in rows[ranker]
+        ours, theirs = (its[side]["processor_s_per_epoch"] for side in ("plait", "fuxictr"))
+        assert f"{ours:.0f} s, {theirs:.0f} s: **{theirs / ours:.2f} times" in rows[ranker]
+
+
 def check_oracle(page: str) -> None:
     """Every result is a row: its FLOPs, and its regrets in NE with their intervals."""
 
@@ -499,6 +532,8 @@ def check_defaults(page: str) -> None:
         ("benchmarks/README.md", check_benchmarks, "**0.1866 (0.1790 to 0.1941)**", "0.1866 (0.1790 to 0.1941)"),
         ("benchmarks/README.md", check_benchmarks, "| 1.48 |", "| 1.49 |"),
         ("benchmarks/README.md", check_hstu, "0.3123 (0.3001", "0.3124 (0.3001"),
+        ("benchmarks/README.md", check_rolling, "0.8181 (0.8129", "0.8182 (0.8129"),
+        ("benchmarks/README.md", check_fuxictr, "**2.78 times**", "**2.79 times**"),
     ],
 )  # fmt: skip
 def test_tables_are_those_of_the_results(
