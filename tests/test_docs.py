@@ -429,8 +429,8 @@ def check_rolling(page: str) -> None:
     assert rows["| the same run without"] == alone
     recent, mean = counted["item and recent residuals"], counted["item mean"]["gauc:liked"]
     assert spanned(**recent["auc:liked"]) in table and spanned(**mean) in table
-    difference = found["floor"]["layouts"]["auc:liked"]["lac"]["difference"]
-    assert "{value:.4f} ({low:.4f} to {high:.4f}) above".format(**difference) in table
+    gain = found["floor"]["layouts"]["auc:liked"]["lac"]
+    assert f"{spanned(gain['difference']['value'], gain['low'], gain['high'])} above" in table
 
 
 def check_fuxictr(page: str) -> None:

@@ -387,7 +387,7 @@ def check_questions_go_on(service: Service, monkeypatch: pytest.MonkeyPatch) -> 
                     service, "/v1/retrieve", {"user": 191}, headers={"plait-deadline-ms": "2000"}
                 ).json()
                 assert answer["answered_by"] == "model", nth
-                assert begun.wait(30) and not hold.is_set()
+                assert begun.wait(10) and not hold.is_set()
         finally:
             hold.set()
 
@@ -431,7 +431,7 @@ def test_an_answer_does_not_wait_for_its_shadow(shadowed: Service, monkeypatch: 
     monkeypatch.setattr(Shadow, "compare", lambda self, *asked: (begun.set(), hold.wait(30)))
     try:
         assert answered_by(shadowed) == "first"
-        assert begun.wait(30) and not hold.is_set(), "it was answered while the shadow still works"
+        assert begun.wait(10) and not hold.is_set(), "it was answered while the shadow still works"
     finally:
         hold.set()
 
