@@ -76,7 +76,9 @@ def num_compiled_here() -> int:
 
 
 def test_a_function_inside_a_function_is_checked_at_every_call_and_compiled_once():
-    inside(1.0)(X_UD, Y_D)  # checks are compiled by the first call
+    for factor in (1.0, 0.0):  # a check is compiled when it is first asked, and a refusal's as well
+        is_refused(inside(factor), X_UD, Y_D)
+    assert is_refused(inside(1.0), X_UD, Y_D[:2])
     before = num_compiled_here()
     for factor in (1.0, 2.0):
         scaled = inside(factor)
