@@ -164,9 +164,9 @@ def _keys(rows: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
     """`key`, -1 of users who are not in the dataset; `row`; `condition`; `known`, 0 where nothing tells."""
     user_R = dataset.users.index_of(rows["user"])
     key_R = np.where(user_R == dataset.users.unknown, -1, user_R * EVENTS + rows["event"].to_numpy())
-    known = rows[KNOWN].cast(pl.Int64) if KNOWN in rows.columns else pl.zeros(rows.height, eager=True)
-    names = {"row": rows["row"].cast(pl.Int64), "condition": rows["condition"], KNOWN: known.cast(pl.Int64)}
-    return pl.DataFrame({"key": key_R, **names})
+    known = rows[KNOWN] if KNOWN in rows.columns else pl.zeros(rows.height, eager=True)
+    whole = {"row": rows["row"].cast(pl.Int64), KNOWN: known.cast(pl.Int64)}
+    return pl.DataFrame({"key": key_R, "condition": rows["condition"], **whole})
 
 
 def _are_rolling(keys: pl.DataFrame, dataset: Dataset) -> bool:
@@ -218,8 +218,8 @@ def _table(path: Path, *ways: tuple[str, ...]) -> pl.DataFrame:
         raise ValueError(
             f"{path} has no column {missing[0]!r}; expected {', '.join(columns)}, found {', '.join(table.columns)}"
         )
-    for name in {"event", KNOWN} & set(table.columns):
-        if not table[name].dtype.is_integer():
+    for name in ("event", KNOWN):
+        if name in table.columns and not table[name].dtype.is_integer():
             raise ValueError(
                 f"{path}: {name} is {table[name].dtype}; expected whole numbers, from 0 for each user"
             )
